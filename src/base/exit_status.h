@@ -1,0 +1,49 @@
+// The exit statuses of nbdinetd (sysexits.h), and the one mapping from
+// absl::Status to them. The manual's EXIT STATUS section says the same.
+#ifndef NBDINETD_BASE_EXIT_STATUS_H_
+#define NBDINETD_BASE_EXIT_STATUS_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace nbdinetd {
+
+enum class ExitStatus : int {
+  kOk = 0,            // served and ended as the protocol says; a probe
+  kUsage = 64,        // wrong usage
+  kNoInput = 66,      // the export's file can't be opened
+  kUnavailable = 69,  // the export is in use
+  kSystem = 71,       // a system call failed that must not
+  kCantCreate = 73,   // a pidfile or socket can't be made
+  kTimedOut = 75,     // the peer timed out
+  kProtocol = 76,     // the peer broke the protocol, or vanished in a message
+  kRefused = 77,      // TLS or authorization refused the peer
+  kConfig = 78,       // bad TLS files or configuration
+};
+
+// Set-up errors carry their exit status in their code: InvalidArgument is
+// wrong usage, NotFound a missing export, everything unlisted a system error.
+inline ExitStatus ExitStatusOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return ExitStatus::kOk;
+    case absl::StatusCode::kInvalidArgument:
+      return ExitStatus::kUsage;
+    case absl::StatusCode::kNotFound:
+      return ExitStatus::kNoInput;
+    default:
+      return ExitStatus::kSystem;
+  }
+}
+
+// Why a connection ended: what the process exits with, and a phrase for the
+// log ("client disconnected", "broke the protocol: ...").
+struct Ending {
+  ExitStatus status = ExitStatus::kOk;
+  std::string reason;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_BASE_EXIT_STATUS_H_

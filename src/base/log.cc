@@ -1,0 +1,145 @@
+#include "base/log.h"
+
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+// The macros of sd-journal.h would add CODE_FILE fields of this file to every
+// message, which help nobody.
+#define SD_JOURNAL_SUPPRESS_LOCATION
+#include <systemd/sd-journal.h>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
+namespace nbdinetd {
+namespace {
+
+constexpr char kIdentifier[] = "nbdinetd";
+
+// systemd sets JOURNAL_STREAM=DEVICE:INODE for the stream that it gave to a
+// service; it is inherited by processes whose standard error is another one.
+bool StandardErrorIsJournal() {
+  const char* stream = getenv("JOURNAL_STREAM");
+  if (stream == nullptr) return false;
+  const std::pair<absl::string_view, absl::string_view> parts =
+      absl::StrSplit(stream, absl::MaxSplits(':', 1));
+  uint64_t device = 0, inode = 0;
+  struct stat st;
+  return absl::SimpleAtoi(parts.first, &device) &&
+         absl::SimpleAtoi(parts.second, &inode) &&
+         fstat(STDERR_FILENO, &st) == 0 && st.st_dev == device &&
+         st.st_ino == inode;
+}
+
+// sd_journal_sendv() reports success when there is no journal at all.
+bool JournalIsReachable() {
+  return access("/run/systemd/journal/socket", W_OK) == 0;
+}
+
+iovec Iovec(const std::string& text) {
+  return {const_cast<char*>(text.data()), text.size()};
+}
+
+}  // namespace
+
+Log::Log(const Config& config) : verbose_(config.verbose) {
+  const bool journal_stream =
+      !config.standard_error_is_peer && StandardErrorIsJournal();
+  const Sink standard_error = config.standard_error_is_peer ? Sink::kNothing
+                              : journal_stream ? Sink::kPrefixedStderr
+                                               : Sink::kPlainStderr;
+  const Sink beside_standard_error =
+      JournalIsReachable() ? Sink::kJournal : Sink::kSyslog;
+
+  if (!config.destination.has_value()) {
+    if (config.standard_error_is_peer) {
+      sink_ = beside_standard_error;
+    } else if (journal_stream && JournalIsReachable()) {
+      sink_ = Sink::kJournal;
+    } else {
+      sink_ = standard_error;
+    }
+  } else {
+    switch (*config.destination) {
+      case LogDestination::kStandardError:
+        sink_ = config.standard_error_is_peer ? beside_standard_error
+                                              : standard_error;
+        break;
+      case LogDestination::kSyslog:
+        sink_ = Sink::kSyslog;
+        break;
+      case LogDestination::kJournal:
+        sink_ = JournalIsReachable()            ? Sink::kJournal
+                : config.standard_error_is_peer ? Sink::kSyslog
+                                                : standard_error;
+        break;
+      case LogDestination::kNull:
+        sink_ = Sink::kNothing;
+        break;
+    }
+  }
+  debug_sink_ = config.standard_error_is_peer && JournalIsReachable()
+                    ? Sink::kJournal
+                    : standard_error;
+}
+
+void Log::SetField(absl::string_view name, absl::string_view value) {
+  fields_.emplace_back(name, value);
+}
+
+void Log::Write(Priority priority, absl::string_view message,
+                absl::Span<const LogField> extra) const {
+  WriteTo(sink_, priority, message, extra);
+}
+
+void Log::Debug(absl::string_view message) const {
+  if (verbose_) WriteTo(debug_sink_, Priority::kDebug, message, {});
+}
+
+void Log::WriteTo(Sink sink, Priority priority, absl::string_view message,
+                  absl::Span<const LogField> extra) const {
+  const int level = static_cast<int>(priority);
+  switch (sink) {
+    case Sink::kNothing:
+      return;
+    case Sink::kPlainStderr:
+    case Sink::kPrefixedStderr: {
+      const std::string line =
+          sink == Sink::kPlainStderr
+              ? absl::StrCat(kIdentifier, ": ", message, "\n")
+              : absl::StrCat("<", level, ">", message, "\n");
+      // One write, so that lines of several processes don't mix.
+      [[maybe_unused]] const ssize_t n =
+          write(STDERR_FILENO, line.data(), line.size());
+      return;
+    }
+    case Sink::kSyslog:
+      openlog(kIdentifier, LOG_PID, LOG_DAEMON);
+      syslog(level, "%.*s", static_cast<int>(message.size()), message.data());
+      return;
+    case Sink::kJournal: {
+      std::vector<std::string> assignments = {
+          absl::StrCat("MESSAGE=", message), absl::StrCat("PRIORITY=", level),
+          absl::StrCat("SYSLOG_IDENTIFIER=", kIdentifier)};
+      for (const LogField& field : fields_) {
+        assignments.push_back(absl::StrCat(field.first, "=", field.second));
+      }
+      for (const LogField& field : extra) {
+        assignments.push_back(absl::StrCat(field.first, "=", field.second));
+      }
+      std::vector<iovec> iov;
+      for (const std::string& assignment : assignments) {
+        iov.push_back(Iovec(assignment));
+      }
+      sd_journal_sendv(iov.data(), static_cast<int>(iov.size()));
+      return;
+    }
+  }
+}
+
+}  // namespace nbdinetd

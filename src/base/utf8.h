@@ -1,0 +1,15 @@
+// Is a byte string UTF-8? The specification's strings must be.
+#ifndef NBDINETD_BASE_UTF8_H_
+#define NBDINETD_BASE_UTF8_H_
+
+#include "absl/strings/string_view.h"
+
+namespace nbdinetd {
+
+// True for well-formed UTF-8 (Unicode, table 3-7): no overlong forms, no
+// surrogates, nothing above U+10FFFF. NUL is well-formed here.
+bool IsValidUtf8(absl::string_view text);
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_BASE_UTF8_H_
