@@ -1,0 +1,90 @@
+// Option haggling on bytes: what a client's option says, and what is sent back.
+//
+// Nothing here knows an export or a descriptor. Strings that come out of a
+// parser are borrowed from the payload that went in, and are valid strings in
+// the sense of the specification's "Conventions": UTF-8, no NUL, no more than
+// 4096 bytes.
+#ifndef NBDINETD_PROTOCOL_OPTION_H_
+#define NBDINETD_PROTOCOL_OPTION_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+#include "protocol/nbd.h"
+
+namespace nbdinetd {
+
+inline constexpr size_t kGreetingBytes = 18;
+inline constexpr size_t kClientFlagsBytes = 4;
+inline constexpr size_t kOptionHeaderBytes = 16;
+
+// NBDMAGIC, IHAVEOPT and the handshake flags.
+std::string EncodeGreeting();
+
+struct OptionHeader {
+  uint32_t option;
+  uint32_t length;  // of the payload, in bytes; up to 2^32-1
+};
+// nullopt when the magic is wrong. `bytes` holds kOptionHeaderBytes.
+absl::optional<OptionHeader> DecodeOptionHeader(absl::string_view bytes);
+
+// Whether `name` may stand as an export name, description or query.
+bool IsValidString(absl::string_view name);
+
+// The payload of NBD_OPT_INFO and NBD_OPT_GO.
+struct InfoRequest {
+  absl::string_view name;
+  std::vector<uint16_t> information;
+};
+absl::optional<InfoRequest> DecodeInfoRequest(absl::string_view payload);
+
+// The payload of NBD_OPT_LIST_META_CONTEXT and NBD_OPT_SET_META_CONTEXT.
+struct MetaContextRequest {
+  absl::string_view name;
+  std::vector<absl::string_view> queries;
+};
+absl::optional<MetaContextRequest> DecodeMetaContextRequest(
+    absl::string_view payload);
+
+// The name that the one metadata context we have goes by, and what a query
+// for it looks like ("The base: metadata namespace").
+inline constexpr char kBaseAllocation[] = "base:allocation";
+inline constexpr char kBaseNamespace[] = "base:";
+
+// Collects the replies to one option, for one send.
+class OptionReplies {
+ public:
+  explicit OptionReplies(uint32_t option) : option_(option) {}
+
+  void Ack() { Add(NBD_REP_ACK, {}); }
+  // `message` is a sentence for a person; "All error replies MAY have some
+  // data set".
+  void Error(NbdOptionReply type, absl::string_view message) {
+    Add(type, message);
+  }
+  void Server(absl::string_view name, absl::string_view description);
+  void InfoExport(uint64_t size_bytes, uint16_t transmission_flags);
+  void InfoString(uint16_t information, absl::string_view text);
+  void InfoBlockSize(uint32_t minimum, uint32_t preferred, uint32_t maximum);
+  void MetaContext(uint32_t id, absl::string_view name);
+
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  void Add(NbdOptionReply type, absl::string_view payload);
+
+  uint32_t option_;
+  std::string bytes_;
+};
+
+// The answer to NBD_OPT_EXPORT_NAME, with its 124 reserved zeroes unless the
+// client negotiated NBD_FLAG_C_NO_ZEROES.
+std::string EncodeExportNameReply(uint64_t size_bytes,
+                                  uint16_t transmission_flags, bool no_zeroes);
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_PROTOCOL_OPTION_H_
