@@ -1,0 +1,117 @@
+#include "export/block_device.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+
+namespace nbdinetd {
+namespace {
+
+// An ioctl that takes {offset, length} in bytes; 0 or errno.
+int RangeIoctl(int fd, unsigned long request, uint64_t offset,
+               uint64_t length) {
+  uint64_t range[2] = {offset, length};
+  while (ioctl(fd, request, range) != 0) {
+    if (errno != EINTR) return errno == ENOTTY ? EOPNOTSUPP : errno;
+  }
+  return 0;
+}
+
+}  // namespace
+
+BlockDeviceExport::BlockDeviceExport(std::string path, UniqueFd fd, Facts facts,
+                                     uint64_t logical_block_bytes)
+    // Block devices know no SEEK_HOLE.
+    : Export(std::move(path), std::move(fd), facts, /*may_have_holes=*/false),
+      logical_block_bytes_(logical_block_bytes) {}
+
+bool BlockDeviceExport::IsReadOnly(int fd) {
+  int read_only = 0;
+  return ioctl(fd, BLKROGET, &read_only) == 0 && read_only != 0;
+}
+
+absl::StatusOr<std::unique_ptr<Export>> BlockDeviceExport::Create(
+    const std::string& path, UniqueFd fd, bool read_only) {
+  Facts facts;
+  facts.read_only = read_only;
+  if (ioctl(fd.get(), BLKGETSIZE64, &facts.size_bytes) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("failed to get the size of block "
+                                           "device ",
+                                           Quoted(path)));
+  }
+  int logical = 0;
+  unsigned physical = 0;
+  unsigned short rotational = 0;
+  // Old or odd devices may not know these; the defaults then hold.
+  if (ioctl(fd.get(), BLKSSZGET, &logical) != 0 || logical < 512) logical = 512;
+  if (ioctl(fd.get(), BLKPBSZGET, &physical) != 0) physical = 4096;
+  if (ioctl(fd.get(), BLKROTATIONAL, &rotational) != 0) rotational = 0;
+  facts.rotational = rotational != 0;
+  // The page cache lies between: below a page, every write reads first.
+  const unsigned preferred = std::max(physical, 4096u);
+  facts.preferred_block_bytes =
+      std::has_single_bit(preferred) && preferred <= (1 << 20) ? preferred
+                                                               : 4096;
+  return std::unique_ptr<Export>(
+      new BlockDeviceExport(path, std::move(fd), facts,
+                            static_cast<uint64_t>(logical)));
+}
+
+BlockDeviceExport::Range BlockDeviceExport::WholeBlocks(uint64_t offset,
+                                                        uint64_t length) const {
+  const uint64_t block = logical_block_bytes_;
+  const uint64_t begin = (offset + block - 1) / block * block;
+  const uint64_t end = (offset + length) / block * block;
+  return {begin, end > begin ? end - begin : 0};
+}
+
+int BlockDeviceExport::Trim(uint64_t offset, uint64_t length) {
+  const Range whole = WholeBlocks(offset, length);
+  if (whole.length == 0) return 0;
+  const int error = RangeIoctl(fd(), BLKDISCARD, whole.offset, whole.length);
+  return error == EOPNOTSUPP ? 0 : error;
+}
+
+int BlockDeviceExport::Unmap(Range whole) {
+  while (fallocate(fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                   static_cast<off_t>(whole.offset),
+                   static_cast<off_t>(whole.length)) != 0) {
+    if (errno == EINTR) continue;
+    return errno == EINVAL || errno == ENOSYS ? EOPNOTSUPP : errno;
+  }
+  return 0;
+}
+
+int BlockDeviceExport::Zero(uint64_t offset, uint64_t length, Hole hole,
+                            Speed speed) {
+  const Range whole = WholeBlocks(offset, length);
+  int error = EOPNOTSUPP;
+  if (whole.length != 0) {
+    // Succeeds only where the device zeroes by a command of its own. It may
+    // unmap, so that it is no answer to kForbidden; of that none is known to
+    // be fast.
+    if (hole == Hole::kAllowed) error = Unmap(whole);
+    if (error == EOPNOTSUPP && speed == Speed::kAny) {
+      error = RangeIoctl(fd(), BLKZEROOUT, whole.offset, whole.length);
+    }
+  }
+  if (error == EOPNOTSUPP) {
+    return speed == Speed::kFastOnly ? EOPNOTSUPP : WriteZeroes(offset, length);
+  }
+  if (error != 0) return error;
+  // The parts of blocks at both ends.
+  error = WriteZeroes(offset, whole.offset - offset);
+  if (error != 0) return error;
+  const uint64_t whole_end = whole.offset + whole.length;
+  return WriteZeroes(whole_end, offset + length - whole_end);
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,41 @@
+// A block device as an export.
+#ifndef NBDINETD_EXPORT_BLOCK_DEVICE_H_
+#define NBDINETD_EXPORT_BLOCK_DEVICE_H_
+
+#include "export/export.h"
+
+namespace nbdinetd {
+
+class BlockDeviceExport : public Export {
+ public:
+  // Asks the device for its size, block sizes, and whether it rotates. Fails
+  // when it doesn't know its size.
+  static absl::StatusOr<std::unique_ptr<Export>> Create(const std::string& path,
+                                                        UniqueFd fd,
+                                                        bool read_only);
+  // Whether the device refuses writes (BLKROGET), which open(2) doesn't tell.
+  static bool IsReadOnly(int fd);
+
+  int Trim(uint64_t offset, uint64_t length) override;
+  int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed) override;
+
+ private:
+  BlockDeviceExport(std::string path, UniqueFd fd, Facts facts,
+                    uint64_t logical_block_bytes);
+
+  struct Range {
+    uint64_t offset;
+    uint64_t length;
+  };
+  // The whole logical blocks in a range: what the device's own commands take.
+  Range WholeBlocks(uint64_t offset, uint64_t length) const;
+  // Makes whole blocks read as zeroes by unmapping them; EOPNOTSUPP where the
+  // device has no such command.
+  int Unmap(Range whole);
+
+  const uint64_t logical_block_bytes_;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_EXPORT_BLOCK_DEVICE_H_

@@ -1,0 +1,207 @@
+#include "export/export.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+namespace nbdinetd {
+namespace {
+
+constexpr uint64_t kPageBytes = 4096;
+// A block of zeroes to write from; it lies in the program's read-only zero
+// pages.
+constexpr size_t kZeroBlockBytes = 64 << 10;
+const char kZeroBlock[kZeroBlockBytes] = {};
+
+// cachestat(2), Linux 6.5: newer than the C library's headers.
+constexpr long kCachestatNumber = 451;
+struct CachestatRange {
+  uint64_t offset;
+  uint64_t length;
+};
+struct Cachestat {
+  uint64_t cached, dirty, writeback, evicted, recently_evicted;
+};
+
+bool IsInMemory(int fd) {
+  struct statfs st;
+  if (fstatfs(fd, &st) != 0) return false;
+  const auto type = static_cast<uint64_t>(st.f_type);
+  return type == TMPFS_MAGIC || type == RAMFS_MAGIC || type == HUGETLBFS_MAGIC;
+}
+
+}  // namespace
+
+Export::Export(std::string path, UniqueFd fd, Facts facts, bool may_have_holes)
+    : path_(std::move(path)),
+      fd_(std::move(fd)),
+      facts_(facts),
+      may_have_holes_(may_have_holes) {}
+
+size_t Export::ReadCached(uint64_t offset, absl::Span<char> out) {
+  const iovec piece = {out.data(), out.size()};
+  const auto position = static_cast<off_t>(offset);
+  if (reads_nowait_.load(std::memory_order_relaxed)) {
+    const ssize_t n = preadv2(fd(), &piece, 1, position, RWF_NOWAIT);
+    if (n >= 0) return static_cast<size_t>(n);
+    if (errno != EOPNOTSUPP) return 0;
+    lives_in_memory_.store(IsInMemory(fd()), std::memory_order_relaxed);
+    reads_nowait_.store(false, std::memory_order_relaxed);
+  }
+  if (!lives_in_memory_.load(std::memory_order_relaxed)) return 0;
+  const ssize_t n = preadv(fd(), &piece, 1, position);
+  return n > 0 ? static_cast<size_t>(n) : 0;
+}
+
+bool Export::IsCached(uint64_t offset, uint64_t length) {
+  if (length == 0) return true;
+  const uint64_t first_page = offset / kPageBytes;
+  const uint64_t last_page = (offset + length - 1) / kPageBytes;
+  CachestatRange range = {offset, length};
+  Cachestat stat = {};
+  return syscall(kCachestatNumber, fd(), &range, &stat, 0) == 0 &&
+         stat.cached == last_page - first_page + 1;
+}
+
+int Export::Read(uint64_t offset, absl::Span<char> out, size_t* done) {
+  *done = 0;
+  while (*done < out.size()) {
+    const ssize_t n = pread(fd(), out.data() + *done, out.size() - *done,
+                            static_cast<off_t>(offset + *done));
+    if (n > 0) {
+      *done += static_cast<size_t>(n);
+    } else if (n == 0) {
+      return kTruncated;
+    } else if (errno != EINTR) {
+      return errno;
+    }
+  }
+  return 0;
+}
+
+int Export::Write(uint64_t offset, absl::Span<const char> data, bool durable) {
+  while (!data.empty()) {
+    const iovec piece = {const_cast<char*>(data.data()), data.size()};
+    const auto position = static_cast<off_t>(offset);
+    const ssize_t n =
+        pwritev2(fd(), &piece, 1, position, durable ? RWF_DSYNC : 0);
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      const int error = errno;
+      // No space for these bytes, and nothing lost; unless they fit when they
+      // needn't be durable: then the storage couldn't keep what it had taken.
+      if (!durable || (error != EIO && pwritev2(fd(), &piece, 1, position, 0) <
+                                           0)) {
+        return error;
+      }
+      flush_error_.store(error, std::memory_order_relaxed);
+      return error;
+    }
+    offset += static_cast<uint64_t>(n);
+    data.remove_prefix(static_cast<size_t>(n));
+  }
+  // This range may have been part of what an earlier flush lost.
+  return durable ? flush_error_.load(std::memory_order_relaxed) : 0;
+}
+
+bool Export::WriteWouldRead(uint64_t offset, uint64_t length) {
+  const auto is_cold = [&](uint64_t edge) {
+    // A block that begins beyond the end of the file isn't read either, but
+    // then there is nothing to wait for.
+    return edge % kPageBytes != 0 && edge < facts_.size_bytes &&
+           !IsCached(edge, 1);
+  };
+  return is_cold(offset) || is_cold(offset + length);
+}
+
+int Export::Flush() {
+  if (const int error = flush_error_.load(std::memory_order_relaxed)) {
+    return error;
+  }
+  while (fdatasync(fd()) != 0) {
+    if (errno == EINTR) continue;
+    const int error = errno;
+    flush_error_.store(error, std::memory_order_relaxed);
+    return error;
+  }
+  return 0;
+}
+
+int Export::WriteZeroes(uint64_t offset, uint64_t length) {
+  while (length > 0) {
+    const size_t part = std::min<uint64_t>(length, kZeroBlockBytes);
+    if (const int error = Write(offset, absl::MakeConstSpan(kZeroBlock, part),
+                                /*durable=*/false)) {
+      return error;
+    }
+    offset += part;
+    length -= part;
+  }
+  return 0;
+}
+
+int Export::Prefetch(uint64_t offset, uint64_t length) {
+  // 0 would mean "to the end of the file".
+  if (length == 0) return 0;
+  const int error = posix_fadvise(fd(), static_cast<off_t>(offset),
+                                  static_cast<off_t>(length),
+                                  POSIX_FADV_WILLNEED);
+  // A file system that takes no advice has done all it can.
+  return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP ? 0 : error;
+}
+
+int Export::Extents(uint64_t offset, uint64_t length, size_t limit,
+                    std::vector<Extent>* out) {
+  const uint64_t end = offset + length;
+  const uint64_t size = facts_.size_bytes;
+  while (offset < end && out->size() < limit) {
+    const off_t data = lseek(fd(), static_cast<off_t>(offset), SEEK_DATA);
+    if (data < 0 && errno != ENXIO) {
+      // The file system or device doesn't know: all of it may be data. An
+      // error of the storage is one.
+      if (errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS) {
+        return errno;
+      }
+      out->push_back({size - offset, false});
+      return 0;
+    }
+    uint64_t hole_end;
+    if (data >= 0) {
+      hole_end = std::min(static_cast<uint64_t>(data), size);
+    } else {
+      // No data up to the end of the file. Where it has been truncated, what
+      // the export still promises beyond its end is no hole but lost, and
+      // reading it must fail.
+      struct stat st;
+      if (fstat(fd(), &st) != 0) return errno;
+      hole_end = std::min(static_cast<uint64_t>(st.st_size), size);
+      if (hole_end <= offset) {
+        out->push_back({size - offset, false});
+        return 0;
+      }
+    }
+    if (hole_end > offset) {
+      out->push_back({hole_end - offset, true});
+      offset = hole_end;
+      continue;
+    }
+    const off_t hole = lseek(fd(), static_cast<off_t>(offset), SEEK_HOLE);
+    // The file was truncated between the two calls: what was data is none now.
+    if (hole < 0 && errno != ENXIO) return errno;
+    const uint64_t data_end =
+        hole < 0 ? size
+                 : std::min(std::max(static_cast<uint64_t>(hole), offset + 1),
+                            size);
+    out->push_back({data_end - offset, false});
+    offset = data_end;
+  }
+  return 0;
+}
+
+}  // namespace nbdinetd

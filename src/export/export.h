@@ -1,0 +1,130 @@
+// What is served: a regular file or a block device, open for as long as the
+// connection lasts.
+//
+// Ranges that come in are known to lie inside the export. Functions of the
+// data path return 0 or an errno value, allocate nothing, and may be called
+// from any thread at the same time. Files and block devices differ in how they
+// are measured, trimmed and zeroed, nothing else; those are virtual.
+#ifndef NBDINETD_EXPORT_EXPORT_H_
+#define NBDINETD_EXPORT_EXPORT_H_
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "base/unique_fd.h"
+
+namespace nbdinetd {
+
+// A run of bytes that is all hole (unallocated, reads as zeroes) or not.
+struct Extent {
+  uint64_t length_bytes;
+  bool hole;
+};
+
+// The errno of a read that found the file ending inside the export: it has
+// been truncated since it was opened. The client gets NBD_EIO.
+inline constexpr int kTruncated = ENODATA;
+
+class Export {
+ public:
+  // What is known when the export is opened, and doesn't change afterwards.
+  struct Facts {
+    uint64_t size_bytes = 0;
+    uint32_t preferred_block_bytes = 4096;  // a power of 2, 512 or more
+    bool read_only = false;
+    bool rotational = false;
+  };
+
+  virtual ~Export() = default;
+  Export(const Export&) = delete;
+  Export& operator=(const Export&) = delete;
+
+  const Facts& facts() const { return facts_; }
+  // The file's name, for messages.
+  const std::string& path() const { return path_; }
+
+  // Reads what the page cache holds, without waiting for the storage: the
+  // number of bytes, perhaps fewer than wanted; 0 when nothing is to be had
+  // that way (the caller then uses Read, which also finds out why).
+  size_t ReadCached(uint64_t offset, absl::Span<char> out);
+  // Whether all of the range is in the page cache, as far as can be told.
+  bool IsCached(uint64_t offset, uint64_t length);
+  // Fills `out`, waiting for the storage. On an error `*done` bytes of it are
+  // good. kTruncated when the file ends before the range does.
+  int Read(uint64_t offset, absl::Span<char> out, size_t* done);
+
+  // Writes all of `data`; with `durable` it is on stable storage when this
+  // returns 0.
+  int Write(uint64_t offset, absl::Span<const char> data, bool durable);
+  // Whether a write of this range would have to read first (it covers a block
+  // of the page cache in part, and that block isn't in the cache).
+  bool WriteWouldRead(uint64_t offset, uint64_t length);
+
+  // Everything that was written before is on stable storage when this returns
+  // 0. Once this, or a durable write, has failed, every later call fails the
+  // same way: the kernel reports a lost write once, and a client must not
+  // take the next success for its rescue.
+  int Flush();
+
+  // A hint; discards what it can.
+  virtual int Trim(uint64_t offset, uint64_t length) = 0;
+
+  enum class Hole { kAllowed, kForbidden };
+  enum class Speed { kAny, kFastOnly };
+  // The range reads as zeroes afterwards. With kForbidden it is allocated;
+  // with kFastOnly, EOPNOTSUPP and nothing changed where zeroes would have to
+  // be written.
+  virtual int Zero(uint64_t offset, uint64_t length, Hole hole,
+                   Speed speed) = 0;
+
+  // Starts reading the range into the page cache, and doesn't wait.
+  int Prefetch(uint64_t offset, uint64_t length);
+
+  // False when the export is known to have no holes, and Extents() not worth
+  // a call.
+  bool may_have_holes() const {
+    return may_have_holes_.load(std::memory_order_relaxed);
+  }
+  // Appends at most `limit` extents that start at `offset`; alternating, the
+  // last one perhaps reaching beyond `length`. On success at least one.
+  int Extents(uint64_t offset, uint64_t length, size_t limit,
+              std::vector<Extent>* out);
+
+ protected:
+  Export(std::string path, UniqueFd fd, Facts facts, bool may_have_holes);
+
+  int fd() const { return fd_.get(); }
+  void NoteHoles() { may_have_holes_.store(true, std::memory_order_relaxed); }
+  // Writes zeroes the slow way.
+  int WriteZeroes(uint64_t offset, uint64_t length);
+
+ private:
+  const std::string path_;
+  const UniqueFd fd_;
+  const Facts facts_;
+  std::atomic<bool> may_have_holes_;
+  // The file system answers RWF_NOWAIT reads.
+  std::atomic<bool> reads_nowait_ = true;
+  // It doesn't, but lives in memory, so that a read never waits.
+  std::atomic<bool> lives_in_memory_ = false;
+  std::atomic<int> flush_error_ = 0;
+};
+
+// Opens `path`, read-write unless `read_only`; falls back to read-only when
+// that is all that is allowed, and says why in `*read_only_reason` (else left
+// alone). NotFound when it can't be opened or is neither a regular file nor a
+// block device; opening never waits and never acts on a device.
+absl::StatusOr<std::unique_ptr<Export>> OpenExport(
+    const std::string& path, bool read_only, std::string* read_only_reason);
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_EXPORT_EXPORT_H_

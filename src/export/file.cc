@@ -1,0 +1,84 @@
+#include "export/file.h"
+
+#include <fcntl.h>
+
+#include <bit>
+#include <cerrno>
+
+namespace nbdinetd {
+namespace {
+
+constexpr uint64_t kStatBlockBytes = 512;
+
+uint32_t PreferredBlock(const struct stat& st) {
+  const auto block = static_cast<uint64_t>(st.st_blksize);
+  // "MUST be a power of 2 at least as large as ... 512", and no larger than
+  // the maximum payload ("Size constraints"). Network file systems may say
+  // anything.
+  const bool usable =
+      std::has_single_bit(block) && block >= 512 && block <= (1 << 20);
+  return usable ? static_cast<uint32_t>(block) : 4096;
+}
+
+}  // namespace
+
+std::unique_ptr<Export> FileExport::Create(const std::string& path, UniqueFd fd,
+                                           const struct stat& st,
+                                           bool read_only) {
+  Facts facts;
+  facts.size_bytes = static_cast<uint64_t>(st.st_size);
+  facts.preferred_block_bytes = PreferredBlock(st);
+  facts.read_only = read_only;
+  const bool may_have_holes =
+      static_cast<uint64_t>(st.st_blocks) * kStatBlockBytes < facts.size_bytes;
+  return std::unique_ptr<Export>(
+      new FileExport(path, std::move(fd), facts, may_have_holes));
+}
+
+int FileExport::Allocate(int mode, uint64_t offset, uint64_t length) {
+  while (fallocate(fd(), mode, static_cast<off_t>(offset),
+                   static_cast<off_t>(length)) != 0) {
+    if (errno != EINTR) return errno == ENOSYS ? EOPNOTSUPP : errno;
+  }
+  return 0;
+}
+
+int FileExport::PunchHole(uint64_t offset, uint64_t length) {
+  // Set first: a reader in another thread that misses the hole answers with
+  // the zeroes themselves, which is as true.
+  NoteHoles();
+  return Allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+}
+
+int FileExport::Trim(uint64_t offset, uint64_t length) {
+  if (length == 0) return 0;
+  const int error = PunchHole(offset, length);
+  return error == EOPNOTSUPP ? 0 : error;
+}
+
+int FileExport::ZeroAllocated(uint64_t offset, uint64_t length) {
+  int error = Allocate(FALLOC_FL_ZERO_RANGE, offset, length);
+  if (error != EOPNOTSUPP) return error;
+  // tmpfs and others: no such call, but the same by two.
+  error = PunchHole(offset, length);
+  return error != 0 ? error : Allocate(0, offset, length);
+}
+
+int FileExport::Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed) {
+  if (length == 0) return 0;
+  int error = EOPNOTSUPP;
+  if (hole == Hole::kAllowed) {
+    // A hole can't restore what a truncation took away; reading beyond the
+    // end of the file would fail. ZERO_RANGE and writes extend the file.
+    struct stat st;
+    if (fstat(fd(), &st) != 0) return errno;
+    if (static_cast<uint64_t>(st.st_size) >= offset + length) {
+      error = PunchHole(offset, length);
+    }
+  }
+  if (error == EOPNOTSUPP) error = ZeroAllocated(offset, length);
+  if (error != EOPNOTSUPP || speed == Speed::kFastOnly) return error;
+  return WriteZeroes(offset, length);
+}
+
+}  // namespace nbdinetd

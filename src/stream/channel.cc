@@ -1,0 +1,128 @@
+#include "stream/channel.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "absl/time/clock.h"
+
+namespace nbdinetd {
+namespace {
+
+// How long a peer that doesn't read its replies may hold up a shutdown.
+constexpr absl::Duration kShutdownSendLimit = absl::Seconds(5);
+
+// poll() that counts down to `deadline` and never fails: with valid arguments
+// only a signal could interrupt it.
+int PollUntil(absl::Span<pollfd> fds, absl::Time deadline) {
+  for (;;) {
+    int timeout_ms = -1;
+    if (deadline != absl::InfiniteFuture()) {
+      const absl::Duration left = deadline - absl::Now();
+      timeout_ms = static_cast<int>(std::clamp<int64_t>(
+          absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1))), 0,
+          3600 * 1000));
+    }
+    const int n = poll(fds.data(), fds.size(), timeout_ms);
+    if (n > 0) return n;
+    if (deadline != absl::InfiniteFuture() && absl::Now() >= deadline) return 0;
+  }
+}
+
+}  // namespace
+
+Channel::Channel(std::unique_ptr<Stream> stream, int shutdown_fd)
+    : stream_(std::move(stream)),
+      shutdown_fd_(shutdown_fd),
+      buffer_(std::make_unique_for_overwrite<char[]>(kInputBytes)) {}
+
+void Channel::NoteShutdown() {
+  if (shutdown_requested_) return;
+  shutdown_requested_ = true;
+  send_deadline_ = absl::Now() + kShutdownSendLimit;
+}
+
+Channel::Wake Channel::Wait(bool want_input, int workers_fd,
+                            absl::Time deadline) {
+  // poll() ignores negative descriptors.
+  pollfd fds[] = {
+      {want_input ? stream_->input_fd() : -1, POLLIN, 0},
+      {workers_fd, POLLIN, 0},
+      {shutdown_requested_ ? -1 : shutdown_fd_, POLLIN, 0},
+  };
+  const bool tell_shutdown = shutdown_requested_ && !shutdown_told_;
+  PollUntil(absl::MakeSpan(fds), tell_shutdown ? absl::InfinitePast() : deadline);
+  if (fds[2].revents != 0) NoteShutdown();
+  if (fds[1].revents != 0) return Wake::kWorkers;
+  if (shutdown_requested_ && !shutdown_told_) {
+    shutdown_told_ = true;
+    return Wake::kShutdown;
+  }
+  return fds[0].revents != 0 ? Wake::kInput : Wake::kTimeout;
+}
+
+Channel::Receipt Channel::Receive() {
+  MakeRoomFor(input().size() + 1);
+  const ssize_t n = stream_->Read(
+      absl::MakeSpan(buffer_.get() + end_, kInputBytes - end_));
+  if (n > 0) {
+    end_ += static_cast<size_t>(n);
+    return Receipt::kData;
+  }
+  if (n == 0) return Receipt::kEnd;
+  return n == -EAGAIN ? Receipt::kNothing : Receipt::kReset;
+}
+
+void Channel::Consume(size_t n) {
+  begin_ += n;
+  if (begin_ == end_) begin_ = end_ = 0;
+}
+
+void Channel::MakeRoomFor(size_t n) {
+  if (begin_ + n <= kInputBytes) return;
+  std::memmove(buffer_.get(), buffer_.get() + begin_, end_ - begin_);
+  end_ -= begin_;
+  begin_ = 0;
+}
+
+bool Channel::WaitWritable() {
+  pollfd fds[] = {
+      {stream_->output_fd(), POLLOUT, 0},
+      {shutdown_requested_ ? -1 : shutdown_fd_, POLLIN, 0},
+  };
+  if (PollUntil(absl::MakeSpan(fds), send_deadline_) == 0) return false;
+  if (fds[1].revents != 0) NoteShutdown();
+  return true;
+}
+
+bool Channel::Send(absl::Span<iovec> pieces) {
+  while (!broken_ && !pieces.empty()) {
+    if (pieces[0].iov_len == 0) {
+      pieces.remove_prefix(1);
+      continue;
+    }
+    const ssize_t n = stream_->Write(pieces);
+    if (n < 0) {
+      broken_ = n != -EAGAIN || !WaitWritable();
+      continue;
+    }
+    auto sent = static_cast<size_t>(n);
+    while (sent > 0) {
+      const size_t part = std::min(sent, pieces[0].iov_len);
+      pieces[0].iov_base = static_cast<char*>(pieces[0].iov_base) + part;
+      pieces[0].iov_len -= part;
+      sent -= part;
+      if (pieces[0].iov_len == 0) pieces.remove_prefix(1);
+    }
+  }
+  return !broken_;
+}
+
+bool Channel::Send(absl::string_view bytes) {
+  iovec piece = {const_cast<char*>(bytes.data()), bytes.size()};
+  return Send(absl::MakeSpan(&piece, 1));
+}
+
+}  // namespace nbdinetd

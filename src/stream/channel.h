@@ -1,0 +1,76 @@
+// A Stream with an input buffer, and the one place that waits.
+//
+// Whatever phase the connection is in, waiting for the peer also notices a
+// shutdown signal and a descriptor of the workers; whatever the peer does
+// comes back as a value. Threads: one.
+#ifndef NBDINETD_STREAM_CHANNEL_H_
+#define NBDINETD_STREAM_CHANNEL_H_
+
+#include <memory>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "stream/stream.h"
+
+namespace nbdinetd {
+
+class Channel {
+ public:
+  // What is received at once at most: small enough to stay in the processor's
+  // L2 cache, large enough for a whole request of any common client (nbdcopy:
+  // 256 KiB) beside the requests before it.
+  static constexpr size_t kInputBytes = (256 << 10) + (16 << 10);
+
+  // `shutdown_fd` is borrowed, and readable once the process should end.
+  Channel(std::unique_ptr<Stream> stream, int shutdown_fd);
+
+  enum class Wake { kInput, kWorkers, kShutdown, kTimeout };
+
+  // Waits until there is something to receive, `workers_fd` (unless -1) is
+  // readable, a shutdown is requested (told once), or `deadline` has passed.
+  // With `want_input` false the peer's input is left alone. When several
+  // things have happened, the workers come before a shutdown before input.
+  Wake Wait(bool want_input, int workers_fd, absl::Time deadline);
+
+  // True from the moment that Wait() or Send() has seen the shutdown signal.
+  bool shutdown_requested() const { return shutdown_requested_; }
+
+  enum class Receipt { kData, kNothing, kEnd, kReset };
+  // Receives once, without waiting, as much as there is room for. kEnd: the
+  // peer sends no more, but may still read. kReset: the connection is gone.
+  Receipt Receive();
+
+  // What has been received and not consumed.
+  absl::string_view input() const {
+    return {buffer_.get() + begin_, end_ - begin_};
+  }
+  // The first `n` bytes of input() are done with.
+  void Consume(size_t n);
+  // Makes room so that input() can grow to at least `n` <= kInputBytes bytes.
+  void MakeRoomFor(size_t n);
+
+  // Sends all of it, in order, waiting as long as it takes. False when the
+  // peer is gone, after which nothing more can be sent; and when a peer that
+  // doesn't read holds up a shutdown.
+  bool Send(absl::Span<iovec> pieces);
+  bool Send(absl::string_view bytes);
+
+ private:
+  bool WaitWritable();
+  void NoteShutdown();
+
+  std::unique_ptr<Stream> stream_;
+  const int shutdown_fd_;
+  bool shutdown_requested_ = false;
+  bool shutdown_told_ = false;
+  bool broken_ = false;
+  absl::Time send_deadline_ = absl::InfiniteFuture();
+  std::unique_ptr<char[]> buffer_;
+  size_t begin_ = 0;
+  size_t end_ = 0;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_STREAM_CHANNEL_H_
