@@ -1,0 +1,60 @@
+// A request that may have to wait for the storage, as a value that is handed
+// to a worker and comes back with its result.
+#ifndef NBDINETD_ENGINE_TASK_H_
+#define NBDINETD_ENGINE_TASK_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "export/export.h"
+#include "protocol/request.h"
+
+namespace nbdinetd {
+
+// The largest piece that is read or written at once, and the longest read or
+// write that a task carries the bytes of: it stays in the L2 cache on its way.
+inline constexpr size_t kPieceBytes = 256 << 10;
+
+// How many block status descriptors one reply holds at most; a client asks for
+// the rest from where the reply ends.
+inline constexpr size_t kMaxDescriptors = 8192;
+
+struct Task {
+  // In. For a read, `request` may be the rest of one that was begun inline.
+  Request request;
+  // A read may answer holes as such; otherwise their zeroes are spelled out.
+  bool report_holes = false;
+  // A write's payload is with the task; false when it has been written already
+  // and only has to become durable.
+  bool carries_payload = false;
+
+  // In and out: the payload of a write; the bytes of a read of no more than
+  // kPieceBytes. A longer read only makes sure that they are in the page
+  // cache, so that memory does not grow with the request.
+  std::unique_ptr<char[]> data;
+
+  // Out.
+  int error = 0;              // errno
+  uint64_t error_offset = 0;  // where it struck, inside the request
+  // Of a read: what is hole and what is data, covering the request. Of a block
+  // status: the extents, the last one perhaps longer than the request.
+  std::vector<Extent> extents;
+
+  // How much memory `data` is, or will be.
+  size_t data_bytes() const {
+    const bool has_data =
+        carries_payload || (request.type == NBD_CMD_READ &&
+                            request.length <= kPieceBytes);
+    return has_data ? static_cast<size_t>(request.length) : 0;
+  }
+};
+
+// Carries the task out, waiting for the storage as long as it takes. Any
+// thread; the request is validated, and not a disconnect.
+void RunTask(Export& target, Task& task);
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_ENGINE_TASK_H_

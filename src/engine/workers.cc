@@ -1,0 +1,103 @@
+#include "engine/workers.h"
+
+#include <sys/eventfd.h>
+
+namespace nbdinetd {
+namespace {
+
+// A task calls a few functions of the C library, nothing deep.
+constexpr size_t kStackBytes = 128 << 10;
+
+}  // namespace
+
+Workers::~Workers() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  work_.notify_all();
+  for (const pthread_t thread : threads_) pthread_join(thread, nullptr);
+}
+
+void* Workers::ThreadMain(void* workers) {
+  static_cast<Workers*>(workers)->RunThread();
+  return nullptr;
+}
+
+bool Workers::AddThread() {
+  if (!event_fd_.valid()) event_fd_.Reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!event_fd_.valid()) return false;
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, kStackBytes);
+  pthread_t thread;
+  const int error = pthread_create(&thread, &attributes, &ThreadMain, this);
+  pthread_attr_destroy(&attributes);
+  if (error != 0) return false;
+  threads_.push_back(thread);
+  return true;
+}
+
+void Workers::Start(std::unique_ptr<Task> task) {
+  ++pending_;
+  pending_bytes_ += task->data_bytes();
+  bool need_thread;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    need_thread = idle_threads_ <= queue_.size();
+  }
+  if (need_thread && threads_.size() < kMaxThreads && !AddThread() &&
+      threads_.empty()) {
+    RunTask(target_, *task);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    finished_.push_back(std::move(task));
+    return;
+  }
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    queue_.push_back(std::move(task));
+  }
+  work_.notify_one();
+}
+
+void Workers::RunThread() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    ++idle_threads_;
+    work_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+    --idle_threads_;
+    if (queue_.empty()) return;
+    std::unique_ptr<Task> task = std::move(queue_.front());
+    queue_.pop_front();
+    lock.unlock();
+    RunTask(target_, *task);
+    lock.lock();
+    Finish(std::move(task));
+  }
+}
+
+void Workers::Finish(std::unique_ptr<Task> task) {
+  finished_.push_back(std::move(task));
+  // One wake-up for as many results as pile up before it is seen.
+  if (finished_.size() == 1) eventfd_write(event_fd_.get(), 1);
+}
+
+std::vector<std::unique_ptr<Task>> Workers::TakeFinished() {
+  std::vector<std::unique_ptr<Task>> finished;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (finished_.empty()) return finished;
+    finished.swap(finished_);
+    if (event_fd_.valid()) {
+      eventfd_t ignored;
+      eventfd_read(event_fd_.get(), &ignored);
+    }
+  }
+  for (const std::unique_ptr<Task>& task : finished) {
+    --pending_;
+    pending_bytes_ -= task->data_bytes();
+  }
+  return finished;
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,78 @@
+// Threads for what would hold up the requests behind it.
+//
+// Invariant: a task is owned by exactly one side, the transmission thread or
+// the workers, so that its contents need no lock; only the two queues have one.
+// The first thread starts with the first task. Threads: everything here is for
+// the transmission thread, which alone may construct and destroy.
+#ifndef NBDINETD_ENGINE_WORKERS_H_
+#define NBDINETD_ENGINE_WORKERS_H_
+
+#include <pthread.h>
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "engine/task.h"
+
+namespace nbdinetd {
+
+class Workers {
+ public:
+  // A client that keeps more requests than this waiting for the storage is
+  // read from again when some of them are done.
+  static constexpr size_t kMaxTasks = 1024;
+  static constexpr size_t kMaxTaskBytes = 32 << 20;
+  // As many reads in flight as the clients of this field keep.
+  static constexpr size_t kMaxThreads = 32;
+
+  // `target` is borrowed and must outlive the workers.
+  explicit Workers(Export& target) : target_(target) {}
+  // Waits for the tasks that have been started.
+  ~Workers();
+
+  // Runs the task, now or later. Without any thread to be had it is run before
+  // this returns.
+  void Start(std::unique_ptr<Task> task);
+
+  // The tasks that have been finished since the last call, and their number
+  // counts as pending no more.
+  std::vector<std::unique_ptr<Task>> TakeFinished();
+
+  // Readable while TakeFinished() has something to give; -1 before the first
+  // Start().
+  int event_fd() const { return event_fd_.get(); }
+
+  size_t pending() const { return pending_; }
+  // No further task should be started before one is taken back.
+  bool full() const {
+    return pending_ >= kMaxTasks || pending_bytes_ >= kMaxTaskBytes;
+  }
+
+ private:
+  static void* ThreadMain(void* workers);
+  void RunThread();
+  bool AddThread();
+  void Finish(std::unique_ptr<Task> task);
+
+  Export& target_;
+  UniqueFd event_fd_;
+  size_t pending_ = 0;
+  size_t pending_bytes_ = 0;
+  std::vector<pthread_t> threads_;
+
+  std::mutex mutex_;
+  std::condition_variable work_;
+  // Guarded by mutex_:
+  std::deque<std::unique_ptr<Task>> queue_;
+  std::vector<std::unique_ptr<Task>> finished_;
+  size_t idle_threads_ = 0;
+  bool stopping_ = false;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_ENGINE_WORKERS_H_

@@ -1,0 +1,376 @@
+#include "negotiation.h"
+
+#include <algorithm>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/errors.h"
+#include "protocol/wire.h"
+
+namespace nbdinetd {
+namespace {
+
+// How long a client has to hear NBD_REP_ERR_SHUTDOWN once it is sent SIGTERM.
+constexpr absl::Duration kShutdownGrace = absl::Milliseconds(250);
+
+constexpr char kShuttingDown[] = "the server is shutting down";
+
+}  // namespace
+
+const Negotiation::Rule* Negotiation::FindRule(uint32_t option) {
+  using N = Negotiation;
+  static constexpr Rule kRules[] = {
+      {NBD_OPT_EXPORT_NAME, "NBD_OPT_EXPORT_NAME", kMaxStringBytes,
+       &N::OnExportName},
+      {NBD_OPT_ABORT, "NBD_OPT_ABORT", kMaxOptionBytes, &N::OnAbort},
+      {NBD_OPT_LIST, "NBD_OPT_LIST", kMaxOptionBytes, &N::OnList},
+      {NBD_OPT_STARTTLS, "NBD_OPT_STARTTLS", kMaxOptionBytes, &N::OnStartTls},
+      {NBD_OPT_INFO, "NBD_OPT_INFO", kMaxOptionBytes, &N::OnInfo},
+      {NBD_OPT_GO, "NBD_OPT_GO", kMaxOptionBytes, &N::OnGo},
+      {NBD_OPT_STRUCTURED_REPLY, "NBD_OPT_STRUCTURED_REPLY", kMaxOptionBytes,
+       &N::OnStructuredReply},
+      {NBD_OPT_LIST_META_CONTEXT, "NBD_OPT_LIST_META_CONTEXT", kMaxOptionBytes,
+       &N::OnListMetaContext},
+      {NBD_OPT_SET_META_CONTEXT, "NBD_OPT_SET_META_CONTEXT", kMaxOptionBytes,
+       &N::OnSetMetaContext},
+  };
+  const auto* rule = std::find_if(
+      std::begin(kRules), std::end(kRules),
+      [option](const Rule& candidate) { return candidate.option == option; });
+  return rule == std::end(kRules) ? nullptr : rule;
+}
+
+std::variant<Negotiated, Ending> Negotiation::Run() {
+  if (!channel_.Send(EncodeGreeting())) {
+    End(ExitStatus::kOk, "client left before the greeting");
+  } else if (ReadClientFlags()) {
+    while (ReadOption()) {
+    }
+  }
+  if (ending_.has_value()) return *std::move(ending_);
+  return *std::move(negotiated_);
+}
+
+void Negotiation::End(ExitStatus status, std::string reason) {
+  ending_ = Ending{status, std::move(reason)};
+}
+
+bool Negotiation::Require(size_t n) {
+  channel_.MakeRoomFor(n);
+  while (channel_.input().size() < n) {
+    switch (channel_.Wait(/*want_input=*/true, /*workers_fd=*/-1,
+                          shutdown_deadline_)) {
+      case Channel::Wake::kShutdown:
+        shutdown_deadline_ = absl::Now() + kShutdownGrace;
+        continue;
+      case Channel::Wake::kTimeout:
+        End(ExitStatus::kOk, kShuttingDown);
+        return false;
+      case Channel::Wake::kWorkers:
+      case Channel::Wake::kInput:
+        break;
+    }
+    switch (channel_.Receive()) {
+      case Channel::Receipt::kData:
+      case Channel::Receipt::kNothing:
+        break;
+      case Channel::Receipt::kEnd:
+      case Channel::Receipt::kReset:
+        if (channel_.input().empty()) {
+          End(ExitStatus::kOk, "client left during option haggling");
+        } else {
+          End(ExitStatus::kProtocol, "client vanished inside an option");
+        }
+        return false;
+    }
+  }
+  return true;
+}
+
+bool Negotiation::Discard(uint64_t n) {
+  while (n > 0) {
+    const size_t part = std::min<uint64_t>(n, Channel::kInputBytes);
+    if (!Require(1)) {
+      // The option's header went before: to vanish here is to vanish inside it.
+      if (!channel_.shutdown_requested()) {
+        End(ExitStatus::kProtocol, "client vanished inside an option");
+      }
+      return false;
+    }
+    const size_t have = std::min(part, channel_.input().size());
+    channel_.Consume(have);
+    n -= have;
+  }
+  return true;
+}
+
+bool Negotiation::ReadClientFlags() {
+  if (!Require(kClientFlagsBytes)) return false;
+  const auto flags = Load<uint32_t>(channel_.input().data());
+  channel_.Consume(kClientFlagsBytes);
+  // "the server MUST drop the TCP connection if the client sets an unknown
+  // flag" ("Client flags"). NBD_FLAG_C_FIXED_NEWSTYLE isn't insisted on: a
+  // client that left it out may still send options, and gets replies.
+  if ((flags & ~(NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES)) != 0) {
+    End(ExitStatus::kProtocol,
+        absl::StrCat("client broke the protocol: unknown client flags 0x",
+                     absl::Hex(flags)));
+    return false;
+  }
+  no_zeroes_ = (flags & NBD_FLAG_C_NO_ZEROES) != 0;
+  return true;
+}
+
+// Reads and answers one option; false when haggling is over.
+bool Negotiation::ReadOption() {
+  if (!Require(kOptionHeaderBytes)) return false;
+  const absl::optional<OptionHeader> header = DecodeOptionHeader(
+      channel_.input().substr(0, kOptionHeaderBytes));
+  if (!header.has_value()) {
+    End(ExitStatus::kProtocol, "client broke the protocol: wrong option magic");
+    return false;
+  }
+  return HandleOption(*header) && !negotiated_.has_value() &&
+         !ending_.has_value();
+}
+
+bool Negotiation::HandleOption(const OptionHeader& header) {
+  OptionReplies replies(header.option);
+  const Rule* rule = FindRule(header.option);
+  if (log_.verbose()) {
+    log_.Debug(absl::StrCat("option ",
+                            rule != nullptr ? rule->name : "unknown", " (",
+                            header.option, "), ", header.length, " bytes"));
+  }
+  const bool too_long =
+      rule != nullptr && header.length > rule->max_payload_bytes;
+
+  if (header.option == NBD_OPT_EXPORT_NAME &&
+      (too_long || channel_.shutdown_requested())) {
+    // This option knows no error reply, so that all that is left is to
+    // terminate the session.
+    if (too_long) {
+      End(ExitStatus::kProtocol,
+          "client broke the protocol: an export name is too long");
+    } else {
+      End(ExitStatus::kOk, kShuttingDown);
+    }
+    return false;
+  }
+  if (rule == nullptr || too_long || channel_.shutdown_requested()) {
+    channel_.Consume(kOptionHeaderBytes);
+    if (!Discard(header.length)) return false;
+    if (header.option == NBD_OPT_ABORT) {
+      // Whatever comes with it, and also while shutting down.
+      OnAbort({}, replies);
+    } else if (channel_.shutdown_requested()) {
+      replies.Error(NBD_REP_ERR_SHUTDOWN, kShuttingDown);
+    } else if (rule == nullptr) {
+      replies.Error(NBD_REP_ERR_UNSUP, "the option is not supported");
+    } else {
+      replies.Error(NBD_REP_ERR_TOO_BIG, "the option is too long");
+    }
+    return SendReplies(replies);
+  }
+
+  const size_t whole = kOptionHeaderBytes + header.length;
+  if (!Require(whole)) return false;
+  (this->*rule->handle)(
+      channel_.input().substr(kOptionHeaderBytes, header.length), replies);
+  channel_.Consume(whole);
+  return SendReplies(replies);
+}
+
+bool Negotiation::SendReplies(const OptionReplies& replies) {
+  if (channel_.Send(replies.bytes()) || ending_.has_value()) return true;
+  negotiated_.reset();
+  End(ExitStatus::kProtocol, "client left without reading an option's reply");
+  return false;
+}
+
+Promises Negotiation::PromisesFor(const Export& target,
+                                  absl::string_view export_name) const {
+  const Export::Facts& facts = target.facts();
+  unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH |
+                   NBD_FLAG_SEND_FUA | NBD_FLAG_CAN_MULTI_CONN |
+                   NBD_FLAG_SEND_CACHE;
+  if (facts.read_only) {
+    flags |= NBD_FLAG_READ_ONLY;
+  } else {
+    flags |= NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES |
+             NBD_FLAG_SEND_FAST_ZERO;
+  }
+  if (facts.rotational) flags |= NBD_FLAG_ROTATIONAL;
+  if (structured_replies_) flags |= NBD_FLAG_SEND_DF;
+  Promises promises;
+  promises.size_bytes = facts.size_bytes;
+  promises.transmission_flags = static_cast<uint16_t>(flags);
+  // "used the same export name for the subsequent NBD_OPT_GO" ("Metadata
+  // querying").
+  promises.block_status = base_allocation_for_ == export_name;
+  return promises;
+}
+
+void Negotiation::EnterTransmission(Export& target,
+                                    absl::string_view export_name) {
+  Negotiated negotiated;
+  negotiated.target = &target;
+  negotiated.export_name = std::string(export_name);
+  negotiated.promises = PromisesFor(target, export_name);
+  negotiated.style =
+      structured_replies_ ? ReplyStyle::kStructured : ReplyStyle::kSimple;
+  negotiated_ = std::move(negotiated);
+}
+
+void Negotiation::OnExportName(absl::string_view payload, OptionReplies&) {
+  if (!IsValidString(payload)) {
+    End(ExitStatus::kProtocol,
+        "client broke the protocol: an export name is no valid string");
+    return;
+  }
+  Export* target = catalog_.Find(payload);
+  if (target == nullptr) {
+    End(ExitStatus::kOk,
+        absl::StrCat("client asked for unknown export ", Quoted(payload)));
+    return;
+  }
+  EnterTransmission(*target, payload);
+  const Promises& promises = negotiated_->promises;
+  if (!channel_.Send(EncodeExportNameReply(
+          promises.size_bytes, promises.transmission_flags, no_zeroes_))) {
+    negotiated_.reset();
+    End(ExitStatus::kProtocol, "client left without reading the export's size");
+  }
+}
+
+void Negotiation::OnAbort(absl::string_view, OptionReplies& replies) {
+  replies.Ack();
+  End(ExitStatus::kOk, "client ended option haggling");
+}
+
+void Negotiation::OnList(absl::string_view payload, OptionReplies& replies) {
+  if (!payload.empty()) {
+    replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_LIST takes no data");
+    return;
+  }
+  replies.Server(catalog_.name(), catalog_.description());
+  replies.Ack();
+}
+
+void Negotiation::OnStartTls(absl::string_view, OptionReplies& replies) {
+  // NOTLS mode: an error whatever the payload.
+  replies.Error(NBD_REP_ERR_UNSUP, "this server has no TLS");
+}
+
+Export* Negotiation::DescribeExport(const InfoRequest& request,
+                                    OptionReplies& replies) {
+  Export* target = catalog_.Find(request.name);
+  if (target == nullptr) {
+    replies.Error(NBD_REP_ERR_UNKNOWN, "there is no export of this name");
+    return nullptr;
+  }
+  const Promises promises = PromisesFor(*target, request.name);
+  replies.InfoExport(promises.size_bytes, promises.transmission_flags);
+  const auto asked = [&](uint16_t information) {
+    return absl::c_linear_search(request.information, information);
+  };
+  if (asked(NBD_INFO_NAME)) {
+    replies.InfoString(NBD_INFO_NAME, catalog_.name());
+  }
+  if (asked(NBD_INFO_DESCRIPTION) && !catalog_.description().empty()) {
+    replies.InfoString(NBD_INFO_DESCRIPTION, catalog_.description());
+  }
+  if (asked(NBD_INFO_BLOCK_SIZE)) {
+    replies.InfoBlockSize(kMinBlockBytes, target->facts().preferred_block_bytes,
+                          kMaxPayloadBytes);
+  }
+  replies.Ack();
+  return target;
+}
+
+void Negotiation::OnInfo(absl::string_view payload, OptionReplies& replies) {
+  const absl::optional<InfoRequest> request = DecodeInfoRequest(payload);
+  if (request.has_value()) {
+    DescribeExport(*request, replies);
+  } else {
+    replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_INFO is malformed");
+  }
+}
+
+void Negotiation::OnGo(absl::string_view payload, OptionReplies& replies) {
+  const absl::optional<InfoRequest> request = DecodeInfoRequest(payload);
+  if (!request.has_value()) {
+    replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_GO is malformed");
+    return;
+  }
+  Export* target = DescribeExport(*request, replies);
+  if (target != nullptr) EnterTransmission(*target, request->name);
+}
+
+void Negotiation::OnStructuredReply(absl::string_view payload,
+                                    OptionReplies& replies) {
+  if (!payload.empty()) {
+    replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_STRUCTURED_REPLY takes no data");
+  } else if (structured_replies_) {
+    replies.Error(NBD_REP_ERR_INVALID,
+                  "structured replies have been negotiated already");
+  } else {
+    structured_replies_ = true;
+    replies.Ack();
+  }
+}
+
+void Negotiation::AnswerMetaContext(absl::string_view payload, NbdOption option,
+                                    OptionReplies& replies) {
+  if (!structured_replies_) {
+    replies.Error(NBD_REP_ERR_INVALID,
+                  "metadata contexts need structured replies first");
+    return;
+  }
+  const absl::optional<MetaContextRequest> request =
+      DecodeMetaContextRequest(payload);
+  if (!request.has_value()) {
+    replies.Error(NBD_REP_ERR_INVALID,
+                  "the list of metadata contexts is malformed");
+    return;
+  }
+  if (catalog_.Find(request->name) == nullptr) {
+    replies.Error(NBD_REP_ERR_UNKNOWN, "there is no export of this name");
+    return;
+  }
+  const bool listing = option == NBD_OPT_LIST_META_CONTEXT;
+  // No query asks for everything in a list, and for nothing in a selection.
+  // "base:" is a wildcard in a list, and ignored in a selection.
+  bool found = listing && request->queries.empty();
+  for (const absl::string_view query : request->queries) {
+    if (!absl::StrContains(query, ':')) {
+      replies.Error(NBD_REP_ERR_INVALID, "a query has no namespace");
+      return;
+    }
+    found |= query == kBaseAllocation || (listing && query == kBaseNamespace);
+  }
+  if (found) {
+    // "The metadata context ID in these replies is reserved and SHOULD be set
+    // to zero" (NBD_OPT_LIST_META_CONTEXT).
+    replies.MetaContext(listing ? 0 : kBaseAllocationId, kBaseAllocation);
+  }
+  replies.Ack();
+  if (!listing && found) base_allocation_for_ = std::string(request->name);
+}
+
+void Negotiation::OnListMetaContext(absl::string_view payload,
+                                    OptionReplies& replies) {
+  AnswerMetaContext(payload, NBD_OPT_LIST_META_CONTEXT, replies);
+}
+
+void Negotiation::OnSetMetaContext(absl::string_view payload,
+                                   OptionReplies& replies) {
+  // "replaces all previously-set metadata contexts (including when this
+  // command fails)".
+  base_allocation_for_.reset();
+  AnswerMetaContext(payload, NBD_OPT_SET_META_CONTEXT, replies);
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,108 @@
+// The handshake phase: greeting, client flags and option haggling, up to the
+// choice of an export.
+//
+// Invariant: all that has been negotiated lives in one Negotiation object. An
+// upgrade to TLS must start a new one, since nothing from before may be kept
+// (NBD_OPT_STARTTLS in the specification). Threads: one.
+#ifndef NBDINETD_NEGOTIATION_H_
+#define NBDINETD_NEGOTIATION_H_
+
+#include <string>
+#include <variant>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "base/exit_status.h"
+#include "base/log.h"
+#include "export/catalog.h"
+#include "protocol/option.h"
+#include "protocol/reply.h"
+#include "protocol/request.h"
+#include "stream/channel.h"
+
+namespace nbdinetd {
+
+// What a client and we have agreed on when transmission starts.
+struct Negotiated {
+  Export* target = nullptr;  // borrowed from the catalog
+  std::string export_name;   // as the client spelled it
+  Promises promises;
+  ReplyStyle style = ReplyStyle::kSimple;
+};
+
+// The id of base:allocation, the one metadata context there is.
+inline constexpr uint32_t kBaseAllocationId = 1;
+
+class Negotiation {
+ public:
+  // All borrowed.
+  Negotiation(Channel& channel, const Catalog& catalog, const Log& log)
+      : channel_(channel), catalog_(catalog), log_(log) {}
+
+  // Sends the greeting and haggles until the client has chosen an export, or
+  // the connection has ended, for the reason given. Called once.
+  std::variant<Negotiated, Ending> Run();
+
+ private:
+  // One row of the table of options.
+  struct Rule {
+    uint32_t option;
+    const char* name;
+    // A longer payload is refused before it is looked at.
+    uint32_t max_payload_bytes;
+    void (Negotiation::*handle)(absl::string_view payload,
+                                OptionReplies& replies);
+  };
+  static const Rule* FindRule(uint32_t option);
+
+  // True when the input holds at least `n` bytes; else the connection has
+  // ended, and ending_ says why.
+  bool Require(size_t n);
+  // Reads `n` bytes away; false as with Require.
+  bool Discard(uint64_t n);
+  // Ends the connection (a hard disconnect, unless the client asked for it).
+  void End(ExitStatus status, std::string reason);
+  bool ReadClientFlags();
+  bool ReadOption();
+  bool HandleOption(const OptionHeader& header);
+  bool SendReplies(const OptionReplies& replies);
+
+  void OnExportName(absl::string_view payload, OptionReplies& replies);
+  void OnAbort(absl::string_view payload, OptionReplies& replies);
+  void OnList(absl::string_view payload, OptionReplies& replies);
+  void OnStartTls(absl::string_view payload, OptionReplies& replies);
+  void OnInfo(absl::string_view payload, OptionReplies& replies);
+  void OnGo(absl::string_view payload, OptionReplies& replies);
+  void OnStructuredReply(absl::string_view payload, OptionReplies& replies);
+  void OnListMetaContext(absl::string_view payload, OptionReplies& replies);
+  void OnSetMetaContext(absl::string_view payload, OptionReplies& replies);
+
+  // Answers INFO or GO. The export that was asked for, or nullptr after an
+  // error reply.
+  Export* DescribeExport(const InfoRequest& request, OptionReplies& replies);
+  // Answers LIST_META_CONTEXT or SET_META_CONTEXT, and selects for the latter.
+  void AnswerMetaContext(absl::string_view payload, NbdOption option,
+                         OptionReplies& replies);
+  Promises PromisesFor(const Export& target,
+                       absl::string_view export_name) const;
+  void EnterTransmission(Export& target, absl::string_view export_name);
+
+  Channel& channel_;
+  const Catalog& catalog_;
+  const Log& log_;
+
+  // While it shuts down, options are refused; at this time it is over.
+  absl::Time shutdown_deadline_ = absl::InfiniteFuture();
+  bool no_zeroes_ = false;
+  bool structured_replies_ = false;
+  // The name for which base:allocation was selected.
+  absl::optional<std::string> base_allocation_for_;
+
+  absl::optional<Negotiated> negotiated_;
+  absl::optional<Ending> ending_;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_NEGOTIATION_H_

@@ -1,0 +1,121 @@
+#include "reply_sender.h"
+
+#include <cstring>
+
+namespace nbdinetd {
+namespace {
+
+// One piece, its header, and small replies before it.
+constexpr size_t kOutputBytes = kPieceBytes + (16 << 10);
+// Below this, bytes are copied into the buffer rather than sent from where
+// they lie: it costs less than a send of their own.
+constexpr size_t kCopyBytes = 32 << 10;
+
+static_assert(kOutputBytes >= kPieceBytes + ReplyEncoder::kMaxReplyBytes);
+static_assert(kOutputBytes >= 24 + 8 * kMaxDescriptors);
+
+}  // namespace
+
+ReplySender::ReplySender(Channel& channel, ReplyStyle style,
+                         Statistics& statistics)
+    : channel_(channel),
+      encoder_(style),
+      statistics_(statistics),
+      buffer_(std::make_unique_for_overwrite<char[]>(kOutputBytes)) {}
+
+bool ReplySender::Flush() {
+  if (size_ > 0 && ok_) ok_ = channel_.Send({buffer_.get(), size_});
+  size_ = 0;
+  return ok_;
+}
+
+char* ReplySender::Reserve(size_t n) {
+  if (kOutputBytes - size_ < n) Flush();
+  return buffer_.get() + size_;
+}
+
+void ReplySender::Success(const Request& request) {
+  Commit(encoder_.EncodeSuccess(Reserve(ReplyEncoder::kMaxReplyBytes),
+                                request.cookie));
+}
+
+void ReplySender::Error(const Request& request, NbdError error,
+                        absl::string_view sentence) {
+  ++statistics_.errors;
+  Commit(encoder_.EncodeError(Reserve(ReplyEncoder::kMaxReplyBytes),
+                              request.cookie, error, sentence));
+}
+
+void ReplySender::ErrorAt(const Request& request, NbdError error,
+                          absl::string_view sentence, uint64_t offset) {
+  ++statistics_.errors;
+  Commit(encoder_.EncodeErrorAt(Reserve(ReplyEncoder::kMaxReplyBytes),
+                                request.cookie, error, sentence, offset));
+}
+
+void ReplySender::BlockStatus(const Request& request, uint32_t context_id,
+                              absl::Span<const StatusDescriptor> descriptors) {
+  Commit(encoder_.EncodeBlockStatus(
+      Reserve(ReplyEncoder::BlockStatusBytes(descriptors.size())),
+      request.cookie, context_id, descriptors));
+}
+
+char* ReplySender::ReserveData(size_t length) {
+  return Reserve(encoder_.data_header_bytes() + length) +
+         encoder_.data_header_bytes();
+}
+
+void ReplySender::CommitData(const Request& request, uint64_t offset,
+                             size_t length, bool done) {
+  char* data = encoder_.EncodeDataHeader(buffer_.get() + size_, request.cookie,
+                                         offset, static_cast<uint32_t>(length),
+                                         done);
+  Commit(data + length);
+  statistics_.bytes_read += length;
+}
+
+void ReplySender::Data(const Request& request, uint64_t offset,
+                       absl::Span<const char> bytes, bool done) {
+  if (bytes.size() <= kCopyBytes) {
+    std::memcpy(ReserveData(bytes.size()), bytes.data(), bytes.size());
+    CommitData(request, offset, bytes.size(), done);
+    return;
+  }
+  Commit(encoder_.EncodeDataHeader(Reserve(ReplyEncoder::kMaxReplyBytes),
+                                   request.cookie, offset,
+                                   static_cast<uint32_t>(bytes.size()), done));
+  iovec pieces[] = {{buffer_.get(), size_},
+                    {const_cast<char*>(bytes.data()), bytes.size()}};
+  if (ok_) ok_ = channel_.Send(absl::MakeSpan(pieces));
+  size_ = 0;
+  statistics_.bytes_read += bytes.size();
+}
+
+void ReplySender::Hole(const Request& request, uint64_t offset, uint64_t length,
+                       bool done) {
+  Commit(encoder_.EncodeHole(Reserve(ReplyEncoder::kMaxReplyBytes),
+                             request.cookie, offset,
+                             static_cast<uint32_t>(length), done));
+  statistics_.bytes_read += length;
+}
+
+void ReplySender::BeginData(const Request& request) {
+  Commit(encoder_.EncodeDataHeader(Reserve(ReplyEncoder::kMaxReplyBytes),
+                                   request.cookie, request.offset,
+                                   static_cast<uint32_t>(request.length),
+                                   /*done=*/false));
+}
+
+char* ReplySender::ReservePiece(size_t length) { return Reserve(length); }
+
+void ReplySender::CommitPiece(size_t length) {
+  size_ += length;
+  statistics_.bytes_read += length;
+}
+
+void ReplySender::EndData(const Request& request) {
+  Commit(encoder_.EncodeDone(Reserve(ReplyEncoder::kMaxReplyBytes),
+                             request.cookie));
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,482 @@
+#include "transmission.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/errors.h"
+#include "protocol/nbd_error.h"
+
+namespace nbdinetd {
+namespace {
+
+// After SIGTERM: how long without a request until the connection is closed,
+// and how long at most. The client hears NBD_ESHUTDOWN meanwhile.
+constexpr absl::Duration kShutdownIdle = absl::Milliseconds(250);
+constexpr absl::Duration kShutdownLimit = absl::Seconds(1);
+
+// A failing disk would fill the journal.
+constexpr int kMaxStorageErrorsLogged = 10;
+
+// A payload longer than kPieceBytes is written in pieces no smaller than this,
+// which end on a page of the file, so that no page is written twice.
+constexpr size_t kMinWritePiece = 64 << 10;
+constexpr uint64_t kPageBytes = 4096;
+
+// A status descriptor's length has 32 bits, and should be a multiple of 512.
+constexpr uint64_t kMaxDescriptorLength = 0xfffffe00;
+
+// "read of 4096 bytes at offset 8192 failed: Input/output error".
+std::string Sentence(const Request& request, int error_number) {
+  const absl::string_view reason =
+      error_number == kTruncated
+          ? "the file has been truncated, and ends before the export does"
+          : absl::NullSafeStringView(strerrordesc_np(error_number));
+  return absl::StrCat(CommandName(request.type), " of ", request.length,
+                      " bytes at offset ", request.offset, " failed: ", reason);
+}
+
+std::vector<StatusDescriptor> Descriptors(absl::Span<const Extent> extents,
+                                          uint64_t limit) {
+  std::vector<StatusDescriptor> descriptors;
+  descriptors.reserve(extents.size());
+  for (const Extent& extent : extents) {
+    const uint64_t length = std::min(extent.length_bytes, limit);
+    descriptors.push_back(
+        {static_cast<uint32_t>(std::min(length, kMaxDescriptorLength)),
+         extent.hole ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0});
+    // What follows an extent that had to be cut would be misplaced.
+    if (length > kMaxDescriptorLength) break;
+  }
+  return descriptors;
+}
+
+}  // namespace
+
+Transmission::Transmission(Channel& channel, const Negotiated& negotiated,
+                           const Log& log, Statistics& statistics)
+    : channel_(channel),
+      negotiated_(negotiated),
+      target_(*negotiated.target),
+      log_(log),
+      statistics_(statistics),
+      replies_(channel, negotiated.style, statistics),
+      workers_(target_) {}
+
+Ending Transmission::Run() {
+  for (;;) {
+    HandleInput();
+    HandleFinished();
+    if (!aborted_ && !replies_.Flush()) {
+      End(ExitStatus::kProtocol, "client left without reading its replies");
+    }
+    if (Over()) return Finish();
+    const bool want_input = !ending_.has_value() && !workers_.full();
+    switch (channel_.Wait(want_input, workers_.event_fd(),
+                          workers_.pending() > 0 ? absl::InfiniteFuture()
+                                                 : deadline_)) {
+      case Channel::Wake::kWorkers:
+        break;
+      case Channel::Wake::kShutdown:
+        shutdown_limit_ = absl::Now() + kShutdownLimit;
+        deadline_ = absl::Now() + kShutdownIdle;
+        break;
+      case Channel::Wake::kTimeout:
+        End(ExitStatus::kOk, "the server is shutting down");
+        break;
+      case Channel::Wake::kInput:
+        OnInput();
+        break;
+    }
+  }
+}
+
+void Transmission::End(ExitStatus status, std::string reason) {
+  if (!ending_.has_value()) ending_ = Ending{status, std::move(reason)};
+}
+
+bool Transmission::Over() const {
+  return aborted_ || (ending_.has_value() && workers_.pending() == 0);
+}
+
+Ending Transmission::Finish() {
+  // On a shutdown nobody will ask for a flush any more.
+  if (channel_.shutdown_requested() && !target_.facts().read_only) {
+    if (const int error = target_.Flush()) {
+      return {ExitStatus::kSystem,
+              absl::StrCat("the final flush failed: ", ErrnoText(error))};
+    }
+  }
+  return *std::move(ending_);
+}
+
+// ---- Requests ----
+
+void Transmission::OnInput() {
+  switch (channel_.Receive()) {
+    case Channel::Receipt::kData:
+      if (channel_.shutdown_requested()) {
+        deadline_ = std::min(absl::Now() + kShutdownIdle, shutdown_limit_);
+      }
+      break;
+    case Channel::Receipt::kNothing:
+      break;
+    case Channel::Receipt::kEnd:
+      if (write_.has_value() || !channel_.input().empty()) {
+        End(ExitStatus::kProtocol, "client vanished inside a request");
+      } else {
+        End(ExitStatus::kOk, "client closed the connection");
+      }
+      break;
+    case Channel::Receipt::kReset:
+      End(ExitStatus::kProtocol, "client vanished: the connection was reset");
+      break;
+  }
+}
+
+void Transmission::HandleInput() {
+  while (!ending_.has_value() && replies_.ok()) {
+    const bool progress =
+        write_.has_value() ? ContinueWrite(*write_) : HandleHeader();
+    if (!progress) return;
+  }
+}
+
+// Takes one request's header from the input and starts the request. False when
+// there is none, or when it has to wait.
+bool Transmission::HandleHeader() {
+  if (workers_.full()) return false;
+  if (channel_.input().size() < kRequestHeaderBytes) {
+    channel_.MakeRoomFor(kRequestHeaderBytes);
+    return false;
+  }
+  const absl::optional<Request> request =
+      DecodeRequest(channel_.input().substr(0, kRequestHeaderBytes));
+  if (!request.has_value()) {
+    End(ExitStatus::kProtocol, "client broke the protocol: wrong request magic");
+    return false;
+  }
+  channel_.Consume(kRequestHeaderBytes);
+  ++statistics_.requests;
+  if (log_.verbose()) {
+    log_.Debug(absl::StrCat(CommandName(request->type), " (", request->type,
+                            ") flags=", request->flags,
+                            " offset=", request->offset,
+                            " length=", request->length));
+  }
+  if (request->type == NBD_CMD_DISC) {
+    End(ExitStatus::kOk, "client disconnected");
+    return false;
+  }
+  const Verdict verdict =
+      channel_.shutdown_requested()
+          ? Verdict{NBD_ESHUTDOWN, "the server is shutting down"}
+          : ValidateRequest(*request, negotiated_.promises);
+  if (PayloadBytes(*request) > 0) {
+    write_ = PendingWrite{*request, 0, verdict.error, verdict.sentence};
+  } else if (verdict.error != NBD_SUCCESS) {
+    replies_.Error(*request, verdict.error, verdict.sentence);
+  } else if (request->type == NBD_CMD_READ) {
+    StartRead(*request);
+  } else {
+    StartTask(*request);
+  }
+  return true;
+}
+
+bool Transmission::ContinueWrite(PendingWrite& write) {
+  const uint64_t left = write.request.length - write.consumed;
+  if (write.error != NBD_SUCCESS) {
+    const size_t part = std::min<uint64_t>(left, channel_.input().size());
+    channel_.Consume(part);
+    write.consumed += part;
+  } else if (write.request.length <= kPieceBytes) {
+    return WriteWhole(write);
+  } else if (!WritePiece(write)) {
+    return false;
+  }
+  if (write.consumed < write.request.length) return !channel_.input().empty();
+  FinishWrite(write);
+  return true;
+}
+
+// A write that fits into the input buffer: written at once, when all of it is
+// there.
+bool Transmission::WriteWhole(PendingWrite& write) {
+  const Request request = write.request;
+  const auto length = static_cast<size_t>(request.length);
+  if (channel_.input().size() < length) {
+    channel_.MakeRoomFor(length);
+    return false;
+  }
+  const absl::Span<const char> payload(channel_.input().data(), length);
+  // Durability waits for the storage, and so does a write to a part of a page
+  // that has to be read first.
+  if (request.has(NBD_CMD_FLAG_FUA) ||
+      target_.WriteWouldRead(request.offset, request.length)) {
+    StartTask(request, payload);
+    channel_.Consume(length);
+    write_.reset();
+    return true;
+  }
+  if (const int error =
+          target_.Write(request.offset, payload, /*durable=*/false)) {
+    Fail(request, error, request.offset);
+  } else {
+    statistics_.bytes_written += length;
+    replies_.Success(request);
+  }
+  channel_.Consume(length);
+  write_.reset();
+  return true;
+}
+
+// Part of a longer write; false when more of it should be received first.
+bool Transmission::WritePiece(PendingWrite& write) {
+  const uint64_t left = write.request.length - write.consumed;
+  const uint64_t offset = write.request.offset + write.consumed;
+  size_t piece = std::min<uint64_t>(
+      {left, channel_.input().size(), uint64_t{kPieceBytes}});
+  if (piece < left) {
+    piece -= std::min<uint64_t>(piece, (offset + piece) % kPageBytes);
+    if (piece < kMinWritePiece) {
+      channel_.MakeRoomFor(kPieceBytes);
+      return false;
+    }
+  }
+  if (const int error =
+          target_.Write(offset, {channel_.input().data(), piece},
+                        /*durable=*/false)) {
+    LogStorageError(write.request, error);
+    write.error = NbdErrorOf(error);
+    write.sentence = Sentence(write.request, error);
+  }
+  channel_.Consume(piece);
+  write.consumed += piece;
+  return true;
+}
+
+void Transmission::FinishWrite(const PendingWrite& write) {
+  if (write.error != NBD_SUCCESS) {
+    replies_.Error(write.request, write.error, write.sentence);
+  } else if (write.request.has(NBD_CMD_FLAG_FUA)) {
+    StartTask(write.request);
+  } else {
+    statistics_.bytes_written += write.request.length;
+    replies_.Success(write.request);
+  }
+  write_.reset();
+}
+
+void Transmission::StartRead(const Request& request) {
+  if (request.length == 0) {
+    replies_.Success(request);
+    return;
+  }
+  if (request.length <= kPieceBytes) {
+    const auto length = static_cast<size_t>(request.length);
+    char* data = replies_.ReserveData(length);
+    if (target_.ReadCached(request.offset, {data, length}) == length) {
+      replies_.CommitData(request, request.offset, length, /*done=*/true);
+    } else {
+      StartTask(request);
+    }
+    return;
+  }
+  if (replies_.encoder().fragments(request)) {
+    const uint64_t end = request.offset + request.length;
+    const uint64_t sent_to = SendCachedFragments(request, request.offset);
+    if (sent_to == end) return;
+    Request rest = request;
+    rest.offset = sent_to;
+    rest.length = end - sent_to;
+    StartTask(rest);
+    return;
+  }
+  // Once the header of the one chunk is out, all replies behind it wait for its
+  // last byte; so it must be certain that none of them has to be read first.
+  if (target_.IsCached(request.offset, request.length)) {
+    const Extent all = {request.length, false};
+    SendOneChunk(request, absl::MakeConstSpan(&all, 1));
+  } else {
+    StartTask(request);
+  }
+}
+
+uint64_t Transmission::SendCachedFragments(const Request& request,
+                                           uint64_t offset) {
+  const uint64_t end = request.offset + request.length;
+  while (offset < end) {
+    const size_t piece = std::min<uint64_t>(end - offset, kPieceBytes);
+    char* data = replies_.ReserveData(piece);
+    if (target_.ReadCached(offset, {data, piece}) != piece) break;
+    replies_.CommitData(request, offset, piece, offset + piece == end);
+    offset += piece;
+  }
+  return offset;
+}
+
+void Transmission::StartTask(const Request& request,
+                             absl::optional<absl::Span<const char>> payload) {
+  auto task = std::make_unique<Task>();
+  task->request = request;
+  task->report_holes = replies_.encoder().fragments(request);
+  if (payload.has_value()) {
+    task->carries_payload = true;
+    task->data = std::make_unique_for_overwrite<char[]>(payload->size());
+    std::memcpy(task->data.get(), payload->data(), payload->size());
+  }
+  workers_.Start(std::move(task));
+}
+
+// ---- Results ----
+
+void Transmission::HandleFinished() {
+  if (workers_.pending() == 0) return;
+  for (const std::unique_ptr<Task>& task : workers_.TakeFinished()) {
+    if (!aborted_) AnswerTask(*task);
+  }
+}
+
+void Transmission::AnswerTask(const Task& task) {
+  const Request& request = task.request;
+  if (task.error != 0) {
+    Fail(request, task.error,
+         request.type == NBD_CMD_READ ? task.error_offset : request.offset);
+  } else if (request.type == NBD_CMD_READ) {
+    if (task.data != nullptr) {
+      SendCarriedData(task);
+    } else if (task.report_holes) {
+      SendFragments(task);
+    } else {
+      SendOneChunk(request, task.extents);
+    }
+  } else if (request.type == NBD_CMD_BLOCK_STATUS) {
+    const uint64_t limit = request.has(NBD_CMD_FLAG_REQ_ONE)
+                               ? request.length
+                               : std::numeric_limits<uint64_t>::max();
+    replies_.BlockStatus(request, kBaseAllocationId,
+                         Descriptors(task.extents, limit));
+  } else {
+    if (request.type == NBD_CMD_WRITE) {
+      statistics_.bytes_written += request.length;
+    }
+    replies_.Success(request);
+  }
+}
+
+void Transmission::Fail(const Request& request, int error_number,
+                        uint64_t offset) {
+  const std::string sentence = Sentence(request, error_number);
+  // That zeroes can't be had faster than by writing them is an answer.
+  if (error_number != EOPNOTSUPP) LogStorageError(request, error_number);
+  const NbdError error = NbdErrorOf(error_number);
+  if (request.type == NBD_CMD_READ) {
+    replies_.ErrorAt(request, error, sentence, offset);
+  } else {
+    replies_.Error(request, error, sentence);
+  }
+}
+
+void Transmission::LogStorageError(const Request& request, int error_number) {
+  if (++storage_errors_logged_ > kMaxStorageErrorsLogged) return;
+  log_.Error(absl::StrCat(Quoted(target_.path()), ": ",
+                          Sentence(request, error_number),
+                          storage_errors_logged_ == kMaxStorageErrorsLogged
+                              ? "; further errors are only counted"
+                              : ""));
+}
+
+// A read whose bytes came with the task.
+void Transmission::SendCarriedData(const Task& task) {
+  const Request& request = task.request;
+  const auto length = static_cast<size_t>(request.length);
+  if (!task.report_holes) {
+    replies_.Data(request, request.offset, {task.data.get(), length},
+                  /*done=*/true);
+    return;
+  }
+  size_t position = 0;
+  for (const Extent& extent : task.extents) {
+    const auto bytes = static_cast<size_t>(extent.length_bytes);
+    const uint64_t offset = request.offset + position;
+    const bool done = position + bytes == length;
+    if (extent.hole) {
+      replies_.Hole(request, offset, bytes, done);
+    } else {
+      replies_.Data(request, offset, {task.data.get() + position, bytes}, done);
+    }
+    position += bytes;
+  }
+}
+
+// A longer read, in content chunks; its data has just been read into the page
+// cache. Should some of it be gone again, reading it here holds up what is
+// behind it, which is better than to read in circles.
+void Transmission::SendFragments(const Task& task) {
+  const Request& request = task.request;
+  const uint64_t end = request.offset + request.length;
+  uint64_t offset = request.offset;
+  for (const Extent& extent : task.extents) {
+    const uint64_t extent_end = offset + extent.length_bytes;
+    if (extent.hole) {
+      replies_.Hole(request, offset, extent.length_bytes, extent_end == end);
+      offset = extent_end;
+    }
+    while (offset < extent_end) {
+      const size_t piece = std::min<uint64_t>(extent_end - offset, kPieceBytes);
+      char* data = replies_.ReserveData(piece);
+      size_t good = 0;
+      if (const int error = target_.Read(offset, {data, piece}, &good)) {
+        Fail(request, error, offset + good);
+        return;
+      }
+      replies_.CommitData(request, offset, piece, offset + piece == end);
+      offset += piece;
+    }
+  }
+}
+
+// A longer read in one content chunk, or as a simple reply.
+void Transmission::SendOneChunk(const Request& request,
+                                absl::Span<const Extent> extents) {
+  replies_.BeginData(request);
+  uint64_t offset = request.offset;
+  int error = 0;
+  uint64_t error_offset = 0;
+  for (const Extent& extent : extents) {
+    const uint64_t extent_end = offset + extent.length_bytes;
+    while (offset < extent_end) {
+      const size_t piece = std::min<uint64_t>(extent_end - offset, kPieceBytes);
+      char* data = replies_.ReservePiece(piece);
+      size_t good = 0;
+      if (error == 0 && !extent.hole) {
+        error = target_.Read(offset, {data, piece}, &good);
+        error_offset = offset + good;
+      }
+      if (error != 0 && !replies_.encoder().reports_late_errors()) {
+        // "If an error occurs while reading after the server has already sent
+        // out the reply header ..., the server MUST immediately initiate a hard
+        // disconnect" (NBD_CMD_READ, simple replies).
+        LogStorageError(request, error);
+        aborted_ = true;
+        End(ExitStatus::kSystem, "a read failed in the middle of its reply");
+        return;
+      }
+      // "it MUST use padding bytes which SHOULD be zero" (structured replies).
+      if (error != 0 || extent.hole) std::memset(data + good, 0, piece - good);
+      replies_.CommitPiece(piece);
+      offset += piece;
+    }
+  }
+  if (error != 0) {
+    Fail(request, error, error_offset);
+  } else {
+    replies_.EndData(request);
+  }
+}
+
+}  // namespace nbdinetd

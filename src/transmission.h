@@ -1,0 +1,102 @@
+// The transmission phase: requests in, replies out, until the connection ends.
+//
+// One loop: carry out every request that has been received, send the replies
+// together, take what the workers have finished, and only then wait. What the
+// page cache can answer is answered inline; what may have to wait for the
+// storage goes to the workers, and its reply comes when it comes.
+//
+// Invariant: between two turns of the loop the output buffer is empty, and the
+// input begins with a request's header, or with more of the payload of the one
+// write that is under way. Threads: one, beside the workers.
+#ifndef NBDINETD_TRANSMISSION_H_
+#define NBDINETD_TRANSMISSION_H_
+
+#include <memory>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "absl/types/span.h"
+#include "base/exit_status.h"
+#include "base/log.h"
+#include "engine/task.h"
+#include "engine/workers.h"
+#include "negotiation.h"
+#include "reply_sender.h"
+#include "stream/channel.h"
+
+namespace nbdinetd {
+
+class Transmission {
+ public:
+  // All borrowed. `statistics` is kept up to date.
+  Transmission(Channel& channel, const Negotiated& negotiated, const Log& log,
+               Statistics& statistics);
+
+  // Serves until the client disconnects, breaks the protocol or vanishes, or a
+  // shutdown is requested; every request that was accepted has been carried
+  // out by then. Called once.
+  Ending Run();
+
+ private:
+  // A write whose payload has not been consumed to its end.
+  struct PendingWrite {
+    Request request;
+    uint64_t consumed = 0;  // bytes of the payload
+    // The answer is known, and the rest of the payload only read away.
+    NbdError error = NBD_SUCCESS;
+    std::string sentence;
+  };
+
+  // Requests.
+  void OnInput();
+  void HandleInput();
+  bool HandleHeader();
+  bool ContinueWrite(PendingWrite& write);
+  bool WriteWhole(PendingWrite& write);
+  bool WritePiece(PendingWrite& write);
+  void FinishWrite(const PendingWrite& write);
+  void StartRead(const Request& request);
+  void StartTask(const Request& request,
+                 absl::optional<absl::Span<const char>> payload = {});
+  // Answers the read from `offset` to its end in content chunks as far as the
+  // page cache has it; the first byte that it hasn't.
+  uint64_t SendCachedFragments(const Request& request, uint64_t offset);
+
+  // Results.
+  void HandleFinished();
+  void AnswerTask(const Task& task);
+  void SendCarriedData(const Task& task);
+  void SendFragments(const Task& task);
+  void SendOneChunk(const Request& request, absl::Span<const Extent> extents);
+  // Tells the client, and the log, what the storage said.
+  void Fail(const Request& request, int error_number, uint64_t offset);
+  void LogStorageError(const Request& request, int error_number);
+
+  // The end.
+  void End(ExitStatus status, std::string reason);
+  bool Over() const;
+  Ending Finish();
+
+  Channel& channel_;
+  const Negotiated& negotiated_;
+  Export& target_;
+  const Log& log_;
+  Statistics& statistics_;
+  ReplySender replies_;
+  Workers workers_;
+  absl::optional<PendingWrite> write_;
+  // Once set nothing more is received; the workers' results are still sent.
+  absl::optional<Ending> ending_;
+  // Replies must not be sent any more (a read failed in the middle of a simple
+  // reply).
+  bool aborted_ = false;
+  absl::Time deadline_ = absl::InfiniteFuture();
+  absl::Time shutdown_limit_ = absl::InfiniteFuture();
+  int storage_errors_logged_ = 0;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_TRANSMISSION_H_
