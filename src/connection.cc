@@ -1,0 +1,115 @@
+#include "connection.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <memory>
+#include <string>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "base/errors.h"
+#include "negotiation.h"
+#include "stream/channel.h"
+#include "stream/stream.h"
+#include "transmission.h"
+
+namespace nbdinetd {
+namespace {
+
+// "If TCP sockets are used, both the client and server SHOULD disable Nagle's
+// algorithm" ("Protocol phases"). Keepalive ends a process whose client's
+// machine is gone. On other sockets these fail, and there is no need of them.
+void PrepareSocket(int fd) {
+  const int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+}
+
+std::unique_ptr<Stream> MakeStream(Connection& connection) {
+  if (connection.output.valid()) {
+    return std::make_unique<PipeStream>(std::move(connection.input),
+                                        std::move(connection.output));
+  }
+  PrepareSocket(connection.input.get());
+  return std::make_unique<SocketStream>(std::move(connection.input));
+}
+
+void LogStart(Log& log, const std::string& peer, const Negotiated& negotiated) {
+  const Export& target = *negotiated.target;
+  log.SetField("NBD_EXPORT", negotiated.export_name);
+  log.Write(
+      Priority::kInfo,
+      absl::StrCat("serving export ", Quoted(negotiated.export_name), " to ",
+                   peer, ": ", Quoted(target.path()), ", ",
+                   target.facts().size_bytes, " bytes, ",
+                   target.facts().read_only ? "read-only" : "read-write", ", ",
+                   negotiated.style == ReplyStyle::kSimple ? "simple"
+                                                           : "structured",
+                   " replies"));
+}
+
+Priority PriorityOf(ExitStatus status) {
+  switch (status) {
+    case ExitStatus::kOk:
+      return Priority::kInfo;
+    case ExitStatus::kProtocol:
+      return Priority::kWarning;
+    default:
+      return Priority::kError;
+  }
+}
+
+void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
+            const Statistics& statistics, absl::Duration duration) {
+  const LogField fields[] = {
+      {"NBD_REQUESTS", absl::StrCat(statistics.requests)},
+      {"NBD_BYTES_READ", absl::StrCat(statistics.bytes_read)},
+      {"NBD_BYTES_WRITTEN", absl::StrCat(statistics.bytes_written)},
+      {"NBD_ERRORS", absl::StrCat(statistics.errors)},
+      {"NBD_DURATION_USEC", absl::StrCat(absl::ToInt64Microseconds(duration))},
+  };
+  log.Write(
+      PriorityOf(ending.status),
+      absl::StrCat(peer, " ended: ", ending.reason, "; ", statistics.requests,
+                   " requests, ", statistics.bytes_read, " bytes read, ",
+                   statistics.bytes_written, " bytes written, ",
+                   statistics.errors, " errors, in ",
+                   absl::FormatDuration(
+                       absl::Trunc(duration, absl::Milliseconds(1)))),
+      fields);
+}
+
+Ending Serve(Channel& channel, const std::string& peer, const Catalog& catalog,
+             Log& log, Statistics& statistics) {
+  std::variant<Negotiated, Ending> outcome =
+      Negotiation(channel, catalog, log).Run();
+  if (Ending* ending = std::get_if<Ending>(&outcome)) {
+    return std::move(*ending);
+  }
+  const Negotiated& negotiated = std::get<Negotiated>(outcome);
+  LogStart(log, peer, negotiated);
+  return Transmission(channel, negotiated, log, statistics).Run();
+}
+
+}  // namespace
+
+ExitStatus ServeConnection(Connection connection, const Catalog& catalog,
+                           const ShutdownSignal& shutdown, Log& log) {
+  const absl::Time start = absl::Now();
+  const std::string peer = connection.peer;
+  log.SetField("NBD_PEER", peer);
+  Statistics statistics;
+  Ending ending;
+  {
+    Channel channel(MakeStream(connection), shutdown.fd());
+    ending = Serve(channel, peer, catalog, log, statistics);
+  }
+  LogEnd(log, peer, ending, statistics, absl::Now() - start);
+  return ending.status;
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,37 @@
+// The command line.
+#ifndef NBDINETD_OPTIONS_H_
+#define NBDINETD_OPTIONS_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+#include "base/log.h"
+
+namespace nbdinetd {
+
+struct Options {
+  std::string file;  // empty when none was given
+  bool read_only = false;
+  absl::optional<std::string> export_name;
+  std::string description;
+  bool single = false;
+  bool check = false;
+  bool version = false;
+  bool help = false;
+  absl::optional<LogDestination> log;
+  bool verbose = false;
+};
+
+// Parses in the manner of GNU getopt_long. InvalidArgument says what is wrong;
+// `*options` then still holds all that could be understood, since where an
+// error may be told depends on it. Prints nothing.
+absl::Status ParseOptions(int argc, char** argv, Options* options);
+
+// The text of --help, with its last newline.
+absl::string_view HelpText();
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_OPTIONS_H_
