@@ -29,6 +29,14 @@ constexpr uint64_t kPageBytes = 4096;
 // A status descriptor's length has 32 bits, and should be a multiple of 512.
 constexpr uint64_t kMaxDescriptorLength = 0xfffffe00;
 
+// The length of the content chunk that starts at `offset` of a read that goes to
+// `end`. "the server SHOULD use chunks with lengths and offsets as an integer
+// multiple of 512 bytes" (NBD_CMD_READ, structured replies): an unaligned read
+// is aligned from its second chunk on.
+size_t ChunkLength(uint64_t offset, uint64_t end) {
+  return std::min<uint64_t>(end - offset, kPieceBytes - offset % 512);
+}
+
 // "read of 4096 bytes at offset 8192 failed: Input/output error".
 std::string Sentence(const Request& request, int error_number) {
   const absl::string_view reason =
@@ -310,7 +318,7 @@ uint64_t Transmission::SendCachedFragments(const Request& request,
                                            uint64_t offset) {
   const uint64_t end = request.offset + request.length;
   while (offset < end) {
-    const size_t piece = std::min<uint64_t>(end - offset, kPieceBytes);
+    const size_t piece = ChunkLength(offset, end);
     char* data = replies_.ReserveData(piece);
     if (target_.ReadCached(offset, {data, piece}) != piece) break;
     replies_.CommitData(request, offset, piece, offset + piece == end);
@@ -427,7 +435,7 @@ void Transmission::SendFragments(const Task& task) {
       offset = extent_end;
     }
     while (offset < extent_end) {
-      const size_t piece = std::min<uint64_t>(extent_end - offset, kPieceBytes);
+      const size_t piece = ChunkLength(offset, extent_end);
       char* data = replies_.ReserveData(piece);
       size_t good = 0;
       if (const int error = target_.Read(offset, {data, piece}, &good)) {

@@ -1,4 +1,8 @@
-# The tests, all speaking TAP, run by 'make check'. See tests/README.md.
+# The tests, all speaking TAP, run by 'make check'.
+#
+# A program's source is the file of its name with .cc. tests/**/foo_test.cc
+# tests src/**/foo.cc; the others are named by what they prove, and drive the
+# real program.
 
 AM_TESTS_ENVIRONMENT = \
 	NBDINETD='$(abs_top_builddir)/src/nbdinetd'; export NBDINETD; \
@@ -13,18 +17,80 @@ LOG_DRIVER = env AM_TAP_AWK='$(AWK)' $(SHELL) \
 PY_LOG_DRIVER = $(LOG_DRIVER)
 PY_LOG_COMPILER = /usr/bin/python3
 
-TESTS = $(check_PROGRAMS_TESTS) $(python_tests)
-check_PROGRAMS = $(check_PROGRAMS_TESTS)
-check_PROGRAMS_TESTS =
+AM_DEFAULT_SOURCE_EXT = .cc
+AM_CPPFLAGS += -I$(top_srcdir)/tests $(GTEST_CFLAGS)
 
-python_tests =
-EXTRA_DIST += $(python_tests)
+# Of one room each, on bytes.
+unit_tests = \
+	tests/base/errors_test \
+	tests/base/log_test \
+	tests/base/utf8_test \
+	tests/engine/task_test \
+	tests/engine/workers_test \
+	tests/export/catalog_test \
+	tests/export/export_test \
+	tests/negotiation_test \
+	tests/options_test \
+	tests/protocol/nbd_error_test \
+	tests/protocol/option_test \
+	tests/protocol/reply_test \
+	tests/protocol/request_test \
+	tests/protocol/wire_test \
+	tests/reply_sender_test \
+	tests/stream/channel_test
+
+# Of the real program, over a socket pair.
+protocol_tests = \
+	tests/handshake_test \
+	tests/shutdown_test \
+	tests/stream_test \
+	tests/transmission_test
+
+# Of the real program with clients, superservers and faults.
+python_tests = \
+	tests/activation_test.py \
+	tests/architecture_test.py \
+	tests/clients_test.py \
+	tests/faults_test.py \
+	tests/superservers_test.py \
+	tests/systemd_test.py
+
+check_PROGRAMS =
+check_LIBRARIES =
+TESTS = $(python_tests)
 
 if HAVE_GTEST
-# Of a room's code, on bytes.
-unit_tests =
-check_PROGRAMS_TESTS += $(unit_tests)
+check_LIBRARIES += tests/support/libsupport.a
+check_PROGRAMS += $(unit_tests) $(protocol_tests)
+TESTS += $(unit_tests) $(protocol_tests)
+if HAVE_LIBNBD
+check_PROGRAMS += tests/libnbd_test
+TESTS += tests/libnbd_test
+endif
+endif
+if HAVE_FUSE3
+check_PROGRAMS += tests/support/eio_fs
 endif
 
-# Processes of a test live no longer than it, but a Makefile can't know that.
+# Its own constants and parsers, so that it can't share a mistake with src/.
+tests_support_libsupport_a_SOURCES = \
+	tests/support/image.cc tests/support/image.h \
+	tests/support/peer.cc tests/support/peer.h \
+	tests/support/server_process.cc tests/support/server_process.h \
+	tests/support/session.cc tests/support/session.h \
+	tests/support/tap_main.cc \
+	tests/support/wire.cc tests/support/wire.h
+
+LDADD = tests/support/libsupport.a src/libnbdinetd.a $(GTEST_LIBS) \
+	$(ABSL_LIBS) $(SYSTEMD_LIBS)
+tests_libnbd_test_LDADD = $(LDADD) $(LIBNBD_LIBS)
+tests_support_eio_fs_SOURCES = tests/support/eio_fs.c
+tests_support_eio_fs_CFLAGS = $(AM_CFLAGS) $(FUSE3_CFLAGS)
+tests_support_eio_fs_LDADD = $(FUSE3_LIBS)
+
+EXTRA_DIST += $(python_tests) tests/conformance.md \
+	tests/support/clients.py tests/support/faults.py \
+	tests/support/harness.py tests/support/nbd_client.py \
+	tests/support/private_systemd.py
+
 check-local: all

@@ -92,6 +92,7 @@ int BlockDeviceExport::Unmap(Range whole) {
 
 int BlockDeviceExport::Zero(uint64_t offset, uint64_t length, Hole hole,
                             Speed speed) {
+  if (length == 0) return 0;
   const Range whole = WholeBlocks(offset, length);
   int error = EOPNOTSUPP;
   if (whole.length != 0) {
