@@ -79,7 +79,7 @@ void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
                    statistics.bytes_written, " bytes written, ",
                    statistics.errors, " errors, in ",
                    absl::FormatDuration(
-                       absl::Trunc(duration, absl::Milliseconds(1)))),
+                       absl::Trunc(duration, absl::Microseconds(1)))),
       fields);
 }
 
@@ -101,7 +101,6 @@ ExitStatus ServeConnection(Connection connection, const Catalog& catalog,
                            const ShutdownSignal& shutdown, Log& log) {
   const absl::Time start = absl::Now();
   const std::string peer = connection.peer;
-  log.SetField("NBD_PEER", peer);
   Statistics statistics;
   Ending ending;
   {

@@ -46,8 +46,10 @@ absl::StatusOr<Catalog> OpenCatalog(const Options& options, const Log& log) {
   return Catalog(*std::move(opened), options.export_name, options.description);
 }
 
-ExitStatus Check(const Options& options, const Catalog& catalog) {
-  const Export::Facts& facts = catalog.Find("")->facts();
+ExitStatus Check(const Options& options, const Log& log) {
+  const absl::StatusOr<Catalog> catalog = OpenCatalog(options, log);
+  if (!catalog.ok()) return Fail(log, catalog.status());
+  const Export::Facts& facts = catalog->Find("")->facts();
   Print(absl::StrCat(
       "would serve ", Quoted(options.file), ": ", facts.size_bytes, " bytes, ",
       facts.read_only ? "read-only" : "read-write", ", under ",
@@ -69,17 +71,19 @@ ExitStatus Main(int argc, char** argv) {
     Print(options.help ? HelpText() : "nbdinetd " PACKAGE_VERSION "\n");
     return ExitStatus::kOk;
   }
+  if (options.check) return Check(options, log);
   if (!inherited.status.ok()) return Fail(log, inherited.status);
-  if (!inherited.connection.has_value() && !options.check) {
+  if (!inherited.connection.has_value()) {
     return Fail(log, absl::InvalidArgumentError(
                          "no client: start it from a systemd .socket unit with "
                          "Accept=yes, from xinetd or inetd, or over ssh with "
                          "--single"));
   }
 
+  // From here on every message says whom it is about.
+  log.SetField("NBD_PEER", inherited.connection->peer);
   absl::StatusOr<Catalog> catalog = OpenCatalog(options, log);
   if (!catalog.ok()) return Fail(log, catalog.status());
-  if (options.check) return Check(options, *catalog);
 
   signal(SIGPIPE, SIG_IGN);
   absl::StatusOr<ShutdownSignal> shutdown = ShutdownSignal::Create();

@@ -1,0 +1,22 @@
+// An export without a file, for tests of what only asks it for its facts, or that want to decide
+// how its trims and zeroings go.
+
+#ifndef NBDINETD_TESTS_SUPPORT_FAKE_EXPORT_H_
+#define NBDINETD_TESTS_SUPPORT_FAKE_EXPORT_H_
+
+#include "export/export.h"
+
+namespace nbdtest {
+
+class FakeExport : public nbdinetd::Export {
+ public:
+  explicit FakeExport(Facts facts)
+      : Export("/no/such/file", nbdinetd::UniqueFd(), facts, /*may_have_holes=*/false) {}
+
+  int Trim(uint64_t, uint64_t) override { return 0; }
+  int Zero(uint64_t, uint64_t, Hole, Speed) override { return 0; }
+};
+
+}  // namespace nbdtest
+
+#endif  // NBDINETD_TESTS_SUPPORT_FAKE_EXPORT_H_

@@ -1,0 +1,169 @@
+// A peer in memory, for tests of what lies above the stream: no socket, and every short read,
+// short write and error happens when the test says so.
+
+#ifndef NBDINETD_TESTS_SUPPORT_MEMORY_STREAM_H_
+#define NBDINETD_TESTS_SUPPORT_MEMORY_STREAM_H_
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "stream/stream.h"
+
+namespace nbdtest {
+
+// Something that poll() finds readable or not, as the test wishes.
+class Event {
+ public:
+  Event() : fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    if (fd_ < 0) throw std::runtime_error("no eventfd to be had");
+  }
+  ~Event() { close(fd_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  int fd() const { return fd_; }
+  void Set() { eventfd_write(fd_, 1); }
+  void Clear() {
+    eventfd_t ignored;
+    eventfd_read(fd_, &ignored);
+  }
+
+ private:
+  int fd_;
+};
+
+// Whether poll() finds the descriptor readable at this moment.
+inline bool IsReadable(int fd) {
+  pollfd entry = {fd, POLLIN, 0};
+  return poll(&entry, 1, 0) == 1;
+}
+
+// The client's side of a MemoryStream. It belongs to the test, since the stream belongs to the
+// channel, and has to outlive both.
+class MemoryPeer {
+ public:
+  // The bytes are there for the server to read; they join what it has not read yet.
+  void Send(std::string_view bytes) {
+    to_server_.append(bytes);
+    Signal();
+  }
+  // Behind what has been sent comes the end of the stream.
+  void Close() { EndWith(0); }
+  // Behind what has been sent the connection fails.
+  void Reset() { EndWith(-ECONNRESET); }
+
+  // What the server has written, and no call returns twice.
+  std::string Receive() { return std::exchange(from_server_, ""); }
+  size_t unread() const { return to_server_.size(); }
+  // How many write calls it took.
+  size_t writes() const { return writes_; }
+
+  // No read or write moves more bytes than this.
+  void LimitReads(size_t bytes) { read_limit_ = bytes; }
+  void LimitWrites(size_t bytes) { write_limit_ = bytes; }
+  // The next writes return these errors (as negated errno) before one succeeds.
+  void FailWrites(std::vector<int> errors) { write_errors_ = std::move(errors); }
+  // Once the server has written so many bytes it gets the error, for good.
+  void BreakAfter(size_t bytes, int error) {
+    bytes_until_broken_ = bytes;
+    broken_error_ = error;
+  }
+  // A full send buffer: writes are refused, and poll() finds no room.
+  void Stall() { stalled_ = true; }
+
+ private:
+  friend class MemoryStream;
+
+  void EndWith(ssize_t result) {
+    ended_ = true;
+    end_result_ = result;
+    Signal();
+  }
+  void Signal() {
+    readable_.Clear();
+    if (!to_server_.empty() || ended_) readable_.Set();
+  }
+
+  ssize_t Read(char* out, size_t size) {
+    if (to_server_.empty()) return ended_ ? end_result_ : -EAGAIN;
+    const size_t n = std::min({size, read_limit_, to_server_.size()});
+    std::memcpy(out, to_server_.data(), n);
+    to_server_.erase(0, n);
+    Signal();
+    return static_cast<ssize_t>(n);
+  }
+
+  ssize_t Write(const iovec* pieces, size_t count) {
+    ++writes_;
+    if (stalled_) return -EAGAIN;
+    if (!write_errors_.empty()) {
+      const int error = write_errors_.front();
+      write_errors_.erase(write_errors_.begin());
+      return error;
+    }
+    if (broken_error_ != 0 && bytes_until_broken_ == 0) return broken_error_;
+    size_t room = write_limit_;
+    if (broken_error_ != 0) room = std::min(room, bytes_until_broken_);
+    size_t written = 0;
+    for (size_t i = 0; i < count && room > 0; ++i) {
+      const size_t n = std::min(room, pieces[i].iov_len);
+      from_server_.append(static_cast<const char*>(pieces[i].iov_base), n);
+      written += n;
+      room -= n;
+    }
+    if (broken_error_ != 0) bytes_until_broken_ -= written;
+    return static_cast<ssize_t>(written);
+  }
+
+  std::string to_server_;
+  std::string from_server_;
+  bool ended_ = false;
+  ssize_t end_result_ = 0;
+  size_t read_limit_ = SIZE_MAX;
+  size_t write_limit_ = SIZE_MAX;
+  std::vector<int> write_errors_;
+  size_t bytes_until_broken_ = 0;
+  int broken_error_ = 0;
+  bool stalled_ = false;
+  size_t writes_ = 0;
+  Event readable_;
+  Event writable_;   // an eventfd has room unless it is at its limit
+  Event unwritable_;
+};
+
+class MemoryStream : public nbdinetd::Stream {
+ public:
+  explicit MemoryStream(MemoryPeer& peer) : peer_(peer) {
+    // At this count one more would overflow, so that poll() finds no room.
+    eventfd_write(peer_.unwritable_.fd(), UINT64_MAX - 1);
+  }
+  ssize_t Read(absl::Span<char> buffer) override {
+    return peer_.Read(buffer.data(), buffer.size());
+  }
+  ssize_t Write(absl::Span<const iovec> pieces) override {
+    return peer_.Write(pieces.data(), pieces.size());
+  }
+  int input_fd() const override { return peer_.readable_.fd(); }
+  int output_fd() const override {
+    return peer_.stalled_ ? peer_.unwritable_.fd() : peer_.writable_.fd();
+  }
+
+ private:
+  MemoryPeer& peer_;
+};
+
+}  // namespace nbdtest
+
+#endif  // NBDINETD_TESTS_SUPPORT_MEMORY_STREAM_H_
