@@ -85,7 +85,10 @@ ExitStatus Main(int argc, char** argv) {
   absl::StatusOr<Catalog> catalog = OpenCatalog(options, log);
   if (!catalog.ok()) return Fail(log, catalog.status());
 
+  // A peer that is gone, and a limit on file sizes, are answers, no reasons to
+  // die.
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
   absl::StatusOr<ShutdownSignal> shutdown = ShutdownSignal::Create();
   if (!shutdown.ok()) return Fail(log, shutdown.status());
   return ServeConnection(*std::move(inherited.connection), *catalog, *shutdown,

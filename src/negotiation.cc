@@ -144,6 +144,11 @@ bool Negotiation::HandleOption(const OptionHeader& header) {
                             rule != nullptr ? rule->name : "unknown", " (",
                             header.option, "), ", header.length, " bytes"));
   }
+  if (header.option == NBD_OPT_SET_META_CONTEXT) {
+    // "replaces all previously-set metadata contexts (including when this
+    // command fails)", whatever it fails by.
+    base_allocation_for_.reset();
+  }
   const bool too_long =
       rule != nullptr && header.length > rule->max_payload_bytes;
 
@@ -367,9 +372,6 @@ void Negotiation::OnListMetaContext(absl::string_view payload,
 
 void Negotiation::OnSetMetaContext(absl::string_view payload,
                                    OptionReplies& replies) {
-  // "replaces all previously-set metadata contexts (including when this
-  // command fails)".
-  base_allocation_for_.reset();
   AnswerMetaContext(payload, NBD_OPT_SET_META_CONTEXT, replies);
 }
 

@@ -26,6 +26,10 @@ constexpr int kMaxStorageErrorsLogged = 10;
 constexpr size_t kMinWritePiece = 64 << 10;
 constexpr uint64_t kPageBytes = 4096;
 
+// From this length on it is worth to ask for the holes of a read that isn't all
+// in the page cache. Below, their zeroes are sent.
+constexpr uint64_t kMinSparseRead = 64 << 10;
+
 // A status descriptor's length has 32 bits, and should be a multiple of 512.
 constexpr uint64_t kMaxDescriptorLength = 0xfffffe00;
 
@@ -224,7 +228,7 @@ bool Transmission::WriteWhole(PendingWrite& write) {
   // Durability waits for the storage, and so does a write to a part of a page
   // that has to be read first.
   if (request.has(NBD_CMD_FLAG_FUA) ||
-      target_.WriteWouldRead(request.offset, request.length)) {
+      target_.WriteWouldWait(request.offset, request.length)) {
     StartTask(request, payload);
     channel_.Consume(length);
     write_.reset();
@@ -282,6 +286,13 @@ void Transmission::FinishWrite(const PendingWrite& write) {
 void Transmission::StartRead(const Request& request) {
   if (request.length == 0) {
     replies_.Success(request);
+    return;
+  }
+  // The page cache fills itself with a hole's zeroes for whoever reads it; only
+  // the workers ask whether there is one.
+  if (request.length >= kMinSparseRead && target_.may_have_holes() &&
+      !target_.IsCached(request.offset, request.length)) {
+    StartTask(request);
     return;
   }
   if (request.length <= kPieceBytes) {

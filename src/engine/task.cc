@@ -64,11 +64,11 @@ int RunRead(Export& target, Task& task) {
   const Request& request = task.request;
   task.error_offset = request.offset;
   std::vector<Extent> found;
-  if (target.may_have_holes()) {
-    if (const int error = target.Extents(request.offset, request.length,
-                                         kMaxReadExtents, &found)) {
-      return error;
-    }
+  // Where the holes are is only worth knowing: if that fails, all is data.
+  if (target.may_have_holes() &&
+      target.Extents(request.offset, request.length, kMaxReadExtents, &found) !=
+          0) {
+    found.clear();
   }
   task.extents = ReadExtents(found, request.length);
   const size_t data_bytes = task.data_bytes();

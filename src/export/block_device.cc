@@ -15,6 +15,8 @@
 namespace nbdinetd {
 namespace {
 
+constexpr uint64_t kPageBytes = 4096;
+
 // An ioctl that takes {offset, length} in bytes; 0 or errno.
 int RangeIoctl(int fd, unsigned long request, uint64_t offset,
                uint64_t length) {
@@ -28,10 +30,10 @@ int RangeIoctl(int fd, unsigned long request, uint64_t offset,
 }  // namespace
 
 BlockDeviceExport::BlockDeviceExport(std::string path, UniqueFd fd, Facts facts,
-                                     uint64_t logical_block_bytes)
+                                     uint64_t command_block_bytes)
     // Block devices know no SEEK_HOLE.
     : Export(std::move(path), std::move(fd), facts, /*may_have_holes=*/false),
-      logical_block_bytes_(logical_block_bytes) {}
+      command_block_bytes_(command_block_bytes) {}
 
 bool BlockDeviceExport::IsReadOnly(int fd) {
   int read_only = 0;
@@ -62,12 +64,13 @@ absl::StatusOr<std::unique_ptr<Export>> BlockDeviceExport::Create(
                                                                : 4096;
   return std::unique_ptr<Export>(
       new BlockDeviceExport(path, std::move(fd), facts,
-                            static_cast<uint64_t>(logical)));
+                            std::max(static_cast<uint64_t>(logical),
+                                     kPageBytes)));
 }
 
 BlockDeviceExport::Range BlockDeviceExport::WholeBlocks(uint64_t offset,
                                                         uint64_t length) const {
-  const uint64_t block = logical_block_bytes_;
+  const uint64_t block = command_block_bytes_;
   const uint64_t begin = (offset + block - 1) / block * block;
   const uint64_t end = (offset + length) / block * block;
   return {begin, end > begin ? end - begin : 0};
@@ -76,8 +79,22 @@ BlockDeviceExport::Range BlockDeviceExport::WholeBlocks(uint64_t offset,
 int BlockDeviceExport::Trim(uint64_t offset, uint64_t length) {
   const Range whole = WholeBlocks(offset, length);
   if (whole.length == 0) return 0;
+  const Busy busy(*this);
   const int error = RangeIoctl(fd(), BLKDISCARD, whole.offset, whole.length);
   return error == EOPNOTSUPP ? 0 : error;
+}
+
+// The kernel drops the range from the page cache before it asks the device,
+// and with it what was written there, even if the device then has no such
+// command and the caller is told that nothing has changed. So what is to
+// survive a refusal is written back first; and a device that has refused once
+// isn't asked again.
+bool BlockDeviceExport::MayZeroFast(uint64_t offset, uint64_t length) {
+  return !refuses_unmap_.load(std::memory_order_relaxed) &&
+         sync_file_range(fd(), static_cast<off_t>(offset),
+                         static_cast<off_t>(length),
+                         SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                             SYNC_FILE_RANGE_WAIT_AFTER) == 0;
 }
 
 int BlockDeviceExport::Unmap(Range whole) {
@@ -85,7 +102,9 @@ int BlockDeviceExport::Unmap(Range whole) {
                    static_cast<off_t>(whole.offset),
                    static_cast<off_t>(whole.length)) != 0) {
     if (errno == EINTR) continue;
-    return errno == EINVAL || errno == ENOSYS ? EOPNOTSUPP : errno;
+    if (errno != EOPNOTSUPP && errno != EINVAL && errno != ENOSYS) return errno;
+    refuses_unmap_.store(true, std::memory_order_relaxed);
+    return EOPNOTSUPP;
   }
   return 0;
 }
@@ -93,13 +112,17 @@ int BlockDeviceExport::Unmap(Range whole) {
 int BlockDeviceExport::Zero(uint64_t offset, uint64_t length, Hole hole,
                             Speed speed) {
   if (length == 0) return 0;
+  if (speed == Speed::kFastOnly && !MayZeroFast(offset, length)) {
+    return EOPNOTSUPP;
+  }
+  const Busy busy(*this);
   const Range whole = WholeBlocks(offset, length);
   int error = EOPNOTSUPP;
   if (whole.length != 0) {
     // Succeeds only where the device zeroes by a command of its own. It may
     // unmap, so that it is no answer to kForbidden; of that none is known to
     // be fast.
-    if (hole == Hole::kAllowed) error = Unmap(whole);
+    if (hole == Hole::kAllowed && !refuses_unmap_) error = Unmap(whole);
     if (error == EOPNOTSUPP && speed == Speed::kAny) {
       error = RangeIoctl(fd(), BLKZEROOUT, whole.offset, whole.length);
     }

@@ -45,6 +45,7 @@ Export::Export(std::string path, UniqueFd fd, Facts facts, bool may_have_holes)
       may_have_holes_(may_have_holes) {}
 
 size_t Export::ReadCached(uint64_t offset, absl::Span<char> out) {
+  if (busy_.load(std::memory_order_relaxed) != 0) return 0;
   const iovec piece = {out.data(), out.size()};
   const auto position = static_cast<off_t>(offset);
   if (reads_nowait_.load(std::memory_order_relaxed)) {
@@ -110,7 +111,8 @@ int Export::Write(uint64_t offset, absl::Span<const char> data, bool durable) {
   return durable ? flush_error_.load(std::memory_order_relaxed) : 0;
 }
 
-bool Export::WriteWouldRead(uint64_t offset, uint64_t length) {
+bool Export::WriteWouldWait(uint64_t offset, uint64_t length) {
+  if (busy_.load(std::memory_order_relaxed) != 0) return true;
   const auto is_cold = [&](uint64_t edge) {
     // A block that begins beyond the end of the file isn't read either, but
     // then there is nothing to wait for.

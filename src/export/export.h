@@ -64,9 +64,10 @@ class Export {
   // Writes all of `data`; with `durable` it is on stable storage when this
   // returns 0.
   int Write(uint64_t offset, absl::Span<const char> data, bool durable);
-  // Whether a write of this range would have to read first (it covers a block
-  // of the page cache in part, and that block isn't in the cache).
-  bool WriteWouldRead(uint64_t offset, uint64_t length);
+  // Whether a write of this range would have to wait for the storage: since it
+  // covers a page in part that isn't in the page cache, and has to be read
+  // first; or since the file is busy (see Busy).
+  bool WriteWouldWait(uint64_t offset, uint64_t length);
 
   // Everything that was written before is on stable storage when this returns
   // 0. Once this, or a durable write, has failed, every later call fails the
@@ -99,6 +100,19 @@ class Export {
               std::vector<Extent>* out);
 
  protected:
+  // While one lives, reads and writes would wait for it in the kernel, also
+  // those that ask not to, so that they had better not run inline.
+  class Busy {
+   public:
+    explicit Busy(Export& target) : target_(target) { ++target_.busy_; }
+    ~Busy() { --target_.busy_; }
+    Busy(const Busy&) = delete;
+    Busy& operator=(const Busy&) = delete;
+
+   private:
+    Export& target_;
+  };
+
   Export(std::string path, UniqueFd fd, Facts facts, bool may_have_holes);
 
   int fd() const { return fd_.get(); }
@@ -116,6 +130,7 @@ class Export {
   // It doesn't, but lives in memory, so that a read never waits.
   std::atomic<bool> lives_in_memory_ = false;
   std::atomic<int> flush_error_ = 0;
+  std::atomic<int> busy_ = 0;
 };
 
 // Opens `path`, read-write unless `read_only`; falls back to read-only when
