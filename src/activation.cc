@@ -275,7 +275,10 @@ Inherited TakeStandardInput(bool single) {
 
 Inherited TakeInherited(bool single) {
   FillStandardDescriptors();
-  const int count = sd_listen_fds(/*unset_environment=*/1);
+  // No descriptors are no activation; sd_listen_fds() calls that an error.
+  const bool none = Environment("LISTEN_FDS") == "0";
+  const int listed = sd_listen_fds(/*unset_environment=*/1);
+  const int count = none ? 0 : listed;
   if (count < 0) {
     Inherited inherited;
     inherited.status = ErrnoStatus(

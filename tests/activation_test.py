@@ -830,11 +830,17 @@ def _(t):
 
 # ------------------------------------------------------------------ asked to leave
 
+def state_of(process):
+    """One letter, as ps has it."""
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0]
+
+
 def while_stopped(process, act, number=signal.SIGTERM):
     """Lets the process find the signal and what act() sends in the same moment."""
+    # All that it was sent so far must be done with: it sleeps until there is something new.
+    wait_until(lambda: state_of(process) == "S", "the process to wait")
     os.kill(process.pid, signal.SIGSTOP)
-    wait_until(lambda: (Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0] == "T"),
-               "the process to stop")
+    wait_until(lambda: state_of(process) == "T", "the process to stop")
     try:
         process.signal(number)
         return act()

@@ -3,7 +3,7 @@
 
 Each test also proves that every process which served one of its connections has ended with
 status 0 and said so in the log: a client that got what it wanted may still have left a server
-that thinks otherwise.
+that thinks otherwise. The file is long because there are many clients; each test stands alone.
 """
 
 import json

@@ -1,6 +1,6 @@
-// The handshake of the real program, over a socket pair: greeting, client flags and every
-// option, well-formed and not. Peer holds the form of each reply against the specification;
-// the tests here say what must be in it.
+// The handshake of the real program, over a socket pair: greeting, client flags
+// and every option, well-formed and not. Peer holds the form of each reply
+// against the specification; the tests here say what must be in it.
 
 #include <gtest/gtest.h>
 
@@ -15,7 +15,8 @@
 
 namespace {
 
-using namespace nbdtest;  // NOLINT: the words of the protocol, in every line of this file.
+using namespace nbdtest;  // NOLINT: the words of the protocol, in every line of
+                          // this file.
 
 constexpr uint64_t kImageSize = 1 << 20;
 
@@ -45,13 +46,15 @@ class Handshake : public testing::Test {
   void ExpectUsable(std::string_view name = {}) {
     Peer& peer = session_->peer();
     peer.Go(name);
-    const Reply reply = peer.Transact({.type = kCmdRead, .offset = 512, .length = 1024});
+    const Reply reply =
+        peer.Transact({.type = kCmdRead, .offset = 512, .length = 1024});
     EXPECT_TRUE(HasError(reply, kNbdOk));
     EXPECT_TRUE(SameBytes(reply.data, Pattern(512, 1024)));
     session_->End();
   }
 
-  // A hard disconnect: not another byte, and the status for a peer that broke the protocol.
+  // A hard disconnect: not another byte, and the status for a peer that broke
+  // the protocol.
   void ExpectHardDisconnect(int status = kExitProtocol) {
     EXPECT_TRUE(SameBytes(session_->peer().ReceiveToEnd(), ""));
     EXPECT_TRUE(ExitedWith(session_->WaitForExit(), status));
@@ -62,10 +65,11 @@ class Handshake : public testing::Test {
   std::optional<Session> session_;
 };
 
-// What the server offers for a writable export, apart from the medium's own nature.
-constexpr uint16_t kWritableFlags = kHasFlags | kSendFlush | kSendFua | kSendTrim |
-                                    kSendWriteZeroes | kCanMultiConn | kSendCache |
-                                    kSendFastZero;
+// What the server offers for a writable export, apart from the medium's own
+// nature.
+constexpr uint16_t kWritableFlags = kHasFlags | kSendFlush | kSendFua |
+                                    kSendTrim | kSendWriteZeroes |
+                                    kCanMultiConn | kSendCache | kSendFastZero;
 
 uint16_t WithoutRotational(uint16_t flags) {
   return static_cast<uint16_t>(flags & ~kRotational);
@@ -90,15 +94,18 @@ TEST_F(Handshake, AMissingFileSendsNoByteToTheClientAndEndsWith66) {
   Session session({image().directory() + "/no-such-file"});
   EXPECT_TRUE(SameBytes(session.peer().ReceiveToEnd(), ""));
   EXPECT_TRUE(ExitedWith(session.WaitForExit(), kExitNoInput));
-  EXPECT_NE(session.WaitForExit().standard_error.find("no-such-file"), std::string::npos);
+  EXPECT_NE(session.WaitForExit().standard_error.find("no-such-file"),
+            std::string::npos);
 }
 
-class ClientFlags : public Handshake, public testing::WithParamInterface<int> {};
+class ClientFlags : public Handshake,
+                    public testing::WithParamInterface<int> {};
 
 TEST_P(ClientFlags, AnUnknownFlagDropsTheConnection) {
   Peer& peer = Start();
   peer.ReceiveGreeting();
-  peer.SendClientFlags(kClientFixedNewstyle | kClientNoZeroes | 1u << GetParam());
+  peer.SendClientFlags(kClientFixedNewstyle | kClientNoZeroes |
+                       1u << GetParam());
   ExpectHardDisconnect();
 }
 
@@ -118,7 +125,8 @@ class ExportName : public Handshake {
     peer.SendOption(kOptExportName, name);
     const Bytes info = peer.Receive(10);
     const Bytes reserved = peer.Receive(reserved_bytes);
-    const Reply reply = peer.Transact({.type = kCmdRead, .offset = 0, .length = 512});
+    const Reply reply =
+        peer.Transact({.type = kCmdRead, .offset = 0, .length = 512});
     EXPECT_TRUE(SameBytes(reply.data, Pattern(0, 512)));
     session().End();
     return {info, reserved};
@@ -134,7 +142,8 @@ TEST_F(ExportName, TellsSizeAndFlagsAnd124ZeroesWithoutNoZeroes) {
 }
 
 TEST_F(ExportName, LeavesTheZeroesOutWithNoZeroes) {
-  const auto [info, reserved] = Choose(kClientFixedNewstyle | kClientNoZeroes, "", 0);
+  const auto [info, reserved] =
+      Choose(kClientFixedNewstyle | kClientNoZeroes, "", 0);
   Reader reader(info);
   EXPECT_EQ(reader.U64(), kImageSize);
   EXPECT_EQ(WithoutRotational(reader.U16()), kWritableFlags);
@@ -151,8 +160,8 @@ TEST_F(ExportName, NoZeroesAloneIsHonouredToo) {
 }
 
 TEST_F(ExportName, AnyNameMeansTheSingleFileWhenNoNameIsConfigured) {
-  const auto [info, reserved] =
-      Choose(kClientFixedNewstyle | kClientNoZeroes, "some disk \xc3\xa4\xe2\x82\xac", 0);
+  const auto [info, reserved] = Choose(kClientFixedNewstyle | kClientNoZeroes,
+                                       "some disk \xc3\xa4\xe2\x82\xac", 0);
   EXPECT_EQ(Reader(info).U64(), kImageSize);
 }
 
@@ -175,13 +184,16 @@ TEST_F(ExportName, AnUnknownNameTerminatesTheSessionWithoutAByte) {
   Peer& peer = StartHaggling({"-e", "disk"});
   peer.SendOption(kOptExportName, "another");
   EXPECT_TRUE(SameBytes(peer.ReceiveToEnd(), ""));
-  // Asking for what is not there breaks no rule, but there is no way to go on either.
-  EXPECT_TRUE(ExitedWithOneOf(session().WaitForExit(), {kExitOk, kExitProtocol}));
+  // Asking for what is not there breaks no rule, but there is no way to go on
+  // either.
+  EXPECT_TRUE(
+      ExitedWithOneOf(session().WaitForExit(), {kExitOk, kExitProtocol}));
 }
 
 TEST_F(ExportName, TheFlagsAreThoseOfNbdInfoExport) {
   Peer& asking = StartHaggling();
-  const OptionAnswer answer = asking.Negotiate(kOptInfo, InfoPayload("", kNoInfos));
+  const OptionAnswer answer =
+      asking.Negotiate(kOptInfo, InfoPayload("", kNoInfos));
   const ExportInfo info = ParseInfo(answer);
   asking.SendOption(kOptExportName, "");
   const Bytes bytes = asking.Receive(10);
@@ -232,9 +244,12 @@ std::vector<BadName> BadNames() {
           {"InLatin1", "K\xe4se"}};
 }
 
-std::string WordOf(const testing::TestParamInfo<BadName>& info) { return info.param.word; }
+std::string WordOf(const testing::TestParamInfo<BadName>& info) {
+  return info.param.word;
+}
 
-class InvalidName : public Handshake, public testing::WithParamInterface<BadName> {};
+class InvalidName : public Handshake,
+                    public testing::WithParamInterface<BadName> {};
 
 TEST_P(InvalidName, InExportNameEndsInAHardDisconnect) {
   Peer& peer = StartHaggling();
@@ -245,8 +260,9 @@ TEST_P(InvalidName, InExportNameEndsInAHardDisconnect) {
 TEST_P(InvalidName, InGoAndInfoIsErrInvalidAndHagglingGoesOn) {
   Peer& peer = StartHaggling();
   for (uint32_t option : {kOptInfo, kOptGo}) {
-    EXPECT_TRUE(HasType(peer.Negotiate(option, InfoPayload(GetParam().name, kNoInfos)),
-                        kRepErrInvalid));
+    EXPECT_TRUE(
+        HasType(peer.Negotiate(option, InfoPayload(GetParam().name, kNoInfos)),
+                kRepErrInvalid));
   }
   ExpectUsable();
 }
@@ -261,12 +277,14 @@ TEST_P(InvalidName, InMetaContextOptionsIsErrInvalidAndHagglingGoesOn) {
   ExpectUsable();
 }
 
-INSTANTIATE_TEST_SUITE_P(Name, InvalidName, testing::ValuesIn(BadNames()), WordOf);
+INSTANTIATE_TEST_SUITE_P(Name, InvalidName, testing::ValuesIn(BadNames()),
+                         WordOf);
 
 TEST_F(Handshake, ANameOfTheGreatestLengthIsAcceptedByInfoAndGo) {
   Peer& peer = StartHaggling();
   const Bytes name(kMaxString, 'n');
-  EXPECT_TRUE(HasType(peer.Negotiate(kOptInfo, InfoPayload(name, kNoInfos)), kRepAck));
+  EXPECT_TRUE(
+      HasType(peer.Negotiate(kOptInfo, InfoPayload(name, kNoInfos)), kRepAck));
   ExpectUsable(name);
 }
 
@@ -296,7 +314,8 @@ TEST_F(Handshake, AClientThatAbortsWithoutWaitingForTheReplyIsNoFault) {
 // -- NBD_OPT_LIST
 
 TEST_F(Handshake, ListNamesTheOneExport) {
-  Peer& peer = StartHaggling({"-e", "disk \xc3\xa4", "--description=A disk for tests"});
+  Peer& peer =
+      StartHaggling({"-e", "disk \xc3\xa4", "--description=A disk for tests"});
   const OptionAnswer answer = peer.Negotiate(kOptList);
   EXPECT_TRUE(HasType(answer, kRepAck));
   const auto exports = ParseList(answer);
@@ -337,7 +356,8 @@ TEST_F(Handshake, ThousandOptionsInARowAreAllAnswered) {
 
 TEST_F(Handshake, InfoTellsSizeAndFlagsOfAWritableExport) {
   Peer& peer = StartHaggling();
-  const OptionAnswer answer = peer.Negotiate(kOptInfo, InfoPayload("", kNoInfos));
+  const OptionAnswer answer =
+      peer.Negotiate(kOptInfo, InfoPayload("", kNoInfos));
   ASSERT_TRUE(HasType(answer, kRepAck));
   const ExportInfo info = ParseInfo(answer);
   EXPECT_EQ(info.size, kImageSize);
@@ -352,15 +372,16 @@ TEST_F(Handshake, AReadOnlyExportSaysSo) {
     EXPECT_NE(info.flags & kReadOnly, 0);
     EXPECT_NE(info.flags & kHasFlags, 0);
     // NBD_FLAG_SEND_FAST_ZERO MUST be 0 without NBD_FLAG_SEND_WRITE_ZEROES.
-    EXPECT_TRUE((info.flags & kSendWriteZeroes) != 0 || (info.flags & kSendFastZero) == 0);
+    EXPECT_TRUE((info.flags & kSendWriteZeroes) != 0 ||
+                (info.flags & kSendFastZero) == 0);
     session().End();
   }
 }
 
 TEST_F(Handshake, EveryInformationTypeIsSentWhenAskedFor) {
   Peer& peer = StartHaggling({"-e", "disk", "--description=A disk for tests"});
-  const std::vector<uint16_t> infos = {kInfoBlockSize, kInfoDescription, kInfoName,
-                                       kInfoExport};
+  const std::vector<uint16_t> infos = {kInfoBlockSize, kInfoDescription,
+                                       kInfoName, kInfoExport};
   const ExportInfo info = peer.Go("", infos);
   EXPECT_EQ(info.size, kImageSize);
   EXPECT_EQ(info.name, "disk");
@@ -371,12 +392,14 @@ TEST_F(Handshake, EveryInformationTypeIsSentWhenAskedFor) {
 
 TEST_F(Handshake, TheBlockSizesKeepTheRulesOfTheSpecification) {
   StartHaggling();
-  const ExportInfo info = session().peer().Go("", std::vector<uint16_t>{kInfoBlockSize});
+  const ExportInfo info =
+      session().peer().Go("", std::vector<uint16_t>{kInfoBlockSize});
   ASSERT_TRUE(info.block_size.has_value());
   EXPECT_EQ(info.block_size->minimum, 1u);
   const uint32_t preferred = info.block_size->preferred;
   EXPECT_GE(preferred, 512u);
-  EXPECT_EQ(preferred & (preferred - 1), 0u) << preferred << " is no power of 2";
+  EXPECT_EQ(preferred & (preferred - 1), 0u)
+      << preferred << " is no power of 2";
   EXPECT_EQ(info.block_size->maximum_payload, kMaxPayload);
   EXPECT_LE(preferred, info.block_size->maximum_payload);
   session().End();
@@ -387,7 +410,8 @@ TEST_F(Handshake, TheNameToldByInfoIsTheNameInTheList) {
   const auto exports = ParseList(peer.Negotiate(kOptList));
   ASSERT_EQ(exports.size(), 1u);
   const std::vector<uint16_t> infos = {kInfoName, kInfoDescription};
-  const ExportInfo info = ParseInfo(peer.Negotiate(kOptInfo, InfoPayload("", infos)));
+  const ExportInfo info =
+      ParseInfo(peer.Negotiate(kOptInfo, InfoPayload("", infos)));
   // May be left out where the client already used the canonical name.
   EXPECT_EQ(info.name.value_or(""), exports[0].first);
   EXPECT_EQ(info.description.value_or(""), exports[0].second);
@@ -397,7 +421,8 @@ TEST_F(Handshake, TheNameToldByInfoIsTheNameInTheList) {
 TEST_F(Handshake, UnknownInformationRequestsAreIgnored) {
   Peer& peer = StartHaggling();
   const std::vector<uint16_t> infos = {4, 5, 0x7fff, 0xffff, kInfoExport};
-  EXPECT_TRUE(HasType(peer.Negotiate(kOptInfo, InfoPayload("", infos)), kRepAck));
+  EXPECT_TRUE(
+      HasType(peer.Negotiate(kOptInfo, InfoPayload("", infos)), kRepAck));
   EXPECT_EQ(peer.Go("", infos).size, kImageSize);
   session().End();
 }
@@ -409,7 +434,8 @@ TEST_F(Handshake, AsManyInformationRequestsAsAnOptionCanCarryAreAccepted) {
     infos.push_back(static_cast<uint16_t>(1000 + infos.size()));
   }
   EXPECT_EQ(InfoPayload("", infos).size(), kMaxOptionPayload);
-  EXPECT_TRUE(HasType(peer.Negotiate(kOptInfo, InfoPayload("", infos)), kRepAck));
+  EXPECT_TRUE(
+      HasType(peer.Negotiate(kOptInfo, InfoPayload("", infos)), kRepAck));
   ExpectUsable();
 }
 
@@ -424,7 +450,8 @@ TEST_F(Handshake, GoGivesTheSameAnswersAsInfo) {
     for (bool structured : {false, true}) {
       Peer& peer = StartHaggling({"--description=text"});
       if (structured) peer.NegotiateStructuredReplies();
-      const OptionAnswer answer = peer.Negotiate(kOptInfo, InfoPayload("name", infos));
+      const OptionAnswer answer =
+          peer.Negotiate(kOptInfo, InfoPayload("name", infos));
       ASSERT_TRUE(HasType(answer, kRepAck));
       EXPECT_EQ(ParseInfo(answer), peer.Go("name", infos));
       session().End();
@@ -435,14 +462,16 @@ TEST_F(Handshake, GoGivesTheSameAnswersAsInfo) {
 TEST_F(Handshake, InfoDoesNotEndHaggling) {
   Peer& peer = StartHaggling();
   for (int i = 0; i < 3; ++i) {
-    EXPECT_TRUE(HasType(peer.Negotiate(kOptInfo, InfoPayload("", kNoInfos)), kRepAck));
+    EXPECT_TRUE(
+        HasType(peer.Negotiate(kOptInfo, InfoPayload("", kNoInfos)), kRepAck));
   }
   EXPECT_TRUE(HasType(peer.Negotiate(kOptList), kRepAck));
   ExpectUsable();
 }
 
 TEST_F(Handshake, AfterGoNoZeroesFollowWhateverTheClientFlagsAre) {
-  for (uint32_t flags : {kClientFixedNewstyle, kClientFixedNewstyle | kClientNoZeroes}) {
+  for (uint32_t flags :
+       {kClientFixedNewstyle, kClientFixedNewstyle | kClientNoZeroes}) {
     Peer& peer = Start();
     peer.ReceiveGreeting();
     peer.SendClientFlags(flags);
@@ -450,12 +479,14 @@ TEST_F(Handshake, AfterGoNoZeroesFollowWhateverTheClientFlagsAre) {
   }
 }
 
-TEST_F(Handshake, AnUnknownExportIsErrUnknownWithoutInformationAndHagglingGoesOn) {
+TEST_F(Handshake,
+       AnUnknownExportIsErrUnknownWithoutInformationAndHagglingGoesOn) {
   Peer& peer = StartHaggling({"-e", "disk"});
   const std::vector<uint16_t> infos = {kInfoName, kInfoBlockSize};
   for (uint32_t option : {kOptInfo, kOptGo, kOptInfo}) {
     for (const char* name : {"another", "dis", "disk2", "Disk"}) {
-      const OptionAnswer answer = peer.Negotiate(option, InfoPayload(name, infos));
+      const OptionAnswer answer =
+          peer.Negotiate(option, InfoPayload(name, infos));
       EXPECT_TRUE(HasType(answer, kRepErrUnknown)) << name;
       EXPECT_TRUE(answer.replies.empty()) << name;
     }
@@ -505,7 +536,8 @@ TEST_F(Handshake, StructuredReplyChangesHowReadsAreAnswered) {
 
 TEST_F(Handshake, StructuredReplyWithDataIsErrInvalidAndNegotiatesNothing) {
   Peer& peer = StartHaggling();
-  EXPECT_TRUE(HasType(peer.Negotiate(kOptStructuredReply, "x"), kRepErrInvalid));
+  EXPECT_TRUE(
+      HasType(peer.Negotiate(kOptStructuredReply, "x"), kRepErrInvalid));
   EXPECT_EQ(peer.Go().flags & kSendDf, 0);
   const Reply reply = peer.Transact({.type = kCmdRead, .length = 4096});
   EXPECT_FALSE(reply.structured);
@@ -525,7 +557,8 @@ TEST_F(Handshake, ASecondStructuredReplyIsErrInvalidAndChangesNothing) {
 
 std::vector<std::string> Names(const OptionAnswer& answer) {
   std::vector<std::string> names;
-  for (const MetaContext& context : ParseMetaContexts(answer)) names.push_back(context.name);
+  for (const MetaContext& context : ParseMetaContexts(answer))
+    names.push_back(context.name);
   return names;
 }
 
@@ -538,9 +571,11 @@ class MetaContexts : public Handshake {
   }
   OptionAnswer Ask(uint32_t option, const std::vector<std::string>& queries,
                    std::string_view name = {}) {
-    return session().peer().Negotiate(option, MetaContextPayload(name, queries));
+    return session().peer().Negotiate(option,
+                                      MetaContextPayload(name, queries));
   }
-  // Enters transmission and says what the server answers to a block status request.
+  // Enters transmission and says what the server answers to a block status
+  // request.
   Reply BlockStatusAfterGo(std::string_view name = {}) {
     session().peer().Go(name);
     return session().peer().Transact({.type = kCmdBlockStatus, .length = 4096});
@@ -573,7 +608,8 @@ TEST_F(MetaContexts, ListTakesTheFullName) {
 
 TEST_F(MetaContexts, AContextThatMatchesSeveralQueriesIsListedOnce) {
   StartStructured();
-  EXPECT_EQ(Names(Ask(kOptListMetaContext, {"base:allocation", "base:", "base:allocation"})),
+  EXPECT_EQ(Names(Ask(kOptListMetaContext,
+                      {"base:allocation", "base:", "base:allocation"})),
             kAllocation);
   ExpectUsable();
 }
@@ -582,7 +618,8 @@ TEST_F(MetaContexts, ListIsAnsweredBeforeStructuredRepliesToo) {
   StartHaggling();
   const OptionAnswer answer = Ask(kOptListMetaContext, {});
   // The specification leaves the server the choice.
-  EXPECT_TRUE(answer.final_type == kRepAck || answer.final_type == kRepErrInvalid);
+  EXPECT_TRUE(answer.final_type == kRepAck ||
+              answer.final_type == kRepErrInvalid);
   if (answer.ok()) {
     EXPECT_EQ(Names(answer), kAllocation);
   }
@@ -598,8 +635,9 @@ TEST_F(MetaContexts, SetSelectsAllocation) {
 
 TEST_F(MetaContexts, SetSelectsAContextOnceHoweverOftenItIsNamed) {
   StartStructured();
-  EXPECT_EQ(Names(Ask(kOptSetMetaContext, {"base:allocation", "base:allocation"})),
-            kAllocation);
+  EXPECT_EQ(
+      Names(Ask(kOptSetMetaContext, {"base:allocation", "base:allocation"})),
+      kAllocation);
   ExpectUsable();
 }
 
@@ -639,29 +677,34 @@ TEST_P(QueryWithoutContext, IsIgnored) {
     const OptionAnswer alone = Ask(option, {GetParam()});
     EXPECT_TRUE(HasType(alone, kRepAck));
     EXPECT_TRUE(alone.replies.empty());
-    EXPECT_EQ(Names(Ask(option, {GetParam(), "base:allocation", GetParam()})), kAllocation);
+    EXPECT_EQ(Names(Ask(option, {GetParam(), "base:allocation", GetParam()})),
+              kAllocation);
   }
   EXPECT_TRUE(HasError(BlockStatusAfterGo(), kNbdOk));
   session().End();
 }
 
 INSTANTIATE_TEST_SUITE_P(Query, QueryWithoutContext,
-                         testing::Values("base:unknown", "base:allocation2", "base:alloc",
-                                         "base:Allocation", "base: allocation",
-                                         "qemu:dirty-bitmap:bitmap0", "qemu:", "x-local:",
-                                         "x-local:thing", "nbd-server:none",
-                                         "x-base:allocation", "Base:allocation",
-                                         "base2:allocation", "bas:allocation"));
+                         testing::Values("base:unknown", "base:allocation2",
+                                         "base:alloc", "base:Allocation",
+                                         "base: allocation",
+                                         "qemu:dirty-bitmap:bitmap0",
+                                         "qemu:", "x-local:", "x-local:thing",
+                                         "nbd-server:none", "x-base:allocation",
+                                         "Base:allocation", "base2:allocation",
+                                         "bas:allocation"));
 
 class QueryWithoutNamespace : public MetaContexts,
-                              public testing::WithParamInterface<const char*> {};
+                              public testing::WithParamInterface<const char*> {
+};
 
 TEST_P(QueryWithoutNamespace, SelectsNothing) {
   StartStructured();
   for (uint32_t option : {kOptListMetaContext, kOptSetMetaContext}) {
     const OptionAnswer answer = Ask(option, {GetParam()});
     // Semantically invalid: to fail it or to ignore it is the server's choice.
-    EXPECT_TRUE(answer.final_type == kRepAck || answer.final_type == kRepErrInvalid)
+    EXPECT_TRUE(answer.final_type == kRepAck ||
+                answer.final_type == kRepErrInvalid)
         << OptionReplyName(answer.final_type);
     EXPECT_TRUE(answer.replies.empty());
   }
@@ -670,7 +713,8 @@ TEST_P(QueryWithoutNamespace, SelectsNothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Query, QueryWithoutNamespace,
-                         testing::Values("", "base", "allocation", ":", ":allocation"));
+                         testing::Values("", "base", "allocation", ":",
+                                         ":allocation"));
 
 TEST_F(MetaContexts, ThousandsOfQueriesAreAnswered) {
   StartStructured();
@@ -678,7 +722,8 @@ TEST_F(MetaContexts, ThousandsOfQueriesAreAnswered) {
     const std::vector<std::string> queries(6000, "x-a:b");
     ASSERT_LE(MetaContextPayload("", queries).size(), kMaxOptionPayload);
     const OptionAnswer answer = Ask(option, queries);
-    EXPECT_TRUE(answer.final_type == kRepAck || answer.final_type == kRepErrTooBig)
+    EXPECT_TRUE(answer.final_type == kRepAck ||
+                answer.final_type == kRepErrTooBig)
         << OptionReplyName(answer.final_type);
     EXPECT_TRUE(answer.replies.empty());
   }
@@ -721,14 +766,17 @@ TEST_F(MetaContexts, ASetThatFailsTakesTheSelectionAwayToo) {
   };
   const std::vector<Failure> failures = {
       {"malformed", "x", kRepErrInvalid},
-      {"unknown export", MetaContextPayload("another", kAllocation), kRepErrUnknown},
+      {"unknown export", MetaContextPayload("another", kAllocation),
+       kRepErrUnknown},
       {"too big", Bytes(kMaxOptionPayload + 1, 'x'), kRepErrTooBig}};
   for (const Failure& failure : failures) {
     Peer& peer = StartStructured({"-e", "disk"});
     EXPECT_EQ(Names(Ask(kOptSetMetaContext, kAllocation, "disk")), kAllocation);
-    EXPECT_TRUE(HasType(peer.Negotiate(kOptSetMetaContext, failure.payload), failure.error))
+    EXPECT_TRUE(HasType(peer.Negotiate(kOptSetMetaContext, failure.payload),
+                        failure.error))
         << failure.word;
-    EXPECT_TRUE(HasError(BlockStatusAfterGo("disk"), kNbdEinval)) << failure.word;
+    EXPECT_TRUE(HasError(BlockStatusAfterGo("disk"), kNbdEinval))
+        << failure.word;
     session().End();
   }
 }
@@ -737,7 +785,8 @@ TEST_F(MetaContexts, ListDoesNotTouchTheSelection) {
   Peer& peer = StartStructured();
   peer.SelectAllocationContext();
   EXPECT_TRUE(HasType(Ask(kOptListMetaContext, {"x-local:"}), kRepAck));
-  EXPECT_TRUE(HasType(peer.Negotiate(kOptListMetaContext, "x"), kRepErrInvalid));
+  EXPECT_TRUE(
+      HasType(peer.Negotiate(kOptListMetaContext, "x"), kRepErrInvalid));
   EXPECT_TRUE(HasError(BlockStatusAfterGo(), kNbdOk));
   session().End();
 }
@@ -765,44 +814,48 @@ TEST_F(Handshake, StartTlsIsErrUnsupAndKeepsWhatWasNegotiated) {
   EXPECT_TRUE(HasType(peer.Negotiate(kOptStartTls), kRepErrUnsup));
   EXPECT_TRUE(HasType(peer.Negotiate(kOptStartTls), kRepErrUnsup));
   peer.Go();
-  EXPECT_TRUE(
-      HasError(peer.Transact({.type = kCmdBlockStatus, .length = 4096}), kNbdOk));
+  EXPECT_TRUE(HasError(peer.Transact({.type = kCmdBlockStatus, .length = 4096}),
+                       kNbdOk));
   session().End();
 }
 
 TEST_F(Handshake, StartTlsWithDataIsAnErrorAndHagglingGoesOn) {
   Peer& peer = StartHaggling();
   const OptionAnswer answer = peer.Negotiate(kOptStartTls, "data");
-  EXPECT_TRUE(answer.final_type == kRepErrInvalid || answer.final_type == kRepErrUnsup)
+  EXPECT_TRUE(answer.final_type == kRepErrInvalid ||
+              answer.final_type == kRepErrUnsup)
       << OptionReplyName(answer.final_type);
   ExpectUsable();
 }
 
 // -- Unknown, oversize and malformed options
 
-class UnknownOption : public Handshake, public testing::WithParamInterface<uint32_t> {};
+class UnknownOption : public Handshake,
+                      public testing::WithParamInterface<uint32_t> {};
 
 TEST_P(UnknownOption, IsErrUnsupWhateverItsPayloadAndTheNextIsUnderstood) {
   Peer& peer = StartHaggling();
   for (size_t size : {0, 1, 100, 65536, 65537, 1 << 20}) {
-    // The payload looks like an option itself: a server that does not skip all of it, or
-    // more than it, falls over the next message.
+    // The payload looks like an option itself: a server that does not skip all
+    // of it, or more than it, falls over the next message.
     Bytes payload;
     while (payload.size() < size) payload += OptionMessage(kOptAbort, "");
     payload.resize(size);
-    EXPECT_TRUE(HasType(peer.Negotiate(GetParam(), payload), kRepErrUnsup)) << size;
+    EXPECT_TRUE(HasType(peer.Negotiate(GetParam(), payload), kRepErrUnsup))
+        << size;
   }
   ExpectUsable();
 }
 
 INSTANTIATE_TEST_SUITE_P(Option, UnknownOption,
-                         testing::Values(0u, kOptPeekExport, kOptExtendedHeaders, 12u, 255u,
-                                         256u, 0x7fffffffu, 0x80000001u, 0xffffffffu),
+                         testing::Values(0u, kOptPeekExport,
+                                         kOptExtendedHeaders, 12u, 255u, 256u,
+                                         0x7fffffffu, 0x80000001u, 0xffffffffu),
                          testing::PrintToStringParamName());
 
-class OversizeOption
-    : public Handshake,
-      public testing::WithParamInterface<std::tuple<std::pair<const char*, uint32_t>, int>> {
+class OversizeOption : public Handshake,
+                       public testing::WithParamInterface<
+                           std::tuple<std::pair<const char*, uint32_t>, int>> {
 };
 
 TEST_P(OversizeOption, IsErrTooBigAndTheNextIsUnderstood) {
@@ -816,16 +869,18 @@ TEST_P(OversizeOption, IsErrTooBigAndTheNextIsUnderstood) {
 
 INSTANTIATE_TEST_SUITE_P(
     Option, OversizeOption,
-    testing::Combine(testing::Values(std::pair("Info", kOptInfo), std::pair("Go", kOptGo),
-                                     std::pair("ListMetaContext", kOptListMetaContext),
-                                     std::pair("SetMetaContext", kOptSetMetaContext)),
-                     testing::Values(1, 1 << 20)),
+    testing::Combine(
+        testing::Values(std::pair("Info", kOptInfo), std::pair("Go", kOptGo),
+                        std::pair("ListMetaContext", kOptListMetaContext),
+                        std::pair("SetMetaContext", kOptSetMetaContext)),
+        testing::Values(1, 1 << 20)),
     [](const auto& tested) {
       return std::string(std::get<0>(tested.param).first) + "By" +
              std::to_string(std::get<1>(tested.param));
     });
 
-TEST_F(Handshake, OversizeDataWithOptionsThatTakeNoneIsAnErrorAndHagglingGoesOn) {
+TEST_F(Handshake,
+       OversizeDataWithOptionsThatTakeNoneIsAnErrorAndHagglingGoesOn) {
   Peer& peer = StartHaggling();
   const Bytes payload(kMaxOptionPayload + 1, 'x');
   for (uint32_t option : {kOptList, kOptStructuredReply, kOptStartTls}) {
@@ -864,14 +919,17 @@ std::vector<Malformed> MalformedInfos() {
       {"CountOneTooMany", u32(4) + "disk" + u16(2) + u16(kInfoName)},
       {"CountWithoutRequests", u32(4) + "disk" + u16(1)},
       {"CountHuge", u32(4) + "disk" + u16(0xffff) + u16(kInfoName)},
-      {"CountOneTooFew", u32(4) + "disk" + u16(1) + u16(kInfoName) + u16(kInfoBlockSize)},
-      {"TrailingRequestWithoutCount", u32(4) + "disk" + u16(0) + u16(kInfoName)},
+      {"CountOneTooFew",
+       u32(4) + "disk" + u16(1) + u16(kInfoName) + u16(kInfoBlockSize)},
+      {"TrailingRequestWithoutCount",
+       u32(4) + "disk" + u16(0) + u16(kInfoName)},
       {"HalfARequest", u32(4) + "disk" + u16(1) + "\1"},
       {"OneTrailingByte", u32(4) + "disk" + u16(1) + u16(kInfoName) + "x"},
   };
 }
 
-class MalformedInfo : public Handshake, public testing::WithParamInterface<Malformed> {};
+class MalformedInfo : public Handshake,
+                      public testing::WithParamInterface<Malformed> {};
 
 TEST_P(MalformedInfo, IsErrInvalidAndHagglingGoesOn) {
   Peer& peer = StartHaggling();
@@ -883,8 +941,8 @@ TEST_P(MalformedInfo, IsErrInvalidAndHagglingGoesOn) {
   ExpectUsable();
 }
 
-INSTANTIATE_TEST_SUITE_P(Payload, MalformedInfo, testing::ValuesIn(MalformedInfos()),
-                         WordOfMalformed);
+INSTANTIATE_TEST_SUITE_P(Payload, MalformedInfo,
+                         testing::ValuesIn(MalformedInfos()), WordOfMalformed);
 
 std::vector<Malformed> MalformedQueries() {
   const auto u32 = [](uint32_t value) { return Writer().U32(value).bytes(); };
@@ -907,28 +965,32 @@ std::vector<Malformed> MalformedQueries() {
       {"CutInTheQueryLength", name + u32(1) + Bytes(3, '\0')},
       {"QueryOneByteTooLong", name + u32(1) + u32(16) + "base:allocation"},
       {"QueryLengthHuge", name + u32(1) + u32(0xffffffff) + "base:allocation"},
-      {"SecondQueryTooLong", name + u32(2) + query + u32(16) + "base:allocation"},
+      {"SecondQueryTooLong",
+       name + u32(2) + query + u32(16) + "base:allocation"},
       {"QueryWithoutCount", name + u32(0) + query},
       {"MoreQueriesThanCounted", name + u32(1) + query + query},
       {"OneTrailingByte", name + u32(1) + query + "x"},
   };
 }
 
-class MalformedQuery : public Handshake, public testing::WithParamInterface<Malformed> {};
+class MalformedQuery : public Handshake,
+                       public testing::WithParamInterface<Malformed> {};
 
 TEST_P(MalformedQuery, IsErrInvalidAndSelectsNothing) {
   Peer& peer = StartHaggling();
   peer.NegotiateStructuredReplies();
   for (uint32_t option : {kOptListMetaContext, kOptSetMetaContext}) {
-    EXPECT_TRUE(HasType(peer.Negotiate(option, GetParam().payload), kRepErrInvalid));
+    EXPECT_TRUE(
+        HasType(peer.Negotiate(option, GetParam().payload), kRepErrInvalid));
   }
   peer.Go("disk");
-  EXPECT_TRUE(
-      HasError(peer.Transact({.type = kCmdBlockStatus, .length = 4096}), kNbdEinval));
+  EXPECT_TRUE(HasError(peer.Transact({.type = kCmdBlockStatus, .length = 4096}),
+                       kNbdEinval));
   session().End();
 }
 
-INSTANTIATE_TEST_SUITE_P(Payload, MalformedQuery, testing::ValuesIn(MalformedQueries()),
+INSTANTIATE_TEST_SUITE_P(Payload, MalformedQuery,
+                         testing::ValuesIn(MalformedQueries()),
                          WordOfMalformed);
 
 TEST_F(Handshake, ALongQueryDoesNoHarm) {
@@ -936,8 +998,10 @@ TEST_F(Handshake, ALongQueryDoesNoHarm) {
     Peer& peer = StartHaggling();
     peer.NegotiateStructuredReplies();
     for (uint32_t option : {kOptListMetaContext, kOptSetMetaContext}) {
-      const std::vector<std::string> queries = {"x-long:" + std::string(length - 7, 'q')};
-      const OptionAnswer answer = peer.Negotiate(option, MetaContextPayload("", queries));
+      const std::vector<std::string> queries = {"x-long:" +
+                                                std::string(length - 7, 'q')};
+      const OptionAnswer answer =
+          peer.Negotiate(option, MetaContextPayload("", queries));
       EXPECT_TRUE(answer.replies.empty());
       EXPECT_TRUE(answer.final_type == kRepAck ||
                   (length > kMaxString && answer.final_type == kRepErrInvalid))
@@ -949,7 +1013,8 @@ TEST_F(Handshake, ALongQueryDoesNoHarm) {
 
 // -- Wrong magic
 
-class WrongOptionMagic : public Handshake, public testing::WithParamInterface<uint64_t> {};
+class WrongOptionMagic : public Handshake,
+                         public testing::WithParamInterface<uint64_t> {};
 
 TEST_P(WrongOptionMagic, IsAHardDisconnect) {
   Peer& peer = StartHaggling();
@@ -958,11 +1023,12 @@ TEST_P(WrongOptionMagic, IsAHardDisconnect) {
   ExpectHardDisconnect();
 }
 
-INSTANTIATE_TEST_SUITE_P(Magic, WrongOptionMagic,
-                         testing::Values(uint64_t{0}, ~uint64_t{0}, kIHaveOpt ^ 1,
-                                         kIHaveOpt ^ (uint64_t{1} << 63), kNbdMagic,
-                                         kOptionReplyMagic,
-                                         0x54504f4556414849 /* the wrong byte order */));
+INSTANTIATE_TEST_SUITE_P(
+    Magic, WrongOptionMagic,
+    testing::Values(uint64_t{0}, ~uint64_t{0}, kIHaveOpt ^ 1,
+                    kIHaveOpt ^ (uint64_t{1} << 63), kNbdMagic,
+                    kOptionReplyMagic,
+                    0x54504f4556414849 /* the wrong byte order */));
 
 TEST_F(Handshake, AClientThatSpeaksHttpIsDisconnected) {
   Peer& peer = Start();
@@ -973,7 +1039,8 @@ TEST_F(Handshake, AClientThatSpeaksHttpIsDisconnected) {
 
 // -- Other ways to the same handshake
 
-class ByTransport : public Handshake, public testing::WithParamInterface<Transport> {};
+class ByTransport : public Handshake,
+                    public testing::WithParamInterface<Transport> {};
 
 TEST_P(ByTransport, AWholeHandshakeGivesTheSameAnswers) {
   Session session({"-e", "disk", image().path()}, {.transport = GetParam()});
@@ -983,7 +1050,8 @@ TEST_P(ByTransport, AWholeHandshakeGivesTheSameAnswers) {
   peer.NegotiateStructuredReplies();
   EXPECT_EQ(ParseList(peer.Negotiate(kOptList)).at(0).first, "disk");
   peer.SelectAllocationContext("disk");
-  const ExportInfo info = peer.Go("disk", std::vector<uint16_t>{kInfoName, kInfoBlockSize});
+  const ExportInfo info =
+      peer.Go("disk", std::vector<uint16_t>{kInfoName, kInfoBlockSize});
   EXPECT_EQ(info.size, kImageSize);
   EXPECT_EQ(WithoutRotational(info.flags), kWritableFlags | kSendDf);
   const Reply reply = peer.Transact({.type = kCmdRead, .length = kImageSize});
@@ -996,9 +1064,12 @@ INSTANTIATE_TEST_SUITE_P(Over, ByTransport,
                                          Transport::kPipes),
                          [](const auto& tested) {
                            switch (tested.param) {
-                             case Transport::kTcp: return "Tcp";
-                             case Transport::kPipes: return "Pipes";
-                             case Transport::kUnix: break;
+                             case Transport::kTcp:
+                               return "Tcp";
+                             case Transport::kPipes:
+                               return "Pipes";
+                             case Transport::kUnix:
+                               break;
                            }
                            return "Unix";
                          });

@@ -1,6 +1,7 @@
-// The byte stream under the protocol: short reads and writes, one byte at a time, a client
-// that vanishes at any byte, deep pipelines, clients that don't read, small socket buffers,
-// and payloads of the greatest length. Nothing of this may change an answer.
+// The byte stream under the protocol: short reads and writes, one byte at a
+// time, a client that vanishes at any byte, deep pipelines, clients that don't
+// read, small socket buffers, and payloads of the greatest length. Nothing of
+// this may change an answer.
 
 #include <gtest/gtest.h>
 
@@ -16,7 +17,8 @@
 
 namespace {
 
-using namespace nbdtest;  // NOLINT: the words of the protocol, in every line of this file.
+using namespace nbdtest;  // NOLINT: the words of the protocol, in every line of
+                          // this file.
 
 constexpr uint64_t kImageSize = 8 << 20;
 constexpr uint32_t kPage = 4096;
@@ -26,9 +28,12 @@ const std::vector<std::string> kAllocation = {"base:allocation"};
 
 std::string TransportName(Transport transport) {
   switch (transport) {
-    case Transport::kUnix: return "Unix";
-    case Transport::kTcp: return "Tcp";
-    case Transport::kPipes: break;
+    case Transport::kUnix:
+      return "Unix";
+    case Transport::kTcp:
+      return "Tcp";
+    case Transport::kPipes:
+      break;
   }
   return "Pipes";
 }
@@ -49,12 +54,15 @@ class Stream : public testing::Test {
   std::optional<Session> session_;
 };
 
-class AnyTransport : public Stream, public testing::WithParamInterface<Transport> {};
+class AnyTransport : public Stream,
+                     public testing::WithParamInterface<Transport> {};
 
 INSTANTIATE_TEST_SUITE_P(Over, AnyTransport,
                          testing::Values(Transport::kUnix, Transport::kTcp,
                                          Transport::kPipes),
-                         [](const auto& tested) { return TransportName(tested.param); });
+                         [](const auto& tested) {
+                           return TransportName(tested.param);
+                         });
 
 // -- One byte at a time
 
@@ -69,7 +77,8 @@ TEST_P(AnyTransport, AHandshakeSentByteByByteIsUnderstood) {
   peer.NegotiateStructuredReplies();
   peer.SelectAllocationContext("disk");
   EXPECT_EQ(peer.Go("disk").size, kImageSize);
-  const Reply reply = peer.Transact({.type = kCmdRead, .offset = 77, .length = 600});
+  const Reply reply =
+      peer.Transact({.type = kCmdRead, .offset = 77, .length = 600});
   EXPECT_TRUE(SameBytes(reply.data, Pattern(77, 600)));
   session.End();
 }
@@ -79,16 +88,20 @@ TEST_P(AnyTransport, RequestsSentByteByByteAreUnderstood) {
     Peer& peer = Start(structured, {.transport = GetParam()});
     peer.set_byte_by_byte(true);
     const Bytes data = Pattern(0, 5000, 8);
-    EXPECT_TRUE(HasError(
-        peer.Transact({.type = kCmdWrite, .offset = 4000, .length = 5000}, data), kNbdOk));
+    EXPECT_TRUE(
+        HasError(peer.Transact(
+                     {.type = kCmdWrite, .offset = 4000, .length = 5000}, data),
+                 kNbdOk));
     EXPECT_TRUE(SameBytes(image().Read(4000, 5000), data));
     // Refused, so that its payload is drained.
     EXPECT_TRUE(HasError(
-        peer.Transact({.type = kCmdWrite, .offset = kImageSize, .length = 5000}, data),
+        peer.Transact({.type = kCmdWrite, .offset = kImageSize, .length = 5000},
+                      data),
         kNbdEnospc));
     EXPECT_TRUE(HasError(peer.Transact({.type = 99, .length = 1}), kNbdEinval));
     EXPECT_TRUE(HasError(peer.Transact({.type = kCmdFlush}), kNbdOk));
-    const Reply reply = peer.Transact({.type = kCmdRead, .offset = 4000, .length = 5000});
+    const Reply reply =
+        peer.Transact({.type = kCmdRead, .offset = 4000, .length = 5000});
     EXPECT_TRUE(SameBytes(reply.data, data));
     session().End();
     image().Write(0, Pattern(0, 65536));
@@ -100,16 +113,20 @@ TEST_P(AnyTransport, RequestsSentByteByByteAreUnderstood) {
 TEST_F(Stream, AWholeConversationInOneSendIsAnsweredInOrder) {
   Session session({image().path()});
   Peer& peer = session.peer();
-  // No client should do this, but a server that reads more than one message at a time must
-  // not lose what came with it.
-  const Bytes flags = Writer().U32(kClientFixedNewstyle | kClientNoZeroes).bytes();
-  Bytes all = flags + OptionMessage(12345, "payload") +
-              OptionMessage(kOptList, "") + OptionMessage(kOptStructuredReply, "") +
-              OptionMessage(kOptSetMetaContext, MetaContextPayload("", kAllocation)) +
-              OptionMessage(kOptGo, InfoPayload("", kNoInfos));
-  all += peer.Prepare({.type = kCmdRead, .offset = 512, .length = 512, .cookie = 1});
-  all += peer.Prepare({.type = kCmdWrite, .offset = kPage, .length = 8, .cookie = 2},
-                      "payload!");
+  // No client should do this, but a server that reads more than one message at
+  // a time must not lose what came with it.
+  const Bytes flags =
+      Writer().U32(kClientFixedNewstyle | kClientNoZeroes).bytes();
+  Bytes all =
+      flags + OptionMessage(12345, "payload") + OptionMessage(kOptList, "") +
+      OptionMessage(kOptStructuredReply, "") +
+      OptionMessage(kOptSetMetaContext, MetaContextPayload("", kAllocation)) +
+      OptionMessage(kOptGo, InfoPayload("", kNoInfos));
+  all += peer.Prepare(
+      {.type = kCmdRead, .offset = 512, .length = 512, .cookie = 1});
+  all += peer.Prepare(
+      {.type = kCmdWrite, .offset = kPage, .length = 8, .cookie = 2},
+      "payload!");
   all += peer.Prepare({.type = kCmdBlockStatus, .length = kPage, .cookie = 3});
   all += peer.Prepare({.type = kCmdDisc});
   peer.Send(all);
@@ -129,10 +146,11 @@ TEST_F(Stream, AWholeConversationInOneSendIsAnsweredInOrder) {
 }
 
 TEST_F(Stream, EverySplitOfAHandshakeInTwoPiecesGivesTheSameAnswers) {
-  const Bytes all = Writer().U32(kClientFixedNewstyle | kClientNoZeroes).bytes() +
-                    OptionMessage(12345, "pay") + OptionMessage(kOptStructuredReply, "") +
-                    OptionMessage(kOptGo, InfoPayload("disk", kNoInfos)) +
-                    RequestMessage({.type = kCmdDisc});
+  const Bytes all =
+      Writer().U32(kClientFixedNewstyle | kClientNoZeroes).bytes() +
+      OptionMessage(12345, "pay") + OptionMessage(kOptStructuredReply, "") +
+      OptionMessage(kOptGo, InfoPayload("disk", kNoInfos)) +
+      RequestMessage({.type = kCmdDisc});
   for (size_t split = 1; split < all.size(); ++split) {
     Session session({image().path()});
     Peer& peer = session.peer();
@@ -143,7 +161,8 @@ TEST_F(Stream, EverySplitOfAHandshakeInTwoPiecesGivesTheSameAnswers) {
     std::this_thread::sleep_for(std::chrono::microseconds(500));
     peer.Send(all.substr(split));
     ASSERT_TRUE(HasType(peer.ReceiveAnswer(12345), kRepErrUnsup)) << split;
-    ASSERT_TRUE(HasType(peer.ReceiveAnswer(kOptStructuredReply), kRepAck)) << split;
+    ASSERT_TRUE(HasType(peer.ReceiveAnswer(kOptStructuredReply), kRepAck))
+        << split;
     ASSERT_TRUE(HasType(peer.ReceiveAnswer(kOptGo), kRepAck)) << split;
     EXPECT_TRUE(SameBytes(peer.ReceiveToEnd(), "")) << split;
     EXPECT_TRUE(ExitedWith(session.WaitForExit(), kExitOk)) << split;
@@ -152,7 +171,8 @@ TEST_F(Stream, EverySplitOfAHandshakeInTwoPiecesGivesTheSameAnswers) {
 
 // -- A client that vanishes
 
-// A conversation as messages: the client may leave after each of them, but not inside.
+// A conversation as messages: the client may leave after each of them, but not
+// inside.
 struct Script {
   std::vector<Bytes> messages;
 
@@ -172,12 +192,13 @@ struct Script {
 };
 
 Script HandshakeScript() {
-  return {{Writer().U32(kClientFixedNewstyle | kClientNoZeroes).bytes(),
-           OptionMessage(12345, "pay"), OptionMessage(kOptList, ""),
-           OptionMessage(kOptStructuredReply, ""),
-           OptionMessage(kOptSetMetaContext, MetaContextPayload("d", kAllocation)),
-           OptionMessage(kOptInfo, InfoPayload("disk", kNoInfos)),
-           OptionMessage(kOptGo, InfoPayload("disk", kNoInfos))}};
+  return {
+      {Writer().U32(kClientFixedNewstyle | kClientNoZeroes).bytes(),
+       OptionMessage(12345, "pay"), OptionMessage(kOptList, ""),
+       OptionMessage(kOptStructuredReply, ""),
+       OptionMessage(kOptSetMetaContext, MetaContextPayload("d", kAllocation)),
+       OptionMessage(kOptInfo, InfoPayload("disk", kNoInfos)),
+       OptionMessage(kOptGo, InfoPayload("disk", kNoInfos))}};
 }
 
 TEST_F(Stream, EofAtAnyByteOfAHandshakeEndsTheServerWithTheRightStatus) {
@@ -190,8 +211,9 @@ TEST_F(Stream, EofAtAnyByteOfAHandshakeEndsTheServerWithTheRightStatus) {
     session.peer().ShutdownWrite();
     // The server's own messages are complete whatever the client's are.
     session.peer().ReceiveToEnd();
-    EXPECT_TRUE(ExitedWith(session.WaitForExit(),
-                           script.IsBetweenMessages(cut) ? kExitOk : kExitProtocol))
+    EXPECT_TRUE(ExitedWith(session.WaitForExit(), script.IsBetweenMessages(cut)
+                                                      ? kExitOk
+                                                      : kExitProtocol))
         << "after byte " << cut;
   }
 }
@@ -199,12 +221,13 @@ TEST_F(Stream, EofAtAnyByteOfAHandshakeEndsTheServerWithTheRightStatus) {
 TEST_F(Stream, AClientThatVanishesAtAnyByteOfAHandshakeDoesNotCrashTheServer) {
   const Bytes whole = HandshakeScript().Whole();
   for (size_t cut = 0; cut <= whole.size(); ++cut) {
-    // Nothing is read: the server may be writing when the client is gone, which is a
-    // vanished client to it or a complete conversation, as it happens.
+    // Nothing is read: the server may be writing when the client is gone, which
+    // is a vanished client to it or a complete conversation, as it happens.
     Session session({image().path()});
     EXPECT_TRUE(session.peer().TrySend(whole.substr(0, cut)));
     session.peer().Close();
-    EXPECT_TRUE(ExitedWithOneOf(session.WaitForExit(), {kExitOk, kExitProtocol}))
+    EXPECT_TRUE(
+        ExitedWithOneOf(session.WaitForExit(), {kExitOk, kExitProtocol}))
         << "after byte " << cut;
   }
 }
@@ -219,9 +242,11 @@ TEST_F(Stream, EofInsideAnExportNameIsAVanishedClient) {
     session.peer().Send(whole.substr(0, cut));
     session.peer().ShutdownWrite();
     const Bytes rest = session.peer().ReceiveToEnd();
-    EXPECT_EQ(rest.size(), cut == whole.size() ? 134u : 0u) << "after byte " << cut;
-    EXPECT_TRUE(ExitedWith(session.WaitForExit(),
-                           script.IsBetweenMessages(cut) ? kExitOk : kExitProtocol))
+    EXPECT_EQ(rest.size(), cut == whole.size() ? 134u : 0u)
+        << "after byte " << cut;
+    EXPECT_TRUE(ExitedWith(session.WaitForExit(), script.IsBetweenMessages(cut)
+                                                      ? kExitOk
+                                                      : kExitProtocol))
         << "after byte " << cut;
   }
 }
@@ -230,9 +255,14 @@ TEST_F(Stream, EofAtAnyByteOfRequestsEndsTheServerWithTheRightStatus) {
   const Bytes data = Pattern(0, 20, 4);
   const Script script = {
       {RequestMessage({.type = kCmdRead, .length = 512, .cookie = 1}),
-       RequestMessage({.type = kCmdWrite, .offset = kPage, .length = 20, .cookie = 2}) + data,
+       RequestMessage(
+           {.type = kCmdWrite, .offset = kPage, .length = 20, .cookie = 2}) +
+           data,
        // Refused, so that the payload is drained.
-       RequestMessage({.type = kCmdWrite, .offset = kImageSize, .length = 20, .cookie = 3}) +
+       RequestMessage({.type = kCmdWrite,
+                       .offset = kImageSize,
+                       .length = 20,
+                       .cookie = 3}) +
            data,
        RequestMessage({.type = kCmdFlush, .cookie = 4})}};
   const Bytes whole = script.Whole();
@@ -242,8 +272,9 @@ TEST_F(Stream, EofAtAnyByteOfRequestsEndsTheServerWithTheRightStatus) {
       peer().Send(whole.substr(0, cut));
       peer().ShutdownWrite();
       peer().ReceiveToEnd();
-      EXPECT_TRUE(ExitedWith(session().WaitForExit(),
-                             script.IsBetweenMessages(cut) ? kExitOk : kExitProtocol))
+      EXPECT_TRUE(
+          ExitedWith(session().WaitForExit(),
+                     script.IsBetweenMessages(cut) ? kExitOk : kExitProtocol))
           << "after byte " << cut;
     }
   }
@@ -253,12 +284,15 @@ TEST_F(Stream, AClientThatVanishesAtAnyByteOfRequestsDoesNotCrashTheServer) {
   const Bytes data = Pattern(0, 20, 4);
   const Bytes whole =
       RequestMessage({.type = kCmdRead, .length = 1 << 20, .cookie = 1}) +
-      RequestMessage({.type = kCmdWrite, .offset = kPage, .length = 20, .cookie = 2}) + data;
+      RequestMessage(
+          {.type = kCmdWrite, .offset = kPage, .length = 20, .cookie = 2}) +
+      data;
   for (size_t cut = 0; cut <= whole.size(); ++cut) {
     Start(true);
     EXPECT_TRUE(peer().TrySend(whole.substr(0, cut)));
     peer().Close();
-    EXPECT_TRUE(ExitedWithOneOf(session().WaitForExit(), {kExitOk, kExitProtocol}))
+    EXPECT_TRUE(
+        ExitedWithOneOf(session().WaitForExit(), {kExitOk, kExitProtocol}))
         << "after byte " << cut;
   }
 }
@@ -267,15 +301,19 @@ TEST_F(Stream, EofInsideALargePayloadIsAVanishedClient) {
   constexpr uint32_t kLength = 1 << 20;
   const Bytes data = Pattern(0, kLength, 4);
   // Around the sizes in which a server might take a payload.
-  for (size_t cut : {size_t{1}, size_t{4096}, size_t{65535}, size_t{65536}, size_t{262143},
-                     size_t{262144}, size_t{262145}, size_t{524288}, size_t{kLength - 1}}) {
+  for (size_t cut :
+       {size_t{1}, size_t{4096}, size_t{65535}, size_t{65536}, size_t{262143},
+        size_t{262144}, size_t{262145}, size_t{524288}, size_t{kLength - 1}}) {
     for (uint64_t offset : {uint64_t{0}, kImageSize}) {
       Start(true);
-      peer().Send(RequestMessage(
-                      {.type = kCmdWrite, .offset = offset, .length = kLength, .cookie = 1}) +
+      peer().Send(RequestMessage({.type = kCmdWrite,
+                                  .offset = offset,
+                                  .length = kLength,
+                                  .cookie = 1}) +
                   data.substr(0, cut));
       peer().ShutdownWrite();
-      EXPECT_TRUE(SameBytes(peer().ReceiveToEnd(), "")) << "a reply to half a request";
+      EXPECT_TRUE(SameBytes(peer().ReceiveToEnd(), ""))
+          << "a reply to half a request";
       EXPECT_TRUE(ExitedWith(session().WaitForExit(), kExitProtocol)) << cut;
     }
   }
@@ -284,8 +322,9 @@ TEST_F(Stream, EofInsideALargePayloadIsAVanishedClient) {
 TEST_F(Stream, EofInsideAPayloadThatIsTooLongForAnythingIsAVanishedClient) {
   for (uint32_t length : {kMaxPayload + 1, ~uint32_t{0}}) {
     Start(false);
-    peer().Send(RequestMessage({.type = kCmdWrite, .length = length, .cookie = 1}) +
-                Pattern(0, 300000));
+    peer().Send(
+        RequestMessage({.type = kCmdWrite, .length = length, .cookie = 1}) +
+        Pattern(0, 300000));
     peer().ShutdownWrite();
     EXPECT_TRUE(SameBytes(peer().ReceiveToEnd(), ""));
     EXPECT_TRUE(ExitedWith(session().WaitForExit(), kExitProtocol));
@@ -297,8 +336,12 @@ TEST_F(Stream, EofInsideAnOversizeOptionIsAVanishedClient) {
     Session session({image().path()});
     session.peer().Open();
     // 4 GiB announced: nothing that a server may set memory aside for.
-    session.peer().Send(
-        Writer().U64(kIHaveOpt).U32(option).U32(~uint32_t{0}).Raw(Pattern(0, 200000)).bytes());
+    session.peer().Send(Writer()
+                            .U64(kIHaveOpt)
+                            .U32(option)
+                            .U32(~uint32_t{0})
+                            .Raw(Pattern(0, 200000))
+                            .bytes());
     session.peer().ShutdownWrite();
     session.peer().ReceiveToEnd();
     EXPECT_TRUE(ExitedWith(session.WaitForExit(), kExitProtocol)) << option;
@@ -308,9 +351,11 @@ TEST_F(Stream, EofInsideAnOversizeOptionIsAVanishedClient) {
 TEST_F(Stream, RequestsAnsweredBeforeTheClientVanishedHaveHappened) {
   Start(false);
   const Bytes data = Pattern(0, kPage, 21);
-  EXPECT_TRUE(HasError(peer().Transact({.type = kCmdWrite, .length = kPage}, data), kNbdOk));
-  peer().Send(RequestMessage({.type = kCmdWrite, .offset = kPage, .length = kPage})
-                  .substr(0, 20));
+  EXPECT_TRUE(HasError(
+      peer().Transact({.type = kCmdWrite, .length = kPage}, data), kNbdOk));
+  peer().Send(
+      RequestMessage({.type = kCmdWrite, .offset = kPage, .length = kPage})
+          .substr(0, 20));
   peer().Close();
   EXPECT_TRUE(ExitedWith(session().WaitForExit(), kExitProtocol));
   EXPECT_TRUE(SameBytes(image().Read(0, kPage), data));
@@ -321,12 +366,14 @@ TEST_P(AnyTransport, AClientThatVanishesInTheMiddleOfALargeReplyEndsTheServer) {
   for (bool structured : {false, true}) {
     for (size_t taken : {size_t{0}, size_t{1}, size_t{16}, size_t{300000}}) {
       Start(structured, {.transport = GetParam()});
-      peer().Send(
-          RequestMessage({.type = kCmdRead, .length = kImageSize, .cookie = 1}) +
-          RequestMessage({.type = kCmdRead, .length = kImageSize, .cookie = 2}));
+      peer().Send(RequestMessage(
+                      {.type = kCmdRead, .length = kImageSize, .cookie = 1}) +
+                  RequestMessage(
+                      {.type = kCmdRead, .length = kImageSize, .cookie = 2}));
       peer().Receive(taken);
       peer().Close();
-      EXPECT_TRUE(ExitedWithOneOf(session().WaitForExit(), {kExitOk, kExitProtocol}));
+      EXPECT_TRUE(
+          ExitedWithOneOf(session().WaitForExit(), {kExitOk, kExitProtocol}));
     }
   }
 }
@@ -335,10 +382,13 @@ TEST_F(Stream, AResetConnectionEndsTheServerWithoutASignal) {
   for (size_t sent : {size_t{0}, size_t{10}, size_t{28}, size_t{40}}) {
     Start(true, {.transport = Transport::kTcp});
     const Bytes message =
-        RequestMessage({.type = kCmdWrite, .length = 1000, .cookie = 1}) + Pattern(0, 100);
+        RequestMessage({.type = kCmdWrite, .length = 1000, .cookie = 1}) +
+        Pattern(0, 100);
     peer().Send(message.substr(0, sent));
     peer().CloseWithReset();
-    EXPECT_TRUE(ExitedWithOneOf(session().WaitForExit(), {kExitOk, kExitProtocol})) << sent;
+    EXPECT_TRUE(
+        ExitedWithOneOf(session().WaitForExit(), {kExitOk, kExitProtocol}))
+        << sent;
   }
 }
 
@@ -353,8 +403,10 @@ TEST_P(AnyTransport, AfterAHalfCloseAllRequestsAreStillAnswered) {
     for (uint64_t i = 0; i < 40; ++i) {
       const uint64_t offset = i * 190000;
       offsets[i + 1] = offset;
-      batch += peer().Prepare(
-          {.type = kCmdRead, .offset = offset, .length = 100000, .cookie = i + 1});
+      batch += peer().Prepare({.type = kCmdRead,
+                               .offset = offset,
+                               .length = 100000,
+                               .cookie = i + 1});
     }
     batch += peer().Prepare({.type = kCmdFlush, .cookie = 1000});
     peer().Send(batch);
@@ -412,13 +464,22 @@ TEST_P(Pipeline, MixedCommandsInOneSendAreEachAnsweredOnce) {
   std::map<uint64_t, uint32_t> expected;
   for (int i = 0; i < depth; ++i) {
     const auto n = static_cast<uint64_t>(i);
-    Request request = {.offset = n * kPage % kImageSize, .length = 512, .cookie = n + 1};
+    Request request = {
+        .offset = n * kPage % kImageSize, .length = 512, .cookie = n + 1};
     uint32_t error = kNbdOk;
     switch (i % 8) {
-      case 0: request.type = kCmdRead; break;
-      case 1: request.type = kCmdWrite; break;
-      case 2: request.type = kCmdCache; break;
-      case 3: request.type = kCmdWriteZeroes; break;
+      case 0:
+        request.type = kCmdRead;
+        break;
+      case 1:
+        request.type = kCmdWrite;
+        break;
+      case 2:
+        request.type = kCmdCache;
+        break;
+      case 3:
+        request.type = kCmdWriteZeroes;
+        break;
       case 4:
         request.type = kCmdWrite;
         request.offset = kImageSize - 1;
@@ -432,7 +493,9 @@ TEST_P(Pipeline, MixedCommandsInOneSendAreEachAnsweredOnce) {
         request.type = 1000;
         error = kNbdEinval;
         break;
-      default: request.type = kCmdTrim; break;
+      default:
+        request.type = kCmdTrim;
+        break;
     }
     expected[n + 1] = error;
     const Bytes payload = request.type == kCmdWrite ? Pattern(n, 512) : Bytes();
@@ -453,8 +516,9 @@ TEST_P(Pipeline, WritesInOneSendAllReachTheFile) {
   for (int i = 0; i < depth; ++i) {
     // No two of them overlap: their order is the server's.
     const auto offset = static_cast<uint64_t>(i) * 1500;
-    batch += peer().Prepare({.type = kCmdWrite, .offset = offset, .length = 1500},
-                            Pattern(offset, 1500, 6));
+    batch +=
+        peer().Prepare({.type = kCmdWrite, .offset = offset, .length = 1500},
+                       Pattern(offset, 1500, 6));
   }
   peer().Send(batch);
   for (const auto& [cookie, reply] : peer().ReceiveAllReplies()) {
@@ -472,8 +536,10 @@ TEST_F(Stream, ColdReadsInOneSendAreEachAnsweredWithTheirBytes) {
     image().DropCache();
     Bytes batch;
     for (uint64_t i = 0; i < 500; ++i) {
-      batch += peer().Prepare(
-          {.type = kCmdRead, .offset = i * 16001, .length = 9000, .cookie = i + 1});
+      batch += peer().Prepare({.type = kCmdRead,
+                               .offset = i * 16001,
+                               .length = 9000,
+                               .cookie = i + 1});
     }
     peer().Send(batch);
     for (const auto& [cookie, reply] : peer().ReceiveAllReplies()) {
@@ -490,9 +556,11 @@ TEST_F(Stream, AReadSeesTheWriteThatWasAnsweredBeforeItWasSent) {
     const Bytes data = Pattern(i, 3000, i + 2);
     const uint64_t offset = i * 997;
     ASSERT_TRUE(HasError(
-        peer().Transact({.type = kCmdWrite, .offset = offset, .length = 3000}, data),
+        peer().Transact({.type = kCmdWrite, .offset = offset, .length = 3000},
+                        data),
         kNbdOk));
-    const Reply reply = peer().Transact({.type = kCmdRead, .offset = offset, .length = 3000});
+    const Reply reply =
+        peer().Transact({.type = kCmdRead, .offset = offset, .length = 3000});
     ASSERT_TRUE(SameBytes(reply.data, data));
   }
   session().End();
@@ -531,19 +599,22 @@ TEST_P(AnyTransport, AClientThatSendsManyWritesBeforeItReadsGetsAllReplies) {
   constexpr uint32_t kLength = 65536;
   Bytes batch;
   for (uint64_t i = 0; i < kImageSize / kLength; ++i) {
-    batch += peer().Prepare({.type = kCmdWrite, .offset = i * kLength, .length = kLength},
-                            Pattern(i * kLength, kLength, 9));
+    batch += peer().Prepare(
+        {.type = kCmdWrite, .offset = i * kLength, .length = kLength},
+        Pattern(i * kLength, kLength, 9));
   }
   peer().SendWithoutReading(batch);
   for (const auto& [cookie, reply] : peer().ReceiveAllReplies()) {
     EXPECT_TRUE(HasError(reply, kNbdOk)) << cookie;
   }
-  EXPECT_TRUE(SameBytes(image().Read(0, kImageSize), Pattern(0, kImageSize, 9)));
+  EXPECT_TRUE(
+      SameBytes(image().Read(0, kImageSize), Pattern(0, kImageSize, 9)));
   session().End();
 }
 
-class TinyBuffers : public Stream,
-                    public testing::WithParamInterface<std::tuple<Transport, int, bool>> {};
+class TinyBuffers
+    : public Stream,
+      public testing::WithParamInterface<std::tuple<Transport, int, bool>> {};
 
 INSTANTIATE_TEST_SUITE_P(
     Of, TinyBuffers,
@@ -561,12 +632,16 @@ TEST_P(TinyBuffers, ChangeNoAnswer) {
   constexpr uint32_t kLength = 300000;
   Bytes batch;
   for (uint64_t i = 0; i < 8; ++i) {
-    batch += peer().Prepare(
-        {.type = kCmdRead, .offset = i * 1000, .length = kLength, .cookie = i + 1});
+    batch += peer().Prepare({.type = kCmdRead,
+                             .offset = i * 1000,
+                             .length = kLength,
+                             .cookie = i + 1});
     const uint64_t offset = (4 << 20) + i * kLength;
-    batch += peer().Prepare(
-        {.type = kCmdWrite, .offset = offset, .length = kLength, .cookie = i + 101},
-        Pattern(offset, kLength, 3));
+    batch += peer().Prepare({.type = kCmdWrite,
+                             .offset = offset,
+                             .length = kLength,
+                             .cookie = i + 101},
+                            Pattern(offset, kLength, 3));
   }
   peer().Send(batch);
   for (const auto& [cookie, reply] : peer().ReceiveAllReplies()) {
@@ -575,21 +650,25 @@ TEST_P(TinyBuffers, ChangeNoAnswer) {
     EXPECT_TRUE(SameBytes(reply.data, Pattern((cookie - 1) * 1000, kLength)));
   }
   session().End();
-  EXPECT_TRUE(SameBytes(image().Read(4 << 20, 8 * kLength), Pattern(4 << 20, 8 * kLength, 3)));
+  EXPECT_TRUE(SameBytes(image().Read(4 << 20, 8 * kLength),
+                        Pattern(4 << 20, 8 * kLength, 3)));
 }
 
 // -- The greatest payloads
 
-class GreatestPayload : public testing::TestWithParam<std::tuple<Transport, bool>> {};
+class GreatestPayload
+    : public testing::TestWithParam<std::tuple<Transport, bool>> {};
 
-INSTANTIATE_TEST_SUITE_P(
-    Over, GreatestPayload,
-    testing::Combine(testing::Values(Transport::kUnix, Transport::kTcp, Transport::kPipes),
-                     testing::Bool()),
-    [](const auto& tested) {
-      return TransportName(std::get<0>(tested.param)) +
-             (std::get<1>(tested.param) ? "Structured" : "Simple");
-    });
+INSTANTIATE_TEST_SUITE_P(Over, GreatestPayload,
+                         testing::Combine(testing::Values(Transport::kUnix,
+                                                          Transport::kTcp,
+                                                          Transport::kPipes),
+                                          testing::Bool()),
+                         [](const auto& tested) {
+                           return TransportName(std::get<0>(tested.param)) +
+                                  (std::get<1>(tested.param) ? "Structured"
+                                                             : "Simple");
+                         });
 
 TEST_P(GreatestPayload, IsWrittenAndReadBackWithLittleMemory) {
   const auto [transport, structured] = GetParam();
@@ -604,16 +683,17 @@ TEST_P(GreatestPayload, IsWrittenAndReadBackWithLittleMemory) {
   const long before = session.server().PeakMemoryKib();
   const Bytes data = Pattern(0, kMaxPayload, 17);
   EXPECT_TRUE(HasError(
-      peer.Transact({.type = kCmdWrite, .offset = kOffset, .length = kMaxPayload}, data),
+      peer.Transact(
+          {.type = kCmdWrite, .offset = kOffset, .length = kMaxPayload}, data),
       kNbdOk));
   EXPECT_TRUE(SameBytes(image.Read(kOffset, kMaxPayload), data));
-  const Reply warm =
-      peer.Transact({.type = kCmdRead, .offset = kOffset, .length = kMaxPayload});
+  const Reply warm = peer.Transact(
+      {.type = kCmdRead, .offset = kOffset, .length = kMaxPayload});
   EXPECT_TRUE(HasError(warm, kNbdOk));
   EXPECT_TRUE(SameBytes(warm.data, data));
   image.DropCache();
-  const Reply cold =
-      peer.Transact({.type = kCmdRead, .offset = kOffset, .length = kMaxPayload});
+  const Reply cold = peer.Transact(
+      {.type = kCmdRead, .offset = kOffset, .length = kMaxPayload});
   EXPECT_TRUE(SameBytes(cold.data, data));
   EXPECT_LE(session.server().PeakMemoryKib() - before, 8 * 1024)
       << "memory grows with the request";
@@ -638,7 +718,8 @@ TEST_P(GreatestPayload, SeveralAtOnceAreAnsweredWithTheirBytes) {
   for (int i = 0; i < 4; ++i) {
     const Reply reply = peer.ReceiveReply();
     ASSERT_TRUE(HasError(reply, kNbdOk));
-    EXPECT_TRUE(SameBytes(reply.data, Pattern((reply.cookie - 1) * kPage, kMaxPayload)));
+    EXPECT_TRUE(SameBytes(reply.data,
+                          Pattern((reply.cookie - 1) * kPage, kMaxPayload)));
   }
   session.End();
 }

@@ -86,7 +86,7 @@ LDADD = tests/support/libsupport.a src/libnbdinetd.a $(GTEST_LIBS) \
 tests_libnbd_test_LDADD = $(LDADD) $(LIBNBD_LIBS)
 tests_support_eio_fs_SOURCES = tests/support/eio_fs.c
 tests_support_eio_fs_CFLAGS = $(AM_CFLAGS) $(FUSE3_CFLAGS)
-tests_support_eio_fs_LDADD = $(FUSE3_LIBS)
+tests_support_eio_fs_LDADD = $(FUSE3_LIBS) -lpthread
 
 EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/clients.py tests/support/faults.py \

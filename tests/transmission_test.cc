@@ -1,7 +1,8 @@
-// The transmission phase of the real program: every command with every flag, what succeeds,
-// what fails with which error, and that the connection goes on after each error. Most tests
-// run twice, with simple and with structured replies; Peer holds the form of every reply
-// against the specification. The file is long because the tables of the specification are.
+// The transmission phase of the real program: every command with every flag,
+// what succeeds, what fails with which error, and that the connection goes on
+// after each error. Most tests run twice, with simple and with structured
+// replies; Peer holds the form of every reply against the specification. The
+// file is long because the tables of the specification are.
 
 #include <gtest/gtest.h>
 
@@ -16,7 +17,8 @@
 
 namespace {
 
-using namespace nbdtest;  // NOLINT: the words of the protocol, in every line of this file.
+using namespace nbdtest;  // NOLINT: the words of the protocol, in every line of
+                          // this file.
 
 constexpr uint64_t kImageSize = 4 << 20;
 constexpr uint32_t kPage = 4096;
@@ -33,8 +35,10 @@ class Transmission : public testing::Test {
   Peer& Start(Style style, std::vector<std::string> arguments = {}) {
     return Serve(image_, style, std::move(arguments));
   }
-  // Serves the image; structured replies come with the allocation context selected.
-  Peer& Serve(const TempImage& image, Style style, std::vector<std::string> arguments = {},
+  // Serves the image; structured replies come with the allocation context
+  // selected.
+  Peer& Serve(const TempImage& image, Style style,
+              std::vector<std::string> arguments = {},
               SessionSetup setup = {}) {
     arguments.push_back(image.path());
     session_.emplace(std::move(arguments), setup);
@@ -46,24 +50,28 @@ class Transmission : public testing::Test {
   Session& session() { return *session_; }
   const TempImage& image() const { return image_; }
 
-  // Payload for commands that have one: the bytes after an erroneous request must be taken
-  // for this payload and for nothing else.
+  // Payload for commands that have one: the bytes after an erroneous request
+  // must be taken for this payload and for nothing else.
   static Bytes PayloadFor(const Request& request) {
     return request.type == kCmdWrite ? Pattern(0, request.length, 99) : Bytes();
   }
-  Reply Do(const Request& request) { return peer().Transact(request, PayloadFor(request)); }
+  Reply Do(const Request& request) {
+    return peer().Transact(request, PayloadFor(request));
+  }
 
-  // The request fails with this error, in the style of the connection, and the next request
-  // is served.
+  // The request fails with this error, in the style of the connection, and the
+  // next request is served.
   void ExpectError(const Request& request, uint32_t error) {
     const Reply reply = Do(request);
     EXPECT_TRUE(HasError(reply, error));
     EXPECT_TRUE(reply.data.empty());
     ExpectAlive();
   }
-  // A read that can't fail: the stream is still in step. At an offset that no test changes.
+  // A read that can't fail: the stream is still in step. At an offset that no
+  // test changes.
   void ExpectAlive() {
-    const Reply reply = Do({.type = kCmdRead, .offset = kSafeOffset, .length = 512});
+    const Reply reply =
+        Do({.type = kCmdRead, .offset = kSafeOffset, .length = 512});
     ASSERT_TRUE(HasError(reply, kNbdOk));
     ASSERT_TRUE(SameBytes(reply.data, Pattern(kSafeOffset, 512)));
   }
@@ -74,7 +82,8 @@ class Transmission : public testing::Test {
   std::optional<Session> session_;
 };
 
-class BothStyles : public Transmission, public testing::WithParamInterface<Style> {
+class BothStyles : public Transmission,
+                   public testing::WithParamInterface<Style> {
  protected:
   Peer& StartStyle(std::vector<std::string> arguments = {}) {
     return Start(GetParam(), std::move(arguments));
@@ -83,7 +92,8 @@ class BothStyles : public Transmission, public testing::WithParamInterface<Style
 };
 
 INSTANTIATE_TEST_SUITE_P(Replies, BothStyles,
-                         testing::Values(Style::kSimple, Style::kStructured), StyleName);
+                         testing::Values(Style::kSimple, Style::kStructured),
+                         StyleName);
 
 // -- Commands that succeed
 
@@ -126,7 +136,8 @@ TEST_P(BothStyles, WriteReachesTheFileAtAnyOffset) {
   for (const Range& range : kRanges) {
     const Bytes data = Pattern(range.offset, range.length, range.offset + 7);
     const Reply reply = peer().Transact(
-        {.type = kCmdWrite, .offset = range.offset, .length = range.length}, data);
+        {.type = kCmdWrite, .offset = range.offset, .length = range.length},
+        data);
     EXPECT_TRUE(HasError(reply, kNbdOk));
     expected.replace(range.offset, range.length, data);
     EXPECT_TRUE(SameBytes(image().Read(0, kImageSize), expected));
@@ -137,8 +148,10 @@ TEST_P(BothStyles, WriteReachesTheFileAtAnyOffset) {
 TEST_P(BothStyles, WhatWasWrittenIsReadBack) {
   StartStyle();
   const Bytes data = Pattern(0, 70000, 5);
-  EXPECT_TRUE(HasError(
-      peer().Transact({.type = kCmdWrite, .offset = 999, .length = 70000}, data), kNbdOk));
+  EXPECT_TRUE(
+      HasError(peer().Transact(
+                   {.type = kCmdWrite, .offset = 999, .length = 70000}, data),
+               kNbdOk));
   const Reply reply = Do({.type = kCmdRead, .offset = 999, .length = 70000});
   EXPECT_TRUE(SameBytes(reply.data, data));
   session().End();
@@ -146,7 +159,8 @@ TEST_P(BothStyles, WhatWasWrittenIsReadBack) {
 
 TEST_P(BothStyles, CommandsWithoutDataAreAnsweredInTheNegotiatedStyle) {
   StartStyle();
-  for (uint16_t type : {kCmdFlush, kCmdTrim, kCmdCache, kCmdWriteZeroes, kCmdWrite}) {
+  for (uint16_t type :
+       {kCmdFlush, kCmdTrim, kCmdCache, kCmdWriteZeroes, kCmdWrite}) {
     const uint32_t length = type == kCmdFlush ? 0 : kPage;
     const Reply reply = Do({.type = type, .length = length});
     EXPECT_TRUE(HasError(reply, kNbdOk)) << type;
@@ -170,12 +184,12 @@ TEST_P(BothStyles, TrimLeavesTheNeighboursAlone) {
   StartStyle();
   constexpr uint64_t kOffset = (1 << 20) + 100;
   constexpr uint32_t kLength = 1 << 20;
-  EXPECT_TRUE(
-      HasError(Do({.type = kCmdTrim, .offset = kOffset, .length = kLength}), kNbdOk));
+  EXPECT_TRUE(HasError(
+      Do({.type = kCmdTrim, .offset = kOffset, .length = kLength}), kNbdOk));
   EXPECT_TRUE(SameBytes(image().Read(0, kOffset), Pattern(0, kOffset)));
   constexpr uint64_t kEnd = kOffset + kLength;
-  EXPECT_TRUE(
-      SameBytes(image().Read(kEnd, kImageSize - kEnd), Pattern(kEnd, kImageSize - kEnd)));
+  EXPECT_TRUE(SameBytes(image().Read(kEnd, kImageSize - kEnd),
+                        Pattern(kEnd, kImageSize - kEnd)));
   EXPECT_EQ(image().size(), kImageSize);
   session().End();
 }
@@ -184,7 +198,8 @@ TEST_P(BothStyles, TrimGivesStorageBack) {
   NEED_OR_SKIP(image().CanPunchHoles(), "the file system can't punch holes");
   StartStyle();
   const uint64_t before = image().AllocatedBytes();
-  EXPECT_TRUE(HasError(Do({.type = kCmdTrim, .offset = 0, .length = 2 << 20}), kNbdOk));
+  EXPECT_TRUE(
+      HasError(Do({.type = kCmdTrim, .offset = 0, .length = 2 << 20}), kNbdOk));
   EXPECT_LE(image().AllocatedBytes() + (1 << 20), before);
   session().End();
 }
@@ -194,20 +209,25 @@ TEST_P(BothStyles, WriteZeroesReadsBackAsZeroesToTheByte) {
   Bytes expected = Pattern(0, kImageSize);
   constexpr uint64_t kOffset = 70001;
   constexpr uint32_t kLength = 1000003;
-  EXPECT_TRUE(
-      HasError(Do({.type = kCmdWriteZeroes, .offset = kOffset, .length = kLength}), kNbdOk));
+  EXPECT_TRUE(HasError(
+      Do({.type = kCmdWriteZeroes, .offset = kOffset, .length = kLength}),
+      kNbdOk));
   expected.replace(kOffset, kLength, kLength, '\0');
   EXPECT_TRUE(SameBytes(image().Read(0, kImageSize), expected));
-  EXPECT_TRUE(SameBytes(Do({.type = kCmdRead, .length = kImageSize}).data, expected));
+  EXPECT_TRUE(
+      SameBytes(Do({.type = kCmdRead, .length = kImageSize}).data, expected));
   session().End();
 }
 
 TEST_P(BothStyles, WriteZeroesUpToTheLastByteKeepsTheSize) {
   StartStyle();
-  EXPECT_TRUE(HasError(
-      Do({.type = kCmdWriteZeroes, .offset = kImageSize - 12345, .length = 12345}), kNbdOk));
+  EXPECT_TRUE(HasError(Do({.type = kCmdWriteZeroes,
+                           .offset = kImageSize - 12345,
+                           .length = 12345}),
+                       kNbdOk));
   EXPECT_EQ(image().size(), kImageSize);
-  EXPECT_TRUE(SameBytes(image().Read(kImageSize - 12345, 12345), Bytes(12345, '\0')));
+  EXPECT_TRUE(
+      SameBytes(image().Read(kImageSize - 12345, 12345), Bytes(12345, '\0')));
   session().End();
 }
 
@@ -216,9 +236,11 @@ TEST_P(BothStyles, WriteZeroesMayBeLongerThanTheMaximumPayload) {
   large.Write(0, Pattern(0, kPage));
   large.Write((150 << 20) - kPage, Pattern(0, 2 * kPage));
   Serve(large, GetParam());
-  EXPECT_TRUE(HasError(Do({.type = kCmdWriteZeroes, .length = 150 << 20}), kNbdOk));
+  EXPECT_TRUE(
+      HasError(Do({.type = kCmdWriteZeroes, .length = 150 << 20}), kNbdOk));
   EXPECT_TRUE(SameBytes(large.Read(0, kPage), Bytes(kPage, '\0')));
-  EXPECT_TRUE(SameBytes(large.Read((150 << 20) - kPage, kPage), Bytes(kPage, '\0')));
+  EXPECT_TRUE(
+      SameBytes(large.Read((150 << 20) - kPage, kPage), Bytes(kPage, '\0')));
   EXPECT_TRUE(SameBytes(large.Read(150 << 20, kPage), Pattern(kPage, kPage)));
   EXPECT_TRUE(HasError(Do({.type = kCmdTrim, .length = 200 << 20}), kNbdOk));
   EXPECT_TRUE(HasError(Do({.type = kCmdCache, .length = 200 << 20}), kNbdOk));
@@ -231,7 +253,8 @@ TEST_P(BothStyles, WriteZeroesPunchesAHole) {
   NEED_OR_SKIP(image().CanPunchHoles(), "the file system can't punch holes");
   StartStyle();
   const uint64_t before = image().AllocatedBytes();
-  EXPECT_TRUE(HasError(Do({.type = kCmdWriteZeroes, .length = 2 << 20}), kNbdOk));
+  EXPECT_TRUE(
+      HasError(Do({.type = kCmdWriteZeroes, .length = 2 << 20}), kNbdOk));
   EXPECT_LE(image().AllocatedBytes() + (1 << 20), before);
   EXPECT_TRUE(SameBytes(image().Read(0, 2 << 20), Bytes(2 << 20, '\0')));
   session().End();
@@ -241,7 +264,8 @@ TEST_P(BothStyles, WriteZeroesWithNoHoleProvisionsTheArea) {
   const TempImage sparse = TempImage::Sparse(kImageSize);
   Serve(sparse, GetParam());
   EXPECT_TRUE(HasError(
-      Do({.type = kCmdWriteZeroes, .flags = kCmdFlagNoHole, .length = 2 << 20}), kNbdOk));
+      Do({.type = kCmdWriteZeroes, .flags = kCmdFlagNoHole, .length = 2 << 20}),
+      kNbdOk));
   EXPECT_GE(sparse.AllocatedBytes(), uint64_t{2} << 20);
   EXPECT_TRUE(SameBytes(sparse.Read(0, kImageSize), Bytes(kImageSize, '\0')));
   session().End();
@@ -251,7 +275,8 @@ TEST_P(BothStyles, WriteZeroesWithNoHoleKeepsWhatIsAllocated) {
   StartStyle();
   const uint64_t before = image().AllocatedBytes();
   EXPECT_TRUE(HasError(
-      Do({.type = kCmdWriteZeroes, .flags = kCmdFlagNoHole, .length = 2 << 20}), kNbdOk));
+      Do({.type = kCmdWriteZeroes, .flags = kCmdFlagNoHole, .length = 2 << 20}),
+      kNbdOk));
   EXPECT_GE(image().AllocatedBytes(), before);
   EXPECT_TRUE(SameBytes(image().Read(0, 2 << 20), Bytes(2 << 20, '\0')));
   session().End();
@@ -263,10 +288,13 @@ TEST_P(BothStyles, AFastZeroEitherZeroesOrFailsAndChangesNothing) {
     for (uint64_t offset : {uint64_t{0}, uint64_t{1 << 20}, uint64_t{12345}}) {
       image().Write(0, Pattern(0, kImageSize));
       const auto fast = static_cast<uint16_t>(flags | kCmdFlagFastZero);
-      const Reply reply = Do(
-          {.type = kCmdWriteZeroes, .flags = fast, .offset = offset, .length = 1 << 20});
+      const Reply reply = Do({.type = kCmdWriteZeroes,
+                              .flags = fast,
+                              .offset = offset,
+                              .length = 1 << 20});
       Bytes expected = Pattern(0, kImageSize);
-      if (reply.error == kNbdOk) expected.replace(offset, 1 << 20, 1 << 20, '\0');
+      if (reply.error == kNbdOk)
+        expected.replace(offset, 1 << 20, 1 << 20, '\0');
       EXPECT_TRUE(reply.error == kNbdOk || reply.error == kNbdEnotsup)
           << ErrorName(reply.error);
       EXPECT_TRUE(SameBytes(image().Read(0, kImageSize), expected));
@@ -284,17 +312,21 @@ TEST_P(BothStyles, AFastZeroEitherZeroesOrFailsAndChangesNothing) {
 TEST_P(BothStyles, AFastZeroSucceedsWhereTheFileSystemCanPunchHoles) {
   NEED_OR_SKIP(image().CanPunchHoles(), "the file system can't punch holes");
   StartStyle();
-  EXPECT_TRUE(HasError(
-      Do({.type = kCmdWriteZeroes, .flags = kCmdFlagFastZero, .length = 1 << 20}), kNbdOk));
+  EXPECT_TRUE(HasError(Do({.type = kCmdWriteZeroes,
+                           .flags = kCmdFlagFastZero,
+                           .length = 1 << 20}),
+                       kNbdOk));
   EXPECT_TRUE(SameBytes(image().Read(0, 1 << 20), Bytes(1 << 20, '\0')));
   session().End();
 }
 
-TEST_P(BothStyles, AFastZeroWithNoHoleSucceedsExactlyWhereTheFileSystemCanZeroRanges) {
+TEST_P(BothStyles,
+       AFastZeroWithNoHoleSucceedsExactlyWhereTheFileSystemCanZeroRanges) {
   StartStyle();
   const uint64_t before = image().AllocatedBytes();
   const auto flags = static_cast<uint16_t>(kCmdFlagFastZero | kCmdFlagNoHole);
-  const Reply reply = Do({.type = kCmdWriteZeroes, .flags = flags, .length = 1 << 20});
+  const Reply reply =
+      Do({.type = kCmdWriteZeroes, .flags = flags, .length = 1 << 20});
   EXPECT_TRUE(HasError(reply, image().CanZeroRanges() ? kNbdOk : kNbdEnotsup));
   EXPECT_GE(image().AllocatedBytes(), before);
   session().End();
@@ -302,13 +334,18 @@ TEST_P(BothStyles, AFastZeroWithNoHoleSucceedsExactlyWhereTheFileSystemCanZeroRa
 
 // -- Flags
 
-// Which bits of the command flags a command takes, beside FUA, which all of them take.
+// Which bits of the command flags a command takes, beside FUA, which all of
+// them take.
 uint16_t ValidFlags(uint16_t type, bool structured) {
   switch (type) {
-    case kCmdRead: return structured ? kCmdFlagDf : uint16_t{0};
-    case kCmdWriteZeroes: return kCmdFlagNoHole | kCmdFlagFastZero;
-    case kCmdBlockStatus: return kCmdFlagReqOne;
-    default: return 0;
+    case kCmdRead:
+      return structured ? kCmdFlagDf : uint16_t{0};
+    case kCmdWriteZeroes:
+      return kCmdFlagNoHole | kCmdFlagFastZero;
+    case kCmdBlockStatus:
+      return kCmdFlagReqOne;
+    default:
+      return 0;
   }
 }
 
@@ -321,8 +358,12 @@ struct FlagCase {
 std::vector<FlagCase> AllFlagCases() {
   std::vector<FlagCase> cases;
   constexpr std::pair<const char*, uint16_t> kCommands[] = {
-      {"Read", kCmdRead},         {"Write", kCmdWrite}, {"Flush", kCmdFlush},
-      {"Trim", kCmdTrim},         {"Cache", kCmdCache}, {"WriteZeroes", kCmdWriteZeroes},
+      {"Read", kCmdRead},
+      {"Write", kCmdWrite},
+      {"Flush", kCmdFlush},
+      {"Trim", kCmdTrim},
+      {"Cache", kCmdCache},
+      {"WriteZeroes", kCmdWriteZeroes},
       {"BlockStatus", kCmdBlockStatus}};
   for (const auto& [command, type] : kCommands) {
     for (int bit = 0; bit < 16; ++bit) cases.push_back({command, type, bit});
@@ -330,15 +371,17 @@ std::vector<FlagCase> AllFlagCases() {
   return cases;
 }
 
-class CommandFlag : public Transmission,
-                    public testing::WithParamInterface<std::tuple<FlagCase, Style>> {};
+class CommandFlag
+    : public Transmission,
+      public testing::WithParamInterface<std::tuple<FlagCase, Style>> {};
 
 TEST_P(CommandFlag, IsAcceptedOrRefusedAsTheSpecificationSays) {
   const auto& [tested, style] = GetParam();
   const bool structured = style == Style::kStructured;
   Start(style);
   const auto flag = static_cast<uint16_t>(1u << tested.bit);
-  Request request = {.type = tested.type, .flags = flag, .offset = kPage, .length = kPage};
+  Request request = {
+      .type = tested.type, .flags = flag, .offset = kPage, .length = kPage};
   if (tested.type == kCmdFlush) request.offset = request.length = 0;
   const bool valid =
       flag == kCmdFlagFua || (ValidFlags(tested.type, structured) & flag) != 0;
@@ -350,7 +393,8 @@ TEST_P(CommandFlag, IsAcceptedOrRefusedAsTheSpecificationSays) {
   } else {
     EXPECT_TRUE(HasError(reply, served ? kNbdOk : kNbdEinval));
   }
-  const bool changed = served && (tested.type == kCmdWrite || tested.type == kCmdWriteZeroes);
+  const bool changed =
+      served && (tested.type == kCmdWrite || tested.type == kCmdWriteZeroes);
   if (!changed && tested.type != kCmdTrim) {
     EXPECT_TRUE(SameBytes(image().Read(0, 3 * kPage), Pattern(0, 3 * kPage)));
   }
@@ -365,45 +409,51 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& info_of_test) {
       const FlagCase& flag = std::get<0>(info_of_test.param);
       return std::string(flag.command) + "Bit" + std::to_string(flag.bit) +
-             (std::get<1>(info_of_test.param) == Style::kSimple ? "Simple" : "Structured");
+             (std::get<1>(info_of_test.param) == Style::kSimple ? "Simple"
+                                                                : "Structured");
     });
 
 TEST_P(BothStyles, SeveralValidFlagsTogetherAreAccepted) {
   StartStyle();
   const auto zero_flags = static_cast<uint16_t>(kCmdFlagFua | kCmdFlagNoHole);
   EXPECT_TRUE(HasError(
-      Do({.type = kCmdWriteZeroes, .flags = zero_flags, .length = kPage}), kNbdOk));
+      Do({.type = kCmdWriteZeroes, .flags = zero_flags, .length = kPage}),
+      kNbdOk));
   if (structured()) {
     const auto read_flags = static_cast<uint16_t>(kCmdFlagFua | kCmdFlagDf);
-    EXPECT_TRUE(
-        HasError(Do({.type = kCmdRead, .flags = read_flags, .length = kPage}), kNbdOk));
-    const auto status_flags = static_cast<uint16_t>(kCmdFlagFua | kCmdFlagReqOne);
     EXPECT_TRUE(HasError(
-        Do({.type = kCmdBlockStatus, .flags = status_flags, .length = kPage}), kNbdOk));
+        Do({.type = kCmdRead, .flags = read_flags, .length = kPage}), kNbdOk));
+    const auto status_flags =
+        static_cast<uint16_t>(kCmdFlagFua | kCmdFlagReqOne);
+    EXPECT_TRUE(HasError(
+        Do({.type = kCmdBlockStatus, .flags = status_flags, .length = kPage}),
+        kNbdOk));
   }
   const auto one_invalid = static_cast<uint16_t>(kCmdFlagFua | 1u << 15);
-  ExpectError({.type = kCmdWrite, .flags = one_invalid, .length = kPage}, kNbdEinval);
+  ExpectError({.type = kCmdWrite, .flags = one_invalid, .length = kPage},
+              kNbdEinval);
   session().End();
 }
 
 TEST_P(BothStyles, FuaIsAcceptedOnAReadOnlyExportToo) {
   StartStyle({"-r"});
-  EXPECT_TRUE(
-      HasError(Do({.type = kCmdRead, .flags = kCmdFlagFua, .length = kPage}), kNbdOk));
+  EXPECT_TRUE(HasError(
+      Do({.type = kCmdRead, .flags = kCmdFlagFua, .length = kPage}), kNbdOk));
   EXPECT_TRUE(HasError(Do({.type = kCmdFlush, .flags = kCmdFlagFua}), kNbdOk));
-  EXPECT_TRUE(
-      HasError(Do({.type = kCmdCache, .flags = kCmdFlagFua, .length = kPage}), kNbdOk));
+  EXPECT_TRUE(HasError(
+      Do({.type = kCmdCache, .flags = kCmdFlagFua, .length = kPage}), kNbdOk));
   session().End();
 }
 
 // -- Stable storage
 
 TEST_P(BothStyles, AfterFlushNoWriteThatWasAnsweredIsInMemoryOnly) {
-  NEED_OR_SKIP(image().SeesUnwrittenPages(), "the kernel does not tell dirty pages");
+  NEED_OR_SKIP(image().SeesUnwrittenPages(),
+               "the kernel does not tell dirty pages");
   StartStyle();
   for (uint64_t offset = 0; offset < kImageSize; offset += 1 << 20) {
-    EXPECT_TRUE(
-        HasError(Do({.type = kCmdWrite, .offset = offset, .length = 100000}), kNbdOk));
+    EXPECT_TRUE(HasError(
+        Do({.type = kCmdWrite, .offset = offset, .length = 100000}), kNbdOk));
   }
   EXPECT_TRUE(HasError(Do({.type = kCmdFlush}), kNbdOk));
   EXPECT_EQ(image().UnwrittenPages(0, kImageSize), 0u);
@@ -411,40 +461,52 @@ TEST_P(BothStyles, AfterFlushNoWriteThatWasAnsweredIsInMemoryOnly) {
 }
 
 TEST_P(BothStyles, AWriteWithFuaIsOnStableStorageWhenAnswered) {
-  NEED_OR_SKIP(image().SeesUnwrittenPages(), "the kernel does not tell dirty pages");
+  NEED_OR_SKIP(image().SeesUnwrittenPages(),
+               "the kernel does not tell dirty pages");
   StartStyle();
   image().DropCache();
-  for (uint32_t length : {uint32_t{1}, kPage, uint32_t{100001}, uint32_t{1 << 20}}) {
-    EXPECT_TRUE(HasError(
-        Do({.type = kCmdWrite, .flags = kCmdFlagFua, .offset = kPage, .length = length}),
-        kNbdOk));
+  for (uint32_t length :
+       {uint32_t{1}, kPage, uint32_t{100001}, uint32_t{1 << 20}}) {
+    EXPECT_TRUE(HasError(Do({.type = kCmdWrite,
+                             .flags = kCmdFlagFua,
+                             .offset = kPage,
+                             .length = length}),
+                         kNbdOk));
     EXPECT_EQ(image().UnwrittenPages(kPage, length), 0u) << length;
   }
   session().End();
 }
 
 TEST_P(BothStyles, WriteZeroesWithFuaIsOnStableStorageWhenAnswered) {
-  NEED_OR_SKIP(image().SeesUnwrittenPages(), "the kernel does not tell dirty pages");
+  NEED_OR_SKIP(image().SeesUnwrittenPages(),
+               "the kernel does not tell dirty pages");
   StartStyle();
   image().DropCache();
-  for (uint16_t flags : {kCmdFlagFua, static_cast<uint16_t>(kCmdFlagFua | kCmdFlagNoHole)}) {
+  for (uint16_t flags :
+       {kCmdFlagFua, static_cast<uint16_t>(kCmdFlagFua | kCmdFlagNoHole)}) {
     // Unaligned, so that the edges have to be written as data.
-    EXPECT_TRUE(HasError(
-        Do({.type = kCmdWriteZeroes, .flags = flags, .offset = 100, .length = 300000}),
-        kNbdOk));
+    EXPECT_TRUE(HasError(Do({.type = kCmdWriteZeroes,
+                             .flags = flags,
+                             .offset = 100,
+                             .length = 300000}),
+                         kNbdOk));
     EXPECT_EQ(image().UnwrittenPages(0, 1 << 20), 0u);
   }
   session().End();
 }
 
 TEST_F(Transmission, AFlushCoversTheWritesOfAnotherConnection) {
-  NEED_OR_SKIP(image().SeesUnwrittenPages(), "the kernel does not tell dirty pages");
+  NEED_OR_SKIP(image().SeesUnwrittenPages(),
+               "the kernel does not tell dirty pages");
   Start(Style::kSimple);
   Session other({image().path()});
   EXPECT_NE(other.peer().EnterTransmission(false).flags & kCanMultiConn, 0);
-  EXPECT_TRUE(HasError(Do({.type = kCmdWrite, .offset = 0, .length = 1 << 20}), kNbdOk));
-  // Visible there at once, and stable after a flush there: NBD_FLAG_CAN_MULTI_CONN.
-  const Reply reply = other.peer().Transact({.type = kCmdRead, .length = 1 << 20});
+  EXPECT_TRUE(HasError(Do({.type = kCmdWrite, .offset = 0, .length = 1 << 20}),
+                       kNbdOk));
+  // Visible there at once, and stable after a flush there:
+  // NBD_FLAG_CAN_MULTI_CONN.
+  const Reply reply =
+      other.peer().Transact({.type = kCmdRead, .length = 1 << 20});
   EXPECT_TRUE(SameBytes(reply.data, Pattern(0, 1 << 20, 99)));
   EXPECT_TRUE(HasError(other.peer().Transact({.type = kCmdFlush}), kNbdOk));
   EXPECT_EQ(image().UnwrittenPages(0, kImageSize), 0u);
@@ -456,7 +518,8 @@ TEST_F(Transmission, AFlushCoversTheWritesOfAnotherConnection) {
 
 TEST_P(BothStyles, ARequestOfLengthZeroSucceedsAndTransfersNothing) {
   StartStyle();
-  for (uint16_t type : {kCmdRead, kCmdWrite, kCmdTrim, kCmdCache, kCmdWriteZeroes}) {
+  for (uint16_t type :
+       {kCmdRead, kCmdWrite, kCmdTrim, kCmdCache, kCmdWriteZeroes}) {
     for (uint64_t offset : {uint64_t{0}, uint64_t{12345}, kImageSize}) {
       const Reply reply = Do({.type = type, .offset = offset, .length = 0});
       EXPECT_TRUE(HasError(reply, kNbdOk)) << type << " at " << offset;
@@ -490,9 +553,15 @@ constexpr uint32_t kLongest = ~uint32_t{0};
 
 const std::vector<ErrorCase>& ErrorCases() {
   static const std::vector<ErrorCase> cases = {
-      {"ReadAtTheEnd", {.type = kCmdRead, .offset = kEnd, .length = 1}, kNbdEinval},
-      {"ReadOverTheEnd", {.type = kCmdRead, .offset = kEnd - 1, .length = 2}, kNbdEinval},
-      {"ReadOfMoreThanTheExport", {.type = kCmdRead, .length = kEnd + 1}, kNbdEinval},
+      {"ReadAtTheEnd",
+       {.type = kCmdRead, .offset = kEnd, .length = 1},
+       kNbdEinval},
+      {"ReadOverTheEnd",
+       {.type = kCmdRead, .offset = kEnd - 1, .length = 2},
+       kNbdEinval},
+      {"ReadOfMoreThanTheExport",
+       {.type = kCmdRead, .length = kEnd + 1},
+       kNbdEinval},
       {"ReadAtTheHighestOffset",
        {.type = kCmdRead, .offset = kHighest, .length = 1},
        kNbdEinval},
@@ -502,7 +571,9 @@ const std::vector<ErrorCase>& ErrorCases() {
       {"ReadAtANegativeOffset",
        {.type = kCmdRead, .offset = uint64_t{1} << 63, .length = 512},
        kNbdEinval},
-      {"WriteAtTheEnd", {.type = kCmdWrite, .offset = kEnd, .length = 1}, kNbdEnospc},
+      {"WriteAtTheEnd",
+       {.type = kCmdWrite, .offset = kEnd, .length = 1},
+       kNbdEnospc},
       {"WriteOverTheEnd",
        {.type = kCmdWrite, .offset = kEnd - 1, .length = 100000},
        kNbdEnospc},
@@ -512,15 +583,21 @@ const std::vector<ErrorCase>& ErrorCases() {
       {"WriteThatWrapsAround",
        {.type = kCmdWrite, .offset = kHighest - 4095, .length = 8192},
        kNbdEnospc},
-      {"TrimAtTheEnd", {.type = kCmdTrim, .offset = kEnd, .length = 1}, kNbdEinval},
+      {"TrimAtTheEnd",
+       {.type = kCmdTrim, .offset = kEnd, .length = 1},
+       kNbdEinval},
       {"TrimOverTheEnd",
        {.type = kCmdTrim, .offset = kEnd - 512, .length = 1024},
        kNbdEinval},
       {"TrimThatWrapsAround",
        {.type = kCmdTrim, .offset = kHighest - 4095, .length = 8192},
        kNbdEinval},
-      {"TrimOfTheGreatestLength", {.type = kCmdTrim, .length = kLongest}, kNbdEinval},
-      {"CacheAtTheEnd", {.type = kCmdCache, .offset = kEnd, .length = 1}, kNbdEinval},
+      {"TrimOfTheGreatestLength",
+       {.type = kCmdTrim, .length = kLongest},
+       kNbdEinval},
+      {"CacheAtTheEnd",
+       {.type = kCmdCache, .offset = kEnd, .length = 1},
+       kNbdEinval},
       {"CacheOverTheEnd",
        {.type = kCmdCache, .offset = kEnd - 1, .length = 2},
        kNbdEinval},
@@ -541,7 +618,9 @@ const std::vector<ErrorCase>& ErrorCases() {
        kNbdEnospc},
       {"FlushWithAnOffset", {.type = kCmdFlush, .offset = 1}, kNbdEinval},
       {"FlushWithALength", {.type = kCmdFlush, .length = 512}, kNbdEinval},
-      {"FlushWithBoth", {.type = kCmdFlush, .offset = 512, .length = 512}, kNbdEinval},
+      {"FlushWithBoth",
+       {.type = kCmdFlush, .offset = 512, .length = 512},
+       kNbdEinval},
       {"Resize", {.type = kCmdResize, .length = 512}, kNbdEinval},
       {"AnUnknownCommand", {.type = 9, .offset = 0, .length = 512}, kNbdEinval},
       {"AnUnknownCommandWithFua",
@@ -550,7 +629,10 @@ const std::vector<ErrorCase>& ErrorCases() {
       {"TheHighestCommand",
        {.type = 0xffff, .flags = 0, .offset = kHighest, .length = kLongest},
        kNbdEinval},
-      {"WriteToReadOnly", {.type = kCmdWrite, .length = 100000}, kNbdEperm, true},
+      {"WriteToReadOnly",
+       {.type = kCmdWrite, .length = 100000},
+       kNbdEperm,
+       true},
       {"WriteWithFuaToReadOnly",
        {.type = kCmdWrite, .flags = kCmdFlagFua, .length = 512},
        kNbdEperm,
@@ -568,8 +650,9 @@ const std::vector<ErrorCase>& ErrorCases() {
   return cases;
 }
 
-class RequestError : public Transmission,
-                     public testing::WithParamInterface<std::tuple<ErrorCase, Style>> {};
+class RequestError
+    : public Transmission,
+      public testing::WithParamInterface<std::tuple<ErrorCase, Style>> {};
 
 TEST_P(RequestError, IsTheOneOfTheSpecificationAndTheConnectionGoesOn) {
   const auto& [tested, style] = GetParam();
@@ -593,12 +676,14 @@ INSTANTIATE_TEST_SUITE_P(
                      testing::Values(Style::kSimple, Style::kStructured)),
     [](const auto& info_of_test) {
       return std::string(std::get<0>(info_of_test.param).word) +
-             (std::get<1>(info_of_test.param) == Style::kSimple ? "Simple" : "Structured");
+             (std::get<1>(info_of_test.param) == Style::kSimple ? "Simple"
+                                                                : "Structured");
     });
 
 TEST_P(BothStyles, ErrorsOneAfterTheOtherKeepTheStreamInStep) {
   StartStyle();
-  // All of them in one send, so that each payload is followed at once by another header.
+  // All of them in one send, so that each payload is followed at once by
+  // another header.
   Bytes batch;
   std::vector<std::pair<uint64_t, uint32_t>> expected;
   uint64_t cookie = 1000;
@@ -612,7 +697,8 @@ TEST_P(BothStyles, ErrorsOneAfterTheOtherKeepTheStreamInStep) {
   peer().Send(batch);
   const auto replies = peer().ReceiveAllReplies();
   for (const auto& [number, error] : expected) {
-    EXPECT_TRUE(HasError(replies.at(number), error)) << ErrorCases()[number - 1001].word;
+    EXPECT_TRUE(HasError(replies.at(number), error))
+        << ErrorCases()[number - 1001].word;
   }
   session().End();
 }
@@ -622,7 +708,8 @@ TEST_P(BothStyles, AReadBeyondTheMaximumPayloadIsAnErrorWithoutData) {
   Serve(large, GetParam());
   for (uint32_t length : {kMaxPayload + 1, uint32_t{64 << 20}}) {
     const Reply reply = Do({.type = kCmdRead, .length = length});
-    EXPECT_TRUE(HasError(reply, structured() ? kNbdEoverflow : kNbdEinval)) << length;
+    EXPECT_TRUE(HasError(reply, structured() ? kNbdEoverflow : kNbdEinval))
+        << length;
     EXPECT_TRUE(reply.pieces.empty());
   }
   EXPECT_TRUE(HasError(Do({.type = kCmdRead, .length = kPage}), kNbdOk));
@@ -633,7 +720,8 @@ TEST_P(BothStyles, AWriteBeyondTheMaximumPayloadIsDrainedAndRefused) {
   const TempImage large = TempImage::Sparse(64 << 20);
   Serve(large, GetParam());
   for (uint32_t length : {kMaxPayload + 1, uint32_t{48 << 20}}) {
-    EXPECT_TRUE(HasError(Do({.type = kCmdWrite, .length = length}), kNbdEinval));
+    EXPECT_TRUE(
+        HasError(Do({.type = kCmdWrite, .length = length}), kNbdEinval));
     EXPECT_TRUE(HasError(Do({.type = kCmdRead, .length = kPage}), kNbdOk));
   }
   EXPECT_TRUE(SameBytes(large.Read(0, kPage), Bytes(kPage, '\0')));
@@ -642,7 +730,8 @@ TEST_P(BothStyles, AWriteBeyondTheMaximumPayloadIsDrainedAndRefused) {
 
 TEST_P(BothStyles, APayloadThatIsRefusedIsDrainedWhateverItsLength) {
   StartStyle({"-r"});
-  for (uint32_t length : {1u, 4095u, 65537u, 1u << 20, (1u << 20) + 1, 4u << 20}) {
+  for (uint32_t length :
+       {1u, 4095u, 65537u, 1u << 20, (1u << 20) + 1, 4u << 20}) {
     ExpectError({.type = kCmdWrite, .length = length}, kNbdEperm);
   }
   session().End();
@@ -665,9 +754,10 @@ TEST_P(BothStyles, AnExportOfAnOddSizeIsServedToItsLastByte) {
   EXPECT_TRUE(SameBytes(Do({.type = kCmdRead, .length = 1234567}).data,
                         Pattern(0, 1234567)));
   EXPECT_TRUE(HasError(Do({.type = kCmdRead, .length = 1234568}), kNbdEinval));
-  EXPECT_TRUE(
-      HasError(Do({.type = kCmdWrite, .offset = 1234560, .length = 8}), kNbdEnospc));
-  EXPECT_TRUE(HasError(Do({.type = kCmdWrite, .offset = 1234560, .length = 7}), kNbdOk));
+  EXPECT_TRUE(HasError(Do({.type = kCmdWrite, .offset = 1234560, .length = 8}),
+                       kNbdEnospc));
+  EXPECT_TRUE(HasError(Do({.type = kCmdWrite, .offset = 1234560, .length = 7}),
+                       kNbdOk));
   EXPECT_EQ(odd.size(), 1234567u);
   session().End();
 }
@@ -675,9 +765,11 @@ TEST_P(BothStyles, AnExportOfAnOddSizeIsServedToItsLastByte) {
 TEST_P(BothStyles, AFileThatHasShrunkIsEioBehindItsPresentEnd) {
   StartStyle();
   image().Truncate(1 << 20);
-  const Reply behind = Do({.type = kCmdRead, .offset = 2 << 20, .length = kPage});
+  const Reply behind =
+      Do({.type = kCmdRead, .offset = 2 << 20, .length = kPage});
   EXPECT_TRUE(HasError(behind, kNbdEio));
-  const Reply across = Do({.type = kCmdRead, .offset = (1 << 20) - 100, .length = kPage});
+  const Reply across =
+      Do({.type = kCmdRead, .offset = (1 << 20) - 100, .length = kPage});
   EXPECT_TRUE(HasError(across, kNbdEio));
   const Reply before = Do({.type = kCmdRead, .offset = 0, .length = 1 << 20});
   EXPECT_TRUE(HasError(before, kNbdOk));
@@ -688,19 +780,23 @@ TEST_P(BothStyles, AFileThatHasShrunkIsEioBehindItsPresentEnd) {
 TEST_P(BothStyles, AFileThatHasGrownKeepsTheSizeThatWasNegotiated) {
   StartStyle();
   image().Truncate(2 * kImageSize);
-  ExpectError({.type = kCmdRead, .offset = kImageSize, .length = 512}, kNbdEinval);
-  ExpectError({.type = kCmdWrite, .offset = kImageSize, .length = 512}, kNbdEnospc);
+  ExpectError({.type = kCmdRead, .offset = kImageSize, .length = 512},
+              kNbdEinval);
+  ExpectError({.type = kCmdWrite, .offset = kImageSize, .length = 512},
+              kNbdEnospc);
   session().End();
 }
 
 TEST_P(BothStyles, EfbigIsEnospcAndNoSignalEndsTheServer) {
   const TempImage sparse = TempImage::Sparse(kImageSize);
   Serve(sparse, GetParam(), {}, {.file_size_limit = 1 << 20});
-  EXPECT_TRUE(
-      HasError(Do({.type = kCmdWrite, .offset = 2 << 20, .length = kPage}), kNbdEnospc));
   EXPECT_TRUE(HasError(
-      Do({.type = kCmdWrite, .offset = (1 << 20) - 100, .length = kPage}), kNbdEnospc));
-  EXPECT_TRUE(HasError(Do({.type = kCmdWrite, .offset = 0, .length = kPage}), kNbdOk));
+      Do({.type = kCmdWrite, .offset = 2 << 20, .length = kPage}), kNbdEnospc));
+  EXPECT_TRUE(HasError(
+      Do({.type = kCmdWrite, .offset = (1 << 20) - 100, .length = kPage}),
+      kNbdEnospc));
+  EXPECT_TRUE(
+      HasError(Do({.type = kCmdWrite, .offset = 0, .length = kPage}), kNbdOk));
   session().End();
 }
 
@@ -708,8 +804,8 @@ TEST_P(BothStyles, EfbigIsEnospcAndNoSignalEndsTheServer) {
 
 TEST_P(BothStyles, TheCookieIsOpaque) {
   StartStyle();
-  for (uint64_t cookie :
-       {uint64_t{0}, ~uint64_t{0}, uint64_t{1} << 63, uint64_t{kSimpleReplyMagic}}) {
+  for (uint64_t cookie : {uint64_t{0}, ~uint64_t{0}, uint64_t{1} << 63,
+                          uint64_t{kSimpleReplyMagic}}) {
     const Reply reply = Do({.type = kCmdRead, .length = 512, .cookie = cookie});
     EXPECT_EQ(reply.cookie, cookie);
     EXPECT_TRUE(SameBytes(reply.data, Pattern(0, 512)));
@@ -722,7 +818,8 @@ TEST_P(BothStyles, TheCookieIsOpaque) {
 TEST_P(BothStyles, RequestsWithTheSameCookieAreEachAnswered) {
   StartStyle();
   Bytes batch;
-  for (int i = 0; i < 5; ++i) batch += peer().Prepare({.type = kCmdFlush, .cookie = 42});
+  for (int i = 0; i < 5; ++i)
+    batch += peer().Prepare({.type = kCmdFlush, .cookie = 42});
   peer().Send(batch);
   for (int i = 0; i < 5; ++i) {
     const Reply reply = peer().ReceiveReply();
@@ -740,18 +837,21 @@ class WrongRequestMagic : public Transmission,
 TEST_P(WrongRequestMagic, IsAHardDisconnect) {
   Start(Style::kStructured);
   ExpectAlive();
-  Bytes message = RequestMessage({.type = kCmdRead, .length = 512, .cookie = 1});
+  Bytes message =
+      RequestMessage({.type = kCmdRead, .length = 512, .cookie = 1});
   message.replace(0, 4, Writer().U32(GetParam()).bytes());
   peer().Send(message);
   EXPECT_TRUE(SameBytes(peer().ReceiveToEnd(), ""));
   EXPECT_TRUE(ExitedWith(session().WaitForExit(), kExitProtocol));
 }
 
-// Among them the reserved and historic numbers of the section "Reserved Magic values".
+// Among them the reserved and historic numbers of the section "Reserved Magic
+// values".
 INSTANTIATE_TEST_SUITE_P(Magic, WrongRequestMagic,
-                         testing::Values(0u, 0xffffffffu, kRequestMagic ^ 1u, 0x12560953u,
-                                         0x96744668u, 0x25609514u, 0x21e41c71u,
-                                         kSimpleReplyMagic, kStructuredReplyMagic),
+                         testing::Values(0u, 0xffffffffu, kRequestMagic ^ 1u,
+                                         0x12560953u, 0x96744668u, 0x25609514u,
+                                         0x21e41c71u, kSimpleReplyMagic,
+                                         kStructuredReplyMagic),
                          testing::PrintToStringParamName());
 
 TEST_P(BothStyles, DiscIsNotAnsweredAndEndsTheServerWithSuccess) {
@@ -773,7 +873,8 @@ TEST_P(BothStyles, DiscWithReservedFieldsSetStillEndsTheConnection) {
   peer().SendRequest({.type = kCmdDisc, .offset = 512, .length = 512});
   EXPECT_TRUE(SameBytes(peer().ReceiveToEnd(), ""));
   // A breach of a mandatory condition, by a client that wants to leave.
-  EXPECT_TRUE(ExitedWithOneOf(session().WaitForExit(), {kExitOk, kExitProtocol}));
+  EXPECT_TRUE(
+      ExitedWithOneOf(session().WaitForExit(), {kExitOk, kExitProtocol}));
 }
 
 TEST_P(BothStyles, DiscWaitsForAllOutstandingRequests) {
@@ -781,11 +882,13 @@ TEST_P(BothStyles, DiscWaitsForAllOutstandingRequests) {
   image().DropCache();
   Bytes batch;
   for (uint64_t i = 0; i < 64; ++i) {
-    batch += peer().Prepare({.type = kCmdRead, .offset = i * kPage, .length = 3 * kPage});
     batch += peer().Prepare(
-        {.type = kCmdWrite, .flags = kCmdFlagFua, .offset = (2 << 20) + i * kPage,
-         .length = kPage},
-        Pattern(i, kPage, 3));
+        {.type = kCmdRead, .offset = i * kPage, .length = 3 * kPage});
+    batch += peer().Prepare({.type = kCmdWrite,
+                             .flags = kCmdFlagFua,
+                             .offset = (2 << 20) + i * kPage,
+                             .length = kPage},
+                            Pattern(i, kPage, 3));
   }
   batch += peer().Prepare({.type = kCmdFlush});
   batch += peer().Prepare({.type = kCmdDisc});
@@ -796,7 +899,8 @@ TEST_P(BothStyles, DiscWaitsForAllOutstandingRequests) {
   EXPECT_TRUE(SameBytes(peer().ReceiveToEnd(), ""));
   EXPECT_TRUE(ExitedWith(session().WaitForExit(), kExitOk));
   for (uint64_t i = 0; i < 64; ++i) {
-    EXPECT_TRUE(SameBytes(image().Read((2 << 20) + i * kPage, kPage), Pattern(i, kPage, 3)));
+    EXPECT_TRUE(SameBytes(image().Read((2 << 20) + i * kPage, kPage),
+                          Pattern(i, kPage, 3)));
   }
 }
 
@@ -806,7 +910,8 @@ class StructuredRead : public Transmission {
  protected:
   // Holes and data by turns, with the page cache cold.
   Peer& ServeSparse() {
-    for (const auto& [offset, length] : kData) sparse_.Write(offset, Pattern(offset, length));
+    for (const auto& [offset, length] : kData)
+      sparse_.Write(offset, Pattern(offset, length));
     sparse_.DropCache();
     return Serve(sparse_, Style::kStructured);
   }
@@ -821,7 +926,9 @@ class StructuredRead : public Transmission {
 
   static constexpr uint64_t kSparseSize = 16 << 20;
   static constexpr std::pair<uint64_t, uint32_t> kData[] = {
-      {2 << 20, 1 << 20}, {(5 << 20) + 65536, 65536}, {(16 << 20) - 65536, 65536}};
+      {2 << 20, 1 << 20},
+      {(5 << 20) + 65536, 65536},
+      {(16 << 20) - 65536, 65536}};
 
  private:
   TempImage sparse_ = TempImage::Sparse(kSparseSize);
@@ -831,7 +938,8 @@ TEST_F(StructuredRead, ASmallReadComesInOneChunk) {
   Start(Style::kStructured);
   image().Read(0, kImageSize);
   for (uint32_t length : {uint32_t{1}, uint32_t{512}, kPage, uint32_t{65536}}) {
-    const Reply reply = Do({.type = kCmdRead, .offset = 65536, .length = length});
+    const Reply reply =
+        Do({.type = kCmdRead, .offset = 65536, .length = length});
     EXPECT_EQ(reply.chunks, 1) << length;
     EXPECT_TRUE(SameBytes(reply.data, Pattern(65536, length)));
   }
@@ -845,19 +953,24 @@ TEST_F(StructuredRead, HolesAreToldAsHolesAndTheBytesAreRight) {
   ASSERT_TRUE(HasError(reply, kNbdOk));
   EXPECT_TRUE(SameBytes(reply.data, Expected()));
   uint64_t in_holes = 0;
-  for (const Piece& piece : reply.pieces) in_holes += piece.hole ? piece.length : 0;
+  for (const Piece& piece : reply.pieces)
+    in_holes += piece.hole ? piece.length : 0;
   EXPECT_GT(in_holes, 8u << 20) << "of 15 MiB of holes";
   // Nothing that holds data may come as a hole.
   EXPECT_LE(in_holes, kSparseSize - (1 << 20) - 65536 - 65536);
   session().End();
 }
 
-TEST_F(StructuredRead, ChunksBeginAndEndOnMultiplesOf512WhereTheRequestLetsThem) {
+TEST_F(StructuredRead,
+       ChunksBeginAndEndOnMultiplesOf512WhereTheRequestLetsThem) {
   ServeSparse();
-  for (uint64_t offset : {uint64_t{0}, uint64_t{777}, uint64_t{(2 << 20) - 1}}) {
-    const Request request = {.type = kCmdRead, .offset = offset, .length = 5 << 20};
+  for (uint64_t offset :
+       {uint64_t{0}, uint64_t{777}, uint64_t{(2 << 20) - 1}}) {
+    const Request request = {
+        .type = kCmdRead, .offset = offset, .length = 5 << 20};
     const Reply reply = Do(request);
-    EXPECT_TRUE(SameBytes(reply.data, Expected().substr(offset, request.length)));
+    EXPECT_TRUE(
+        SameBytes(reply.data, Expected().substr(offset, request.length)));
     for (const Piece& piece : reply.pieces) {
       EXPECT_TRUE(piece.offset == offset || piece.offset % 512 == 0);
       const uint64_t end = piece.offset + piece.length;
@@ -867,12 +980,14 @@ TEST_F(StructuredRead, ChunksBeginAndEndOnMultiplesOf512WhereTheRequestLetsThem)
   session().End();
 }
 
-TEST_F(StructuredRead, WithDontFragmentAnyReadIsOneChunkOfDataWithTheZeroesInIt) {
+TEST_F(StructuredRead,
+       WithDontFragmentAnyReadIsOneChunkOfDataWithTheZeroesInIt) {
   ServeSparse();
-  for (uint32_t length : {uint32_t{1}, uint32_t{65536}, uint32_t{1 << 20}, uint32_t{4 << 20},
-                          uint32_t{kSparseSize}}) {
+  for (uint32_t length : {uint32_t{1}, uint32_t{65536}, uint32_t{1 << 20},
+                          uint32_t{4 << 20}, uint32_t{kSparseSize}}) {
     sparse().DropCache();
-    const Reply reply = Do({.type = kCmdRead, .flags = kCmdFlagDf, .length = length});
+    const Reply reply =
+        Do({.type = kCmdRead, .flags = kCmdFlagDf, .length = length});
     ASSERT_TRUE(HasError(reply, kNbdOk)) << length;
     EXPECT_TRUE(SameBytes(reply.data, Expected().substr(0, length)));
     ASSERT_EQ(reply.pieces.size(), 1u) << length;
@@ -885,7 +1000,8 @@ TEST_F(StructuredRead, WithDontFragmentAnyReadIsOneChunkOfDataWithTheZeroesInIt)
 TEST_F(StructuredRead, DontFragmentWorksUpToTheMaximumPayload) {
   const TempImage large = TempImage::Sparse(kMaxPayload + kPage);
   large.Write(0, Pattern(0, 1 << 20));
-  large.Write(kMaxPayload - (1 << 20), Pattern(kMaxPayload - (1 << 20), 1 << 20));
+  large.Write(kMaxPayload - (1 << 20),
+              Pattern(kMaxPayload - (1 << 20), 1 << 20));
   Serve(large, Style::kStructured);
   const Reply reply =
       Do({.type = kCmdRead, .flags = kCmdFlagDf, .length = kMaxPayload});
@@ -898,19 +1014,22 @@ TEST_F(StructuredRead, DontFragmentWorksUpToTheMaximumPayload) {
   session().End();
 }
 
-TEST_F(StructuredRead, AReadAcrossThePresentEndOfAShrunkFileNeverPassesAsSuccess) {
+TEST_F(StructuredRead,
+       AReadAcrossThePresentEndOfAShrunkFileNeverPassesAsSuccess) {
   const TempImage large = TempImage::WithPattern(8 << 20);
   Serve(large, Style::kStructured);
   large.Truncate((4 << 20) + 100);
   for (uint16_t flags : {uint16_t{0}, kCmdFlagDf}) {
-    const Reply reply = Do({.type = kCmdRead, .flags = flags, .length = 8 << 20});
+    const Reply reply =
+        Do({.type = kCmdRead, .flags = flags, .length = 8 << 20});
     EXPECT_TRUE(HasError(reply, kNbdEio));
   }
   EXPECT_TRUE(HasError(Do({.type = kCmdRead, .length = kPage}), kNbdOk));
   session().End();
 }
 
-TEST_F(Transmission, ALargeSimpleReadThatFailsInTheMiddleIsAnErrorOrAHardDisconnect) {
+TEST_F(Transmission,
+       ALargeSimpleReadThatFailsInTheMiddleIsAnErrorOrAHardDisconnect) {
   const TempImage large = TempImage::WithPattern(8 << 20);
   Serve(large, Style::kSimple);
   large.Truncate((4 << 20) + 100);
@@ -924,11 +1043,13 @@ TEST_F(Transmission, ALargeSimpleReadThatFailsInTheMiddleIsAnErrorOrAHardDisconn
     EXPECT_TRUE(SameBytes(peer().ReceiveToEnd(), ""));
     return;
   }
-  // The header has promised success: the server may not fill up with made-up bytes.
+  // The header has promised success: the server may not fill up with made-up
+  // bytes.
   const Bytes rest = peer().ReceiveToEnd();
   EXPECT_LE(rest.size(), size_t{(4 << 20) + 100});
   EXPECT_TRUE(SameBytes(rest, Pattern(0, rest.size())));
-  EXPECT_TRUE(session().WaitForExit().status.has_value()) << "ended by a signal";
+  EXPECT_TRUE(session().WaitForExit().status.has_value())
+      << "ended by a signal";
 }
 
 // -- Block status
@@ -940,13 +1061,16 @@ class BlockStatus : public StructuredRead {
     std::vector<Segment> map;
     for (uint64_t at = 0; at < size;) {
       const auto length = static_cast<uint32_t>(size - at);
-      const Reply reply =
-          Do({.type = kCmdBlockStatus, .flags = flags, .offset = at, .length = length});
+      const Reply reply = Do({.type = kCmdBlockStatus,
+                              .flags = flags,
+                              .offset = at,
+                              .length = length});
       EXPECT_TRUE(HasError(reply, kNbdOk));
       if (reply.extents.empty()) break;
       for (const Extent& extent : reply.extents) {
         const bool hole = (extent.flags & kStateHole) != 0;
-        EXPECT_EQ(hole, (extent.flags & kStateZero) != 0) << "a hole of a file reads as zero";
+        EXPECT_EQ(hole, (extent.flags & kStateZero) != 0)
+            << "a hole of a file reads as zero";
         if (!map.empty() && map.back().hole == hole) {
           map.back().length += extent.length;
         } else {
@@ -963,7 +1087,8 @@ class BlockStatus : public StructuredRead {
     for (size_t i = 0; i < actual.size(); ++i) {
       EXPECT_EQ(actual[i].offset, expected[i].offset);
       EXPECT_EQ(actual[i].hole, expected[i].hole);
-      // The last one may reach beyond what was asked for, but not beyond the export.
+      // The last one may reach beyond what was asked for, but not beyond the
+      // export.
       EXPECT_EQ(std::min(actual[i].offset + actual[i].length, size),
                 expected[i].offset + expected[i].length);
     }
@@ -979,8 +1104,10 @@ TEST_F(BlockStatus, TellsTheHolesThatTheFileSystemKnows) {
 
 TEST_F(BlockStatus, WithReqOneEachReplyIsOneExtentInsideOfTheRequest) {
   ServeSparse();
-  ExpectSame(Map(kSparseSize, kCmdFlagReqOne), sparse().Segments(), kSparseSize);
-  for (uint64_t offset : {uint64_t{0}, uint64_t{2 << 20}, uint64_t{(3 << 20) - 1}}) {
+  ExpectSame(Map(kSparseSize, kCmdFlagReqOne), sparse().Segments(),
+             kSparseSize);
+  for (uint64_t offset :
+       {uint64_t{0}, uint64_t{2 << 20}, uint64_t{(3 << 20) - 1}}) {
     for (uint32_t length : {1u, 512u, 100000u}) {
       const Reply reply = Do({.type = kCmdBlockStatus,
                               .flags = kCmdFlagReqOne,
@@ -1017,7 +1144,8 @@ TEST_F(BlockStatus, AnExtentThatSaysZeroReadsAsZero) {
   session().End();
 }
 
-TEST_F(BlockStatus, ExtentsOfAnUnalignedQueryAreMultiplesOf512ExceptAtTheEdges) {
+TEST_F(BlockStatus,
+       ExtentsOfAnUnalignedQueryAreMultiplesOf512ExceptAtTheEdges) {
   ServeSparse();
   constexpr uint64_t kOffset = (1 << 20) + 77;
   const Reply reply =
@@ -1039,9 +1167,11 @@ TEST_F(BlockStatus, AFileWithoutHolesIsAllData) {
 TEST_F(BlockStatus, TrimmedAndZeroedAreasBecomeHoles) {
   NEED_OR_SKIP(image().CanPunchHoles(), "the file system can't punch holes");
   Start(Style::kStructured);
-  EXPECT_TRUE(HasError(Do({.type = kCmdTrim, .offset = 0, .length = 1 << 20}), kNbdOk));
+  EXPECT_TRUE(
+      HasError(Do({.type = kCmdTrim, .offset = 0, .length = 1 << 20}), kNbdOk));
   EXPECT_TRUE(HasError(
-      Do({.type = kCmdWriteZeroes, .offset = 2 << 20, .length = 1 << 20}), kNbdOk));
+      Do({.type = kCmdWriteZeroes, .offset = 2 << 20, .length = 1 << 20}),
+      kNbdOk));
   ExpectSame(Map(kImageSize),
              {{0, 1 << 20, true},
               {1 << 20, 1 << 20, false},
@@ -1053,17 +1183,21 @@ TEST_F(BlockStatus, TrimmedAndZeroedAreasBecomeHoles) {
 
 TEST_F(BlockStatus, AWriteIntoAHoleIsToldAsDataAtOnce) {
   ServeSparse();
-  EXPECT_TRUE(HasError(Do({.type = kCmdWrite, .offset = 8 << 20, .length = 65536}), kNbdOk));
-  const Reply reply = Do({.type = kCmdBlockStatus, .offset = 8 << 20, .length = 65536});
+  EXPECT_TRUE(HasError(
+      Do({.type = kCmdWrite, .offset = 8 << 20, .length = 65536}), kNbdOk));
+  const Reply reply =
+      Do({.type = kCmdBlockStatus, .offset = 8 << 20, .length = 65536});
   ASSERT_TRUE(HasError(reply, kNbdOk));
-  for (const Extent& extent : reply.extents) EXPECT_EQ(extent.flags & kStateZero, 0u);
+  for (const Extent& extent : reply.extents)
+    EXPECT_EQ(extent.flags & kStateZero, 0u);
   session().End();
 }
 
 TEST_F(BlockStatus, ManyExtentsAreTruncatedButCovered) {
   constexpr uint64_t kMany = 4000;
   const TempImage comb = TempImage::Sparse(kMany * 2 * kPage);
-  for (uint64_t i = 0; i < kMany; ++i) comb.Write(i * 2 * kPage, Pattern(i, kPage));
+  for (uint64_t i = 0; i < kMany; ++i)
+    comb.Write(i * 2 * kPage, Pattern(i, kPage));
   comb.DropCache();
   Serve(comb, Style::kStructured);
   ExpectSame(Map(kMany * 2 * kPage), comb.Segments(), kMany * 2 * kPage);
@@ -1072,10 +1206,13 @@ TEST_F(BlockStatus, ManyExtentsAreTruncatedButCovered) {
 
 TEST_F(BlockStatus, OverTheEndIsEinval) {
   Start(Style::kStructured);
-  ExpectError({.type = kCmdBlockStatus, .offset = kEnd, .length = 1}, kNbdEinval);
-  ExpectError({.type = kCmdBlockStatus, .offset = kEnd - 1, .length = 2}, kNbdEinval);
-  ExpectError({.type = kCmdBlockStatus, .offset = kHighest - 511, .length = 1024},
+  ExpectError({.type = kCmdBlockStatus, .offset = kEnd, .length = 1},
               kNbdEinval);
+  ExpectError({.type = kCmdBlockStatus, .offset = kEnd - 1, .length = 2},
+              kNbdEinval);
+  ExpectError(
+      {.type = kCmdBlockStatus, .offset = kHighest - 511, .length = 1024},
+      kNbdEinval);
   session().End();
 }
 
@@ -1089,7 +1226,8 @@ TEST_F(Transmission, ABlockStatusWithoutASelectedContextIsEinval) {
   for (bool structured : {false, true}) {
     Session without({image().path()});
     without.peer().EnterTransmission(structured);
-    const Reply reply = without.peer().Transact({.type = kCmdBlockStatus, .length = kPage});
+    const Reply reply =
+        without.peer().Transact({.type = kCmdBlockStatus, .length = kPage});
     EXPECT_TRUE(HasError(reply, kNbdEinval));
     without.End();
   }

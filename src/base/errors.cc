@@ -7,6 +7,18 @@
 #include "base/utf8.h"
 
 namespace nbdinetd {
+namespace {
+
+// U+0080 to U+009F, which a terminal may obey as it obeys escape sequences.
+bool HasC1Control(absl::string_view text) {
+  for (size_t i = 0; i + 1 < text.size(); ++i) {
+    const auto next = static_cast<unsigned char>(text[i + 1]);
+    if (text[i] == '\xc2' && next >= 0x80 && next < 0xa0) return true;
+  }
+  return false;
+}
+
+}  // namespace
 
 std::string ErrnoText(int error_number) {
   char buffer[128];
@@ -20,12 +32,11 @@ absl::Status ErrnoStatus(int error_number, absl::string_view what,
 }
 
 std::string Quoted(absl::string_view name) {
-  // Utf8SafeCEscape lets every byte from 0x80 pass, so that it is for names
-  // that are known to be UTF-8 only.
-  return absl::StrCat("\"",
-                      IsValidUtf8(name) ? absl::Utf8SafeCEscape(name)
-                                        : absl::CEscape(name),
-                      "\"");
+  // Utf8SafeCEscape lets every byte from 0x80 pass, so that it is only for names
+  // that are known to be harmless.
+  const bool harmless = IsValidUtf8(name) && !HasC1Control(name);
+  return absl::StrCat(
+      "\"", harmless ? absl::Utf8SafeCEscape(name) : absl::CEscape(name), "\"");
 }
 
 }  // namespace nbdinetd

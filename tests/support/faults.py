@@ -11,13 +11,10 @@ import errno
 import fcntl
 import os
 import select
-import shutil
 import struct
 import subprocess
-import tempfile
-import time
 
-HANG_GUARD_S = 60
+from harness import GUARD, require, wait_until
 
 _CLONE_NEWNS = 0x00020000
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
@@ -50,46 +47,17 @@ def private_mounts():
         _have_private_mounts = True
 
 
-def missing_privilege(*needs):
-    """Says in words what is missing of "root", "loop" and "fuse", or returns None."""
+def need_privilege(*needs):
+    """The test can't run without these: "root", "loop" and "fuse"."""
     for thing in needs:
-        if thing == "root" and os.geteuid() != 0:
-            return "needs root"
-        if thing == "loop" and not os.access("/dev/loop-control", os.R_OK | os.W_OK):
-            return "needs loop devices"
-        if thing == "fuse" and not os.access("/dev/fuse", os.R_OK | os.W_OK):
-            return "needs /dev/fuse"
-        if thing == "fuse" and eio_fs_path() is None:
-            return "needs tests/support/eio_fs, which is built where libfuse3 is found"
-    return None
-
-
-def wait_until(condition, what, timeout_s=HANG_GUARD_S):
-    """Waits until condition() is true and returns its value; a hang is an error."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {timeout_s} s in vain: {what}")
-        time.sleep(0.01)
-
-
-def open_to_everyone(path):
-    """Lets another user walk into a directory that tempfile made for one."""
-    os.chmod(path, 0o755)
-
-
-class Directory:
-    """A temporary directory, away at the end with all in it."""
-
-    def __enter__(self):
-        self.path = tempfile.mkdtemp(prefix="nbdinetd-fault.")
-        return self.path
-
-    def __exit__(self, *unused):
-        shutil.rmtree(self.path, ignore_errors=True)
+        if thing == "root":
+            require(os.geteuid() == 0, "needs root")
+        elif thing == "loop":
+            require(os.access("/dev/loop-control", os.R_OK | os.W_OK), "needs loop devices")
+        elif thing == "fuse":
+            require(os.access("/dev/fuse", os.R_OK | os.W_OK), "needs /dev/fuse")
+            require(eio_fs_path() is not None,
+                    "needs tests/support/eio_fs, which is built where libfuse3 is found")
 
 
 class Mount:
@@ -267,7 +235,7 @@ class FailingFs:
     def __exit__(self, *unused):
         self._process.stdin.close()
         try:
-            self._process.wait(HANG_GUARD_S)
+            self._process.wait(GUARD)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -277,7 +245,7 @@ class FailingFs:
         # The pipe is read without a buffer in between, so that select tells the truth.
         line = b""
         while not line.endswith(b"\n"):
-            if not select.select([self._process.stdout], [], [], HANG_GUARD_S)[0]:
+            if not select.select([self._process.stdout], [], [], GUARD)[0]:
                 raise TimeoutError("eio_fs doesn't answer")
             byte = os.read(self._process.stdout.fileno(), 1)
             if not byte:
@@ -347,7 +315,7 @@ class Immutable:
             os.close(fd)
 
 
-def pattern(offset, length):
+def nonzero_pattern(offset, length):
     """Bytes that are never zero and tell where they belong: wrong bytes can't pass as right."""
     first = offset // 8
     words = (length + 15) // 8

@@ -25,12 +25,15 @@ namespace {
   throw std::runtime_error(what + ": " + std::strerror(errno));
 }
 
-// On a disk file system rather than in /tmp, which is often a tmpfs: the tests ask about
-// holes, fallocate modes and dirty pages, and a tmpfs has only some of these.
+// On a disk file system rather than in /tmp, which is often a tmpfs: the tests
+// ask about holes, fallocate modes and dirty pages, and a tmpfs has only some
+// of these.
 std::string MakeTempDirectory() {
   const char* parent = std::getenv("TMPDIR");
-  std::string path = std::string(parent != nullptr ? parent : "/var/tmp") + "/nbdinetd.XXXXXX";
-  if (mkdtemp(path.data()) == nullptr) Fail("failed to create a temporary directory");
+  std::string path =
+      std::string(parent != nullptr ? parent : "/var/tmp") + "/nbdinetd.XXXXXX";
+  if (mkdtemp(path.data()) == nullptr)
+    Fail("failed to create a temporary directory");
   return path;
 }
 
@@ -55,7 +58,8 @@ Bytes Pattern(uint64_t offset, size_t length, uint64_t seed) {
     const uint64_t word = Mix(position / 8 + (seed << 40));
     const size_t within = position % 8;
     const size_t count = std::min(length - at, size_t{8} - within);
-    std::memcpy(bytes.data() + at, reinterpret_cast<const char*>(&word) + within, count);
+    std::memcpy(bytes.data() + at,
+                reinterpret_cast<const char*>(&word) + within, count);
     at += count;
   }
   return bytes;
@@ -69,7 +73,8 @@ TempImage TempImage::WithPattern(uint64_t size, uint64_t seed) {
   TempImage image = Sparse(size);
   constexpr uint64_t kStep = 1 << 20;
   for (uint64_t at = 0; at < size; at += kStep) {
-    image.Write(at, Pattern(at, static_cast<size_t>(std::min(kStep, size - at)), seed));
+    image.Write(
+        at, Pattern(at, static_cast<size_t>(std::min(kStep, size - at)), seed));
   }
   return image;
 }
@@ -108,10 +113,11 @@ uint64_t TempImage::size() const {
 Bytes TempImage::Read(uint64_t offset, size_t length) const {
   Bytes bytes(length, '\0');
   for (size_t at = 0; at < length;) {
-    const ssize_t count =
-        pread(fd_, bytes.data() + at, length - at, static_cast<off_t>(offset + at));
+    const ssize_t count = pread(fd_, bytes.data() + at, length - at,
+                                static_cast<off_t>(offset + at));
     if (count < 0) Fail("pread");
-    if (count == 0) throw std::runtime_error("the image ends before the bytes asked for");
+    if (count == 0)
+      throw std::runtime_error("the image ends before the bytes asked for");
     at += static_cast<size_t>(count);
   }
   return bytes;
@@ -151,13 +157,14 @@ std::vector<Segment> TempImage::Segments() const {
     off_t data = lseek(fd_, at, SEEK_DATA);
     if (data < 0) data = end;  // ENXIO: a hole up to the end.
     if (data > at) {
-      segments.push_back({static_cast<uint64_t>(at), static_cast<uint64_t>(data - at), true});
+      segments.push_back(
+          {static_cast<uint64_t>(at), static_cast<uint64_t>(data - at), true});
     }
     if (data >= end) break;
     const off_t hole = lseek(fd_, data, SEEK_HOLE);
     if (hole < 0) Fail("lseek");
-    segments.push_back(
-        {static_cast<uint64_t>(data), static_cast<uint64_t>(hole - data), false});
+    segments.push_back({static_cast<uint64_t>(data),
+                        static_cast<uint64_t>(hole - data), false});
     at = hole;
   }
   return segments;
@@ -169,8 +176,8 @@ bool TryFallocate(const std::string& directory, int mode) {
   const std::string path = directory + "/scratch";
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0) Fail("failed to create '" + path + "'");
-  const bool done =
-      ftruncate(fd, 65536) == 0 && fallocate(fd, mode | FALLOC_FL_KEEP_SIZE, 0, 65536) == 0;
+  const bool done = ftruncate(fd, 65536) == 0 &&
+                    fallocate(fd, mode | FALLOC_FL_KEEP_SIZE, 0, 65536) == 0;
   close(fd);
   unlink(path.c_str());
   return done;
@@ -189,7 +196,8 @@ struct CachestatResult {
   uint64_t recently_evicted;
 };
 
-std::optional<uint64_t> CountUnwritten(int fd, uint64_t offset, uint64_t length) {
+std::optional<uint64_t> CountUnwritten(int fd, uint64_t offset,
+                                       uint64_t length) {
   CachestatRange range = {offset, length};
   CachestatResult result = {};
   if (syscall(SYS_cachestat, fd, &range, &result, 0) != 0) return std::nullopt;
@@ -206,7 +214,8 @@ bool TempImage::CanZeroRanges() const {
   return TryFallocate(directory_, FALLOC_FL_ZERO_RANGE);
 }
 
-std::optional<uint64_t> TempImage::UnwrittenPages(uint64_t offset, uint64_t length) const {
+std::optional<uint64_t> TempImage::UnwrittenPages(uint64_t offset,
+                                                  uint64_t length) const {
   return CountUnwritten(fd_, offset, length);
 }
 
@@ -217,7 +226,8 @@ bool TempImage::SeesUnwrittenPages() const {
   const Bytes page = Pattern(0, 4096);
   bool sees = pwrite(fd, page.data(), page.size(), 0) == 4096 &&
               CountUnwritten(fd, 0, 4096).value_or(0) == 1;
-  sees = sees && fdatasync(fd) == 0 && CountUnwritten(fd, 0, 4096).value_or(1) == 0;
+  sees = sees && fdatasync(fd) == 0 &&
+         CountUnwritten(fd, 0, 4096).value_or(1) == 0;
   close(fd);
   unlink(path.c_str());
   return sees;

@@ -1,5 +1,6 @@
-// Files that tests export: a temporary directory that goes away with the test, images with a
-// known pattern or with holes, and what the kernel knows of them (allocation, dirty pages).
+// Files that tests export: a temporary directory that goes away with the test,
+// images with a known pattern or with holes, and what the kernel knows of them
+// (allocation, dirty pages).
 
 #ifndef NBDINETD_TESTS_SUPPORT_IMAGE_H_
 #define NBDINETD_TESTS_SUPPORT_IMAGE_H_
@@ -14,8 +15,9 @@
 
 namespace nbdtest {
 
-// The bytes that a pattern image holds at [offset, offset + length). Every 8-byte word differs
-// from its neighbours, so that a reply from the wrong place is never taken for the right one.
+// The bytes that a pattern image holds at [offset, offset + length). Every
+// 8-byte word differs from its neighbours, so that a reply from the wrong place
+// is never taken for the right one.
 Bytes Pattern(uint64_t offset, size_t length, uint64_t seed = 1);
 
 class TempDir {
@@ -62,15 +64,17 @@ class TempImage {
   // Bytes of storage that the file occupies.
   uint64_t AllocatedBytes() const;
   std::vector<Segment> Segments() const;
-  // Whether the file system can punch holes, and zero a range without deallocating it; tried
-  // on a scratch file beside the image.
+  // Whether the file system can punch holes, and zero a range without
+  // deallocating it; tried on a scratch file beside the image.
   bool CanPunchHoles() const;
   bool CanZeroRanges() const;
 
-  // Pages in [offset, offset + length) that are dirty or under writeback; nothing where the
-  // kernel can't tell (cachestat(2) came with Linux 6.5).
-  std::optional<uint64_t> UnwrittenPages(uint64_t offset, uint64_t length) const;
-  // Whether UnwrittenPages() sees a freshly written page of this file system at all.
+  // Pages in [offset, offset + length) that are dirty or under writeback;
+  // nothing where the kernel can't tell (cachestat(2) came with Linux 6.5).
+  std::optional<uint64_t> UnwrittenPages(uint64_t offset,
+                                         uint64_t length) const;
+  // Whether UnwrittenPages() sees a freshly written page of this file system at
+  // all.
   bool SeesUnwrittenPages() const;
 
  private:

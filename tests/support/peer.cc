@@ -1,6 +1,7 @@
 #include "peer.h"
 
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -9,8 +10,6 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-#include <linux/sockios.h>
 
 #include <algorithm>
 #include <array>
@@ -27,21 +26,28 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-[[noreturn]] void Violation(const std::string& what) { throw BrokenConversation(what); }
+[[noreturn]] void Violation(const std::string& what) {
+  throw BrokenConversation(what);
+}
 
 void Require(bool condition, const std::string& what) {
   if (!condition) Violation(what);
 }
 
-// The reply type that carries information on this option, 0 when only ACK or an error may.
+// The reply type that carries information on this option, 0 when only ACK or an
+// error may.
 uint32_t InformationType(uint32_t option) {
   switch (option) {
-    case kOptList: return kRepServer;
+    case kOptList:
+      return kRepServer;
     case kOptInfo:
-    case kOptGo: return kRepInfo;
+    case kOptGo:
+      return kRepInfo;
     case kOptListMetaContext:
-    case kOptSetMetaContext: return kRepMetaContext;
-    default: return 0;
+    case kOptSetMetaContext:
+      return kRepMetaContext;
+    default:
+      return 0;
   }
 }
 
@@ -50,21 +56,24 @@ bool IsKnownOptionError(uint32_t type) {
 }
 
 bool IsKnownError(uint32_t error) {
-  constexpr std::array kErrors = {kNbdEperm,  kNbdEio,       kNbdEnomem,  kNbdEinval,
-                                  kNbdEnospc, kNbdEoverflow, kNbdEnotsup, kNbdEshutdown};
+  constexpr std::array kErrors = {kNbdEperm,   kNbdEio,      kNbdEnomem,
+                                  kNbdEinval,  kNbdEnospc,   kNbdEoverflow,
+                                  kNbdEnotsup, kNbdEshutdown};
   return std::find(kErrors.begin(), kErrors.end(), error) != kErrors.end();
 }
 
 // "Error chunks": valid for these requests with an offset, for all without.
 bool MayFailAtOffset(uint16_t type) {
-  return type == kCmdRead || type == kCmdWrite || type == kCmdTrim || type == kCmdCache ||
-         type == kCmdWriteZeroes || type == kCmdBlockStatus;
+  return type == kCmdRead || type == kCmdWrite || type == kCmdTrim ||
+         type == kCmdCache || type == kCmdWriteZeroes ||
+         type == kCmdBlockStatus;
 }
 
 }  // namespace
 
 Peer::Peer(int in, int out) : in_(in), out_(out) {
-  // A server that closes early is a result to look at, not the end of the test program.
+  // A server that closes early is a result to look at, not the end of the test
+  // program.
   signal(SIGPIPE, SIG_IGN);
   fcntl(in_, F_SETFL, fcntl(in_, F_GETFL) | O_NONBLOCK);
   fcntl(out_, F_SETFL, fcntl(out_, F_GETFL) | O_NONBLOCK);
@@ -79,7 +88,8 @@ Peer::~Peer() { Close(); }
 
 void Peer::WaitFor(short events, int fd, std::string_view what) {
   pollfd entry = {fd, events, 0};
-  const auto guard = std::chrono::duration_cast<std::chrono::milliseconds>(kHangGuard);
+  const auto guard =
+      std::chrono::duration_cast<std::chrono::milliseconds>(kHangGuard);
   const int ready = poll(&entry, 1, static_cast<int>(guard.count()));
   Require(ready > 0, "hang: waited too long for " + std::string(what));
 }
@@ -97,11 +107,14 @@ void Peer::Send(std::string_view bytes) {
   while (!bytes.empty()) {
     bytes.remove_prefix(SendSome(bytes));
     if (bytes.empty()) return;
-    std::array<pollfd, 2> entries = {pollfd{out_, POLLOUT, 0}, pollfd{in_, POLLIN, 0}};
+    std::array<pollfd, 2> entries = {pollfd{out_, POLLOUT, 0},
+                                     pollfd{in_, POLLIN, 0}};
     // After the end of the stream POLLIN would be ready for ever.
     const nfds_t count = end_seen_ ? 1 : 2;
-    const auto guard = std::chrono::duration_cast<std::chrono::milliseconds>(kHangGuard);
-    const int ready = poll(entries.data(), count, static_cast<int>(guard.count()));
+    const auto guard =
+        std::chrono::duration_cast<std::chrono::milliseconds>(kHangGuard);
+    const int ready =
+        poll(entries.data(), count, static_cast<int>(guard.count()));
     Require(ready > 0, "hang: the server neither reads nor writes");
     if (count == 2 && entries[1].revents != 0) Fill();
   }
@@ -122,11 +135,14 @@ void Peer::SendByteByByte(std::string_view bytes) {
 }
 
 void Peer::WaitUntilTaken() {
-  // Where the kernel can't tell, or the server is busy with something else, the next byte
-  // goes out all the same: this makes short reads likely, it asserts nothing.
+  // Where the kernel can't tell, or the server is busy with something else, the
+  // next byte goes out all the same: this makes short reads likely, it asserts
+  // nothing.
   const auto deadline = Clock::now() + std::chrono::milliseconds(200);
   for (int unread = 1; unread > 0 && Clock::now() < deadline; sched_yield()) {
-    if (ioctl(out_, SIOCOUTQ, &unread) != 0 && ioctl(out_, FIONREAD, &unread) != 0) return;
+    if (ioctl(out_, SIOCOUTQ, &unread) != 0 &&
+        ioctl(out_, FIONREAD, &unread) != 0)
+      return;
   }
 }
 
@@ -147,12 +163,13 @@ bool Peer::Fill() {
     buffer_start_ = 0;
   }
   std::array<char, 256 * 1024> chunk;
-  const ssize_t count = read(in_, chunk.data(), byte_by_byte_ ? 1 : chunk.size());
+  const ssize_t count =
+      read(in_, chunk.data(), byte_by_byte_ ? 1 : chunk.size());
   if (count > 0) {
     buffer_.append(chunk.data(), static_cast<size_t>(count));
   } else if (count == 0 || errno == ECONNRESET) {
-    // A server that leaves bytes of the client unread closes with a reset; to the client
-    // that is the end of the stream as well.
+    // A server that leaves bytes of the client unread closes with a reset; to
+    // the client that is the end of the stream as well.
     end_seen_ = true;
   } else if (errno != EAGAIN && errno != EINTR) {
     Violation(std::string("failed to receive: ") + std::strerror(errno));
@@ -162,7 +179,8 @@ bool Peer::Fill() {
 
 Bytes Peer::Receive(size_t size) {
   while (buffer_.size() - buffer_start_ < size) {
-    Require(!end_seen_, "the server closed: wanted " + std::to_string(size) + " bytes, got " +
+    Require(!end_seen_, "the server closed: wanted " + std::to_string(size) +
+                            " bytes, got " +
                             std::to_string(buffer_.size() - buffer_start_));
     WaitFor(POLLIN, in_, std::to_string(size) + " bytes from the server");
     Fill();
@@ -213,12 +231,16 @@ void Peer::CloseWithReset() {
 uint16_t Peer::ReceiveGreeting() {
   const Bytes greeting = Receive(18);
   Reader reader(greeting);
-  Require(reader.U64() == kNbdMagic, "the greeting does not begin with NBDMAGIC");
-  Require(reader.U64() == kIHaveOpt, "the greeting does not go on with IHAVEOPT");
+  Require(reader.U64() == kNbdMagic,
+          "the greeting does not begin with NBDMAGIC");
+  Require(reader.U64() == kIHaveOpt,
+          "the greeting does not go on with IHAVEOPT");
   return reader.U16();
 }
 
-void Peer::SendClientFlags(uint32_t flags) { Send(Writer().U32(flags).bytes()); }
+void Peer::SendClientFlags(uint32_t flags) {
+  Send(Writer().U32(flags).bytes());
+}
 
 void Peer::SendOption(uint32_t option, std::string_view payload) {
   Send(OptionMessage(option, payload));
@@ -243,10 +265,12 @@ OptionAnswer Peer::ReceiveReplies(uint32_t option) {
   for (;;) {
     const Bytes header = Receive(20);
     Reader reader(header);
-    Require(reader.U64() == kOptionReplyMagic, "an option reply has a wrong magic");
+    Require(reader.U64() == kOptionReplyMagic,
+            "an option reply has a wrong magic");
     const uint32_t echoed = reader.U32();
-    Require(echoed == option, "the reply is to option " + std::to_string(echoed) +
-                                  ", asked was " + std::to_string(option));
+    Require(echoed == option, "the reply is to option " +
+                                  std::to_string(echoed) + ", asked was " +
+                                  std::to_string(option));
     const uint32_t type = reader.U32();
     const uint32_t length = reader.U32();
     Require(length <= kMaxOptionPayload, OptionReplyName(type) + " is huge");
@@ -257,16 +281,20 @@ OptionAnswer Peer::ReceiveReplies(uint32_t option) {
       return answer;
     }
     if ((type & kRepErrorBit) != 0) {
-      Require(IsKnownOptionError(type), "unknown error reply " + std::to_string(type));
+      Require(IsKnownOptionError(type),
+              "unknown error reply " + std::to_string(type));
       // Forbidden to a server without TLS, whatever the option is.
-      Require(type != kRepErrTlsReqd, "a server without TLS sent NBD_REP_ERR_TLS_REQD");
-      Require(IsProtocolString(payload), "the text of an error reply is no valid string");
+      Require(type != kRepErrTlsReqd,
+              "a server without TLS sent NBD_REP_ERR_TLS_REQD");
+      Require(IsProtocolString(payload),
+              "the text of an error reply is no valid string");
       answer.final_type = type;
       answer.message = payload;
       return answer;
     }
-    Require(type == InformationType(option),
-            OptionReplyName(type) + " is no reply to option " + std::to_string(option));
+    Require(type == InformationType(option), OptionReplyName(type) +
+                                                 " is no reply to option " +
+                                                 std::to_string(option));
     answer.replies.push_back({type, payload});
   }
 }
@@ -283,13 +311,16 @@ void Peer::Open() {
 
 void Peer::NegotiateStructuredReplies() {
   const OptionAnswer answer = Negotiate(kOptStructuredReply);
-  Require(answer.ok(), "structured replies refused: " + OptionReplyName(answer.final_type));
+  Require(answer.ok(),
+          "structured replies refused: " + OptionReplyName(answer.final_type));
 }
 
 void Peer::SelectAllocationContext(std::string_view name) {
   const std::vector<std::string> queries = {"base:allocation"};
-  const OptionAnswer answer = Negotiate(kOptSetMetaContext, MetaContextPayload(name, queries));
-  Require(answer.ok(), "no context selected: " + OptionReplyName(answer.final_type));
+  const OptionAnswer answer =
+      Negotiate(kOptSetMetaContext, MetaContextPayload(name, queries));
+  Require(answer.ok(),
+          "no context selected: " + OptionReplyName(answer.final_type));
   const std::vector<MetaContext> contexts = ParseMetaContexts(answer);
   Require(contexts.size() == 1 && contexts[0].name == "base:allocation",
           "base:allocation was not selected");
@@ -297,8 +328,9 @@ void Peer::SelectAllocationContext(std::string_view name) {
 
 ExportInfo Peer::Go(std::string_view name, const std::vector<uint16_t>& infos) {
   const OptionAnswer answer = Negotiate(kOptGo, InfoPayload(name, infos));
-  Require(answer.ok(), "NBD_OPT_GO failed: " + OptionReplyName(answer.final_type) + " " +
-                           answer.message);
+  Require(answer.ok(),
+          "NBD_OPT_GO failed: " + OptionReplyName(answer.final_type) + " " +
+              answer.message);
   return ParseInfo(answer);
 }
 
@@ -326,7 +358,8 @@ ExportInfo ParseInfo(const OptionAnswer& answer) {
       Require(IsProtocolString(*info.name), "NBD_INFO_NAME is no valid string");
     } else if (type == kInfoDescription) {
       info.description = reader.Rest();
-      Require(IsProtocolString(*info.description), "NBD_INFO_DESCRIPTION is no valid string");
+      Require(IsProtocolString(*info.description),
+              "NBD_INFO_DESCRIPTION is no valid string");
     } else if (type == kInfoBlockSize) {
       ExportInfo::BlockSize sizes;
       sizes.minimum = reader.U32();
@@ -336,22 +369,26 @@ ExportInfo ParseInfo(const OptionAnswer& answer) {
     } else {
       Violation("unknown information type " + std::to_string(type));
     }
-    Require(reader.left() == 0, "an NBD_REP_INFO is longer than its type allows");
+    Require(reader.left() == 0,
+            "an NBD_REP_INFO is longer than its type allows");
   }
   Require(std::find(seen.begin(), seen.end(), kInfoExport) != seen.end(),
           "NBD_INFO_EXPORT is missing");
   return info;
 }
 
-std::vector<std::pair<std::string, std::string>> ParseList(const OptionAnswer& answer) {
+std::vector<std::pair<std::string, std::string>> ParseList(
+    const OptionAnswer& answer) {
   std::vector<std::pair<std::string, std::string>> exports;
   for (const OptionReply& reply : answer.replies) {
     Reader reader(reply.payload);
     const uint32_t length = reader.U32();
     std::string name = reader.Raw(length);
     std::string description = reader.Rest();
-    Require(IsProtocolString(name), "the name in NBD_REP_SERVER is no valid string");
-    Require(IsProtocolString(description), "the text in NBD_REP_SERVER is no valid string");
+    Require(IsProtocolString(name),
+            "the name in NBD_REP_SERVER is no valid string");
+    Require(IsProtocolString(description),
+            "the text in NBD_REP_SERVER is no valid string");
     exports.emplace_back(std::move(name), std::move(description));
   }
   return exports;
@@ -364,9 +401,11 @@ std::vector<MetaContext> ParseMetaContexts(const OptionAnswer& answer) {
     MetaContext context;
     context.id = reader.U32();
     context.name = reader.Rest();
-    Require(IsProtocolString(context.name), "a context name is no valid string");
+    Require(IsProtocolString(context.name),
+            "a context name is no valid string");
     const size_t colon = context.name.find(':');
-    Require(colon != std::string::npos && colon > 0, "a context name has no namespace");
+    Require(colon != std::string::npos && colon > 0,
+            "a context name has no namespace");
     contexts.push_back(std::move(context));
   }
   return contexts;
@@ -394,11 +433,13 @@ uint64_t Peer::SendRequest(const Request& request, std::string_view payload) {
   return *numbered.cookie;
 }
 
-std::multimap<uint64_t, Peer::Pending>::iterator Peer::FindPending(uint64_t cookie) {
+std::multimap<uint64_t, Peer::Pending>::iterator Peer::FindPending(
+    uint64_t cookie) {
   // lower_bound, because find() may return any of several equal keys.
   const auto found = pending_.lower_bound(cookie);
   Require(found != pending_.end() && found->first == cookie,
-          "a reply has the cookie of no pending request: " + std::to_string(cookie));
+          "a reply has the cookie of no pending request: " +
+              std::to_string(cookie));
   return found;
 }
 
@@ -422,12 +463,15 @@ Reply Peer::ReceiveSimpleReply() {
   const Request& request = found->second.request;
   Require(error == kNbdOk || IsKnownError(error),
           "the specification has no error " + std::to_string(error));
-  Require(!structured_ || (request.type != kCmdRead && request.type != kCmdBlockStatus),
+  Require(!structured_ ||
+              (request.type != kCmdRead && request.type != kCmdBlockStatus),
           "a simple reply to a request that takes structured replies");
-  Require(found->second.reply.chunks == 0, "a simple reply amid the chunks of a reply");
+  Require(found->second.reply.chunks == 0,
+          "a simple reply amid the chunks of a reply");
   Reply reply = std::move(found->second.reply);
   reply.error = error;
-  if (request.type == kCmdRead && error == kNbdOk) reply.data = Receive(request.length);
+  if (request.type == kCmdRead && error == kNbdOk)
+    reply.data = Receive(request.length);
   pending_.erase(found);
   return reply;
 }
@@ -442,7 +486,8 @@ std::optional<Reply> Peer::ReceiveChunk() {
   const auto found = FindPending(cookie);
   Pending& pending = found->second;
   Require((flags & ~kReplyFlagDone) == 0, "a chunk has an unknown flag");
-  // The server may exceed its maximum payload by the fixed part of a chunk only.
+  // The server may exceed its maximum payload by the fixed part of a chunk
+  // only.
   Require(length <= kMaxPayload + 14, "a chunk exceeds the maximum payload");
   const Bytes payload_bytes = Receive(length);
   Reader payload(payload_bytes);
@@ -451,7 +496,8 @@ std::optional<Reply> Peer::ReceiveChunk() {
   switch (type) {
     case kReplyNone:
       Require(length == 0, "NBD_REPLY_TYPE_NONE carries data");
-      Require((flags & kReplyFlagDone) != 0, "NBD_REPLY_TYPE_NONE without DONE");
+      Require((flags & kReplyFlagDone) != 0,
+              "NBD_REPLY_TYPE_NONE without DONE");
       break;
     case kReplyOffsetData: {
       Require(length >= 9, "NBD_REPLY_TYPE_OFFSET_DATA without data");
@@ -488,14 +534,18 @@ std::optional<Reply> Peer::ReceiveChunk() {
   return reply;
 }
 
-void Peer::TakeContent(Pending& pending, uint64_t offset, uint64_t length, bool hole) {
+void Peer::TakeContent(Pending& pending, uint64_t offset, uint64_t length,
+                       bool hole) {
   const Request& request = pending.request;
-  Require(request.type == kCmdRead, "a content chunk for a request that is no read");
-  Require(offset >= request.offset && offset - request.offset <= request.length &&
+  Require(request.type == kCmdRead,
+          "a content chunk for a request that is no read");
+  Require(offset >= request.offset &&
+              offset - request.offset <= request.length &&
               length <= request.length - (offset - request.offset),
           "a content chunk lies outside the request");
   for (const Piece& piece : pending.reply.pieces) {
-    Require(offset + length <= piece.offset || piece.offset + piece.length <= offset,
+    Require(offset + length <= piece.offset ||
+                piece.offset + piece.length <= offset,
             "two content chunks overlap");
   }
   Require((request.flags & kCmdFlagDf) == 0 || pending.reply.pieces.empty(),
@@ -507,48 +557,60 @@ void Peer::TakeContent(Pending& pending, uint64_t offset, uint64_t length, bool 
 
 void Peer::TakeStatus(Pending& pending, Reader& payload) {
   const Request& request = pending.request;
-  Require(request.type == kCmdBlockStatus, "a block status chunk for another request");
-  Require(!pending.has_status, "a second block status chunk for the same context");
+  Require(request.type == kCmdBlockStatus,
+          "a block status chunk for another request");
+  Require(!pending.has_status,
+          "a second block status chunk for the same context");
   pending.has_status = true;
   pending.reply.context_id = payload.U32();
   Require(context_id_.has_value(), "a block status without a selected context");
-  Require(pending.reply.context_id == *context_id_, "a block status for an unknown context");
+  Require(pending.reply.context_id == *context_id_,
+          "a block status for an unknown context");
   Require(payload.left() > 0 && payload.left() % 8 == 0,
           "NBD_REPLY_TYPE_BLOCK_STATUS of a wrong length");
   Require(payload.left() / 8 <= 1u << 20, "more than 2^20 extents in a chunk");
   uint64_t covered = 0;
   while (payload.left() > 0) {
     // All but the last one must end inside of the request.
-    Require(covered < request.length, "an extent begins behind the end of the request");
+    Require(covered < request.length,
+            "an extent begins behind the end of the request");
     Extent extent;
     extent.length = payload.U32();
     extent.flags = payload.U32();
     Require(extent.length > 0, "an extent of length 0");
-    Require((extent.flags & ~(kStateHole | kStateZero)) == 0, "an extent has unknown flags");
+    Require((extent.flags & ~(kStateHole | kStateZero)) == 0,
+            "an extent has unknown flags");
     covered += extent.length;
     pending.reply.extents.push_back(extent);
   }
   if ((request.flags & kCmdFlagReqOne) != 0) {
-    Require(pending.reply.extents.size() == 1, "NBD_CMD_FLAG_REQ_ONE, but several extents");
-    Require(covered <= request.length, "NBD_CMD_FLAG_REQ_ONE, but a longer extent");
+    Require(pending.reply.extents.size() == 1,
+            "NBD_CMD_FLAG_REQ_ONE, but several extents");
+    Require(covered <= request.length,
+            "NBD_CMD_FLAG_REQ_ONE, but a longer extent");
   }
 }
 
 void Peer::TakeError(Pending& pending, uint16_t type, Reader& payload) {
   const Request& request = pending.request;
   const uint32_t error = payload.U32();
-  Require(IsKnownError(error), "the specification has no error " + std::to_string(error));
+  Require(IsKnownError(error),
+          "the specification has no error " + std::to_string(error));
   const uint16_t message_length = payload.U16();
-  Require(message_length <= kMaxString, "the text of an error chunk is too long");
+  Require(message_length <= kMaxString,
+          "the text of an error chunk is too long");
   std::string message = payload.Raw(message_length);
-  Require(IsProtocolString(message), "the text of an error chunk is no valid string");
+  Require(IsProtocolString(message),
+          "the text of an error chunk is no valid string");
   // No duty of the specification, but a promise of nbdinetd.
   Require(!message.empty(), "an error chunk without a sentence");
   if (type == kReplyErrorOffset) {
-    Require(MayFailAtOffset(request.type), "an error offset for a request that has none");
+    Require(MayFailAtOffset(request.type),
+            "an error offset for a request that has none");
     const uint64_t offset = payload.U64();
-    Require(offset >= request.offset && offset - request.offset < request.length,
-            "an error offset outside of the request");
+    Require(
+        offset >= request.offset && offset - request.offset < request.length,
+        "an error offset outside of the request");
   }
   Require(payload.left() == 0, "an error chunk is longer than its fields");
   Require(pending.reply.error == kNbdOk, "a second error chunk in a reply");
@@ -563,9 +625,11 @@ void Peer::CheckComplete(const Pending& pending) const {
     // They don't overlap and lie inside of the request, so the sum tells.
     uint64_t covered = 0;
     for (const Piece& piece : reply.pieces) covered += piece.length;
-    Require(covered == request.length, "a successful read is not covered by its chunks");
+    Require(covered == request.length,
+            "a successful read is not covered by its chunks");
   }
-  Require(reply.error != kNbdOk || request.type != kCmdBlockStatus || pending.has_status,
+  Require(reply.error != kNbdOk || request.type != kCmdBlockStatus ||
+              pending.has_status,
           "a successful block status without a status chunk");
   Require(reply.error != kNbdEoverflow || (request.flags & kCmdFlagDf) == 0 ||
               reply.pieces.empty(),
@@ -577,7 +641,8 @@ std::map<uint64_t, Reply> Peer::ReceiveAllReplies() {
   while (!pending_.empty()) {
     Reply reply = ReceiveReply();
     const uint64_t cookie = reply.cookie;
-    Require(replies.emplace(cookie, std::move(reply)).second, "a second reply to a request");
+    Require(replies.emplace(cookie, std::move(reply)).second,
+            "a second reply to a request");
   }
   return replies;
 }
@@ -592,7 +657,8 @@ void Peer::Disconnect() {
   Require(pending_.empty(), "Disconnect() with pending requests");
   SendRequest({.type = kCmdDisc});
   const Bytes rest = ReceiveToEnd();
-  Require(rest.empty(), std::to_string(rest.size()) + " bytes after NBD_CMD_DISC");
+  Require(rest.empty(),
+          std::to_string(rest.size()) + " bytes after NBD_CMD_DISC");
 }
 
 }  // namespace nbdtest

@@ -1,6 +1,7 @@
-// An NBD client made for tests: it can send any bytes at all, and it holds every byte that
-// comes back against the specification. Each MUST on the shape of a reply is checked here,
-// once, and therefore in every test that receives one; see ReceiveReply and Negotiate.
+// An NBD client made for tests: it can send any bytes at all, and it holds
+// every byte that comes back against the specification. Each MUST on the shape
+// of a reply is checked here, once, and therefore in every test that receives
+// one; see ReceiveReply and Negotiate.
 
 #ifndef NBDINETD_TESTS_SUPPORT_PEER_H_
 #define NBDINETD_TESTS_SUPPORT_PEER_H_
@@ -90,19 +91,23 @@ class Peer {
 
   // -- Raw bytes. Every wait ends with BrokenConversation at the hang guard.
 
-  // Sends all of it. What arrives meanwhile is kept for later, so that two full socket
-  // buffers never wait for each other.
+  // Sends all of it. What arrives meanwhile is kept for later, so that two full
+  // socket buffers never wait for each other.
   void Send(std::string_view bytes);
-  // The same, but lets arriving bytes lie in the socket: a client that does not read.
+  // The same, but lets arriving bytes lie in the socket: a client that does not
+  // read.
   void SendWithoutReading(std::string_view bytes);
-  // Each byte in a packet of its own, the next one only when the server took the last.
+  // Each byte in a packet of its own, the next one only when the server took
+  // the last.
   void SendByteByByte(std::string_view bytes);
-  // As much as can go out without waiting; false when the server has already closed.
+  // As much as can go out without waiting; false when the server has already
+  // closed.
   bool TrySend(std::string_view bytes);
   Bytes Receive(size_t size);
   // All bytes up to the end of the stream.
   Bytes ReceiveToEnd();
-  // Waits for the next byte or the end of the stream, and says whether it was the end.
+  // Waits for the next byte or the end of the stream, and says whether it was
+  // the end.
   bool AtEnd();
 
   // Half-close: no more bytes from the client, but it still reads.
@@ -119,7 +124,8 @@ class Peer {
   uint16_t ReceiveGreeting();
   void SendClientFlags(uint32_t flags);
   void SendOption(uint32_t option, std::string_view payload = {});
-  // Reads the replies to the option up to the final one, and checks the form of each.
+  // Reads the replies to the option up to the final one, and checks the form of
+  // each.
   OptionAnswer ReceiveAnswer(uint32_t option);
   OptionAnswer Negotiate(uint32_t option, std::string_view payload = {});
   // The greeting and the usual two client flags.
@@ -129,17 +135,21 @@ class Peer {
   // NBD_OPT_SET_META_CONTEXT for base:allocation, which must succeed.
   void SelectAllocationContext(std::string_view name = {});
   // NBD_OPT_GO, which must succeed.
-  ExportInfo Go(std::string_view name = {}, const std::vector<uint16_t>& infos = {});
+  ExportInfo Go(std::string_view name = {},
+                const std::vector<uint16_t>& infos = {});
   // Open, structured replies with the allocation context if wanted, Go.
-  ExportInfo EnterTransmission(bool structured, bool allocation_context = false);
+  ExportInfo EnterTransmission(bool structured,
+                               bool allocation_context = false);
 
   // -- Transmission
 
-  // Remembers the request as pending, and returns its bytes for the test to send.
+  // Remembers the request as pending, and returns its bytes for the test to
+  // send.
   Bytes Prepare(Request request, std::string_view payload = {});
   // Prepares and sends; returns the cookie.
   uint64_t SendRequest(const Request& request, std::string_view payload = {});
-  // The next request that is answered completely. Chunks of others may lie in between.
+  // The next request that is answered completely. Chunks of others may lie in
+  // between.
   Reply ReceiveReply();
   // Replies to all that is pending, by cookie.
   std::map<uint64_t, Reply> ReceiveAllReplies();
@@ -166,7 +176,8 @@ class Peer {
   Reply ReceiveSimpleReply();
   // Takes one chunk; returns the reply when it was the last one.
   std::optional<Reply> ReceiveChunk();
-  void TakeContent(Pending& pending, uint64_t offset, uint64_t length, bool hole);
+  void TakeContent(Pending& pending, uint64_t offset, uint64_t length,
+                   bool hole);
   void TakeStatus(Pending& pending, Reader& payload);
   void TakeError(Pending& pending, uint16_t type, Reader& payload);
   void CheckComplete(const Pending& pending) const;
@@ -181,16 +192,17 @@ class Peer {
   bool structured_ = false;
   std::optional<uint32_t> context_id_;
   uint64_t next_cookie_ = 0x1122334455667788;
-  // A client may use a cookie twice at a time; the oldest is answered first then, which is
-  // good enough for tests that send the same request twice.
+  // A client may use a cookie twice at a time; the oldest is answered first
+  // then, which is good enough for tests that send the same request twice.
   std::multimap<uint64_t, Pending> pending_;
 };
 
-// The replies of NBD_OPT_INFO or NBD_OPT_GO taken apart; NBD_INFO_EXPORT must be there, and
-// no information type twice.
+// The replies of NBD_OPT_INFO or NBD_OPT_GO taken apart; NBD_INFO_EXPORT must
+// be there, and no information type twice.
 ExportInfo ParseInfo(const OptionAnswer& answer);
 // The replies of NBD_OPT_LIST: name and description.
-std::vector<std::pair<std::string, std::string>> ParseList(const OptionAnswer& answer);
+std::vector<std::pair<std::string, std::string>> ParseList(
+    const OptionAnswer& answer);
 std::vector<MetaContext> ParseMetaContexts(const OptionAnswer& answer);
 
 }  // namespace nbdtest

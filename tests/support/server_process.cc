@@ -23,7 +23,8 @@ namespace nbdtest {
 
 namespace {
 
-// The child only makes calls that are safe after fork(): everything it needs is built before.
+// The child only makes calls that are safe after fork(): everything it needs is
+// built before.
 struct ChildPlan {
   std::string path;
   std::vector<std::string> arguments;
@@ -33,10 +34,11 @@ struct ChildPlan {
 
   explicit ChildPlan(const ServerProcess::Setup& setup) : path(ProgramPath()) {
     arguments.push_back(path);
-    arguments.insert(arguments.end(), setup.arguments.begin(), setup.arguments.end());
+    arguments.insert(arguments.end(), setup.arguments.begin(),
+                     setup.arguments.end());
     for (char** entry = environ; *entry != nullptr; ++entry) {
-      // What the test runner itself inherited must not look like socket activation or like a
-      // superserver's word on the peer.
+      // What the test runner itself inherited must not look like socket
+      // activation or like a superserver's word on the peer.
       const std::string_view name(*entry);
       if (name.starts_with("LISTEN_") || name.starts_with("REMOTE_")) continue;
       environment.emplace_back(name);
@@ -48,9 +50,10 @@ struct ChildPlan {
   }
 };
 
-[[noreturn]] void RunChild(const ServerProcess::Setup& setup, const ChildPlan& plan,
-                           int error_fd) {
-  // Copies above the standard descriptors first, so that no dup2 overwrites a source.
+[[noreturn]] void RunChild(const ServerProcess::Setup& setup,
+                           const ChildPlan& plan, int error_fd) {
+  // Copies above the standard descriptors first, so that no dup2 overwrites a
+  // source.
   const int in = fcntl(setup.in, F_DUPFD_CLOEXEC, 3);
   const int out = fcntl(setup.out, F_DUPFD_CLOEXEC, 3);
   const int error = fcntl(error_fd, F_DUPFD_CLOEXEC, 3);
@@ -58,11 +61,12 @@ struct ChildPlan {
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
-  // The test ignores SIGPIPE, and an ignored signal stays ignored across exec. The server
-  // has to get along with the default, which is what inetd gives it.
+  // The test ignores SIGPIPE, and an ignored signal stays ignored across exec.
+  // The server has to get along with the default, which is what inetd gives it.
   signal(SIGPIPE, SIG_DFL);
   if (setup.file_size_limit.has_value()) {
-    const struct rlimit limit = {*setup.file_size_limit, *setup.file_size_limit};
+    const struct rlimit limit = {*setup.file_size_limit,
+                                 *setup.file_size_limit};
     if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(126);
   }
   execve(plan.path.c_str(), plan.argv.data(), plan.envp.data());
@@ -73,7 +77,8 @@ std::string ReadAll(int fd) {
   std::string text;
   char buffer[4096];
   for (;;) {
-    const ssize_t count = pread(fd, buffer, sizeof buffer, static_cast<off_t>(text.size()));
+    const ssize_t count =
+        pread(fd, buffer, sizeof buffer, static_cast<off_t>(text.size()));
     if (count <= 0) return text;
     text.append(buffer, static_cast<size_t>(count));
   }
@@ -84,22 +89,25 @@ std::string ReadAll(int fd) {
 std::string ProgramPath() {
   const char* path = std::getenv("NBDINETD");
   if (path == nullptr) {
-    throw std::runtime_error("NBDINETD must hold the path of the program under test");
+    throw std::runtime_error(
+        "NBDINETD must hold the path of the program under test");
   }
   return path;
 }
 
 ServerProcess::ServerProcess(const Setup& setup) {
   const ChildPlan plan(setup);
-  // Without a name, so that nothing is left behind however the test ends; on memory, so that
-  // RLIMIT_FSIZE and a full disk do not matter to it. Append mode is what a log file has.
+  // Without a name, so that nothing is left behind however the test ends; on
+  // memory, so that RLIMIT_FSIZE and a full disk do not matter to it. Append
+  // mode is what a log file has.
   error_fd_ = memfd_create("nbdinetd-standard-error", MFD_CLOEXEC);
   if (error_fd_ < 0 || fcntl(error_fd_, F_SETFL, O_APPEND) != 0) {
     throw std::runtime_error(std::string("failed to capture standard error: ") +
                              std::strerror(errno));
   }
   pid_ = fork();
-  if (pid_ < 0) throw std::runtime_error(std::string("fork: ") + std::strerror(errno));
+  if (pid_ < 0)
+    throw std::runtime_error(std::string("fork: ") + std::strerror(errno));
   if (pid_ == 0) RunChild(setup, plan, error_fd_);
 }
 
@@ -132,7 +140,8 @@ bool ServerProcess::Poll() {
   int status = 0;
   const pid_t pid = waitpid(pid_, &status, WNOHANG);
   if (pid == 0) return false;
-  if (pid < 0) throw std::runtime_error(std::string("waitpid: ") + std::strerror(errno));
+  if (pid < 0)
+    throw std::runtime_error(std::string("waitpid: ") + std::strerror(errno));
   ExitReport report;
   if (WIFEXITED(status)) report.status = WEXITSTATUS(status);
   if (WIFSIGNALED(status)) report.signal = WTERMSIG(status);
@@ -145,8 +154,8 @@ const ExitReport& ServerProcess::WaitForExit() {
   const auto deadline = std::chrono::steady_clock::now() + kHangGuard;
   while (!report_.has_value() && !Poll()) {
     if (std::chrono::steady_clock::now() > deadline) {
-      throw BrokenConversation("the server did not end; standard error so far:\n" +
-                               StandardError());
+      throw BrokenConversation(
+          "the server did not end; standard error so far:\n" + StandardError());
     }
     std::this_thread::sleep_for(std::chrono::microseconds(300));
   }

@@ -1,5 +1,6 @@
-// Runs the real program, the one that NBDINETD names, the way a superserver does: with the
-// client's stream on descriptor 0 and standard error in a file of its own.
+// Runs the real program, the one that NBDINETD names, the way a superserver
+// does: with the client's stream on descriptor 0 and standard error in a file
+// of its own.
 
 #ifndef NBDINETD_TESTS_SUPPORT_SERVER_PROCESS_H_
 #define NBDINETD_TESTS_SUPPORT_SERVER_PROCESS_H_
@@ -13,8 +14,8 @@
 
 namespace nbdtest {
 
-// No test waits longer than this for anything. It is no expectation about speed: a server
-// that needs so long is taken for one that hangs.
+// No test waits longer than this for anything. It is no expectation about
+// speed: a server that needs so long is taken for one that hangs.
 inline constexpr std::chrono::seconds kHangGuard{60};
 
 // How a process ended.
@@ -28,10 +29,12 @@ class ServerProcess {
  public:
   struct Setup {
     std::vector<std::string> arguments;
-    // Descriptors 0 and 1 of the server. The caller keeps and closes its own copies.
+    // Descriptors 0 and 1 of the server. The caller keeps and closes its own
+    // copies.
     int in = -1;
     int out = -1;
-    // RLIMIT_FSIZE of the server in bytes, which makes larger writes fail with EFBIG.
+    // RLIMIT_FSIZE of the server in bytes, which makes larger writes fail with
+    // EFBIG.
     std::optional<unsigned long> file_size_limit;
   };
 
@@ -48,8 +51,8 @@ class ServerProcess {
   // The most memory the process ever had resident, in KiB (VmHWM).
   long PeakMemoryKib() const;
 
-  // Waits until the process has ended; throws when it does not within kHangGuard, and when
-  // standard error holds a report of a sanitizer.
+  // Waits until the process has ended; throws when it does not within
+  // kHangGuard, and when standard error holds a report of a sanitizer.
   const ExitReport& WaitForExit();
 
  private:

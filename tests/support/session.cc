@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -28,11 +29,14 @@ struct Ends {
   int server_out = -1;
 };
 
-Ends OfSockets(int client, int server) { return {client, client, server, server}; }
+Ends OfSockets(int client, int server) {
+  return {client, client, server, server};
+}
 
 Ends MakeUnixPair() {
   int fds[2];
-  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) Fail("socketpair");
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0)
+    Fail("socketpair");
   return OfSockets(fds[0], fds[1]);
 }
 
@@ -47,10 +51,16 @@ Ends MakeTcpPair(std::optional<int> buffer_bytes) {
   const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   const int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (listener < 0 || client < 0) Fail("socket");
-  // Before the connection, so that the window is small from its first segment on.
+  // Before the connection, so that the window is small from its first segment
+  // on.
   if (buffer_bytes.has_value()) {
     SetBuffers(listener, *buffer_bytes);
     SetBuffers(client, *buffer_bytes);
+    // Loopback's segments of 64 KiB would not fit into the window, and each
+    // byte would wait for the persist timer.
+    const int segment = 536;
+    setsockopt(listener, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment);
+    setsockopt(client, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment);
   }
   sockaddr_in address = {};
   address.sin_family = AF_INET;
@@ -58,7 +68,8 @@ Ends MakeTcpPair(std::optional<int> buffer_bytes) {
   socklen_t length = sizeof address;
   auto* generic = reinterpret_cast<sockaddr*>(&address);
   if (bind(listener, generic, length) != 0 || listen(listener, 1) != 0 ||
-      getsockname(listener, generic, &length) != 0 || connect(client, generic, length) != 0) {
+      getsockname(listener, generic, &length) != 0 ||
+      connect(client, generic, length) != 0) {
     Fail("failed to connect over loopback");
   }
   const int server = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
@@ -70,15 +81,19 @@ Ends MakeTcpPair(std::optional<int> buffer_bytes) {
 Ends MakePipes() {
   int to_server[2];
   int to_client[2];
-  if (pipe2(to_server, O_CLOEXEC) != 0 || pipe2(to_client, O_CLOEXEC) != 0) Fail("pipe2");
+  if (pipe2(to_server, O_CLOEXEC) != 0 || pipe2(to_client, O_CLOEXEC) != 0)
+    Fail("pipe2");
   return {to_client[0], to_server[1], to_server[0], to_client[1]};
 }
 
 Ends Connect(const SessionSetup& setup) {
   switch (setup.transport) {
-    case Transport::kTcp: return MakeTcpPair(setup.socket_buffer_bytes);
-    case Transport::kPipes: return MakePipes();
-    case Transport::kUnix: break;
+    case Transport::kTcp:
+      return MakeTcpPair(setup.socket_buffer_bytes);
+    case Transport::kPipes:
+      return MakePipes();
+    case Transport::kUnix:
+      break;
   }
   const Ends ends = MakeUnixPair();
   if (setup.socket_buffer_bytes.has_value()) {
@@ -94,7 +109,8 @@ Session::Session(std::vector<std::string> arguments, SessionSetup setup) {
   const Ends ends = Connect(setup);
   peer_.emplace(ends.client_in, ends.client_out);
   // A pipe on descriptor 0 says nothing about itself; it takes the option.
-  if (setup.transport == Transport::kPipes) arguments.insert(arguments.begin(), "-s");
+  if (setup.transport == Transport::kPipes)
+    arguments.insert(arguments.begin(), "-s");
   ServerProcess::Setup process;
   process.arguments = std::move(arguments);
   process.in = ends.server_in;
@@ -118,7 +134,8 @@ testing::AssertionResult ExitedWith(const ExitReport& report, int status) {
 testing::AssertionResult ExitedWithOneOf(const ExitReport& report,
                                          const std::vector<int>& statuses) {
   if (report.status.has_value() &&
-      std::find(statuses.begin(), statuses.end(), *report.status) != statuses.end()) {
+      std::find(statuses.begin(), statuses.end(), *report.status) !=
+          statuses.end()) {
     return testing::AssertionSuccess();
   }
   testing::AssertionResult failure = testing::AssertionFailure();
@@ -132,32 +149,36 @@ testing::AssertionResult ExitedWithOneOf(const ExitReport& report,
   return failure << "; standard error:\n" << report.standard_error;
 }
 
-testing::AssertionResult SameBytes(std::string_view actual, std::string_view expected) {
+testing::AssertionResult SameBytes(std::string_view actual,
+                                   std::string_view expected) {
   if (actual == expected) return testing::AssertionSuccess();
   if (actual.size() != expected.size()) {
-    return testing::AssertionFailure() << actual.size() << " bytes instead of "
-                                       << expected.size();
+    return testing::AssertionFailure()
+           << actual.size() << " bytes instead of " << expected.size();
   }
   size_t at = 0;
   while (actual[at] == expected[at]) ++at;
   return testing::AssertionFailure()
          << "byte " << at << " of " << actual.size() << " is "
-         << static_cast<int>(static_cast<unsigned char>(actual[at])) << " instead of "
+         << static_cast<int>(static_cast<unsigned char>(actual[at]))
+         << " instead of "
          << static_cast<int>(static_cast<unsigned char>(expected[at]));
 }
 
 testing::AssertionResult HasError(const Reply& reply, uint32_t error) {
   if (reply.error == error) return testing::AssertionSuccess();
-  return testing::AssertionFailure() << "the reply is " << ErrorName(reply.error)
-                                     << " instead of " << ErrorName(error)
-                                     << (reply.message.empty() ? "" : ": ") << reply.message;
+  return testing::AssertionFailure()
+         << "the reply is " << ErrorName(reply.error) << " instead of "
+         << ErrorName(error) << (reply.message.empty() ? "" : ": ")
+         << reply.message;
 }
 
 testing::AssertionResult HasType(const OptionAnswer& answer, uint32_t type) {
   if (answer.final_type == type) return testing::AssertionSuccess();
   return testing::AssertionFailure()
-         << "the answer is " << OptionReplyName(answer.final_type) << " instead of "
-         << OptionReplyName(type) << (answer.message.empty() ? "" : ": ") << answer.message;
+         << "the answer is " << OptionReplyName(answer.final_type)
+         << " instead of " << OptionReplyName(type)
+         << (answer.message.empty() ? "" : ": ") << answer.message;
 }
 
 bool InCi() {

@@ -31,7 +31,8 @@ class Session {
   Peer& peer() { return *peer_; }
   ServerProcess& server() { return *server_; }
   const ExitReport& WaitForExit() { return server_->WaitForExit(); }
-  // The client leaves as the specification wants it, and the server must end with 0.
+  // The client leaves as the specification wants it, and the server must end
+  // with 0.
   void End();
 
  private:
@@ -39,32 +40,36 @@ class Session {
   std::optional<ServerProcess> server_;
 };
 
-// Whether the process ended by itself with this status. Says what standard error held if not.
+// Whether the process ended by itself with this status. Says what standard
+// error held if not.
 testing::AssertionResult ExitedWith(const ExitReport& report, int status);
 // The same with several statuses allowed.
 testing::AssertionResult ExitedWithOneOf(const ExitReport& report,
                                          const std::vector<int>& statuses);
 
 // Compares bytes and names the first difference instead of printing megabytes.
-testing::AssertionResult SameBytes(std::string_view actual, std::string_view expected);
+testing::AssertionResult SameBytes(std::string_view actual,
+                                   std::string_view expected);
 
 // Whether the reply carries this error; names both in words.
 testing::AssertionResult HasError(const Reply& reply, uint32_t error);
 testing::AssertionResult HasType(const OptionAnswer& answer, uint32_t type);
 
-// True in CI, where a test that can't run is a failure instead of a skipped test.
+// True in CI, where a test that can't run is a failure instead of a skipped
+// test.
 bool InCi();
 
 }  // namespace nbdtest
 
-// Ends the test when something that it needs is not there: skipped with the reason on a
-// developer's machine, failed in CI, so that nothing goes untested there unnoticed.
-#define NEED_OR_SKIP(condition, reason)                 \
-  do {                                                  \
-    if (!(condition)) {                                 \
+// Ends the test when something that it needs is not there: skipped with the
+// reason on a developer's machine, failed in CI, so that nothing goes untested
+// there unnoticed.
+#define NEED_OR_SKIP(condition, reason)                   \
+  do {                                                    \
+    if (!(condition)) {                                   \
       if (nbdtest::InCi()) FAIL() << "in CI: " << reason; \
-      GTEST_SKIP() << reason;                           \
-    }                                                   \
+      GTEST_SKIP() << reason;                             \
+    }                                                     \
   } while (false)
 
 #endif  // NBDINETD_TESTS_SUPPORT_SESSION_H_

@@ -1,6 +1,7 @@
-// The main function of every GoogleTest program of the suite: it speaks TAP on standard
-// output, which is what automake's TAP driver counts, and nothing else. GoogleTest's own
-// printer is taken out, since its "[ RUN ]" lines are not TAP.
+// The main function of every GoogleTest program of the suite: it speaks TAP on
+// standard output, which is what automake's TAP driver counts, and nothing
+// else. GoogleTest's own printer is taken out, since its "[ RUN ]" lines are
+// not TAP.
 
 #include <gtest/gtest.h>
 
@@ -10,7 +11,8 @@
 
 namespace {
 
-// One "# " per line, so that no line of a failure text can be mistaken for a result.
+// One "# " per line, so that no line of a failure text can be mistaken for a
+// result.
 void PrintDiagnostic(std::string_view text) {
   while (!text.empty()) {
     const size_t end = text.find('\n');
@@ -37,19 +39,21 @@ class TapListener : public testing::EmptyTestEventListener {
     std::fflush(stdout);
   }
 
-  // Printed when it happens and not at the end of the test: a test that crashes afterwards
-  // still leaves behind what it knew.
+  // Printed when it happens and not at the end of the test: a test that crashes
+  // afterwards still leaves behind what it knew.
   void OnTestPartResult(const testing::TestPartResult& part) override {
     if (!part.failed()) return;
-    const char* file = part.file_name() == nullptr ? "unknown file" : part.file_name();
-    PrintDiagnostic(std::string(file) + ":" + std::to_string(part.line_number()) + ": " +
-                    part.message());
+    const char* file =
+        part.file_name() == nullptr ? "unknown file" : part.file_name();
+    PrintDiagnostic(std::string(file) + ":" +
+                    std::to_string(part.line_number()) + ": " + part.message());
   }
 
   void OnTestEnd(const testing::TestInfo& test) override {
     const testing::TestResult& result = *test.result();
     std::string line = result.Failed() ? "not ok " : "ok ";
-    line += std::to_string(++number_) + " - " + test.test_suite_name() + "." + test.name();
+    line += std::to_string(++number_) + " - " + test.test_suite_name() + "." +
+            test.name();
     if (result.Skipped()) line += " # SKIP " + OnOneLine(SkipReason(result));
     std::printf("%s\n", line.c_str());
     std::fflush(stdout);
@@ -71,7 +75,8 @@ class TapListener : public testing::EmptyTestEventListener {
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
+  testing::TestEventListeners& listeners =
+      testing::UnitTest::GetInstance()->listeners();
   delete listeners.Release(listeners.default_result_printer());
   listeners.Append(new TapListener);
   return RUN_ALL_TESTS();

@@ -15,9 +15,10 @@ Writer& Writer::Number(uint64_t value, int size) {
 
 Bytes Reader::Raw(size_t size) {
   if (size > rest_.size()) {
-    throw BrokenConversation("a message is shorter than its own fields say: wanted " +
-                             std::to_string(size) + " bytes, " +
-                             std::to_string(rest_.size()) + " left");
+    throw BrokenConversation(
+        "a message is shorter than its own fields say: wanted " +
+        std::to_string(size) + " bytes, " + std::to_string(rest_.size()) +
+        " left");
   }
   Bytes bytes(rest_.substr(0, size));
   rest_.remove_prefix(size);
@@ -26,13 +27,15 @@ Bytes Reader::Raw(size_t size) {
 
 uint64_t Reader::Number(size_t size) {
   uint64_t value = 0;
-  for (char byte : Raw(size)) value = value << 8 | static_cast<unsigned char>(byte);
+  for (char byte : Raw(size))
+    value = value << 8 | static_cast<unsigned char>(byte);
   return value;
 }
 
 namespace {
 
-// The length of the sequence that this byte opens, 0 when none can begin with it.
+// The length of the sequence that this byte opens, 0 when none can begin with
+// it.
 size_t SequenceLength(unsigned char first) {
   if (first < 0x80) return 1;
   if (first >= 0xc2 && first < 0xe0) return 2;
@@ -57,7 +60,8 @@ bool IsProtocolString(std::string_view text) {
     }
     const bool overlong =
         (length == 3 && point < 0x800) || (length == 4 && point < 0x10000);
-    if (overlong || (point >= 0xd800 && point < 0xe000) || point > 0x10ffff) return false;
+    if (overlong || (point >= 0xd800 && point < 0xe000) || point > 0x10ffff)
+      return false;
     at += length;
   }
   return true;
@@ -65,35 +69,59 @@ bool IsProtocolString(std::string_view text) {
 
 std::string OptionReplyName(uint32_t type) {
   switch (type) {
-    case kRepAck: return "NBD_REP_ACK";
-    case kRepServer: return "NBD_REP_SERVER";
-    case kRepInfo: return "NBD_REP_INFO";
-    case kRepMetaContext: return "NBD_REP_META_CONTEXT";
-    case kRepErrUnsup: return "NBD_REP_ERR_UNSUP";
-    case kRepErrPolicy: return "NBD_REP_ERR_POLICY";
-    case kRepErrInvalid: return "NBD_REP_ERR_INVALID";
-    case kRepErrPlatform: return "NBD_REP_ERR_PLATFORM";
-    case kRepErrTlsReqd: return "NBD_REP_ERR_TLS_REQD";
-    case kRepErrUnknown: return "NBD_REP_ERR_UNKNOWN";
-    case kRepErrShutdown: return "NBD_REP_ERR_SHUTDOWN";
-    case kRepErrBlockSizeReqd: return "NBD_REP_ERR_BLOCK_SIZE_REQD";
-    case kRepErrTooBig: return "NBD_REP_ERR_TOO_BIG";
-    default: return "option reply type " + std::to_string(type);
+    case kRepAck:
+      return "NBD_REP_ACK";
+    case kRepServer:
+      return "NBD_REP_SERVER";
+    case kRepInfo:
+      return "NBD_REP_INFO";
+    case kRepMetaContext:
+      return "NBD_REP_META_CONTEXT";
+    case kRepErrUnsup:
+      return "NBD_REP_ERR_UNSUP";
+    case kRepErrPolicy:
+      return "NBD_REP_ERR_POLICY";
+    case kRepErrInvalid:
+      return "NBD_REP_ERR_INVALID";
+    case kRepErrPlatform:
+      return "NBD_REP_ERR_PLATFORM";
+    case kRepErrTlsReqd:
+      return "NBD_REP_ERR_TLS_REQD";
+    case kRepErrUnknown:
+      return "NBD_REP_ERR_UNKNOWN";
+    case kRepErrShutdown:
+      return "NBD_REP_ERR_SHUTDOWN";
+    case kRepErrBlockSizeReqd:
+      return "NBD_REP_ERR_BLOCK_SIZE_REQD";
+    case kRepErrTooBig:
+      return "NBD_REP_ERR_TOO_BIG";
+    default:
+      return "option reply type " + std::to_string(type);
   }
 }
 
 std::string ErrorName(uint32_t error) {
   switch (error) {
-    case kNbdOk: return "success";
-    case kNbdEperm: return "NBD_EPERM";
-    case kNbdEio: return "NBD_EIO";
-    case kNbdEnomem: return "NBD_ENOMEM";
-    case kNbdEinval: return "NBD_EINVAL";
-    case kNbdEnospc: return "NBD_ENOSPC";
-    case kNbdEoverflow: return "NBD_EOVERFLOW";
-    case kNbdEnotsup: return "NBD_ENOTSUP";
-    case kNbdEshutdown: return "NBD_ESHUTDOWN";
-    default: return "undefined error " + std::to_string(error);
+    case kNbdOk:
+      return "success";
+    case kNbdEperm:
+      return "NBD_EPERM";
+    case kNbdEio:
+      return "NBD_EIO";
+    case kNbdEnomem:
+      return "NBD_ENOMEM";
+    case kNbdEinval:
+      return "NBD_EINVAL";
+    case kNbdEnospc:
+      return "NBD_ENOSPC";
+    case kNbdEoverflow:
+      return "NBD_EOVERFLOW";
+    case kNbdEnotsup:
+      return "NBD_ENOTSUP";
+    case kNbdEshutdown:
+      return "NBD_ESHUTDOWN";
+    default:
+      return "undefined error " + std::to_string(error);
   }
 }
 

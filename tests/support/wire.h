@@ -1,6 +1,7 @@
-// The NBD protocol as the tests know it: every number here was taken from the text of the
-// specification, section by section, and nothing from src/. A wrong constant in the server
-// must therefore show up as a failing test instead of agreeing with itself.
+// The NBD protocol as the tests know it: every number here was taken from the
+// text of the specification, section by section, and nothing from src/. A wrong
+// constant in the server must therefore show up as a failing test instead of
+// agreeing with itself.
 
 #ifndef NBDINETD_TESTS_SUPPORT_WIRE_H_
 #define NBDINETD_TESTS_SUPPORT_WIRE_H_
@@ -14,12 +15,14 @@
 
 namespace nbdtest {
 
-// Raw bytes of the wire. A std::string, because literals and slices of it are short to write.
+// Raw bytes of the wire. A std::string, because literals and slices of it are
+// short to write.
 using Bytes = std::string;
 
-// Thrown by the whole support library when a conversation cannot go on: the server sent what
-// the specification forbids, closed too early, or nothing came before the hang guard. A test
-// has nothing sensible left to do then; GoogleTest reports the text as the test's failure.
+// Thrown by the whole support library when a conversation cannot go on: the
+// server sent what the specification forbids, closed too early, or nothing came
+// before the hang guard. A test has nothing sensible left to do then;
+// GoogleTest reports the text as the test's failure.
 class BrokenConversation : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -165,7 +168,8 @@ class Writer {
   Bytes bytes_;
 };
 
-// Takes big-endian messages apart; throws BrokenConversation when they are too short.
+// Takes big-endian messages apart; throws BrokenConversation when they are too
+// short.
 class Reader {
  public:
   explicit Reader(std::string_view bytes) : rest_(bytes) {}
