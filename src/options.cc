@@ -2,8 +2,7 @@
 
 #include <getopt.h>
 
-#include <cstring>
-
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
 #include "base/utf8.h"
@@ -52,7 +51,7 @@ absl::Status ParseLog(absl::string_view name, Options* options) {
     options->log = LogDestination::kNull;
   } else {
     return absl::InvalidArgumentError(
-        absl::StrCat("--log=", name,
+        absl::StrCat("--log=", Quoted(name),
                      ": there is no such destination; use stderr, syslog, "
                      "journal or null"));
   }
@@ -95,21 +94,30 @@ absl::Status ApplyOption(int letter, const char* argument, Options* options) {
   }
 }
 
-// What getopt_long() found wrong, which it tells by '?' or ':' and optopt.
+bool IsOptionValue(int value) {
+  for (const option& candidate : kLongOptions) {
+    if (candidate.name != nullptr && candidate.val == value) return true;
+  }
+  return false;
+}
+
+// What getopt_long() found wrong, which it tells by '?' or ':' and optopt: 0
+// for a long option that it doesn't know, the value of one that has an argument
+// too many or too few, or else the letter. A long option is the argument before
+// optind; a letter may be in the middle of a bundle that optind hasn't passed.
 absl::Status GetoptError(int code, char** argv) {
-  // A long option that is wrong is the argument before optind; a letter is
-  // optopt, maybe from the middle of a bundle.
-  const char* argument = argv[optind - 1];
-  const bool is_long = std::strncmp(argument, "--", 2) == 0;
+  const absl::string_view argument = argv[optind - 1];
+  const bool known = IsOptionValue(optopt);
+  const bool is_long =
+      optopt == 0 || (known && (code == '?' || absl::StartsWith(argument, "--")));
   const std::string name =
       is_long ? std::string(argument)
               : absl::StrCat("-", std::string(1, static_cast<char>(optopt)));
   return absl::InvalidArgumentError(
       absl::StrCat("option ", Quoted(name),
                    code == ':' ? " needs an argument"
-                   : is_long && optopt != 0
-                       ? " takes no argument"
-                       : " is unknown, or stands for several"));
+                   : known     ? " takes no argument"
+                               : " is unknown, or stands for several"));
 }
 
 }  // namespace

@@ -83,6 +83,9 @@ Ending Transmission::Run() {
     HandleInput();
     HandleFinished();
     if (!aborted_ && !replies_.Flush()) {
+      if (channel_.shutdown_requested()) {
+        End(ExitStatus::kOk, "the server is shutting down");
+      }
       End(ExitStatus::kProtocol, "client left without reading its replies");
     }
     if (Over()) return Finish();

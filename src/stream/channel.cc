@@ -64,6 +64,8 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
 }
 
 Channel::Receipt Channel::Receive() {
+  // No room is not the end of the stream, which reading nothing looks like.
+  if (input().size() == kInputBytes) return Receipt::kNothing;
   MakeRoomFor(input().size() + 1);
   const ssize_t n = stream_->Read(
       absl::MakeSpan(buffer_.get() + end_, kInputBytes - end_));
