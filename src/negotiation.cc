@@ -125,6 +125,11 @@ bool Negotiation::ReadClientFlags() {
 
 // Reads and answers one option; false when haggling is over.
 bool Negotiation::ReadOption() {
+  // A client that never stops talking is never waited for.
+  if (absl::Now() >= shutdown_deadline_) {
+    End(ExitStatus::kOk, kShuttingDown);
+    return false;
+  }
   if (!Require(kOptionHeaderBytes)) return false;
   const absl::optional<OptionHeader> header = DecodeOptionHeader(
       channel_.input().substr(0, kOptionHeaderBytes));
@@ -191,7 +196,11 @@ bool Negotiation::HandleOption(const OptionHeader& header) {
 bool Negotiation::SendReplies(const OptionReplies& replies) {
   if (channel_.Send(replies.bytes()) || ending_.has_value()) return true;
   negotiated_.reset();
-  End(ExitStatus::kProtocol, "client left without reading an option's reply");
+  if (channel_.shutdown_requested()) {
+    End(ExitStatus::kOk, kShuttingDown);
+  } else {
+    End(ExitStatus::kProtocol, "client left without reading an option's reply");
+  }
   return false;
 }
 

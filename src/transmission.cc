@@ -164,6 +164,11 @@ void Transmission::HandleInput() {
 // there is none, or when it has to wait.
 bool Transmission::HandleHeader() {
   if (workers_.full()) return false;
+  // A client that never stops asking is never waited for.
+  if (channel_.shutdown_requested() && absl::Now() >= shutdown_limit_) {
+    End(ExitStatus::kOk, "the server is shutting down");
+    return false;
+  }
   if (channel_.input().size() < kRequestHeaderBytes) {
     channel_.MakeRoomFor(kRequestHeaderBytes);
     return false;
