@@ -209,8 +209,8 @@ def _(t):
     matches(r"descriptor 0 is .*character device", refused(process))
 
 
-@test("-s on a terminal, a file, a directory, a listener or a datagram socket is an error that says "
-      "what it is")
+@test("-s on a terminal, a file, a directory, a listener or a datagram socket is an error that "
+      "says what it is")
 def _(t):
     image = t.pattern_image(MIB)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -439,8 +439,8 @@ def _(t):
                "control characters in a line")
 
 
-@test("standard error that is a file or a pipe gets plain lines, also with a JOURNAL_STREAM that is "
-      "another one")
+@test("standard error that is a file or a pipe gets plain lines, also with a JOURNAL_STREAM that "
+      "is another one")
 def _(t):
     image = t.pattern_image(MIB)
     for env in ({}, {"JOURNAL_STREAM": "1:1"}, {"JOURNAL_STREAM": "nonsense"},
@@ -463,8 +463,8 @@ def journal_stream(descriptor):
     return {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
 
 
-@test("standard error that is the journal's stream gets <N> prefixes with --log=stderr, and where the "
-      "journal's socket can't be reached")
+@test("standard error that is the journal's stream gets <N> prefixes with --log=stderr, and where "
+      "the journal's socket can't be reached")
 def _(t):
     image = t.pattern_image(MIB)
     for arguments, prefix in ((["--log=stderr"], []), ([], without_log_daemons()),
@@ -503,8 +503,8 @@ def _(t):
         matches(r"\A<3>.*missing.*\n\Z", os.read(reading, 1 << 16).decode())
 
 
-@test("standard error that is the journal's stream is upgraded to the journal's native protocol, with "
-      "fields")
+@test("standard error that is the journal's stream is upgraded to the journal's native protocol, "
+      "with fields")
 def _(t):
     need_root("to put a socket where the journal's is")
     image = t.pattern_image(MIB)
@@ -607,8 +607,8 @@ def _(t):
                 process.expect(EX_NOINPUT)
 
 
-@test("--log=syslog sends to /dev/log, with nbdinetd's name and the priority, and debug messages stay "
-      "on standard error")
+@test("--log=syslog sends to /dev/log, with nbdinetd's name and the priority, and debug messages "
+      "stay on standard error")
 def _(t):
     need_root("to put a socket where syslog's is")
     image = t.pattern_image(MIB)
@@ -712,8 +712,8 @@ def _(t):
             matches(words, refused(process, client=client))
 
 
-@test("options follow getopt_long: bundled letters, --name=value, -- before a FILE that begins with a "
-      "dash, abbreviations, options after FILE")
+@test("options follow getopt_long: bundled letters, --name=value, -- before a FILE that begins "
+      "with a dash, abbreviations, options after FILE")
 def _(t):
     image = t.pattern_image(MIB)
     os.rename(image, t.path("-v"))

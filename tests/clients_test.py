@@ -894,6 +894,7 @@ uri={uri}
 randrepeat=1
 randseed=4711
 verify=crc32c
+verify_state_save=0
 verify_fatal=1
 group_reporting=0
 

@@ -550,6 +550,100 @@ TEST_F(Stream, ColdReadsInOneSendAreEachAnsweredWithTheirBytes) {
   }
 }
 
+// Far more requests that take the slow way, each of them, than a server can
+// have under way at a time: it has to come back to those it has received
+// already.
+class SlowPipeline : public Stream,
+                     public testing::WithParamInterface<uint16_t> {
+ protected:
+  static constexpr uint64_t kCount = 20000;
+
+  Bytes Batch() {
+    Bytes batch;
+    for (uint64_t i = 0; i < kCount; ++i) {
+      Request request = {.type = GetParam(), .cookie = i + 1};
+      if (request.type != kCmdFlush) {
+        request.offset = i * 512 % kImageSize;
+        request.length = 512;
+      }
+      batch += peer().Prepare(request);
+    }
+    return batch;
+  }
+  void ExpectAllAnswered() {
+    for (const auto& [cookie, reply] : peer().ReceiveAllReplies()) {
+      ASSERT_TRUE(HasError(reply, kNbdOk)) << cookie;
+    }
+  }
+};
+
+TEST_P(SlowPipeline, IsAnsweredToTheLastRequest) {
+  Start(true);
+  peer().Send(Batch());
+  ExpectAllAnswered();
+  session().End();
+}
+
+TEST_P(SlowPipeline, IsAnsweredToTheLastRequestAfterAHalfClose) {
+  Start(true);
+  peer().Send(Batch());
+  peer().ShutdownWrite();
+  ExpectAllAnswered();
+  EXPECT_TRUE(SameBytes(peer().ReceiveToEnd(), ""));
+  EXPECT_TRUE(ExitedWith(session().WaitForExit(), kExitOk));
+}
+
+TEST_P(SlowPipeline, IsAnsweredToTheLastRequestBeforeADisconnect) {
+  Start(true);
+  peer().Send(Batch() + peer().Prepare({.type = kCmdDisc}));
+  ExpectAllAnswered();
+  EXPECT_TRUE(SameBytes(peer().ReceiveToEnd(), ""));
+  EXPECT_TRUE(ExitedWith(session().WaitForExit(), kExitOk));
+}
+
+INSTANTIATE_TEST_SUITE_P(Of, SlowPipeline,
+                         testing::Values(kCmdCache, kCmdBlockStatus, kCmdTrim,
+                                         kCmdWriteZeroes, kCmdFlush),
+                         [](const auto& tested) -> std::string {
+                           switch (tested.param) {
+                             case kCmdCache:
+                               return "Cache";
+                             case kCmdBlockStatus:
+                               return "BlockStatus";
+                             case kCmdTrim:
+                               return "Trim";
+                             case kCmdWriteZeroes:
+                               return "WriteZeroes";
+                             default:
+                               return "Flush";
+                           }
+                         });
+
+TEST_F(Stream, ManyWritesWithFuaInOneSendAllReachTheFile) {
+  for (bool half_close : {false, true}) {
+    Start(true);
+    constexpr uint32_t kLength = 200000;
+    Bytes batch;
+    for (uint64_t i = 0; i < 40; ++i) {
+      batch += peer().Prepare({.type = kCmdWrite,
+                               .flags = kCmdFlagFua,
+                               .offset = i * kLength,
+                               .length = kLength},
+                              Pattern(i * kLength, kLength, 13));
+    }
+    peer().Send(batch);
+    if (half_close) peer().ShutdownWrite();
+    for (const auto& [cookie, reply] : peer().ReceiveAllReplies()) {
+      ASSERT_TRUE(HasError(reply, kNbdOk)) << cookie;
+    }
+    if (!half_close) session().End();
+    EXPECT_TRUE(ExitedWith(session().WaitForExit(), kExitOk));
+    EXPECT_TRUE(
+        SameBytes(image().Read(0, 40 * kLength), Pattern(0, 40 * kLength, 13)));
+    image().Write(0, Pattern(0, kImageSize));
+  }
+}
+
 TEST_F(Stream, AReadSeesTheWriteThatWasAnsweredBeforeItWasSent) {
   Start(true);
   for (uint64_t i = 0; i < 200; ++i) {

@@ -6,7 +6,6 @@ import os
 import pwd
 import re
 import socket
-import struct
 import sys
 
 sys.dont_write_bytecode = True
@@ -43,8 +42,8 @@ class Superserver:
 
 
 class SocketActivate(Superserver):
-    """systemd-socket-activate --accept, one for each service. With to_client, standard error is made
-    the client's socket, as a unit may do with StandardInput=socket."""
+    """systemd-socket-activate --accept, one for each service. With to_client, standard error is
+    made the client's socket, as a unit may do with StandardInput=socket."""
 
     def __init__(self, context, services, inetd=False, to_client=False):
         tool = need("systemd-socket-activate")
@@ -100,7 +99,8 @@ class OpenbsdInetd(Superserver):
     @staticmethod
     def start(context, tool, text):
         config = context.image(text.encode(), "inetd.conf")
-        # It writes /run/inetd.pid and can't be told not to; the machine may have an inetd of its own.
+        # It writes /run/inetd.pid and can't be told not to; the machine may have an inetd of its
+        # own.
         return context.spawn(["unshare", "--mount", "--", "/bin/sh", "-c",
                               'mount -t tmpfs tmpfs /run && exec "$0" "$@"', tool, "-i", config])
 

@@ -24,6 +24,7 @@ AM_CPPFLAGS += -I$(top_srcdir)/tests $(GTEST_CFLAGS)
 unit_tests = \
 	tests/base/errors_test \
 	tests/base/log_test \
+	tests/base/shutdown_signal_test \
 	tests/base/utf8_test \
 	tests/engine/task_test \
 	tests/engine/workers_test \
@@ -37,7 +38,8 @@ unit_tests = \
 	tests/protocol/request_test \
 	tests/protocol/wire_test \
 	tests/reply_sender_test \
-	tests/stream/channel_test
+	tests/stream/channel_test \
+	tests/stream/stream_test
 
 # Of the real program, over a socket pair.
 protocol_tests = \

@@ -4,14 +4,18 @@
 #ifndef NBDINETD_TESTS_SUPPORT_FAKE_EXPORT_H_
 #define NBDINETD_TESTS_SUPPORT_FAKE_EXPORT_H_
 
+#include <utility>
+
 #include "export/export.h"
 
 namespace nbdtest {
 
 class FakeExport : public nbdinetd::Export {
  public:
-  explicit FakeExport(Facts facts)
-      : Export("/no/such/file", nbdinetd::UniqueFd(), facts, /*may_have_holes=*/false) {}
+  explicit FakeExport(Facts facts) : FakeExport(nbdinetd::UniqueFd(), facts) {}
+  // Reads, writes and flushes go to the descriptor, whatever it is.
+  FakeExport(nbdinetd::UniqueFd fd, Facts facts)
+      : Export("/no/such/file", std::move(fd), facts, /*may_have_holes=*/false) {}
 
   int Trim(uint64_t, uint64_t) override { return 0; }
   int Zero(uint64_t, uint64_t, Hole, Speed) override { return 0; }

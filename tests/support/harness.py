@@ -12,7 +12,6 @@ be able to end.
 """
 
 import ctypes
-import errno
 import fcntl
 import hashlib
 import os
@@ -270,9 +269,15 @@ def clean_environment(changes=None):
     return result
 
 
-def _exec_child(argv, fds, environment, listen_fds, listen_pid, limits):
+_libc = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def _exec_child(argv, fds, environment, listen_fds, listen_pid, limits, outlives):
     """In the child: arranges the descriptors and becomes the program. Never returns."""
     try:
+        if not outlives:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         # Move every source out of the way first: a source may sit on another one's target.
         moved = {target: fcntl.fcntl(source, fcntl.F_DUPFD, 200)
                  for target, source in fds.items() if source is not CLOSED}
@@ -377,10 +382,13 @@ class Test:
             placed[target] = source if source is CLOSED or isinstance(source, int) \
                 else source.fileno()
         environment = clean_environment(env)
+        # Even when this process is killed, nothing is to be left. But what the kernel looks at is
+        # the thread that forks: in any other than the main one it would end the program too early.
+        outlives = threading.current_thread() is not threading.main_thread()
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
-            _exec_child(argv, placed, environment, listen_fds, listen_pid, limits or {})
+            _exec_child(argv, placed, environment, listen_fds, listen_pid, limits or {}, outlives)
         for descriptor in (null, out, err):
             os.close(descriptor)
         process = Process(pid, argv, stdout_path, stderr_path)
@@ -485,8 +493,7 @@ def main():
     """Runs the registered tests and prints TAP. Arguments choose tests by parts of names."""
     chosen = [entry for entry in _tests
               if not sys.argv[1:] or any(part in entry[0] for part in sys.argv[1:])]
-    PR_SET_CHILD_SUBREAPER = 36
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def on_alarm(_signal, _frame):
         raise HangGuard("the test has hung")
@@ -550,7 +557,8 @@ def shipped(name):
     for path in (BUILDDIR / "units" / name, SRCDIR / "units" / name,
                  SRCDIR / "units" / (name + ".in")):
         if path.exists():
-            return path.read_text().replace("@sbindir@", "/usr/sbin").replace("@sysconfdir@", "/etc")
+            text = path.read_text()
+            return text.replace("@sbindir@", "/usr/sbin").replace("@sysconfdir@", "/etc")
     raise AssertionError(f"units/{name} is missing")
 
 

@@ -5,7 +5,6 @@ byte, a reply too many, the exact error). Everything that comes from the server 
 a parser which rejects, as NotNbd, all that the specification does not allow there.
 """
 
-import errno
 import os
 import random
 import select

@@ -156,6 +156,22 @@ bool Peer::TrySend(std::string_view bytes) {
   return true;
 }
 
+bool Peer::SendsUntilTheEnd(std::string_view bytes) {
+  const auto deadline = Clock::now() + kHangGuard / 2;
+  std::string_view rest = bytes;
+  while (Clock::now() < deadline) {
+    const ssize_t count = write(out_, rest.data(), rest.size());
+    if (count < 0 && errno != EAGAIN && errno != EINTR) return true;
+    if (count > 0) rest.remove_prefix(static_cast<size_t>(count));
+    // Messages stay whole, so that each is valid.
+    if (rest.empty()) rest = bytes;
+    if (!Fill()) return true;
+    buffer_.clear();
+    buffer_start_ = 0;
+  }
+  return false;
+}
+
 bool Peer::Fill() {
   if (end_seen_) return false;
   if (buffer_start_ == buffer_.size()) {

@@ -103,6 +103,9 @@ class Peer {
   // As much as can go out without waiting; false when the server has already
   // closed.
   bool TrySend(std::string_view bytes);
+  // Sends the same bytes over and over, throwing away what comes back, until
+  // the server closes; false when it hasn't by the hang guard.
+  bool SendsUntilTheEnd(std::string_view bytes);
   Bytes Receive(size_t size);
   // All bytes up to the end of the stream.
   Bytes ReceiveToEnd();

@@ -119,8 +119,8 @@ class PrivateSystemd:
                           base / "cache", base / "state", base / "default"):
             os.makedirs(directory)
         (base / "run").mkdir(mode=0o700)
-        # systemctl and the libraries take this directory as the sign that systemd runs. Volatile: not
-        # in /var/log. No kernel messages, no audit: those are the machine's.
+        # systemctl and the libraries take this directory as the sign that systemd runs. Volatile:
+        # not in /var/log. No kernel messages, no audit: those are the machine's.
         Path("/run/systemd/journald.conf.d/test.conf").write_text(
             "[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\nRateLimitIntervalSec=0\n"
             "RateLimitBurst=0\nForwardToWall=no\nForwardToSyslog=no\nForwardToConsole=no\n")
@@ -194,8 +194,8 @@ class PrivateSystemd:
 
 
 class InstalledUnits:
-    """The shipped nbdinetd.socket and nbdinetd@.service with drop-ins: the built program in place of
-    the installed one, addresses of the tests', and what `socket` and `service` add. As
+    """The shipped nbdinetd.socket and nbdinetd@.service with drop-ins: the built program in place
+    of the installed one, addresses of the tests', and what `socket` and `service` add. As
     nbdinetd@.service says, a copy of both under another name is a second export."""
 
     def __init__(self, context, systemd, export, options="", listen=(), name="nbdinetd",
@@ -206,7 +206,8 @@ class InstalledUnits:
         socket_text, service_text = shipped("nbdinetd.socket"), shipped("nbdinetd@.service")
         (systemd.base / "default" / name).write_text(
             f'NBDINETD_EXPORT="{export}"\nNBDINETD_OPTIONS="{options}"\n')
-        # Only the program and the directory differ, so that the words of the shipped line are tried.
+        # Only the program and the directory differ, so that the words of the shipped line are
+        # tried.
         command = _setting(service_text, "ExecStart")
         command = NBDINETD + command[len(command.split()[0]):]
         environment = re.sub(r"^(-?).*/", rf"\1{systemd.base}/default/",
@@ -241,7 +242,8 @@ class InstalledUnits:
 
     def idle(self):
         """Waits until the manager knows no connection any more."""
-        wait_until(lambda: not self.systemd.instances(self.name), "the connections' units to be gone")
+        wait_until(lambda: not self.systemd.instances(self.name),
+                   "the connections' units to be gone")
 
     def ended(self, count=1):
         """Waits until so many connections have ended; returns what ExecStopPost= was told of each:

@@ -1,0 +1,66 @@
+#include "base/shutdown_signal.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include <cstdint>
+#include <thread>
+
+namespace nbdinetd {
+namespace {
+
+bool IsReadable(int fd) {
+  pollfd entry = {fd, POLLIN, 0};
+  return poll(&entry, 1, 0) == 1;
+}
+
+class ShutdownSignalTest : public testing::TestWithParam<int> {
+ protected:
+  // Takes back what a test has left pending, before the signals can act again.
+  ~ShutdownSignalTest() override {
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    const timespec at_once = {};
+    while (sigtimedwait(&signals, nullptr, &at_once) > 0) {
+    }
+    pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  }
+};
+
+TEST_P(ShutdownSignalTest, IsReadableOnceTheSignalHasComeAndStaysSo) {
+  absl::StatusOr<ShutdownSignal> shutdown = ShutdownSignal::Create();
+  ASSERT_TRUE(shutdown.ok()) << shutdown.status();
+  EXPECT_FALSE(IsReadable(shutdown->fd()));
+  // Its default action would end the test.
+  kill(getpid(), GetParam());
+  EXPECT_TRUE(IsReadable(shutdown->fd()));
+  EXPECT_TRUE(IsReadable(shutdown->fd()));
+}
+
+TEST_P(ShutdownSignalTest, DoesNotInterruptThreadsThatWereStartedLater) {
+  absl::StatusOr<ShutdownSignal> shutdown = ShutdownSignal::Create();
+  ASSERT_TRUE(shutdown.ok()) << shutdown.status();
+  bool blocked = false;
+  std::thread([&] {
+    sigset_t signals;
+    pthread_sigmask(SIG_BLOCK, nullptr, &signals);
+    blocked = sigismember(&signals, GetParam()) == 1;
+  }).join();
+  EXPECT_TRUE(blocked);
+}
+
+INSTANTIATE_TEST_SUITE_P(Signals, ShutdownSignalTest, testing::Values(SIGTERM, SIGINT));
+
+TEST(ShutdownSignal, IsCloseOnExec) {
+  absl::StatusOr<ShutdownSignal> shutdown = ShutdownSignal::Create();
+  ASSERT_TRUE(shutdown.ok()) << shutdown.status();
+  EXPECT_NE(fcntl(shutdown->fd(), F_GETFD) & FD_CLOEXEC, 0);
+}
+
+}  // namespace
+}  // namespace nbdinetd

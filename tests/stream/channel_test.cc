@@ -1,0 +1,308 @@
+#include "stream/channel.h"
+
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "support/memory_stream.h"
+
+namespace nbdinetd {
+namespace {
+
+using nbdtest::Event;
+using nbdtest::MemoryPeer;
+using nbdtest::MemoryStream;
+
+constexpr absl::Time kForever = absl::InfiniteFuture();
+constexpr absl::Time kAtOnce = absl::InfinitePast();
+
+// Bytes in which each position can be told from its neighbours.
+std::string Bytes(size_t size) {
+  std::string bytes(size, '\0');
+  for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<char>(i * 31 + i / 256);
+  return bytes;
+}
+
+class ChannelTest : public testing::Test {
+ protected:
+  // Takes in all that the peer has sent, as far as there is room.
+  void ReceiveAll() {
+    while (peer_.unread() > 0 && channel_.input().size() < Channel::kInputBytes) {
+      ASSERT_EQ(channel_.Receive(), Channel::Receipt::kData);
+    }
+  }
+
+  MemoryPeer peer_;
+  Event shutdown_;
+  Event workers_;
+  Channel channel_{std::make_unique<MemoryStream>(peer_), shutdown_.fd()};
+};
+
+// -- Waiting
+
+TEST_F(ChannelTest, WakesForInput) {
+  peer_.Send("x");
+  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kInput);
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kInput);
+}
+
+TEST_F(ChannelTest, TheEndOfTheStreamIsInputToo) {
+  peer_.Close();
+  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kInput);
+}
+
+TEST_F(ChannelTest, WakesForTheWorkers) {
+  workers_.Set();
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kWorkers);
+  EXPECT_EQ(channel_.Wait(false, workers_.fd(), kForever), Channel::Wake::kWorkers);
+}
+
+TEST_F(ChannelTest, LeavesInputAloneThatIsNotWanted) {
+  peer_.Send("x");
+  EXPECT_EQ(channel_.Wait(false, -1, kAtOnce), Channel::Wake::kTimeout);
+  workers_.Set();
+  EXPECT_EQ(channel_.Wait(false, workers_.fd(), kForever), Channel::Wake::kWorkers);
+  EXPECT_EQ(peer_.unread(), 1u);
+}
+
+TEST_F(ChannelTest, WakesAtTheDeadline) {
+  const absl::Time deadline = absl::Now() + absl::Milliseconds(20);
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), deadline), Channel::Wake::kTimeout);
+  EXPECT_GE(absl::Now(), deadline);
+}
+
+TEST_F(ChannelTest, ADeadlineThatHasPassedDoesNotHideInput) {
+  peer_.Send("x");
+  EXPECT_EQ(channel_.Wait(true, -1, kAtOnce), Channel::Wake::kInput);
+}
+
+TEST_F(ChannelTest, TellsAShutdownOnce) {
+  EXPECT_FALSE(channel_.shutdown_requested());
+  shutdown_.Set();
+  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kShutdown);
+  EXPECT_TRUE(channel_.shutdown_requested());
+  // The descriptor stays readable, and must not wake again and again.
+  EXPECT_EQ(channel_.Wait(true, -1, kAtOnce), Channel::Wake::kTimeout);
+  peer_.Send("x");
+  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kInput);
+  EXPECT_TRUE(channel_.shutdown_requested());
+}
+
+TEST_F(ChannelTest, TheWorkersComeBeforeAShutdownBeforeInput) {
+  peer_.Send("x");
+  workers_.Set();
+  shutdown_.Set();
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kWorkers);
+  EXPECT_TRUE(channel_.shutdown_requested());
+  workers_.Clear();
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kShutdown);
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kInput);
+}
+
+TEST_F(ChannelTest, AShutdownThatCameWithTheWorkersIsToldWithoutWaiting) {
+  workers_.Set();
+  shutdown_.Set();
+  ASSERT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kWorkers);
+  workers_.Clear();
+  // With nothing to wake it but what it already knows.
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kShutdown);
+}
+
+// -- Receiving
+
+TEST_F(ChannelTest, ReceivesWhatIsThereAtOnce) {
+  peer_.Send("abc");
+  peer_.Send("def");
+  EXPECT_EQ(channel_.input(), "");
+  EXPECT_EQ(channel_.Receive(), Channel::Receipt::kData);
+  EXPECT_EQ(channel_.input(), "abcdef");
+}
+
+TEST_F(ChannelTest, SaysWhenThereIsNothing) {
+  EXPECT_EQ(channel_.Receive(), Channel::Receipt::kNothing);
+  EXPECT_EQ(channel_.input(), "");
+}
+
+TEST_F(ChannelTest, JoinsWhatComesInPieces) {
+  peer_.LimitReads(1);
+  peer_.Send("abc");
+  for (const char* input : {"a", "ab", "abc"}) {
+    EXPECT_EQ(channel_.Receive(), Channel::Receipt::kData);
+    EXPECT_EQ(channel_.input(), input);
+  }
+}
+
+TEST_F(ChannelTest, TheEndComesBehindAllBytesAndLeavesThemThere) {
+  peer_.Send("abc");
+  peer_.Close();
+  EXPECT_EQ(channel_.Receive(), Channel::Receipt::kData);
+  EXPECT_EQ(channel_.Receive(), Channel::Receipt::kEnd);
+  EXPECT_EQ(channel_.Receive(), Channel::Receipt::kEnd);
+  EXPECT_EQ(channel_.input(), "abc");
+}
+
+TEST_F(ChannelTest, AnErrorIsAReset) {
+  peer_.Send("abc");
+  peer_.Reset();
+  EXPECT_EQ(channel_.Receive(), Channel::Receipt::kData);
+  EXPECT_EQ(channel_.Receive(), Channel::Receipt::kReset);
+  EXPECT_EQ(channel_.input(), "abc");
+}
+
+TEST_F(ChannelTest, ConsumesFromTheFront) {
+  peer_.Send("abcdef");
+  channel_.Receive();
+  channel_.Consume(0);
+  EXPECT_EQ(channel_.input(), "abcdef");
+  channel_.Consume(2);
+  EXPECT_EQ(channel_.input(), "cdef");
+  channel_.Consume(4);
+  EXPECT_EQ(channel_.input(), "");
+}
+
+TEST_F(ChannelTest, ReceivesNoMoreThanThereIsRoomFor) {
+  const std::string bytes = Bytes(Channel::kInputBytes + 100);
+  peer_.Send(bytes);
+  EXPECT_EQ(channel_.Receive(), Channel::Receipt::kData);
+  EXPECT_EQ(channel_.input().size(), Channel::kInputBytes);
+  EXPECT_EQ(peer_.unread(), 100u);
+  channel_.Consume(Channel::kInputBytes);
+  EXPECT_EQ(channel_.Receive(), Channel::Receipt::kData);
+  EXPECT_TRUE(channel_.input() == absl::string_view(bytes).substr(Channel::kInputBytes));
+}
+
+// A read of no bytes returns 0, which is not what it returns at the end of the stream.
+TEST_F(ChannelTest, AFullBufferIsNotTheEndOfTheStream) {
+  const std::string bytes = Bytes(Channel::kInputBytes + 100);
+  peer_.Send(bytes);
+  ASSERT_EQ(channel_.Receive(), Channel::Receipt::kData);
+  ASSERT_EQ(channel_.input().size(), Channel::kInputBytes);
+  EXPECT_EQ(channel_.Receive(), Channel::Receipt::kNothing);
+  channel_.Consume(1);
+  EXPECT_EQ(channel_.Receive(), Channel::Receipt::kData);
+  EXPECT_TRUE(channel_.input() == absl::string_view(bytes).substr(1, Channel::kInputBytes));
+}
+
+TEST_F(ChannelTest, MakesRoomWithoutLosingAByte) {
+  const std::string bytes = Bytes(Channel::kInputBytes + 1000);
+  peer_.Send(bytes);
+  ReceiveAll();
+  ASSERT_EQ(channel_.input().size(), Channel::kInputBytes);
+  channel_.Consume(1000);
+  channel_.MakeRoomFor(Channel::kInputBytes);
+  EXPECT_TRUE(channel_.input() ==
+              absl::string_view(bytes).substr(1000, Channel::kInputBytes - 1000));
+  ReceiveAll();
+  EXPECT_TRUE(channel_.input() == absl::string_view(bytes).substr(1000));
+}
+
+TEST_F(ChannelTest, AMessageOfTheBuffersSizeFitsWhereverItBegins) {
+  for (const size_t before : {size_t{0}, size_t{1}, size_t{4096}, Channel::kInputBytes - 1}) {
+    const std::string bytes = Bytes(before + Channel::kInputBytes);
+    peer_.Send(bytes);
+    while (channel_.input().size() < before) channel_.Receive();
+    channel_.Consume(before);
+    channel_.MakeRoomFor(Channel::kInputBytes);
+    while (channel_.input().size() < Channel::kInputBytes) {
+      ASSERT_EQ(channel_.Receive(), Channel::Receipt::kData) << before;
+    }
+    EXPECT_TRUE(channel_.input() == absl::string_view(bytes).substr(before)) << before;
+    channel_.Consume(Channel::kInputBytes);
+  }
+}
+
+TEST_F(ChannelTest, AStreamOfManyBuffersComesThroughInOrder) {
+  const std::string bytes = Bytes(3 * Channel::kInputBytes + 12345);
+  peer_.LimitReads(65521);
+  peer_.Send(bytes);
+  std::string received;
+  // Always something left over, so that the input wanders through the buffer.
+  while (received.size() < bytes.size()) {
+    if (peer_.unread() > 0) {
+      ASSERT_EQ(channel_.Receive(), Channel::Receipt::kData);
+    }
+    const size_t part =
+        peer_.unread() > 0 ? channel_.input().size() * 9 / 10 : channel_.input().size();
+    received.append(channel_.input().data(), part);
+    channel_.Consume(part);
+  }
+  EXPECT_TRUE(received == bytes);
+}
+
+// -- Sending
+
+TEST_F(ChannelTest, SendsPiecesInOrderInOneWrite) {
+  std::string a = "abc", b = "", c = "defg";
+  std::vector<iovec> pieces = {
+      {a.data(), a.size()}, {b.data(), b.size()}, {c.data(), c.size()}};
+  EXPECT_TRUE(channel_.Send(absl::MakeSpan(pieces)));
+  EXPECT_EQ(peer_.Receive(), "abcdefg");
+  EXPECT_EQ(peer_.writes(), 1u);
+}
+
+TEST_F(ChannelTest, SendingNothingIsNoWrite) {
+  EXPECT_TRUE(channel_.Send(""));
+  EXPECT_TRUE(channel_.Send(absl::Span<iovec>()));
+  EXPECT_EQ(peer_.writes(), 0u);
+}
+
+TEST_F(ChannelTest, GoesOnAfterShortWrites) {
+  for (size_t limit = 1; limit <= 8; ++limit) {
+    peer_.LimitWrites(limit);
+    std::string a = "abc", b = "", c = "de", d = "fgh";
+    std::vector<iovec> pieces = {
+        {a.data(), a.size()}, {b.data(), b.size()}, {c.data(), c.size()}, {d.data(), d.size()}};
+    EXPECT_TRUE(channel_.Send(absl::MakeSpan(pieces))) << limit;
+    EXPECT_EQ(peer_.Receive(), "abcdefgh") << limit;
+  }
+}
+
+TEST_F(ChannelTest, WaitsForAPeerWhoseBufferIsFull) {
+  peer_.FailWrites({-EAGAIN, -EAGAIN, -EAGAIN});
+  EXPECT_TRUE(channel_.Send("abc"));
+  EXPECT_EQ(peer_.Receive(), "abc");
+}
+
+TEST_F(ChannelTest, APeerThatIsGoneStaysGone) {
+  for (const int error : {EPIPE, ECONNRESET, ETIMEDOUT}) {
+    MemoryPeer peer;
+    Channel channel(std::make_unique<MemoryStream>(peer), -1);
+    peer.FailWrites({-error});
+    EXPECT_FALSE(channel.Send("abc")) << error;
+    // The next write would succeed, and send what makes no sense without the first.
+    EXPECT_FALSE(channel.Send("def")) << error;
+    EXPECT_EQ(peer.Receive(), "") << error;
+    EXPECT_EQ(peer.writes(), 1u) << error;
+  }
+}
+
+TEST_F(ChannelTest, APeerThatGoesInTheMiddleOfASendFailsIt) {
+  peer_.BreakAfter(4, -EPIPE);
+  EXPECT_FALSE(channel_.Send("abcdef"));
+  EXPECT_EQ(peer_.Receive(), "abcd");
+}
+
+TEST_F(ChannelTest, InputCanStillBeReadWhenSendingHasFailed) {
+  peer_.Send("abc");
+  peer_.FailWrites({-EPIPE});
+  EXPECT_FALSE(channel_.Send("x"));
+  EXPECT_EQ(channel_.Receive(), Channel::Receipt::kData);
+  EXPECT_EQ(channel_.input(), "abc");
+}
+
+// The one test here that has to wait as long as the server does.
+TEST_F(ChannelTest, APeerThatDoesNotReadHoldsUpAShutdownOnlySoLong) {
+  shutdown_.Set();
+  peer_.Stall();
+  EXPECT_FALSE(channel_.Send("abc"));
+  EXPECT_TRUE(channel_.shutdown_requested());
+  // Noticed while sending, it is still to be told.
+  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kShutdown);
+}
+
+}  // namespace
+}  // namespace nbdinetd

@@ -1,0 +1,151 @@
+#include "stream/stream.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <memory>
+#include <string>
+
+namespace nbdinetd {
+namespace {
+
+iovec Piece(std::string& bytes) { return {bytes.data(), bytes.size()}; }
+
+ssize_t Write(Stream& stream, std::string bytes) {
+  const iovec piece = Piece(bytes);
+  return stream.Write(absl::MakeConstSpan(&piece, 1));
+}
+
+// What one read gives, or "-ERRNO".
+std::string Read(Stream& stream, size_t size = 4096) {
+  std::string buffer(size, '\0');
+  const ssize_t n = stream.Read(absl::MakeSpan(buffer.data(), buffer.size()));
+  return n < 0 ? std::to_string(n) : buffer.substr(0, static_cast<size_t>(n));
+}
+
+const std::string kAgain = std::to_string(-EAGAIN);
+
+class SocketStreamTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    int fds[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    peer_.Reset(fds[0]);
+    // Blocking, as a superserver hands it over.
+    stream_ = std::make_unique<SocketStream>(UniqueFd(fds[1]));
+  }
+  UniqueFd peer_;
+  std::unique_ptr<SocketStream> stream_;
+};
+
+TEST_F(SocketStreamTest, ReadsAndWritesTheSocket) {
+  ASSERT_EQ(write(peer_.get(), "abc", 3), 3);
+  EXPECT_EQ(Read(*stream_, 2), "ab");
+  EXPECT_EQ(Read(*stream_), "c");
+  std::string a = "de", b = "f";
+  const iovec pieces[] = {Piece(a), Piece(b)};
+  EXPECT_EQ(stream_->Write(pieces), 3);
+  char received[8];
+  ASSERT_EQ(read(peer_.get(), received, sizeof(received)), 3);
+  EXPECT_EQ(std::string(received, 3), "def");
+}
+
+TEST_F(SocketStreamTest, DoesNotWaitForInput) { EXPECT_EQ(Read(*stream_), kAgain); }
+
+TEST_F(SocketStreamTest, DoesNotWaitForRoom) {
+  const std::string block(1 << 16, 'x');
+  ssize_t n;
+  size_t blocks = 0;
+  while ((n = Write(*stream_, block)) > 0) ASSERT_LT(++blocks, 10000u);
+  EXPECT_EQ(n, -EAGAIN);
+}
+
+TEST_F(SocketStreamTest, LeavesTheSocketsFlagsAlone) {
+  Read(*stream_);
+  EXPECT_EQ(fcntl(stream_->input_fd(), F_GETFL) & O_NONBLOCK, 0);
+}
+
+TEST_F(SocketStreamTest, TellsTheEndOfTheStream) {
+  ASSERT_EQ(write(peer_.get(), "abc", 3), 3);
+  peer_.Reset();
+  EXPECT_EQ(Read(*stream_), "abc");
+  EXPECT_EQ(Read(*stream_), "");
+}
+
+// The signal's default action would end the test program, too.
+TEST_F(SocketStreamTest, APeerThatIsGoneIsAnErrorAndNoSignal) {
+  signal(SIGPIPE, SIG_DFL);
+  peer_.Reset();
+  EXPECT_EQ(Write(*stream_, "abc"), -EPIPE);
+}
+
+TEST_F(SocketStreamTest, ClosesItsSocketAtTheEnd) {
+  stream_.reset();
+  char byte;
+  EXPECT_EQ(read(peer_.get(), &byte, 1), 0);
+}
+
+class PipeStreamTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    int in[2], out[2];
+    ASSERT_EQ(pipe2(in, O_CLOEXEC), 0);
+    ASSERT_EQ(pipe2(out, O_CLOEXEC), 0);
+    // The other holders of the two ends.
+    shared_input_.Reset(fcntl(in[0], F_DUPFD_CLOEXEC, 0));
+    shared_output_.Reset(fcntl(out[1], F_DUPFD_CLOEXEC, 0));
+    to_stream_.Reset(in[1]);
+    from_stream_.Reset(out[0]);
+    stream_ = std::make_unique<PipeStream>(UniqueFd(in[0]), UniqueFd(out[1]));
+    signal(SIGPIPE, SIG_IGN);
+  }
+  UniqueFd shared_input_, shared_output_;
+  UniqueFd to_stream_, from_stream_;
+  std::unique_ptr<PipeStream> stream_;
+};
+
+TEST_F(PipeStreamTest, ReadsOneAndWritesTheOther) {
+  ASSERT_EQ(write(to_stream_.get(), "abc", 3), 3);
+  EXPECT_EQ(Read(*stream_), "abc");
+  std::string a = "de", b = "f";
+  const iovec pieces[] = {Piece(a), Piece(b)};
+  EXPECT_EQ(stream_->Write(pieces), 3);
+  char received[8];
+  ASSERT_EQ(read(from_stream_.get(), received, sizeof(received)), 3);
+  EXPECT_EQ(std::string(received, 3), "def");
+  EXPECT_NE(stream_->input_fd(), stream_->output_fd());
+}
+
+TEST_F(PipeStreamTest, DoesNotWait) {
+  EXPECT_EQ(Read(*stream_), kAgain);
+  const std::string block(1 << 16, 'x');
+  ssize_t n;
+  size_t blocks = 0;
+  while ((n = Write(*stream_, block)) > 0) ASSERT_LT(++blocks, 10000u);
+  EXPECT_EQ(n, -EAGAIN);
+}
+
+TEST_F(PipeStreamTest, TellsTheEndOfTheStream) {
+  to_stream_.Reset();
+  EXPECT_EQ(Read(*stream_), "");
+}
+
+TEST_F(PipeStreamTest, APeerThatIsGoneIsAnError) {
+  from_stream_.Reset();
+  EXPECT_EQ(Write(*stream_, "abc"), -EPIPE);
+}
+
+// A shell that shares the pipe would not expect that its own reads fail with EAGAIN.
+TEST_F(PipeStreamTest, SetsThePipesBackAtTheEnd) {
+  EXPECT_NE(fcntl(shared_input_.get(), F_GETFL) & O_NONBLOCK, 0);
+  EXPECT_NE(fcntl(shared_output_.get(), F_GETFL) & O_NONBLOCK, 0);
+  stream_.reset();
+  EXPECT_EQ(fcntl(shared_input_.get(), F_GETFL) & O_NONBLOCK, 0);
+  EXPECT_EQ(fcntl(shared_output_.get(), F_GETFL) & O_NONBLOCK, 0);
+}
+
+}  // namespace
+}  // namespace nbdinetd
