@@ -1,23 +1,20 @@
 #include "activation.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <linux/vm_sockets.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
+#include <string>
+#include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "peer.h"
 
 namespace nbdinetd {
 namespace {
@@ -26,6 +23,7 @@ namespace {
 enum class Kind {
   kConnection,  // a stream socket that isn't listening
   kListener,
+  kFile,  // a regular file or block device
   kPipe,
   kOther,
 };
@@ -56,9 +54,9 @@ Identity Identify(int fd) {
     case S_IFIFO:
       return {Kind::kPipe, "a pipe"};
     case S_IFREG:
-      return {Kind::kOther, "a regular file"};
+      return {Kind::kFile, "a regular file"};
     case S_IFBLK:
-      return {Kind::kOther, "a block device"};
+      return {Kind::kFile, "a block device"};
     case S_IFCHR:
       return {Kind::kOther, isatty(fd) ? "a terminal" : "a character device"};
     case S_IFDIR:
@@ -86,75 +84,6 @@ void FillStandardDescriptors() {
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
     if (fcntl(fd, F_GETFD) < 0) OpenNull(fd);
   }
-}
-
-std::string Environment(const char* name) {
-  const char* value = getenv(name);
-  return value == nullptr ? "" : value;
-}
-
-// systemd, xinetd and others tell the peer in the environment; it is all there
-// is when the socket has no name any more, or was never one.
-std::string PeerFromEnvironment() {
-  std::string host = Environment("REMOTE_ADDR");
-  if (host.empty()) host = Environment("REMOTE_HOST");
-  if (host.empty()) return "";
-  // What the environment says may have come from anywhere.
-  host = Quoted(host);
-  host = host.substr(1, host.size() - 2);
-  const std::string port = Environment("REMOTE_PORT");
-  if (port.empty()) return host;
-  return absl::StrContains(host, ':') ? absl::StrCat("[", host, "]:", port)
-                                      : absl::StrCat(host, ":", port);
-}
-
-std::string UnixPeer(int fd) {
-  ucred peer = {};
-  socklen_t length = sizeof(peer);
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
-    return "unix";
-  }
-  return absl::StrCat("unix:pid=", peer.pid, ",uid=", peer.uid,
-                      ",gid=", peer.gid);
-}
-
-std::string IpPeer(const sockaddr_storage& address) {
-  char text[INET6_ADDRSTRLEN] = "";
-  if (address.ss_family == AF_INET) {
-    sockaddr_in in;
-    std::memcpy(&in, &address, sizeof(in));
-    inet_ntop(AF_INET, &in.sin_addr, text, sizeof(text));
-    return absl::StrCat(text, ":", ntohs(in.sin_port));
-  }
-  sockaddr_in6 in6;
-  std::memcpy(&in6, &address, sizeof(in6));
-  if (IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr)) {
-    inet_ntop(AF_INET, &in6.sin6_addr.s6_addr[12], text, sizeof(text));
-    return absl::StrCat(text, ":", ntohs(in6.sin6_port));
-  }
-  inet_ntop(AF_INET6, &in6.sin6_addr, text, sizeof(text));
-  return absl::StrCat("[", text, "]:", ntohs(in6.sin6_port));
-}
-
-std::string PeerName(int fd) {
-  sockaddr_storage address = {};
-  socklen_t length = sizeof(address);
-  if (getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0) {
-    switch (address.ss_family) {
-      case AF_UNIX:
-        return UnixPeer(fd);
-      case AF_INET:
-      case AF_INET6:
-        return IpPeer(address);
-      case AF_VSOCK: {
-        sockaddr_vm vm;
-        std::memcpy(&vm, &address, sizeof(vm));
-        return absl::StrCat("vsock:", vm.svm_cid, ":", vm.svm_port);
-      }
-    }
-  }
-  const std::string peer = PeerFromEnvironment();
-  return peer.empty() ? "unknown peer" : peer;
 }
 
 // A copy above the standard descriptors; `fd` itself becomes /dev/null.
@@ -185,73 +114,115 @@ absl::Status UsageError(int fd, absl::string_view is,
       absl::StrCat("file descriptor ", fd, " is ", is, ": ", advice));
 }
 
+// The names that LISTEN_FDNAMES gives to the descriptors. Unset variables give
+// every descriptor the name "unknown", as sd_listen_fds_with_names(3) does.
+struct Listed {
+  int count;  // or a negated errno
+  std::vector<std::string> names;
+};
+
+Listed TakeListenFds() {
+  // No descriptors are no activation; sd_listen_fds() calls that an error.
+  const char* number = getenv("LISTEN_FDS");
+  const bool none = number != nullptr && absl::string_view(number) == "0";
+  char** names = nullptr;
+  Listed listed;
+  listed.count = sd_listen_fds_with_names(/*unset_environment=*/1, &names);
+  if (none) listed.count = 0;
+  for (int i = 0; i < listed.count; ++i) {
+    listed.names.emplace_back(names[i]);
+    free(names[i]);
+  }
+  free(names);
+  return listed;
+}
+
+absl::Status CheckActivated(const Inherited& inherited,
+                            const ActivationOptions& options) {
+  if (inherited.connection.has_value() && !inherited.listeners.empty()) {
+    return UsageError(inherited.connection->input.get(), "a connected socket",
+                      absl::StrCat("it can't be served beside the listening "
+                                   "socket that is file descriptor ",
+                                   inherited.listeners[0].get()));
+  }
+  if (!inherited.activated) return absl::OkStatus();
+  const std::string option =
+      options.single ? std::string("--single") : options.own_socket;
+  if (option.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(option, " is not allowed under socket activation"));
+}
+
 // Rule 1: the descriptors of the socket activation protocol.
-Inherited TakeActivated(int count, bool single) {
+Inherited TakeActivated(const Listed& listed,
+                        const ActivationOptions& options) {
   Inherited inherited;
-  std::vector<UniqueFd> fds;
   std::vector<int> clients;
-  for (int i = 0; i < count; ++i) {
-    fds.emplace_back(SD_LISTEN_FDS_START + i);
-    if (Identify(fds.back().get()).kind == Kind::kConnection) {
-      clients.push_back(fds.back().get());
-    }
-  }
-  inherited.standard_error_is_peer = DetachStandardDescriptors(clients);
-  if (single) {
-    inherited.status = absl::InvalidArgumentError(
-        "--single is not allowed under socket activation");
-    return inherited;
-  }
-  for (UniqueFd& fd : fds) {
+  for (int i = 0; i < listed.count; ++i) {
+    UniqueFd fd(SD_LISTEN_FDS_START + i);
     const Identity identity = Identify(fd.get());
-    if (identity.kind == Kind::kListener) {
-      inherited.status = UsageError(
-          fd.get(), identity.description,
-          "one process serves one connection; set Accept=yes in the .socket "
-          "unit");
-    } else if (identity.kind != Kind::kConnection) {
-      inherited.status =
-          UsageError(fd.get(), identity.description,
-                     "socket activation must pass one connected stream socket");
-    } else if (inherited.connection.has_value()) {
-      inherited.status = UsageError(
-          fd.get(), "a second connected socket",
-          "one process serves one connection; set Accept=yes in the .socket "
-          "unit");
-    } else {
-      const std::string peer = PeerName(fd.get());
-      inherited.connection = Connection{std::move(fd), UniqueFd(), peer};
-      continue;
+    switch (identity.kind) {
+      case Kind::kConnection:
+        clients.push_back(fd.get());
+        if (inherited.connection.has_value()) {
+          inherited.status.Update(
+              UsageError(fd.get(), "a second connected socket",
+                         "one process serves one connection; set Accept=yes "
+                         "in the .socket unit"));
+          // Not closed yet: standard error may be the same socket.
+          inherited.listeners.push_back(std::move(fd));
+        } else {
+          std::string peer = PeerName(fd.get());
+          inherited.connection =
+              Connection{std::move(fd), UniqueFd(), std::move(peer)};
+        }
+        break;
+      case Kind::kListener:
+        inherited.listeners.push_back(std::move(fd));
+        break;
+      case Kind::kFile:
+        inherited.files.push_back(
+            {std::move(fd), listed.names[static_cast<size_t>(i)]});
+        break;
+      case Kind::kPipe:
+      case Kind::kOther:
+        inherited.status.Update(UsageError(
+            fd.get(), identity.description,
+            "socket activation passes stream sockets, regular files and block "
+            "devices"));
+        break;
     }
-    return inherited;
   }
+  inherited.activated =
+      inherited.connection.has_value() || !inherited.listeners.empty();
+  inherited.standard_error_is_peer = DetachStandardDescriptors(clients);
+  inherited.status.Update(CheckActivated(inherited, options));
   return inherited;
 }
 
 // Rule 2: inetd and its like, or ssh.
-Inherited TakeStandardInput(bool single) {
-  Inherited inherited;
+void TakeStandardInput(bool single, Inherited* inherited) {
   const Identity input = Identify(STDIN_FILENO);
   const Identity output = Identify(STDOUT_FILENO);
   const bool is_socket = input.kind == Kind::kConnection;
   const bool are_pipes = single && input.kind == Kind::kPipe &&
                          output.kind == Kind::kPipe;
   if (input.kind == Kind::kListener) {
-    inherited.status =
+    inherited->status =
         UsageError(STDIN_FILENO, input.description,
-                   "one process serves one connection; use 'nowait' in "
+                   "as standard input it must be a connection; use 'nowait' in "
                    "inetd.conf, 'wait = no' for xinetd");
-    return inherited;
+    return;
   }
   if (!is_socket && !are_pipes) {
-    if (!single) return inherited;
+    if (!single) return;
     const bool input_is_wrong = input.kind != Kind::kPipe;
-    inherited.status = UsageError(
+    inherited->status = UsageError(
         input_is_wrong ? STDIN_FILENO : STDOUT_FILENO,
         input_is_wrong ? input.description : output.description,
         "--single needs a socket as standard input, or pipes as standard "
         "input and output");
-    return inherited;
+    return;
   }
   std::string peer =
       is_socket ? PeerName(STDIN_FILENO) : PeerFromEnvironment();
@@ -261,32 +232,35 @@ Inherited TakeStandardInput(bool single) {
                         std::move(peer)};
   if (!connection.input.valid() ||
       (are_pipes && !connection.output.valid())) {
-    inherited.status =
+    inherited->status =
         ErrnoStatus(errno, "failed to take over standard input and output");
-    return inherited;
+    return;
   }
   const int ends[] = {connection.input.get(), connection.output.get()};
-  inherited.standard_error_is_peer = DetachStandardDescriptors(ends);
-  inherited.connection = std::move(connection);
-  return inherited;
+  inherited->standard_error_is_peer = DetachStandardDescriptors(ends);
+  inherited->connection = std::move(connection);
 }
 
 }  // namespace
 
-Inherited TakeInherited(bool single) {
+Inherited TakeInherited(const ActivationOptions& options) {
   FillStandardDescriptors();
-  // No descriptors are no activation; sd_listen_fds() calls that an error.
-  const bool none = Environment("LISTEN_FDS") == "0";
-  const int listed = sd_listen_fds(/*unset_environment=*/1);
-  const int count = none ? 0 : listed;
-  if (count < 0) {
+  const Listed listed = TakeListenFds();
+  if (listed.count < 0) {
     Inherited inherited;
     inherited.status = ErrnoStatus(
-        -count, "the environment's LISTEN_FDS and LISTEN_PID are unusable",
+        -listed.count,
+        "the environment's LISTEN_FDS and LISTEN_PID are unusable",
         absl::StatusCode::kInvalidArgument);
     return inherited;
   }
-  return count > 0 ? TakeActivated(count, single) : TakeStandardInput(single);
+  Inherited inherited = TakeActivated(listed, options);
+  const bool stand_alone = !options.own_socket.empty() || options.foreground;
+  if (inherited.status.ok() && !inherited.activated &&
+      (options.single || !stand_alone)) {
+    TakeStandardInput(options.single, &inherited);
+  }
+  return inherited;
 }
 
 }  // namespace nbdinetd

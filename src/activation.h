@@ -1,4 +1,5 @@
-// How the process comes by its client: socket activation, or standard input.
+// How the process comes by its sockets and files: socket activation, or
+// standard input.
 //
 // Invariant: afterwards descriptors 0, 1 and 2 are open, and none of them is
 // the client's, so that nothing (a library's last words, either) can write
@@ -7,6 +8,7 @@
 #define NBDINETD_ACTIVATION_H_
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/optional.h"
@@ -21,20 +23,39 @@ struct Connection {
   std::string peer;  // who it is, for the log: "127.0.0.1:40000"
 };
 
+// A regular file or block device that was handed over (systemd's OpenFile=).
+struct NamedFile {
+  UniqueFd fd;
+  std::string name;  // from LISTEN_FDNAMES
+};
+
 struct Inherited {
-  // Nothing when the process was given no connection.
+  // There is a connection, or there are listeners, or neither; never both.
   absl::optional<Connection> connection;
+  std::vector<UniqueFd> listeners;
+  std::vector<NamedFile> files;
+  // The sockets came by socket activation.
+  bool activated = false;
   // Standard error was the client's own; it is /dev/null now.
   bool standard_error_is_peer = false;
-  // InvalidArgument: what was inherited is not one connection; it says which
-  // descriptor is what.
+  // InvalidArgument: what was inherited can't be served, or doesn't go with the
+  // options; it says which descriptor is what.
   absl::Status status;
 };
 
+struct ActivationOptions {
+  bool single = false;  // --single
+  // The first option that asks for a socket of our own ("--port"); empty when
+  // there is none.
+  std::string own_socket;
+  bool foreground = false;  // --foreground, which asks for stand-alone, too
+};
+
 // Takes over what LISTEN_FDS hands to this process, or else standard input if
-// that is a connected socket, or, with `single`, a pipe. The variables of the
-// socket activation protocol are unset, and everything taken is close-on-exec.
-Inherited TakeInherited(bool single);
+// that is a connected socket and nothing asks for stand-alone, or, with
+// `single`, a pipe. The variables of the socket activation protocol are unset,
+// and everything taken is close-on-exec.
+Inherited TakeInherited(const ActivationOptions& options);
 
 }  // namespace nbdinetd
 

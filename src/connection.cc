@@ -98,7 +98,7 @@ Ending Serve(Channel& channel, const std::string& peer, const Catalog& catalog,
 }  // namespace
 
 ExitStatus ServeConnection(Connection connection, const Catalog& catalog,
-                           const ShutdownSignal& shutdown, Log& log) {
+                           const Signals& shutdown, Log& log) {
   const absl::Time start = absl::Now();
   const std::string peer = connection.peer;
   Statistics statistics;

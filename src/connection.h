@@ -5,7 +5,7 @@
 #include "activation.h"
 #include "base/exit_status.h"
 #include "base/log.h"
-#include "base/shutdown_signal.h"
+#include "base/signals.h"
 #include "export/catalog.h"
 
 namespace nbdinetd {
@@ -14,7 +14,7 @@ namespace nbdinetd {
 // served what, and how it ended; `log` gets the connection's fields. The
 // result is what the process exits with.
 ExitStatus ServeConnection(Connection connection, const Catalog& catalog,
-                           const ShutdownSignal& shutdown, Log& log);
+                           const Signals& shutdown, Log& log);
 
 }  // namespace nbdinetd
 

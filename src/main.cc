@@ -9,7 +9,7 @@
 #include "base/errors.h"
 #include "base/exit_status.h"
 #include "base/log.h"
-#include "base/shutdown_signal.h"
+#include "base/signals.h"
 #include "connection.h"
 #include "export/catalog.h"
 #include "export/export.h"

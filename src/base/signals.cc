@@ -1,0 +1,29 @@
+#include "base/signals.h"
+
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/errors.h"
+
+namespace nbdinetd {
+
+absl::StatusOr<Signals> Signals::Create(std::initializer_list<int> numbers) {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int number : numbers) sigaddset(&set, number);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  UniqueFd fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd.valid()) return ErrnoStatus(errno, "failed to create a signalfd");
+  return Signals(std::move(fd));
+}
+
+absl::optional<int> Signals::Take() {
+  signalfd_siginfo info;
+  if (read(fd_.get(), &info, sizeof(info)) != sizeof(info)) return absl::nullopt;
+  return static_cast<int>(info.ssi_signo);
+}
+
+}  // namespace nbdinetd

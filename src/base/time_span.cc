@@ -1,0 +1,68 @@
+#include "base/time_span.h"
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/string_view.h"
+
+namespace nbdinetd {
+namespace {
+
+struct Unit {
+  absl::string_view name;
+  absl::Duration duration;
+};
+
+absl::optional<absl::Duration> UnitOf(absl::string_view name) {
+  const Unit units[] = {
+      {"", absl::Seconds(1)},        {"us", absl::Microseconds(1)},
+      {"usec", absl::Microseconds(1)}, {"ms", absl::Milliseconds(1)},
+      {"msec", absl::Milliseconds(1)}, {"s", absl::Seconds(1)},
+      {"sec", absl::Seconds(1)},     {"second", absl::Seconds(1)},
+      {"seconds", absl::Seconds(1)}, {"m", absl::Minutes(1)},
+      {"min", absl::Minutes(1)},     {"minute", absl::Minutes(1)},
+      {"minutes", absl::Minutes(1)}, {"h", absl::Hours(1)},
+      {"hr", absl::Hours(1)},        {"hour", absl::Hours(1)},
+      {"hours", absl::Hours(1)},     {"d", absl::Hours(24)},
+      {"day", absl::Hours(24)},      {"days", absl::Hours(24)},
+  };
+  for (const Unit& unit : units) {
+    if (unit.name == name) return unit.duration;
+  }
+  return absl::nullopt;
+}
+
+// Takes the characters that satisfy `belongs` off the front of `*text`.
+template <typename Predicate>
+absl::string_view Take(absl::string_view* text, Predicate belongs) {
+  size_t n = 0;
+  while (n < text->size() && belongs((*text)[n])) ++n;
+  const absl::string_view taken = text->substr(0, n);
+  text->remove_prefix(n);
+  return taken;
+}
+
+}  // namespace
+
+absl::optional<absl::Duration> ParseTimeSpan(absl::string_view text) {
+  text = absl::StripAsciiWhitespace(text);
+  if (text == "infinity" || text == "off") return absl::InfiniteDuration();
+  if (text.empty()) return absl::nullopt;
+  absl::Duration total;
+  while (!text.empty()) {
+    const absl::string_view number = Take(
+        &text, [](char c) { return absl::ascii_isdigit(c) || c == '.'; });
+    text = absl::StripLeadingAsciiWhitespace(text);
+    const absl::string_view unit_name =
+        Take(&text, [](char c) { return absl::ascii_isalpha(c); });
+    text = absl::StripLeadingAsciiWhitespace(text);
+    double value;
+    const absl::optional<absl::Duration> unit = UnitOf(unit_name);
+    if (!absl::SimpleAtod(number, &value) || !unit.has_value()) {
+      return absl::nullopt;
+    }
+    total += value * *unit;
+  }
+  return total == absl::ZeroDuration() ? absl::InfiniteDuration() : total;
+}
+
+}  // namespace nbdinetd
