@@ -4,6 +4,7 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <variant>
@@ -13,6 +14,7 @@
 #include "absl/time/time.h"
 #include "base/errors.h"
 #include "negotiation.h"
+#include "progress.h"
 #include "stream/channel.h"
 #include "stream/stream.h"
 #include "transmission.h"
@@ -20,21 +22,40 @@
 namespace nbdinetd {
 namespace {
 
+// A TCP peer whose machine is gone says nothing: after so long without a word
+// it is asked, and after so many questions without an answer given up.
+constexpr int kKeepaliveIdleSeconds = 60;
+constexpr int kKeepaliveIntervalSeconds = 15;
+constexpr int kKeepaliveProbes = 4;
+
 // "If TCP sockets are used, both the client and server SHOULD disable Nagle's
-// algorithm" ("Protocol phases"). Keepalive ends a process whose client's
-// machine is gone. On other sockets these fail, and there is no need of them.
-void PrepareSocket(int fd) {
-  const int on = 1;
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+// algorithm" ("Protocol phases"). On other sockets the options of TCP fail, and
+// there is no need of them.
+void PrepareSocket(int fd, const Timeouts& timeouts) {
+  const auto set = [fd](int level, int name, int value) {
+    setsockopt(fd, level, name, &value, sizeof(value));
+  };
+  set(IPPROTO_TCP, TCP_NODELAY, 1);
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, kKeepaliveIdleSeconds);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, kKeepaliveIntervalSeconds);
+  set(IPPROTO_TCP, TCP_KEEPCNT, kKeepaliveProbes);
+  if (timeouts.stall != absl::InfiniteDuration()) {
+    // How long what has been sent may stay unacknowledged; it ends keepalive
+    // probes, too.
+    set(IPPROTO_TCP, TCP_USER_TIMEOUT,
+        static_cast<int>(std::min<int64_t>(
+            absl::ToInt64Milliseconds(timeouts.stall), 1 << 30)));
+  }
 }
 
-std::unique_ptr<Stream> MakeStream(Connection& connection) {
+std::unique_ptr<Stream> MakeStream(Connection& connection,
+                                   const Timeouts& timeouts) {
   if (connection.output.valid()) {
     return std::make_unique<PipeStream>(std::move(connection.input),
                                         std::move(connection.output));
   }
-  PrepareSocket(connection.input.get());
+  PrepareSocket(connection.input.get(), timeouts);
   return std::make_unique<SocketStream>(std::move(connection.input));
 }
 
@@ -57,6 +78,7 @@ Priority PriorityOf(ExitStatus status) {
     case ExitStatus::kOk:
       return Priority::kInfo;
     case ExitStatus::kProtocol:
+    case ExitStatus::kTimedOut:
       return Priority::kWarning;
     default:
       return Priority::kError;
@@ -84,28 +106,35 @@ void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
 }
 
 Ending Serve(Channel& channel, const std::string& peer, const Catalog& catalog,
-             Log& log, Statistics& statistics) {
+             const Timeouts& timeouts, ServiceManager& manager, Log& log,
+             Statistics& statistics) {
   std::variant<Negotiated, Ending> outcome =
-      Negotiation(channel, catalog, log).Run();
+      Negotiation(channel, catalog, log, timeouts.handshake).Run();
   if (Ending* ending = std::get_if<Ending>(&outcome)) {
     return std::move(*ending);
   }
   const Negotiated& negotiated = std::get<Negotiated>(outcome);
   LogStart(log, peer, negotiated);
-  return Transmission(channel, negotiated, log, statistics).Run();
+  Progress progress(manager, statistics,
+                    absl::StrCat("serving ", Quoted(negotiated.export_name),
+                                 " to ", peer));
+  return Transmission(channel, negotiated, timeouts, log, statistics, progress)
+      .Run();
 }
 
 }  // namespace
 
 ExitStatus ServeConnection(Connection connection, const Catalog& catalog,
-                           const Signals& shutdown, Log& log) {
+                           const Timeouts& timeouts, const Signals& shutdown,
+                           ServiceManager& manager, Log& log) {
   const absl::Time start = absl::Now();
   const std::string peer = connection.peer;
   Statistics statistics;
   Ending ending;
   {
-    Channel channel(MakeStream(connection), shutdown.fd());
-    ending = Serve(channel, peer, catalog, log, statistics);
+    Channel channel(MakeStream(connection, timeouts), shutdown.fd());
+    ending =
+        Serve(channel, peer, catalog, timeouts, manager, log, statistics);
   }
   LogEnd(log, peer, ending, statistics, absl::Now() - start);
   return ending.status;

@@ -6,15 +6,19 @@
 #include "base/exit_status.h"
 #include "base/log.h"
 #include "base/signals.h"
+#include "base/service_manager.h"
 #include "export/catalog.h"
+#include "timeouts.h"
 
 namespace nbdinetd {
 
-// Serves the client until the connection ends, and closes it. Logs who is
-// served what, and how it ended; `log` gets the connection's fields. The
-// result is what the process exits with.
+// Serves the client until the connection ends, or one of `shutdown` comes, and
+// closes it. Logs who is served what, and how it ended; `log` gets the
+// connection's fields, and `manager` a status. The result is what the process
+// exits with.
 ExitStatus ServeConnection(Connection connection, const Catalog& catalog,
-                           const Signals& shutdown, Log& log);
+                           const Timeouts& timeouts, const Signals& shutdown,
+                           ServiceManager& manager, Log& log);
 
 }  // namespace nbdinetd
 

@@ -1,103 +1,276 @@
 // nbdinetd: an NBD server in the inetd style. Wiring, nothing else.
 
 #include <signal.h>
+#include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <variant>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "activation.h"
 #include "base/errors.h"
 #include "base/exit_status.h"
 #include "base/log.h"
+#include "base/service_manager.h"
 #include "base/signals.h"
+#include "bind.h"
 #include "connection.h"
+#include "daemon.h"
 #include "export/catalog.h"
 #include "export/export.h"
+#include "listener.h"
 #include "options.h"
 
 namespace nbdinetd {
 namespace {
 
-ExitStatus Fail(const Log& log, const absl::Status& status) {
+int Fail(const Log& log, const absl::Status& status) {
   log.Error(status.message());
-  return ExitStatusOf(status);
+  return static_cast<int>(ExitStatusOf(status));
 }
 
 void Print(absl::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
 }
 
-absl::StatusOr<Catalog> OpenCatalog(const Options& options, const Log& log) {
-  if (options.file.empty()) {
-    return absl::InvalidArgumentError(
-        "no FILE to serve; see nbdinetd --help");
-  }
+void LogReadOnly(const Log& log, const std::string& name,
+                 const std::string& reason) {
+  if (reason.empty()) return;
+  log.Write(Priority::kNotice,
+            absl::StrCat(Quoted(name),
+                         " is served read-only, since it can't be opened for "
+                         "writing: ",
+                         reason));
+}
+
+absl::StatusOr<Catalog> OpenFile(const Options& options, const Log& log) {
   std::string read_only_reason;
   absl::StatusOr<std::unique_ptr<Export>> opened =
       OpenExport(options.file, options.read_only, &read_only_reason);
   if (!opened.ok()) return opened.status();
-  if (!read_only_reason.empty()) {
-    log.Write(Priority::kNotice,
-              absl::StrCat(Quoted(options.file),
-                           " is served read-only, since it can't be opened "
-                           "for writing: ",
-                           read_only_reason));
-  }
-  return Catalog(*std::move(opened), options.export_name, options.description);
+  LogReadOnly(log, options.file, read_only_reason);
+  return Catalog::OfOne(*std::move(opened), options.export_name,
+                        options.description);
 }
 
-ExitStatus Check(const Options& options, const Log& log) {
-  const absl::StatusOr<Catalog> catalog = OpenCatalog(options, log);
+absl::StatusOr<Catalog> OpenFiles(const Options& options,
+                                  const std::vector<NamedFile>& files,
+                                  const Log& log) {
+  if (options.export_name.has_value() && files.size() > 1) {
+    return absl::InvalidArgumentError(
+        "--exportname can't name several files at once; LISTEN_FDNAMES does");
+  }
+  std::vector<Catalog::Entry> entries;
+  absl::flat_hash_set<std::string> names;
+  for (const NamedFile& file : files) {
+    const std::string name = options.export_name.value_or(file.name);
+    if (!names.insert(name).second) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "two of the files handed over have the name ", Quoted(name)));
+    }
+    std::string read_only_reason;
+    absl::StatusOr<std::unique_ptr<Export>> opened = OpenHandedOver(
+        file.fd.get(), name, options.read_only, &read_only_reason);
+    if (!opened.ok()) return opened.status();
+    LogReadOnly(log, name, read_only_reason);
+    entries.push_back({name, options.description, *std::move(opened)});
+  }
+  return Catalog::OfNamed(std::move(entries));
+}
+
+absl::StatusOr<Catalog> OpenCatalog(const Options& options,
+                                    const std::vector<NamedFile>& files,
+                                    const Log& log) {
+  if (options.file.empty() && files.empty()) {
+    return absl::InvalidArgumentError("no FILE to serve; see nbdinetd --help");
+  }
+  if (files.empty()) return OpenFile(options, log);
+  if (options.file.empty()) return OpenFiles(options, files, log);
+  return absl::InvalidArgumentError(
+      "both FILE and files handed over as descriptors: give one or the other");
+}
+
+int Check(const Options& options, const std::vector<NamedFile>& files,
+          const Log& log) {
+  const absl::StatusOr<Catalog> catalog = OpenCatalog(options, files, log);
   if (!catalog.ok()) return Fail(log, catalog.status());
-  const Export::Facts& facts = catalog->Find("")->facts();
-  Print(absl::StrCat(
-      "would serve ", Quoted(options.file), ": ", facts.size_bytes, " bytes, ",
-      facts.read_only ? "read-only" : "read-write", ", under ",
-      options.export_name.has_value()
-          ? absl::StrCat("the export name ", Quoted(*options.export_name))
-          : "any export name",
-      "\n"));
-  return ExitStatus::kOk;
+  for (const Catalog::Entry& entry : catalog->entries()) {
+    const Export::Facts& facts = entry.target->facts();
+    Print(absl::StrCat("would serve ", Quoted(entry.target->path()), ": ",
+                       facts.size_bytes, " bytes, ",
+                       facts.read_only ? "read-only" : "read-write", ", under ",
+                       catalog->answers_to_any()
+                           ? std::string("any export name")
+                           : absl::StrCat("the export name ",
+                                          Quoted(entry.name)),
+                       "\n"));
+  }
+  return 0;
 }
 
-ExitStatus Main(int argc, char** argv) {
-  Options options;
-  const absl::Status usage = ParseOptions(argc, argv, &options);
-  // Before anything is printed: standard output and error may be the client's.
-  Inherited inherited = TakeInherited(options.single);
-  Log log({options.log, options.verbose, inherited.standard_error_is_peer});
-  if (!usage.ok()) return Fail(log, usage);
-  if (options.help || options.version) {
-    Print(options.help ? HelpText() : "nbdinetd " PACKAGE_VERSION "\n");
-    return ExitStatus::kOk;
-  }
-  if (options.check) return Check(options, log);
-  if (!inherited.status.ok()) return Fail(log, inherited.status);
-  if (!inherited.connection.has_value()) {
-    return Fail(log, absl::InvalidArgumentError(
-                         "no client: start it from a systemd .socket unit with "
-                         "Accept=yes, from xinetd or inetd, or over ssh with "
-                         "--single"));
-  }
-
+int Serve(Connection connection, const Options& options,
+          const std::vector<NamedFile>& files, ServiceManager& manager,
+          Log& log) {
   // From here on every message says whom it is about.
-  log.SetField("NBD_PEER", inherited.connection->peer);
-  absl::StatusOr<Catalog> catalog = OpenCatalog(options, log);
-  if (!catalog.ok()) return Fail(log, catalog.status());
-
+  log.SetField("NBD_PEER", connection.peer);
   // A peer that is gone, and a limit on file sizes, are answers, no reasons to
   // die.
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);
-  absl::StatusOr<ShutdownSignal> shutdown = ShutdownSignal::Create();
+  absl::StatusOr<Signals> shutdown = Signals::Create({SIGTERM, SIGINT});
   if (!shutdown.ok()) return Fail(log, shutdown.status());
-  return ServeConnection(*std::move(inherited.connection), *catalog, *shutdown,
-                         log);
+  absl::StatusOr<Catalog> catalog = OpenCatalog(options, files, log);
+  if (!catalog.ok()) return Fail(log, catalog.status());
+  return static_cast<int>(ServeConnection(std::move(connection), *catalog,
+                                          options.timeouts, *shutdown, manager,
+                                          log));
+}
+
+// Listens until it is told to stop; in each process that it forks, serves.
+int Listen(std::vector<UniqueFd> sockets, const Options& options,
+           const std::vector<NamedFile>& files, Signals signals, pid_t command,
+           const BoundSockets& bound, ServiceManager& manager, Log& log) {
+  std::variant<Connection, int> outcome;
+  {
+    Listener listener(std::move(sockets), options.limits, std::move(signals),
+                      log, manager);
+    listener.set_command(command);
+    outcome = listener.Run();
+  }
+  if (Connection* connection = std::get_if<Connection>(&outcome)) {
+    return Serve(std::move(*connection), options, files, manager, log);
+  }
+  bound.RemoveUnixSocket();
+  if (!options.pidfile.empty()) unlink(options.pidfile.c_str());
+  return std::get<int>(outcome);
+}
+
+// What stands between the bound sockets and the first accept.
+absl::StatusOr<pid_t> PrepareStandAlone(const Options& options,
+                                        const BoundSockets& bound) {
+  if (!options.pidfile.empty()) {
+    if (absl::Status status = WritePidfile(options.pidfile); !status.ok()) {
+      return status;
+    }
+  }
+  if (absl::Status status = ChangeUser(options.user, options.group);
+      !status.ok()) {
+    return status;
+  }
+  if (options.run.empty()) return pid_t{-1};
+  const std::string name = options.export_name.value_or("");
+  const uint32_t port =
+      options.listen.port == 0 ? kNbdPort : options.listen.port;
+  const bool is_unix = !bound.unix_path.empty();
+  return StartCommand(
+      options.run,
+      {{"nbd", is_unix ? absl::StrCat("nbd:unix:", bound.unix_path)
+                       : absl::StrCat("nbd:localhost:", port)},
+       {"port", is_unix ? "" : absl::StrCat(port)},
+       {"unixsocket", bound.unix_path},
+       {"uri", UriOf(options.listen, bound.unix_path, name)},
+       {"exportname", name}});
+}
+
+void MakeAbsolute(std::string* path) {
+  if (path->empty()) return;
+  if (char* absolute = realpath(path->c_str(), nullptr)) {
+    *path = absolute;
+    free(absolute);
+  }
+}
+
+int StandAlone(Options options, const std::vector<NamedFile>& files,
+               ServiceManager& manager, Log& log) {
+  if (options.limits.exit_idle != absl::InfiniteDuration()) {
+    return Fail(log, absl::InvalidArgumentError(
+                         "--exit-idle needs a service manager that holds the "
+                         "socket: activate it by a .socket unit"));
+  }
+  // A command talks to us by a socket of its own unless it is told another.
+  if (!options.run.empty() && options.activation.own_socket == "--run" &&
+      options.listen.unix_path.empty() && options.listen.port == 0 &&
+      options.listen.ip_address.empty() && !options.listen.vsock) {
+    options.listen.unix_path = "-";
+  }
+  // What can't be served is told now, not to the first client.
+  if (const auto catalog = OpenCatalog(options, files, log); !catalog.ok()) {
+    return Fail(log, catalog.status());
+  }
+  // Before anything is started that could send a signal.
+  absl::StatusOr<Signals> signals = Listener::CreateSignals();
+  if (!signals.ok()) return Fail(log, signals.status());
+
+  absl::StatusOr<BoundSockets> bound = Bind(options.listen);
+  const bool background = !options.activation.foreground && options.run.empty();
+  if (!bound.ok()) {
+    Fail(log, bound.status());
+    return background ? 1 : static_cast<int>(ExitStatusOf(bound.status()));
+  }
+  absl::optional<Background> child;
+  if (background) {
+    absl::StatusOr<Background> entered = Background::Enter();
+    if (!entered.ok()) return Fail(log, entered.status());
+    child = *std::move(entered);
+  }
+  absl::StatusOr<pid_t> command = PrepareStandAlone(options, *bound);
+  if (!command.ok()) {
+    bound->RemoveUnixSocket();
+    if (child.has_value()) {
+      child->Failed(command.status().message());
+      return 1;
+    }
+    return Fail(log, command.status());
+  }
+  if (child.has_value()) {
+    // The current folder is left behind.
+    MakeAbsolute(&options.file);
+    MakeAbsolute(&options.pidfile);
+    if (!options.log.has_value()) log.UseSyslog();
+    child->Ready();
+  }
+  std::vector<UniqueFd> sockets = std::move(bound->listeners);
+  return Listen(std::move(sockets), options, files, *std::move(signals),
+                *command, *bound, manager, log);
+}
+
+int Main(int argc, char** argv) {
+  Options options;
+  const absl::Status usage = ParseOptions(argc, argv, &options);
+  // Before anything is printed: standard output and error may be the client's.
+  Inherited inherited = TakeInherited(options.activation);
+  Log log({options.log, options.verbose, inherited.standard_error_is_peer});
+  if (!usage.ok()) return Fail(log, usage);
+  if (options.help || options.version) {
+    Print(options.help ? HelpText() : "nbdinetd " PACKAGE_VERSION "\n");
+    return 0;
+  }
+  if (options.check) return Check(options, inherited.files, log);
+  if (!inherited.status.ok()) return Fail(log, inherited.status);
+
+  ServiceManager manager;
+  if (inherited.connection.has_value()) {
+    return Serve(*std::move(inherited.connection), options, inherited.files,
+                 manager, log);
+  }
+  if (inherited.listeners.empty()) {
+    return StandAlone(std::move(options), inherited.files, manager, log);
+  }
+  if (const auto catalog = OpenCatalog(options, inherited.files, log);
+      !catalog.ok()) {
+    return Fail(log, catalog.status());
+  }
+  absl::StatusOr<Signals> signals = Listener::CreateSignals();
+  if (!signals.ok()) return Fail(log, signals.status());
+  return Listen(std::move(inherited.listeners), options, inherited.files,
+                *std::move(signals), /*command=*/-1, BoundSockets(), manager,
+                log);
 }
 
 }  // namespace
 }  // namespace nbdinetd
 
-int main(int argc, char** argv) {
-  return static_cast<int>(nbdinetd::Main(argc, argv));
-}
+int main(int argc, char** argv) { return nbdinetd::Main(argc, argv); }

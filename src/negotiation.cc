@@ -43,18 +43,40 @@ const Negotiation::Rule* Negotiation::FindRule(uint32_t option) {
 }
 
 std::variant<Negotiated, Ending> Negotiation::Run() {
+  deadline_ = absl::Now() + time_limit_;
+  channel_.set_deadline(deadline_);
   if (!channel_.Send(EncodeGreeting())) {
-    End(ExitStatus::kOk, "client left before the greeting");
+    EndUnsent(ExitStatus::kOk, "client left before the greeting");
   } else if (ReadClientFlags()) {
     while (ReadOption()) {
     }
   }
+  channel_.set_deadline(absl::InfiniteFuture());
   if (ending_.has_value()) return *std::move(ending_);
   return *std::move(negotiated_);
 }
 
 void Negotiation::End(ExitStatus status, std::string reason) {
   ending_ = Ending{status, std::move(reason)};
+}
+
+void Negotiation::EndTimedOut() {
+  if (channel_.shutdown_requested()) {
+    End(ExitStatus::kOk, kShuttingDown);
+    return;
+  }
+  End(ExitStatus::kTimedOut,
+      absl::StrCat("client didn't finish the handshake within ",
+                   absl::FormatDuration(time_limit_)));
+}
+
+void Negotiation::EndUnsent(ExitStatus if_gone, std::string reason_if_gone) {
+  negotiated_.reset();
+  if (channel_.shutdown_requested() || channel_.send_timed_out()) {
+    EndTimedOut();
+  } else {
+    End(if_gone, std::move(reason_if_gone));
+  }
 }
 
 bool Negotiation::Require(size_t n) {
@@ -66,7 +88,7 @@ bool Negotiation::Require(size_t n) {
         shutdown_deadline_ = absl::Now() + kShutdownGrace;
         continue;
       case Channel::Wake::kTimeout:
-        End(ExitStatus::kOk, kShuttingDown);
+        EndTimedOut();
         return false;
       case Channel::Wake::kWorkers:
       case Channel::Wake::kInput:
@@ -94,7 +116,8 @@ bool Negotiation::Discard(uint64_t n) {
     const size_t part = std::min<uint64_t>(n, Channel::kInputBytes);
     if (!Require(1)) {
       // The option's header went before: to vanish here is to vanish inside it.
-      if (!channel_.shutdown_requested()) {
+      if (ending_->status == ExitStatus::kOk &&
+          !channel_.shutdown_requested()) {
         End(ExitStatus::kProtocol, "client vanished inside an option");
       }
       return false;
@@ -126,8 +149,9 @@ bool Negotiation::ReadClientFlags() {
 // Reads and answers one option; false when haggling is over.
 bool Negotiation::ReadOption() {
   // A client that never stops talking is never waited for.
-  if (absl::Now() >= shutdown_deadline_) {
-    End(ExitStatus::kOk, kShuttingDown);
+  const absl::Time now = absl::Now();
+  if (now >= std::min(shutdown_deadline_, deadline_)) {
+    EndTimedOut();
     return false;
   }
   if (!Require(kOptionHeaderBytes)) return false;
@@ -195,12 +219,8 @@ bool Negotiation::HandleOption(const OptionHeader& header) {
 
 bool Negotiation::SendReplies(const OptionReplies& replies) {
   if (channel_.Send(replies.bytes()) || ending_.has_value()) return true;
-  negotiated_.reset();
-  if (channel_.shutdown_requested()) {
-    End(ExitStatus::kOk, kShuttingDown);
-  } else {
-    End(ExitStatus::kProtocol, "client left without reading an option's reply");
-  }
+  EndUnsent(ExitStatus::kProtocol,
+            "client left without reading an option's reply");
   return false;
 }
 
@@ -244,18 +264,18 @@ void Negotiation::OnExportName(absl::string_view payload, OptionReplies&) {
         "client broke the protocol: an export name is no valid string");
     return;
   }
-  Export* target = catalog_.Find(payload);
-  if (target == nullptr) {
+  const Catalog::Entry* entry = catalog_.Find(payload);
+  if (entry == nullptr) {
     End(ExitStatus::kOk,
         absl::StrCat("client asked for unknown export ", Quoted(payload)));
     return;
   }
-  EnterTransmission(*target, payload);
+  EnterTransmission(*entry->target, payload);
   const Promises& promises = negotiated_->promises;
   if (!channel_.Send(EncodeExportNameReply(
           promises.size_bytes, promises.transmission_flags, no_zeroes_))) {
-    negotiated_.reset();
-    End(ExitStatus::kProtocol, "client left without reading the export's size");
+    EndUnsent(ExitStatus::kProtocol,
+              "client left without reading the export's size");
   }
 }
 
@@ -269,7 +289,9 @@ void Negotiation::OnList(absl::string_view payload, OptionReplies& replies) {
     replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_LIST takes no data");
     return;
   }
-  replies.Server(catalog_.name(), catalog_.description());
+  for (const Catalog::Entry& entry : catalog_.entries()) {
+    replies.Server(entry.name, entry.description);
+  }
   replies.Ack();
 }
 
@@ -280,28 +302,29 @@ void Negotiation::OnStartTls(absl::string_view, OptionReplies& replies) {
 
 Export* Negotiation::DescribeExport(const InfoRequest& request,
                                     OptionReplies& replies) {
-  Export* target = catalog_.Find(request.name);
-  if (target == nullptr) {
+  const Catalog::Entry* entry = catalog_.Find(request.name);
+  if (entry == nullptr) {
     replies.Error(NBD_REP_ERR_UNKNOWN, "there is no export of this name");
     return nullptr;
   }
-  const Promises promises = PromisesFor(*target, request.name);
+  const Promises promises = PromisesFor(*entry->target, request.name);
   replies.InfoExport(promises.size_bytes, promises.transmission_flags);
   const auto asked = [&](uint16_t information) {
     return absl::c_linear_search(request.information, information);
   };
   if (asked(NBD_INFO_NAME)) {
-    replies.InfoString(NBD_INFO_NAME, catalog_.name());
+    replies.InfoString(NBD_INFO_NAME, entry->name);
   }
-  if (asked(NBD_INFO_DESCRIPTION) && !catalog_.description().empty()) {
-    replies.InfoString(NBD_INFO_DESCRIPTION, catalog_.description());
+  if (asked(NBD_INFO_DESCRIPTION) && !entry->description.empty()) {
+    replies.InfoString(NBD_INFO_DESCRIPTION, entry->description);
   }
   if (asked(NBD_INFO_BLOCK_SIZE)) {
-    replies.InfoBlockSize(kMinBlockBytes, target->facts().preferred_block_bytes,
+    replies.InfoBlockSize(kMinBlockBytes,
+                          entry->target->facts().preferred_block_bytes,
                           kMaxPayloadBytes);
   }
   replies.Ack();
-  return target;
+  return entry->target.get();
 }
 
 void Negotiation::OnInfo(absl::string_view payload, OptionReplies& replies) {

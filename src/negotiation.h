@@ -36,9 +36,13 @@ inline constexpr uint32_t kBaseAllocationId = 1;
 
 class Negotiation {
  public:
-  // All borrowed.
-  Negotiation(Channel& channel, const Catalog& catalog, const Log& log)
-      : channel_(channel), catalog_(catalog), log_(log) {}
+  // All borrowed. `time_limit` is for all of it, counted from Run().
+  Negotiation(Channel& channel, const Catalog& catalog, const Log& log,
+              absl::Duration time_limit)
+      : channel_(channel),
+        catalog_(catalog),
+        log_(log),
+        time_limit_(time_limit) {}
 
   // Sends the greeting and haggles until the client has chosen an export, or
   // the connection has ended, for the reason given. Called once.
@@ -67,6 +71,10 @@ class Negotiation {
   bool ReadOption();
   bool HandleOption(const OptionHeader& header);
   bool SendReplies(const OptionReplies& replies);
+  // The handshake's time is over, or the time that a shutdown leaves.
+  void EndTimedOut();
+  // The peer took no more of what was sent: it timed out, or left.
+  void EndUnsent(ExitStatus if_gone, std::string reason_if_gone);
 
   void OnExportName(absl::string_view payload, OptionReplies& replies);
   void OnAbort(absl::string_view payload, OptionReplies& replies);
@@ -91,7 +99,10 @@ class Negotiation {
   Channel& channel_;
   const Catalog& catalog_;
   const Log& log_;
+  const absl::Duration time_limit_;
 
+  // Of the whole handshake.
+  absl::Time deadline_ = absl::InfiniteFuture();
   // While it shuts down, options are refused; at this time it is over.
   absl::Time shutdown_deadline_ = absl::InfiniteFuture();
   bool no_zeroes_ = false;

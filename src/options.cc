@@ -3,17 +3,31 @@
 #include <getopt.h>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "base/time_span.h"
 #include "base/utf8.h"
 
 namespace nbdinetd {
 namespace {
 
 // Long options without a letter of their own.
-enum LongOnly { kDescription = 256, kLog, kCheck, kHelp };
+enum LongOnly {
+  kDescription = 256,
+  kLog,
+  kCheck,
+  kHelp,
+  kVsock,
+  kRun,
+  kMaxConnections,
+  kExitIdle,
+  kHandshakeTimeout,
+  kStallTimeout,
+  kIdleTimeout,
+};
 
-constexpr char kShortOptions[] = ":re:sfvV";
+constexpr char kShortOptions[] = ":re:sfp:i:U:P:u:g:vV";
 constexpr option kLongOptions[] = {
     {"readonly", no_argument, nullptr, 'r'},
     {"exportname", required_argument, nullptr, 'e'},
@@ -21,6 +35,19 @@ constexpr option kLongOptions[] = {
     {"description", required_argument, nullptr, kDescription},
     {"single", no_argument, nullptr, 's'},
     {"foreground", no_argument, nullptr, 'f'},
+    {"port", required_argument, nullptr, 'p'},
+    {"ipaddr", required_argument, nullptr, 'i'},
+    {"unix", required_argument, nullptr, 'U'},
+    {"vsock", no_argument, nullptr, kVsock},
+    {"run", required_argument, nullptr, kRun},
+    {"pidfile", required_argument, nullptr, 'P'},
+    {"user", required_argument, nullptr, 'u'},
+    {"group", required_argument, nullptr, 'g'},
+    {"max-connections", required_argument, nullptr, kMaxConnections},
+    {"exit-idle", required_argument, nullptr, kExitIdle},
+    {"handshake-timeout", required_argument, nullptr, kHandshakeTimeout},
+    {"stall-timeout", required_argument, nullptr, kStallTimeout},
+    {"idle-timeout", required_argument, nullptr, kIdleTimeout},
     {"log", required_argument, nullptr, kLog},
     {"verbose", no_argument, nullptr, 'v'},
     {"check", no_argument, nullptr, kCheck},
@@ -58,6 +85,48 @@ absl::Status ParseLog(absl::string_view name, Options* options) {
   return absl::OkStatus();
 }
 
+absl::Status ParseTime(absl::string_view option, absl::string_view text,
+                       absl::Duration* duration) {
+  const absl::optional<absl::Duration> parsed = ParseTimeSpan(text);
+  if (!parsed.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(option, "=", Quoted(text),
+                     ": this is no time; use a number with a unit, such as "
+                     "30s, 2min or 1h 30min, or 0 for no limit"));
+  }
+  *duration = *parsed;
+  return absl::OkStatus();
+}
+
+absl::Status ParsePort(absl::string_view text, Options* options) {
+  uint32_t port = 0;
+  if (!absl::SimpleAtoi(text, &port) || port == 0 ||
+      // A vsock port has 32 bits.
+      (port > 65535 && !options->listen.vsock)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--port=", Quoted(text), ": a port is a number from 1 to 65535"));
+  }
+  options->listen.port = port;
+  return absl::OkStatus();
+}
+
+absl::Status ParseMaxConnections(absl::string_view text, Options* options) {
+  uint32_t count = 0;
+  if (!absl::SimpleAtoi(text, &count) || count == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--max-connections=", Quoted(text), ": a number from 1 on is needed"));
+  }
+  options->limits.max_connections = count;
+  return absl::OkStatus();
+}
+
+// Notes that `name` asks for a socket of our own.
+void AskForOwnSocket(const char* name, Options* options) {
+  if (options->activation.own_socket.empty()) {
+    options->activation.own_socket = name;
+  }
+}
+
 absl::Status ApplyOption(int letter, const char* argument, Options* options) {
   switch (letter) {
     case 'r':
@@ -70,11 +139,50 @@ absl::Status ApplyOption(int letter, const char* argument, Options* options) {
       options->description = argument;
       return CheckString("--description", argument);
     case 's':
-      options->single = true;
+      options->activation.single = true;
       return absl::OkStatus();
     case 'f':
-      // Under a superserver the process stays in the foreground by itself.
+      options->activation.foreground = true;
       return absl::OkStatus();
+    case 'p':
+      AskForOwnSocket("--port", options);
+      return ParsePort(argument, options);
+    case 'i':
+      AskForOwnSocket("--ipaddr", options);
+      options->listen.ip_address = argument;
+      return absl::OkStatus();
+    case 'U':
+      AskForOwnSocket("--unix", options);
+      options->listen.unix_path = argument;
+      return absl::OkStatus();
+    case kVsock:
+      AskForOwnSocket("--vsock", options);
+      options->listen.vsock = true;
+      return absl::OkStatus();
+    case kRun:
+      AskForOwnSocket("--run", options);
+      options->run = argument;
+      return absl::OkStatus();
+    case 'P':
+      options->pidfile = argument;
+      return absl::OkStatus();
+    case 'u':
+      options->user = argument;
+      return absl::OkStatus();
+    case 'g':
+      options->group = argument;
+      return absl::OkStatus();
+    case kMaxConnections:
+      return ParseMaxConnections(argument, options);
+    case kExitIdle:
+      return ParseTime("--exit-idle", argument, &options->limits.exit_idle);
+    case kHandshakeTimeout:
+      return ParseTime("--handshake-timeout", argument,
+                       &options->timeouts.handshake);
+    case kStallTimeout:
+      return ParseTime("--stall-timeout", argument, &options->timeouts.stall);
+    case kIdleTimeout:
+      return ParseTime("--idle-timeout", argument, &options->timeouts.idle);
     case kLog:
       return ParseLog(argument, options);
     case 'v':
@@ -120,6 +228,27 @@ absl::Status GetoptError(int code, char** argv) {
                                : " is unknown, or stands for several"));
 }
 
+// Options that make no sense together.
+absl::Status CheckTogether(const Options& options) {
+  const ListenAddress& listen = options.listen;
+  const auto exclude = [](absl::string_view a, absl::string_view b) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(a, " and ", b, " can't be used together"));
+  };
+  if (!listen.unix_path.empty()) {
+    if (listen.vsock) return exclude("--unix", "--vsock");
+    if (listen.port != 0) return exclude("--unix", "--port");
+    if (!listen.ip_address.empty()) return exclude("--unix", "--ipaddr");
+  }
+  if (listen.vsock && !listen.ip_address.empty()) {
+    return exclude("--vsock", "--ipaddr");
+  }
+  if (options.activation.single && !options.activation.own_socket.empty()) {
+    return exclude("--single", options.activation.own_socket);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status ParseOptions(int argc, char** argv, Options* options) {
@@ -132,6 +261,7 @@ absl::Status ParseOptions(int argc, char** argv, Options* options) {
                            ? GetoptError(letter, argv)
                            : ApplyOption(letter, optarg, options));
   }
+  first_error.Update(CheckTogether(*options));
   if (optind < argc) options->file = argv[optind];
   if (argc - optind > 1) {
     first_error.Update(absl::InvalidArgumentError(absl::StrCat(
@@ -142,22 +272,44 @@ absl::Status ParseOptions(int argc, char** argv, Options* options) {
 
 absl::string_view HelpText() {
   return R"(Usage: nbdinetd [OPTIONS] FILE
+       nbdinetd [OPTIONS]          serve the files handed over as descriptors
 
-Serve a regular file or block device to one NBD client: the connection that
-systemd (Accept=yes), xinetd, inetd or ssh hands to this process.
+Serve a regular file or block device to NBD clients, with one process for each
+connection. The connection comes from systemd, xinetd, inetd or ssh; or the
+listening sockets come from systemd; or else nbdinetd listens by itself.
 
-  -r, --readonly           export read-only
-  -e, --exportname=NAME    the export's name (without it, any name will do)
-      --description=TEXT   a description for clients that list exports
-  -s, --single             serve standard input and output, then exit
-  -f, --foreground         accepted: under a superserver it is always so
-      --log=DESTINATION    stderr, syslog, journal or null
-  -v, --verbose            debug messages on standard error
-      --check              open FILE, say what would be served, and exit
-  -V, --version            print the version and exit
-      --help               print this help and exit
+  -r, --readonly             export read-only
+  -e, --exportname=NAME      the export's name (without it, any name will do)
+      --description=TEXT     a description for clients that list exports
+      --log=DESTINATION      stderr, syslog, journal or null
+  -v, --verbose              debug messages on standard error
+      --check                open FILE, say what would be served, and exit
+  -V, --version              print the version and exit
+      --help                 print this help and exit
 
-The manual page nbdinetd(8) explains all of it, with examples.
+The client at hand:
+  -s, --single               serve standard input and output, then exit
+
+Listening:
+  -p, --port=PORT            TCP port, 10809 by default
+  -i, --ipaddr=IP            only on this address, not on all
+  -U, --unix=PATH            on a Unix socket; - makes a private one
+      --vsock                on vsock
+  -f, --foreground           do not fork into the background
+      --run=COMMAND          listen, run COMMAND, and exit with its status
+  -P, --pidfile=PATH         write the process id to PATH
+  -u, --user=USER            change to this user after the sockets are open
+  -g, --group=GROUP          and to this group
+      --max-connections=N    at most N connections at once
+      --exit-idle=TIME       activated by systemd: exit when nobody has been
+                             connected for so long
+
+Limits for the peer (10s, 2min, 0 for none):
+      --handshake-timeout=TIME   from accept to the end of negotiation, 10s
+      --stall-timeout=TIME       no progress inside a message, 60s
+      --idle-timeout=TIME        no request, off
+
+The manual pages nbdinetd(8) and nbdinetd-service(8) explain all of it.
 )";
 }
 

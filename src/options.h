@@ -7,7 +7,11 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
+#include "activation.h"
 #include "base/log.h"
+#include "bind.h"
+#include "listener.h"
+#include "timeouts.h"
 
 namespace nbdinetd {
 
@@ -16,12 +20,22 @@ struct Options {
   bool read_only = false;
   absl::optional<std::string> export_name;
   std::string description;
-  bool single = false;
+  absl::optional<LogDestination> log;
+  bool verbose = false;
+  Timeouts timeouts;
+
   bool check = false;
   bool version = false;
   bool help = false;
-  absl::optional<LogDestination> log;
-  bool verbose = false;
+
+  // Where the client, or the clients, come from.
+  ActivationOptions activation;
+  ListenAddress listen;
+  std::string run;
+  std::string pidfile;
+  std::string user;
+  std::string group;
+  ListenerLimits limits;
 };
 
 // Parses in the manner of GNU getopt_long. InvalidArgument says what is wrong;

@@ -69,43 +69,88 @@ std::vector<StatusDescriptor> Descriptors(absl::Span<const Extent> extents,
 }  // namespace
 
 Transmission::Transmission(Channel& channel, const Negotiated& negotiated,
-                           const Log& log, Statistics& statistics)
+                           const Timeouts& timeouts, const Log& log,
+                           Statistics& statistics, Progress& progress)
     : channel_(channel),
       negotiated_(negotiated),
       target_(*negotiated.target),
+      timeouts_(timeouts),
       log_(log),
       statistics_(statistics),
+      progress_(progress),
       replies_(channel, negotiated.style, statistics),
-      workers_(target_) {}
+      workers_(target_),
+      last_activity_(absl::Now()) {
+  channel_.set_stall_timeout(timeouts_.stall);
+}
 
 Ending Transmission::Run() {
   for (;;) {
     HandleInput();
     HandleFinished();
-    if (!aborted_ && !replies_.Flush()) {
-      if (channel_.shutdown_requested()) {
-        End(ExitStatus::kOk, "the server is shutting down");
-      }
-      End(ExitStatus::kProtocol, "client left without reading its replies");
-    }
+    if (!aborted_ && !replies_.Flush()) OnUnsentReplies();
     if (Over()) return Finish();
-    const bool want_input = !ending_.has_value() && !workers_.full();
-    switch (channel_.Wait(want_input, workers_.event_fd(),
-                          workers_.pending() > 0 ? absl::InfiniteFuture()
-                                                 : deadline_)) {
+    const absl::Time limit = WaitLimit();
+    switch (channel_.Wait(WantInput(), workers_.event_fd(),
+                          std::min(limit, progress_.Tell()))) {
       case Channel::Wake::kWorkers:
         break;
       case Channel::Wake::kShutdown:
         shutdown_limit_ = absl::Now() + kShutdownLimit;
-        deadline_ = absl::Now() + kShutdownIdle;
+        shutdown_deadline_ = absl::Now() + kShutdownIdle;
         break;
       case Channel::Wake::kTimeout:
-        End(ExitStatus::kOk, "the server is shutting down");
+        if (absl::Now() >= limit) OnTimeLimit();
         break;
       case Channel::Wake::kInput:
         OnInput();
         break;
     }
+  }
+}
+
+bool Transmission::WantInput() const {
+  return !ending_.has_value() && !workers_.full();
+}
+
+bool Transmission::InMessage() const {
+  return write_.has_value() || !channel_.input().empty();
+}
+
+// When the peer has had its time, as things stand.
+absl::Time Transmission::WaitLimit() const {
+  if (!WantInput()) return absl::InfiniteFuture();
+  if (channel_.shutdown_requested()) {
+    return workers_.pending() > 0 ? absl::InfiniteFuture() : shutdown_deadline_;
+  }
+  if (InMessage()) return last_activity_ + timeouts_.stall;
+  return workers_.pending() > 0 ? absl::InfiniteFuture()
+                                : last_activity_ + timeouts_.idle;
+}
+
+void Transmission::OnTimeLimit() {
+  if (channel_.shutdown_requested()) {
+    End(ExitStatus::kOk, "the server is shutting down");
+  } else if (InMessage()) {
+    End(ExitStatus::kTimedOut,
+        absl::StrCat("client stopped inside a request for ",
+                     absl::FormatDuration(timeouts_.stall)));
+  } else {
+    End(ExitStatus::kTimedOut,
+        absl::StrCat("client was idle for ",
+                     absl::FormatDuration(timeouts_.idle)));
+  }
+}
+
+void Transmission::OnUnsentReplies() {
+  if (channel_.shutdown_requested()) {
+    End(ExitStatus::kOk, "the server is shutting down");
+  } else if (channel_.send_timed_out()) {
+    End(ExitStatus::kTimedOut,
+        absl::StrCat("client read no replies for ",
+                     absl::FormatDuration(timeouts_.stall)));
+  } else {
+    End(ExitStatus::kProtocol, "client left without reading its replies");
   }
 }
 
@@ -133,8 +178,10 @@ Ending Transmission::Finish() {
 void Transmission::OnInput() {
   switch (channel_.Receive()) {
     case Channel::Receipt::kData:
+      last_activity_ = absl::Now();
       if (channel_.shutdown_requested()) {
-        deadline_ = std::min(absl::Now() + kShutdownIdle, shutdown_limit_);
+        shutdown_deadline_ =
+            std::min(last_activity_ + kShutdownIdle, shutdown_limit_);
       }
       break;
     case Channel::Receipt::kNothing:
@@ -365,6 +412,7 @@ void Transmission::HandleFinished() {
   if (workers_.pending() == 0) return;
   for (const std::unique_ptr<Task>& task : workers_.TakeFinished()) {
     if (!aborted_) AnswerTask(*task);
+    last_activity_ = absl::Now();
   }
 }
 

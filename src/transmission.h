@@ -23,16 +23,20 @@
 #include "engine/task.h"
 #include "engine/workers.h"
 #include "negotiation.h"
+#include "progress.h"
 #include "reply_sender.h"
 #include "stream/channel.h"
+#include "timeouts.h"
 
 namespace nbdinetd {
 
 class Transmission {
  public:
-  // All borrowed. `statistics` is kept up to date.
-  Transmission(Channel& channel, const Negotiated& negotiated, const Log& log,
-               Statistics& statistics);
+  // All borrowed. `statistics` is kept up to date, and `progress` asked to
+  // tell of it.
+  Transmission(Channel& channel, const Negotiated& negotiated,
+               const Timeouts& timeouts, const Log& log, Statistics& statistics,
+               Progress& progress);
 
   // Serves until the client disconnects, breaks the protocol or vanishes, or a
   // shutdown is requested; every request that was accepted has been carried
@@ -75,6 +79,11 @@ class Transmission {
   void LogStorageError(const Request& request, int error_number);
 
   // The end.
+  bool WantInput() const;
+  bool InMessage() const;
+  absl::Time WaitLimit() const;
+  void OnTimeLimit();
+  void OnUnsentReplies();
   void End(ExitStatus status, std::string reason);
   bool Over() const;
   Ending Finish();
@@ -82,8 +91,10 @@ class Transmission {
   Channel& channel_;
   const Negotiated& negotiated_;
   Export& target_;
+  const Timeouts& timeouts_;
   const Log& log_;
   Statistics& statistics_;
+  Progress& progress_;
   ReplySender replies_;
   Workers workers_;
   absl::optional<PendingWrite> write_;
@@ -92,7 +103,9 @@ class Transmission {
   // Replies must not be sent any more (a read failed in the middle of a simple
   // reply).
   bool aborted_ = false;
-  absl::Time deadline_ = absl::InfiniteFuture();
+  // Of the last bytes received, or the last task finished.
+  absl::Time last_activity_;
+  absl::Time shutdown_deadline_ = absl::InfiniteFuture();
   absl::Time shutdown_limit_ = absl::InfiniteFuture();
   int storage_errors_logged_ = 0;
 };

@@ -23,7 +23,8 @@ enum class ExitStatus : int {
 };
 
 // Set-up errors carry their exit status in their code: InvalidArgument is
-// wrong usage, NotFound a missing export, everything unlisted a system error.
+// wrong usage, NotFound a missing export, AlreadyExists a pidfile or socket that
+// can't be made, everything unlisted a system error.
 inline ExitStatus ExitStatusOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kOk:
@@ -32,6 +33,8 @@ inline ExitStatus ExitStatusOf(const absl::Status& status) {
       return ExitStatus::kUsage;
     case absl::StatusCode::kNotFound:
       return ExitStatus::kNoInput;
+    case absl::StatusCode::kAlreadyExists:
+      return ExitStatus::kCantCreate;
     default:
       return ExitStatus::kSystem;
   }

@@ -58,6 +58,9 @@ class Log {
   void Debug(absl::string_view message) const;
   bool verbose() const { return verbose_; }
 
+  // The process has gone into the background: it has no standard error.
+  void UseSyslog() { sink_ = Sink::kSyslog; }
+
   // Every later message carries this field.
   void SetField(absl::string_view name, absl::string_view value);
 

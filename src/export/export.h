@@ -140,6 +140,15 @@ class Export {
 absl::StatusOr<std::unique_ptr<Export>> OpenExport(
     const std::string& path, bool read_only, std::string* read_only_reason);
 
+// The same for a file that was handed over as `fd`, which stays the caller's.
+// `name` is for messages. It is opened anew if the process may do so, since
+// the kernel tells a lost write to each open file description once, and
+// processes that share one would hide it from each other; else it is
+// duplicated. Read-only when `fd` can't write.
+absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
+    int fd, const std::string& name, bool read_only,
+    std::string* read_only_reason);
+
 }  // namespace nbdinetd
 
 #endif  // NBDINETD_EXPORT_EXPORT_H_

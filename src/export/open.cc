@@ -20,14 +20,37 @@ bool OnlyWritingIsRefused(int error_number) {
          error_number == EROFS || error_number == ETXTBSY;
 }
 
+absl::Status NoInput(const std::string& path, absl::string_view reason) {
+  return absl::NotFoundError(
+      absl::StrCat("failed to open ", Quoted(path), ": ", reason));
+}
+
+// Makes an export of what has been opened, or says why it can't be one.
+absl::StatusOr<std::unique_ptr<Export>> ExportOf(
+    UniqueFd fd, const std::string& path, bool read_only,
+    std::string* read_only_reason) {
+  struct stat st;
+  if (fstat(fd.get(), &st) != 0) return NoInput(path, ErrnoText(errno));
+  if (S_ISREG(st.st_mode)) {
+    return FileExport::Create(path, std::move(fd), st, read_only);
+  }
+  if (S_ISBLK(st.st_mode)) {
+    if (!read_only && BlockDeviceExport::IsReadOnly(fd.get())) {
+      read_only = true;
+      *read_only_reason = "the block device is read-only";
+    }
+    return BlockDeviceExport::Create(path, std::move(fd), read_only);
+  }
+  return NoInput(path,
+                 S_ISDIR(st.st_mode)
+                     ? "it is a directory"
+                     : "it is neither a regular file nor a block device");
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Export>> OpenExport(
     const std::string& path, bool read_only, std::string* read_only_reason) {
-  const auto no_input = [&](absl::string_view reason) {
-    return absl::NotFoundError(
-        absl::StrCat("failed to open ", Quoted(path), ": ", reason));
-  };
   UniqueFd fd;
   int error = 0;
   if (!read_only) {
@@ -42,24 +65,28 @@ absl::StatusOr<std::unique_ptr<Export>> OpenExport(
     fd.Reset(open(path.c_str(), O_RDONLY | kOpenFlags));
     error = fd.valid() ? 0 : errno;
   }
-  struct stat st;
-  if (fd.valid() && fstat(fd.get(), &st) != 0) error = errno;
-  if (error == EISDIR) return no_input("it is a directory");
-  if (error != 0) return no_input(ErrnoText(error));
+  if (error == EISDIR) return NoInput(path, "it is a directory");
+  if (error != 0) return NoInput(path, ErrnoText(error));
+  return ExportOf(std::move(fd), path, read_only, read_only_reason);
+}
 
-  if (S_ISREG(st.st_mode)) {
-    return FileExport::Create(path, std::move(fd), st, read_only);
+absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
+    int fd, const std::string& name, bool read_only,
+    std::string* read_only_reason) {
+  const int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || (flags & O_ACCMODE) == O_WRONLY) {
+    return NoInput(name, "the descriptor handed over can't be read from");
   }
-  if (S_ISBLK(st.st_mode)) {
-    if (!read_only && BlockDeviceExport::IsReadOnly(fd.get())) {
-      read_only = true;
-      *read_only_reason = "the block device is read-only";
-    }
-    return BlockDeviceExport::Create(path, std::move(fd), read_only);
+  if (!read_only && (flags & O_ACCMODE) == O_RDONLY) {
+    read_only = true;
+    *read_only_reason = "the descriptor handed over is open for reading only";
   }
-  return no_input(S_ISDIR(st.st_mode)
-                      ? "it is a directory"
-                      : "it is neither a regular file nor a block device");
+  const std::string link = absl::StrCat("/proc/self/fd/", fd);
+  UniqueFd own(
+      open(link.c_str(), (read_only ? O_RDONLY : O_RDWR) | kOpenFlags));
+  if (!own.valid()) own.Reset(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (!own.valid()) return NoInput(name, ErrnoText(errno));
+  return ExportOf(std::move(own), name, read_only, read_only_reason);
 }
 
 }  // namespace nbdinetd

@@ -41,7 +41,7 @@ Channel::Channel(std::unique_ptr<Stream> stream, int shutdown_fd)
 void Channel::NoteShutdown() {
   if (shutdown_requested_) return;
   shutdown_requested_ = true;
-  send_deadline_ = absl::Now() + kShutdownSendLimit;
+  shutdown_send_limit_ = absl::Now() + kShutdownSendLimit;
 }
 
 Channel::Wake Channel::Wait(bool want_input, int workers_fd,
@@ -53,7 +53,9 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
       {shutdown_requested_ ? -1 : shutdown_fd_, POLLIN, 0},
   };
   const bool tell_shutdown = shutdown_requested_ && !shutdown_told_;
-  PollUntil(absl::MakeSpan(fds), tell_shutdown ? absl::InfinitePast() : deadline);
+  PollUntil(absl::MakeSpan(fds), tell_shutdown
+                                     ? absl::InfinitePast()
+                                     : std::min(deadline, deadline_));
   if (fds[2].revents != 0) NoteShutdown();
   if (fds[1].revents != 0) return Wake::kWorkers;
   if (shutdown_requested_ && !shutdown_told_) {
@@ -94,7 +96,12 @@ bool Channel::WaitWritable() {
       {stream_->output_fd(), POLLOUT, 0},
       {shutdown_requested_ ? -1 : shutdown_fd_, POLLIN, 0},
   };
-  if (PollUntil(absl::MakeSpan(fds), send_deadline_) == 0) return false;
+  const absl::Time stalled = absl::Now() + stall_timeout_;
+  if (PollUntil(absl::MakeSpan(fds),
+                std::min({stalled, deadline_, shutdown_send_limit_})) == 0) {
+    send_timed_out_ = true;
+    return false;
+  }
   if (fds[1].revents != 0) NoteShutdown();
   return true;
 }

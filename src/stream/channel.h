@@ -25,6 +25,14 @@ class Channel {
   // `shutdown_fd` is borrowed, and readable once the process should end.
   Channel(std::unique_ptr<Stream> stream, int shutdown_fd);
 
+  // Ends every later Wait() and Send(): the handshake's deadline. Taken back
+  // with InfiniteFuture().
+  void set_deadline(absl::Time deadline) { deadline_ = deadline; }
+  // How long Send() waits for a peer that reads nothing.
+  void set_stall_timeout(absl::Duration timeout) { stall_timeout_ = timeout; }
+  // Send() has given up on a peer that doesn't read.
+  bool send_timed_out() const { return send_timed_out_; }
+
   enum class Wake { kInput, kWorkers, kShutdown, kTimeout };
 
   // Waits until there is something to receive, `workers_fd` (unless -1) is
@@ -50,9 +58,8 @@ class Channel {
   // Makes room so that input() can grow to at least `n` <= kInputBytes bytes.
   void MakeRoomFor(size_t n);
 
-  // Sends all of it, in order, waiting as long as it takes. False when the
-  // peer is gone, after which nothing more can be sent; and when a peer that
-  // doesn't read holds up a shutdown.
+  // Sends all of it, in order, waiting for the peer to read it. False when the
+  // peer is gone or doesn't read, after which nothing more can be sent.
   bool Send(absl::Span<iovec> pieces);
   bool Send(absl::string_view bytes);
 
@@ -65,7 +72,10 @@ class Channel {
   bool shutdown_requested_ = false;
   bool shutdown_told_ = false;
   bool broken_ = false;
-  absl::Time send_deadline_ = absl::InfiniteFuture();
+  bool send_timed_out_ = false;
+  absl::Time deadline_ = absl::InfiniteFuture();
+  absl::Time shutdown_send_limit_ = absl::InfiniteFuture();
+  absl::Duration stall_timeout_ = absl::InfiniteDuration();
   std::unique_ptr<char[]> buffer_;
   size_t begin_ = 0;
   size_t end_ = 0;

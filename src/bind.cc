@@ -1,0 +1,203 @@
+#include "bind.h"
+
+#include <limits.h>
+#include <linux/vm_sockets.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/errors.h"
+
+namespace nbdinetd {
+namespace {
+
+constexpr int kBacklog = SOMAXCONN;
+
+// A connection that is gone again between poll() and accept() must not block
+// the listener.
+constexpr int kSocketFlags = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
+
+absl::Status BindError(int error_number, absl::string_view where) {
+  return ErrnoStatus(error_number, absl::StrCat("failed to listen on ", where),
+                     absl::StatusCode::kAlreadyExists);
+}
+
+// A socket bound to `address` and listening, or the errno.
+struct Listening {
+  UniqueFd fd;
+  int error = 0;
+};
+
+Listening Listen(int family, const sockaddr* address, socklen_t length) {
+  UniqueFd fd(socket(family, kSocketFlags, 0));
+  if (!fd.valid()) return {UniqueFd(), errno};
+  const int on = 1;
+  if (family == AF_INET || family == AF_INET6) {
+    setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  }
+  if (family == AF_INET6) {
+    // The IPv4 addresses have a socket of their own.
+    setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+  }
+  if (bind(fd.get(), address, length) != 0 ||
+      listen(fd.get(), kBacklog) != 0) {
+    return {UniqueFd(), errno};
+  }
+  return {std::move(fd), 0};
+}
+
+absl::StatusOr<BoundSockets> BindTcp(const ListenAddress& address,
+                                     uint32_t port) {
+  addrinfo hints = {};
+  hints.ai_flags = AI_PASSIVE;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const std::string where =
+      address.ip_address.empty()
+          ? absl::StrCat("TCP port ", port)
+          : absl::StrCat(address.ip_address, " port ", port);
+  const int result =
+      getaddrinfo(address.ip_address.empty() ? nullptr
+                                             : address.ip_address.c_str(),
+                  absl::StrCat(port).c_str(), &hints, &found);
+  if (result != 0) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        "failed to listen on ", where, ": ", gai_strerror(result)));
+  }
+  const auto free_found = absl::MakeCleanup([found] { freeaddrinfo(found); });
+  BoundSockets bound;
+  int first_error = 0;
+  for (const addrinfo* info = found; info != nullptr; info = info->ai_next) {
+    Listening listening =
+        Listen(info->ai_family, info->ai_addr, info->ai_addrlen);
+    if (listening.error == 0) {
+      bound.listeners.push_back(std::move(listening.fd));
+    } else if (listening.error == EAFNOSUPPORT ||
+               listening.error == EADDRNOTAVAIL) {
+      // A machine without IPv6, or without IPv4.
+      if (first_error == 0) first_error = listening.error;
+    } else {
+      return BindError(listening.error, where);
+    }
+  }
+  if (bound.listeners.empty()) return BindError(first_error, where);
+  return bound;
+}
+
+// True when `path` is a socket that refuses connections.
+bool IsStale(const sockaddr_un& address) {
+  struct stat st;
+  if (lstat(address.sun_path, &st) != 0 || !S_ISSOCK(st.st_mode)) return false;
+  const UniqueFd probe(socket(AF_UNIX, kSocketFlags, 0));
+  return connect(probe.get(), reinterpret_cast<const sockaddr*>(&address),
+                 sizeof(address)) != 0 &&
+         errno == ECONNREFUSED;
+}
+
+std::string AbsolutePath(const std::string& path) {
+  char folder[PATH_MAX];
+  if (path[0] == '/' || getcwd(folder, sizeof(folder)) == nullptr) return path;
+  return absl::StrCat(folder, "/", path);
+}
+
+absl::StatusOr<BoundSockets> BindUnix(const std::string& path) {
+  BoundSockets bound;
+  if (path == "-") {
+    char folder[] = "/tmp/nbdinetdXXXXXX";
+    if (mkdtemp(folder) == nullptr) {
+      return ErrnoStatus(errno, "failed to make a folder in /tmp",
+                         absl::StatusCode::kAlreadyExists);
+    }
+    bound.private_folder = folder;
+    bound.unix_path = absl::StrCat(folder, "/socket");
+  } else {
+    bound.unix_path = AbsolutePath(path);
+  }
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  const std::string where = absl::StrCat("Unix socket ", Quoted(path));
+  if (bound.unix_path.size() >= sizeof(address.sun_path)) {
+    return BindError(ENAMETOOLONG, where);
+  }
+  std::memcpy(address.sun_path, bound.unix_path.c_str(),
+              bound.unix_path.size() + 1);
+  if (IsStale(address)) unlink(address.sun_path);
+  Listening listening = Listen(
+      AF_UNIX, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  if (listening.error != 0) return BindError(listening.error, where);
+  bound.listeners.push_back(std::move(listening.fd));
+  return bound;
+}
+
+absl::StatusOr<BoundSockets> BindVsock(uint32_t port) {
+  sockaddr_vm address = {};
+  address.svm_family = AF_VSOCK;
+  address.svm_cid = VMADDR_CID_ANY;
+  address.svm_port = port;
+  Listening listening = Listen(
+      AF_VSOCK, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  if (listening.error != 0) {
+    return BindError(listening.error, absl::StrCat("vsock port ", port));
+  }
+  BoundSockets bound;
+  bound.listeners.push_back(std::move(listening.fd));
+  return bound;
+}
+
+std::string PercentEncoded(absl::string_view text, absl::string_view kept) {
+  std::string encoded;
+  for (const char c : text) {
+    if (absl::ascii_isalnum(static_cast<unsigned char>(c)) ||
+        absl::StrContains(kept, c)) {
+      encoded += c;
+    } else {
+      absl::StrAppendFormat(&encoded, "%%%02X", static_cast<unsigned char>(c));
+    }
+  }
+  return encoded;
+}
+
+}  // namespace
+
+void BoundSockets::RemoveUnixSocket() const {
+  if (!unix_path.empty()) unlink(unix_path.c_str());
+  if (!private_folder.empty()) rmdir(private_folder.c_str());
+}
+
+absl::StatusOr<BoundSockets> Bind(const ListenAddress& address) {
+  const uint32_t port = address.port == 0 ? kNbdPort : address.port;
+  if (!address.unix_path.empty()) return BindUnix(address.unix_path);
+  return address.vsock ? BindVsock(port) : BindTcp(address, port);
+}
+
+std::string UriOf(const ListenAddress& address, const std::string& unix_path,
+                  const std::string& export_name) {
+  constexpr char kUnreserved[] = "-._~";
+  const std::string name = PercentEncoded(export_name, kUnreserved);
+  if (!unix_path.empty()) {
+    return absl::StrCat("nbd+unix:///", name, "?socket=",
+                        PercentEncoded(unix_path, "-._~/"));
+  }
+  const uint32_t port = address.port == 0 ? kNbdPort : address.port;
+  if (address.vsock) {
+    return absl::StrCat("nbd+vsock://", VMADDR_CID_LOCAL, ":", port, "/", name);
+  }
+  std::string host =
+      address.ip_address.empty() ? "localhost" : address.ip_address;
+  if (absl::StrContains(host, ':')) host = absl::StrCat("[", host, "]");
+  return absl::StrCat("nbd://", host, ":", port, "/", name);
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,166 @@
+#include "daemon.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+
+namespace nbdinetd {
+namespace {
+
+// What the child tells the parent when it is ready; anything else is a message.
+constexpr char kReady = '\0';
+
+[[noreturn]] void AwaitChild(int fd) {
+  char buffer[1024];
+  std::string message;
+  ssize_t n;
+  while ((n = read(fd, buffer, sizeof(buffer))) > 0) {
+    message.append(buffer, static_cast<size_t>(n));
+    if (message[0] == kReady) _exit(0);
+  }
+  if (message.empty()) message = "the background process ended unexpectedly";
+  message = absl::StrCat("nbdinetd: ", message, "\n");
+  [[maybe_unused]] const ssize_t written =
+      write(STDERR_FILENO, message.data(), message.size());
+  _exit(1);
+}
+
+struct Ids {
+  uid_t uid = static_cast<uid_t>(-1);
+  gid_t gid = static_cast<gid_t>(-1);
+};
+
+absl::Status FindUser(const std::string& user, Ids* ids) {
+  const passwd* entry = getpwnam(user.c_str());
+  uid_t number = 0;
+  if (entry == nullptr && absl::SimpleAtoi(user, &number)) {
+    entry = getpwuid(number);
+    ids->uid = number;
+  }
+  if (entry != nullptr) {
+    ids->uid = entry->pw_uid;
+    ids->gid = entry->pw_gid;
+  } else if (ids->uid == static_cast<uid_t>(-1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--user=", user, ": there is no such user"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FindGroup(const std::string& group, Ids* ids) {
+  gid_t number = 0;
+  if (const struct group* entry = getgrnam(group.c_str())) {
+    ids->gid = entry->gr_gid;
+  } else if (absl::SimpleAtoi(group, &number)) {
+    ids->gid = number;
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--group=", group, ": there is no such group"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Background> Background::Enter() {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) {
+    return ErrnoStatus(errno, "failed to make a pipe");
+  }
+  UniqueFd parent_end(ends[0]), child_end(ends[1]);
+  const pid_t pid = fork();
+  if (pid < 0) return ErrnoStatus(errno, "failed to fork into the background");
+  if (pid > 0) {
+    child_end.Reset();
+    AwaitChild(parent_end.get());
+  }
+  setsid();
+  return Background(std::move(child_end));
+}
+
+void Background::Ready() {
+  [[maybe_unused]] const int ignored = chdir("/");
+  const UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) dup2(null.get(), fd);
+  [[maybe_unused]] const ssize_t n = write(parent_.get(), &kReady, 1);
+  parent_.Reset();
+}
+
+void Background::Failed(absl::string_view message) {
+  [[maybe_unused]] const ssize_t n =
+      write(parent_.get(), message.data(), message.size());
+  parent_.Reset();
+}
+
+absl::Status WritePidfile(const std::string& path) {
+  const std::string what = absl::StrCat("failed to write pidfile ", Quoted(path));
+  const UniqueFd fd(
+      open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  if (!fd.valid()) {
+    return ErrnoStatus(errno, what, absl::StatusCode::kAlreadyExists);
+  }
+  const std::string text = absl::StrCat(getpid(), "\n");
+  if (write(fd.get(), text.data(), text.size()) !=
+      static_cast<ssize_t>(text.size())) {
+    return ErrnoStatus(errno, what, absl::StatusCode::kAlreadyExists);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ChangeUser(const std::string& user, const std::string& group) {
+  if (user.empty() && group.empty()) return absl::OkStatus();
+  Ids ids;
+  if (!user.empty()) {
+    if (absl::Status status = FindUser(user, &ids); !status.ok()) return status;
+  }
+  if (!group.empty()) {
+    if (absl::Status status = FindGroup(group, &ids); !status.ok()) {
+      return status;
+    }
+  }
+  const bool failed =
+      (!user.empty() && group.empty() && initgroups(user.c_str(), ids.gid) != 0) ||
+      (!group.empty() && setgroups(1, &ids.gid) != 0) ||
+      (ids.gid != static_cast<gid_t>(-1) &&
+       setresgid(ids.gid, ids.gid, ids.gid) != 0) ||
+      (ids.uid != static_cast<uid_t>(-1) &&
+       setresuid(ids.uid, ids.uid, ids.uid) != 0);
+  if (failed) {
+    return ErrnoStatus(errno, absl::StrCat("failed to become user ",
+                                           Quoted(user), " and group ",
+                                           Quoted(group)));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<pid_t> StartCommand(
+    const std::string& command,
+    const std::vector<std::pair<std::string, std::string>>& variables) {
+  const pid_t pid = fork();
+  if (pid < 0) {
+    return ErrnoStatus(errno, absl::StrCat("failed to run ", Quoted(command)));
+  }
+  if (pid > 0) return pid;
+  for (const auto& [name, value] : variables) {
+    setenv(name.c_str(), value.c_str(), /*overwrite=*/1);
+  }
+  // The listener's signals are blocked, and SIGPIPE ignored; a command expects
+  // neither.
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  signal(SIGPIPE, SIG_DFL);
+  execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
+  _exit(127);
+}
+
+}  // namespace nbdinetd

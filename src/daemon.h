@@ -1,0 +1,51 @@
+// What a stand-alone server does to its own process: the background, the
+// pidfile, the user that it runs as, and the command of --run.
+#ifndef NBDINETD_DAEMON_H_
+#define NBDINETD_DAEMON_H_
+
+#include <sys/types.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/unique_fd.h"
+
+namespace nbdinetd {
+
+// Becomes a background process in two steps, so that whoever started it learns
+// whether it is ready.
+class Background {
+ public:
+  // Forks. The parent waits, and never returns: it exits 0 when the child
+  // calls Ready(), and else 1, with the child's message on standard error. The
+  // child goes on in a session of its own.
+  static absl::StatusOr<Background> Enter();
+
+  // Releases the parent, the terminal and the current folder.
+  void Ready();
+  // Ends the parent with a message; the child should exit, too.
+  void Failed(absl::string_view message);
+
+ private:
+  explicit Background(UniqueFd parent) : parent_(std::move(parent)) {}
+  UniqueFd parent_;
+};
+
+// Writes the process id and a newline. AlreadyExists when it can't.
+absl::Status WritePidfile(const std::string& path);
+
+// Becomes `user` and `group` for good; either may be empty. A user without a
+// group brings its own groups. Names or numbers.
+absl::Status ChangeUser(const std::string& user, const std::string& group);
+
+// Runs `command` by the shell, with `variables` in its environment.
+absl::StatusOr<pid_t> StartCommand(
+    const std::string& command,
+    const std::vector<std::pair<std::string, std::string>>& variables);
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_DAEMON_H_

@@ -1,0 +1,277 @@
+#include "listener.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/errors.h"
+#include "peer.h"
+
+namespace nbdinetd {
+namespace {
+
+// How long the connections' processes may drain until they are killed.
+constexpr absl::Duration kDrainLimit = absl::Seconds(10);
+
+// STATUS= is for people.
+constexpr absl::Duration kStatusInterval = absl::Seconds(1);
+
+// How many connections are accepted from one socket before the signals and the
+// other sockets have their turn.
+constexpr int kAcceptsInARow = 64;
+
+UniqueFd OpenSpare() { return UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC)); }
+
+// A listener that came from systemd may block, and accept() on it would, when a
+// client has left again in the meantime.
+void MakeNonBlocking(int fd) {
+  const int flags = fcntl(fd, F_GETFL);
+  if (flags >= 0) fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+
+// The descriptors of the process or of the system are used up.
+bool IsOutOfDescriptors(int error_number) {
+  return error_number == EMFILE || error_number == ENFILE;
+}
+
+}  // namespace
+
+Listener::Listener(std::vector<UniqueFd> sockets, const ListenerLimits& limits,
+                   Signals signals, const Log& log, ServiceManager& manager)
+    : sockets_(std::move(sockets)),
+      limits_(limits),
+      signals_(std::move(signals)),
+      log_(log),
+      manager_(manager),
+      spare_(OpenSpare()),
+      idle_since_(absl::Now()),
+      next_status_(absl::Now()) {
+  for (const UniqueFd& socket : sockets_) MakeNonBlocking(socket.get());
+  if (manager_.keep_alive_interval() != absl::InfiniteDuration()) {
+    next_keep_alive_ = absl::Now() + manager_.keep_alive_interval();
+  }
+}
+
+absl::StatusOr<Signals> Listener::CreateSignals() {
+  return Signals::Create({SIGTERM, SIGINT, SIGHUP, SIGCHLD});
+}
+
+std::variant<Connection, int> Listener::Run() {
+  manager_.Ready(Status());
+  while (state_ == State::kListening) {
+    std::vector<pollfd> fds = {{signals_.fd(), POLLIN, 0}};
+    for (const UniqueFd& socket : sockets_) {
+      fds.push_back({socket.get(), POLLIN, 0});
+    }
+    const absl::Duration left = NextDeadline() - absl::Now();
+    const int timeout_ms =
+        left == absl::InfiniteDuration()
+            ? -1
+            : static_cast<int>(std::clamp<int64_t>(
+                  absl::ToInt64Milliseconds(
+                      absl::Ceil(left, absl::Milliseconds(1))),
+                  0, 3600 * 1000));
+    const int ready = poll(fds.data(), fds.size(), timeout_ms);
+    while (absl::optional<int> number = signals_.Take()) OnSignal(*number);
+    TellManager();
+    if (state_ != State::kListening) break;
+    if (ready == 0 && processes_.empty() &&
+        absl::Now() - idle_since_ >= limits_.exit_idle) {
+      // A connection that arrives from here on stays in the socket's backlog,
+      // which systemd holds, too; it starts the service again for it.
+      log_.Write(Priority::kInfo,
+                 absl::StrCat("nobody has been connected for ",
+                              absl::FormatDuration(limits_.exit_idle),
+                              ": leaving the socket to the service manager"));
+      break;
+    }
+    for (size_t i = 1; i < fds.size(); ++i) {
+      if (fds[i].revents == 0) continue;
+      absl::optional<Connection> connection = Accept(fds[i].fd);
+      if (connection.has_value()) return *std::move(connection);
+    }
+  }
+  Drain();
+  return exit_status_;
+}
+
+absl::Time Listener::NextDeadline() const {
+  absl::Time next = next_keep_alive_;
+  if (processes_.empty()) {
+    next = std::min(next, idle_since_ + limits_.exit_idle);
+  }
+  if (status_changed_ && manager_.present()) {
+    next = std::min(next, next_status_);
+  }
+  return next;
+}
+
+std::string Listener::Status() const {
+  return absl::StrCat(processes_.size(), " connections now, ", served_,
+                      " served, ", refused_, " refused");
+}
+
+void Listener::TellManager() {
+  if (!manager_.present()) return;
+  const absl::Time now = absl::Now();
+  if (now >= next_keep_alive_) {
+    manager_.KeepAlive();
+    next_keep_alive_ = now + manager_.keep_alive_interval();
+  }
+  if (status_changed_ && now >= next_status_) {
+    manager_.Status(Status());
+    status_changed_ = false;
+    next_status_ = now + kStatusInterval;
+  }
+}
+
+void Listener::OnSignal(int number) {
+  switch (number) {
+    case SIGCHLD:
+      Reap();
+      return;
+    case SIGHUP:
+      state_ = State::kHandingOver;
+      return;
+    default:
+      state_ = State::kDraining;
+  }
+}
+
+void Listener::Reap() {
+  int status;
+  pid_t pid;
+  while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+    if (pid == command_) {
+      command_ = -1;
+      exit_status_ = WIFEXITED(status) ? WEXITSTATUS(status)
+                                       : 128 + WTERMSIG(status);
+      if (state_ == State::kListening) state_ = State::kDraining;
+      continue;
+    }
+    if (processes_.erase(pid) == 0) continue;
+    status_changed_ = true;
+    if (processes_.empty()) idle_since_ = absl::Now();
+    if (WIFSIGNALED(status)) {
+      log_.Error(absl::StrCat("the process of a connection, ", pid,
+                              ", was killed by signal ", WTERMSIG(status), " (",
+                              strsignal(WTERMSIG(status)), ")"));
+    }
+  }
+}
+
+absl::optional<Connection> Listener::Accept(int socket) {
+  for (int i = 0; i < kAcceptsInARow; ++i) {
+    UniqueFd connection(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC));
+    if (connection.valid()) {
+      if (processes_.size() >= limits_.max_connections) {
+        Refuse(std::move(connection),
+               absl::StrCat("there are ", processes_.size(),
+                            " connections, the most that --max-connections "
+                            "allows"));
+        continue;
+      }
+      absl::optional<Connection> forked = Fork(std::move(connection));
+      if (forked.has_value()) return forked;
+    } else if (IsOutOfDescriptors(errno)) {
+      ShedForWantOfDescriptors(socket);
+      return absl::nullopt;
+    } else if (errno == EAGAIN) {
+      return absl::nullopt;
+    }
+    // Anything else is the fate of one connection (accept(2), "Error
+    // handling"): ECONNABORTED, EPROTO, network errors.
+  }
+  return absl::nullopt;
+}
+
+absl::optional<Connection> Listener::Fork(UniqueFd connection) {
+  const pid_t pid = fork();
+  if (pid < 0) {
+    Refuse(std::move(connection),
+           absl::StrCat("failed to fork a process for it: ",
+                        ErrnoText(errno)));
+    return absl::nullopt;
+  }
+  if (pid > 0) {
+    processes_.insert(pid);
+    ++served_;
+    status_changed_ = true;
+    told_refusal_.clear();
+    return absl::nullopt;
+  }
+  // The new process: nothing of the listener's stays with it.
+  sockets_.clear();
+  spare_.Reset();
+  manager_.Forget();
+  std::string peer = PeerName(connection.get());
+  return Connection{std::move(connection), UniqueFd(), std::move(peer)};
+}
+
+void Listener::Refuse(UniqueFd connection, const std::string& reason) {
+  ++refused_;
+  status_changed_ = true;
+  // Once, not for each of a thousand: what follows is the same.
+  if (told_refusal_ != reason) {
+    told_refusal_ = reason;
+    log_.Write(Priority::kWarning,
+               absl::StrCat("refusing ", PeerName(connection.get()), ": ",
+                            reason));
+  }
+}
+
+// Without a descriptor a waiting connection can't be accepted, and poll() would
+// report it for ever: the spare one makes room to accept and close it.
+void Listener::ShedForWantOfDescriptors(int socket) {
+  const int error_number = errno;
+  spare_.Reset();
+  UniqueFd connection(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC));
+  if (connection.valid()) {
+    Refuse(std::move(connection), ErrnoText(error_number));
+  }
+  connection.Reset();
+  spare_ = OpenSpare();
+}
+
+// Stops accepting; ends the processes of the connections, and waits for them.
+void Listener::Drain() {
+  sockets_.clear();
+  if (state_ == State::kHandingOver) {
+    log_.Write(Priority::kInfo,
+               absl::StrCat("handing over: ", processes_.size(),
+                            " connections go on by themselves"));
+    return;
+  }
+  if (command_ > 0) kill(command_, SIGTERM);
+  if (processes_.empty() && command_ < 0) return;
+  manager_.Stopping(absl::StrCat("ending ", Status()));
+  for (const pid_t pid : processes_) kill(pid, SIGTERM);
+  bool killed = false;
+  const absl::Time limit = absl::Now() + kDrainLimit;
+  // A SIGCHLD that came before is among those to be taken.
+  while (!processes_.empty() || command_ > 0) {
+    if (!killed && absl::Now() >= limit) {
+      killed = true;
+      log_.Error(absl::StrCat(processes_.size(),
+                              " connections didn't end in time: killing them"));
+      for (const pid_t pid : processes_) kill(pid, SIGKILL);
+      if (command_ > 0) kill(command_, SIGKILL);
+    }
+    pollfd fd = {signals_.fd(), POLLIN, 0};
+    poll(&fd, 1, 100);
+    while (signals_.Take().has_value()) {
+    }
+    Reap();
+  }
+}
+
+}  // namespace nbdinetd

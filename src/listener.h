@@ -1,0 +1,95 @@
+// Accepts connections, and forks a process for each.
+//
+// The listener touches no export and reads no byte from a client, so that no
+// client can wedge it; whatever befalls a connection's process, it goes on.
+// Threads: one, and it must be the only one, since it forks.
+#ifndef NBDINETD_LISTENER_H_
+#define NBDINETD_LISTENER_H_
+
+#include <sys/types.h>
+
+#include <limits>
+#include <variant>
+#include <vector>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "activation.h"
+#include "base/exit_status.h"
+#include "base/log.h"
+#include "base/service_manager.h"
+#include "base/signals.h"
+#include "base/unique_fd.h"
+
+namespace nbdinetd {
+
+struct ListenerLimits {
+  uint32_t max_connections = std::numeric_limits<uint32_t>::max();
+  // Exit when nobody has been connected for so long.
+  absl::Duration exit_idle = absl::InfiniteDuration();
+};
+
+class Listener {
+ public:
+  // Takes the sockets; `log` and `manager` are borrowed. `signals` holds
+  // kSignals.
+  Listener(std::vector<UniqueFd> sockets, const ListenerLimits& limits,
+           Signals signals, const Log& log, ServiceManager& manager);
+
+  // SIGTERM and SIGINT stop it, and drain the connections' processes; SIGHUP
+  // stops it, and lets them go on; SIGCHLD tells that one has ended.
+  static absl::StatusOr<Signals> CreateSignals();
+
+  // A command that was started, and whose end is the listener's: its status
+  // becomes the exit status.
+  void set_command(pid_t pid) { command_ = pid; }
+
+  // Returns many times: in this process once, when it has stopped, with the
+  // exit status; in each forked process with the connection that it is to
+  // serve. There all that belongs to the listener has been closed.
+  std::variant<Connection, int> Run();
+
+ private:
+  // What a turn of the loop has to do next.
+  absl::Time NextDeadline() const;
+  void OnSignal(int number);
+  void Reap();
+  // Accepts what is waiting on one socket. A connection only in a forked
+  // process.
+  absl::optional<Connection> Accept(int socket);
+  absl::optional<Connection> Fork(UniqueFd connection);
+  void Refuse(UniqueFd connection, const std::string& reason);
+  void ShedForWantOfDescriptors(int socket);
+  void TellManager();
+  std::string Status() const;
+  void Drain();
+
+  std::vector<UniqueFd> sockets_;
+  const ListenerLimits limits_;
+  Signals signals_;
+  const Log& log_;
+  ServiceManager& manager_;
+  // Given up when the process has no descriptor left to accept with.
+  UniqueFd spare_;
+
+  absl::flat_hash_set<pid_t> processes_;
+  uint64_t served_ = 0;
+  uint64_t refused_ = 0;
+  // The reason that was logged last; the same again is only counted.
+  std::string told_refusal_;
+  absl::Time idle_since_;
+  absl::Time next_keep_alive_ = absl::InfiniteFuture();
+  absl::Time next_status_;
+  bool status_changed_ = false;
+
+  enum class State { kListening, kDraining, kHandingOver };
+  State state_ = State::kListening;
+  pid_t command_ = -1;
+  int exit_status_ = 0;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_LISTENER_H_

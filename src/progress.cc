@@ -1,0 +1,44 @@
+#include "progress.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+
+namespace nbdinetd {
+namespace {
+
+constexpr absl::Duration kInterval = absl::Seconds(1);
+
+// "1.5 GiB", for a person.
+std::string Amount(uint64_t bytes) {
+  static constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  auto amount = static_cast<double>(bytes);
+  size_t unit = 0;
+  while (amount >= 1024 && unit + 1 < std::size(kUnits)) {
+    amount /= 1024;
+    ++unit;
+  }
+  return absl::StrFormat(unit == 0 ? "%.0f %s" : "%.1f %s", amount,
+                         kUnits[unit]);
+}
+
+}  // namespace
+
+absl::Time Progress::Tell() {
+  if (!manager_.present() ||
+      (told_ && statistics_.requests == told_requests_)) {
+    return absl::InfiniteFuture();
+  }
+  const absl::Time now = absl::Now();
+  if (now < next_) return next_;
+  manager_.Status(absl::StrCat(what_, ": ", statistics_.requests,
+                               " requests, ", Amount(statistics_.bytes_read),
+                               " read, ", Amount(statistics_.bytes_written),
+                               " written, ", statistics_.errors, " errors"));
+  told_ = true;
+  told_requests_ = statistics_.requests;
+  next_ = now + kInterval;
+  return absl::InfiniteFuture();
+}
+
+}  // namespace nbdinetd

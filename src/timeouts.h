@@ -1,0 +1,21 @@
+// How long a peer may take.
+#ifndef NBDINETD_TIMEOUTS_H_
+#define NBDINETD_TIMEOUTS_H_
+
+#include "absl/time/time.h"
+
+namespace nbdinetd {
+
+// Each may be InfiniteDuration(), for no limit.
+struct Timeouts {
+  // From the start of the connection to the end of negotiation.
+  absl::Duration handshake = absl::Seconds(10);
+  // Without progress in the middle of a message, in either direction.
+  absl::Duration stall = absl::Seconds(60);
+  // Between two requests, when no reply is owed.
+  absl::Duration idle = absl::InfiniteDuration();
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_TIMEOUTS_H_
