@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -14,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "base/libsystemd.h"
 #include "peer.h"
 
 namespace nbdinetd {
@@ -114,21 +114,29 @@ absl::Status UsageError(int fd, absl::string_view is,
       absl::StrCat("file descriptor ", fd, " is ", is, ": ", advice));
 }
 
-// The names that LISTEN_FDNAMES gives to the descriptors. Unset variables give
-// every descriptor the name "unknown", as sd_listen_fds_with_names(3) does.
+// What LISTEN_FDS hands over, and the names that LISTEN_FDNAMES gives to it;
+// without the latter each is "unknown" (sd_listen_fds_with_names(3)).
 struct Listed {
-  int count;  // or a negated errno
+  int count = 0;  // or a negated errno
   std::vector<std::string> names;
 };
 
 Listed TakeListenFds() {
-  // No descriptors are no activation; sd_listen_fds() calls that an error.
-  const char* number = getenv("LISTEN_FDS");
-  const bool none = number != nullptr && absl::string_view(number) == "0";
-  char** names = nullptr;
   Listed listed;
-  listed.count = sd_listen_fds_with_names(/*unset_environment=*/1, &names);
-  if (none) listed.count = 0;
+  const char* number = getenv("LISTEN_FDS");
+  // No descriptors are no activation; the library calls that an error.
+  if (number == nullptr || getenv("LISTEN_PID") == nullptr ||
+      absl::string_view(number) == "0") {
+    return listed;
+  }
+  const LibSystemd* systemd = LibSystemd::Get();
+  if (systemd == nullptr) {
+    listed.count = -ELIBACC;
+    return listed;
+  }
+  char** names = nullptr;
+  listed.count =
+      systemd->listen_fds_with_names(/*unset_environment=*/1, &names);
   for (int i = 0; i < listed.count; ++i) {
     listed.names.emplace_back(names[i]);
     free(names[i]);

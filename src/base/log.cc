@@ -7,14 +7,10 @@
 
 #include <cstdlib>
 
-// The macros of sd-journal.h would add CODE_FILE fields of this file to every
-// message, which help nobody.
-#define SD_JOURNAL_SUPPRESS_LOCATION
-#include <systemd/sd-journal.h>
-
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/libsystemd.h"
 
 namespace nbdinetd {
 namespace {
@@ -36,9 +32,11 @@ bool StandardErrorIsJournal() {
          st.st_ino == inode;
 }
 
-// sd_journal_sendv() reports success when there is no journal at all.
+// sd_journal_sendv() reports success when there is no journal at all. Loads the
+// library now: later, this process may not be allowed to open one.
 bool JournalIsReachable() {
-  return access("/run/systemd/journal/socket", W_OK) == 0;
+  return access("/run/systemd/journal/socket", W_OK) == 0 &&
+         LibSystemd::Get() != nullptr;
 }
 
 iovec Iovec(const std::string& text) {
@@ -53,39 +51,26 @@ Log::Log(const Config& config) : verbose_(config.verbose) {
   const Sink standard_error = config.standard_error_is_peer ? Sink::kNothing
                               : journal_stream ? Sink::kPrefixedStderr
                                                : Sink::kPlainStderr;
-  const Sink beside_standard_error =
-      JournalIsReachable() ? Sink::kJournal : Sink::kSyslog;
-
-  if (!config.destination.has_value()) {
-    if (config.standard_error_is_peer) {
-      sink_ = beside_standard_error;
-    } else if (journal_stream && JournalIsReachable()) {
+  sink_ = standard_error;
+  if (config.destination == LogDestination::kNull) {
+    sink_ = Sink::kNothing;
+  } else if (config.destination == LogDestination::kSyslog) {
+    sink_ = Sink::kSyslog;
+  } else if (config.destination == LogDestination::kJournal ||
+             config.standard_error_is_peer ||
+             (journal_stream && !config.destination.has_value())) {
+    // Where the journal can't be reached, standard error is next, or else
+    // syslog.
+    if (JournalIsReachable()) {
       sink_ = Sink::kJournal;
-    } else {
-      sink_ = standard_error;
-    }
-  } else {
-    switch (*config.destination) {
-      case LogDestination::kStandardError:
-        sink_ = config.standard_error_is_peer ? beside_standard_error
-                                              : standard_error;
-        break;
-      case LogDestination::kSyslog:
-        sink_ = Sink::kSyslog;
-        break;
-      case LogDestination::kJournal:
-        sink_ = JournalIsReachable()            ? Sink::kJournal
-                : config.standard_error_is_peer ? Sink::kSyslog
-                                                : standard_error;
-        break;
-      case LogDestination::kNull:
-        sink_ = Sink::kNothing;
-        break;
+    } else if (config.standard_error_is_peer) {
+      sink_ = Sink::kSyslog;
     }
   }
-  debug_sink_ = config.standard_error_is_peer && JournalIsReachable()
-                    ? Sink::kJournal
-                    : standard_error;
+  debug_sink_ = standard_error;
+  if (verbose_ && config.standard_error_is_peer && JournalIsReachable()) {
+    debug_sink_ = Sink::kJournal;
+  }
 }
 
 void Log::SetField(absl::string_view name, absl::string_view value) {
@@ -136,7 +121,7 @@ void Log::WriteTo(Sink sink, Priority priority, absl::string_view message,
       for (const std::string& assignment : assignments) {
         iov.push_back(Iovec(assignment));
       }
-      sd_journal_sendv(iov.data(), static_cast<int>(iov.size()));
+      LibSystemd::Get()->journal_sendv(iov.data(), static_cast<int>(iov.size()));
       return;
     }
   }
