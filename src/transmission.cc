@@ -92,7 +92,8 @@ Ending Transmission::Run() {
     if (Over()) return Finish();
     const absl::Time limit = WaitLimit();
     switch (channel_.Wait(WantInput(), workers_.event_fd(),
-                          std::min(limit, progress_.Tell()))) {
+                          std::min(limit, progress_.Tell()),
+                          /*may_spin=*/workers_.pending() == 0)) {
       case Channel::Wake::kWorkers:
         break;
       case Channel::Wake::kShutdown:

@@ -14,6 +14,10 @@ namespace {
 // How long a peer that doesn't read its replies may hold up a shutdown.
 constexpr absl::Duration kShutdownSendLimit = absl::Seconds(5);
 
+// How often in a row spinning may find input before the other descriptors are
+// looked at.
+constexpr int kMaxWaitsUnpolled = 64;
+
 // poll() that counts down to `deadline` and never fails: with valid arguments
 // only a signal could interrupt it.
 int PollUntil(absl::Span<pollfd> fds, absl::Time deadline) {
@@ -45,7 +49,16 @@ void Channel::NoteShutdown() {
 }
 
 Channel::Wake Channel::Wait(bool want_input, int workers_fd,
-                            absl::Time deadline) {
+                            absl::Time deadline, bool may_spin) {
+  // A client that is always quick must not hide a shutdown.
+  may_spin = may_spin && want_input && ++waits_unpolled_ < kMaxWaitsUnpolled;
+  if (may_spin && spinner_.Try([this] {
+        const Receipt receipt = ReceiveNow();
+        if (receipt != Receipt::kNothing) received_ = receipt;
+        return receipt != Receipt::kNothing;
+      })) {
+    return Wake::kInput;
+  }
   // poll() ignores negative descriptors.
   pollfd fds[] = {
       {want_input ? stream_->input_fd() : -1, POLLIN, 0},
@@ -56,6 +69,8 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
   PollUntil(absl::MakeSpan(fds), tell_shutdown
                                      ? absl::InfinitePast()
                                      : std::min(deadline, deadline_));
+  if (may_spin) spinner_.NoteSlept();
+  waits_unpolled_ = 0;
   if (fds[2].revents != 0) NoteShutdown();
   if (fds[1].revents != 0) return Wake::kWorkers;
   if (shutdown_requested_ && !shutdown_told_) {
@@ -66,6 +81,15 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
 }
 
 Channel::Receipt Channel::Receive() {
+  if (received_.has_value()) {
+    const Receipt receipt = *received_;
+    received_.reset();
+    return receipt;
+  }
+  return ReceiveNow();
+}
+
+Channel::Receipt Channel::ReceiveNow() {
   // No room is not the end of the stream, which reading nothing looks like.
   if (input().size() == kInputBytes) return Receipt::kNothing;
   MakeRoomFor(input().size() + 1);

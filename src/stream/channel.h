@@ -10,7 +10,9 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "absl/types/span.h"
+#include "stream/spinner.h"
 #include "stream/stream.h"
 
 namespace nbdinetd {
@@ -39,7 +41,10 @@ class Channel {
   // readable, a shutdown is requested (told once), or `deadline` has passed.
   // With `want_input` false the peer's input is left alone. When several
   // things have happened, the workers come before a shutdown before input.
-  Wake Wait(bool want_input, int workers_fd, absl::Time deadline);
+  // With `may_spin` the input is polled for a moment before the process sleeps,
+  // if the peer has been quick of late (see Spinner).
+  Wake Wait(bool want_input, int workers_fd, absl::Time deadline,
+            bool may_spin = false);
 
   // True from the moment that Wait() or Send() has seen the shutdown signal.
   bool shutdown_requested() const { return shutdown_requested_; }
@@ -66,6 +71,7 @@ class Channel {
  private:
   bool WaitWritable();
   void NoteShutdown();
+  Receipt ReceiveNow();
 
   std::unique_ptr<Stream> stream_;
   const int shutdown_fd_;
@@ -76,6 +82,10 @@ class Channel {
   absl::Time deadline_ = absl::InfiniteFuture();
   absl::Time shutdown_send_limit_ = absl::InfiniteFuture();
   absl::Duration stall_timeout_ = absl::InfiniteDuration();
+  Spinner spinner_;
+  int waits_unpolled_ = 0;
+  // What spinning has received, for Receive() to tell.
+  absl::optional<Receipt> received_;
   std::unique_ptr<char[]> buffer_;
   size_t begin_ = 0;
   size_t end_ = 0;

@@ -1,0 +1,86 @@
+// Polls for a moment before sleeping, where that pays.
+//
+// A client that keeps one request in flight sends the next some microseconds
+// after it has the reply; to sleep and be woken costs more than that. So the
+// peer is polled before the process sleeps, but only
+//   - while the peer has lately answered within the time of a spin: after some
+//     longer pauses there are no more spins, so that an idle connection costs
+//     nothing; and
+//   - while nobody else wants the processor: each turn offers it by
+//     sched_yield(), and when somebody took it, there are no spins for a while.
+// Rejected: a fixed number of tries, which burns that much after every reply
+// to a client that thinks for a millisecond; SO_BUSY_POLL, which is for network
+// devices with queues of their own.
+#ifndef NBDINETD_STREAM_SPINNER_H_
+#define NBDINETD_STREAM_SPINNER_H_
+
+#include <sched.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace nbdinetd {
+
+class Spinner {
+ public:
+  // Calls `succeeds` until it returns true, as long as it is worth it. True if
+  // it did. After false the caller sleeps, and then calls NoteSlept().
+  template <typename Function>
+  bool Try(Function succeeds) {
+    start_ns_ = Now();
+    if (usual_wait_ns_ > kWorthwhileNs || skip_ > 0) {
+      if (skip_ > 0) --skip_;
+      return false;
+    }
+    int64_t now = start_ns_;
+    while (now - start_ns_ < kSpinNs) {
+      for (int i = 0; i < kTriesPerTurn; ++i) {
+        if (succeeds()) {
+          NoteWait(Now() - start_ns_);
+          return true;
+        }
+      }
+      const int64_t before = Now();
+      sched_yield();
+      now = Now();
+      if (now - before > kYieldedNs) {
+        skip_ = kSkippedWaits;
+        return false;
+      }
+    }
+    return false;
+  }
+
+  void NoteSlept() { NoteWait(Now() - start_ns_); }
+
+ private:
+  static constexpr int64_t kSpinNs = 50'000;
+  // Spinning pays when waits are on average no longer than this.
+  static constexpr int64_t kWorthwhileNs = 60'000;
+  // One long pause counts as no more than this, so that a few quick answers
+  // outweigh it.
+  static constexpr int64_t kLongestNs = 400'000;
+  // Somebody else has run meanwhile.
+  static constexpr int64_t kYieldedNs = 10'000;
+  static constexpr int kSkippedWaits = 64;
+  static constexpr int kTriesPerTurn = 4;
+
+  static int64_t Now() {
+    timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * int64_t{1'000'000'000} + ts.tv_nsec;
+  }
+
+  void NoteWait(int64_t ns) {
+    usual_wait_ns_ = (3 * usual_wait_ns_ + std::min(ns, kLongestNs)) / 4;
+  }
+
+  int64_t start_ns_ = 0;
+  int64_t usual_wait_ns_ = kLongestNs;
+  int skip_ = 0;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_STREAM_SPINNER_H_
