@@ -1,11 +1,12 @@
 // The handshake of the real program, over a socket pair: greeting, client flags
 // and every option, well-formed and not. Peer holds the form of each reply
-// against the specification; the tests here say what must be in it.
+// against the specification; the tests here say what must be in it. The file is
+// long because an option can be wrong in many ways, and all of them need the
+// same few lines above.
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <set>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -21,7 +22,6 @@ using namespace nbdtest;  // NOLINT: the words of the protocol, in every line of
 constexpr uint64_t kImageSize = 1 << 20;
 
 const std::vector<uint16_t> kNoInfos;
-const std::vector<std::string> kNoQueries;
 const std::vector<std::string> kAllocation = {"base:allocation"};
 
 // A server for a fresh image, and the client's end of its stream.

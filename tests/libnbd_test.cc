@@ -1,14 +1,14 @@
 // A real client, libnbd, through its C API: what it believes of the server
 // after the handshake, pipelined asynchronous requests, structured reads and
 // block status by its callbacks, invalid requests with its own checks switched
-// off, and its ways to leave.
+// off, and its ways to leave. The file is long because the API has a call for
+// each of these.
 
 #include <gtest/gtest.h>
 #include <libnbd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>

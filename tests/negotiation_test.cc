@@ -1,5 +1,6 @@
-// Option haggling over a stream in memory: what is answered to which option, and with what the
-// handshake phase ends. How it looks in the real program is in handshake_test.cc.
+// Option haggling over a stream in memory: what is answered to which option,
+// and with what the handshake phase ends. How it looks in the real program is
+// in handshake_test.cc.
 
 #include "negotiation.h"
 
@@ -42,23 +43,27 @@ constexpr size_t kGreeting = 18;
 struct Served {
   std::optional<std::string> name = std::nullopt;
   std::string description = "";
-  Export::Facts facts = {kSize, 4096, /*read_only=*/false, /*rotational=*/false};
+  Export::Facts facts = {kSize, 4096, /*read_only=*/false,
+                         /*rotational=*/false};
 };
 
-// One handshake phase. The client's bytes are all there from the beginning, which a client that
-// pipelines may do; and behind them comes the end of the stream.
+// One handshake phase. The client's bytes are all there from the beginning,
+// which a client that pipelines may do; and behind them comes the end of the
+// stream.
 class Handshake {
  public:
   explicit Handshake(Served served = {}) {
     auto target = std::make_unique<FakeExport>(served.facts);
     target_ = target.get();
-    catalog_.emplace(std::move(target),
-                     served.name.has_value() ? absl::optional<std::string>(*served.name)
-                                             : absl::nullopt,
+    catalog_ = Catalog::OfOne(std::move(target),
+                     served.name.has_value()
+                         ? absl::optional<std::string>(*served.name)
+                         : absl::nullopt,
                      served.description);
   }
 
-  Handshake& Flags(uint32_t flags = nbdtest::kClientFixedNewstyle | nbdtest::kClientNoZeroes) {
+  Handshake& Flags(uint32_t flags = nbdtest::kClientFixedNewstyle |
+                                    nbdtest::kClientNoZeroes) {
     return Raw(Writer().U32(flags).bytes());
   }
   Handshake& Option(uint32_t option, std::string_view payload = {}) {
@@ -75,8 +80,13 @@ class Handshake {
   }
   // The client stays and says nothing more.
   Handshake& RunWithoutEnd() {
-    outcome_ = Negotiation(channel_, *catalog_, log_).Run();
+    outcome_ = Negotiation(channel_, *catalog_, log_, time_limit_).Run();
     received_ = peer_.Receive();
+    return *this;
+  }
+
+  Handshake& TimeLimit(absl::Duration limit) {
+    time_limit_ = limit;
     return *this;
   }
 
@@ -86,23 +96,34 @@ class Handshake {
   const Export* target() const { return target_; }
 
   // What the client got behind the greeting.
-  Bytes received() const { return received_.substr(std::min(kGreeting, received_.size())); }
+  Bytes received() const {
+    return received_.substr(std::min(kGreeting, received_.size()));
+  }
   Bytes greeting() const { return received_.substr(0, kGreeting); }
 
-  const Negotiated& negotiated() const { return std::get<Negotiated>(outcome_); }
-  bool has_negotiated() const { return std::holds_alternative<Negotiated>(outcome_); }
+  const Negotiated& negotiated() const {
+    return std::get<Negotiated>(outcome_);
+  }
+  bool has_negotiated() const {
+    return std::holds_alternative<Negotiated>(outcome_);
+  }
   // How the connection ended, kOk being the answer for one that didn't, too.
   ExitStatus status() const {
-    return has_negotiated() ? ExitStatus::kOk : std::get<Ending>(outcome_).status;
+    return has_negotiated() ? ExitStatus::kOk
+                            : std::get<Ending>(outcome_).status;
   }
-  std::string reason() const { return has_negotiated() ? "" : std::get<Ending>(outcome_).reason; }
+  std::string reason() const {
+    return has_negotiated() ? "" : std::get<Ending>(outcome_).reason;
+  }
 
  private:
   MemoryPeer peer_;
   Event shutdown_;
   Channel channel_{std::make_unique<MemoryStream>(peer_), shutdown_.fd()};
-  Log log_{{LogDestination::kNull, /*verbose=*/false, /*standard_error_is_peer=*/true}};
+  Log log_{{LogDestination::kNull, /*verbose=*/false,
+            /*standard_error_is_peer=*/true}};
   const Export* target_;
+  absl::Duration time_limit_ = absl::InfiniteDuration();
   std::optional<Catalog> catalog_;
   std::variant<Negotiated, Ending> outcome_;
   Bytes received_;
@@ -172,7 +193,8 @@ TEST(ClientFlags, AreTwoAndAnyOtherEndsTheConnection) {
     handshake.Flags(3 | 1u << bit).Option(nbdtest::kOptAbort).Run();
     EXPECT_EQ(handshake.status(), ExitStatus::kProtocol) << bit;
     EXPECT_EQ(handshake.received(), "") << bit;
-    EXPECT_NE(handshake.reason().find("flags"), std::string::npos) << handshake.reason();
+    EXPECT_NE(handshake.reason().find("flags"), std::string::npos)
+        << handshake.reason();
   }
 }
 
@@ -195,10 +217,11 @@ void ExpectReplies(const Served& served, const std::vector<OptionRow>& rows,
     // Whatever the answer, haggling goes on.
     handshake.Option(nbdtest::kOptList).Run();
     const Bytes bytes = handshake.received();
-    const std::string wanted = std::string(structured ? "8:NBD_REP_ACK " : "") + row.types +
-                               " 3:NBD_REP_SERVER 3:NBD_REP_ACK";
+    const std::string wanted = std::string(structured ? "8:NBD_REP_ACK " : "") +
+                               row.types + " 3:NBD_REP_SERVER 3:NBD_REP_ACK";
     EXPECT_EQ(Types(bytes), wanted) << row.what;
-    EXPECT_EQ(handshake.status(), ExitStatus::kOk) << row.what << ": " << handshake.reason();
+    EXPECT_EQ(handshake.status(), ExitStatus::kOk)
+        << row.what << ": " << handshake.reason();
   }
 }
 
@@ -210,43 +233,57 @@ TEST(Options, HaveTheRepliesOfTheSpecification) {
           {"list", nbdtest::kOptList, "", "3:NBD_REP_SERVER 3:NBD_REP_ACK"},
           {"list with data", nbdtest::kOptList, "x", "3:NBD_REP_ERR_INVALID"},
           {"start TLS", nbdtest::kOptStartTls, "", "5:NBD_REP_ERR_UNSUP"},
-          {"start TLS with data", nbdtest::kOptStartTls, "x", "5:NBD_REP_ERR_UNSUP"},
-          {"structured replies", nbdtest::kOptStructuredReply, "", "8:NBD_REP_ACK"},
+          {"start TLS with data", nbdtest::kOptStartTls, "x",
+           "5:NBD_REP_ERR_UNSUP"},
+          {"structured replies", nbdtest::kOptStructuredReply, "",
+           "8:NBD_REP_ACK"},
           {"structured replies with data", nbdtest::kOptStructuredReply, "x",
            "8:NBD_REP_ERR_INVALID"},
-          {"info", kOptInfo, InfoPayload("disk", Infos{}), "6:NBD_REP_INFO 6:NBD_REP_ACK"},
+          {"info", kOptInfo, InfoPayload("disk", Infos{}),
+           "6:NBD_REP_INFO 6:NBD_REP_ACK"},
           {"info of the default", kOptInfo, InfoPayload("", Infos{}),
            "6:NBD_REP_INFO 6:NBD_REP_ACK"},
           {"info with requests", kOptInfo, InfoPayload("disk", Infos{1, 2, 3}),
-           "6:NBD_REP_INFO 6:NBD_REP_INFO 6:NBD_REP_INFO 6:NBD_REP_INFO 6:NBD_REP_ACK"},
-          // "The server MUST ignore any information requests it does not understand."
-          {"info with unknown requests", kOptInfo, InfoPayload("disk", Infos{4, 99, 65535}),
+           "6:NBD_REP_INFO 6:NBD_REP_INFO 6:NBD_REP_INFO 6:NBD_REP_INFO "
+           "6:NBD_REP_ACK"},
+          // "The server MUST ignore any information requests it does not
+          // understand."
+          {"info with unknown requests", kOptInfo,
+           InfoPayload("disk", Infos{4, 99, 65535}),
            "6:NBD_REP_INFO 6:NBD_REP_ACK"},
           // "A particular information type SHOULD only appear once".
-          {"info with a request twice", kOptInfo, InfoPayload("disk", Infos{0, 1, 1, 0}),
+          {"info with a request twice", kOptInfo,
+           InfoPayload("disk", Infos{0, 1, 1, 0}),
            "6:NBD_REP_INFO 6:NBD_REP_INFO 6:NBD_REP_ACK"},
-          {"info of an unknown export", kOptInfo, InfoPayload("other", Infos{1}),
-           "6:NBD_REP_ERR_UNKNOWN"},
+          {"info of an unknown export", kOptInfo,
+           InfoPayload("other", Infos{1}), "6:NBD_REP_ERR_UNKNOWN"},
           {"info without data", kOptInfo, "", "6:NBD_REP_ERR_INVALID"},
-          {"info cut short", kOptInfo, InfoPayload("disk", Infos{1}).substr(0, 9),
+          {"info cut short", kOptInfo,
+           InfoPayload("disk", Infos{1}).substr(0, 9), "6:NBD_REP_ERR_INVALID"},
+          {"info with a byte too many", kOptInfo,
+           InfoPayload("disk", Infos{1}) + "x", "6:NBD_REP_ERR_INVALID"},
+          {"info of no UTF-8", kOptInfo, InfoPayload("\xff", Infos{}),
            "6:NBD_REP_ERR_INVALID"},
-          {"info with a byte too many", kOptInfo, InfoPayload("disk", Infos{1}) + "x",
-           "6:NBD_REP_ERR_INVALID"},
-          {"info of no UTF-8", kOptInfo, InfoPayload("\xff", Infos{}), "6:NBD_REP_ERR_INVALID"},
-          {"go to an unknown export", nbdtest::kOptGo, InfoPayload("other", Infos{}),
-           "7:NBD_REP_ERR_UNKNOWN"},
+          {"go to an unknown export", nbdtest::kOptGo,
+           InfoPayload("other", Infos{}), "7:NBD_REP_ERR_UNKNOWN"},
           {"go without data", nbdtest::kOptGo, "", "7:NBD_REP_ERR_INVALID"},
-          {"go with a NUL", nbdtest::kOptGo, InfoPayload(std::string("a\0b", 3), Infos{}),
+          {"go with a NUL", nbdtest::kOptGo,
+           InfoPayload(std::string("a\0b", 3), Infos{}),
            "7:NBD_REP_ERR_INVALID"},
           {"contexts without structured replies", nbdtest::kOptListMetaContext,
            MetaContextPayload("disk", Queries{}), "9:NBD_REP_ERR_INVALID"},
           {"selecting without structured replies", nbdtest::kOptSetMetaContext,
-           MetaContextPayload("disk", Queries{"base:allocation"}), "10:NBD_REP_ERR_INVALID"},
+           MetaContextPayload("disk", Queries{"base:allocation"}),
+           "10:NBD_REP_ERR_INVALID"},
           {"option 0", 0, "", "0:NBD_REP_ERR_UNSUP"},
-          {"peek export, withdrawn", nbdtest::kOptPeekExport, "disk", "4:NBD_REP_ERR_UNSUP"},
-          {"extended headers", nbdtest::kOptExtendedHeaders, "", "11:NBD_REP_ERR_UNSUP"},
-          {"an unknown option with data", 12345, Bytes(1000, 'x'), "12345:NBD_REP_ERR_UNSUP"},
-          {"the greatest option", UINT32_MAX, "x", "4294967295:NBD_REP_ERR_UNSUP"},
+          {"peek export, withdrawn", nbdtest::kOptPeekExport, "disk",
+           "4:NBD_REP_ERR_UNSUP"},
+          {"extended headers", nbdtest::kOptExtendedHeaders, "",
+           "11:NBD_REP_ERR_UNSUP"},
+          {"an unknown option with data", 12345, Bytes(1000, 'x'),
+           "12345:NBD_REP_ERR_UNSUP"},
+          {"the greatest option", UINT32_MAX, "x",
+           "4294967295:NBD_REP_ERR_UNSUP"},
       });
 }
 
@@ -259,38 +296,52 @@ TEST(Options, AboutContextsHaveTheRepliesOfTheSpecification) {
   ExpectReplies(
       {.name = "disk"},
       {
-          {"list all", kList, payload("disk", {}), "9:NBD_REP_META_CONTEXT 9:NBD_REP_ACK"},
+          {"list all", kList, payload("disk", {}),
+           "9:NBD_REP_META_CONTEXT 9:NBD_REP_ACK"},
           {"list all of the default", kList, payload("", {}),
            "9:NBD_REP_META_CONTEXT 9:NBD_REP_ACK"},
           {"list one", kList, payload("disk", {"base:allocation"}),
            "9:NBD_REP_META_CONTEXT 9:NBD_REP_ACK"},
           {"list a namespace", kList, payload("disk", {"base:"}),
            "9:NBD_REP_META_CONTEXT 9:NBD_REP_ACK"},
-          {"list both ways", kList, payload("disk", {"base:", "base:allocation", "base:"}),
+          {"list both ways", kList,
+           payload("disk", {"base:", "base:allocation", "base:"}),
            "9:NBD_REP_META_CONTEXT 9:NBD_REP_ACK"},
-          // "the server MUST ignore query strings belonging to an unknown namespace".
-          {"list of another namespace", kList, payload("disk", {"x-qemu:", "nbd-server:x"}),
+          // "the server MUST ignore query strings belonging to an unknown
+          // namespace".
+          {"list of another namespace", kList,
+           payload("disk", {"x-qemu:", "nbd-server:x"}), "9:NBD_REP_ACK"},
+          {"list of another namespace and ours", kList,
+           payload("disk", {"x-a:b", "base:"}),
+           "9:NBD_REP_META_CONTEXT 9:NBD_REP_ACK"},
+          {"list of another leaf", kList, payload("disk", {"base:other"}),
            "9:NBD_REP_ACK"},
-          {"list of another namespace and ours", kList, payload("disk", {"x-a:b", "base:"}),
-           "9:NBD_REP_META_CONTEXT 9:NBD_REP_ACK"},
-          {"list of another leaf", kList, payload("disk", {"base:other"}), "9:NBD_REP_ACK"},
-          {"list without colon", kList, payload("disk", {"base"}), "9:NBD_REP_ERR_INVALID"},
-          {"list of nothing", kList, payload("disk", {""}), "9:NBD_REP_ERR_INVALID"},
-          {"list of an unknown export", kList, payload("other", {}), "9:NBD_REP_ERR_UNKNOWN"},
+          {"list without colon", kList, payload("disk", {"base"}),
+           "9:NBD_REP_ERR_INVALID"},
+          {"list of nothing", kList, payload("disk", {""}),
+           "9:NBD_REP_ERR_INVALID"},
+          {"list of an unknown export", kList, payload("other", {}),
+           "9:NBD_REP_ERR_UNKNOWN"},
           {"list without data", kList, "", "9:NBD_REP_ERR_INVALID"},
           {"select", kSet, payload("disk", {"base:allocation"}),
            "10:NBD_REP_META_CONTEXT 10:NBD_REP_ACK"},
-          {"select among others", kSet, payload("disk", {"x-a:b", "base:allocation", "x-c:"}),
+          {"select among others", kSet,
+           payload("disk", {"x-a:b", "base:allocation", "x-c:"}),
            "10:NBD_REP_META_CONTEXT 10:NBD_REP_ACK"},
-          {"select twice", kSet, payload("disk", {"base:allocation", "base:allocation"}),
+          {"select twice", kSet,
+           payload("disk", {"base:allocation", "base:allocation"}),
            "10:NBD_REP_META_CONTEXT 10:NBD_REP_ACK"},
-          // "If zero queries are sent, the server MUST select no metadata contexts."
+          // "If zero queries are sent, the server MUST select no metadata
+          // contexts."
           {"select nothing", kSet, payload("disk", {}), "10:NBD_REP_ACK"},
-          {"select by wildcard", kSet, payload("disk", {"base:"}), "10:NBD_REP_ACK"},
-          {"select another", kSet, payload("disk", {"x-a:b"}), "10:NBD_REP_ACK"},
-          {"select without colon", kSet, payload("disk", {"base"}), "10:NBD_REP_ERR_INVALID"},
-          {"select of an unknown export", kSet, payload("other", {"base:allocation"}),
-           "10:NBD_REP_ERR_UNKNOWN"},
+          {"select by wildcard", kSet, payload("disk", {"base:"}),
+           "10:NBD_REP_ACK"},
+          {"select another", kSet, payload("disk", {"x-a:b"}),
+           "10:NBD_REP_ACK"},
+          {"select without colon", kSet, payload("disk", {"base"}),
+           "10:NBD_REP_ERR_INVALID"},
+          {"select of an unknown export", kSet,
+           payload("other", {"base:allocation"}), "10:NBD_REP_ERR_UNKNOWN"},
           {"select with a length that lies", kSet,
            Writer().String32("disk").U32(1).U32(100).Raw("base:").bytes(),
            "10:NBD_REP_ERR_INVALID"},
@@ -325,9 +376,10 @@ TEST(Options, ListNamesTheExport) {
 
 // -- Information
 
-// The payloads of NBD_REP_INFO, without their type, in the order of the types asked for; nothing
-// where one is missing.
-std::vector<std::optional<Bytes>> InfosOf(const Bytes& bytes, const Infos& types) {
+// The payloads of NBD_REP_INFO, without their type, in the order of the types
+// asked for; nothing where one is missing.
+std::vector<std::optional<Bytes>> InfosOf(const Bytes& bytes,
+                                          const Infos& types) {
   std::vector<std::optional<Bytes>> found(types.size());
   for (const Reply& reply : ParseReplies(bytes)) {
     if (reply.type != nbdtest::kRepInfo) continue;
@@ -342,9 +394,10 @@ std::vector<std::optional<Bytes>> InfosOf(const Bytes& bytes, const Infos& types
 
 TEST(Information, IsWhatWasAskedForAndTheExportAlways) {
   for (const uint32_t option : {nbdtest::kOptInfo, nbdtest::kOptGo}) {
-    Handshake handshake({.name = "disk",
-                         .description = "a disk",
-                         .facts = {(uint64_t{5} << 40) + 1, 65536, false, false}});
+    Handshake handshake(
+        {.name = "disk",
+         .description = "a disk",
+         .facts = {(uint64_t{5} << 40) + 1, 65536, false, false}});
     handshake.Flags().Option(option, InfoPayload("", Infos{3, 2, 1})).Run();
     const auto infos = InfosOf(handshake.received(), {0, 1, 2, 3});
     ASSERT_TRUE(infos[0] && infos[1] && infos[2] && infos[3]);
@@ -352,20 +405,25 @@ TEST(Information, IsWhatWasAskedForAndTheExportAlways) {
     // The canonical name, although the client asked for the default export.
     EXPECT_EQ(*infos[1], "disk");
     EXPECT_EQ(*infos[2], "a disk");
-    EXPECT_EQ(*infos[3], Writer().U32(1).U32(65536).U32(nbdtest::kMaxPayload).bytes());
+    EXPECT_EQ(*infos[3],
+              Writer().U32(1).U32(65536).U32(nbdtest::kMaxPayload).bytes());
   }
 }
 
 TEST(Information, LeavesOutWhatWasNotAskedFor) {
   Handshake handshake({.name = "disk", .description = "a disk"});
-  handshake.Flags().Option(nbdtest::kOptInfo, InfoPayload("disk", Infos{})).Run();
+  handshake.Flags()
+      .Option(nbdtest::kOptInfo, InfoPayload("disk", Infos{}))
+      .Run();
   const auto infos = InfosOf(handshake.received(), {0, 1, 2, 3});
   EXPECT_TRUE(infos[0] && !infos[1] && !infos[2] && !infos[3]);
 }
 
 TEST(Information, LeavesOutADescriptionThatThereIsNot) {
   Handshake handshake;
-  handshake.Flags().Option(nbdtest::kOptInfo, InfoPayload("disk", Infos{1, 2})).Run();
+  handshake.Flags()
+      .Option(nbdtest::kOptInfo, InfoPayload("disk", Infos{1, 2}))
+      .Run();
   const auto infos = InfosOf(handshake.received(), {1, 2});
   EXPECT_TRUE(infos[0].has_value());
   EXPECT_FALSE(infos[1].has_value());
@@ -374,8 +432,9 @@ TEST(Information, LeavesOutADescriptionThatThereIsNot) {
 // -- Transmission flags
 
 TEST(TransmissionFlags, FollowFromTheExportAndFromStructuredReplies) {
-  constexpr uint16_t kAlways = nbdtest::kHasFlags | nbdtest::kSendFlush | nbdtest::kSendFua |
-                               nbdtest::kCanMultiConn | nbdtest::kSendCache;
+  constexpr uint16_t kAlways = nbdtest::kHasFlags | nbdtest::kSendFlush |
+                               nbdtest::kSendFua | nbdtest::kCanMultiConn |
+                               nbdtest::kSendCache;
   constexpr uint16_t kWriting =
       nbdtest::kSendTrim | nbdtest::kSendWriteZeroes | nbdtest::kSendFastZero;
   for (const bool read_only : {false, true}) {
@@ -387,10 +446,13 @@ TEST(TransmissionFlags, FollowFromTheExportAndFromStructuredReplies) {
         handshake.Option(nbdtest::kOptGo, InfoPayload("", Infos{})).Run();
         const auto infos = InfosOf(handshake.received(), {0});
         ASSERT_TRUE(infos[0].has_value());
-        const unsigned wanted = kAlways | (read_only ? nbdtest::kReadOnly : kWriting) |
+        const unsigned wanted = kAlways |
+                                (read_only ? nbdtest::kReadOnly : kWriting) |
                                 (rotational ? nbdtest::kRotational : 0u) |
                                 (structured ? nbdtest::kSendDf : 0u);
-        EXPECT_EQ(*infos[0], Writer().U64(kSize).U16(static_cast<uint16_t>(wanted)).bytes());
+        EXPECT_EQ(
+            *infos[0],
+            Writer().U64(kSize).U16(static_cast<uint16_t>(wanted)).bytes());
         // What is accepted is what was advertised.
         ASSERT_TRUE(handshake.has_negotiated());
         EXPECT_EQ(handshake.negotiated().promises.transmission_flags, wanted);
@@ -404,7 +466,9 @@ TEST(TransmissionFlags, FollowFromTheExportAndFromStructuredReplies) {
 
 TEST(Go, EntersTransmissionWithWhatWasAgreedOn) {
   Handshake simple;
-  simple.Flags().Option(nbdtest::kOptGo, InfoPayload("any name", Infos{})).Run();
+  simple.Flags()
+      .Option(nbdtest::kOptGo, InfoPayload("any name", Infos{}))
+      .Run();
   ASSERT_TRUE(simple.has_negotiated()) << simple.reason();
   EXPECT_EQ(simple.negotiated().target, simple.target());
   EXPECT_EQ(simple.negotiated().export_name, "any name");
@@ -423,7 +487,10 @@ TEST(Go, EntersTransmissionWithWhatWasAgreedOn) {
 TEST(Go, LeavesTheFirstRequestsToTheTransmission) {
   Handshake handshake;
   const Bytes request = nbdtest::RequestMessage({.type = nbdtest::kCmdFlush});
-  handshake.Flags().Option(nbdtest::kOptGo, InfoPayload("", Infos{})).Raw(request).Run();
+  handshake.Flags()
+      .Option(nbdtest::kOptGo, InfoPayload("", Infos{}))
+      .Raw(request)
+      .Run();
   ASSERT_TRUE(handshake.has_negotiated());
   Bytes rest(handshake.channel().input());
   while (handshake.channel().Receive() == Channel::Receipt::kData) {
@@ -438,14 +505,16 @@ TEST(Go, IsNotTheEndWhenItFails) {
       .Option(nbdtest::kOptGo, InfoPayload("other", Infos{}))
       .Option(nbdtest::kOptGo, InfoPayload("disk", Infos{}))
       .Run();
-  EXPECT_EQ(Types(handshake.received()), "7:NBD_REP_ERR_UNKNOWN 7:NBD_REP_INFO 7:NBD_REP_ACK");
+  EXPECT_EQ(Types(handshake.received()),
+            "7:NBD_REP_ERR_UNKNOWN 7:NBD_REP_INFO 7:NBD_REP_ACK");
   ASSERT_TRUE(handshake.has_negotiated());
   EXPECT_EQ(handshake.negotiated().export_name, "disk");
 }
 
 TEST(ExportName, TellsSizeAndFlagsAndZeroesUnlessTheyAreNotWanted) {
-  for (const uint32_t flags : {0u, nbdtest::kClientFixedNewstyle, nbdtest::kClientNoZeroes,
-                               nbdtest::kClientFixedNewstyle | nbdtest::kClientNoZeroes}) {
+  for (const uint32_t flags :
+       {0u, nbdtest::kClientFixedNewstyle, nbdtest::kClientNoZeroes,
+        nbdtest::kClientFixedNewstyle | nbdtest::kClientNoZeroes}) {
     Handshake handshake;
     handshake.Flags(flags).Option(nbdtest::kOptExportName, "disk").Run();
     ASSERT_TRUE(handshake.has_negotiated()) << handshake.reason();
@@ -464,7 +533,8 @@ TEST(ExportName, KeepsWhatWasNegotiatedBefore) {
   Handshake handshake;
   handshake.Flags()
       .Option(nbdtest::kOptStructuredReply)
-      .Option(nbdtest::kOptSetMetaContext, MetaContextPayload("disk", Queries{"base:allocation"}))
+      .Option(nbdtest::kOptSetMetaContext,
+              MetaContextPayload("disk", Queries{"base:allocation"}))
       .Option(nbdtest::kOptExportName, "disk")
       .Run();
   ASSERT_TRUE(handshake.has_negotiated());
@@ -472,7 +542,8 @@ TEST(ExportName, KeepsWhatWasNegotiatedBefore) {
   EXPECT_TRUE(handshake.negotiated().promises.block_status);
 }
 
-// There is no error reply to this option, so the connection ends without another byte.
+// There is no error reply to this option, so the connection ends without
+// another byte.
 TEST(ExportName, EndsTheConnectionWhenItCannotBeHad) {
   struct Row {
     Bytes name;
@@ -498,11 +569,13 @@ TEST(ExportName, EndsTheConnectionWhenItCannotBeHad) {
 TEST(ExportName, OfAClientCannotForgeALogLine) {
   Handshake handshake({.name = "disk"});
   handshake.Flags().Option(nbdtest::kOptExportName, "a\nnbdinetd: b").Run();
-  EXPECT_EQ(handshake.reason().find('\n'), std::string::npos) << handshake.reason();
+  EXPECT_EQ(handshake.reason().find('\n'), std::string::npos)
+      << handshake.reason();
 }
 
 TEST(Abort, IsAcknowledgedAndEndsTheConnectionInPeace) {
-  for (const size_t data : {size_t{0}, size_t{1}, size_t{65536}, size_t{65537}, size_t{1} << 20}) {
+  for (const size_t data :
+       {size_t{0}, size_t{1}, size_t{65536}, size_t{65537}, size_t{1} << 20}) {
     Handshake handshake;
     handshake.Flags()
         .Option(nbdtest::kOptAbort, Bytes(data, 'x'))
@@ -514,8 +587,8 @@ TEST(Abort, IsAcknowledgedAndEndsTheConnectionInPeace) {
   }
 }
 
-// "the server SHOULD gracefully handle the client sending an NBD_OPT_ABORT and closing the
-// connection without waiting for a reply".
+// "the server SHOULD gracefully handle the client sending an NBD_OPT_ABORT and
+// closing the connection without waiting for a reply".
 TEST(Abort, OfAClientThatDoesNotWaitForTheReplyIsInPeaceToo) {
   Handshake handshake;
   handshake.peer().BreakAfter(kGreeting, -EPIPE);
@@ -530,22 +603,26 @@ TEST(MetaContexts, HaveAnIdWhenSelectedAndNoneWhenListed) {
   handshake.Flags()
       .Option(nbdtest::kOptStructuredReply)
       .Option(nbdtest::kOptListMetaContext, MetaContextPayload("", Queries{}))
-      .Option(nbdtest::kOptSetMetaContext, MetaContextPayload("", Queries{"base:allocation"}))
+      .Option(nbdtest::kOptSetMetaContext,
+              MetaContextPayload("", Queries{"base:allocation"}))
       .Run();
   const std::vector<Reply> replies = ParseReplies(handshake.received());
   ASSERT_EQ(replies.size(), 5u);
   EXPECT_EQ(replies[1].payload, Writer().U32(0).Raw("base:allocation").bytes());
-  EXPECT_EQ(replies[3].payload, Writer().U32(kBaseAllocationId).Raw("base:allocation").bytes());
+  EXPECT_EQ(replies[3].payload,
+            Writer().U32(kBaseAllocationId).Raw("base:allocation").bytes());
 }
 
 struct Selection {
   const char* what;
-  std::vector<std::pair<Bytes, Queries>> options;  // NBD_OPT_SET_META_CONTEXT, in this order
+  std::vector<std::pair<Bytes, Queries>>
+      options;  // NBD_OPT_SET_META_CONTEXT, in this order
   const char* go;
   bool selected;
 };
 
-TEST(MetaContexts, HoldForTheExportTheyWereSelectedForAndUntilTheNextSelection) {
+TEST(MetaContexts,
+     HoldForTheExportTheyWereSelectedForAndUntilTheNextSelection) {
   const Queries yes = {"base:allocation"};
   const Queries no = {};
   const Queries malformed = {"base"};
@@ -558,20 +635,29 @@ TEST(MetaContexts, HoldForTheExportTheyWereSelectedForAndUntilTheNextSelection) 
       {"replaced by nothing", {{"a", yes}, {"a", no}}, "a", false},
       {"replaced by the same", {{"a", no}, {"a", yes}}, "a", true},
       {"replaced for another name", {{"a", yes}, {"b", yes}}, "a", false},
-      {"replaced for another name, which is chosen", {{"a", yes}, {"b", yes}}, "b", true},
-      // "replaces all previously-set metadata contexts (including when this command fails)".
+      {"replaced for another name, which is chosen",
+       {{"a", yes}, {"b", yes}},
+       "b",
+       true},
+      // "replaces all previously-set metadata contexts (including when this
+      // command fails)".
       {"replaced by a failure", {{"a", yes}, {"a", malformed}}, "a", false},
-      {"replaced by what cannot be read", {{"a", yes}, {"a", {Bytes(4097, 'q')}}}, "a", false},
+      {"replaced by what cannot be read",
+       {{"a", yes}, {"a", {Bytes(4097, 'q')}}},
+       "a",
+       false},
   };
   for (const Selection& row : rows) {
     Handshake handshake;
     handshake.Flags().Option(nbdtest::kOptStructuredReply);
     for (const auto& [name, queries] : row.options) {
-      handshake.Option(nbdtest::kOptSetMetaContext, MetaContextPayload(name, queries));
+      handshake.Option(nbdtest::kOptSetMetaContext,
+                       MetaContextPayload(name, queries));
     }
     handshake.Option(nbdtest::kOptGo, InfoPayload(row.go, Infos{})).Run();
     ASSERT_TRUE(handshake.has_negotiated()) << row.what;
-    EXPECT_EQ(handshake.negotiated().promises.block_status, row.selected) << row.what;
+    EXPECT_EQ(handshake.negotiated().promises.block_status, row.selected)
+        << row.what;
   }
 }
 
@@ -579,20 +665,24 @@ TEST(MetaContexts, AreNotSelectedByListing) {
   Handshake handshake;
   handshake.Flags()
       .Option(nbdtest::kOptStructuredReply)
-      .Option(nbdtest::kOptListMetaContext, MetaContextPayload("", Queries{"base:allocation"}))
+      .Option(nbdtest::kOptListMetaContext,
+              MetaContextPayload("", Queries{"base:allocation"}))
       .Option(nbdtest::kOptGo, InfoPayload("", Infos{}))
       .Run();
   ASSERT_TRUE(handshake.has_negotiated());
   EXPECT_FALSE(handshake.negotiated().promises.block_status);
 }
 
-// A selection that is too big to be looked at has failed, and so replaced the one before.
+// A selection that is too big to be looked at has failed, and so replaced the
+// one before.
 TEST(MetaContexts, AreLostByASelectionThatIsTooBig) {
   Handshake handshake;
   handshake.Flags()
       .Option(nbdtest::kOptStructuredReply)
-      .Option(nbdtest::kOptSetMetaContext, MetaContextPayload("", Queries{"base:allocation"}))
-      .Option(nbdtest::kOptSetMetaContext, Bytes(nbdtest::kMaxOptionPayload + 1, 'x'))
+      .Option(nbdtest::kOptSetMetaContext,
+              MetaContextPayload("", Queries{"base:allocation"}))
+      .Option(nbdtest::kOptSetMetaContext,
+              Bytes(nbdtest::kMaxOptionPayload + 1, 'x'))
       .Option(nbdtest::kOptGo, InfoPayload("", Infos{}))
       .Run();
   ASSERT_TRUE(handshake.has_negotiated());
@@ -603,12 +693,15 @@ TEST(MetaContexts, AreLostByASelectionThatIsTooBig) {
 
 TEST(TooBig, IsAnOptionOfMoreThan64KiBAndHagglingGoesOn) {
   for (const uint32_t option :
-       {nbdtest::kOptList, nbdtest::kOptStartTls, nbdtest::kOptInfo, nbdtest::kOptGo,
-        nbdtest::kOptStructuredReply, nbdtest::kOptListMetaContext,
-        nbdtest::kOptSetMetaContext}) {
+       {nbdtest::kOptList, nbdtest::kOptStartTls, nbdtest::kOptInfo,
+        nbdtest::kOptGo, nbdtest::kOptStructuredReply,
+        nbdtest::kOptListMetaContext, nbdtest::kOptSetMetaContext}) {
     for (const size_t size : {size_t{65536}, size_t{65537}, size_t{1000000}}) {
       Handshake handshake;
-      handshake.Flags().Option(option, Bytes(size, 'x')).Option(nbdtest::kOptAbort).Run();
+      handshake.Flags()
+          .Option(option, Bytes(size, 'x'))
+          .Option(nbdtest::kOptAbort)
+          .Run();
       const std::vector<Reply> replies = ParseReplies(handshake.received());
       ASSERT_EQ(replies.size(), 2u) << option << ", " << size;
       EXPECT_EQ(replies[0].option, option);
@@ -622,10 +715,15 @@ TEST(TooBig, IsAnOptionOfMoreThan64KiBAndHagglingGoesOn) {
 }
 
 TEST(TooBig, IsNothingForAnUnknownOptionWhosePayloadIsReadAway) {
-  for (const size_t size : {size_t{65537}, Channel::kInputBytes, 3 * Channel::kInputBytes + 17}) {
+  for (const size_t size :
+       {size_t{65537}, Channel::kInputBytes, 3 * Channel::kInputBytes + 17}) {
     Handshake handshake;
-    handshake.Flags().Option(99, Bytes(size, 'x')).Option(nbdtest::kOptAbort).Run();
-    EXPECT_EQ(Types(handshake.received()), "99:NBD_REP_ERR_UNSUP 2:NBD_REP_ACK") << size;
+    handshake.Flags()
+        .Option(99, Bytes(size, 'x'))
+        .Option(nbdtest::kOptAbort)
+        .Run();
+    EXPECT_EQ(Types(handshake.received()), "99:NBD_REP_ERR_UNSUP 2:NBD_REP_ACK")
+        << size;
   }
 }
 
@@ -633,7 +731,8 @@ TEST(TooBig, IsNothingForAnUnknownOptionWhosePayloadIsReadAway) {
 TEST(Payload, OfARefusedOptionIsNotHaggledOver) {
   Handshake handshake;
   Bytes options;
-  for (int i = 0; i < 1000; ++i) options += OptionMessage(nbdtest::kOptGo, InfoPayload("", Infos{}));
+  for (int i = 0; i < 1000; ++i)
+    options += OptionMessage(nbdtest::kOptGo, InfoPayload("", Infos{}));
   handshake.Flags().Option(99, options).Option(nbdtest::kOptAbort).Run();
   EXPECT_EQ(Types(handshake.received()), "99:NBD_REP_ERR_UNSUP 2:NBD_REP_ACK");
 }
@@ -644,7 +743,11 @@ TEST(OptionMagic, ThatIsWrongEndsTheConnection) {
   Handshake handshake;
   Bytes option = OptionMessage(nbdtest::kOptList, "");
   option[7] = 'X';
-  handshake.Flags().Option(nbdtest::kOptList).Raw(option).Option(nbdtest::kOptList).Run();
+  handshake.Flags()
+      .Option(nbdtest::kOptList)
+      .Raw(option)
+      .Option(nbdtest::kOptList)
+      .Run();
   EXPECT_EQ(handshake.status(), ExitStatus::kProtocol);
   EXPECT_EQ(Types(handshake.received()), "3:NBD_REP_SERVER 3:NBD_REP_ACK");
 }
@@ -666,10 +769,13 @@ Conversation LongConversation() {
   conversation.Add(OptionMessage(99, Bytes(50, 'x')));
   conversation.Add(OptionMessage(nbdtest::kOptStructuredReply, ""));
   conversation.Add(OptionMessage(nbdtest::kOptList, ""));
-  conversation.Add(OptionMessage(nbdtest::kOptInfo, InfoPayload("disk", Infos{1, 3})));
-  conversation.Add(OptionMessage(nbdtest::kOptSetMetaContext,
-                                 MetaContextPayload("disk", Queries{"base:allocation"})));
-  conversation.Add(OptionMessage(nbdtest::kOptGo, InfoPayload("disk", Infos{1, 3})));
+  conversation.Add(
+      OptionMessage(nbdtest::kOptInfo, InfoPayload("disk", Infos{1, 3})));
+  conversation.Add(
+      OptionMessage(nbdtest::kOptSetMetaContext,
+                    MetaContextPayload("disk", Queries{"base:allocation"})));
+  conversation.Add(
+      OptionMessage(nbdtest::kOptGo, InfoPayload("disk", Infos{1, 3})));
   return conversation;
 }
 
@@ -679,19 +785,23 @@ TEST(Disconnect, BetweenMessagesIsInPeaceAndInsideOneIsNot) {
     Handshake handshake;
     handshake.Raw(conversation.bytes.substr(0, size)).Run();
     ASSERT_FALSE(handshake.has_negotiated()) << size;
-    const bool between = std::find(conversation.ends.begin(), conversation.ends.end(), size) !=
-                         conversation.ends.end();
-    EXPECT_EQ(handshake.status(), between ? ExitStatus::kOk : ExitStatus::kProtocol)
+    const bool between =
+        std::find(conversation.ends.begin(), conversation.ends.end(), size) !=
+        conversation.ends.end();
+    EXPECT_EQ(handshake.status(),
+              between ? ExitStatus::kOk : ExitStatus::kProtocol)
         << size << ": " << handshake.reason();
   }
 }
 
 TEST(Disconnect, InsideALongPayloadThatIsReadAwayIsNotInPeace) {
-  for (const size_t sent : {size_t{0}, size_t{1}, size_t{70000}, size_t{500000}}) {
+  for (const size_t sent :
+       {size_t{0}, size_t{1}, size_t{70000}, size_t{500000}}) {
     for (const uint32_t option : {99u, nbdtest::kOptInfo}) {
       Handshake handshake;
       handshake.Flags()
-          .Raw(Writer().U64(nbdtest::kIHaveOpt).U32(option).U32(1000000).bytes())
+          .Raw(
+              Writer().U64(nbdtest::kIHaveOpt).U32(option).U32(1000000).bytes())
           .Raw(Bytes(sent, 'x'))
           .Run();
       EXPECT_EQ(handshake.status(), ExitStatus::kProtocol) << sent;
@@ -712,7 +822,8 @@ TEST(Disconnect, ByAResetIsLikeAnEnd) {
 }
 
 TEST(Disconnect, BeforeAReplyWasReadIsNotInPeace) {
-  for (const uint32_t option : {nbdtest::kOptList, nbdtest::kOptStructuredReply}) {
+  for (const uint32_t option :
+       {nbdtest::kOptList, nbdtest::kOptStructuredReply}) {
     Handshake handshake;
     handshake.peer().BreakAfter(kGreeting, -EPIPE);
     handshake.Flags().Option(option).Run();
@@ -732,7 +843,8 @@ TEST(Disconnect, BeforeAReplyWasReadIsNotInPeace) {
 
 // -- Pieces
 
-// However the bytes are cut on their way in and out, the conversation is the same.
+// However the bytes are cut on their way in and out, the conversation is the
+// same.
 TEST(ShortReadsAndWrites, ChangeNothing) {
   const Conversation conversation = LongConversation();
   Handshake whole;
@@ -744,7 +856,8 @@ TEST(ShortReadsAndWrites, ChangeNothing) {
     pieces.peer().LimitWrites(limit);
     pieces.Raw(conversation.bytes).Run();
     ASSERT_TRUE(pieces.has_negotiated()) << limit << ": " << pieces.reason();
-    EXPECT_EQ(pieces.greeting() + pieces.received(), whole.greeting() + whole.received());
+    EXPECT_EQ(pieces.greeting() + pieces.received(),
+              whole.greeting() + whole.received());
     EXPECT_TRUE(pieces.negotiated().promises.block_status);
   }
 }
@@ -753,8 +866,9 @@ TEST(ShortReadsAndWrites, ChangeNothing) {
 
 TEST(Shutdown, RefusesEveryOptionButAbort) {
   for (const uint32_t option :
-       {nbdtest::kOptList, nbdtest::kOptInfo, nbdtest::kOptGo, nbdtest::kOptStructuredReply,
-        nbdtest::kOptListMetaContext, nbdtest::kOptSetMetaContext, nbdtest::kOptStartTls, 99u}) {
+       {nbdtest::kOptList, nbdtest::kOptInfo, nbdtest::kOptGo,
+        nbdtest::kOptStructuredReply, nbdtest::kOptListMetaContext,
+        nbdtest::kOptSetMetaContext, nbdtest::kOptStartTls, 99u}) {
     Handshake handshake;
     handshake.shutdown().Set();
     handshake.Flags()
@@ -770,8 +884,12 @@ TEST(Shutdown, RefusesEveryOptionButAbort) {
 TEST(Shutdown, RefusesAnOptionThatIsTooBigAsWell) {
   Handshake handshake;
   handshake.shutdown().Set();
-  handshake.Flags().Option(nbdtest::kOptList, Bytes(300000, 'x')).Option(nbdtest::kOptAbort).Run();
-  EXPECT_EQ(Types(handshake.received()), "3:NBD_REP_ERR_SHUTDOWN 2:NBD_REP_ACK");
+  handshake.Flags()
+      .Option(nbdtest::kOptList, Bytes(300000, 'x'))
+      .Option(nbdtest::kOptAbort)
+      .Run();
+  EXPECT_EQ(Types(handshake.received()),
+            "3:NBD_REP_ERR_SHUTDOWN 2:NBD_REP_ACK");
 }
 
 TEST(Shutdown, EndsTheConnectionWhereThereIsNoErrorReply) {
@@ -785,7 +903,8 @@ TEST(Shutdown, EndsTheConnectionWhereThereIsNoErrorReply) {
 
 TEST(Shutdown, DoesNotWaitForASilentClient) {
   const Bytes flags = Writer().U32(3).bytes();
-  for (const Bytes& said : {Bytes(), flags.substr(0, 2), flags, flags + "IHAVE"}) {
+  for (const Bytes& said :
+       {Bytes(), flags.substr(0, 2), flags, flags + "IHAVE"}) {
     Handshake handshake;
     handshake.shutdown().Set();
     handshake.Raw(said).RunWithoutEnd();

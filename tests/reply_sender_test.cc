@@ -34,7 +34,12 @@ Request Read(uint64_t length, uint64_t offset = kOffset) {
 }
 
 Bytes SimpleReply(uint32_t error, const Bytes& data = "") {
-  return Writer().U32(nbdtest::kSimpleReplyMagic).U32(error).U64(kCookie).Raw(data).bytes();
+  return Writer()
+      .U32(nbdtest::kSimpleReplyMagic)
+      .U32(error)
+      .U64(kCookie)
+      .Raw(data)
+      .bytes();
 }
 
 Bytes Chunk(bool done, uint16_t type, const Bytes& payload) {
@@ -48,7 +53,8 @@ Bytes Chunk(bool done, uint16_t type, const Bytes& payload) {
 }
 
 Bytes DataChunk(bool done, uint64_t offset, const Bytes& data) {
-  return Chunk(done, nbdtest::kReplyOffsetData, Writer().U64(offset).Raw(data).bytes());
+  return Chunk(done, nbdtest::kReplyOffsetData,
+               Writer().U64(offset).Raw(data).bytes());
 }
 
 // A sender of one style, with the peer that receives.
@@ -62,8 +68,8 @@ struct Sender {
 };
 
 // Data as the caller of the two-step functions fills it in.
-void AddData(ReplySender& replies, const Request& request, uint64_t offset, const Bytes& data,
-             bool done) {
+void AddData(ReplySender& replies, const Request& request, uint64_t offset,
+             const Bytes& data, bool done) {
   std::memcpy(replies.ReserveData(data.size()), data.data(), data.size());
   replies.CommitData(request, offset, data.size(), done);
 }
@@ -84,7 +90,8 @@ TEST(SimpleReplies, AreHeadersWithDataBehindThem) {
   sender.replies.Error(Read(1000), NBD_EINVAL, "a sentence that has no place");
   sender.replies.ErrorAt(Read(1000), NBD_EIO, "nor has this", kOffset);
   EXPECT_TRUE(sender.replies.Flush());
-  EXPECT_EQ(sender.peer.Receive(), SimpleReply(0) + SimpleReply(0, data) + SimpleReply(0, data) +
+  EXPECT_EQ(sender.peer.Receive(), SimpleReply(0) + SimpleReply(0, data) +
+                                       SimpleReply(0, data) +
                                        SimpleReply(nbdtest::kNbdEinval) +
                                        SimpleReply(nbdtest::kNbdEio));
 }
@@ -95,7 +102,8 @@ TEST(StructuredReplies, AreChunks) {
   sender.replies.Success(Read(0));
   AddData(sender.replies, Read(3000), kOffset, data, false);
   sender.replies.Hole(Read(3000), kOffset + 1000, 1000, false);
-  sender.replies.Data(Read(3000), kOffset + 2000, {data.data(), data.size()}, true);
+  sender.replies.Data(Read(3000), kOffset + 2000, {data.data(), data.size()},
+                      true);
   sender.replies.Error(Read(1000), NBD_EINVAL, "why");
   sender.replies.ErrorAt(Read(1000), NBD_EIO, "where", kOffset + 5);
   const StatusDescriptor descriptors[] = {{512, 0}, {1024, 3}};
@@ -110,43 +118,54 @@ TEST(StructuredReplies, AreChunks) {
           Chunk(true, nbdtest::kReplyError,
                 Writer().U32(nbdtest::kNbdEinval).U16(3).Raw("why").bytes()) +
           Chunk(true, nbdtest::kReplyErrorOffset,
-                Writer().U32(nbdtest::kNbdEio).U16(5).Raw("where").U64(kOffset + 5).bytes()) +
+                Writer()
+                    .U32(nbdtest::kNbdEio)
+                    .U16(5)
+                    .Raw("where")
+                    .U64(kOffset + 5)
+                    .bytes()) +
           Chunk(true, nbdtest::kReplyBlockStatus,
                 Writer().U32(7).U32(512).U32(0).U32(1024).U32(3).bytes()));
 }
 
 TEST(OneChunk, OfManyPiecesIsOneReply) {
   const uint64_t length = 3 * kPieceBytes + 77;
-  for (const ReplyStyle style : {ReplyStyle::kSimple, ReplyStyle::kStructured}) {
+  for (const ReplyStyle style :
+       {ReplyStyle::kSimple, ReplyStyle::kStructured}) {
     Sender sender(style);
     sender.replies.BeginData(Read(length));
     for (uint64_t at = 0; at < length; at += kPieceBytes) {
-      AddPiece(sender.replies, Pattern(at, std::min<uint64_t>(kPieceBytes, length - at)));
+      AddPiece(sender.replies,
+               Pattern(at, std::min<uint64_t>(kPieceBytes, length - at)));
     }
     sender.replies.EndData(Read(length));
     EXPECT_TRUE(sender.replies.Flush());
     const Bytes data = Pattern(0, length);
-    const Bytes wanted =
-        style == ReplyStyle::kSimple
-            ? SimpleReply(0, data)
-            : DataChunk(false, kOffset, data) + Chunk(true, nbdtest::kReplyNone, "");
+    const Bytes wanted = style == ReplyStyle::kSimple
+                             ? SimpleReply(0, data)
+                             : DataChunk(false, kOffset, data) +
+                                   Chunk(true, nbdtest::kReplyNone, "");
     EXPECT_TRUE(sender.peer.Receive() == wanted);
     EXPECT_EQ(sender.statistics.bytes_read, length);
   }
 }
 
-// Sizes around those where bytes stop being copied, or the buffer has to be sent first.
+// Sizes around those where bytes stop being copied, or the buffer has to be
+// sent first.
 TEST(Data, OfAnySizeFollowsWhatWasGatheredBeforeIt) {
-  for (const size_t size : {size_t{1}, size_t{512}, size_t{32767}, size_t{32768}, size_t{32769},
-                            size_t{65536}, kPieceBytes - 1, kPieceBytes}) {
+  for (const size_t size :
+       {size_t{1}, size_t{512}, size_t{32767}, size_t{32768}, size_t{32769},
+        size_t{65536}, kPieceBytes - 1, kPieceBytes}) {
     Sender sender(ReplyStyle::kStructured);
     const Bytes data = Pattern(size, size);
     Bytes wanted;
     for (int i = 0; i < 3; ++i) {
       sender.replies.Success(Read(0));
-      sender.replies.Data(Read(size), kOffset, {data.data(), data.size()}, true);
+      sender.replies.Data(Read(size), kOffset, {data.data(), data.size()},
+                          true);
       AddData(sender.replies, Read(size), kOffset, data, false);
-      wanted += Chunk(true, nbdtest::kReplyNone, "") + DataChunk(true, kOffset, data) +
+      wanted += Chunk(true, nbdtest::kReplyNone, "") +
+                DataChunk(true, kOffset, data) +
                 DataChunk(false, kOffset, data);
     }
     EXPECT_TRUE(sender.replies.Flush()) << size;
@@ -166,9 +185,9 @@ TEST(BlockStatus, OfTheMostDescriptorsFits) {
   }
   sender.replies.BlockStatus(Read(1), 1, descriptors);
   sender.replies.Flush();
-  EXPECT_TRUE(sender.peer.Receive() == Chunk(true, nbdtest::kReplyNone, "") +
-                                           Chunk(true, nbdtest::kReplyBlockStatus,
-                                                 payload.bytes()));
+  EXPECT_TRUE(sender.peer.Receive() ==
+              Chunk(true, nbdtest::kReplyNone, "") +
+                  Chunk(true, nbdtest::kReplyBlockStatus, payload.bytes()));
 }
 
 // -- Gathering
@@ -192,7 +211,8 @@ TEST(Gathering, AFlushOfNothingWritesNothing) {
 }
 
 TEST(Gathering, AFullBufferIsSentAndNoReplyTorn) {
-  for (const ReplyStyle style : {ReplyStyle::kSimple, ReplyStyle::kStructured}) {
+  for (const ReplyStyle style :
+       {ReplyStyle::kSimple, ReplyStyle::kStructured}) {
     Sender sender(style);
     Bytes wanted;
     const Bytes data = Pattern(0, 4096);
@@ -258,11 +278,13 @@ TEST(APeerThatIsGone, MakesEverythingDoNothing) {
   Sender sender(ReplyStyle::kStructured);
   sender.peer.FailWrites({-ECONNRESET});
   const Bytes data = Pattern(0, kPieceBytes);
-  sender.replies.Data(Read(kPieceBytes), kOffset, {data.data(), data.size()}, true);
+  sender.replies.Data(Read(kPieceBytes), kOffset, {data.data(), data.size()},
+                      true);
   EXPECT_FALSE(sender.replies.ok());
   // More than the buffer holds.
   for (int i = 0; i < 5; ++i) {
-    sender.replies.Data(Read(kPieceBytes), kOffset, {data.data(), data.size()}, true);
+    sender.replies.Data(Read(kPieceBytes), kOffset, {data.data(), data.size()},
+                        true);
     AddData(sender.replies, Read(kPieceBytes), kOffset, data, true);
     sender.replies.BeginData(Read(kPieceBytes));
     AddPiece(sender.replies, data);

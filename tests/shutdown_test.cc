@@ -8,9 +8,9 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/session.h"

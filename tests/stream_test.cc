@@ -1,7 +1,8 @@
 // The byte stream under the protocol: short reads and writes, one byte at a
 // time, a client that vanishes at any byte, deep pipelines, clients that don't
 // read, small socket buffers, and payloads of the greatest length. Nothing of
-// this may change an answer.
+// this may change an answer. The file is long because all of it is one list of
+// ways in which bytes can come, tried on each kind of stream.
 
 #include <gtest/gtest.h>
 
@@ -10,7 +11,7 @@
 #include <optional>
 #include <string>
 #include <thread>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "support/session.h"

@@ -24,10 +24,13 @@ AM_CPPFLAGS += -I$(top_srcdir)/tests $(GTEST_CFLAGS)
 unit_tests = \
 	tests/base/errors_test \
 	tests/base/log_test \
-	tests/base/shutdown_signal_test \
+	tests/base/signals_test \
+	tests/base/time_span_test \
 	tests/base/utf8_test \
+	tests/bind_test \
 	tests/engine/task_test \
 	tests/engine/workers_test \
+	tests/export/block_device_test \
 	tests/export/catalog_test \
 	tests/export/export_test \
 	tests/negotiation_test \

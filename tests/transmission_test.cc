@@ -8,8 +8,8 @@
 
 #include <algorithm>
 #include <optional>
-#include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -329,6 +329,21 @@ TEST_P(BothStyles,
       Do({.type = kCmdWriteZeroes, .flags = flags, .length = 1 << 20});
   EXPECT_TRUE(HasError(reply, image().CanZeroRanges() ? kNbdOk : kNbdEnotsup));
   EXPECT_GE(image().AllocatedBytes(), before);
+  session().End();
+}
+
+TEST_P(BothStyles, AFastZeroIsNeverTooLong) {
+  const TempImage large = TempImage::Sparse(200 << 20);
+  large.Write(0, Pattern(0, kPage));
+  Serve(large, GetParam());
+  const Reply reply = Do({.type = kCmdWriteZeroes,
+                          .flags = kCmdFlagFastZero,
+                          .length = 200 << 20});
+  EXPECT_TRUE(reply.error == kNbdOk || reply.error == kNbdEnotsup)
+      << ErrorName(reply.error);
+  const bool zeroed = reply.error == kNbdOk;
+  EXPECT_TRUE(SameBytes(large.Read(0, kPage),
+                        zeroed ? Bytes(kPage, '\0') : Pattern(0, kPage)));
   session().End();
 }
 

@@ -33,23 +33,51 @@ TEST(Catalog, FindsTheExportUnderItsNames) {
   for (const Row& row : rows) {
     auto only = std::make_unique<nbdtest::FakeExport>(Export::Facts{});
     const Export* target = only.get();
-    const Catalog catalog(std::move(only), row.name, "");
+    const Catalog catalog = Catalog::OfOne(std::move(only), row.name, "");
     for (const std::string& name : row.found) {
-      EXPECT_EQ(catalog.Find(name), target) << row.what << ": " << name;
+      const Catalog::Entry* entry = catalog.Find(name);
+      ASSERT_NE(entry, nullptr) << row.what << ": " << name;
+      EXPECT_EQ(entry->target.get(), target) << row.what << ": " << name;
     }
     for (const std::string& name : row.unknown) {
       EXPECT_EQ(catalog.Find(name), nullptr) << row.what << ": " << name;
     }
-    EXPECT_EQ(catalog.name(), row.name.value_or(""));
+    ASSERT_EQ(catalog.entries().size(), 1u);
+    EXPECT_EQ(catalog.entries()[0].name, row.name.value_or(""));
+    EXPECT_EQ(catalog.answers_to_any(), !row.name.has_value());
   }
 }
 
 TEST(Catalog, HasTheDescription) {
-  const Catalog plain(std::make_unique<nbdtest::FakeExport>(Export::Facts{}), absl::nullopt, "");
-  EXPECT_EQ(plain.description(), "");
-  const Catalog described(std::make_unique<nbdtest::FakeExport>(Export::Facts{}), absl::nullopt,
-                          "a disk");
-  EXPECT_EQ(described.description(), "a disk");
+  for (const char* description : {"", "a disk"}) {
+    const Catalog catalog =
+        Catalog::OfOne(std::make_unique<nbdtest::FakeExport>(Export::Facts{}),
+                       absl::nullopt, description);
+    EXPECT_EQ(catalog.entries()[0].description, description);
+  }
+}
+
+Catalog Named(const std::vector<std::string>& names) {
+  std::vector<Catalog::Entry> entries;
+  for (const std::string& name : names) {
+    entries.push_back(
+        {name, "", std::make_unique<nbdtest::FakeExport>(Export::Facts{})});
+  }
+  return Catalog::OfNamed(std::move(entries));
+}
+
+TEST(Catalog, OfSeveralHasNoDefaultExport) {
+  const Catalog catalog = Named({"a", "b"});
+  EXPECT_EQ(catalog.Find("a"), &catalog.entries()[0]);
+  EXPECT_EQ(catalog.Find("b"), &catalog.entries()[1]);
+  EXPECT_EQ(catalog.Find(""), nullptr);
+  EXPECT_EQ(catalog.Find("c"), nullptr);
+}
+
+TEST(Catalog, OfOneNamedMakesItTheDefaultExport) {
+  const Catalog catalog = Named({"a"});
+  EXPECT_EQ(catalog.Find(""), &catalog.entries()[0]);
+  EXPECT_EQ(catalog.Find("b"), nullptr);
 }
 
 }  // namespace

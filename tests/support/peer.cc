@@ -1,3 +1,6 @@
+// Over 500 lines: all the rules on the shape of replies lie here, so that no
+// test has to repeat them.
+
 #include "peer.h"
 
 #include <fcntl.h>

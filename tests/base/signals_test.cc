@@ -1,4 +1,4 @@
-#include "base/shutdown_signal.h"
+#include "base/signals.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -17,10 +17,10 @@ bool IsReadable(int fd) {
   return poll(&entry, 1, 0) == 1;
 }
 
-class ShutdownSignalTest : public testing::TestWithParam<int> {
+class SignalsTest : public testing::TestWithParam<int> {
  protected:
   // Takes back what a test has left pending, before the signals can act again.
-  ~ShutdownSignalTest() override {
+  ~SignalsTest() override {
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
@@ -32,8 +32,8 @@ class ShutdownSignalTest : public testing::TestWithParam<int> {
   }
 };
 
-TEST_P(ShutdownSignalTest, IsReadableOnceTheSignalHasComeAndStaysSo) {
-  absl::StatusOr<ShutdownSignal> shutdown = ShutdownSignal::Create();
+TEST_P(SignalsTest, IsReadableOnceTheSignalHasComeAndStaysSo) {
+  absl::StatusOr<Signals> shutdown = Signals::Create({SIGTERM, SIGINT});
   ASSERT_TRUE(shutdown.ok()) << shutdown.status();
   EXPECT_FALSE(IsReadable(shutdown->fd()));
   // Its default action would end the test.
@@ -42,8 +42,8 @@ TEST_P(ShutdownSignalTest, IsReadableOnceTheSignalHasComeAndStaysSo) {
   EXPECT_TRUE(IsReadable(shutdown->fd()));
 }
 
-TEST_P(ShutdownSignalTest, DoesNotInterruptThreadsThatWereStartedLater) {
-  absl::StatusOr<ShutdownSignal> shutdown = ShutdownSignal::Create();
+TEST_P(SignalsTest, DoesNotInterruptThreadsThatWereStartedLater) {
+  absl::StatusOr<Signals> shutdown = Signals::Create({SIGTERM, SIGINT});
   ASSERT_TRUE(shutdown.ok()) << shutdown.status();
   bool blocked = false;
   std::thread([&] {
@@ -54,10 +54,20 @@ TEST_P(ShutdownSignalTest, DoesNotInterruptThreadsThatWereStartedLater) {
   EXPECT_TRUE(blocked);
 }
 
-INSTANTIATE_TEST_SUITE_P(Signals, ShutdownSignalTest, testing::Values(SIGTERM, SIGINT));
+INSTANTIATE_TEST_SUITE_P(Each, SignalsTest, testing::Values(SIGTERM, SIGINT));
 
-TEST(ShutdownSignal, IsCloseOnExec) {
-  absl::StatusOr<ShutdownSignal> shutdown = ShutdownSignal::Create();
+TEST_P(SignalsTest, AreTakenOnceEach) {
+  absl::StatusOr<Signals> signals = Signals::Create({SIGTERM, SIGINT});
+  ASSERT_TRUE(signals.ok()) << signals.status();
+  EXPECT_FALSE(signals->Take().has_value());
+  kill(getpid(), GetParam());
+  EXPECT_EQ(signals->Take(), GetParam());
+  EXPECT_FALSE(signals->Take().has_value());
+  EXPECT_FALSE(IsReadable(signals->fd()));
+}
+
+TEST(Signals, IsCloseOnExec) {
+  absl::StatusOr<Signals> shutdown = Signals::Create({SIGTERM, SIGINT});
   ASSERT_TRUE(shutdown.ok()) << shutdown.status();
   EXPECT_NE(fcntl(shutdown->fd(), F_GETFD) & FD_CLOEXEC, 0);
 }

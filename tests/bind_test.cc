@@ -1,0 +1,64 @@
+#include "bind.h"
+
+#include <gtest/gtest.h>
+
+namespace nbdinetd {
+namespace {
+
+TEST(Uri, LeadsAClientOnThisMachineToTheExport) {
+  ListenAddress tcp, port, ip4, ip6, vsock;
+  port.port = 1234;
+  ip4.ip_address = "127.0.0.2";
+  ip6.ip_address = "::1";
+  vsock.vsock = true;
+  EXPECT_EQ(UriOf(tcp, "", ""), "nbd://localhost:10809/");
+  EXPECT_EQ(UriOf(port, "", "disk"), "nbd://localhost:1234/disk");
+  EXPECT_EQ(UriOf(ip4, "", "disk"), "nbd://127.0.0.2:10809/disk");
+  EXPECT_EQ(UriOf(ip6, "", ""), "nbd://[::1]:10809/");
+  EXPECT_EQ(UriOf(vsock, "", ""), "nbd+vsock://1:10809/");
+  EXPECT_EQ(UriOf(tcp, "/tmp/nbd.sock", "disk"),
+            "nbd+unix:///disk?socket=/tmp/nbd.sock");
+}
+
+TEST(Uri, EncodesWhatHasAMeaningInIt) {
+  EXPECT_EQ(UriOf({}, "", "a b/c?d#e%f&\xc3\xa4"),
+            "nbd://localhost:10809/a%20b%2Fc%3Fd%23e%25f%26%C3%A4");
+  EXPECT_EQ(UriOf({}, "/tmp/a b?c", ""),
+            "nbd+unix:///?socket=/tmp/a%20b%3Fc");
+}
+
+TEST(Bind, SaysWhereItFailed) {
+  ListenAddress address;
+  address.unix_path = "/nonexistent/folder/socket";
+  const absl::StatusOr<BoundSockets> bound = Bind(address);
+  EXPECT_EQ(bound.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_NE(bound.status().message().find(address.unix_path),
+            absl::string_view::npos);
+}
+
+TEST(Bind, APrivateSocketIsInAFolderOfItsOwnThatGoesWithIt) {
+  ListenAddress address;
+  address.unix_path = "-";
+  const absl::StatusOr<BoundSockets> bound = Bind(address);
+  ASSERT_TRUE(bound.ok()) << bound.status();
+  EXPECT_EQ(bound->listeners.size(), 1u);
+  EXPECT_EQ(access(bound->unix_path.c_str(), F_OK), 0);
+  bound->RemoveUnixSocket();
+  EXPECT_NE(access(bound->private_folder.c_str(), F_OK), 0);
+}
+
+TEST(Bind, ASocketThatNobodyListensOnIsReplacedAndALiveOneIsNot) {
+  ListenAddress address;
+  address.unix_path = testing::TempDir() + "/bind_test.sock";
+  {
+    const absl::StatusOr<BoundSockets> left_behind = Bind(address);
+    ASSERT_TRUE(left_behind.ok()) << left_behind.status();
+  }
+  const absl::StatusOr<BoundSockets> bound = Bind(address);
+  ASSERT_TRUE(bound.ok()) << bound.status();
+  EXPECT_FALSE(Bind(address).ok());
+  bound->RemoveUnixSocket();
+}
+
+}  // namespace
+}  // namespace nbdinetd
