@@ -80,6 +80,16 @@ class GatedExport : public nbdtest::FakeExport {
   size_t started_ = 0, ended_ = 0, running_ = 0, most_running_ = 0;
 };
 
+// Workers of a storage that opens at the end: an assertion that fails leaves the test with tasks
+// held up, which the workers' destructor waits for.
+class WorkersTest : public testing::Test {
+ protected:
+  ~WorkersTest() override { target.Open(); }
+
+  GatedExport target;
+  Workers workers{target};
+};
+
 std::unique_ptr<Task> TrimTask(uint64_t offset, uint64_t cookie = 0) {
   auto task = std::make_unique<Task>();
   task->request.type = NBD_CMD_TRIM;
@@ -112,20 +122,16 @@ std::vector<std::unique_ptr<Task>> Take(Workers& workers, size_t count) {
   return taken;
 }
 
-TEST(Workers, AreNoneBeforeTheFirstTask) {
-  GatedExport target;
-  Workers workers(target);
+TEST_F(WorkersTest, AreNoneBeforeTheFirstTask) {
   EXPECT_EQ(workers.event_fd(), -1);
   EXPECT_EQ(workers.pending(), 0u);
   EXPECT_FALSE(workers.full());
   EXPECT_TRUE(workers.TakeFinished().empty());
 }
 
-TEST(Workers, GiveEveryTaskBackOnce) {
+TEST_F(WorkersTest, GiveEveryTaskBackOnce) {
   constexpr uint64_t kTasks = 1000;
-  GatedExport target;
   target.Open();
-  Workers workers(target);
   std::set<uint64_t> cookies;
   for (uint64_t i = 0; i < kTasks; ++i) workers.Start(TrimTask(4096 * i, i));
   EXPECT_EQ(workers.pending(), kTasks);
@@ -139,9 +145,7 @@ TEST(Workers, GiveEveryTaskBackOnce) {
   EXPECT_TRUE(workers.TakeFinished().empty());
 }
 
-TEST(Workers, DoNotHoldUpATaskBehindASlowOne) {
-  GatedExport target;
-  Workers workers(target);
+TEST_F(WorkersTest, DoNotHoldUpATaskBehindASlowOne) {
   workers.Start(TrimTask(4096, 1));
   ASSERT_TRUE(target.WaitUntilRunning(1));
   workers.Start(TrimTask(0, 2));
@@ -155,9 +159,7 @@ TEST(Workers, DoNotHoldUpATaskBehindASlowOne) {
   EXPECT_EQ(second[0]->request.cookie, 1u);
 }
 
-TEST(Workers, GiveTasksBackInTheOrderInWhichTheyFinish) {
-  GatedExport target;
-  Workers workers(target);
+TEST_F(WorkersTest, GiveTasksBackInTheOrderInWhichTheyFinish) {
   const std::vector<uint64_t> order = {4096, 1024, 3072, 512, 2048};
   for (const uint64_t offset : {512, 1024, 2048, 3072, 4096}) workers.Start(TrimTask(offset));
   ASSERT_TRUE(target.WaitUntilRunning(5));
@@ -171,10 +173,8 @@ TEST(Workers, GiveTasksBackInTheOrderInWhichTheyFinish) {
   EXPECT_EQ(finished, order);
 }
 
-TEST(Workers, RunNoMoreAtOnceThanThereMayBeThreads) {
+TEST_F(WorkersTest, RunNoMoreAtOnceThanThereMayBeThreads) {
   constexpr size_t kTasks = 3 * Workers::kMaxThreads;
-  GatedExport target;
-  Workers workers(target);
   for (size_t i = 1; i <= kTasks; ++i) workers.Start(TrimTask(4096 * i));
   ASSERT_TRUE(target.WaitUntilRunning(Workers::kMaxThreads));
   target.Open();
@@ -184,9 +184,7 @@ TEST(Workers, RunNoMoreAtOnceThanThereMayBeThreads) {
 
 // A thread that is idle is used again; else a client that flushes now and then would end up with
 // all of them.
-TEST(Workers, UseAnIdleThreadAgain) {
-  GatedExport target;
-  Workers workers(target);
+TEST_F(WorkersTest, UseAnIdleThreadAgain) {
   const auto threads_now = [] {
     size_t count = 0;
     for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) {
@@ -204,9 +202,7 @@ TEST(Workers, UseAnIdleThreadAgain) {
   EXPECT_LT(threads_now() - before, Workers::kMaxThreads);
 }
 
-TEST(Workers, EventIsReadableWhileThereIsSomethingToTake) {
-  GatedExport target;
-  Workers workers(target);
+TEST_F(WorkersTest, EventIsReadableWhileThereIsSomethingToTake) {
   for (const uint64_t offset : {512, 1024}) workers.Start(TrimTask(offset));
   ASSERT_TRUE(target.WaitUntilRunning(2));
   EXPECT_FALSE(IsReadable(workers.event_fd()));
@@ -221,9 +217,7 @@ TEST(Workers, EventIsReadableWhileThereIsSomethingToTake) {
   EXPECT_EQ(workers.TakeFinished().size(), 1u);
 }
 
-TEST(Workers, EventIsCloseOnExec) {
-  GatedExport target;
-  Workers workers(target);
+TEST_F(WorkersTest, EventIsCloseOnExec) {
   workers.Start(TrimTask(0));
   EXPECT_NE(fcntl(workers.event_fd(), F_GETFD) & FD_CLOEXEC, 0);
   Take(workers, 1);
@@ -231,31 +225,27 @@ TEST(Workers, EventIsCloseOnExec) {
 
 // -- Backpressure
 
-TEST(Workers, AreFullOfTasksUntilOneIsTakenBack) {
-  GatedExport target;
-  Workers workers(target);
+TEST_F(WorkersTest, AreFullOfTasksUntilOneIsTakenBack) {
   for (size_t i = 1; i <= Workers::kMaxTasks; ++i) {
     EXPECT_FALSE(workers.full()) << i;
     workers.Start(TrimTask(4096 * i));
   }
   EXPECT_TRUE(workers.full());
   target.Pass(4096);
+  // Finished is not yet taken back: the memory is still in use.
+  ASSERT_TRUE(WaitReadable(workers.event_fd()));
+  EXPECT_TRUE(workers.full());
   Take(workers, 1);
   EXPECT_FALSE(workers.full());
   EXPECT_EQ(workers.pending(), Workers::kMaxTasks - 1);
-  // Finished is not yet taken back: the memory is still in use.
   workers.Start(TrimTask(4096));
-  EXPECT_TRUE(workers.full());
-  ASSERT_TRUE(WaitReadable(workers.event_fd()));
   EXPECT_TRUE(workers.full());
   target.Open();
   Take(workers, Workers::kMaxTasks);
   EXPECT_FALSE(workers.full());
 }
 
-TEST(Workers, AreFullOfBytesUntilTheyAreTakenBack) {
-  GatedExport target;
-  Workers workers(target);
+TEST_F(WorkersTest, AreFullOfBytesUntilTheyAreTakenBack) {
   // What the tasks carry is counted, whether or not they have it yet.
   const auto start = [&] {
     auto task = TrimTask(4096);
@@ -287,7 +277,7 @@ TEST(Workers, WaitAtTheEndForEveryTaskThatWasStarted) {
   {
     Workers workers(target);
     for (size_t i = 1; i <= kTasks; ++i) workers.Start(TrimTask(4096 * i));
-    ASSERT_TRUE(target.WaitUntilRunning(Workers::kMaxThreads));
+    EXPECT_TRUE(target.WaitUntilRunning(Workers::kMaxThreads));
     // Most of them wait in the queue when the destructor begins.
     opener = std::thread([&] {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
