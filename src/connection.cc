@@ -10,9 +10,9 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/errors.h"
+#include "base/steady_clock.h"
 #include "negotiation.h"
 #include "progress.h"
 #include "stream/channel.h"
@@ -29,17 +29,23 @@ constexpr int kKeepaliveIntervalSeconds = 15;
 constexpr int kKeepaliveProbes = 4;
 
 // "If TCP sockets are used, both the client and server SHOULD disable Nagle's
-// algorithm" ("Protocol phases"). On other sockets the options of TCP fail, and
-// there is no need of them.
+// algorithm" ("Protocol phases"). On other sockets the first option fails, and
+// there is no need of any.
 void PrepareSocket(int fd, const Timeouts& timeouts) {
   const auto set = [fd](int level, int name, int value) {
-    setsockopt(fd, level, name, &value, sizeof(value));
+    return setsockopt(fd, level, name, &value, sizeof(value)) == 0;
   };
-  set(IPPROTO_TCP, TCP_NODELAY, 1);
-  set(SOL_SOCKET, SO_KEEPALIVE, 1);
-  set(IPPROTO_TCP, TCP_KEEPIDLE, kKeepaliveIdleSeconds);
-  set(IPPROTO_TCP, TCP_KEEPINTVL, kKeepaliveIntervalSeconds);
-  set(IPPROTO_TCP, TCP_KEEPCNT, kKeepaliveProbes);
+  if (!set(IPPROTO_TCP, TCP_NODELAY, 1)) return;
+  int keepalive = 0;
+  socklen_t length = sizeof(keepalive);
+  getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &keepalive, &length);
+  if (keepalive == 0) {
+    // Where it is on, as from a .socket unit, its times are set as wanted.
+    set(SOL_SOCKET, SO_KEEPALIVE, 1);
+    set(IPPROTO_TCP, TCP_KEEPIDLE, kKeepaliveIdleSeconds);
+    set(IPPROTO_TCP, TCP_KEEPINTVL, kKeepaliveIntervalSeconds);
+    set(IPPROTO_TCP, TCP_KEEPCNT, kKeepaliveProbes);
+  }
   if (timeouts.stall != absl::InfiniteDuration()) {
     // How long what has been sent may stay unacknowledged; it ends keepalive
     // probes, too.
@@ -127,7 +133,7 @@ Ending Serve(Channel& channel, const std::string& peer, const Catalog& catalog,
 ExitStatus ServeConnection(Connection connection, const Catalog& catalog,
                            const Timeouts& timeouts, const Signals& shutdown,
                            ServiceManager& manager, Log& log) {
-  const absl::Time start = absl::Now();
+  const absl::Time start = SteadyNow();
   const std::string peer = connection.peer;
   Statistics statistics;
   Ending ending;
@@ -136,7 +142,7 @@ ExitStatus ServeConnection(Connection connection, const Catalog& catalog,
     ending =
         Serve(channel, peer, catalog, timeouts, manager, log, statistics);
   }
-  LogEnd(log, peer, ending, statistics, absl::Now() - start);
+  LogEnd(log, peer, ending, statistics, SteadyNow() - start);
   return ending.status;
 }
 

@@ -87,10 +87,12 @@ absl::StatusOr<Background> Background::Enter() {
   return Background(std::move(child_end));
 }
 
-void Background::Ready() {
+void Background::Ready(bool keep_standard_error) {
   [[maybe_unused]] const int ignored = chdir("/");
   const UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
-  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) dup2(null.get(), fd);
+  dup2(null.get(), STDIN_FILENO);
+  dup2(null.get(), STDOUT_FILENO);
+  if (!keep_standard_error) dup2(null.get(), STDERR_FILENO);
   [[maybe_unused]] const ssize_t n = write(parent_.get(), &kReady, 1);
   parent_.Reset();
 }

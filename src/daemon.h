@@ -24,8 +24,9 @@ class Background {
   // child goes on in a session of its own.
   static absl::StatusOr<Background> Enter();
 
-  // Releases the parent, the terminal and the current folder.
-  void Ready();
+  // Releases the parent, the terminal and the current folder; with
+  // `keep_standard_error` not that.
+  void Ready(bool keep_standard_error);
   // Ends the parent with a message; the child should exit, too.
   void Failed(absl::string_view message);
 

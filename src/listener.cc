@@ -12,8 +12,8 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/errors.h"
+#include "base/steady_clock.h"
 #include "peer.h"
 
 namespace nbdinetd {
@@ -53,11 +53,11 @@ Listener::Listener(std::vector<UniqueFd> sockets, const ListenerLimits& limits,
       log_(log),
       manager_(manager),
       spare_(OpenSpare()),
-      idle_since_(absl::Now()),
-      next_status_(absl::Now()) {
+      idle_since_(SteadyNow()),
+      next_status_(SteadyNow()) {
   for (const UniqueFd& socket : sockets_) MakeNonBlocking(socket.get());
   if (manager_.keep_alive_interval() != absl::InfiniteDuration()) {
-    next_keep_alive_ = absl::Now() + manager_.keep_alive_interval();
+    next_keep_alive_ = SteadyNow() + manager_.keep_alive_interval();
   }
 }
 
@@ -72,7 +72,7 @@ std::variant<Connection, int> Listener::Run() {
     for (const UniqueFd& socket : sockets_) {
       fds.push_back({socket.get(), POLLIN, 0});
     }
-    const absl::Duration left = NextDeadline() - absl::Now();
+    const absl::Duration left = NextDeadline() - SteadyNow();
     const int timeout_ms =
         left == absl::InfiniteDuration()
             ? -1
@@ -85,7 +85,7 @@ std::variant<Connection, int> Listener::Run() {
     TellManager();
     if (state_ != State::kListening) break;
     if (ready == 0 && processes_.empty() &&
-        absl::Now() - idle_since_ >= limits_.exit_idle) {
+        SteadyNow() - idle_since_ >= limits_.exit_idle) {
       // A connection that arrives from here on stays in the socket's backlog,
       // which systemd holds, too; it starts the service again for it.
       log_.Write(Priority::kInfo,
@@ -116,13 +116,15 @@ absl::Time Listener::NextDeadline() const {
 }
 
 std::string Listener::Status() const {
-  return absl::StrCat(processes_.size(), " connections now, ", served_,
+  return absl::StrCat(processes_.size(),
+                      processes_.size() == 1 ? " connection" : " connections",
+                      " now, ", served_,
                       " served, ", refused_, " refused");
 }
 
 void Listener::TellManager() {
   if (!manager_.present()) return;
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   if (now >= next_keep_alive_) {
     manager_.KeepAlive();
     next_keep_alive_ = now + manager_.keep_alive_interval();
@@ -160,7 +162,7 @@ void Listener::Reap() {
     }
     if (processes_.erase(pid) == 0) continue;
     status_changed_ = true;
-    if (processes_.empty()) idle_since_ = absl::Now();
+    if (processes_.empty()) idle_since_ = SteadyNow();
     if (WIFSIGNALED(status)) {
       log_.Error(absl::StrCat("the process of a connection, ", pid,
                               ", was killed by signal ", WTERMSIG(status), " (",
@@ -245,6 +247,7 @@ void Listener::ShedForWantOfDescriptors(int socket) {
 // Stops accepting; ends the processes of the connections, and waits for them.
 void Listener::Drain() {
   sockets_.clear();
+  manager_.Stopping(absl::StrCat("ending, with ", Status()));
   if (state_ == State::kHandingOver) {
     log_.Write(Priority::kInfo,
                absl::StrCat("handing over: ", processes_.size(),
@@ -253,13 +256,12 @@ void Listener::Drain() {
   }
   if (command_ > 0) kill(command_, SIGTERM);
   if (processes_.empty() && command_ < 0) return;
-  manager_.Stopping(absl::StrCat("ending ", Status()));
   for (const pid_t pid : processes_) kill(pid, SIGTERM);
   bool killed = false;
-  const absl::Time limit = absl::Now() + kDrainLimit;
+  const absl::Time limit = SteadyNow() + kDrainLimit;
   // A SIGCHLD that came before is among those to be taken.
   while (!processes_.empty() || command_ > 0) {
-    if (!killed && absl::Now() >= limit) {
+    if (!killed && SteadyNow() >= limit) {
       killed = true;
       log_.Error(absl::StrCat(processes_.size(),
                               " connections didn't end in time: killing them"));

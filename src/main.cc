@@ -3,8 +3,8 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <climits>
 #include <cstdio>
-#include <cstdlib>
 #include <variant>
 
 #include "absl/container/flat_hash_set.h"
@@ -148,18 +148,18 @@ int Listen(std::vector<UniqueFd> sockets, const Options& options,
   return std::get<int>(outcome);
 }
 
-// What stands between the bound sockets and the first accept.
-absl::StatusOr<pid_t> PrepareStandAlone(const Options& options,
-                                        const BoundSockets& bound) {
-  if (!options.pidfile.empty()) {
-    if (absl::Status status = WritePidfile(options.pidfile); !status.ok()) {
-      return status;
-    }
-  }
-  if (absl::Status status = ChangeUser(options.user, options.group);
-      !status.ok()) {
-    return status;
-  }
+// What stands between the sockets and the first accept: --pidfile, --user and
+// --group.
+absl::Status PrepareToListen(const Options& options) {
+  absl::Status status;
+  if (!options.pidfile.empty()) status = WritePidfile(options.pidfile);
+  if (status.ok()) status = ChangeUser(options.user, options.group);
+  return status;
+}
+
+// Starts the command of --run; -1 when there is none.
+absl::StatusOr<pid_t> StartRun(const Options& options,
+                               const BoundSockets& bound) {
   if (options.run.empty()) return pid_t{-1};
   const std::string name = options.export_name.value_or("");
   const uint32_t port =
@@ -175,11 +175,12 @@ absl::StatusOr<pid_t> PrepareStandAlone(const Options& options,
        {"exportname", name}});
 }
 
+// Not by realpath(): what a link leads to may change while we serve.
 void MakeAbsolute(std::string* path) {
-  if (path->empty()) return;
-  if (char* absolute = realpath(path->c_str(), nullptr)) {
-    *path = absolute;
-    free(absolute);
+  char folder[PATH_MAX];
+  if (path->empty() || path->front() == '/') return;
+  if (getcwd(folder, sizeof(folder)) != nullptr) {
+    *path = absl::StrCat(folder, "/", *path);
   }
 }
 
@@ -196,27 +197,33 @@ int StandAlone(Options options, const std::vector<NamedFile>& files,
       options.listen.ip_address.empty() && !options.listen.vsock) {
     options.listen.unix_path = "-";
   }
+  const bool background = !options.activation.foreground && options.run.empty();
+  const auto fail_to_start = [&](const absl::Status& status) {
+    const int exit_status = Fail(log, status);
+    return background ? 1 : exit_status;
+  };
   // What can't be served is told now, not to the first client.
   if (const auto catalog = OpenCatalog(options, files, log); !catalog.ok()) {
-    return Fail(log, catalog.status());
+    return fail_to_start(catalog.status());
   }
   // Before anything is started that could send a signal.
   absl::StatusOr<Signals> signals = Listener::CreateSignals();
-  if (!signals.ok()) return Fail(log, signals.status());
+  if (!signals.ok()) return fail_to_start(signals.status());
 
   absl::StatusOr<BoundSockets> bound = Bind(options.listen);
-  const bool background = !options.activation.foreground && options.run.empty();
-  if (!bound.ok()) {
-    Fail(log, bound.status());
-    return background ? 1 : static_cast<int>(ExitStatusOf(bound.status()));
-  }
+  if (!bound.ok()) return fail_to_start(bound.status());
   absl::optional<Background> child;
   if (background) {
     absl::StatusOr<Background> entered = Background::Enter();
-    if (!entered.ok()) return Fail(log, entered.status());
+    if (!entered.ok()) return fail_to_start(entered.status());
     child = *std::move(entered);
   }
-  absl::StatusOr<pid_t> command = PrepareStandAlone(options, *bound);
+  absl::StatusOr<pid_t> command = pid_t{-1};
+  if (absl::Status status = PrepareToListen(options); !status.ok()) {
+    command = status;
+  } else {
+    command = StartRun(options, *bound);
+  }
   if (!command.ok()) {
     bound->RemoveUnixSocket();
     if (child.has_value()) {
@@ -230,7 +237,8 @@ int StandAlone(Options options, const std::vector<NamedFile>& files,
     MakeAbsolute(&options.file);
     MakeAbsolute(&options.pidfile);
     if (!options.log.has_value()) log.UseSyslog();
-    child->Ready();
+    child->Ready(options.verbose ||
+                 options.log == LogDestination::kStandardError);
   }
   std::vector<UniqueFd> sockets = std::move(bound->listeners);
   return Listen(std::move(sockets), options, files, *std::move(signals),
@@ -253,18 +261,28 @@ int Main(int argc, char** argv) {
 
   ServiceManager manager;
   if (inherited.connection.has_value()) {
+    if (absl::Status status = ChangeUser(options.user, options.group);
+        !status.ok()) {
+      return Fail(log, status);
+    }
     return Serve(*std::move(inherited.connection), options, inherited.files,
                  manager, log);
   }
   if (inherited.listeners.empty()) {
     return StandAlone(std::move(options), inherited.files, manager, log);
   }
-  if (const auto catalog = OpenCatalog(options, inherited.files, log);
-      !catalog.ok()) {
-    return Fail(log, catalog.status());
-  }
   absl::StatusOr<Signals> signals = Listener::CreateSignals();
   if (!signals.ok()) return Fail(log, signals.status());
+  if (absl::Status status = PrepareToListen(options); !status.ok()) {
+    return Fail(log, status);
+  }
+  // An export that can't be opened now may be there later; until then its
+  // clients see connections that end, as with Accept=yes.
+  if (const auto catalog = OpenCatalog(options, inherited.files, log);
+      !catalog.ok()) {
+    const int exit_status = Fail(log, catalog.status());
+    if (absl::IsInvalidArgument(catalog.status())) return exit_status;
+  }
   return Listen(std::move(inherited.listeners), options, inherited.files,
                 *std::move(signals), /*command=*/-1, BoundSockets(), manager,
                 log);

@@ -5,8 +5,8 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/errors.h"
+#include "base/steady_clock.h"
 #include "protocol/wire.h"
 
 namespace nbdinetd {
@@ -43,7 +43,7 @@ const Negotiation::Rule* Negotiation::FindRule(uint32_t option) {
 }
 
 std::variant<Negotiated, Ending> Negotiation::Run() {
-  deadline_ = absl::Now() + time_limit_;
+  deadline_ = SteadyNow() + time_limit_;
   channel_.set_deadline(deadline_);
   if (!channel_.Send(EncodeGreeting())) {
     EndUnsent(ExitStatus::kOk, "client left before the greeting");
@@ -85,7 +85,7 @@ bool Negotiation::Require(size_t n) {
     switch (channel_.Wait(/*want_input=*/true, /*workers_fd=*/-1,
                           shutdown_deadline_)) {
       case Channel::Wake::kShutdown:
-        shutdown_deadline_ = absl::Now() + kShutdownGrace;
+        shutdown_deadline_ = SteadyNow() + kShutdownGrace;
         continue;
       case Channel::Wake::kTimeout:
         EndTimedOut();
@@ -149,7 +149,7 @@ bool Negotiation::ReadClientFlags() {
 // Reads and answers one option; false when haggling is over.
 bool Negotiation::ReadOption() {
   // A client that never stops talking is never waited for.
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   if (now >= std::min(shutdown_deadline_, deadline_)) {
     EndTimedOut();
     return false;

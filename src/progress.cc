@@ -2,7 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
+#include "base/steady_clock.h"
 
 namespace nbdinetd {
 namespace {
@@ -22,21 +22,26 @@ std::string Amount(uint64_t bytes) {
                          kUnits[unit]);
 }
 
+// All of them only grow, so that the sum changes with any of them.
+uint64_t Sum(const Statistics& s) {
+  return s.requests + s.bytes_read + s.bytes_written + s.errors;
+}
+
 }  // namespace
 
 absl::Time Progress::Tell() {
   if (!manager_.present() ||
-      (told_ && statistics_.requests == told_requests_)) {
+      (told_ && Sum(statistics_) == told_sum_)) {
     return absl::InfiniteFuture();
   }
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   if (now < next_) return next_;
   manager_.Status(absl::StrCat(what_, ": ", statistics_.requests,
                                " requests, ", Amount(statistics_.bytes_read),
                                " read, ", Amount(statistics_.bytes_written),
                                " written, ", statistics_.errors, " errors"));
   told_ = true;
-  told_requests_ = statistics_.requests;
+  told_sum_ = Sum(statistics_);
   next_ = now + kInterval;
   return absl::InfiniteFuture();
 }

@@ -30,7 +30,7 @@ class Progress {
   const Statistics& statistics_;
   const std::string what_;
   bool told_ = false;
-  uint64_t told_requests_ = 0;
+  uint64_t told_sum_ = 0;
   absl::Time next_ = absl::InfinitePast();
 };
 

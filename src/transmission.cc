@@ -6,8 +6,8 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/errors.h"
+#include "base/steady_clock.h"
 #include "protocol/nbd_error.h"
 
 namespace nbdinetd {
@@ -79,15 +79,16 @@ Transmission::Transmission(Channel& channel, const Negotiated& negotiated,
       statistics_(statistics),
       progress_(progress),
       replies_(channel, negotiated.style, statistics),
-      workers_(target_),
-      last_activity_(absl::Now()) {
+      workers_(target_) {
   channel_.set_stall_timeout(timeouts_.stall);
 }
 
 Ending Transmission::Run() {
   for (;;) {
-    HandleInput();
+    // In this order: a task that is taken back may be what the requests that
+    // are in the input already have been waiting for.
     HandleFinished();
+    HandleInput();
     if (!aborted_ && !replies_.Flush()) OnUnsentReplies();
     if (Over()) return Finish();
     const absl::Time limit = WaitLimit();
@@ -97,11 +98,11 @@ Ending Transmission::Run() {
       case Channel::Wake::kWorkers:
         break;
       case Channel::Wake::kShutdown:
-        shutdown_limit_ = absl::Now() + kShutdownLimit;
-        shutdown_deadline_ = absl::Now() + kShutdownIdle;
+        shutdown_limit_ = SteadyNow() + kShutdownLimit;
+        shutdown_deadline_ = SteadyNow() + kShutdownIdle;
         break;
       case Channel::Wake::kTimeout:
-        if (absl::Now() >= limit) OnTimeLimit();
+        if (SteadyNow() >= limit) OnTimeLimit();
         break;
       case Channel::Wake::kInput:
         OnInput();
@@ -124,9 +125,9 @@ absl::Time Transmission::WaitLimit() const {
   if (channel_.shutdown_requested()) {
     return workers_.pending() > 0 ? absl::InfiniteFuture() : shutdown_deadline_;
   }
-  if (InMessage()) return last_activity_ + timeouts_.stall;
+  if (InMessage()) return channel_.last_progress() + timeouts_.stall;
   return workers_.pending() > 0 ? absl::InfiniteFuture()
-                                : last_activity_ + timeouts_.idle;
+                                : channel_.last_progress() + timeouts_.idle;
 }
 
 void Transmission::OnTimeLimit() {
@@ -179,10 +180,9 @@ Ending Transmission::Finish() {
 void Transmission::OnInput() {
   switch (channel_.Receive()) {
     case Channel::Receipt::kData:
-      last_activity_ = absl::Now();
       if (channel_.shutdown_requested()) {
         shutdown_deadline_ =
-            std::min(last_activity_ + kShutdownIdle, shutdown_limit_);
+            std::min(channel_.last_progress() + kShutdownIdle, shutdown_limit_);
       }
       break;
     case Channel::Receipt::kNothing:
@@ -213,7 +213,7 @@ void Transmission::HandleInput() {
 bool Transmission::HandleHeader() {
   if (workers_.full()) return false;
   // A client that never stops asking is never waited for.
-  if (channel_.shutdown_requested() && absl::Now() >= shutdown_limit_) {
+  if (channel_.shutdown_requested() && SteadyNow() >= shutdown_limit_) {
     End(ExitStatus::kOk, "the server is shutting down");
     return false;
   }
@@ -404,7 +404,9 @@ void Transmission::StartTask(const Request& request,
     task->data = std::make_unique_for_overwrite<char[]>(payload->size());
     std::memcpy(task->data.get(), payload->data(), payload->size());
   }
-  workers_.Start(std::move(task));
+  if (const auto run_at_once = workers_.Start(std::move(task))) {
+    AnswerTask(*run_at_once);
+  }
 }
 
 // ---- Results ----
@@ -413,7 +415,6 @@ void Transmission::HandleFinished() {
   if (workers_.pending() == 0) return;
   for (const std::unique_ptr<Task>& task : workers_.TakeFinished()) {
     if (!aborted_) AnswerTask(*task);
-    last_activity_ = absl::Now();
   }
 }
 

@@ -103,8 +103,6 @@ class Transmission {
   // Replies must not be sent any more (a read failed in the middle of a simple
   // reply).
   bool aborted_ = false;
-  // Of the last bytes received, or the last task finished.
-  absl::Time last_activity_;
   absl::Time shutdown_deadline_ = absl::InfiniteFuture();
   absl::Time shutdown_limit_ = absl::InfiniteFuture();
   int storage_errors_logged_ = 0;

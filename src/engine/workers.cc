@@ -38,9 +38,7 @@ bool Workers::AddThread() {
   return true;
 }
 
-void Workers::Start(std::unique_ptr<Task> task) {
-  ++pending_;
-  pending_bytes_ += task->data_bytes();
+std::unique_ptr<Task> Workers::Start(std::unique_ptr<Task> task) {
   bool need_thread;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -49,15 +47,16 @@ void Workers::Start(std::unique_ptr<Task> task) {
   if (need_thread && threads_.size() < kMaxThreads && !AddThread() &&
       threads_.empty()) {
     RunTask(target_, *task);
-    const std::lock_guard<std::mutex> lock(mutex_);
-    finished_.push_back(std::move(task));
-    return;
+    return task;
   }
+  ++pending_;
+  pending_bytes_ += task->data_bytes();
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     queue_.push_back(std::move(task));
   }
   work_.notify_one();
+  return nullptr;
 }
 
 void Workers::RunThread() {
@@ -88,10 +87,8 @@ std::vector<std::unique_ptr<Task>> Workers::TakeFinished() {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (finished_.empty()) return finished;
     finished.swap(finished_);
-    if (event_fd_.valid()) {
-      eventfd_t ignored;
-      eventfd_read(event_fd_.get(), &ignored);
-    }
+    eventfd_t ignored;
+    eventfd_read(event_fd_.get(), &ignored);
   }
   for (const std::unique_ptr<Task>& task : finished) {
     --pending_;

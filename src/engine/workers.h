@@ -34,9 +34,9 @@ class Workers {
   // Waits for the tasks that have been started.
   ~Workers();
 
-  // Runs the task, now or later. Without any thread to be had it is run before
-  // this returns.
-  void Start(std::unique_ptr<Task> task);
+  // Hands the task to a thread, and returns nullptr. Without any thread to be
+  // had it is run at once, and given back.
+  std::unique_ptr<Task> Start(std::unique_ptr<Task> task);
 
   // The tasks that have been finished since the last call, and their number
   // counts as pending no more.

@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "absl/time/clock.h"
+#include "base/steady_clock.h"
 
 namespace nbdinetd {
 namespace {
@@ -24,14 +24,14 @@ int PollUntil(absl::Span<pollfd> fds, absl::Time deadline) {
   for (;;) {
     int timeout_ms = -1;
     if (deadline != absl::InfiniteFuture()) {
-      const absl::Duration left = deadline - absl::Now();
+      const absl::Duration left = deadline - SteadyNow();
       timeout_ms = static_cast<int>(std::clamp<int64_t>(
           absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1))), 0,
           3600 * 1000));
     }
     const int n = poll(fds.data(), fds.size(), timeout_ms);
     if (n > 0) return n;
-    if (deadline != absl::InfiniteFuture() && absl::Now() >= deadline) return 0;
+    if (deadline != absl::InfiniteFuture() && SteadyNow() >= deadline) return 0;
   }
 }
 
@@ -40,12 +40,13 @@ int PollUntil(absl::Span<pollfd> fds, absl::Time deadline) {
 Channel::Channel(std::unique_ptr<Stream> stream, int shutdown_fd)
     : stream_(std::move(stream)),
       shutdown_fd_(shutdown_fd),
+      last_progress_(SteadyNow()),
       buffer_(std::make_unique_for_overwrite<char[]>(kInputBytes)) {}
 
 void Channel::NoteShutdown() {
   if (shutdown_requested_) return;
   shutdown_requested_ = true;
-  shutdown_send_limit_ = absl::Now() + kShutdownSendLimit;
+  shutdown_send_limit_ = SteadyNow() + kShutdownSendLimit;
 }
 
 Channel::Wake Channel::Wait(bool want_input, int workers_fd,
@@ -97,6 +98,7 @@ Channel::Receipt Channel::ReceiveNow() {
       absl::MakeSpan(buffer_.get() + end_, kInputBytes - end_));
   if (n > 0) {
     end_ += static_cast<size_t>(n);
+    last_progress_ = SteadyNow();
     return Receipt::kData;
   }
   if (n == 0) return Receipt::kEnd;
@@ -120,7 +122,7 @@ bool Channel::WaitWritable() {
       {stream_->output_fd(), POLLOUT, 0},
       {shutdown_requested_ ? -1 : shutdown_fd_, POLLIN, 0},
   };
-  const absl::Time stalled = absl::Now() + stall_timeout_;
+  const absl::Time stalled = SteadyNow() + stall_timeout_;
   if (PollUntil(absl::MakeSpan(fds),
                 std::min({stalled, deadline_, shutdown_send_limit_})) == 0) {
     send_timed_out_ = true;
@@ -150,6 +152,7 @@ bool Channel::Send(absl::Span<iovec> pieces) {
       if (pieces[0].iov_len == 0) pieces.remove_prefix(1);
     }
   }
+  last_progress_ = SteadyNow();
   return !broken_;
 }
 

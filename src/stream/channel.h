@@ -63,6 +63,9 @@ class Channel {
   // Makes room so that input() can grow to at least `n` <= kInputBytes bytes.
   void MakeRoomFor(size_t n);
 
+  // When the peer last sent something, or read all that it was sent.
+  absl::Time last_progress() const { return last_progress_; }
+
   // Sends all of it, in order, waiting for the peer to read it. False when the
   // peer is gone or doesn't read, after which nothing more can be sent.
   bool Send(absl::Span<iovec> pieces);
@@ -79,6 +82,7 @@ class Channel {
   bool shutdown_told_ = false;
   bool broken_ = false;
   bool send_timed_out_ = false;
+  absl::Time last_progress_;
   absl::Time deadline_ = absl::InfiniteFuture();
   absl::Time shutdown_send_limit_ = absl::InfiniteFuture();
   absl::Duration stall_timeout_ = absl::InfiniteDuration();

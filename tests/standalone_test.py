@@ -1,0 +1,691 @@
+#!/usr/bin/python3
+"""nbdinetd that listens by itself: where, in the foreground and in the background, with a command,
+a pidfile and another user, and what can't be combined.
+
+It is longer than 500 lines because it follows the options, of which there are many.
+"""
+
+import errno
+import grp
+import os
+import pwd
+import random
+import signal
+import socket
+import stat
+import sys
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
+from harness import *  # noqa: E402
+from listening import *  # noqa: E402
+
+EX_CANTCREAT = 73
+NBD_PORT = 10809
+
+is_private = False  # the network
+
+
+def foreground(t, *arguments, address, prefix=(), **how):
+    """A stand-alone server in the foreground that listens on the address now."""
+    process = t.spawn([*prefix, NBDINETD, "-f", *arguments], **how)
+    wait_until(lambda: is_listening(address) or process.poll() is not None, "the server to listen")
+    if process.poll() is not None:
+        raise AssertionError(f"exit status {process.poll()}: {process.stderr()}")
+    return process
+
+
+class Background:
+    """A stand-alone server in the background. Its parent has exited with 0."""
+
+    def __init__(self, t, *arguments, prefix=(), **how):
+        self.pidfile = t.fresh(".pid")
+        self.parent = t.run([*prefix, NBDINETD, "-P", self.pidfile, *arguments], **how)
+        self.pid = int(Path(self.pidfile).read_text())
+        t.defer(self._end)
+
+    def _end(self):
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def stop(self, number=signal.SIGTERM):
+        """We are the reaper of what the parent has left, so that the exit status comes to us."""
+        os.kill(self.pid, number)
+        eq(self.status(), EX_OK, "the exit status of the background process")
+
+    def status(self):
+        def ended():
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            return pid and (os.waitstatus_to_exitcode(status),)
+        return wait_until(ended, "the background process to end")[0]
+
+
+def tcp(host, port):
+    """A connection, or None when it is refused."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    connection = socket.socket(family)
+    connection.settimeout(GUARD)
+    try:
+        connection.connect((host, port))
+    except (ConnectionRefusedError, OSError):
+        connection.close()
+        return None
+    return connection
+
+
+def reachable(host, port):
+    """A client is served there."""
+    connection = tcp(host, port)
+    if connection is None:
+        return False
+    visit(Client(connection))
+    return True
+
+
+def in_directory(path):
+    """Runs a program with this current folder."""
+    return ["/bin/sh", "-c", 'cd "$0" && exec "$@"', path]
+
+
+def ids(pid):
+    """((real, effective, saved, file-system) uid, the same gid, [supplementary groups])"""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return tuple([int(n) for n in matches(rf"^{name}:[ \t]*(.*)$", text)[1].split()]
+                 for name in ("Uid", "Gid", "Groups"))
+
+
+# ------------------------------------------------------------------ where
+
+@test("without a socket option it listens on TCP port 10809, IPv4 and IPv6")
+def _(t):
+    require(is_private, "needs a network of its own, where port 10809 is free")
+    process = foreground(t, t.pattern_image(MIB), address=("", NBD_PORT))
+    eq((reachable("127.0.0.1", NBD_PORT), reachable("::1", NBD_PORT)), (True, has_ipv6()))
+    stop(process)
+    eq(tcp("127.0.0.1", NBD_PORT), None)
+
+
+@test("-p listens on that port, IPv4 and IPv6")
+def _(t):
+    image = t.pattern_image(MIB)
+    for option in (["-p", ""], ["--port="]):
+        port = free_port()
+        process = foreground(t, *option[:-1], option[-1] + str(port), image, address=("", port))
+        eq((reachable("127.0.0.1", port), reachable("::1", port)), (True, has_ipv6()))
+        stop(process)
+
+
+@test("-i listens on that address alone")
+def _(t):
+    image = t.pattern_image(MIB)
+    addresses = ["127.0.0.1", "127.0.0.2"] + (["::1"] if has_ipv6() else [])
+    for chosen in addresses:
+        port = free_port()
+        process = foreground(t, "-i", chosen, "-p", port, image, address=("", port))
+        for address in addresses:
+            eq(reachable(address, port), address == chosen, f"{address} with -i {chosen}")
+        stop(process)
+    port = free_port()
+    process = foreground(t, "--ipaddr=127.0.0.1", "-p", port, image, address=("", port))
+    eq(reachable("127.0.0.1", port), True)
+    stop(process)
+
+
+@test("-U listens on a Unix socket, and removes it at the end")
+def _(t):
+    image = t.pattern_image(MIB)
+    for option in (["-U"], ["--unix"]):
+        path = t.fresh(".sock")
+        process = foreground(t, *option, path, image, address=path)
+        visit(Client(connect(path)))
+        eq(stat.S_ISSOCK(os.stat(path).st_mode), True)
+        stop(process)
+        eq(os.path.exists(path), False, "the socket after the end")
+
+
+@test("-U replaces a socket that nobody listens on, but neither one in use nor another file")
+def _(t):
+    image, path = t.pattern_image(MIB), t.path("nbd.sock")
+    process = foreground(t, "-U", path, image, address=path)
+    process.signal(signal.SIGKILL)
+    process.wait()
+    eq(os.path.exists(path), True, "a socket is left over")
+    process = foreground(t, "-U", path, image, address=path)
+    second = t.run([NBDINETD, "-f", "-U", path, image], status=EX_CANTCREAT)
+    contains(path, second.stderr())
+    visit(Client(connect(path)))
+    stop(process)
+    precious = t.image(b"precious", "precious")
+    t.run([NBDINETD, "-f", "-U", precious, image], status=EX_CANTCREAT)
+    with open(precious, "rb") as file:
+        eq(file.read(), b"precious")
+
+
+@test("a path too long for a Unix socket is an error and not another path")
+def _(t):
+    path = t.path("x" * 120)
+    process = t.run([NBDINETD, "-f", "-U", path, t.pattern_image(MIB)], status=EX_CANTCREAT)
+    contains(path, process.stderr())
+    eq([name for name in os.listdir(t.dir) if name.startswith("xxx")], [])
+
+
+@test("--vsock listens on that vsock port, whatever the order of the options")
+def _(t):
+    try:
+        socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).close()
+    except (OSError, AttributeError) as error:
+        raise Skip(f"this kernel has no vsock: {error}") from error
+    image = t.pattern_image(MIB)
+
+    def is_taken(port):
+        with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((VMADDR_CID_ANY, port))
+                return False
+            except OSError as error:
+                eq(error.errno, errno.EADDRINUSE)
+                return True
+    # A vsock port has 32 bits.
+    for order in (lambda p: ["--vsock", "-p", p], lambda p: ["-p", p, "--vsock"]):
+        port = random.randrange(1 << 17, 1 << 31)
+        process = t.spawn([NBDINETD, "-f", *order(port), image])
+        wait_until(lambda: is_taken(port) or process.poll() is not None, "the server to listen")
+        eq(process.poll(), None, "the server's end")
+        if has_vsock_loopback():
+            connection = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+            connection.settimeout(GUARD)
+            connection.connect((VMADDR_CID_LOCAL, port))
+            visit(Client(connection))
+        stop(process)
+        wait_until(lambda: not is_taken(port), "the port to be free")
+
+
+@test("a port in use, an address of another machine, a folder that is missing: exit status 73, "
+      "and the error says where")
+def _(t):
+    image = t.pattern_image(MIB)
+    taken = socket.create_server(("127.0.0.1", 0))
+    t.defer(taken.close)
+    port = taken.getsockname()[1]
+    for arguments, words in ((["-p", port], rf"{port}.*in use"),
+                             (["-i", "127.0.0.1", "-p", port], rf"127\.0\.0\.1.*{port}.*in use"),
+                             (["-i", "192.0.2.1", "-p", port], r"192\.0\.2\.1"),
+                             (["-i", "not.an.address.invalid", "-p", port], "not.an.address"),
+                             (["-U", t.path("missing/nbd.sock")], "missing/nbd.sock")):
+        process = t.run([NBDINETD, "-f", *arguments, image], status=EX_CANTCREAT)
+        matches(rf"\Anbdinetd: .*{words}.*\n\Z", process.stderr())
+
+
+@test("a server that is started anew gets its port at once, though connections of the old one "
+      "linger")
+def _(t):
+    image, port = t.pattern_image(MIB), free_port()
+    for _ in range(3):
+        process = foreground(t, "-p", port, image, address=("", port))
+        clients = [Client(tcp("127.0.0.1", port)).start() for _ in range(3)]
+        # It is the server that closes, so that its end has TIME_WAIT.
+        stop(process)
+        for client in clients:
+            client.read_to_end()
+
+
+@test("after SIGHUP a new server takes the port or the path while old connections live on")
+def _(t):
+    image, port, path = t.pattern_image(MIB), free_port(), t.path("nbd.sock")
+    for arguments, address in ((["-p", port], ("127.0.0.1", port)), (["-U", path], path)):
+        process = foreground(t, *arguments, image, address=address)
+        old = Client(connect(address)).start()
+        process.signal(signal.SIGHUP)
+        process.expect(EX_OK)
+        process = foreground(t, *arguments, "--description=new", image, address=address)
+        client = Client(connect(address)).start(requests=[NBD_INFO_DESCRIPTION])
+        eq(client.infos[NBD_INFO_DESCRIPTION], b"new")
+        client.disconnect()
+        eq(old.read(0, 512), pattern(0, 512))
+        old.disconnect()
+        stop(process)
+
+
+@test("each connection has a process of its own, and --max-connections bounds them")
+def _(t):
+    path = t.path("nbd.sock")
+    process = foreground(t, "--max-connections=2", "-U", path, t.pattern_image(MIB), address=path)
+    clients = [Client(connect(path)).start() for _ in range(2)]
+    eq(len(children_of(process.pid)), 2)
+    refused = Client(connect(path))
+    refused.expect_end()
+    eq(bytes(refused.received), b"")
+    for client in clients:
+        client.disconnect()
+    wait_alone(process)
+    visit(Client(connect(path)))
+    stop(process)
+
+
+# ------------------------------------------------------------------ the background
+
+@test("in the background the parent exits with 0 only when a client that connects at once is "
+      "served")
+def _(t):
+    image = t.pattern_image(MIB)
+    for number in range(15):
+        port, path = free_port(), t.fresh(".sock")
+        server = Background(t, *(["-p", port] if number % 2 else ["-U", path]), image)
+        # No second try.
+        visit(Client(connect(("127.0.0.1", port) if number % 2 else path)))
+        eq(server.parent.stderr(), "")
+        server.stop()
+
+
+@test("in the background the parent exits with 1, and the error on its standard error, when it "
+      "can't be ready")
+def _(t):
+    image = t.pattern_image(MIB)
+    taken, path = socket.create_server(("127.0.0.1", 0)), t.path("nbd.sock")
+    t.defer(taken.close)
+    port = taken.getsockname()[1]
+    busy = socket.socket(socket.AF_UNIX)
+    t.defer(busy.close)
+    busy.bind(t.path("busy.sock"))
+    busy.listen()
+    for arguments, words in ((["-p", port], "in use"), (["-U", t.path("busy.sock")], "in use"),
+                             (["-U", path, "-P", t.path("missing/pid")], "missing/pid"),
+                             (["-U", path, "-u", "no-such-user"], "no-such-user"),
+                             (["-U", path, "-g", "no-such-group"], "no-such-group")):
+        process = t.run([NBDINETD, *arguments, image], status=1)
+        matches(rf"\Anbdinetd: .*{words}.*\n\Z", process.stderr())
+        eq(os.path.exists(path), False, "a socket after it has failed")
+    wait_until(lambda: all(state_of(pid) in ("Z", None) for pid in servers_below(os.getpid())),
+               "every process to be gone")
+
+
+@test("a FILE that can't be served is told at the start, in the foreground and in the background")
+def _(t):
+    path, image = t.path("nbd.sock"), t.pattern_image(MIB)
+    for arguments in ([], ["-f"]):
+        process = t.run([NBDINETD, *arguments, "-U", path, t.path("missing.img")], status=None)
+        # 1 is what the background promises for whatever goes wrong, 66 is what a missing FILE is.
+        eq(process.wait() in ((EX_NOINPUT,) if arguments else (1, EX_NOINPUT)), True,
+           f"exit status {process.wait()}")
+        contains("missing.img", process.stderr())
+        eq(os.path.exists(path), False)
+    if os.geteuid() == 0:
+        # As the user that will serve it.
+        os.chmod(image, 0o600)
+        for arguments in ([], ["-f"]):
+            process = t.spawn([NBDINETD, *arguments, "-U", path, "-u", "nobody", image])
+            wait_until(lambda: process.poll() is not None or is_listening(path), "its start")
+            listening = is_listening(path)
+            assert not listening, "it listens, though each client would be turned away"
+            contains(image, process.stderr())
+
+
+@test("the background process leaves the terminal, the folder and the standard descriptors behind")
+def _(t):
+    path = t.path("nbd.sock")
+    read, write = os.pipe()
+    t.defer(os.close, read)
+    server = Background(t, "-U", path, t.pattern_image(MIB), fds={1: write, 2: write})
+    os.close(write)
+    # Whoever reads what it says, as `$(nbdinetd ...)` does, comes to the end.
+    eq(os.read(read, 1), b"")
+    eq(os.readlink(f"/proc/{server.pid}/cwd"), "/")
+    eq({n: what for n, what in descriptors_of(server.pid).items() if n <= 2},
+       {0: "/dev/null", 1: "/dev/null", 2: "/dev/null"})
+    assert os.getsid(server.pid) != os.getsid(0), "it is in our session"
+    eq(Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[4], "0", "terminal")
+    visit(Client(connect(path)))
+    server.stop()
+
+
+@test("relative paths mean the folder that it was started in, also after it has left it")
+def _(t):
+    t.pattern_image(MIB, "disk.img")
+    process = t.run([*in_directory(t.dir), NBDINETD, "-U", "nbd.sock", "-P", "nbd.pid", "disk.img"])
+    pid = int(Path(t.path("nbd.pid")).read_text())
+    eq(process.stderr(), "")
+    for _ in range(2):
+        visit(Client(connect(t.path("nbd.sock"))))
+    os.kill(pid, signal.SIGTERM)
+    eq(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), EX_OK)
+    eq([name for name in os.listdir(t.dir) if name.startswith("nbd.")], [], "left behind")
+
+
+@test("SIGTERM ends the background process, too: connections are drained, the socket is removed")
+def _(t):
+    path = t.path("nbd.sock")
+    server = Background(t, "-U", path, t.pattern_image(MIB))
+    client = Client(connect(path)).start()
+    client.write(0, b"\x18" * 512)
+    child, = children_of(server.pid)
+    server.stop()
+    client.read_to_end()
+    eq(state_of(child), None)
+    eq(os.path.exists(path), False)
+
+
+@test("-f stays in the foreground, until SIGTERM or SIGINT")
+def _(t):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        for option in ("-f", "--foreground"):
+            path = t.fresh(".sock")
+            process = t.spawn([NBDINETD, option, "-U", path, t.pattern_image(MIB)])
+            wait_until(lambda: is_listening(path), "the server to listen")
+            visit(Client(connect(path)))
+            eq(process.poll(), None)
+            process.signal(number)
+            process.expect(EX_OK)
+            eq(os.path.exists(path), False)
+
+
+# ------------------------------------------------------------------ pidfile, user and group
+
+@test("-P holds the process id of the listener before the parent exits, and is removed at the end")
+def _(t):
+    image, path, pidfile = t.pattern_image(MIB), t.path("nbd.sock"), t.path("nbd.pid")
+    # An old one is overwritten, however long it was.
+    Path(pidfile).write_text("123456789 and more\n")
+    process = foreground(t, "-P", pidfile, "-U", path, image, address=path)
+    wait_until(lambda: Path(pidfile).read_text() == f"{process.pid}\n", "the pidfile")
+    stop(process)
+    eq(os.path.exists(pidfile), False)
+
+    server = Background(t, "-U", path, image)
+    eq(Path(server.pidfile).read_text(), f"{server.pid}\n")
+    eq(Path(f"/proc/{server.pid}/comm").read_text(), "nbdinetd\n")
+    server.stop()
+    eq(os.path.exists(server.pidfile), False)
+
+
+@test("a pidfile that can't be written is exit status 73 in the foreground")
+def _(t):
+    process = t.run([NBDINETD, "-f", "-U", t.path("s"), "-P", t.path("missing/pid"),
+                     t.pattern_image(MIB)], status=EX_CANTCREAT)
+    contains("missing/pid", process.stderr())
+    eq(os.path.exists(t.path("s")), False, "the socket")
+
+
+@test("-u and -g change user and group of the listener and its connections for good, by name "
+      "and by number")
+def _(t):
+    need_root("to become another user")
+    image = t.pattern_image(MIB)
+    nobody, group = pwd.getpwnam("nobody"), grp.getgrnam("daemon")
+    for user in (["-u", "nobody"], [f"--user={nobody.pw_uid}"]):
+        for of_group in ([], ["-g", "daemon"], [f"--group={group.gr_gid}"]):
+            path = t.fresh(".sock")
+            process = foreground(t, *user, *of_group, "-U", path, image, address=path)
+            wait_until(lambda: ids(process.pid)[0][0] == nobody.pw_uid, "the change")
+            client = Client(connect(path)).start()
+            gid = group.gr_gid if of_group else nobody.pw_gid
+            for pid in (process.pid, *children_of(process.pid)):
+                uids, gids, groups = ids(pid)
+                eq((uids, gids), ([nobody.pw_uid] * 4, [gid] * 4), f"{user} {of_group}")
+                eq(0 in groups, False, f"root's group among {groups}")
+                text = Path(f"/proc/{pid}/status").read_text()
+                eq(int(matches(r"^CapEff:\s+(\S+)$", text)[1], 16), 0, "capabilities")
+            client.disconnect()
+            stop(process)
+
+
+@test("-g alone changes the group and drops the others")
+def _(t):
+    need_root("to change the group")
+    group = grp.getgrnam("daemon").gr_gid
+    path = t.path("nbd.sock")
+    process = foreground(t, "-g", "daemon", "-U", path, t.pattern_image(MIB), address=path)
+    wait_until(lambda: ids(process.pid)[1] == [group] * 4, "the change")
+    eq(set(ids(process.pid)[2]) <= {group}, True, f"groups {ids(process.pid)[2]}")
+    visit(Client(connect(path)))
+    stop(process)
+
+
+@test("a user that is a number without an entry never keeps root's groups")
+def _(t):
+    need_root("to become another user")
+    path = t.path("nbd.sock")
+    process = t.spawn([NBDINETD, "-f", "-u", "64324", "-U", path, t.pattern_image(MIB)])
+    wait_until(lambda: process.poll() is not None or ids(process.pid)[0] == [64324] * 4,
+               "the change, or an error")
+    if process.poll() is None:
+        uids, gids, groups = ids(process.pid)
+        eq((0 in gids, 0 in groups), (False, False), f"gids {gids}, groups {groups}")
+        stop(process)
+    else:
+        matches(r"^nbdinetd: .*64324", process.stderr())
+    # With a group there is nothing to guess.
+    process = foreground(t, "-u", "64324", "-g", "64325", "-U", path, t.pattern_image(MIB),
+                         address=path)
+    wait_until(lambda: ids(process.pid) == ([64324] * 4, [64325] * 4, [64325]), "the change")
+    visit(Client(connect(path)))
+    stop(process)
+
+
+@test("an unknown user or group is an error that names it, and so is a change without the right to")
+def _(t):
+    image, path = t.pattern_image(MIB), t.path("nbd.sock")
+    for arguments in (["-u", "no-such-user"], ["-g", "no-such-group"], ["-u", "-1"], ["-u", "x1"]):
+        process = t.run([NBDINETD, "-f", *arguments, "-U", path, image], status=EX_USAGE)
+        contains(arguments[1], process.stderr())
+        eq(os.path.exists(path), False, "the socket")
+    need_root("to be somebody without the right to change")
+    process = t.run([need("setpriv"), "--reuid=64324", "--regid=64324", "--clear-groups", "--",
+                     NBDINETD, "-f", "-u", "nobody", "-p", str(free_port()), image],
+                    status=EX_OSERR)
+    contains("nobody", process.stderr())
+
+
+# ------------------------------------------------------------------ --run
+
+@test("--run runs the command by the shell and exits with its status")
+def _(t):
+    image = t.pattern_image(MIB)
+    for command, status in (("true", 0), ("exit 3", 3), ("false || exit 255", 255),
+                            ("/no/such/program", 127), ("kill -TERM $$", 128 + signal.SIGTERM)):
+        t.run([NBDINETD, "--run", command, image], status=status)
+    process = t.run([NBDINETD, "--run=echo \"it's $((6 * 7))\"; echo error >&2", image])
+    eq((process.stdout(), process.stderr()), ("it's 42\n", "error\n"))
+
+
+VARIABLES = r'printf "%s\n" "$nbd" "$port" "$unixsocket" "$uri" "$exportname"'
+
+
+@test("--run has a private Unix socket by default, as has -U -, and removes it with its folder")
+def _(t):
+    image = t.pattern_image(MIB)
+    for arguments in ([], ["-U", "-"], ["--unix=-"]):
+        process = t.run([NBDINETD, *arguments, "--run",
+                         VARIABLES + '; stat -c "%a" "$(dirname "$unixsocket")"; '
+                         'nbdinfo --size "$uri"', image])
+        nbd, port, path, uri_, name, mode, size = process.stdout().splitlines()
+        eq((nbd, port, uri_, name), (f"nbd:unix:{path}", "", f"nbd+unix:///?socket={path}", ""))
+        eq((mode, size), ("700", str(MIB)))
+        assert path.startswith("/"), path
+        eq((os.path.exists(path), os.path.exists(os.path.dirname(path))), (False, False))
+
+
+@test("--run goes with -p, -i, -U and --exportname, and its variables lead to the export")
+def _(t):
+    need("nbdinfo")
+    need("qemu-img")
+    image, path = t.pattern_image(MIB), t.path("nbd.sock")
+    cases = [(["-p", free_port()], {}), (["-i", "127.0.0.1", "-p", free_port()], {}),
+             (["-i", "127.0.0.2", "-p", free_port()], {}), (["-U", path], {})]
+    if is_private:
+        cases.append((["-i", "127.0.0.1"], {}))
+    if has_ipv6():
+        cases.append((["-i", "::1", "-p", free_port()], {}))
+    names = ("", "disk", "a b/c?d#e%f\"'$&ü:=")
+    for arguments, _ in cases:
+        for name in names:
+            process = t.run([NBDINETD, *arguments, *(["-e", name] if name else []), "--run",
+                             VARIABLES + '; nbdinfo --size "$uri"; qemu-img info "$nbd"', image])
+            nbd, port, unixsocket, uri_, exportname, size = process.stdout().splitlines()[:6]
+            eq((exportname, size), (name, str(MIB)), f"with {arguments}")
+            matches(r"^virtual size: 1 MiB", process.stdout(), f"qemu-img info {nbd}")
+            eq(unixsocket, path if "-U" in arguments else "")
+            eq(port, "" if "-U" in arguments else
+               str(arguments[arguments.index("-p") + 1]) if "-p" in arguments else str(NBD_PORT))
+
+
+@test("the command of --run gets no descriptor of the server's, its signals as usual, and no "
+      "activation variables")
+def _(t):
+    image = t.pattern_image(MIB)
+    process = t.run([NBDINETD, "-p", free_port(), "--run",
+                     "ls -l /proc/self/fd; grep ^Sig /proc/self/status; env", image],
+                    env={"LISTEN_FDS": "1", "LISTEN_PID": "1"})
+    text = process.stdout()
+    eq([line for line in text.splitlines() if "socket:" in line or "anon_inode" in line], [])
+    eq(int(matches(r"^SigBlk:\s+(\S+)$", text)[1], 16), 0, "blocked signals")
+    SIGPIPE_BIT = 1 << (signal.SIGPIPE - 1)
+    eq(int(matches(r"^SigIgn:\s+(\S+)$", text)[1], 16) & SIGPIPE_BIT, 0, "SIGPIPE is ignored")
+
+
+@test("when the command of --run ends, connections are drained, and the exit status is still "
+      "its own")
+def _(t):
+    path, go = t.path("nbd.sock"), t.path("go")
+    process = t.spawn([NBDINETD, "-U", path, "--run",
+                       f"while [ ! -e {go} ]; do sleep 0.05; done; exit 5", t.pattern_image(MIB)])
+    wait_until(lambda: is_listening(path), "the server to listen")
+    client = Client(connect(path)).start()
+    client.write(0, b"\x21" * 512)
+    Path(go).touch()
+    client.read_to_end()
+    process.expect(5)
+    eq(os.path.exists(path), False)
+
+
+@test("SIGTERM ends --run with its command")
+def _(t):
+    path = t.path("nbd.sock")
+    process = t.spawn([NBDINETD, "-U", path, "--run", "exec sleep 1000", t.pattern_image(MIB)])
+    wait_until(lambda: is_listening(path), "the server to listen")
+    command = wait_until(lambda: children_of(process.pid), "the command")[0]
+    visit(Client(connect(path)))
+    process.signal(signal.SIGTERM)
+    process.wait()
+    eq(state_of(command), None, "the command")
+    eq(os.path.exists(path), False)
+
+
+@test("an error before the command of --run is the exit status of that error, and the command "
+      "doesn't run")
+def _(t):
+    image, mark = t.pattern_image(MIB), t.path("mark")
+    t.run([NBDINETD, "-U", t.path("missing/s"), "--run", f"touch {mark}", image],
+          status=EX_CANTCREAT)
+    t.run([NBDINETD, "--run", f"touch {mark}", image + ".missing"], status=EX_NOINPUT)
+    t.run([NBDINETD, "--run", f"touch {mark}"], status=EX_USAGE)
+    eq(os.path.exists(mark), False)
+
+
+@test("the command of --run reaches the export also when -u changes the user, and nothing is "
+      "left behind")
+def _(t):
+    need_root("to become another user")
+    for arguments in ([], ["-U", "-"], ["-U", t.path("nbd.sock")], ["-p", free_port()]):
+        process = t.run([NBDINETD, "-u", "nobody", "-P", t.fresh(".pid"), *arguments, "--run",
+                         'echo "$unixsocket"; nbdinfo --size "$uri"', t.pattern_image(MIB)],
+                        status=None)
+        path, *rest = process.stdout().splitlines()
+        eq((rest, process.wait()), ([str(MIB)], 0), process.stderr())
+        if path and "-U" not in arguments or "-" in arguments:
+            eq(os.path.exists(os.path.dirname(path)), False, "the private folder")
+
+
+# ------------------------------------------------------------------ messages
+
+@test("in the foreground messages go to standard error, and after going into the background to "
+      "syslog")
+def _(t):
+    log, image = Syslog(t), t.pattern_image(MIB)
+    path = t.path("nbd.sock")
+    process = foreground(t, "-U", path, image, address=path, prefix=log.prefix)
+    visit(Client(connect(path)))
+    stop(process)
+    matches(r'^nbdinetd: serving export "" to unix:.*\nnbdinetd: unix:.* ended: ', process.stderr())
+    eq(log.messages(), [])
+
+    server = Background(t, "--max-connections=1", "-U", path, image, prefix=log.prefix)
+    client = Client(connect(path)).start()
+    child, = children_of(server.pid)
+    refused = Client(connect(path))
+    refused.expect_end()
+    client.send(client.request_bytes(NBD_CMD_READ, 0, 1, magic=0xBAD))
+    client.expect_end()
+    for words, priority, sender in (("^serving export", 6, child), (" ended: .*magic", 4, child),
+                                    ("^refusing .*--max-connections", 4, server.pid)):
+        eq(log.wait(words)[:2], (priority, sender), words)
+    server.stop()
+    eq((server.parent.stdout(), server.parent.stderr()), ("", ""))
+
+
+@test("-f and --run keep messages on standard error")
+def _(t):
+    log, image = Syslog(t), t.pattern_image(MIB)
+    process = t.run([*log.prefix, NBDINETD, "--run", 'nbdinfo --size "$uri"', image])
+    eq(process.stdout(), f"{MIB}\n")
+    contains("serving export", process.stderr())
+    eq(log.messages(), [])
+
+
+# ------------------------------------------------------------------ what can't be combined
+
+@test("options that exclude each other are wrong usage that names both")
+def _(t):
+    image, path = t.pattern_image(MIB), t.path("u")
+    for arguments, names in ((["-U", path, "-p", "1234"], ("--unix", "--port")),
+                             (["-p", "1234", "-U", path], ("--unix", "--port")),
+                             (["-U", path, "-i", "127.0.0.1"], ("--unix", "--ipaddr")),
+                             (["-U", path, "--vsock"], ("--unix", "--vsock")),
+                             (["--vsock", "-i", "127.0.0.1"], ("--vsock", "--ipaddr")),
+                             (["-s", "-p", "1234"], ("--single", "--port")),
+                             (["-s", "-i", "::1"], ("--single", "--ipaddr")),
+                             (["-s", "-U", path], ("--single", "--unix")),
+                             (["-s", "--vsock"], ("--single", "--vsock")),
+                             (["-s", "--run", "true"], ("--single", "--run")),
+                             (["-f", "-U", path, "--exit-idle=1s"], ("--exit-idle",))):
+        process = t.run([NBDINETD, *arguments, image], status=EX_USAGE)
+        for name in names:
+            contains(name, process.stderr(), " ".join(arguments))
+        eq(len(process.stderr().splitlines()), 1, "lines")
+    eq(os.path.exists(path), False)
+
+
+@test("what is no port is wrong usage, and two FILEs, or none, are")
+def _(t):
+    image = t.pattern_image(MIB)
+    for port in ("0", "65536", "-1", "nbd!", "", "10809x", "4294967296", " "):
+        process = t.run([NBDINETD, "-f", "-p", port, image], status=EX_USAGE)
+        contains("--port", process.stderr())
+    t.run([NBDINETD, "-f", "-U", t.path("u"), image, image], status=EX_USAGE)
+    contains("FILE", t.run([NBDINETD, "-f", "-U", t.path("u")], status=EX_USAGE).stderr())
+
+
+@test("a connection on standard input is served, unless an option asks for a socket of one's own")
+def _(t):
+    image, path = t.pattern_image(MIB), t.path("nbd.sock")
+    process, client = t.inetd(image)
+    visit(client)
+    process.expect(EX_OK)
+    ours, theirs = t.connection()
+    process = t.spawn([NBDINETD, "-f", "-U", path, image], fds={0: theirs})
+    theirs.close()
+    wait_until(lambda: is_listening(path), "the server to listen")
+    visit(Client(connect(path)))
+    ours.setblocking(False)
+    try:
+        eq(ours.recv(100), b"", "what the client on standard input has got")
+    except BlockingIOError:
+        pass
+    stop(process)
+
+
+if __name__ == "__main__":
+    is_private = private_network()
+    main()
