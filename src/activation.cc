@@ -117,7 +117,8 @@ absl::Status UsageError(int fd, absl::string_view is,
 // What LISTEN_FDS hands over, and the names that LISTEN_FDNAMES gives to it;
 // without the latter each is "unknown" (sd_listen_fds_with_names(3)).
 struct Listed {
-  int count = 0;  // or a negated errno
+  absl::Status status;
+  int count = 0;
   std::vector<std::string> names;
 };
 
@@ -131,12 +132,19 @@ Listed TakeListenFds() {
   }
   const LibSystemd* systemd = LibSystemd::Get();
   if (systemd == nullptr) {
-    listed.count = -ELIBACC;
+    listed.status = absl::InternalError(absl::StrCat(
+        "failed to load what socket activation needs: ", LibSystemd::Error()));
     return listed;
   }
   char** names = nullptr;
   listed.count =
       systemd->listen_fds_with_names(/*unset_environment=*/1, &names);
+  if (listed.count < 0) {
+    listed.status = ErrnoStatus(
+        -listed.count,
+        "the environment's LISTEN_FDS and LISTEN_PID are unusable",
+        absl::StatusCode::kInvalidArgument);
+  }
   for (int i = 0; i < listed.count; ++i) {
     listed.names.emplace_back(names[i]);
     free(names[i]);
@@ -254,12 +262,9 @@ void TakeStandardInput(bool single, Inherited* inherited) {
 Inherited TakeInherited(const ActivationOptions& options) {
   FillStandardDescriptors();
   const Listed listed = TakeListenFds();
-  if (listed.count < 0) {
+  if (!listed.status.ok()) {
     Inherited inherited;
-    inherited.status = ErrnoStatus(
-        -listed.count,
-        "the environment's LISTEN_FDS and LISTEN_PID are unusable",
-        absl::StatusCode::kInvalidArgument);
+    inherited.status = listed.status;
     return inherited;
   }
   Inherited inherited = TakeActivated(listed, options);

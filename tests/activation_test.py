@@ -66,7 +66,8 @@ def _(t):
 def _(t):
     image = t.pattern_image(MIB)
     ours, theirs = t.connection()
-    process = t.spawn([NBDINETD, image], fds={3: theirs}, listen_fds=1, listen_pid=os.getpid())
+    process = t.spawn([NBDINETD, "--single", image], fds={3: theirs}, listen_fds=1,
+                      listen_pid=os.getpid())
     theirs.close()
     refused(process, client=Client(ours))
 
@@ -84,7 +85,7 @@ def _(t):
     image = t.pattern_image(MIB)
     for how in ({"listen_fds": 1}, {"listen_pid": "own"}, {"listen_fds": 0, "listen_pid": "own"}):
         ours, theirs = t.connection()
-        process = t.spawn([NBDINETD, image], fds={3: theirs}, **how)
+        process = t.spawn([NBDINETD, "--single", image], fds={3: theirs}, **how)
         theirs.close()
         refused(process, client=Client(ours))
         ours, theirs = t.connection()
@@ -104,34 +105,25 @@ def _(t):
         refused(process, client=Client(ours))
 
 
-@test("anything but one connection in LISTEN_FDS is an error that names the descriptor and says "
-      "what it is")
+@test("what can't be served in LISTEN_FDS is an error that names the descriptor and says what it is")
 def _(t):
     image = t.pattern_image(MIB)
-    tcp_listener = socket.create_server(("127.0.0.1", 0))
-    unix_listener = socket.socket(socket.AF_UNIX)
-    unix_listener.bind(t.path("listener.sock"))
-    unix_listener.listen()
     datagram = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     packet = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pipe = os.pipe()
     terminal = pty.openpty()
-    regular = os.open(image, os.O_RDWR)
     directory = os.open(t.dir, os.O_RDONLY)
     null = os.open("/dev/null", os.O_RDWR)
-    for resource_ in (tcp_listener, unix_listener, udp, *datagram, *packet):
+    for resource_ in (udp, *datagram, *packet):
         t.defer(resource_.close)
-    for descriptor in (*pipe, *terminal, regular, directory, null):
+    for descriptor in (*pipe, *terminal, directory, null):
         t.defer(os.close, descriptor)
-    for wrong, words in ((tcp_listener, r"listening socket.*Accept=yes"),
-                         (unix_listener, r"listening socket.*Accept=yes"),
-                         (datagram[0], r"socket.*stream"),
+    for wrong, words in ((datagram[0], r"socket.*stream"),
                          (udp, r"socket.*stream"),
                          (packet[0], r"socket.*stream"),
                          (pipe[0], r"pipe"),
                          (terminal[1], r"terminal"),
-                         (regular, r"regular file"),
                          (directory, r"directory"),
                          (null, r"character device")):
         # Alone, as the second of two, and as the first of two: it is the one that is named.
@@ -230,20 +222,18 @@ def _(t):
     eq(Path(image).read_bytes(), pattern(0, MIB), "the file that was standard output")
 
 
-@test("without any client it says how to give it one")
+@test("a listening socket beside a connection is an error that names both")
 def _(t):
-    image = t.pattern_image(MIB)
-    leader, terminal = pty.openpty()
-    regular = os.open(image, os.O_RDWR)
-    for descriptor in (leader, terminal, regular):
-        t.defer(os.close, descriptor)
-    for standard_input in (terminal, regular, CLOSED):
-        process = t.spawn([NBDINETD, image], fds={0: standard_input})
-        matches(r"systemd.*inetd.*--single", refused(process))
-    # A pair of pipes is a client only for who says so with -s: any shell pipeline has them.
-    process, client = t.piped(image)
-    client.expect_end()
-    matches(r"systemd.*inetd.*--single", refused(process, client=client))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for descriptor in (3, 4):
+            ours, theirs = t.connection()
+            process = t.spawn([NBDINETD, t.pattern_image(MIB)],
+                              fds={descriptor: listener, 7 - descriptor: theirs},
+                              listen_fds=2, listen_pid="own")
+            theirs.close()
+            matches(rf"descriptor {7 - descriptor} is a connected socket.*"
+                    rf"listening socket.*descriptor {descriptor}",
+                    refused(process, client=Client(ours)))
 
 
 @test("a listening socket as standard input, inetd's wait, is an error that says nowait")

@@ -57,8 +57,17 @@ python_tests = \
 	tests/architecture_test.py \
 	tests/clients_test.py \
 	tests/faults_test.py \
+	tests/handed_over_test.py \
+	tests/listen_units_test.py \
+	tests/listener_load_test.py \
+	tests/listener_test.py \
+	tests/seed-activation_test.py \
+	tests/seed-logging_test.py \
+	tests/seed-systemd_test.py \
+	tests/standalone_test.py \
 	tests/superservers_test.py \
-	tests/systemd_test.py
+	tests/systemd_test.py \
+	tests/timeouts_test.py
 
 check_PROGRAMS =
 check_LIBRARIES =
@@ -95,7 +104,8 @@ tests_support_eio_fs_LDADD = $(FUSE3_LIBS) -lpthread
 
 EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/clients.py tests/support/faults.py \
-	tests/support/harness.py tests/support/nbd_client.py \
+	tests/support/harness.py tests/support/listening.py \
+	tests/support/nbd_client.py \
 	tests/support/private_systemd.py
 
 check-local: all

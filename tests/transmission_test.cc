@@ -320,14 +320,14 @@ TEST_P(BothStyles, AFastZeroSucceedsWhereTheFileSystemCanPunchHoles) {
   session().End();
 }
 
-TEST_P(BothStyles,
-       AFastZeroWithNoHoleSucceedsExactlyWhereTheFileSystemCanZeroRanges) {
+TEST_P(BothStyles, AFastZeroWithNoHoleSucceedsWhereTheFileSystemCanZeroRanges) {
+  NEED_OR_SKIP(image().CanZeroRanges(), "the file system can't zero ranges");
   StartStyle();
   const uint64_t before = image().AllocatedBytes();
   const auto flags = static_cast<uint16_t>(kCmdFlagFastZero | kCmdFlagNoHole);
   const Reply reply =
       Do({.type = kCmdWriteZeroes, .flags = flags, .length = 1 << 20});
-  EXPECT_TRUE(HasError(reply, image().CanZeroRanges() ? kNbdOk : kNbdEnotsup));
+  EXPECT_TRUE(HasError(reply, kNbdOk));
   EXPECT_GE(image().AllocatedBytes(), before);
   session().End();
 }

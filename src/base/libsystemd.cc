@@ -27,8 +27,14 @@ bool Load(LibSystemd* functions) {
 
 const LibSystemd* LibSystemd::Get() {
   static LibSystemd functions;
-  static const bool loaded = Load(&functions);
+  static bool loaded = false;
+  if (!loaded) loaded = Load(&functions);
   return loaded ? &functions : nullptr;
+}
+
+std::string LibSystemd::Error() {
+  const char* error = dlerror();
+  return error == nullptr ? "no error" : error;
 }
 
 }  // namespace nbdinetd

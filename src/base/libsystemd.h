@@ -10,6 +10,8 @@
 #include <systemd/sd-daemon.h>
 #include <systemd/sd-journal.h>
 
+#include <string>
+
 namespace nbdinetd {
 
 // The functions that we call, each as the manual page of its name says.
@@ -19,9 +21,10 @@ struct LibSystemd {
   decltype(&sd_notify) notify;
   decltype(&sd_watchdog_enabled) watchdog_enabled;
 
-  // Loads it on the first call; nullptr when it can't be had, and then again
-  // on every later call. Main thread only.
+  // Loads it on the first call; nullptr when it can't be had. Main thread only.
   static const LibSystemd* Get();
+  // Why the last Get() returned nullptr.
+  static std::string Error();
 };
 
 }  // namespace nbdinetd

@@ -66,6 +66,10 @@ absl::StatusOr<std::unique_ptr<Export>> OpenExport(
     error = fd.valid() ? 0 : errno;
   }
   if (error == EISDIR) return NoInput(path, "it is a directory");
+  if (error == EMFILE || error == ENFILE || error == ENOMEM) {
+    // No fault of the file's.
+    return ErrnoStatus(error, absl::StrCat("failed to open ", Quoted(path)));
+  }
   if (error != 0) return NoInput(path, ErrnoText(error));
   return ExportOf(std::move(fd), path, read_only, read_only_reason);
 }
