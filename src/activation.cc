@@ -66,6 +66,11 @@ Identity Identify(int fd) {
   }
 }
 
+mode_t ModeOf(int fd) {
+  struct stat st;
+  return fstat(fd, &st) == 0 ? st.st_mode : 0;
+}
+
 bool IsSameFile(int a, int b) {
   struct stat sa, sb;
   return fstat(a, &sa) == 0 && fstat(b, &sb) == 0 && sa.st_dev == sb.st_dev &&
@@ -257,10 +262,8 @@ void TakeStandardInput(bool single, Inherited* inherited) {
   inherited->connection = std::move(connection);
 }
 
-}  // namespace
-
-Inherited TakeInherited(const ActivationOptions& options) {
-  FillStandardDescriptors();
+// Rules 1 and 2, in this order.
+Inherited TakeAny(const ActivationOptions& options) {
   const Listed listed = TakeListenFds();
   if (!listed.status.ok()) {
     Inherited inherited;
@@ -273,6 +276,25 @@ Inherited TakeInherited(const ActivationOptions& options) {
       (options.single || !stand_alone)) {
     TakeStandardInput(options.single, &inherited);
   }
+  return inherited;
+}
+
+}  // namespace
+
+Inherited TakeInherited(const ActivationOptions& options) {
+  FillStandardDescriptors();
+  // A superserver may have made standard error the client's socket, whether or
+  // not standard input is what will be served.
+  bool standard_error_is_peer = false;
+  if (S_ISSOCK(ModeOf(STDIN_FILENO))) {
+    for (const int fd : {STDOUT_FILENO, STDERR_FILENO}) {
+      if (!IsSameFile(STDIN_FILENO, fd)) continue;
+      OpenNull(fd);
+      if (fd == STDERR_FILENO) standard_error_is_peer = true;
+    }
+  }
+  Inherited inherited = TakeAny(options);
+  inherited.standard_error_is_peer |= standard_error_is_peer;
   return inherited;
 }
 

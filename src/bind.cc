@@ -34,13 +34,13 @@ absl::Status BindError(int error_number, absl::string_view where) {
                      absl::StatusCode::kAlreadyExists);
 }
 
-// A socket bound to `address` and listening, or the errno.
-struct Listening {
+// A socket bound to `address`, or the errno.
+struct BoundSocket {
   UniqueFd fd;
   int error = 0;
 };
 
-Listening Listen(int family, const sockaddr* address, socklen_t length) {
+BoundSocket BindSocket(int family, const sockaddr* address, socklen_t length) {
   UniqueFd fd(socket(family, kSocketFlags, 0));
   if (!fd.valid()) return {UniqueFd(), errno};
   const int on = 1;
@@ -51,8 +51,7 @@ Listening Listen(int family, const sockaddr* address, socklen_t length) {
     // The IPv4 addresses have a socket of their own.
     setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
   }
-  if (bind(fd.get(), address, length) != 0 ||
-      listen(fd.get(), kBacklog) != 0) {
+  if (bind(fd.get(), address, length) != 0) {
     return {UniqueFd(), errno};
   }
   return {std::move(fd), 0};
@@ -80,16 +79,16 @@ absl::StatusOr<BoundSockets> BindTcp(const ListenAddress& address,
   BoundSockets bound;
   int first_error = 0;
   for (const addrinfo* info = found; info != nullptr; info = info->ai_next) {
-    Listening listening =
-        Listen(info->ai_family, info->ai_addr, info->ai_addrlen);
-    if (listening.error == 0) {
-      bound.listeners.push_back(std::move(listening.fd));
-    } else if (listening.error == EAFNOSUPPORT ||
-               listening.error == EADDRNOTAVAIL) {
+    BoundSocket socket =
+        BindSocket(info->ai_family, info->ai_addr, info->ai_addrlen);
+    if (socket.error == 0) {
+      bound.listeners.push_back(std::move(socket.fd));
+    } else if (socket.error == EAFNOSUPPORT ||
+               socket.error == EADDRNOTAVAIL) {
       // A machine without IPv6, or without IPv4.
-      if (first_error == 0) first_error = listening.error;
+      if (first_error == 0) first_error = socket.error;
     } else {
-      return BindError(listening.error, where);
+      return BindError(socket.error, where);
     }
   }
   if (bound.listeners.empty()) return BindError(first_error, where);
@@ -134,10 +133,10 @@ absl::StatusOr<BoundSockets> BindUnix(const std::string& path) {
   std::memcpy(address.sun_path, bound.unix_path.c_str(),
               bound.unix_path.size() + 1);
   if (IsStale(address)) unlink(address.sun_path);
-  Listening listening = Listen(
+  BoundSocket socket = BindSocket(
       AF_UNIX, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-  if (listening.error != 0) return BindError(listening.error, where);
-  bound.listeners.push_back(std::move(listening.fd));
+  if (socket.error != 0) return BindError(socket.error, where);
+  bound.listeners.push_back(std::move(socket.fd));
   return bound;
 }
 
@@ -146,13 +145,13 @@ absl::StatusOr<BoundSockets> BindVsock(uint32_t port) {
   address.svm_family = AF_VSOCK;
   address.svm_cid = VMADDR_CID_ANY;
   address.svm_port = port;
-  Listening listening = Listen(
+  BoundSocket socket = BindSocket(
       AF_VSOCK, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-  if (listening.error != 0) {
-    return BindError(listening.error, absl::StrCat("vsock port ", port));
+  if (socket.error != 0) {
+    return BindError(socket.error, absl::StrCat("vsock port ", port));
   }
   BoundSockets bound;
-  bound.listeners.push_back(std::move(listening.fd));
+  bound.listeners.push_back(std::move(socket.fd));
   return bound;
 }
 
@@ -170,6 +169,21 @@ std::string PercentEncoded(absl::string_view text, absl::string_view kept) {
 }
 
 }  // namespace
+
+absl::Status BoundSockets::Listen() const {
+  for (const UniqueFd& listener : listeners) {
+    if (listen(listener.get(), kBacklog) != 0) {
+      return BindError(errno, "what was bound");
+    }
+  }
+  return absl::OkStatus();
+}
+
+void BoundSockets::GiveTo(uid_t uid, gid_t gid) const {
+  if (private_folder.empty()) return;
+  [[maybe_unused]] int ignored = chown(unix_path.c_str(), uid, gid);
+  ignored = chown(private_folder.c_str(), uid, gid);
+}
 
 void BoundSockets::RemoveUnixSocket() const {
   if (!unix_path.empty()) unlink(unix_path.c_str());

@@ -2,6 +2,8 @@
 #ifndef NBDINETD_BIND_H_
 #define NBDINETD_BIND_H_
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -28,12 +30,16 @@ struct BoundSockets {
   // The folder that was made for it, if one was.
   std::string private_folder;
 
+  // Lets clients in. AlreadyExists as below.
+  absl::Status Listen() const;
+  // Gives a private socket to who is to use it; failing is no harm.
+  void GiveTo(uid_t uid, gid_t gid) const;
   // Removes the Unix socket from the file system, and its folder. For the
   // process that stops listening, not for those forked from it.
   void RemoveUnixSocket() const;
 };
 
-// Opens, binds and listens. TCP gets a socket for each address family that the
+// Opens and binds; nobody can connect before Listen(). TCP gets a socket for each address family that the
 // machine has. AlreadyExists says which address it was and why it failed. A
 // Unix socket that nobody listens on any more is replaced.
 absl::StatusOr<BoundSockets> Bind(const ListenAddress& address);

@@ -34,38 +34,35 @@ constexpr char kReady = '\0';
   _exit(1);
 }
 
-struct Ids {
-  uid_t uid = static_cast<uid_t>(-1);
-  gid_t gid = static_cast<gid_t>(-1);
-};
-
-absl::Status FindUser(const std::string& user, Ids* ids) {
+absl::Status FindUser(const std::string& user, Identity* identity) {
   const passwd* entry = getpwnam(user.c_str());
   uid_t number = 0;
   if (entry == nullptr && absl::SimpleAtoi(user, &number)) {
     entry = getpwuid(number);
-    ids->uid = number;
+    identity->uid = number;
   }
   if (entry != nullptr) {
-    ids->uid = entry->pw_uid;
-    ids->gid = entry->pw_gid;
-  } else if (ids->uid == static_cast<uid_t>(-1)) {
+    identity->uid = entry->pw_uid;
+    identity->gid = entry->pw_gid;
+    identity->user_groups = entry->pw_name;
+  } else if (identity->uid == Identity::kUnchanged) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--user=", user, ": there is no such user"));
+        absl::StrCat("--user=", Quoted(user), ": there is no such user"));
   }
   return absl::OkStatus();
 }
 
-absl::Status FindGroup(const std::string& group, Ids* ids) {
+absl::Status FindGroup(const std::string& group, Identity* identity) {
   gid_t number = 0;
   if (const struct group* entry = getgrnam(group.c_str())) {
-    ids->gid = entry->gr_gid;
+    identity->gid = entry->gr_gid;
   } else if (absl::SimpleAtoi(group, &number)) {
-    ids->gid = number;
+    identity->gid = number;
   } else {
     return absl::InvalidArgumentError(
-        absl::StrCat("--group=", group, ": there is no such group"));
+        absl::StrCat("--group=", Quoted(group), ": there is no such group"));
   }
+  identity->user_groups.clear();
   return absl::OkStatus();
 }
 
@@ -118,30 +115,38 @@ absl::Status WritePidfile(const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::Status ChangeUser(const std::string& user, const std::string& group) {
-  if (user.empty() && group.empty()) return absl::OkStatus();
-  Ids ids;
-  if (!user.empty()) {
-    if (absl::Status status = FindUser(user, &ids); !status.ok()) return status;
+absl::StatusOr<Identity> FindIdentity(const std::string& user,
+                                      const std::string& group) {
+  Identity identity;
+  absl::Status status;
+  if (!user.empty()) status = FindUser(user, &identity);
+  if (status.ok() && !group.empty()) status = FindGroup(group, &identity);
+  if (!status.ok()) return status;
+  if (identity.uid != Identity::kUnchanged &&
+      identity.gid == Identity::kUnchanged) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--user=", Quoted(user),
+                     " has no entry that tells its group: use --group, too"));
   }
-  if (!group.empty()) {
-    if (absl::Status status = FindGroup(group, &ids); !status.ok()) {
-      return status;
-    }
-  }
-  const bool failed =
-      (!user.empty() && group.empty() && initgroups(user.c_str(), ids.gid) != 0) ||
-      (!group.empty() && setgroups(1, &ids.gid) != 0) ||
-      (ids.gid != static_cast<gid_t>(-1) &&
-       setresgid(ids.gid, ids.gid, ids.gid) != 0) ||
-      (ids.uid != static_cast<uid_t>(-1) &&
-       setresuid(ids.uid, ids.uid, ids.uid) != 0);
-  if (failed) {
-    return ErrnoStatus(errno, absl::StrCat("failed to become user ",
-                                           Quoted(user), " and group ",
-                                           Quoted(group)));
-  }
-  return absl::OkStatus();
+  identity.description =
+      absl::StrCat("user ", Quoted(user), " and group ", Quoted(group));
+  return identity;
+}
+
+absl::Status Become(const Identity& identity) {
+  const uid_t uid = identity.uid;
+  const gid_t gid = identity.gid;
+  if (gid == Identity::kUnchanged) return absl::OkStatus();
+  // The groups first, while it is still allowed.
+  const bool changed =
+      (identity.user_groups.empty()
+           ? setgroups(1, &gid)
+           : initgroups(identity.user_groups.c_str(), gid)) == 0 &&
+      setresgid(gid, gid, gid) == 0 &&
+      (uid == Identity::kUnchanged || setresuid(uid, uid, uid) == 0);
+  if (changed) return absl::OkStatus();
+  return ErrnoStatus(errno,
+                     absl::StrCat("failed to become ", identity.description));
 }
 
 absl::StatusOr<pid_t> StartCommand(
@@ -155,12 +160,13 @@ absl::StatusOr<pid_t> StartCommand(
   for (const auto& [name, value] : variables) {
     setenv(name.c_str(), value.c_str(), /*overwrite=*/1);
   }
-  // The listener's signals are blocked, and SIGPIPE ignored; a command expects
+  // The listener's signals are blocked, and others ignored; a command expects
   // neither.
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   signal(SIGPIPE, SIG_DFL);
+  signal(SIGXFSZ, SIG_DFL);
   execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
   _exit(127);
 }

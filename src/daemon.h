@@ -38,9 +38,22 @@ class Background {
 // Writes the process id and a newline. AlreadyExists when it can't.
 absl::Status WritePidfile(const std::string& path);
 
-// Becomes `user` and `group` for good; either may be empty. A user without a
-// group brings its own groups. Names or numbers.
-absl::Status ChangeUser(const std::string& user, const std::string& group);
+// Who a process is to become. kUnchanged stands for what it is.
+struct Identity {
+  static constexpr uid_t kUnchanged = static_cast<uid_t>(-1);
+  uid_t uid = kUnchanged;
+  gid_t gid = kUnchanged;
+  std::string user_groups;  // the user whose supplementary groups it gets
+  std::string description;  // for messages: "user nobody"
+};
+
+// What --user and --group mean, which are names or numbers, and may be empty. A
+// user without a group brings its own groups.
+absl::StatusOr<Identity> FindIdentity(const std::string& user,
+                                      const std::string& group);
+
+// Becomes `identity` for good.
+absl::Status Become(const Identity& identity);
 
 // Runs `command` by the shell, with `variables` in its environment.
 absl::StatusOr<pid_t> StartCommand(

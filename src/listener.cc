@@ -25,6 +25,13 @@ constexpr absl::Duration kDrainLimit = absl::Seconds(10);
 // STATUS= is for people.
 constexpr absl::Duration kStatusInterval = absl::Seconds(1);
 
+// How long nothing is accepted after accept() has failed for good.
+constexpr absl::Duration kPause = absl::Milliseconds(100);
+
+// A client that has seen the end of its connection may be back before the
+// process of that connection is gone.
+constexpr int kReapGraceMs = 5;
+
 // How many connections are accepted from one socket before the signals and the
 // other sockets have their turn.
 constexpr int kAcceptsInARow = 64;
@@ -36,6 +43,27 @@ UniqueFd OpenSpare() { return UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC));
 void MakeNonBlocking(int fd) {
   const int flags = fcntl(fd, F_GETFL);
   if (flags >= 0) fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+
+// accept() fails with these when the connection has (accept(2), "Error
+// handling"); the next one may be well.
+bool IsFaultOfTheConnection(int error_number) {
+  switch (error_number) {
+    case ECONNABORTED:
+    case EINTR:
+    case EPERM:
+    case EPROTO:
+    case ENOPROTOOPT:
+    case ENETDOWN:
+    case ENETUNREACH:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+    case ENONET:
+    case EOPNOTSUPP:
+      return true;
+    default:
+      return false;
+  }
 }
 
 // The descriptors of the process or of the system are used up.
@@ -62,6 +90,8 @@ Listener::Listener(std::vector<UniqueFd> sockets, const ListenerLimits& limits,
 }
 
 absl::StatusOr<Signals> Listener::CreateSignals() {
+  // Ignored, it would have the kernel reap the processes that we count.
+  signal(SIGCHLD, SIG_DFL);
   return Signals::Create({SIGTERM, SIGINT, SIGHUP, SIGCHLD});
 }
 
@@ -69,8 +99,10 @@ std::variant<Connection, int> Listener::Run() {
   manager_.Ready(Status());
   while (state_ == State::kListening) {
     std::vector<pollfd> fds = {{signals_.fd(), POLLIN, 0}};
+    if (!spare_.valid()) spare_ = OpenSpare();
+    const bool paused = SteadyNow() < paused_until_;
     for (const UniqueFd& socket : sockets_) {
-      fds.push_back({socket.get(), POLLIN, 0});
+      fds.push_back({paused ? -1 : socket.get(), POLLIN, 0});
     }
     const absl::Duration left = NextDeadline() - SteadyNow();
     const int timeout_ms =
@@ -98,6 +130,10 @@ std::variant<Connection, int> Listener::Run() {
       if (fds[i].revents == 0) continue;
       absl::optional<Connection> connection = Accept(fds[i].fd);
       if (connection.has_value()) return *std::move(connection);
+      if ((fds[i].revents & (POLLHUP | POLLERR | POLLNVAL)) != 0) {
+        log_.Error("a listening socket has been shut down by somebody else");
+        sockets_[i - 1].Reset();
+      }
     }
   }
   Drain();
@@ -106,6 +142,7 @@ std::variant<Connection, int> Listener::Run() {
 
 absl::Time Listener::NextDeadline() const {
   absl::Time next = next_keep_alive_;
+  if (SteadyNow() < paused_until_) next = std::min(next, paused_until_);
   if (processes_.empty()) {
     next = std::min(next, idle_since_ + limits_.exit_idle);
   }
@@ -142,7 +179,8 @@ void Listener::OnSignal(int number) {
       Reap();
       return;
     case SIGHUP:
-      state_ = State::kHandingOver;
+      // Nobody could take over from a server that serves its own command.
+      state_ = command_ > 0 ? State::kDraining : State::kHandingOver;
       return;
     default:
       state_ = State::kDraining;
@@ -175,7 +213,7 @@ absl::optional<Connection> Listener::Accept(int socket) {
   for (int i = 0; i < kAcceptsInARow; ++i) {
     UniqueFd connection(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC));
     if (connection.valid()) {
-      if (processes_.size() >= limits_.max_connections) {
+      if (!HasRoom()) {
         Refuse(std::move(connection),
                absl::StrCat("there are ", processes_.size(),
                             " connections, the most that --max-connections "
@@ -185,15 +223,33 @@ absl::optional<Connection> Listener::Accept(int socket) {
       absl::optional<Connection> forked = Fork(std::move(connection));
       if (forked.has_value()) return forked;
     } else if (IsOutOfDescriptors(errno)) {
-      ShedForWantOfDescriptors(socket);
+      const int error = errno;
+      if (!ShedForWantOfDescriptors(socket)) Pause(error);
       return absl::nullopt;
-    } else if (errno == EAGAIN) {
+    } else if (!IsFaultOfTheConnection(errno)) {
+      if (errno != EAGAIN) Pause(errno);
       return absl::nullopt;
     }
-    // Anything else is the fate of one connection (accept(2), "Error
-    // handling"): ECONNABORTED, EPROTO, network errors.
   }
   return absl::nullopt;
+}
+
+bool Listener::HasRoom() {
+  if (processes_.size() < limits_.max_connections) return true;
+  pollfd fd = {signals_.fd(), POLLIN, 0};
+  poll(&fd, 1, kReapGraceMs);
+  Reap();
+  return processes_.size() < limits_.max_connections;
+}
+
+void Listener::Pause(int error_number) {
+  paused_until_ = SteadyNow() + kPause;
+  const std::string reason = absl::StrCat("failed to accept connections: ",
+                                          ErrnoText(error_number));
+  if (told_refusal_ != reason) {
+    told_refusal_ = reason;
+    log_.Error(reason);
+  }
 }
 
 absl::optional<Connection> Listener::Fork(UniqueFd connection) {
@@ -233,19 +289,20 @@ void Listener::Refuse(UniqueFd connection, const std::string& reason) {
 
 // Without a descriptor a waiting connection can't be accepted, and poll() would
 // report it for ever: the spare one makes room to accept and close it.
-void Listener::ShedForWantOfDescriptors(int socket) {
+bool Listener::ShedForWantOfDescriptors(int socket) {
   const int error_number = errno;
   spare_.Reset();
   UniqueFd connection(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC));
-  if (connection.valid()) {
-    Refuse(std::move(connection), ErrnoText(error_number));
-  }
-  connection.Reset();
+  const bool shed = connection.valid();
+  if (shed) Refuse(std::move(connection), ErrnoText(error_number));
   spare_ = OpenSpare();
+  return shed;
 }
 
 // Stops accepting; ends the processes of the connections, and waits for them.
 void Listener::Drain() {
+  // The names first: once the sockets are closed, a successor may take them.
+  on_stop_();
   sockets_.clear();
   manager_.Stopping(absl::StrCat("ending, with ", Status()));
   if (state_ == State::kHandingOver) {

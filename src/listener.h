@@ -8,6 +8,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <limits>
 #include <variant>
 #include <vector>
@@ -46,22 +47,34 @@ class Listener {
   // becomes the exit status.
   void set_command(pid_t pid) { command_ = pid; }
 
+  // Called when no more connections are accepted, before the sockets are closed;
+  // not in the forked processes.
+  void set_on_stop(std::function<void()> on_stop) {
+    on_stop_ = std::move(on_stop);
+  }
+
   // Returns many times: in this process once, when it has stopped, with the
   // exit status; in each forked process with the connection that it is to
   // serve. There all that belongs to the listener has been closed.
   std::variant<Connection, int> Run();
 
  private:
-  // What a turn of the loop has to do next.
+  // When the loop has to turn at the latest, also without a descriptor ready.
   absl::Time NextDeadline() const;
   void OnSignal(int number);
   void Reap();
+  // Whether there is room for one more connection.
+  bool HasRoom();
   // Accepts what is waiting on one socket. A connection only in a forked
   // process.
   absl::optional<Connection> Accept(int socket);
   absl::optional<Connection> Fork(UniqueFd connection);
   void Refuse(UniqueFd connection, const std::string& reason);
-  void ShedForWantOfDescriptors(int socket);
+  // False when not even the spare descriptor helps.
+  bool ShedForWantOfDescriptors(int socket);
+  // Accepts nothing for a moment, since accepting fails for a reason that
+  // doesn't go away with the connection.
+  void Pause(int error_number);
   void TellManager();
   std::string Status() const;
   void Drain();
@@ -80,12 +93,14 @@ class Listener {
   // The reason that was logged last; the same again is only counted.
   std::string told_refusal_;
   absl::Time idle_since_;
+  absl::Time paused_until_ = absl::InfinitePast();
   absl::Time next_keep_alive_ = absl::InfiniteFuture();
   absl::Time next_status_;
   bool status_changed_ = false;
 
   enum class State { kListening, kDraining, kHandingOver };
   State state_ = State::kListening;
+  std::function<void()> on_stop_ = [] {};
   pid_t command_ = -1;
   int exit_status_ = 0;
 };

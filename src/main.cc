@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "activation.h"
 #include "base/errors.h"
@@ -116,10 +117,6 @@ int Serve(Connection connection, const Options& options,
           Log& log) {
   // From here on every message says whom it is about.
   log.SetField("NBD_PEER", connection.peer);
-  // A peer that is gone, and a limit on file sizes, are answers, no reasons to
-  // die.
-  signal(SIGPIPE, SIG_IGN);
-  signal(SIGXFSZ, SIG_IGN);
   absl::StatusOr<Signals> shutdown = Signals::Create({SIGTERM, SIGINT});
   if (!shutdown.ok()) return Fail(log, shutdown.status());
   absl::StatusOr<Catalog> catalog = OpenCatalog(options, files, log);
@@ -127,6 +124,10 @@ int Serve(Connection connection, const Options& options,
   return static_cast<int>(ServeConnection(std::move(connection), *catalog,
                                           options.timeouts, *shutdown, manager,
                                           log));
+}
+
+void RemovePidfile(const Options& options) {
+  if (!options.pidfile.empty()) unlink(options.pidfile.c_str());
 }
 
 // Listens until it is told to stop; in each process that it forks, serves.
@@ -138,23 +139,39 @@ int Listen(std::vector<UniqueFd> sockets, const Options& options,
     Listener listener(std::move(sockets), options.limits, std::move(signals),
                       log, manager);
     listener.set_command(command);
+    listener.set_on_stop([&] {
+      bound.RemoveUnixSocket();
+      RemovePidfile(options);
+    });
     outcome = listener.Run();
   }
   if (Connection* connection = std::get_if<Connection>(&outcome)) {
     return Serve(std::move(*connection), options, files, manager, log);
   }
-  bound.RemoveUnixSocket();
-  if (!options.pidfile.empty()) unlink(options.pidfile.c_str());
   return std::get<int>(outcome);
 }
 
 // What stands between the sockets and the first accept: --pidfile, --user and
-// --group.
-absl::Status PrepareToListen(const Options& options) {
-  absl::Status status;
-  if (!options.pidfile.empty()) status = WritePidfile(options.pidfile);
-  if (status.ok()) status = ChangeUser(options.user, options.group);
-  return status;
+// --group; and, as that user, a look at what is to be served, since what can't
+// be is better told now than to the first client.
+absl::Status PrepareToListen(const Options& options,
+                             const std::vector<NamedFile>& files,
+                             const BoundSockets& bound, const Log& log) {
+  if (!options.pidfile.empty()) {
+    if (absl::Status status = WritePidfile(options.pidfile); !status.ok()) {
+      return status;
+    }
+  }
+  const absl::StatusOr<Identity> identity =
+      FindIdentity(options.user, options.group);
+  if (!identity.ok()) return identity.status();
+  bound.GiveTo(identity->uid, identity->gid);
+  if (absl::Status status = Become(*identity); !status.ok()) return status;
+  if (absl::Status status = OpenCatalog(options, files, log).status();
+      !status.ok()) {
+    return status;
+  }
+  return bound.Listen();
 }
 
 // Starts the command of --run; -1 when there is none.
@@ -165,10 +182,14 @@ absl::StatusOr<pid_t> StartRun(const Options& options,
   const uint32_t port =
       options.listen.port == 0 ? kNbdPort : options.listen.port;
   const bool is_unix = !bound.unix_path.empty();
+  std::string host =
+      options.listen.ip_address.empty() ? "localhost" : options.listen.ip_address;
+  if (absl::StrContains(host, ':')) host = absl::StrCat("[", host, "]");
   return StartCommand(
       options.run,
-      {{"nbd", is_unix ? absl::StrCat("nbd:unix:", bound.unix_path)
-                       : absl::StrCat("nbd:localhost:", port)},
+      {{"nbd", options.listen.vsock ? ""
+               : is_unix            ? absl::StrCat("nbd:unix:", bound.unix_path)
+                       : absl::StrCat("nbd:", host, ":", port)},
        {"port", is_unix ? "" : absl::StrCat(port)},
        {"unixsocket", bound.unix_path},
        {"uri", UriOf(options.listen, bound.unix_path, name)},
@@ -202,10 +223,6 @@ int StandAlone(Options options, const std::vector<NamedFile>& files,
     const int exit_status = Fail(log, status);
     return background ? 1 : exit_status;
   };
-  // What can't be served is told now, not to the first client.
-  if (const auto catalog = OpenCatalog(options, files, log); !catalog.ok()) {
-    return fail_to_start(catalog.status());
-  }
   // Before anything is started that could send a signal.
   absl::StatusOr<Signals> signals = Listener::CreateSignals();
   if (!signals.ok()) return fail_to_start(signals.status());
@@ -219,13 +236,15 @@ int StandAlone(Options options, const std::vector<NamedFile>& files,
     child = *std::move(entered);
   }
   absl::StatusOr<pid_t> command = pid_t{-1};
-  if (absl::Status status = PrepareToListen(options); !status.ok()) {
+  if (absl::Status status = PrepareToListen(options, files, *bound, log);
+      !status.ok()) {
     command = status;
   } else {
     command = StartRun(options, *bound);
   }
   if (!command.ok()) {
     bound->RemoveUnixSocket();
+    RemovePidfile(options);
     if (child.has_value()) {
       child->Failed(command.status().message());
       return 1;
@@ -246,6 +265,10 @@ int StandAlone(Options options, const std::vector<NamedFile>& files,
 }
 
 int Main(int argc, char** argv) {
+  // A peer or a reader of messages that is gone, and a limit on file sizes, are
+  // answers, no reasons to die.
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
   Options options;
   const absl::Status usage = ParseOptions(argc, argv, &options);
   // Before anything is printed: standard output and error may be the client's.
@@ -261,10 +284,11 @@ int Main(int argc, char** argv) {
 
   ServiceManager manager;
   if (inherited.connection.has_value()) {
-    if (absl::Status status = ChangeUser(options.user, options.group);
-        !status.ok()) {
-      return Fail(log, status);
-    }
+    const absl::StatusOr<Identity> identity =
+        FindIdentity(options.user, options.group);
+    const absl::Status status =
+        identity.ok() ? Become(*identity) : identity.status();
+    if (!status.ok()) return Fail(log, status);
     return Serve(*std::move(inherited.connection), options, inherited.files,
                  manager, log);
   }
@@ -273,15 +297,10 @@ int Main(int argc, char** argv) {
   }
   absl::StatusOr<Signals> signals = Listener::CreateSignals();
   if (!signals.ok()) return Fail(log, signals.status());
-  if (absl::Status status = PrepareToListen(options); !status.ok()) {
+  if (absl::Status status =
+          PrepareToListen(options, inherited.files, BoundSockets(), log);
+      !status.ok()) {
     return Fail(log, status);
-  }
-  // An export that can't be opened now may be there later; until then its
-  // clients see connections that end, as with Accept=yes.
-  if (const auto catalog = OpenCatalog(options, inherited.files, log);
-      !catalog.ok()) {
-    const int exit_status = Fail(log, catalog.status());
-    if (absl::IsInvalidArgument(catalog.status())) return exit_status;
   }
   return Listen(std::move(inherited.listeners), options, inherited.files,
                 *std::move(signals), /*command=*/-1, BoundSockets(), manager,

@@ -98,6 +98,9 @@ bool Negotiation::Require(size_t n) {
       case Channel::Receipt::kData:
       case Channel::Receipt::kNothing:
         break;
+      case Channel::Receipt::kTimedOut:
+        EndTimedOut();
+        return false;
       case Channel::Receipt::kEnd:
       case Channel::Receipt::kReset:
         if (channel_.input().empty()) {

@@ -100,11 +100,9 @@ absl::Status ParseTime(absl::string_view option, absl::string_view text,
 
 absl::Status ParsePort(absl::string_view text, Options* options) {
   uint32_t port = 0;
-  if (!absl::SimpleAtoi(text, &port) || port == 0 ||
-      // A vsock port has 32 bits.
-      (port > 65535 && !options->listen.vsock)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--port=", Quoted(text), ": a port is a number from 1 to 65535"));
+  if (!absl::SimpleAtoi(text, &port) || port == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--port=", Quoted(text), ": a port is a number from 1 to 65535"));
   }
   options->listen.port = port;
   return absl::OkStatus();
@@ -243,6 +241,10 @@ absl::Status CheckTogether(const Options& options) {
   if (listen.vsock && !listen.ip_address.empty()) {
     return exclude("--vsock", "--ipaddr");
   }
+  if (listen.port > 65535 && !listen.vsock) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--port=", listen.port, ": a port of TCP is a number from 1 to 65535"));
+  }
   if (options.activation.single && !options.activation.own_socket.empty()) {
     return exclude("--single", options.activation.own_socket);
   }
@@ -262,6 +264,8 @@ absl::Status ParseOptions(int argc, char** argv, Options* options) {
                            : ApplyOption(letter, optarg, options));
   }
   first_error.Update(CheckTogether(*options));
+  // A nbdkit user's "file /srv/disk.img": the one plugin that there would be.
+  if (argc - optind == 2 && absl::string_view(argv[optind]) == "file") ++optind;
   if (optind < argc) options->file = argv[optind];
   if (argc - optind > 1) {
     first_error.Update(absl::InvalidArgumentError(absl::StrCat(

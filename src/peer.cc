@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
 
@@ -59,8 +60,8 @@ std::string PeerFromEnvironment() {
   // What the environment says may have come from anywhere.
   host = Quoted(host);
   host = host.substr(1, host.size() - 2);
-  const std::string port = Environment("REMOTE_PORT");
-  if (port.empty()) return host;
+  uint32_t port;
+  if (!absl::SimpleAtoi(Environment("REMOTE_PORT"), &port)) return host;
   return absl::StrContains(host, ':') ? absl::StrCat("[", host, "]:", port)
                                       : absl::StrCat(host, ":", port);
 }

@@ -29,6 +29,12 @@ bool ReplySender::Flush() {
   return ok_;
 }
 
+void ReplySender::Abort() {
+  ok_ = false;
+  size_ = 0;
+  channel_.Abort();
+}
+
 char* ReplySender::Reserve(size_t n) {
   if (kOutputBytes - size_ < n) Flush();
   return buffer_.get() + size_;

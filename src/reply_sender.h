@@ -62,6 +62,8 @@ class ReplySender {
   void CommitPiece(size_t length);
   void EndData(const Request& request);
 
+  // A hard disconnect: nothing more is sent, nor what is gathered.
+  void Abort();
   // Sends what is gathered. False when the peer is gone.
   bool Flush();
   bool ok() const { return ok_; }

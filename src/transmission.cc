@@ -89,7 +89,7 @@ Ending Transmission::Run() {
     // are in the input already have been waiting for.
     HandleFinished();
     HandleInput();
-    if (!aborted_ && !replies_.Flush()) OnUnsentReplies();
+    if (!replies_.Flush()) OnUnsentReplies();
     if (Over()) return Finish();
     const absl::Time limit = WaitLimit();
     switch (channel_.Wait(WantInput(), workers_.event_fd(),
@@ -112,7 +112,11 @@ Ending Transmission::Run() {
 }
 
 bool Transmission::WantInput() const {
-  return !ending_.has_value() && !workers_.full();
+  const bool write_has_to_wait = write_.has_value() &&
+                                 write_->request.length > kPieceBytes &&
+                                 target_.writes_busy() &&
+                                 workers_.pending() > 0;
+  return !ending_.has_value() && !workers_.full() && !write_has_to_wait;
 }
 
 bool Transmission::InMessage() const {
@@ -145,6 +149,7 @@ void Transmission::OnTimeLimit() {
 }
 
 void Transmission::OnUnsentReplies() {
+  workers_.DropReads();
   if (channel_.shutdown_requested()) {
     End(ExitStatus::kOk, "the server is shutting down");
   } else if (channel_.send_timed_out()) {
@@ -161,7 +166,7 @@ void Transmission::End(ExitStatus status, std::string reason) {
 }
 
 bool Transmission::Over() const {
-  return aborted_ || (ending_.has_value() && workers_.pending() == 0);
+  return ending_.has_value() && workers_.pending() == 0;
 }
 
 Ending Transmission::Finish() {
@@ -193,6 +198,9 @@ void Transmission::OnInput() {
       } else {
         End(ExitStatus::kOk, "client closed the connection");
       }
+      break;
+    case Channel::Receipt::kTimedOut:
+      End(ExitStatus::kTimedOut, "client vanished: the connection timed out");
       break;
     case Channel::Receipt::kReset:
       End(ExitStatus::kProtocol, "client vanished: the connection was reset");
@@ -304,6 +312,8 @@ bool Transmission::WriteWhole(PendingWrite& write) {
 
 // Part of a longer write; false when more of it should be received first.
 bool Transmission::WritePiece(PendingWrite& write) {
+  // What the writes would wait for is a task of ours, and its end is told.
+  if (target_.writes_busy() && workers_.pending() > 0) return false;
   const uint64_t left = write.request.length - write.consumed;
   const uint64_t offset = write.request.offset + write.consumed;
   size_t piece = std::min<uint64_t>(
@@ -384,7 +394,7 @@ void Transmission::StartRead(const Request& request) {
 uint64_t Transmission::SendCachedFragments(const Request& request,
                                            uint64_t offset) {
   const uint64_t end = request.offset + request.length;
-  while (offset < end) {
+  while (offset < end && replies_.ok()) {
     const size_t piece = ChunkLength(offset, end);
     char* data = replies_.ReserveData(piece);
     if (target_.ReadCached(offset, {data, piece}) != piece) break;
@@ -414,7 +424,7 @@ void Transmission::StartTask(const Request& request,
 void Transmission::HandleFinished() {
   if (workers_.pending() == 0) return;
   for (const std::unique_ptr<Task>& task : workers_.TakeFinished()) {
-    if (!aborted_) AnswerTask(*task);
+    if (replies_.ok()) AnswerTask(*task);
   }
 }
 
@@ -448,9 +458,14 @@ void Transmission::AnswerTask(const Task& task) {
 void Transmission::Fail(const Request& request, int error_number,
                         uint64_t offset) {
   const std::string sentence = Sentence(request, error_number);
-  // That zeroes can't be had faster than by writing them is an answer.
-  if (error_number != EOPNOTSUPP) LogStorageError(request, error_number);
-  const NbdError error = NbdErrorOf(error_number);
+  // That zeroes can't be had faster than by writing them is an answer; of
+  // anything else "SHOULD NOT return NBD_ENOTSUP" ("Error values") holds.
+  const bool is_answer =
+      error_number == EOPNOTSUPP && request.has(NBD_CMD_FLAG_FAST_ZERO);
+  if (!is_answer) LogStorageError(request, error_number);
+  const NbdError error = is_answer                     ? NBD_ENOTSUP
+                         : error_number == EOPNOTSUPP ? NBD_EIO
+                                                      : NbdErrorOf(error_number);
   if (request.type == NBD_CMD_READ) {
     replies_.ErrorAt(request, error, sentence, offset);
   } else {
@@ -503,7 +518,7 @@ void Transmission::SendFragments(const Task& task) {
       replies_.Hole(request, offset, extent.length_bytes, extent_end == end);
       offset = extent_end;
     }
-    while (offset < extent_end) {
+    while (offset < extent_end && replies_.ok()) {
       const size_t piece = ChunkLength(offset, extent_end);
       char* data = replies_.ReserveData(piece);
       size_t good = 0;
@@ -526,7 +541,7 @@ void Transmission::SendOneChunk(const Request& request,
   uint64_t error_offset = 0;
   for (const Extent& extent : extents) {
     const uint64_t extent_end = offset + extent.length_bytes;
-    while (offset < extent_end) {
+    while (offset < extent_end && replies_.ok()) {
       const size_t piece = std::min<uint64_t>(extent_end - offset, kPieceBytes);
       char* data = replies_.ReservePiece(piece);
       size_t good = 0;
@@ -539,8 +554,8 @@ void Transmission::SendOneChunk(const Request& request,
         // out the reply header ..., the server MUST immediately initiate a hard
         // disconnect" (NBD_CMD_READ, simple replies).
         LogStorageError(request, error);
-        aborted_ = true;
         End(ExitStatus::kSystem, "a read failed in the middle of its reply");
+        replies_.Abort();
         return;
       }
       // "it MUST use padding bytes which SHOULD be zero" (structured replies).

@@ -100,9 +100,6 @@ class Transmission {
   absl::optional<PendingWrite> write_;
   // Once set nothing more is received; the workers' results are still sent.
   absl::optional<Ending> ending_;
-  // Replies must not be sent any more (a read failed in the middle of a simple
-  // reply).
-  bool aborted_ = false;
   absl::Time shutdown_deadline_ = absl::InfiniteFuture();
   absl::Time shutdown_limit_ = absl::InfiniteFuture();
   int storage_errors_logged_ = 0;

@@ -56,6 +56,7 @@ TEST(Bind, ASocketThatNobodyListensOnIsReplacedAndALiveOneIsNot) {
   }
   const absl::StatusOr<BoundSockets> bound = Bind(address);
   ASSERT_TRUE(bound.ok()) << bound.status();
+  ASSERT_TRUE(bound->Listen().ok());
   EXPECT_FALSE(Bind(address).ok());
   bound->RemoveUnixSocket();
 }

@@ -371,9 +371,9 @@ def _(t):
     eq([e["PRIORITY"] for e in handler_entries(since) if "--max-connections" in e["MESSAGE"]],
        [WARNING], "refused for one reason: one line")
     first.disconnect()
-    units.wait_for_status("1 connections now, 2 served, 3 refused")
+    units.wait_for_status("1 connection now, 2 served, 3 refused")
     session(path)
-    units.wait_for_status("1 connections now, 3 served, 3 refused")
+    units.wait_for_status("1 connection now, 3 served, 3 refused")
     eq(second.read(4096, 512), pattern(4096, 512))
     second.disconnect()
     units.wait_for_status("0 connections now, 3 served, 3 refused")
@@ -388,7 +388,7 @@ def _(t):
     for wait in (0, 1.2):  # more than the time after which progress would be told
         time.sleep(wait)
         eq(client.read(4096, 512), pattern(4096, 512))
-    units.wait_for_status("1 connections now, 1 served, 0 refused")
+    units.wait_for_status("1 connection now, 1 served, 0 refused")
     client.disconnect()
     units.wait_for_status("0 connections now, 1 served, 0 refused")
 

@@ -120,7 +120,6 @@ def _(t):
     log = Syslog(t)
     missing = t.path("missing.img")
     for start in (lambda *a: t.spawn([*log.prefix, NBDINETD, "-f", "-U", t.path("u"), *a]),
-                  lambda *a: activate(t, *a, inherited=[Door(t)], prefix=log.prefix),
                   lambda *a: t.activated(*a, prefix=log.prefix)[0],
                   lambda *a: t.inetd(*a, stderr="file", prefix=log.prefix)[0]):
         before = len(log.messages())
@@ -134,6 +133,15 @@ def _(t):
         priority, pid, text = log.messages()[-1]
         eq((len(log.messages()), priority, pid), (before + 1, ERROR, process.pid))
         contains("missing.img", text)
+    for where, on_stderr in (("--log=stderr", True), ("--log=syslog", False)):
+        before, door = len(log.messages()), Door(t)
+        process = activate(t, where, missing, inherited=[door], prefix=log.prefix)
+        door.client().expect_end()
+        wait_alone(process)
+        stop(process)
+        eq("missing.img" in process.stderr(), on_stderr)
+        eq(any("missing.img" in text and priority == ERROR
+               for priority, _, text in log.messages()[before:]), not on_stderr)
     # It is one of the two, or another that is known.
     process = t.run([NBDINETD, "--log=elsewhere", missing], status=EX_USAGE)
     matches(r"elsewhere.*stderr.*syslog", process.stderr())

@@ -3,6 +3,7 @@
 under a real systemd in namespaces of its own. Each test is named by the sentence that it proves."""
 
 import os
+import random
 import socket
 import sys
 
@@ -135,7 +136,8 @@ def _(t):
     has_vsock = True
     try:
         socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).close()
-        ways["vsock::10815"] = None
+        vsock_port = random.randrange(1 << 16, 1 << 30)  # not of a private network
+        ways[f"vsock::{vsock_port}"] = None
     except (OSError, AttributeError):
         has_vsock = False
     text = SOCKET.replace("ListenStream=10809\n", "".join(f"ListenStream={way}\n" for way in ways))
@@ -147,7 +149,7 @@ def _(t):
         elif has_vsock_loopback():
             with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as connection:
                 connection.settimeout(GUARD)
-                connection.connect((VMADDR_CID_LOCAL, 10815))
+                connection.connect((VMADDR_CID_LOCAL, vsock_port))
                 visit(Client(connection))
         else:
             note(f"{way} is listened on, but this kernel has no vsock loopback to reach it by")

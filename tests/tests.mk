@@ -106,6 +106,8 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/clients.py tests/support/faults.py \
 	tests/support/harness.py tests/support/listening.py \
 	tests/support/nbd_client.py \
-	tests/support/private_systemd.py
+	tests/support/private_systemd.py \
+	tests/support/fake_export.h tests/support/loop_device.h \
+	tests/support/memory_stream.h tests/support/private_mount.h
 
 check-local: all

@@ -1,5 +1,6 @@
 #include "base/log.h"
 
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <syslog.h>
@@ -98,6 +99,9 @@ void Log::WriteTo(Sink sink, Priority priority, absl::string_view message,
           sink == Sink::kPlainStderr
               ? absl::StrCat(kIdentifier, ": ", message, "\n")
               : absl::StrCat("<", level, ">", message, "\n");
+      // A pipe whose reader has stopped must not stop us: the line is lost.
+      pollfd ready = {STDERR_FILENO, POLLOUT, 0};
+      if (poll(&ready, 1, 0) == 0) return;
       // One write, so that lines of several processes don't mix.
       [[maybe_unused]] const ssize_t n =
           write(STDERR_FILENO, line.data(), line.size());

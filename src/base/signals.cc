@@ -13,7 +13,14 @@ namespace nbdinetd {
 absl::StatusOr<Signals> Signals::Create(std::initializer_list<int> numbers) {
   sigset_t set;
   sigemptyset(&set);
-  for (const int number : numbers) sigaddset(&set, number);
+  for (const int number : numbers) {
+    // What whoever started us wants ignored (nohup, a shell's "&") would be
+    // queued all the same once it is blocked.
+    struct sigaction action;
+    sigaction(number, nullptr, &action);
+    if (action.sa_handler == SIG_IGN && number != SIGCHLD) continue;
+    sigaddset(&set, number);
+  }
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   UniqueFd fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!fd.valid()) return ErrnoStatus(errno, "failed to create a signalfd");

@@ -7,6 +7,10 @@
 namespace nbdinetd {
 namespace {
 
+// As systemd counts them: 30.44 and 365.25 days.
+constexpr absl::Duration kMonth = absl::Seconds(2629800);
+constexpr absl::Duration kYear = absl::Seconds(31557600);
+
 struct Unit {
   absl::string_view name;
   absl::Duration duration;
@@ -24,6 +28,12 @@ absl::optional<absl::Duration> UnitOf(absl::string_view name) {
       {"hr", absl::Hours(1)},        {"hour", absl::Hours(1)},
       {"hours", absl::Hours(1)},     {"d", absl::Hours(24)},
       {"day", absl::Hours(24)},      {"days", absl::Hours(24)},
+      {"w", absl::Hours(24 * 7)},    {"week", absl::Hours(24 * 7)},
+      {"weeks", absl::Hours(24 * 7)}, {"M", kMonth},
+      {"month", kMonth},             {"months", kMonth},
+      {"y", kYear},                  {"year", kYear},
+      {"years", kYear},              {"\xc2\xb5s", absl::Microseconds(1)},
+      {"\xce\xbcs", absl::Microseconds(1)},
   };
   for (const Unit& unit : units) {
     if (unit.name == name) return unit.duration;
@@ -53,7 +63,10 @@ absl::optional<absl::Duration> ParseTimeSpan(absl::string_view text) {
         &text, [](char c) { return absl::ascii_isdigit(c) || c == '.'; });
     text = absl::StripLeadingAsciiWhitespace(text);
     const absl::string_view unit_name =
-        Take(&text, [](char c) { return absl::ascii_isalpha(c); });
+        Take(&text, [](char c) {
+          return absl::ascii_isalpha(static_cast<unsigned char>(c)) ||
+                 static_cast<unsigned char>(c) >= 0x80;
+        });
     text = absl::StripLeadingAsciiWhitespace(text);
     double value;
     const absl::optional<absl::Duration> unit = UnitOf(unit_name);

@@ -71,9 +71,9 @@ int RunRead(Export& target, Task& task) {
     found.clear();
   }
   task.extents = ReadExtents(found, request.length);
-  const size_t data_bytes = task.data_bytes();
-  if (data_bytes != 0) {
-    task.data = std::make_unique_for_overwrite<char[]>(data_bytes);
+  if (task.has_data()) {
+    task.data = std::make_unique_for_overwrite<char[]>(
+        static_cast<size_t>(request.length));
   }
   uint64_t position = 0;
   for (const Extent& extent : task.extents) {

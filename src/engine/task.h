@@ -42,12 +42,18 @@ struct Task {
   // status: the extents, the last one perhaps longer than the request.
   std::vector<Extent> extents;
 
-  // How much memory `data` is, or will be.
-  size_t data_bytes() const {
-    const bool has_data =
-        carries_payload || (request.type == NBD_CMD_READ &&
-                            request.length <= kPieceBytes);
-    return has_data ? static_cast<size_t>(request.length) : 0;
+  // Whether `data` holds, or will hold, the bytes of the request.
+  bool has_data() const {
+    return carries_payload ||
+           (request.type == NBD_CMD_READ && request.length <= kPieceBytes);
+  }
+  // How much memory the task takes at most, beside its own.
+  size_t memory_bytes() const {
+    if (has_data()) return static_cast<size_t>(request.length);
+    if (request.type == NBD_CMD_READ) return kPieceBytes;  // to read through
+    return request.type == NBD_CMD_BLOCK_STATUS
+               ? kMaxDescriptors * sizeof(Extent)
+               : 0;
   }
 };
 

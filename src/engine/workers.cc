@@ -50,7 +50,7 @@ std::unique_ptr<Task> Workers::Start(std::unique_ptr<Task> task) {
     return task;
   }
   ++pending_;
-  pending_bytes_ += task->data_bytes();
+  pending_bytes_ += task->memory_bytes();
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     queue_.push_back(std::move(task));
@@ -81,6 +81,22 @@ void Workers::Finish(std::unique_ptr<Task> task) {
   if (finished_.size() == 1) eventfd_write(event_fd_.get(), 1);
 }
 
+void Workers::DropReads() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::erase_if(queue_, [this](const std::unique_ptr<Task>& task) {
+    const uint16_t type = task->request.type;
+    const bool dropped = type == NBD_CMD_READ || type == NBD_CMD_CACHE ||
+                         type == NBD_CMD_BLOCK_STATUS;
+    if (dropped) Release(*task);
+    return dropped;
+  });
+}
+
+void Workers::Release(const Task& task) {
+  --pending_;
+  pending_bytes_ -= task.memory_bytes();
+}
+
 std::vector<std::unique_ptr<Task>> Workers::TakeFinished() {
   std::vector<std::unique_ptr<Task>> finished;
   {
@@ -90,10 +106,7 @@ std::vector<std::unique_ptr<Task>> Workers::TakeFinished() {
     eventfd_t ignored;
     eventfd_read(event_fd_.get(), &ignored);
   }
-  for (const std::unique_ptr<Task>& task : finished) {
-    --pending_;
-    pending_bytes_ -= task->data_bytes();
-  }
+  for (const std::unique_ptr<Task>& task : finished) Release(*task);
   return finished;
 }
 

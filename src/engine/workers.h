@@ -42,6 +42,10 @@ class Workers {
   // counts as pending no more.
   std::vector<std::unique_ptr<Task>> TakeFinished();
 
+  // Nobody waits for results any more: drops what has not been begun and would
+  // change nothing.
+  void DropReads();
+
   // Readable while TakeFinished() has something to give; -1 before the first
   // Start().
   int event_fd() const { return event_fd_.get(); }
@@ -57,6 +61,8 @@ class Workers {
   void RunThread();
   bool AddThread();
   void Finish(std::unique_ptr<Task> task);
+  // The task counts as pending no more.
+  void Release(const Task& task);
 
   Export& target_;
   UniqueFd event_fd_;

@@ -79,7 +79,7 @@ BlockDeviceExport::Range BlockDeviceExport::WholeBlocks(uint64_t offset,
 int BlockDeviceExport::Trim(uint64_t offset, uint64_t length) {
   const Range whole = WholeBlocks(offset, length);
   if (whole.length == 0) return 0;
-  const Busy busy(*this);
+  const Busy busy(*this, Busy::kReadsAndWrites);
   const int error = RangeIoctl(fd(), BLKDISCARD, whole.offset, whole.length);
   return error == EOPNOTSUPP ? 0 : error;
 }
@@ -90,11 +90,19 @@ int BlockDeviceExport::Trim(uint64_t offset, uint64_t length) {
 // survive a refusal is written back first; and a device that has refused once
 // isn't asked again.
 bool BlockDeviceExport::MayZeroFast(uint64_t offset, uint64_t length) {
-  return !refuses_unmap_.load(std::memory_order_relaxed) &&
-         sync_file_range(fd(), static_cast<off_t>(offset),
-                         static_cast<off_t>(length),
-                         SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
-                             SYNC_FILE_RANGE_WAIT_AFTER) == 0;
+  if (refuses_unmap_.load(std::memory_order_relaxed)) return false;
+  const auto write_back = [&] {
+    return sync_file_range(fd(), static_cast<off_t>(offset),
+                           static_cast<off_t>(length),
+                           SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                               SYNC_FILE_RANGE_WAIT_AFTER) == 0
+               ? 0
+               : errno;
+  };
+  const auto is_loss = [](int error) {
+    return error == EIO || error == ENOSPC || error == EDQUOT;
+  };
+  return DurableCall(write_back, is_loss) == 0;
 }
 
 int BlockDeviceExport::Unmap(Range whole) {
@@ -115,7 +123,7 @@ int BlockDeviceExport::Zero(uint64_t offset, uint64_t length, Hole hole,
   if (speed == Speed::kFastOnly && !MayZeroFast(offset, length)) {
     return EOPNOTSUPP;
   }
-  const Busy busy(*this);
+  const Busy busy(*this, Busy::kReadsAndWrites);
   const Range whole = WholeBlocks(offset, length);
   int error = EOPNOTSUPP;
   if (whole.length != 0) {

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <mutex>
 
 namespace nbdinetd {
 namespace {
@@ -45,7 +46,7 @@ Export::Export(std::string path, UniqueFd fd, Facts facts, bool may_have_holes)
       may_have_holes_(may_have_holes) {}
 
 size_t Export::ReadCached(uint64_t offset, absl::Span<char> out) {
-  if (busy_.load(std::memory_order_relaxed) != 0) return 0;
+  if (reads_busy_.load(std::memory_order_relaxed) != 0) return 0;
   const iovec piece = {out.data(), out.size()};
   const auto position = static_cast<off_t>(offset);
   if (reads_nowait_.load(std::memory_order_relaxed)) {
@@ -87,32 +88,69 @@ int Export::Read(uint64_t offset, absl::Span<char> out, size_t* done) {
 }
 
 int Export::Write(uint64_t offset, absl::Span<const char> data, bool durable) {
+  return durable ? WriteDurably(offset, data) : WriteToCache(offset, data);
+}
+
+int Export::WriteToCache(uint64_t offset, absl::Span<const char> data) {
   while (!data.empty()) {
-    const iovec piece = {const_cast<char*>(data.data()), data.size()};
-    const auto position = static_cast<off_t>(offset);
     const ssize_t n =
-        pwritev2(fd(), &piece, 1, position, durable ? RWF_DSYNC : 0);
+        pwrite(fd(), data.data(), data.size(), static_cast<off_t>(offset));
     if (n < 0) {
       if (errno == EINTR) continue;
-      const int error = errno;
-      // No space for these bytes, and nothing lost; unless they fit when they
-      // needn't be durable: then the storage couldn't keep what it had taken.
-      if (!durable || (error != EIO && pwritev2(fd(), &piece, 1, position, 0) <
-                                           0)) {
-        return error;
-      }
-      flush_error_.store(error, std::memory_order_relaxed);
-      return error;
+      return errno;
     }
     offset += static_cast<uint64_t>(n);
     data.remove_prefix(static_cast<size_t>(n));
   }
-  // This range may have been part of what an earlier flush lost.
-  return durable ? flush_error_.load(std::memory_order_relaxed) : 0;
+  return 0;
+}
+
+int Export::WriteDurably(uint64_t offset, absl::Span<const char> data) {
+  bool supported = true;
+  const auto write = [&] {
+    while (!data.empty()) {
+      const iovec piece = {const_cast<char*>(data.data()), data.size()};
+      const ssize_t n = pwritev2(fd(), &piece, 1, static_cast<off_t>(offset),
+                                 RWF_DSYNC);
+      if (n < 0) {
+        if (errno == EINTR) continue;
+        supported = errno != EOPNOTSUPP;
+        return errno;
+      }
+      offset += static_cast<uint64_t>(n);
+      data.remove_prefix(static_cast<size_t>(n));
+    }
+    return 0;
+  };
+  // No space for these bytes is no loss; unless they fit when they needn't be
+  // durable: then the storage couldn't keep what it had taken before.
+  const auto is_loss = [&](int error) {
+    return error == EIO ||
+           (error != EOPNOTSUPP && WriteToCache(offset, data) == 0);
+  };
+  const int error = DurableCall(write, is_loss);
+  if (supported) return error;
+  const int cache_error = WriteToCache(offset, data);
+  return cache_error != 0 ? cache_error : Flush();
+}
+
+int Export::DurableCall(absl::FunctionRef<int()> call,
+                        absl::FunctionRef<bool(int)> is_loss) {
+  int error;
+  {
+    const std::shared_lock<std::shared_mutex> lock(durable_calls_);
+    error = call();
+    if (error != 0 && is_loss(error)) {
+      flush_error_.store(error, std::memory_order_relaxed);
+    }
+  }
+  if (error != 0) return error;
+  { const std::unique_lock<std::shared_mutex> alone(durable_calls_); }
+  return flush_error_.load(std::memory_order_relaxed);
 }
 
 bool Export::WriteWouldWait(uint64_t offset, uint64_t length) {
-  if (busy_.load(std::memory_order_relaxed) != 0) return true;
+  if (writes_busy()) return true;
   const auto is_cold = [&](uint64_t edge) {
     // A block that begins beyond the end of the file isn't read either, but
     // then there is nothing to wait for.
@@ -126,13 +164,14 @@ int Export::Flush() {
   if (const int error = flush_error_.load(std::memory_order_relaxed)) {
     return error;
   }
-  while (fdatasync(fd()) != 0) {
-    if (errno == EINTR) continue;
-    const int error = errno;
-    flush_error_.store(error, std::memory_order_relaxed);
-    return error;
-  }
-  return 0;
+  return DurableCall(
+      [&] {
+        while (fdatasync(fd()) != 0) {
+          if (errno != EINTR) return errno;
+        }
+        return 0;
+      },
+      [](int) { return true; });
 }
 
 int Export::WriteZeroes(uint64_t offset, uint64_t length) {

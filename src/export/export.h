@@ -14,9 +14,11 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/unique_fd.h"
@@ -31,7 +33,8 @@ struct Extent {
 
 // The errno of a read that found the file ending inside the export: it has
 // been truncated since it was opened. The client gets NBD_EIO.
-inline constexpr int kTruncated = ENODATA;
+// Not an errno of the system's: the block layer has its own use for each.
+inline constexpr int kTruncated = -1;
 
 class Export {
  public:
@@ -64,9 +67,13 @@ class Export {
   // Writes all of `data`; with `durable` it is on stable storage when this
   // returns 0.
   int Write(uint64_t offset, absl::Span<const char> data, bool durable);
+  // A worker is at something that every write would wait for.
+  bool writes_busy() const {
+    return writes_busy_.load(std::memory_order_relaxed) != 0;
+  }
   // Whether a write of this range would have to wait for the storage: since it
   // covers a page in part that isn't in the page cache, and has to be read
-  // first; or since the file is busy (see Busy).
+  // first; or since writes_busy().
   bool WriteWouldWait(uint64_t offset, uint64_t length);
 
   // Everything that was written before is on stable storage when this returns
@@ -100,27 +107,46 @@ class Export {
               std::vector<Extent>* out);
 
  protected:
-  // While one lives, reads and writes would wait for it in the kernel, also
-  // those that ask not to, so that they had better not run inline.
+  // While one lives, writes, or even reads that ask not to wait, would wait for
+  // it in the kernel, so that they had better not run inline.
   class Busy {
    public:
-    explicit Busy(Export& target) : target_(target) { ++target_.busy_; }
-    ~Busy() { --target_.busy_; }
+    enum Holds { kWrites, kReadsAndWrites };
+    Busy(Export& target, Holds holds)
+        : target_(target), reads_(holds == kReadsAndWrites ? 1 : 0) {
+      ++target_.writes_busy_;
+      target_.reads_busy_ += reads_;
+    }
+    ~Busy() {
+      --target_.writes_busy_;
+      target_.reads_busy_ -= reads_;
+    }
     Busy(const Busy&) = delete;
     Busy& operator=(const Busy&) = delete;
 
    private:
     Export& target_;
+    const int reads_;
   };
 
   Export(std::string path, UniqueFd fd, Facts facts, bool may_have_holes);
 
   int fd() const { return fd_.get(); }
   void NoteHoles() { may_have_holes_.store(true, std::memory_order_relaxed); }
+  // Makes a system call that reports lost writes, `call()` giving its errno.
+  // The kernel tells a lost write to one such call, and the next one succeeds.
+  // So success is believed only once every call that was under way at the same
+  // time has had its say; `is_loss` tells which errors mean that something is
+  // lost, after which this fails for ever.
+  int DurableCall(absl::FunctionRef<int()> call,
+                  absl::FunctionRef<bool(int)> is_loss);
   // Writes zeroes the slow way.
   int WriteZeroes(uint64_t offset, uint64_t length);
 
  private:
+  int WriteToCache(uint64_t offset, absl::Span<const char> data);
+  int WriteDurably(uint64_t offset, absl::Span<const char> data);
+
   const std::string path_;
   const UniqueFd fd_;
   const Facts facts_;
@@ -130,7 +156,11 @@ class Export {
   // It doesn't, but lives in memory, so that a read never waits.
   std::atomic<bool> lives_in_memory_ = false;
   std::atomic<int> flush_error_ = 0;
-  std::atomic<int> busy_ = 0;
+  // Shared by the calls of DurableCall(); whoever has it alone knows that there
+  // is none.
+  std::shared_mutex durable_calls_;
+  std::atomic<int> reads_busy_ = 0;
+  std::atomic<int> writes_busy_ = 0;
 };
 
 // Opens `path`, read-write unless `read_only`; falls back to read-only when

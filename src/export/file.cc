@@ -36,6 +36,7 @@ std::unique_ptr<Export> FileExport::Create(const std::string& path, UniqueFd fd,
 }
 
 int FileExport::Allocate(int mode, uint64_t offset, uint64_t length) {
+  const Busy busy(*this, Busy::kWrites);
   while (fallocate(fd(), mode, static_cast<off_t>(offset),
                    static_cast<off_t>(length)) != 0) {
     if (errno != EINTR) return errno == ENOSYS ? EOPNOTSUPP : errno;
@@ -59,8 +60,10 @@ int FileExport::Trim(uint64_t offset, uint64_t length) {
 int FileExport::ZeroAllocated(uint64_t offset, uint64_t length) {
   int error = Allocate(FALLOC_FL_ZERO_RANGE, offset, length);
   if (error != EOPNOTSUPP) return error;
-  // tmpfs and others: no such call, but the same by two.
-  error = PunchHole(offset, length);
+  // tmpfs and others: no such call, but the same by two. Allocating comes first
+  // and last: where it isn't to be had, nothing must have changed.
+  error = Allocate(0, offset, length);
+  if (error == 0) error = PunchHole(offset, length);
   return error != 0 ? error : Allocate(0, offset, length);
 }
 

@@ -78,7 +78,7 @@ absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
     int fd, const std::string& name, bool read_only,
     std::string* read_only_reason) {
   const int flags = fcntl(fd, F_GETFL);
-  if (flags < 0 || (flags & O_ACCMODE) == O_WRONLY) {
+  if (flags < 0 || (flags & O_PATH) != 0 || (flags & O_ACCMODE) == O_WRONLY) {
     return NoInput(name, "the descriptor handed over can't be read from");
   }
   if (!read_only && (flags & O_ACCMODE) == O_RDONLY) {
@@ -88,7 +88,16 @@ absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
   const std::string link = absl::StrCat("/proc/self/fd/", fd);
   UniqueFd own(
       open(link.c_str(), (read_only ? O_RDONLY : O_RDWR) | kOpenFlags));
-  if (!own.valid()) own.Reset(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (!own.valid()) {
+    own.Reset(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    // With these, writes would go to the end of the file whatever their offset
+    // is, and unaligned requests fail.
+    const bool cleared =
+        fcntl(own.get(), F_SETFL, flags & ~(O_APPEND | O_DIRECT)) == 0;
+    if (!cleared && !read_only && (flags & O_APPEND) != 0) {
+      return NoInput(name, "the descriptor handed over can only append");
+    }
+  }
   if (!own.valid()) return NoInput(name, ErrnoText(errno));
   return ExportOf(std::move(own), name, read_only, read_only_reason);
 }

@@ -12,7 +12,7 @@ namespace nbdinetd {
 namespace {
 
 // How long a peer that doesn't read its replies may hold up a shutdown.
-constexpr absl::Duration kShutdownSendLimit = absl::Seconds(5);
+constexpr absl::Duration kShutdownSendLimit = absl::Seconds(1);
 
 // How often in a row spinning may find input before the other descriptors are
 // looked at.
@@ -102,7 +102,8 @@ Channel::Receipt Channel::ReceiveNow() {
     return Receipt::kData;
   }
   if (n == 0) return Receipt::kEnd;
-  return n == -EAGAIN ? Receipt::kNothing : Receipt::kReset;
+  if (n == -EAGAIN) return Receipt::kNothing;
+  return n == -ETIMEDOUT ? Receipt::kTimedOut : Receipt::kReset;
 }
 
 void Channel::Consume(size_t n) {
@@ -140,6 +141,7 @@ bool Channel::Send(absl::Span<iovec> pieces) {
     }
     const ssize_t n = stream_->Write(pieces);
     if (n < 0) {
+      send_timed_out_ |= n == -ETIMEDOUT;
       broken_ = n != -EAGAIN || !WaitWritable();
       continue;
     }
@@ -154,6 +156,11 @@ bool Channel::Send(absl::Span<iovec> pieces) {
   }
   last_progress_ = SteadyNow();
   return !broken_;
+}
+
+void Channel::Abort() {
+  broken_ = true;
+  stream_->Abort();
 }
 
 bool Channel::Send(absl::string_view bytes) {

@@ -32,7 +32,7 @@ class Channel {
   void set_deadline(absl::Time deadline) { deadline_ = deadline; }
   // How long Send() waits for a peer that reads nothing.
   void set_stall_timeout(absl::Duration timeout) { stall_timeout_ = timeout; }
-  // Send() has given up on a peer that doesn't read.
+  // Send() has given up on a peer that doesn't read, or doesn't answer.
   bool send_timed_out() const { return send_timed_out_; }
 
   enum class Wake { kInput, kWorkers, kShutdown, kTimeout };
@@ -49,9 +49,10 @@ class Channel {
   // True from the moment that Wait() or Send() has seen the shutdown signal.
   bool shutdown_requested() const { return shutdown_requested_; }
 
-  enum class Receipt { kData, kNothing, kEnd, kReset };
+  enum class Receipt { kData, kNothing, kEnd, kReset, kTimedOut };
   // Receives once, without waiting, as much as there is room for. kEnd: the
-  // peer sends no more, but may still read. kReset: the connection is gone.
+  // peer sends no more, but may still read. kReset: the connection is gone;
+  // kTimedOut: so it is, since the peer's machine doesn't answer.
   Receipt Receive();
 
   // What has been received and not consumed.
@@ -70,6 +71,9 @@ class Channel {
   // peer is gone or doesn't read, after which nothing more can be sent.
   bool Send(absl::Span<iovec> pieces);
   bool Send(absl::string_view bytes);
+
+  // A hard disconnect, now. Nothing may be sent or received afterwards.
+  void Abort();
 
  private:
   bool WaitWritable();

@@ -44,6 +44,8 @@ ssize_t SocketStream::Write(absl::Span<const iovec> pieces) {
   });
 }
 
+void SocketStream::Abort() { shutdown(socket_.get(), SHUT_RDWR); }
+
 PipeStream::PipeStream(UniqueFd input, UniqueFd output)
     : input_(std::move(input)), output_(std::move(output)) {
   input_flags_ = MakeNonBlocking(input_.get());
@@ -53,6 +55,11 @@ PipeStream::PipeStream(UniqueFd input, UniqueFd output)
 PipeStream::~PipeStream() {
   if (input_flags_ >= 0) fcntl(input_.get(), F_SETFL, input_flags_);
   if (output_flags_ >= 0) fcntl(output_.get(), F_SETFL, output_flags_);
+}
+
+void PipeStream::Abort() {
+  input_.Reset();
+  output_.Reset();
 }
 
 ssize_t PipeStream::Read(absl::Span<char> buffer) {

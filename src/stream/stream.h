@@ -22,6 +22,10 @@ class Stream {
   virtual ssize_t Read(absl::Span<char> buffer) = 0;
   virtual ssize_t Write(absl::Span<const iovec> pieces) = 0;
 
+  // Ends the connection at once, in both directions: a hard disconnect, though
+  // the descriptors stay open until the end.
+  virtual void Abort() = 0;
+
   // For poll() only.
   virtual int input_fd() const = 0;
   virtual int output_fd() const = 0;
@@ -33,6 +37,7 @@ class SocketStream : public Stream {
   explicit SocketStream(UniqueFd socket) : socket_(std::move(socket)) {}
   ssize_t Read(absl::Span<char> buffer) override;
   ssize_t Write(absl::Span<const iovec> pieces) override;
+  void Abort() override;
   int input_fd() const override { return socket_.get(); }
   int output_fd() const override { return socket_.get(); }
 
@@ -49,6 +54,7 @@ class PipeStream : public Stream {
   ~PipeStream() override;
   ssize_t Read(absl::Span<char> buffer) override;
   ssize_t Write(absl::Span<const iovec> pieces) override;
+  void Abort() override;
   int input_fd() const override { return input_.get(); }
   int output_fd() const override { return output_.get(); }
 

@@ -210,7 +210,7 @@ TEST_P(TaskTest, ALongReadCarriesNoBytesWhateverItsLength) {
       const Task task = Run(NBD_CMD_READ, 0, length, 0, report_holes);
       EXPECT_EQ(task.error, 0);
       EXPECT_EQ(task.data, nullptr);
-      EXPECT_EQ(task.data_bytes(), 0u);
+      EXPECT_EQ(task.memory_bytes(), kPieceBytes);
       EXPECT_EQ(Sum(task.extents), length);
     }
   }
@@ -301,20 +301,23 @@ TEST_P(TaskTest, WhatItCarriesIsCounted) {
   Task task;
   task.request.length = 1000;
   task.request.type = NBD_CMD_READ;
-  EXPECT_EQ(task.data_bytes(), 1000u);
+  EXPECT_EQ(task.memory_bytes(), 1000u);
   task.request.length = kPieceBytes;
-  EXPECT_EQ(task.data_bytes(), kPieceBytes);
-  task.request.length = kPieceBytes + 1;
-  EXPECT_EQ(task.data_bytes(), 0u);
+  EXPECT_EQ(task.memory_bytes(), kPieceBytes);
+  // A piece to read through, whatever the length.
+  task.request.length = 32 << 20;
+  EXPECT_EQ(task.memory_bytes(), kPieceBytes);
   task.request.length = 1000;
   for (const uint16_t type : {NBD_CMD_WRITE, NBD_CMD_TRIM, NBD_CMD_FLUSH, NBD_CMD_CACHE,
-                              NBD_CMD_WRITE_ZEROES, NBD_CMD_BLOCK_STATUS}) {
+                              NBD_CMD_WRITE_ZEROES}) {
     task.request.type = type;
-    EXPECT_EQ(task.data_bytes(), 0u) << type;
+    EXPECT_EQ(task.memory_bytes(), 0u) << type;
   }
+  task.request.type = NBD_CMD_BLOCK_STATUS;
+  EXPECT_EQ(task.memory_bytes(), kMaxDescriptors * sizeof(Extent));
   task.request.type = NBD_CMD_WRITE;
   task.carries_payload = true;
-  EXPECT_EQ(task.data_bytes(), 1000u);
+  EXPECT_EQ(task.memory_bytes(), 1000u);
 }
 
 // -- Trim, zeroes, cache

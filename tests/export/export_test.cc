@@ -147,7 +147,7 @@ class RawExport : public nbdtest::FakeExport {
   // Inside a trim or a zeroing for which all reads and writes would wait.
   template <typename Function>
   void WhileBusy(Function function) {
-    const Busy busy(*this);
+    const Busy busy(*this, Busy::kReadsAndWrites);
     function();
   }
 };
@@ -305,10 +305,12 @@ TEST_F(Opening, ADirectoryIsNoInput) { ExpectNoInput(directory_.path(), "it is a
 TEST_F(Opening, OtherKindsOfFilesAreNoInput) {
   const std::string wrong = "it is neither a regular file nor a block device";
   ExpectNoInput("/dev/null", wrong);
-  // To open a FIFO for reading would wait for a writer.
+  // To open a FIFO for reading would wait for a writer, until the alarm ends the test.
   const std::string fifo = directory_.path() + "/fifo";
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  alarm(60);
   ExpectNoInput(fifo, wrong);
+  alarm(0);
   const std::string path = directory_.path() + "/socket";
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;

@@ -441,8 +441,8 @@ TEST(ValidateRequest, DoesNotLimitRequestsWithoutPayload) {
   }
 }
 
-// "It SHOULD return NBD_EPERM if it receives a write zeroes request on a read-only export", whatever
-// else there is to say of the request.
+// "It SHOULD return NBD_EPERM if it receives a write zeroes request on a read-only export",
+// whatever else there is to say of the request.
 TEST(ValidateRequest, AReadOnlyExportRefusesWhatWritesWhereverItWrites) {
   for (const Session& session : {kReadOnly, kReadOnlySimple}) {
     for (const uint16_t type : {kCmdWrite, kCmdTrim, kCmdWriteZeroes}) {

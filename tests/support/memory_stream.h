@@ -155,6 +155,7 @@ class MemoryStream : public nbdinetd::Stream {
   ssize_t Write(absl::Span<const iovec> pieces) override {
     return peer_.Write(pieces.data(), pieces.size());
   }
+  void Abort() override { peer_.Close(); }
   int input_fd() const override { return peer_.readable_.fd(); }
   int output_fd() const override {
     return peer_.stalled_ ? peer_.unwritable_.fd() : peer_.writable_.fd();
