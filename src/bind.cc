@@ -180,9 +180,10 @@ absl::Status BoundSockets::Listen() const {
 }
 
 void BoundSockets::GiveTo(uid_t uid, gid_t gid) const {
-  if (private_folder.empty()) return;
-  [[maybe_unused]] int ignored = chown(unix_path.c_str(), uid, gid);
-  ignored = chown(private_folder.c_str(), uid, gid);
+  for (const std::string& path : {unix_path, private_folder}) {
+    if (path.empty()) continue;
+    [[maybe_unused]] const int ignored = chown(path.c_str(), uid, gid);
+  }
 }
 
 void BoundSockets::RemoveUnixSocket() const {

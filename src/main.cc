@@ -152,11 +152,9 @@ int Listen(std::vector<UniqueFd> sockets, const Options& options,
 }
 
 // What stands between the sockets and the first accept: --pidfile, --user and
-// --group; and, as that user, a look at what is to be served, since what can't
-// be is better told now than to the first client.
+// --group.
 absl::Status PrepareToListen(const Options& options,
-                             const std::vector<NamedFile>& files,
-                             const BoundSockets& bound, const Log& log) {
+                             const BoundSockets& bound) {
   if (!options.pidfile.empty()) {
     if (absl::Status status = WritePidfile(options.pidfile); !status.ok()) {
       return status;
@@ -166,12 +164,7 @@ absl::Status PrepareToListen(const Options& options,
       FindIdentity(options.user, options.group);
   if (!identity.ok()) return identity.status();
   bound.GiveTo(identity->uid, identity->gid);
-  if (absl::Status status = Become(*identity); !status.ok()) return status;
-  if (absl::Status status = OpenCatalog(options, files, log).status();
-      !status.ok()) {
-    return status;
-  }
-  return bound.Listen();
+  return Become(*identity);
 }
 
 // Starts the command of --run; -1 when there is none.
@@ -205,6 +198,21 @@ void MakeAbsolute(std::string* path) {
   }
 }
 
+// Everything between bound sockets and the first accept. The command's process,
+// or -1.
+absl::StatusOr<pid_t> StartStandAlone(const Options& options,
+                                      const std::vector<NamedFile>& files,
+                                      const BoundSockets& bound,
+                                      const Log& log) {
+  absl::Status status = PrepareToListen(options, bound);
+  // As the user that will serve it: what can't be served is better told now
+  // than to the first client.
+  if (status.ok()) status = OpenCatalog(options, files, log).status();
+  if (status.ok()) status = bound.Listen();
+  if (!status.ok()) return status;
+  return StartRun(options, bound);
+}
+
 int StandAlone(Options options, const std::vector<NamedFile>& files,
                ServiceManager& manager, Log& log) {
   if (options.limits.exit_idle != absl::InfiniteDuration()) {
@@ -235,13 +243,8 @@ int StandAlone(Options options, const std::vector<NamedFile>& files,
     if (!entered.ok()) return fail_to_start(entered.status());
     child = *std::move(entered);
   }
-  absl::StatusOr<pid_t> command = pid_t{-1};
-  if (absl::Status status = PrepareToListen(options, files, *bound, log);
-      !status.ok()) {
-    command = status;
-  } else {
-    command = StartRun(options, *bound);
-  }
+  const absl::StatusOr<pid_t> command =
+      StartStandAlone(options, files, *bound, log);
   if (!command.ok()) {
     bound->RemoveUnixSocket();
     RemovePidfile(options);
@@ -298,9 +301,16 @@ int Main(int argc, char** argv) {
   absl::StatusOr<Signals> signals = Listener::CreateSignals();
   if (!signals.ok()) return Fail(log, signals.status());
   if (absl::Status status =
-          PrepareToListen(options, inherited.files, BoundSockets(), log);
+          PrepareToListen(options, BoundSockets());
       !status.ok()) {
     return Fail(log, status);
+  }
+  // An export that can't be opened now may be there later; until then its
+  // clients see connections that end, as with Accept=yes.
+  if (const auto catalog = OpenCatalog(options, inherited.files, log);
+      !catalog.ok()) {
+    const int exit_status = Fail(log, catalog.status());
+    if (absl::IsInvalidArgument(catalog.status())) return exit_status;
   }
   return Listen(std::move(inherited.listeners), options, inherited.files,
                 *std::move(signals), /*command=*/-1, BoundSockets(), manager,
