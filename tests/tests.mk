@@ -55,6 +55,7 @@ protocol_tests = \
 python_tests = \
 	tests/activation_test.py \
 	tests/architecture_test.py \
+	tests/bench-smoke_test.py \
 	tests/clients_test.py \
 	tests/faults_test.py \
 	tests/handed_over_test.py \

@@ -1,0 +1,300 @@
+"""What the samples say: a Figure is a row of the table, one metric of one workload with its goals.
+
+A ratio is computed twice: from the medians over all rounds, which is what a goal is held
+against, and for each round by itself, which shows whether the machine's drift explains it.
+"""
+
+import dataclasses
+import statistics
+
+import servers
+from workloads import BY_NAME, Cold, Copy
+
+
+@dataclasses.dataclass
+class Verdict:
+    goal: str
+    rival: str | None = None      # the participant compared with
+    ratio: float | None = None    # of the medians
+    per_round: list = dataclasses.field(default_factory=list)
+    rounds_held: int = 0
+    holds: bool | None = None     # None: nothing to compare with
+    remark: str = ""
+
+
+class Samples:
+    """The samples of one run: {workload: {participant: [metrics or None, one a round]}}."""
+
+    def __init__(self, by_workload):
+        self.by_workload = by_workload
+
+    def values(self, workload, participant, metric):
+        """One value a round, None where there is none."""
+        rounds = self.by_workload.get(workload, {}).get(participant, [])
+        return [sample.get(metric) if sample else None for sample in rounds]
+
+    def median(self, workload, participant, metric):
+        known = [value for value in self.values(workload, participant, metric)
+                 if value is not None]
+        return statistics.median(known) if known else None
+
+    def spread(self, workload, participant, metric):
+        known = [value for value in self.values(workload, participant, metric)
+                 if value is not None]
+        return (min(known), max(known)) if known else None
+
+
+class Goal:
+    """How the subject's value has to relate to a rival's."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def rivals(self, figure):
+        """The keys of those of whom the best counts."""
+        raise NotImplementedError
+
+    def relate(self, figure, subject, rival):
+        return subject / rival
+
+    def met(self, relation):
+        return relation <= self.factor
+
+    def text(self):
+        raise NotImplementedError
+
+    def evaluate(self, figure, samples, subject):
+        verdict = Verdict(self.text())
+        ours = samples.median(figure.workload, subject, figure.metric)
+        theirs = {key: samples.median(figure.workload, key, figure.metric)
+                  for key in self.rivals(figure)}
+        theirs = {key: value for key, value in theirs.items() if value}
+        if ours is None or not theirs:
+            verdict.remark = "nothing to compare with"
+            return verdict
+        best = max if figure.more_is_better else min
+        verdict.rival = best(theirs, key=theirs.get)
+        verdict.ratio = self.relate(figure, ours, theirs[verdict.rival])
+        for our, their in zip(samples.values(figure.workload, subject, figure.metric),
+                              samples.values(figure.workload, verdict.rival, figure.metric)):
+            if our and their:
+                verdict.per_round.append(self.relate(figure, our, their))
+        verdict.rounds_held = sum(map(self.met, verdict.per_round))
+        verdict.holds = self.met(verdict.ratio)
+        return verdict
+
+
+def _peers(figure):
+    return [server.key for server in servers.SERVERS if server.is_peer]
+
+
+class TimesAsGood(Goal):
+    """So many times the best peer; where less is better, its time over ours."""
+
+    def rivals(self, figure):
+        return _peers(figure)
+
+    def relate(self, figure, subject, rival):
+        return subject / rival if figure.more_is_better else rival / subject
+
+    def met(self, relation):
+        return relation >= self.factor
+
+    def text(self):
+        return f"≥ {self.factor:.1f} × the best peer"
+
+
+class AtMostOfPeers(Goal):
+    def rivals(self, figure):
+        return _peers(figure)
+
+    def text(self):
+        return f"≤ {self.factor:.1f} × the best peer"
+
+
+class AtMostOf(Goal):
+    def __init__(self, factor, key):
+        super().__init__(factor)
+        self.key = key
+
+    def rivals(self, figure):
+        return [self.key]
+
+    def text(self):
+        return f"≤ {self.factor:.1f} × {servers.BY_KEY[self.key].title}"
+
+
+class AtLeastOfReferences(Goal):
+    def __init__(self, factor, keys, name):
+        super().__init__(factor)
+        self.keys, self.name = keys, name
+
+    def rivals(self, figure):
+        return self.keys
+
+    def met(self, relation):
+        return relation >= self.factor
+
+    def text(self):
+        return f"≥ {self.factor:.1f} × {self.name}"
+
+
+class AtMost(Goal):
+    """A limit that no peer sets."""
+
+    def __init__(self, limit, unit):
+        super().__init__(limit)
+        self.unit = unit
+
+    def text(self):
+        return f"≤ {self.factor:g} {self.unit}"
+
+    def evaluate(self, figure, samples, subject):
+        verdict = Verdict(self.text())
+        ours = samples.median(figure.workload, subject, figure.metric)
+        if ours is not None:
+            verdict.holds = self.met(ours)
+            verdict.rounds_held = sum(
+                1 for value in samples.values(figure.workload, subject, figure.metric)
+                if value is not None and self.met(value))
+        return verdict
+
+
+class StorageSaturated(Goal):
+    """As many reads under way as a reader without a server has, or as many done."""
+
+    def __init__(self):
+        super().__init__(0.9)
+
+    def met(self, relation):
+        return relation >= self.factor
+
+    def text(self):
+        return "storage saturated (≥ 0.9 of the bare reader's rate or reads in flight)"
+
+    def evaluate(self, figure, samples, subject):
+        verdict = Verdict(self.text(), rival=Cold.BARE.key)
+        shares = []
+        for metric in ("kops", "in_flight"):
+            ours = samples.median(figure.workload, subject, metric)
+            bare = samples.median(figure.workload, Cold.BARE.key, metric)
+            if ours is not None and bare:
+                shares.append(ours / bare)
+                verdict.remark += (f"{', ' if verdict.remark else ''}"
+                                   f"{metric.replace('_', ' ')} {ours:.1f} of {bare:.1f}")
+        if shares:
+            verdict.ratio = max(shares)
+            verdict.holds = self.met(verdict.ratio)
+        return verdict
+
+
+@dataclasses.dataclass
+class Figure:
+    key: str
+    workload: str
+    metric: str
+    title: str
+    unit: str
+    more_is_better: bool
+    goals: tuple
+    subject: str = servers.NBDINETD
+    digits: int = 2
+
+    def subject_in(self, samples):
+        """Whom the goals are about; a run without it falls back to the other nbdinetd, unless
+        the row is about one of them."""
+        order = [self.subject]
+        if self.workload not in ("pss", "startup"):
+            order.append(servers.NBDINETD_LISTENER)
+        return next((key for key in order
+                     if samples.median(self.workload, key, self.metric) is not None), self.subject)
+
+    def verdicts(self, samples):
+        subject = self.subject_in(samples)
+        return [goal.evaluate(self, samples, subject) for goal in self.goals]
+
+
+def _rate(workload, unit_metric, goals, unit, digits):
+    return Figure(workload, workload, unit_metric, BY_NAME[workload].title, unit, True, goals,
+                  digits=digits)
+
+
+_SENDERS = AtLeastOfReferences(0.9, [sender.key for sender in servers.BARE_SENDERS],
+                               "the bare sender")
+
+FIGURES = [
+    _rate("randread-d32", "kops", (TimesAsGood(2.2),), "k/s", 1),
+    _rate("randread-d1", "kops", (TimesAsGood(1.8),), "k/s", 1),
+    _rate("randwrite-d32", "kops", (TimesAsGood(1.2),), "k/s", 1),
+    _rate("read-1m", "gbps", (TimesAsGood(1.5),), "GB/s", 2),
+    _rate("copy1", "gbps", (TimesAsGood(1.3),), "GB/s", 2),
+    _rate("copy4-unix", "gbps", (TimesAsGood(1.6), _SENDERS), "GB/s", 2),
+    _rate("copy4-tcp", "gbps", (TimesAsGood(1.6), _SENDERS), "GB/s", 2),
+    _rate("write-1m", "gbps", (TimesAsGood(1.6),), "GB/s", 2),
+    Figure("copy4-unix-cpu", "copy4-unix", "cpu_s_per_gb", "server CPU per GB, copy4, Unix",
+           "s/GB", False, (AtMostOfPeers(0.4),), digits=3),
+    Figure("copy4-tcp-cpu", "copy4-tcp", "cpu_s_per_gb", "server CPU per GB, copy4, TCP", "s/GB",
+           False, (AtMostOfPeers(0.4),), digits=3),
+    Figure("startup-greeting", "startup", "greeting_us", "spawn to greeting", "µs", False,
+           (AtMostOf(0.6, servers.NBDKIT_SINGLE),), digits=0),
+    Figure("startup-read", "startup", "first_read_us", "spawn to first 4 KiB read", "µs", False,
+           (AtMostOf(0.6, servers.NBDKIT_SINGLE),), digits=0),
+    Figure("pss-listener", "pss", "pss_kib", "Pss per idle connection, fork from a listener",
+           "KiB", False, (AtMost(162, "KiB"),), subject=servers.NBDINETD_LISTENER, digits=0),
+    Figure("pss-accept", "pss", "pss_kib", "Pss per idle connection, Accept=yes", "KiB", False,
+           (AtMost(400, "KiB"),), digits=0),
+    _rate("cold-file", "kops", (TimesAsGood(1.0), StorageSaturated()), "k/s", 1),
+    _rate("cold-loop", "kops", (TimesAsGood(1.0), StorageSaturated()), "k/s", 1),
+    _rate("mixed", "kops", (TimesAsGood(1.3),), "k/s", 1),
+    Figure("mixed-p99", "mixed", "read_p99_us", "p99 read latency of the same", "µs", False,
+           (AtMostOfPeers(1.0),), digits=0),
+    Figure("extents", "extents", "ms", BY_NAME["extents"].title, "ms", False,
+           (TimesAsGood(2.0),), digits=1),
+    Figure("sparse-copy", "sparse-copy", "ms", BY_NAME["sparse-copy"].title, "ms", False,
+           (TimesAsGood(2.0),), digits=1),
+    Figure("connects", "connects", "per_second", "connect, read 4 KiB, leave", "1/s", True, (),
+           digits=0),
+]
+
+# What no goal is about, but explains a figure: (workload, metric, title, unit, digits).
+EXPLANATIONS = [
+    ("randread-d1", "p50_us", "randread depth 1, median latency", "µs", 1),
+    ("randread-d1", "p99_us", "randread depth 1, p99 latency", "µs", 1),
+    ("randread-d32", "p99_us", "randread depth 32, p99 latency", "µs", 0),
+    ("startup", "cpu_us", "CPU of one short connection, from spawn to exit", "µs", 0),
+    ("pss", "idle_cpu_ms_per_s", "CPU burnt by all the idle connections", "ms/s", 2),
+    ("cold-file", "in_flight", "cold, page cache dropped: reads in flight", "", 1),
+    ("cold-loop", "in_flight", "cold, loop device: reads in flight", "", 1),
+    ("mixed", "read_p50_us", "mixed, median read latency", "µs", 0),
+    ("mixed", "flush_p50_us", "mixed, median flush latency", "µs", 0),
+    ("mixed", "flushes_per_s", "mixed, flushes", "1/s", 0),
+    ("connects", "greeting_us", "connect to greeting, running superserver or listener", "µs", 0),
+    ("connects", "first_read_us", "connect to first 4 KiB read, same", "µs", 0),
+]
+
+# Server CPU of each workload: (workload, metric, unit).
+CPU = [
+    ("randread-d32", "cpu_us_per_op", "µs/request"),
+    ("randread-d1", "cpu_us_per_op", "µs/request"),
+    ("randwrite-d32", "cpu_us_per_op", "µs/request"),
+    ("read-1m", "cpu_s_per_gb", "s/GB"),
+    ("copy1", "cpu_s_per_gb", "s/GB"),
+    ("copy4-unix", "cpu_s_per_gb", "s/GB"),
+    ("copy4-tcp", "cpu_s_per_gb", "s/GB"),
+    ("write-1m", "cpu_s_per_gb", "s/GB"),
+    ("cold-file", "cpu_us_per_op", "µs/request"),
+    ("cold-loop", "cpu_us_per_op", "µs/request"),
+    ("mixed", "cpu_us_per_op", "µs/request"),
+    ("extents", "cpu_us_per_op", "µs/extent"),
+    ("sparse-copy", "cpu_s_per_gb", "s/GB"),
+    ("connects", "cpu_us_per_op", "µs/connection"),
+]
+
+REFERENCE_TITLES = {each.key: each.title for each in
+                    (*servers.BARE_SENDERS, *Copy.RAW, *BY_NAME["startup"].references, Cold.BARE)}
+
+
+def title_of(key):
+    if key in servers.BY_KEY:
+        return servers.BY_KEY[key].title
+    return REFERENCE_TITLES.get(key, key)

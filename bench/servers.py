@@ -1,0 +1,359 @@
+"""The servers that are compared, and how each is started and stopped.
+
+A Server knows its command line; start() gives a Running one, which knows its address and its
+cost. Whatever is started is ended by its process id, and its whole tree is gone before the next
+one starts.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import accounting
+import lab
+
+EXPORT = "bench"  # a name that every server takes; nbd-server has no default one
+START_GUARD = 30.0
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """One way to serve a file. `key` names it in options and in the JSON."""
+
+    is_peer = True         # somebody else's server
+    is_subject = False     # what the goals are about
+    superserver = False  # the first process is not the server's own
+
+    def __init__(self, key, title):
+        self.key = key
+        self.title = title
+
+    def unavailable(self, bench_lab):
+        """Why it can't be started here, or None."""
+        return None
+
+    def command(self, bench_lab, file, unix_path, port):
+        raise NotImplementedError
+
+    def daemon_pid_file(self, bench_lab):
+        """Where it writes its pid, when it goes into the background."""
+        return None
+
+    def start(self, bench_lab, file, transport="unix"):
+        return Running(self, bench_lab, file, transport)
+
+
+def _missing(*programs):
+    for program in programs:
+        if lab.find_program(str(program)) is None:
+            return f"{program} is not installed"
+    return None
+
+
+class SocketActivated(Server):
+    """A process for each connection, started by systemd-socket-activate."""
+
+    superserver = True
+
+    def superserver_command(self, unix_path, port, *options):
+        return [lab.need_program("systemd-socket-activate"), "--accept", *options,
+                "--listen", unix_path or f"127.0.0.1:{port}"]
+
+
+class NbdinetdAccept(SocketActivated):
+    is_peer = False
+    is_subject = True
+
+    def program(self, bench_lab):
+        return [bench_lab.nbdinetd]
+
+    def unavailable(self, bench_lab):
+        return _missing("systemd-socket-activate", self.program(bench_lab)[0])
+
+    def command(self, bench_lab, file, unix_path, port):
+        return [*self.superserver_command(unix_path, port), *self.program(bench_lab), file]
+
+
+class NbdinetdVariant(NbdinetdAccept):
+    """Another build of nbdinetd, or other options, to compare beside the one with the goals."""
+
+    is_subject = False
+
+    def __init__(self, name, words):
+        super().__init__(name, f"nbdinetd, {name}")
+        self.words = words
+
+    def program(self, bench_lab):
+        return self.words
+
+
+class NbdinetdListener(Server):
+    is_peer = False
+    is_subject = True
+
+    def unavailable(self, bench_lab):
+        missing = _missing(bench_lab.nbdinetd)
+        if missing:
+            return missing
+        usage = subprocess.run([bench_lab.nbdinetd, "--help"], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, check=False).stdout
+        return None if b"--unix" in usage else "this nbdinetd does not listen by itself"
+
+    def command(self, bench_lab, file, unix_path, port):
+        where = ["-U", unix_path] if unix_path else ["-i", "127.0.0.1", "-p", str(port)]
+        return [bench_lab.nbdinetd, "-f", *where, file]
+
+
+class Nbdkit(Server):
+    def unavailable(self, bench_lab):
+        return _missing("nbdkit")
+
+    def command(self, bench_lab, file, unix_path, port):
+        where = ["-U", unix_path] if unix_path else ["-i", "127.0.0.1", "-p", str(port)]
+        return [lab.need_program("nbdkit"), "-f", *where, "file", file]
+
+
+class NbdkitSingle(SocketActivated):
+    def unavailable(self, bench_lab):
+        return _missing("systemd-socket-activate", "nbdkit")
+
+    def command(self, bench_lab, file, unix_path, port):
+        return [*self.superserver_command(unix_path, port, "--inetd"),
+                lab.need_program("nbdkit"), "-s", "file", file]
+
+
+class QemuNbd(Server):
+    def unavailable(self, bench_lab):
+        return _missing("qemu-nbd")
+
+    def command(self, bench_lab, file, unix_path, port):
+        where = ["-k", unix_path] if unix_path else ["-b", "127.0.0.1", "-p", str(port)]
+        return [lab.need_program("qemu-nbd"), "--persistent", "--shared=0", "-f", "raw",
+                "-x", EXPORT, *where, file]
+
+
+class NbdServer(Server):
+    """The reference server. Without its going into the background it serves one client only."""
+
+    def unavailable(self, bench_lab):
+        return _missing("nbd-server")
+
+    def daemon_pid_file(self, bench_lab):
+        return bench_lab.directory / "nbd-server.pid"
+
+    def command(self, bench_lab, file, unix_path, port):
+        where = (f"unixsock = {unix_path}" if unix_path
+                 else f"listenaddr = 127.0.0.1\nport = {port}")
+        config = bench_lab.directory / "nbd-server.conf"
+        config.write_text(f"[generic]\n{where}\nallowlist = true\n\n[{EXPORT}]\n"
+                          f"exportname = {file}\nflush = true\nfua = true\ntrim = true\n")
+        return [lab.need_program("nbd-server"), "-C", config,
+                "-p", self.daemon_pid_file(bench_lab)]
+
+
+class BareSender(Server):
+    """sender.c: no server, but the most that one can reach."""
+
+    is_peer = False
+
+    def __init__(self, key, title, how):
+        super().__init__(key, title)
+        self.how = how
+
+    def command(self, bench_lab, file, unix_path, port):
+        where = f"--unix={unix_path}" if unix_path else f"--port={port}"
+        return [bench_lab.program("sender"), "nbd", self.how, where, file]
+
+
+NBDINETD = "nbdinetd"
+NBDINETD_LISTENER = "nbdinetd-listener"
+NBDKIT_SINGLE = "nbdkit-s"
+
+SERVERS = [
+    NbdinetdAccept(NBDINETD, "nbdinetd, Accept=yes"),
+    NbdinetdListener(NBDINETD_LISTENER, "nbdinetd, listener"),
+    Nbdkit("nbdkit", "nbdkit"),
+    NbdkitSingle(NBDKIT_SINGLE, "nbdkit -s"),
+    QemuNbd("qemu-nbd", "qemu-nbd"),
+    NbdServer("nbd-server", "nbd-server"),
+]
+BARE_SENDERS = [
+    BareSender("sender-sendfile", "bare sender, sendfile", "sendfile"),
+    BareSender("sender-write", "bare sender, write", "write"),
+]
+BY_KEY = {server.key: server for server in SERVERS + BARE_SENDERS}
+
+
+def add_variant(name, words):
+    variant = NbdinetdVariant(name, words)
+    if name in BY_KEY:
+        raise ValueError(f"there is a server '{name}' already")
+    SERVERS.append(variant)
+    BY_KEY[name] = variant
+
+
+class Running:
+    """A started server. Use as a context manager, or call stop()."""
+
+    def __init__(self, server, bench_lab, file, transport):
+        self.server = server
+        self._lab = bench_lab
+        self._log_path = bench_lab.directory / "server.log"
+        self._pid_file = server.daemon_pid_file(bench_lab)
+        self._daemon = None
+        self.unix_path = self.port = None
+        if transport == "unix":
+            self.unix_path = str(bench_lab.socket_directory / "socket")
+            Path(self.unix_path).unlink(missing_ok=True)
+            self.uri = f"nbd+unix:///{EXPORT}?socket={self.unix_path}"
+            self.address = ["--unix", self.unix_path]
+        else:
+            self.port = free_port()
+            self.uri = f"nbd://127.0.0.1:{self.port}/{EXPORT}"
+            self.address = ["--port", str(self.port)]
+        command = server.command(bench_lab, str(file), self.unix_path, self.port)
+        self._account = accounting.open_account()
+        try:
+            self._spawn([str(word) for word in command])
+            self.offers = self._wait_until_it_serves()
+            self._resting = self._rest()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.stop()
+
+    def _spawn(self, command):
+        def in_the_child():
+            self._account.enter()
+            lab.die_with_parent()
+        if self._pid_file:
+            self._pid_file.unlink(missing_ok=True)
+        self._process = None
+        with open(self._log_path, "wb") as log:
+            # A session of its own keeps ^C for this program, which then ends the server.
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
+                                             stderr=log, start_new_session=True,
+                                             preexec_fn=in_the_child)
+        self._account.started(self._process.pid)
+
+    def _wait_until_it_serves(self):
+        """A client's handshake proves that it does, and says what the server offers."""
+        deadline = time.monotonic() + START_GUARD
+        blaster = self._lab.program("blaster")
+        problem = None
+        while True:
+            self._look_for_daemon()
+            if self._process.poll() is not None and not self._pid_file:
+                raise RuntimeError(f"{self.server.title} ended: {self.log_tail()}")
+            if self._can_connect():
+                try:
+                    return json.loads(lab.run_client([blaster, "info", *self.address], 1))
+                except RuntimeError as error:
+                    # Who listens should serve; a second more is for one that is not ready.
+                    deadline = min(deadline, time.monotonic() + 1)
+                    problem = f"{error}; {self.log_tail()}"
+            if time.monotonic() > deadline:
+                raise RuntimeError(problem or f"{self.server.title} does not listen: "
+                                   f"{self.log_tail()}")
+            time.sleep(0.005)
+
+    def _look_for_daemon(self):
+        if self._pid_file and self._daemon is None:
+            try:
+                self._daemon = int(self._pid_file.read_text())
+                self._account.started(self._daemon)
+            except (OSError, ValueError):
+                pass
+
+    def _can_connect(self):
+        """Whether something listens, without connecting: that would start a server."""
+        if self._pid_file and self._daemon is None:
+            return False
+        if self.unix_path:
+            # The flag is __SO_ACCEPTCON.
+            return re.search(rf"00010000 .* {re.escape(self.unix_path)}$",
+                             Path("/proc/net/unix").read_text(), re.MULTILINE) is not None
+        address = socket.inet_aton("127.0.0.1")[::-1].hex().upper()
+        tables = Path("/proc/net/tcp").read_text()
+        return f" {address}:{self.port:04X} 00000000:0000 0A " in tables
+
+    def _rest(self):
+        """The processes when no client is there."""
+        pids = self._account.pids()
+        deadline = time.monotonic() + 2
+        while len(pids) > 1 and time.monotonic() < deadline:
+            time.sleep(0.005)
+            pids = self._account.pids()
+        return set(pids)
+
+    def settle(self):
+        """Waits until the processes of connections that have ended are gone, so that what
+        their end costs is counted, and counted here."""
+        deadline = time.monotonic() + 2
+        while set(self._account.pids()) - self._resting and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+    def cpu_seconds(self):
+        return self._account.cpu_seconds()
+
+    def pss_kib(self):
+        """Of the server's processes; a superserver is the system's, not the server's."""
+        pids = self._account.pids()
+        if self.server.superserver:
+            pids = [pid for pid in pids if pid != self._process.pid]
+        return accounting.pss_kib(pids)
+
+    def log_tail(self):
+        try:
+            return self._log_path.read_text(errors="replace").strip()[-400:] or "it said nothing"
+        except OSError:
+            return "it left no log"
+
+    def stop(self):
+        self._look_for_daemon()
+        ours = {pid for pid in (self._process and self._process.pid, self._daemon) if pid}
+        started = time.monotonic()
+        sent = {}  # pid: the last signal it got
+        while True:
+            alive = set(self._account.pids())
+            if not alive:
+                break
+            waited = time.monotonic() - started
+            # First the server itself; it ends its children. Then those who are left.
+            targets = alive & ours if waited < 1 and alive & ours else alive
+            wanted = signal.SIGTERM if waited < 5 else signal.SIGKILL
+            for pid in targets:
+                if sent.get(pid) != wanted:
+                    sent[pid] = wanted
+                    try:
+                        os.kill(pid, wanted)
+                    except ProcessLookupError:
+                        pass
+            self._reap()
+            time.sleep(0.002)
+            if waited > 20:
+                break
+        self._reap()
+        self._account.close()
+        if self.unix_path:
+            Path(self.unix_path).unlink(missing_ok=True)
+
+    def _reap(self):
+        if self._process:
+            self._process.poll()
+        lab.reap_orphans(spared={self._process.pid} if self._process else set())
