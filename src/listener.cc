@@ -1,7 +1,6 @@
 #include "listener.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "base/poll.h"
 #include "base/steady_clock.h"
 #include "peer.h"
 
@@ -30,7 +30,7 @@ constexpr absl::Duration kPause = absl::Milliseconds(100);
 
 // A client that has seen the end of its connection may be back before the
 // process of that connection is gone.
-constexpr int kReapGraceMs = 5;
+constexpr absl::Duration kReapGrace = absl::Milliseconds(5);
 
 // How many connections are accepted from one socket before the signals and the
 // other sockets have their turn.
@@ -104,15 +104,7 @@ std::variant<Connection, int> Listener::Run() {
     for (const UniqueFd& socket : sockets_) {
       fds.push_back({paused ? -1 : socket.get(), POLLIN, 0});
     }
-    const absl::Duration left = NextDeadline() - SteadyNow();
-    const int timeout_ms =
-        left == absl::InfiniteDuration()
-            ? -1
-            : static_cast<int>(std::clamp<int64_t>(
-                  absl::ToInt64Milliseconds(
-                      absl::Ceil(left, absl::Milliseconds(1))),
-                  0, 3600 * 1000));
-    const int ready = poll(fds.data(), fds.size(), timeout_ms);
+    const int ready = PollUntil(absl::MakeSpan(fds), NextDeadline());
     while (absl::optional<int> number = signals_.Take()) OnSignal(*number);
     TellManager();
     if (state_ != State::kListening) break;
@@ -237,7 +229,7 @@ absl::optional<Connection> Listener::Accept(int socket) {
 bool Listener::HasRoom() {
   if (processes_.size() < limits_.max_connections) return true;
   pollfd fd = {signals_.fd(), POLLIN, 0};
-  poll(&fd, 1, kReapGraceMs);
+  PollUntil(absl::MakeSpan(&fd, 1), SteadyNow() + kReapGrace);
   Reap();
   return processes_.size() < limits_.max_connections;
 }
@@ -326,7 +318,7 @@ void Listener::Drain() {
       if (command_ > 0) kill(command_, SIGKILL);
     }
     pollfd fd = {signals_.fd(), POLLIN, 0};
-    poll(&fd, 1, 100);
+    PollUntil(absl::MakeSpan(&fd, 1), killed ? absl::InfiniteFuture() : limit);
     while (signals_.Take().has_value()) {
     }
     Reap();

@@ -53,7 +53,7 @@ class Transmission {
     std::string sentence;
   };
 
-  // Requests.
+  // Requests (transmission.cc).
   void OnInput();
   void HandleInput();
   bool HandleHeader();
@@ -64,21 +64,23 @@ class Transmission {
   void StartRead(const Request& request);
   void StartTask(const Request& request,
                  absl::optional<absl::Span<const char>> payload = {});
+
+  // Results (transmission_results.cc).
+  void HandleFinished();
+  void AnswerTask(const Task& task);
   // Answers the read from `offset` to its end in content chunks as far as the
   // page cache has it; the first byte that it hasn't.
   uint64_t SendCachedFragments(const Request& request, uint64_t offset);
-
-  // Results.
-  void HandleFinished();
-  void AnswerTask(const Task& task);
   void SendCarriedData(const Task& task);
   void SendFragments(const Task& task);
   void SendOneChunk(const Request& request, absl::Span<const Extent> extents);
   // Tells the client, and the log, what the storage said.
   void Fail(const Request& request, int error_number, uint64_t offset);
+  // "read of 4096 bytes at offset 8192 failed: Input/output error".
+  static std::string FailureSentence(const Request& request, int error_number);
   void LogStorageError(const Request& request, int error_number);
 
-  // The end.
+  // The end (transmission.cc).
   bool WantInput() const;
   bool InMessage() const;
   absl::Time WaitLimit() const;

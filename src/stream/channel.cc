@@ -1,11 +1,10 @@
 #include "stream/channel.h"
 
-#include <poll.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
+#include "base/poll.h"
 #include "base/steady_clock.h"
 
 namespace nbdinetd {
@@ -17,23 +16,6 @@ constexpr absl::Duration kShutdownSendLimit = absl::Seconds(1);
 // How often in a row spinning may find input before the other descriptors are
 // looked at.
 constexpr int kMaxWaitsUnpolled = 64;
-
-// poll() that counts down to `deadline` and never fails: with valid arguments
-// only a signal could interrupt it.
-int PollUntil(absl::Span<pollfd> fds, absl::Time deadline) {
-  for (;;) {
-    int timeout_ms = -1;
-    if (deadline != absl::InfiniteFuture()) {
-      const absl::Duration left = deadline - SteadyNow();
-      timeout_ms = static_cast<int>(std::clamp<int64_t>(
-          absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1))), 0,
-          3600 * 1000));
-    }
-    const int n = poll(fds.data(), fds.size(), timeout_ms);
-    if (n > 0) return n;
-    if (deadline != absl::InfiniteFuture() && SteadyNow() >= deadline) return 0;
-  }
-}
 
 }  // namespace
 
