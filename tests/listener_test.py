@@ -585,6 +585,8 @@ def _(t):
                    "the line about it")
         eq(other.read(0, 512), pattern(0, 512))
         visit(door.client())
+        # Else the process of that visit, which is still ending, could pass for the next victim's.
+        wait_until(lambda: children_of(process.pid) == before, "the visitor's process to end")
     other.disconnect()
     wait_alone(process)
     stop(process)
