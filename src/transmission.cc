@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
@@ -75,9 +74,12 @@ Ending Transmission::Run() {
 bool Transmission::WantInput() const {
   const bool write_has_to_wait = write_.has_value() &&
                                  write_->request.length > kPieceBytes &&
-                                 target_.writes_busy() &&
-                                 workers_.pending() > 0;
+                                 WritesHaveToWait();
   return !ending_.has_value() && !workers_.full() && !write_has_to_wait;
+}
+
+bool Transmission::WritesHaveToWait() const {
+  return target_.writes_busy() && workers_.pending() > 0;
 }
 
 bool Transmission::InMessage() const {
@@ -152,7 +154,7 @@ void Transmission::OnInput() {
     case Channel::Receipt::kNothing:
       break;
     case Channel::Receipt::kEnd:
-      if (write_.has_value() || !channel_.input().empty()) {
+      if (InMessage()) {
         End(ExitStatus::kProtocol, "client vanished inside a request");
       } else {
         End(ExitStatus::kOk, "client closed the connection");
@@ -271,8 +273,7 @@ bool Transmission::WriteWhole(PendingWrite& write) {
 
 // Part of a longer write; false when more of it should be received first.
 bool Transmission::WritePiece(PendingWrite& write) {
-  // What the writes would wait for is a task of ours, and its end is told.
-  if (target_.writes_busy() && workers_.pending() > 0) return false;
+  if (WritesHaveToWait()) return false;
   const uint64_t left = write.request.length - write.consumed;
   const uint64_t offset = write.request.offset + write.consumed;
   size_t piece = std::min<uint64_t>(

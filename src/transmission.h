@@ -82,6 +82,8 @@ class Transmission {
 
   // The end (transmission.cc).
   bool WantInput() const;
+  // What a write would wait for is a task of ours, whose end is told.
+  bool WritesHaveToWait() const;
   bool InMessage() const;
   absl::Time WaitLimit() const;
   void OnTimeLimit();
