@@ -11,9 +11,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/errors.h"
-#include "base/libsystemd.h"
 #include "peer.h"
 
 namespace nbdinetd {
@@ -119,42 +120,71 @@ absl::Status UsageError(int fd, absl::string_view is,
       absl::StrCat("file descriptor ", fd, " is ", is, ": ", advice));
 }
 
-// What LISTEN_FDS hands over, and the names that LISTEN_FDNAMES gives to it;
-// without the latter each is "unknown" (sd_listen_fds_with_names(3)).
+// The protocol of sd_listen_fds(3), which the manual page spells out for those
+// who don't link with libsystemd: it and the libraries that it needs would take
+// longer to load than all else until the greeting.
+constexpr int kListenFdsStart = 3;
+constexpr int kMaxListenFds = 1024;
+// What systemd calls a descriptor without a name (sd_listen_fds_with_names(3)).
+constexpr char kUnnamed[] = "unknown";
+
 struct Listed {
   absl::Status status;
   int count = 0;
   std::vector<std::string> names;
 };
 
+absl::Status ReadListenFds(Listed* listed) {
+  const char* pid_text = getenv("LISTEN_PID");
+  const char* count_text = getenv("LISTEN_FDS");
+  // No descriptors are no activation.
+  if (count_text == nullptr || pid_text == nullptr ||
+      absl::string_view(count_text) == "0") {
+    return absl::OkStatus();
+  }
+  const auto unusable = [](absl::string_view why) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the environment's LISTEN_FDS and LISTEN_PID are unusable: ", why));
+  };
+  pid_t pid = 0;
+  if (!absl::SimpleAtoi(pid_text, &pid) || pid <= 0) {
+    return unusable(absl::StrCat("LISTEN_PID=", Quoted(pid_text),
+                                 " is no process id"));
+  }
+  // Meant for another process, such as a shell that started this one.
+  if (pid != getpid()) return absl::OkStatus();
+  int count = 0;
+  if (!absl::SimpleAtoi(count_text, &count) || count < 0 ||
+      count > kMaxListenFds) {
+    return unusable(absl::StrCat("LISTEN_FDS=", Quoted(count_text),
+                                 " is no number of descriptors"));
+  }
+  for (int fd = kListenFdsStart; fd < kListenFdsStart + count; ++fd) {
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) {
+      return unusable(absl::StrCat("file descriptor ", fd, ": ",
+                                   ErrnoText(errno)));
+    }
+  }
+  std::vector<std::string> names(static_cast<size_t>(count), kUnnamed);
+  if (const char* names_text = getenv("LISTEN_FDNAMES")) {
+    names = absl::StrSplit(names_text, ':');
+    if (names.size() != static_cast<size_t>(count)) {
+      return unusable(absl::StrCat("LISTEN_FDNAMES has ", names.size(),
+                                   " names for ", count, " descriptors"));
+    }
+  }
+  listed->count = count;
+  listed->names = std::move(names);
+  return absl::OkStatus();
+}
+
+// What LISTEN_FDS hands over, and the names that LISTEN_FDNAMES gives to it.
 Listed TakeListenFds() {
   Listed listed;
-  const char* number = getenv("LISTEN_FDS");
-  // No descriptors are no activation; the library calls that an error.
-  if (number == nullptr || getenv("LISTEN_PID") == nullptr ||
-      absl::string_view(number) == "0") {
-    return listed;
+  listed.status = ReadListenFds(&listed);
+  for (const char* name : {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}) {
+    unsetenv(name);
   }
-  const LibSystemd* systemd = LibSystemd::Get();
-  if (systemd == nullptr) {
-    listed.status = absl::InternalError(absl::StrCat(
-        "failed to load what socket activation needs: ", LibSystemd::Error()));
-    return listed;
-  }
-  char** names = nullptr;
-  listed.count =
-      systemd->listen_fds_with_names(/*unset_environment=*/1, &names);
-  if (listed.count < 0) {
-    listed.status = ErrnoStatus(
-        -listed.count,
-        "the environment's LISTEN_FDS and LISTEN_PID are unusable",
-        absl::StatusCode::kInvalidArgument);
-  }
-  for (int i = 0; i < listed.count; ++i) {
-    listed.names.emplace_back(names[i]);
-    free(names[i]);
-  }
-  free(names);
   return listed;
 }
 
@@ -180,7 +210,7 @@ Inherited TakeActivated(const Listed& listed,
   Inherited inherited;
   std::vector<int> clients;
   for (int i = 0; i < listed.count; ++i) {
-    UniqueFd fd(SD_LISTEN_FDS_START + i);
+    UniqueFd fd(kListenFdsStart + i);
     const Identity identity = Identify(fd.get());
     switch (identity.kind) {
       case Kind::kConnection:

@@ -97,7 +97,7 @@ tests_support_libsupport_a_SOURCES = \
 	tests/support/wire.cc tests/support/wire.h
 
 LDADD = tests/support/libsupport.a src/libnbdinetd.a $(GTEST_LIBS) \
-	$(ABSL_LIBS) $(SYSTEMD_LIBS)
+	$(ABSL_LIBS)
 tests_libnbd_test_LDADD = $(LDADD) $(LIBNBD_LIBS)
 tests_support_eio_fs_SOURCES = tests/support/eio_fs.c
 tests_support_eio_fs_CFLAGS = $(AM_CFLAGS) $(FUSE3_CFLAGS)

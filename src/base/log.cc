@@ -1,17 +1,19 @@
 #include "base/log.h"
 
+#include <endian.h>
 #include <poll.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <syslog.h>
 #include <unistd.h>
 
+#include <cstdint>
 #include <cstdlib>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "base/libsystemd.h"
+#include "base/datagram_socket.h"
 
 namespace nbdinetd {
 namespace {
@@ -33,15 +35,21 @@ bool StandardErrorIsJournal() {
          st.st_ino == inode;
 }
 
-// sd_journal_sendv() reports success when there is no journal at all. Loads the
-// library now: later, this process may not be allowed to open one.
-bool JournalIsReachable() {
-  return access("/run/systemd/journal/socket", W_OK) == 0 &&
-         LibSystemd::Get() != nullptr;
-}
+constexpr char kJournalSocket[] = "/run/systemd/journal/socket";
 
-iovec Iovec(const std::string& text) {
-  return {const_cast<char*>(text.data()), text.size()};
+// "FIELD=value" and a newline; a value that has newlines itself goes behind its
+// length ("Native Journal Protocol", "Serialization").
+void AppendField(absl::string_view name, absl::string_view value,
+                 std::string* datagram) {
+  if (!absl::StrContains(value, '\n')) {
+    absl::StrAppend(datagram, name, "=", value, "\n");
+    return;
+  }
+  const uint64_t length = htole64(value.size());
+  absl::StrAppend(
+      datagram, name, "\n",
+      absl::string_view(reinterpret_cast<const char*>(&length), sizeof(length)),
+      value, "\n");
 }
 
 }  // namespace
@@ -62,16 +70,28 @@ Log::Log(const Config& config) : verbose_(config.verbose) {
              (journal_stream && !config.destination.has_value())) {
     // Where the journal can't be reached, standard error is next, or else
     // syslog.
-    if (JournalIsReachable()) {
+    if (ReachJournal()) {
       sink_ = Sink::kJournal;
     } else if (config.standard_error_is_peer) {
       sink_ = Sink::kSyslog;
     }
   }
   debug_sink_ = standard_error;
-  if (verbose_ && config.standard_error_is_peer && JournalIsReachable()) {
+  if (verbose_ && config.standard_error_is_peer && ReachJournal()) {
     debug_sink_ = Sink::kJournal;
   }
+  if (sink_ == Sink::kSyslog) UseSyslog();
+}
+
+bool Log::ReachJournal() {
+  if (!journal_.valid()) journal_ = ConnectDatagramSocket(kJournalSocket);
+  return journal_.valid();
+}
+
+void Log::UseSyslog() {
+  sink_ = Sink::kSyslog;
+  // LOG_NDELAY: connects now; later, this process may not be allowed to.
+  openlog(kIdentifier, LOG_PID | LOG_NDELAY, LOG_DAEMON);
 }
 
 void Log::SetField(absl::string_view name, absl::string_view value) {
@@ -108,27 +128,27 @@ void Log::WriteTo(Sink sink, Priority priority, absl::string_view message,
       return;
     }
     case Sink::kSyslog:
-      openlog(kIdentifier, LOG_PID, LOG_DAEMON);
       syslog(level, "%.*s", static_cast<int>(message.size()), message.data());
       return;
-    case Sink::kJournal: {
-      std::vector<std::string> assignments = {
-          absl::StrCat("MESSAGE=", message), absl::StrCat("PRIORITY=", level),
-          absl::StrCat("SYSLOG_IDENTIFIER=", kIdentifier)};
-      for (const LogField& field : fields_) {
-        assignments.push_back(absl::StrCat(field.first, "=", field.second));
-      }
-      for (const LogField& field : extra) {
-        assignments.push_back(absl::StrCat(field.first, "=", field.second));
-      }
-      std::vector<iovec> iov;
-      for (const std::string& assignment : assignments) {
-        iov.push_back(Iovec(assignment));
-      }
-      LibSystemd::Get()->journal_sendv(iov.data(), static_cast<int>(iov.size()));
+    case Sink::kJournal:
+      WriteToJournal(priority, message, extra);
       return;
-    }
   }
+}
+
+void Log::WriteToJournal(Priority priority, absl::string_view message,
+                         absl::Span<const LogField> extra) const {
+  std::string datagram;
+  AppendField("MESSAGE", message, &datagram);
+  AppendField("PRIORITY", absl::StrCat(static_cast<int>(priority)), &datagram);
+  AppendField("SYSLOG_IDENTIFIER", kIdentifier, &datagram);
+  for (const LogField& field : fields_) {
+    AppendField(field.first, field.second, &datagram);
+  }
+  for (const LogField& field : extra) {
+    AppendField(field.first, field.second, &datagram);
+  }
+  SendDatagram(journal_.get(), datagram);
 }
 
 }  // namespace nbdinetd

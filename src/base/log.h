@@ -1,8 +1,9 @@
 // Where messages go.
 //
 // Invariant: no message is ever written to the client's own socket or pipe;
-// Log only learns of a standard error that is not the peer's. Threads: the
-// main thread only.
+// Log only learns of a standard error that is not the peer's. What it needs is
+// opened by the constructor and UseSyslog(), nothing later. Threads: the main
+// thread only.
 //
 // Only main and connection (and whoever accepts connections) log above debug;
 // everything below them returns what went wrong as a value.
@@ -16,6 +17,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
+#include "base/unique_fd.h"
 
 namespace nbdinetd {
 
@@ -59,7 +61,7 @@ class Log {
   bool verbose() const { return verbose_; }
 
   // The process has gone into the background: it has no standard error.
-  void UseSyslog() { sink_ = Sink::kSyslog; }
+  void UseSyslog();
 
   // Every later message carries this field.
   void SetField(absl::string_view name, absl::string_view value);
@@ -73,9 +75,14 @@ class Log {
     kSyslog,
   };
 
+  // Whether there is a journal to write to; connects to it the first time.
+  bool ReachJournal();
   void WriteTo(Sink sink, Priority priority, absl::string_view message,
                absl::Span<const LogField> extra) const;
+  void WriteToJournal(Priority priority, absl::string_view message,
+                      absl::Span<const LogField> extra) const;
 
+  UniqueFd journal_;
   Sink sink_;
   Sink debug_sink_;
   bool verbose_;

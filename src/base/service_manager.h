@@ -8,6 +8,7 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/unique_fd.h"
 
 namespace nbdinetd {
 
@@ -18,7 +19,7 @@ class ServiceManager {
   ServiceManager();
 
   // Nobody listens, and there is no need to make up a status.
-  bool present() const { return present_; }
+  bool present() const { return socket_.valid(); }
   void Ready(absl::string_view status);
   void Stopping(absl::string_view status);
   // STATUS=, a sentence for `systemctl status`.
@@ -33,7 +34,7 @@ class ServiceManager {
  private:
   void Notify(const std::string& state);
 
-  bool present_;
+  UniqueFd socket_;
   absl::Duration interval_ = absl::InfiniteDuration();
 };
 
