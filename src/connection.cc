@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/errors.h"
+#include "base/limits.h"
 #include "base/steady_clock.h"
 #include "negotiation.h"
 #include "progress.h"
@@ -22,18 +23,15 @@
 namespace nbdinetd {
 namespace {
 
-// A TCP peer whose machine is gone says nothing: after so long without a word
-// it is asked, and after so many questions without an answer given up.
-constexpr int kKeepaliveIdleSeconds = 60;
-constexpr int kKeepaliveIntervalSeconds = 15;
-constexpr int kKeepaliveProbes = 4;
-
 // "If TCP sockets are used, both the client and server SHOULD disable Nagle's
 // algorithm" ("Protocol phases"). On other sockets the first option fails, and
 // there is no need of any.
 void PrepareSocket(int fd, const Timeouts& timeouts) {
   const auto set = [fd](int level, int name, int value) {
     return setsockopt(fd, level, name, &value, sizeof(value)) == 0;
+  };
+  const auto seconds = [](absl::Duration duration) {
+    return static_cast<int>(absl::ToInt64Seconds(duration));
   };
   if (!set(IPPROTO_TCP, TCP_NODELAY, 1)) return;
   int keepalive = 0;
@@ -42,8 +40,8 @@ void PrepareSocket(int fd, const Timeouts& timeouts) {
   if (keepalive == 0) {
     // Where it is on, as from a .socket unit, its times are set as wanted.
     set(SOL_SOCKET, SO_KEEPALIVE, 1);
-    set(IPPROTO_TCP, TCP_KEEPIDLE, kKeepaliveIdleSeconds);
-    set(IPPROTO_TCP, TCP_KEEPINTVL, kKeepaliveIntervalSeconds);
+    set(IPPROTO_TCP, TCP_KEEPIDLE, seconds(kKeepaliveIdle));
+    set(IPPROTO_TCP, TCP_KEEPINTVL, seconds(kKeepaliveInterval));
     set(IPPROTO_TCP, TCP_KEEPCNT, kKeepaliveProbes);
   }
   if (timeouts.stall != absl::InfiniteDuration()) {

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "base/limits.h"
 #include "base/poll.h"
 #include "base/steady_clock.h"
 #include "peer.h"
@@ -19,22 +20,12 @@
 namespace nbdinetd {
 namespace {
 
-// How long the connections' processes may drain until they are killed.
-constexpr absl::Duration kDrainLimit = absl::Seconds(10);
-
-// STATUS= is for people.
-constexpr absl::Duration kStatusInterval = absl::Seconds(1);
-
 // How long nothing is accepted after accept() has failed for good.
 constexpr absl::Duration kPause = absl::Milliseconds(100);
 
 // A client that has seen the end of its connection may be back before the
 // process of that connection is gone.
 constexpr absl::Duration kReapGrace = absl::Milliseconds(5);
-
-// How many connections are accepted from one socket before the signals and the
-// other sockets have their turn.
-constexpr int kAcceptsInARow = 64;
 
 UniqueFd OpenSpare() { return UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC)); }
 

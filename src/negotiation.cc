@@ -6,14 +6,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "base/limits.h"
 #include "base/steady_clock.h"
 #include "protocol/wire.h"
 
 namespace nbdinetd {
 namespace {
-
-// How long a client has to hear NBD_REP_ERR_SHUTDOWN once it is sent SIGTERM.
-constexpr absl::Duration kShutdownGrace = absl::Milliseconds(250);
 
 constexpr char kShuttingDown[] = "the server is shutting down";
 
@@ -116,7 +114,7 @@ bool Negotiation::Require(size_t n) {
 
 bool Negotiation::Discard(uint64_t n) {
   while (n > 0) {
-    const size_t part = std::min<uint64_t>(n, Channel::kInputBytes);
+    const size_t part = std::min<uint64_t>(n, kInputBytes);
     if (!Require(1)) {
       // The option's header went before: to vanish here is to vanish inside it.
       if (ending_->status == ExitStatus::kOk &&

@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "base/limits.h"
 #include "base/time_span.h"
 #include "base/utf8.h"
 
@@ -55,8 +56,6 @@ constexpr option kLongOptions[] = {
     {"help", no_argument, nullptr, kHelp},
     {nullptr, 0, nullptr, 0},
 };
-
-constexpr size_t kMaxStringBytes = 4096;  // NBD: "Conventions"
 
 absl::Status CheckString(absl::string_view option, absl::string_view text) {
   if (text.size() <= kMaxStringBytes && IsValidUtf8(text)) {

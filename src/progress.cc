@@ -2,12 +2,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/limits.h"
 #include "base/steady_clock.h"
 
 namespace nbdinetd {
 namespace {
-
-constexpr absl::Duration kInterval = absl::Seconds(1);
 
 // "1.5 GiB", for a person.
 std::string Amount(uint64_t bytes) {
@@ -42,7 +41,7 @@ absl::Time Progress::Tell() {
                                " written, ", statistics_.errors, " errors"));
   told_ = true;
   told_sum_ = Sum(statistics_);
-  next_ = now + kInterval;
+  next_ = now + kStatusInterval;
   return absl::InfiniteFuture();
 }
 

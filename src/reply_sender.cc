@@ -2,16 +2,16 @@
 
 #include <cstring>
 
+#include "base/limits.h"
+
 namespace nbdinetd {
 namespace {
 
-// One piece, its header, and small replies before it.
-constexpr size_t kOutputBytes = kPieceBytes + (16 << 10);
 // Below this, bytes are copied into the buffer rather than sent from where
 // they lie: it costs less than a send of their own.
 constexpr size_t kCopyBytes = 32 << 10;
 
-static_assert(kOutputBytes >= kPieceBytes + ReplyEncoder::kMaxReplyBytes);
+static_assert(kOutputBytes >= kPieceBytes + kMaxReplyBytes);
 static_assert(kOutputBytes >= 24 + 8 * kMaxDescriptors);
 
 }  // namespace
@@ -41,21 +41,21 @@ char* ReplySender::Reserve(size_t n) {
 }
 
 void ReplySender::Success(const Request& request) {
-  Commit(encoder_.EncodeSuccess(Reserve(ReplyEncoder::kMaxReplyBytes),
+  Commit(encoder_.EncodeSuccess(Reserve(kMaxReplyBytes),
                                 request.cookie));
 }
 
 void ReplySender::Error(const Request& request, NbdError error,
                         absl::string_view sentence) {
   ++statistics_.errors;
-  Commit(encoder_.EncodeError(Reserve(ReplyEncoder::kMaxReplyBytes),
+  Commit(encoder_.EncodeError(Reserve(kMaxReplyBytes),
                               request.cookie, error, sentence));
 }
 
 void ReplySender::ErrorAt(const Request& request, NbdError error,
                           absl::string_view sentence, uint64_t offset) {
   ++statistics_.errors;
-  Commit(encoder_.EncodeErrorAt(Reserve(ReplyEncoder::kMaxReplyBytes),
+  Commit(encoder_.EncodeErrorAt(Reserve(kMaxReplyBytes),
                                 request.cookie, error, sentence, offset));
 }
 
@@ -87,7 +87,7 @@ void ReplySender::Data(const Request& request, uint64_t offset,
     CommitData(request, offset, bytes.size(), done);
     return;
   }
-  Commit(encoder_.EncodeDataHeader(Reserve(ReplyEncoder::kMaxReplyBytes),
+  Commit(encoder_.EncodeDataHeader(Reserve(kMaxReplyBytes),
                                    request.cookie, offset,
                                    static_cast<uint32_t>(bytes.size()), done));
   iovec pieces[] = {{buffer_.get(), size_},
@@ -99,14 +99,14 @@ void ReplySender::Data(const Request& request, uint64_t offset,
 
 void ReplySender::Hole(const Request& request, uint64_t offset, uint64_t length,
                        bool done) {
-  Commit(encoder_.EncodeHole(Reserve(ReplyEncoder::kMaxReplyBytes),
+  Commit(encoder_.EncodeHole(Reserve(kMaxReplyBytes),
                              request.cookie, offset,
                              static_cast<uint32_t>(length), done));
   statistics_.bytes_read += length;
 }
 
 void ReplySender::BeginData(const Request& request) {
-  Commit(encoder_.EncodeDataHeader(Reserve(ReplyEncoder::kMaxReplyBytes),
+  Commit(encoder_.EncodeDataHeader(Reserve(kMaxReplyBytes),
                                    request.cookie, request.offset,
                                    static_cast<uint32_t>(request.length),
                                    /*done=*/false));
@@ -120,7 +120,7 @@ void ReplySender::CommitPiece(size_t length) {
 }
 
 void ReplySender::EndData(const Request& request) {
-  Commit(encoder_.EncodeDone(Reserve(ReplyEncoder::kMaxReplyBytes),
+  Commit(encoder_.EncodeDone(Reserve(kMaxReplyBytes),
                              request.cookie));
 }
 

@@ -3,15 +3,16 @@
 #define NBDINETD_TIMEOUTS_H_
 
 #include "absl/time/time.h"
+#include "base/limits.h"
 
 namespace nbdinetd {
 
 // Each may be InfiniteDuration(), for no limit.
 struct Timeouts {
   // From the start of the connection to the end of negotiation.
-  absl::Duration handshake = absl::Seconds(10);
+  absl::Duration handshake = kHandshakeTimeout;
   // Without progress in the middle of a message, in either direction.
-  absl::Duration stall = absl::Seconds(60);
+  absl::Duration stall = kStallTimeout;
   // Between two requests, when no reply is owed.
   absl::Duration idle = absl::InfiniteDuration();
 };

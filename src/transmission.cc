@@ -6,16 +6,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "base/limits.h"
 #include "base/steady_clock.h"
 #include "protocol/nbd_error.h"
 
 namespace nbdinetd {
 namespace {
-
-// After SIGTERM: how long without a request until the connection is closed,
-// and how long at most. The client hears NBD_ESHUTDOWN meanwhile.
-constexpr absl::Duration kShutdownIdle = absl::Milliseconds(250);
-constexpr absl::Duration kShutdownLimit = absl::Seconds(1);
 
 // A payload longer than kPieceBytes is written in pieces no smaller than this,
 // which end on a page of the file, so that no page is written twice.

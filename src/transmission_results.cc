@@ -6,14 +6,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "base/limits.h"
 #include "protocol/nbd_error.h"
 #include "transmission.h"
 
 namespace nbdinetd {
 namespace {
-
-// A failing disk would fill the journal.
-constexpr int kMaxStorageErrorsLogged = 10;
 
 // A status descriptor's length has 32 bits, and should be a multiple of 512.
 constexpr uint64_t kMaxDescriptorLength = 0xfffffe00;

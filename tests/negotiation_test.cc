@@ -14,6 +14,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/limits.h"
 #include "support/fake_export.h"
 #include "support/memory_stream.h"
 #include "support/wire.h"
@@ -716,7 +717,7 @@ TEST(TooBig, IsAnOptionOfMoreThan64KiBAndHagglingGoesOn) {
 
 TEST(TooBig, IsNothingForAnUnknownOptionWhosePayloadIsReadAway) {
   for (const size_t size :
-       {size_t{65537}, Channel::kInputBytes, 3 * Channel::kInputBytes + 17}) {
+       {size_t{65537}, kInputBytes, 3 * kInputBytes + 17}) {
     Handshake handshake;
     handshake.Flags()
         .Option(99, Bytes(size, 'x'))

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/limits.h"
 #include "support/image.h"
 #include "support/memory_stream.h"
 #include "support/wire.h"

@@ -8,8 +8,6 @@ namespace {
 
 // Holes below this are answered as data: a chunk header would cost as much.
 constexpr uint64_t kMinHoleBytes = 4096;
-// The extents of one read; beyond, all counts as data.
-constexpr size_t kMaxReadExtents = 1024;
 
 // Cuts and merges the file's extents into those of a read: they cover exactly
 // [0, length), and no hole is too small to be worth a chunk.

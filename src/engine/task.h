@@ -8,18 +8,11 @@
 #include <memory>
 #include <vector>
 
+#include "base/limits.h"
 #include "export/export.h"
 #include "protocol/request.h"
 
 namespace nbdinetd {
-
-// The largest piece that is read or written at once, and the longest read or
-// write that a task carries the bytes of: it stays in the L2 cache on its way.
-inline constexpr size_t kPieceBytes = 256 << 10;
-
-// How many block status descriptors one reply holds at most; a client asks for
-// the rest from where the reply ends.
-inline constexpr size_t kMaxDescriptors = 8192;
 
 struct Task {
   // In. For a read, `request` may be the rest of one that was begun inline.

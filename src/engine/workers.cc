@@ -3,12 +3,6 @@
 #include <sys/eventfd.h>
 
 namespace nbdinetd {
-namespace {
-
-// A task calls a few functions of the C library, nothing deep.
-constexpr size_t kStackBytes = 128 << 10;
-
-}  // namespace
 
 Workers::~Workers() {
   {
@@ -29,7 +23,7 @@ bool Workers::AddThread() {
   if (!event_fd_.valid()) return false;
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
-  pthread_attr_setstacksize(&attributes, kStackBytes);
+  pthread_attr_setstacksize(&attributes, kThreadStackBytes);
   pthread_t thread;
   const int error = pthread_create(&thread, &attributes, &ThreadMain, this);
   pthread_attr_destroy(&attributes);

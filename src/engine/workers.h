@@ -15,6 +15,7 @@
 #include <mutex>
 #include <vector>
 
+#include "base/limits.h"
 #include "base/unique_fd.h"
 #include "engine/task.h"
 
@@ -22,13 +23,6 @@ namespace nbdinetd {
 
 class Workers {
  public:
-  // A client that keeps more requests than this waiting for the storage is
-  // read from again when some of them are done.
-  static constexpr size_t kMaxTasks = 1024;
-  static constexpr size_t kMaxTaskBytes = 32 << 20;
-  // As many reads in flight as the clients of this field keep.
-  static constexpr size_t kMaxThreads = 32;
-
   // `target` is borrowed and must outlive the workers.
   explicit Workers(Export& target) : target_(target) {}
   // Waits for the tasks that have been started.

@@ -113,13 +113,8 @@ enum NbdError : uint32_t {
   NBD_ESHUTDOWN = 108,
 };
 
-// Limits, in bytes.
-inline constexpr size_t kMaxStringBytes = 4096;  // "Conventions"
-inline constexpr uint32_t kMaxPayloadBytes = 32 << 20;  // "Size constraints"
+// The smallest unit of offsets and lengths.
 inline constexpr uint32_t kMinBlockBytes = 1;
-// An option's payload: a longest name and a list of information requests or
-// metadata context queries that no client comes near.
-inline constexpr uint32_t kMaxOptionBytes = 64 << 10;
 
 }  // namespace nbdinetd
 

@@ -1,5 +1,6 @@
 #include "protocol/option.h"
 
+#include "base/limits.h"
 #include "base/utf8.h"
 #include "protocol/wire.h"
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/limits.h"
 #include "protocol/wire.h"
 
 namespace nbdinetd {
@@ -29,7 +30,7 @@ char* StoreSentence(char* out, absl::string_view sentence) {
 }
 
 absl::string_view Cut(absl::string_view sentence) {
-  return sentence.substr(0, ReplyEncoder::kMaxSentenceBytes);
+  return sentence.substr(0, kMaxSentenceBytes);
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 // still be told once a chunk's header is out.
 //
 // Each Encode function writes at `out` and returns the place behind what it
-// wrote, never more than the bound named beside it. Nothing is allocated.
+// wrote: no more than kMaxReplyBytes, but for a block status. Nothing is allocated.
 #ifndef NBDINETD_PROTOCOL_REPLY_H_
 #define NBDINETD_PROTOCOL_REPLY_H_
 
@@ -31,11 +31,6 @@ struct StatusDescriptor {
 class ReplyEncoder {
  public:
   explicit ReplyEncoder(ReplyStyle style) : style_(style) {}
-
-  // No header or whole reply but a block status is longer than this.
-  static constexpr size_t kMaxReplyBytes = 512;
-  // The longest sentence that an error reply carries; more is cut.
-  static constexpr size_t kMaxSentenceBytes = kMaxReplyBytes - 64;
 
   bool fragments(const Request& request) const {
     return style_ == ReplyStyle::kStructured && !request.has(NBD_CMD_FLAG_DF);

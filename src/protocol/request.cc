@@ -1,5 +1,6 @@
 #include "protocol/request.h"
 
+#include "base/limits.h"
 #include "protocol/wire.h"
 
 namespace nbdinetd {

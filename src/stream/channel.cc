@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/limits.h"
 #include "base/poll.h"
 #include "base/steady_clock.h"
 

@@ -19,11 +19,6 @@ namespace nbdinetd {
 
 class Channel {
  public:
-  // What is received at once at most: small enough to stay in the processor's
-  // L2 cache, large enough for a whole request of any common client (nbdcopy:
-  // 256 KiB) beside the requests before it.
-  static constexpr size_t kInputBytes = (256 << 10) + (16 << 10);
-
   // `shutdown_fd` is borrowed, and readable once the process should end.
   Channel(std::unique_ptr<Stream> stream, int shutdown_fd);
 

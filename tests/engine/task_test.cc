@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "base/limits.h"
 #include "support/fake_export.h"
 #include "support/image.h"
 #include "support/wire.h"

@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/limits.h"
 #include "support/fake_export.h"
 
 namespace nbdinetd {
@@ -174,12 +175,12 @@ TEST_F(WorkersTest, GiveTasksBackInTheOrderInWhichTheyFinish) {
 }
 
 TEST_F(WorkersTest, RunNoMoreAtOnceThanThereMayBeThreads) {
-  constexpr size_t kTasks = 3 * Workers::kMaxThreads;
+  constexpr size_t kTasks = 3 * kMaxThreads;
   for (size_t i = 1; i <= kTasks; ++i) workers.Start(TrimTask(4096 * i));
-  ASSERT_TRUE(target.WaitUntilRunning(Workers::kMaxThreads));
+  ASSERT_TRUE(target.WaitUntilRunning(kMaxThreads));
   target.Open();
   Take(workers, kTasks);
-  EXPECT_EQ(target.most_running(), Workers::kMaxThreads);
+  EXPECT_EQ(target.most_running(), kMaxThreads);
 }
 
 // A thread that is idle is used again; else a client that flushes now and then would end up with
@@ -193,13 +194,13 @@ TEST_F(WorkersTest, UseAnIdleThreadAgain) {
     return count;
   };
   const size_t before = threads_now();
-  for (size_t i = 0; i < 2 * Workers::kMaxThreads; ++i) {
+  for (size_t i = 0; i < 2 * kMaxThreads; ++i) {
     workers.Start(TrimTask(0));
     Take(workers, 1);
     // It is idle only when it waits again, which it mostly does by then.
     std::this_thread::sleep_for(std::chrono::milliseconds(3));
   }
-  EXPECT_LT(threads_now() - before, Workers::kMaxThreads);
+  EXPECT_LT(threads_now() - before, kMaxThreads);
 }
 
 TEST_F(WorkersTest, EventIsReadableWhileThereIsSomethingToTake) {
@@ -226,7 +227,7 @@ TEST_F(WorkersTest, EventIsCloseOnExec) {
 // -- Backpressure
 
 TEST_F(WorkersTest, AreFullOfTasksUntilOneIsTakenBack) {
-  for (size_t i = 1; i <= Workers::kMaxTasks; ++i) {
+  for (size_t i = 1; i <= kMaxTasks; ++i) {
     EXPECT_FALSE(workers.full()) << i;
     workers.Start(TrimTask(4096 * i));
   }
@@ -237,11 +238,11 @@ TEST_F(WorkersTest, AreFullOfTasksUntilOneIsTakenBack) {
   EXPECT_TRUE(workers.full());
   Take(workers, 1);
   EXPECT_FALSE(workers.full());
-  EXPECT_EQ(workers.pending(), Workers::kMaxTasks - 1);
+  EXPECT_EQ(workers.pending(), kMaxTasks - 1);
   workers.Start(TrimTask(4096));
   EXPECT_TRUE(workers.full());
   target.Open();
-  Take(workers, Workers::kMaxTasks);
+  Take(workers, kMaxTasks);
   EXPECT_FALSE(workers.full());
 }
 
@@ -253,13 +254,13 @@ TEST_F(WorkersTest, AreFullOfBytesUntilTheyAreTakenBack) {
     task->request.length = kPieceBytes;
     workers.Start(std::move(task));
   };
-  constexpr size_t kFitting = Workers::kMaxTaskBytes / kPieceBytes;
+  constexpr size_t kFitting = kMaxTaskBytes / kPieceBytes;
   for (size_t i = 0; i < kFitting; ++i) {
     EXPECT_FALSE(workers.full()) << i;
     start();
   }
   EXPECT_TRUE(workers.full());
-  EXPECT_LT(workers.pending(), Workers::kMaxTasks);
+  EXPECT_LT(workers.pending(), kMaxTasks);
   target.Open();
   Take(workers, kFitting);
   EXPECT_FALSE(workers.full());
@@ -277,7 +278,7 @@ TEST(Workers, WaitAtTheEndForEveryTaskThatWasStarted) {
   {
     Workers workers(target);
     for (size_t i = 1; i <= kTasks; ++i) workers.Start(TrimTask(4096 * i));
-    EXPECT_TRUE(target.WaitUntilRunning(Workers::kMaxThreads));
+    EXPECT_TRUE(target.WaitUntilRunning(kMaxThreads));
     // Most of them wait in the queue when the destructor begins.
     opener = std::thread([&] {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/limits.h"
 #include "support/wire.h"
 
 namespace nbdinetd {

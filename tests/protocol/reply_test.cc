@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/limits.h"
 #include "support/wire.h"
 
 namespace nbdinetd {
@@ -37,7 +38,7 @@ Bytes Encoded(const std::function<char*(char*)>& encode, size_t bound) {
 }
 
 Bytes Encoded(const std::function<char*(char*)>& encode) {
-  return Encoded(encode, ReplyEncoder::kMaxReplyBytes);
+  return Encoded(encode, kMaxReplyBytes);
 }
 
 Bytes SimpleReply(uint32_t error) {
@@ -172,7 +173,7 @@ TEST(Error, WithAnOffsetHasItBehindTheSentence) {
 }
 
 TEST(Error, ALongSentenceIsCutAndTheLengthsStillAgree) {
-  constexpr size_t kMax = ReplyEncoder::kMaxSentenceBytes;
+  constexpr size_t kMax = kMaxSentenceBytes;
   for (const size_t size : {kMax - 1, kMax, kMax + 1, size_t{5000}, size_t{100000}}) {
     const Bytes sentence(size, 's');
     const Bytes cut = sentence.substr(0, kMax);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/limits.h"
 #include "base/steady_clock.h"
 #include "support/memory_stream.h"
 
@@ -31,7 +32,7 @@ class ChannelTest : public testing::Test {
  protected:
   // Takes in all that the peer has sent, as far as there is room.
   void ReceiveAll() {
-    while (peer_.unread() > 0 && channel_.input().size() < Channel::kInputBytes) {
+    while (peer_.unread() > 0 && channel_.input().size() < kInputBytes) {
       ASSERT_EQ(channel_.Receive(), Channel::Receipt::kData);
     }
   }
@@ -165,58 +166,58 @@ TEST_F(ChannelTest, ConsumesFromTheFront) {
 }
 
 TEST_F(ChannelTest, ReceivesNoMoreThanThereIsRoomFor) {
-  const std::string bytes = Bytes(Channel::kInputBytes + 100);
+  const std::string bytes = Bytes(kInputBytes + 100);
   peer_.Send(bytes);
   EXPECT_EQ(channel_.Receive(), Channel::Receipt::kData);
-  EXPECT_EQ(channel_.input().size(), Channel::kInputBytes);
+  EXPECT_EQ(channel_.input().size(), kInputBytes);
   EXPECT_EQ(peer_.unread(), 100u);
-  channel_.Consume(Channel::kInputBytes);
+  channel_.Consume(kInputBytes);
   EXPECT_EQ(channel_.Receive(), Channel::Receipt::kData);
-  EXPECT_TRUE(channel_.input() == absl::string_view(bytes).substr(Channel::kInputBytes));
+  EXPECT_TRUE(channel_.input() == absl::string_view(bytes).substr(kInputBytes));
 }
 
 // A read of no bytes returns 0, which is not what it returns at the end of the stream.
 TEST_F(ChannelTest, AFullBufferIsNotTheEndOfTheStream) {
-  const std::string bytes = Bytes(Channel::kInputBytes + 100);
+  const std::string bytes = Bytes(kInputBytes + 100);
   peer_.Send(bytes);
   ASSERT_EQ(channel_.Receive(), Channel::Receipt::kData);
-  ASSERT_EQ(channel_.input().size(), Channel::kInputBytes);
+  ASSERT_EQ(channel_.input().size(), kInputBytes);
   EXPECT_EQ(channel_.Receive(), Channel::Receipt::kNothing);
   channel_.Consume(1);
   EXPECT_EQ(channel_.Receive(), Channel::Receipt::kData);
-  EXPECT_TRUE(channel_.input() == absl::string_view(bytes).substr(1, Channel::kInputBytes));
+  EXPECT_TRUE(channel_.input() == absl::string_view(bytes).substr(1, kInputBytes));
 }
 
 TEST_F(ChannelTest, MakesRoomWithoutLosingAByte) {
-  const std::string bytes = Bytes(Channel::kInputBytes + 1000);
+  const std::string bytes = Bytes(kInputBytes + 1000);
   peer_.Send(bytes);
   ReceiveAll();
-  ASSERT_EQ(channel_.input().size(), Channel::kInputBytes);
+  ASSERT_EQ(channel_.input().size(), kInputBytes);
   channel_.Consume(1000);
-  channel_.MakeRoomFor(Channel::kInputBytes);
+  channel_.MakeRoomFor(kInputBytes);
   EXPECT_TRUE(channel_.input() ==
-              absl::string_view(bytes).substr(1000, Channel::kInputBytes - 1000));
+              absl::string_view(bytes).substr(1000, kInputBytes - 1000));
   ReceiveAll();
   EXPECT_TRUE(channel_.input() == absl::string_view(bytes).substr(1000));
 }
 
 TEST_F(ChannelTest, AMessageOfTheBuffersSizeFitsWhereverItBegins) {
-  for (const size_t before : {size_t{0}, size_t{1}, size_t{4096}, Channel::kInputBytes - 1}) {
-    const std::string bytes = Bytes(before + Channel::kInputBytes);
+  for (const size_t before : {size_t{0}, size_t{1}, size_t{4096}, kInputBytes - 1}) {
+    const std::string bytes = Bytes(before + kInputBytes);
     peer_.Send(bytes);
     while (channel_.input().size() < before) channel_.Receive();
     channel_.Consume(before);
-    channel_.MakeRoomFor(Channel::kInputBytes);
-    while (channel_.input().size() < Channel::kInputBytes) {
+    channel_.MakeRoomFor(kInputBytes);
+    while (channel_.input().size() < kInputBytes) {
       ASSERT_EQ(channel_.Receive(), Channel::Receipt::kData) << before;
     }
     EXPECT_TRUE(channel_.input() == absl::string_view(bytes).substr(before)) << before;
-    channel_.Consume(Channel::kInputBytes);
+    channel_.Consume(kInputBytes);
   }
 }
 
 TEST_F(ChannelTest, AStreamOfManyBuffersComesThroughInOrder) {
-  const std::string bytes = Bytes(3 * Channel::kInputBytes + 12345);
+  const std::string bytes = Bytes(3 * kInputBytes + 12345);
   peer_.LimitReads(65521);
   peer_.Send(bytes);
   std::string received;

@@ -1,0 +1,101 @@
+// What one peer can make a process hold or do at most: every bound, in one place.
+//
+// Whoever takes something from a peer, or waits for one, has its bound from
+// here. SECURITY.md lists them all, and a test compares the two. A name ends in
+// its unit, or its type is one. Bounds that the user sets (--handshake-timeout,
+// --max-connections) have their default here.
+#ifndef NBDINETD_BASE_LIMITS_H_
+#define NBDINETD_BASE_LIMITS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/time/time.h"
+
+namespace nbdinetd {
+
+// ---- Messages
+
+// An export name, a description, a metadata context query ("Conventions").
+inline constexpr size_t kMaxStringBytes = 4096;
+// An option's payload: a longest name and a list of information requests or
+// metadata context queries that no client comes near. What is longer is read
+// away and refused.
+inline constexpr uint32_t kMaxOptionBytes = 64 << 10;
+// What one request reads or writes ("Size constraints").
+inline constexpr uint32_t kMaxPayloadBytes = 32 << 20;
+// A reply without its data, and but for a block status.
+inline constexpr size_t kMaxReplyBytes = 512;
+// The sentence that an error reply carries; more is cut.
+inline constexpr size_t kMaxSentenceBytes = kMaxReplyBytes - 64;
+// Block status descriptors in one reply; a client asks for the rest from where
+// the reply ends.
+inline constexpr size_t kMaxDescriptors = 8192;
+
+// ---- Memory
+
+// The largest piece of a request that is read or written at once, and the
+// longest read or write that a task carries the bytes of: it stays in the
+// processor's L2 cache on its way.
+inline constexpr size_t kPieceBytes = 256 << 10;
+// The input buffer, what is received at once at most: a whole request of any
+// common client (nbdcopy: 256 KiB) beside the requests before it.
+inline constexpr size_t kInputBytes = kPieceBytes + (16 << 10);
+// The output buffer: one piece, its header, and small replies before it.
+inline constexpr size_t kOutputBytes = kPieceBytes + (16 << 10);
+// Requests that wait for the storage. A client that keeps more is read from
+// again when some of them are done.
+inline constexpr size_t kMaxTasks = 1024;
+// What those requests hold; the last one may go beyond it.
+inline constexpr size_t kMaxTaskBytes = 32 << 20;
+// Extents that are looked up for the holes of one read; beyond, all is data.
+inline constexpr size_t kMaxReadExtents = 1024;
+
+// ---- Threads
+
+// Workers of a connection: as many reads in flight as clients keep.
+inline constexpr size_t kMaxThreads = 32;
+// The stack of a worker: a task calls a few functions of the C library, nothing
+// deep.
+inline constexpr size_t kThreadStackBytes = 128 << 10;
+
+// ---- Log
+
+// Storage errors that one connection logs, since a failing disk would fill the
+// journal; further ones are only counted.
+inline constexpr int kMaxStorageErrorsLogged = 10;
+// How often a connection or the listener tells the service manager its status.
+inline constexpr absl::Duration kStatusInterval = absl::Seconds(1);
+
+// ---- Time
+
+// From the start of a connection to the end of negotiation.
+inline constexpr absl::Duration kHandshakeTimeout = absl::Seconds(10);
+// Without progress in the middle of a message, in either direction.
+inline constexpr absl::Duration kStallTimeout = absl::Seconds(60);
+// After SIGTERM: how long a client has to hear NBD_REP_ERR_SHUTDOWN.
+inline constexpr absl::Duration kShutdownGrace = absl::Milliseconds(250);
+// After SIGTERM: how long without a request until the connection is closed. The
+// client hears NBD_ESHUTDOWN meanwhile.
+inline constexpr absl::Duration kShutdownIdle = absl::Milliseconds(250);
+// After SIGTERM: how long a client that goes on asking is answered.
+inline constexpr absl::Duration kShutdownLimit = absl::Seconds(1);
+// A TCP peer whose machine is gone says nothing: after so long without a word it
+// is asked.
+inline constexpr absl::Duration kKeepaliveIdle = absl::Seconds(60);
+// How long it has to answer until it is asked again.
+inline constexpr absl::Duration kKeepaliveInterval = absl::Seconds(15);
+// After so many questions without an answer the peer is given up.
+inline constexpr int kKeepaliveProbes = 4;
+
+// ---- The listener
+
+// Connections that are accepted from one socket before the signals and the other
+// sockets have their turn.
+inline constexpr int kAcceptsInARow = 64;
+// How long the connections' processes may drain until they are killed.
+inline constexpr absl::Duration kDrainLimit = absl::Seconds(10);
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_BASE_LIMITS_H_
