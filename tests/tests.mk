@@ -49,6 +49,7 @@ protocol_tests = \
 	tests/handshake_test \
 	tests/shutdown_test \
 	tests/stream_test \
+	tests/torture_test \
 	tests/transmission_test
 
 # Of the real program with clients, superservers and faults.
@@ -94,6 +95,8 @@ tests_support_libsupport_a_SOURCES = \
 	tests/support/server_process.cc tests/support/server_process.h \
 	tests/support/session.cc tests/support/session.h \
 	tests/support/tap_main.cc \
+	tests/support/torture_client.cc tests/support/torture_client.h \
+	tests/support/torture_model.cc tests/support/torture_model.h \
 	tests/support/wire.cc tests/support/wire.h
 
 LDADD = tests/support/libsupport.a src/libnbdinetd.a $(GTEST_LIBS) \
@@ -112,3 +115,10 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/memory_stream.h tests/support/private_mount.h
 
 check-local: all
+
+# Ten minutes of what 'make check' does for half of one.
+.PHONY: torture
+torture: all $(check_LIBRARIES) tests/torture_test
+	$(AM_TESTS_ENVIRONMENT) \
+	NBDINETD_TORTURE_SECONDS=$${NBDINETD_TORTURE_SECONDS:-600} \
+	  tests/torture_test

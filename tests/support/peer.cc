@@ -72,6 +72,20 @@ bool MayFailAtOffset(uint16_t type) {
          type == kCmdBlockStatus;
 }
 
+// poll() that ends at the hang guard. It waits in many short stretches, of which
+// a machine that was suspended takes away one at most.
+bool PollGuarded(pollfd* entries, nfds_t count) {
+  constexpr int kStretches = 60;
+  constexpr auto kStretch =
+      std::chrono::duration_cast<std::chrono::milliseconds>(kHangGuard) /
+      kStretches;
+  for (int i = 0; i < kStretches; ++i) {
+    if (poll(entries, count, static_cast<int>(kStretch.count())) > 0)
+      return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 Peer::Peer(int in, int out) : in_(in), out_(out) {
@@ -91,18 +105,18 @@ Peer::~Peer() { Close(); }
 
 void Peer::WaitFor(short events, int fd, std::string_view what) {
   pollfd entry = {fd, events, 0};
-  const auto guard =
-      std::chrono::duration_cast<std::chrono::milliseconds>(kHangGuard);
-  const int ready = poll(&entry, 1, static_cast<int>(guard.count()));
-  Require(ready > 0, "hang: waited too long for " + std::string(what));
+  Require(PollGuarded(&entry, 1),
+          "hang: waited too long for " + std::string(what));
 }
 
 size_t Peer::SendSome(std::string_view bytes) {
-  const ssize_t count = write(out_, bytes.data(), bytes.size());
+  const ssize_t count =
+      write(out_, bytes.data(), std::min(bytes.size(), write_limit_));
   if (count >= 0) return static_cast<size_t>(count);
   if (errno == EAGAIN || errno == EINTR) return 0;
-  Violation(std::string("the server closed while the client was sending: ") +
-            std::strerror(errno));
+  throw ConnectionEnded(
+      std::string("the server closed while the client was sending: ") +
+      std::strerror(errno));
 }
 
 void Peer::Send(std::string_view bytes) {
@@ -114,11 +128,8 @@ void Peer::Send(std::string_view bytes) {
                                      pollfd{in_, POLLIN, 0}};
     // After the end of the stream POLLIN would be ready for ever.
     const nfds_t count = end_seen_ ? 1 : 2;
-    const auto guard =
-        std::chrono::duration_cast<std::chrono::milliseconds>(kHangGuard);
-    const int ready =
-        poll(entries.data(), count, static_cast<int>(guard.count()));
-    Require(ready > 0, "hang: the server neither reads nor writes");
+    Require(PollGuarded(entries.data(), count),
+            "hang: the server neither reads nor writes");
     if (count == 2 && entries[1].revents != 0) Fill();
   }
 }
@@ -180,10 +191,15 @@ bool Peer::Fill() {
   if (buffer_start_ == buffer_.size()) {
     buffer_.clear();
     buffer_start_ = 0;
+  } else if (buffer_start_ > kMaxPayload) {
+    // A conversation that is never quiet must not be kept from its beginning.
+    buffer_.erase(0, buffer_start_);
+    buffer_start_ = 0;
   }
   std::array<char, 256 * 1024> chunk;
   const ssize_t count =
-      read(in_, chunk.data(), byte_by_byte_ ? 1 : chunk.size());
+      read(in_, chunk.data(),
+           byte_by_byte_ ? 1 : std::min(chunk.size(), read_limit_));
   if (count > 0) {
     buffer_.append(chunk.data(), static_cast<size_t>(count));
   } else if (count == 0 || errno == ECONNRESET) {
@@ -198,9 +214,11 @@ bool Peer::Fill() {
 
 Bytes Peer::Receive(size_t size) {
   while (buffer_.size() - buffer_start_ < size) {
-    Require(!end_seen_, "the server closed: wanted " + std::to_string(size) +
-                            " bytes, got " +
+    if (end_seen_) {
+      throw ConnectionEnded("the server closed: wanted " +
+                            std::to_string(size) + " bytes, got " +
                             std::to_string(buffer_.size() - buffer_start_));
+    }
     WaitFor(POLLIN, in_, std::to_string(size) + " bytes from the server");
     Fill();
   }

@@ -89,7 +89,8 @@ class Peer {
   Peer(const Peer&) = delete;
   Peer& operator=(const Peer&) = delete;
 
-  // -- Raw bytes. Every wait ends with BrokenConversation at the hang guard.
+  // -- Raw bytes. Every wait ends with BrokenConversation at the hang guard, and
+  // with ConnectionEnded when the server has closed.
 
   // Sends all of it. What arrives meanwhile is kept for later, so that two full
   // socket buffers never wait for each other.
@@ -120,6 +121,9 @@ class Peer {
   void CloseWithReset();
   // One byte at a time in everything sent and received from now on.
   void set_byte_by_byte(bool on) { byte_by_byte_ = on; }
+  // No read or write moves more bytes than this.
+  void set_read_limit(size_t bytes) { read_limit_ = bytes; }
+  void set_write_limit(size_t bytes) { write_limit_ = bytes; }
 
   // -- Handshake
 
@@ -192,6 +196,8 @@ class Peer {
   size_t buffer_start_ = 0;
   bool end_seen_ = false;
   bool byte_by_byte_ = false;
+  size_t read_limit_ = SIZE_MAX;
+  size_t write_limit_ = SIZE_MAX;
   bool structured_ = false;
   std::optional<uint32_t> context_id_;
   uint64_t next_cookie_ = 0x1122334455667788;

@@ -43,21 +43,48 @@ struct ChildPlan {
       if (name.starts_with("LISTEN_") || name.starts_with("REMOTE_")) continue;
       environment.emplace_back(name);
     }
+    environment.insert(environment.end(), setup.environment.begin(),
+                       setup.environment.end());
+    if (setup.activated) {
+      environment.emplace_back("LISTEN_FDS=1");
+      environment.emplace_back(kListenPid + std::string(20, '\0'));
+    }
     for (std::string& argument : arguments) argv.push_back(argument.data());
     for (std::string& entry : environment) envp.push_back(entry.data());
     argv.push_back(nullptr);
     envp.push_back(nullptr);
   }
+
+  // The last variable is the one that only the child can fill in.
+  void FillInListenPid() {
+    char* digit = environment.back().data() + sizeof(kListenPid) - 1;
+    char digits[20];
+    size_t count = 0;
+    for (auto rest = static_cast<unsigned>(getpid()); rest > 0; rest /= 10) {
+      digits[count++] = static_cast<char>('0' + rest % 10);
+    }
+    while (count > 0) *digit++ = digits[--count];
+  }
+
+  static constexpr char kListenPid[] = "LISTEN_PID=";
 };
 
 [[noreturn]] void RunChild(const ServerProcess::Setup& setup,
-                           const ChildPlan& plan, int error_fd) {
+                           ChildPlan& plan, int error_fd) {
   // Copies above the standard descriptors first, so that no dup2 overwrites a
   // source.
-  const int in = fcntl(setup.in, F_DUPFD_CLOEXEC, 3);
-  const int out = fcntl(setup.out, F_DUPFD_CLOEXEC, 3);
-  const int error = fcntl(error_fd, F_DUPFD_CLOEXEC, 3);
-  if (dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(error, 2) < 0) _exit(126);
+  const int in = fcntl(setup.in, F_DUPFD_CLOEXEC, 10);
+  const int out = fcntl(setup.out, F_DUPFD_CLOEXEC, 10);
+  const int error = fcntl(error_fd, F_DUPFD_CLOEXEC, 10);
+  if (setup.activated) {
+    const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0) _exit(126);
+    if (dup2(in, 3) < 0) _exit(126);
+    plan.FillInListenPid();
+  } else if (dup2(in, 0) < 0 || dup2(out, 1) < 0) {
+    _exit(126);
+  }
+  if (dup2(error, 2) < 0) _exit(126);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -96,7 +123,7 @@ std::string ProgramPath() {
 }
 
 ServerProcess::ServerProcess(const Setup& setup) {
-  const ChildPlan plan(setup);
+  ChildPlan plan(setup);
   // Without a name, so that nothing is left behind however the test ends; on
   // memory, so that RLIMIT_FSIZE and a full disk do not matter to it. Append
   // mode is what a log file has.

@@ -28,14 +28,19 @@ struct ExitReport {
 class ServerProcess {
  public:
   struct Setup {
-    std::vector<std::string> arguments;
+    std::vector<std::string> arguments = {};
     // Descriptors 0 and 1 of the server. The caller keeps and closes its own
     // copies.
     int in = -1;
     int out = -1;
+    // Descriptor 3 is `in`, and LISTEN_FDS says so: a connection (Accept=yes) or
+    // a listener (Accept=no). Descriptors 0 and 1 are /dev/null then.
+    bool activated = false;
+    // Besides the test's own: "NAME=value".
+    std::vector<std::string> environment = {};
     // RLIMIT_FSIZE of the server in bytes, which makes larger writes fail with
     // EFBIG.
-    std::optional<unsigned long> file_size_limit;
+    std::optional<unsigned long> file_size_limit = std::nullopt;
   };
 
   explicit ServerProcess(const Setup& setup);

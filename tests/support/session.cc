@@ -116,6 +116,8 @@ Session::Session(std::vector<std::string> arguments, SessionSetup setup) {
   process.in = ends.server_in;
   process.out = ends.server_out;
   process.file_size_limit = setup.file_size_limit;
+  process.activated = setup.activated;
+  process.environment = setup.environment;
   server_.emplace(process);
   // Kept open here, the client would never see the server's end of the stream.
   close(ends.server_in);

@@ -28,6 +28,12 @@ class BrokenConversation : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// The server has closed the connection, which may be what it should do.
+class ConnectionEnded : public BrokenConversation {
+ public:
+  using BrokenConversation::BrokenConversation;
+};
+
 // "Newstyle negotiation", "Fixed newstyle negotiation", "Request message",
 // "Simple reply message", "Structured reply chunk message".
 inline constexpr uint64_t kNbdMagic = 0x4e42444d41474943;
