@@ -109,7 +109,7 @@ void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
       fields);
 }
 
-Ending Serve(Channel& channel, const std::string& peer, const Catalog& catalog,
+Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
              const Timeouts& timeouts, ServiceManager& manager, Log& log,
              Statistics& statistics) {
   std::variant<Negotiated, Ending> outcome =
@@ -128,7 +128,7 @@ Ending Serve(Channel& channel, const std::string& peer, const Catalog& catalog,
 
 }  // namespace
 
-ExitStatus ServeConnection(Connection connection, const Catalog& catalog,
+ExitStatus ServeConnection(Connection connection, Catalog& catalog,
                            const Timeouts& timeouts, const Signals& shutdown,
                            ServiceManager& manager, Log& log) {
   const absl::Time start = SteadyNow();

@@ -16,7 +16,7 @@ namespace nbdinetd {
 // closes it. Logs who is served what, and how it ended; `log` gets the
 // connection's fields, and `manager` a status. The result is what the process
 // exits with.
-ExitStatus ServeConnection(Connection connection, const Catalog& catalog,
+ExitStatus ServeConnection(Connection connection, Catalog& catalog,
                            const Timeouts& timeouts, const Signals& shutdown,
                            ServiceManager& manager, Log& log);
 

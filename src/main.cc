@@ -47,7 +47,8 @@ void LogReadOnly(const Log& log, const std::string& name,
                          reason));
 }
 
-absl::StatusOr<Catalog> OpenFile(const Options& options, const Log& log) {
+absl::StatusOr<std::unique_ptr<Catalog>> OpenFile(const Options& options,
+                                                  const Log& log) {
   std::string read_only_reason;
   absl::StatusOr<std::unique_ptr<Export>> opened =
       OpenExport(options.file, options.read_only, &read_only_reason);
@@ -57,9 +58,9 @@ absl::StatusOr<Catalog> OpenFile(const Options& options, const Log& log) {
                         options.description);
 }
 
-absl::StatusOr<Catalog> OpenFiles(const Options& options,
-                                  const std::vector<NamedFile>& files,
-                                  const Log& log) {
+absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(
+    const Options& options, const std::vector<NamedFile>& files,
+    const Log& log) {
   if (options.export_name.has_value() && files.size() > 1) {
     return absl::InvalidArgumentError(
         "--exportname can't name several files at once; LISTEN_FDNAMES does");
@@ -82,9 +83,9 @@ absl::StatusOr<Catalog> OpenFiles(const Options& options,
   return Catalog::OfNamed(std::move(entries));
 }
 
-absl::StatusOr<Catalog> OpenCatalog(const Options& options,
-                                    const std::vector<NamedFile>& files,
-                                    const Log& log) {
+absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
+    const Options& options, const std::vector<NamedFile>& files,
+    const Log& log) {
   if (options.file.empty() && files.empty()) {
     return absl::InvalidArgumentError("no FILE to serve; see nbdinetd --help");
   }
@@ -96,19 +97,9 @@ absl::StatusOr<Catalog> OpenCatalog(const Options& options,
 
 int Check(const Options& options, const std::vector<NamedFile>& files,
           const Log& log) {
-  const absl::StatusOr<Catalog> catalog = OpenCatalog(options, files, log);
+  const auto catalog = OpenCatalog(options, files, log);
   if (!catalog.ok()) return Fail(log, catalog.status());
-  for (const Catalog::Entry& entry : catalog->entries()) {
-    const Export::Facts& facts = entry.target->facts();
-    Print(absl::StrCat("would serve ", Quoted(entry.target->path()), ": ",
-                       facts.size_bytes, " bytes, ",
-                       facts.read_only ? "read-only" : "read-write", ", under ",
-                       catalog->answers_to_any()
-                           ? std::string("any export name")
-                           : absl::StrCat("the export name ",
-                                          Quoted(entry.name)),
-                       "\n"));
-  }
+  Print((*catalog)->InWords());
   return 0;
 }
 
@@ -119,9 +110,9 @@ int Serve(Connection connection, const Options& options,
   log.SetField("NBD_PEER", connection.peer);
   absl::StatusOr<Signals> shutdown = Signals::Create({SIGTERM, SIGINT});
   if (!shutdown.ok()) return Fail(log, shutdown.status());
-  absl::StatusOr<Catalog> catalog = OpenCatalog(options, files, log);
+  const auto catalog = OpenCatalog(options, files, log);
   if (!catalog.ok()) return Fail(log, catalog.status());
-  return static_cast<int>(ServeConnection(std::move(connection), *catalog,
+  return static_cast<int>(ServeConnection(std::move(connection), **catalog,
                                           options.timeouts, *shutdown, manager,
                                           log));
 }

@@ -265,13 +265,13 @@ void Negotiation::OnExportName(absl::string_view payload, OptionReplies&) {
         "client broke the protocol: an export name is no valid string");
     return;
   }
-  const Catalog::Entry* entry = catalog_.Find(payload);
-  if (entry == nullptr) {
+  const absl::StatusOr<Catalog::Opened> opened = catalog_.Open(payload);
+  if (!opened.ok()) {
     End(ExitStatus::kOk,
         absl::StrCat("client asked for unknown export ", Quoted(payload)));
     return;
   }
-  EnterTransmission(*entry->target, payload);
+  EnterTransmission(*opened->target, payload);
   const Promises& promises = negotiated_->promises;
   if (!channel_.Send(EncodeExportNameReply(
           promises.size_bytes, promises.transmission_flags, no_zeroes_))) {
@@ -290,10 +290,16 @@ void Negotiation::OnList(absl::string_view payload, OptionReplies& replies) {
     replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_LIST takes no data");
     return;
   }
-  for (const Catalog::Entry& entry : catalog_.entries()) {
-    replies.Server(entry.name, entry.description);
+  const absl::Status status = catalog_.List(
+      [&](absl::string_view name, absl::string_view description) {
+        replies.Server(name, description);
+        return true;
+      });
+  if (status.ok()) {
+    replies.Ack();
+  } else {
+    replies.Error(NBD_REP_ERR_PLATFORM, "the exports can't be listed");
   }
-  replies.Ack();
 }
 
 void Negotiation::OnStartTls(absl::string_view, OptionReplies& replies) {
@@ -303,29 +309,29 @@ void Negotiation::OnStartTls(absl::string_view, OptionReplies& replies) {
 
 Export* Negotiation::DescribeExport(const InfoRequest& request,
                                     OptionReplies& replies) {
-  const Catalog::Entry* entry = catalog_.Find(request.name);
-  if (entry == nullptr) {
+  const absl::StatusOr<Catalog::Opened> opened = catalog_.Open(request.name);
+  if (!opened.ok()) {
     replies.Error(NBD_REP_ERR_UNKNOWN, "there is no export of this name");
     return nullptr;
   }
-  const Promises promises = PromisesFor(*entry->target, request.name);
+  const Promises promises = PromisesFor(*opened->target, request.name);
   replies.InfoExport(promises.size_bytes, promises.transmission_flags);
   const auto asked = [&](uint16_t information) {
     return absl::c_linear_search(request.information, information);
   };
   if (asked(NBD_INFO_NAME)) {
-    replies.InfoString(NBD_INFO_NAME, entry->name);
+    replies.InfoString(NBD_INFO_NAME, opened->name);
   }
-  if (asked(NBD_INFO_DESCRIPTION) && !entry->description.empty()) {
-    replies.InfoString(NBD_INFO_DESCRIPTION, entry->description);
+  if (asked(NBD_INFO_DESCRIPTION) && !opened->description.empty()) {
+    replies.InfoString(NBD_INFO_DESCRIPTION, opened->description);
   }
   if (asked(NBD_INFO_BLOCK_SIZE)) {
     replies.InfoBlockSize(kMinBlockBytes,
-                          entry->target->facts().preferred_block_bytes,
+                          opened->target->facts().preferred_block_bytes,
                           kMaxPayloadBytes);
   }
   replies.Ack();
-  return entry->target.get();
+  return opened->target;
 }
 
 void Negotiation::OnInfo(absl::string_view payload, OptionReplies& replies) {
@@ -374,7 +380,7 @@ void Negotiation::AnswerMetaContext(absl::string_view payload, NbdOption option,
                   "the list of metadata contexts is malformed");
     return;
   }
-  if (catalog_.Find(request->name) == nullptr) {
+  if (!catalog_.Find(request->name).ok()) {
     replies.Error(NBD_REP_ERR_UNKNOWN, "there is no export of this name");
     return;
   }

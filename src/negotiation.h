@@ -37,7 +37,7 @@ inline constexpr uint32_t kBaseAllocationId = 1;
 class Negotiation {
  public:
   // All borrowed. `time_limit` is for all of it, counted from Run().
-  Negotiation(Channel& channel, const Catalog& catalog, const Log& log,
+  Negotiation(Channel& channel, Catalog& catalog, const Log& log,
               absl::Duration time_limit)
       : channel_(channel),
         catalog_(catalog),
@@ -97,7 +97,7 @@ class Negotiation {
   void EnterTransmission(Export& target, absl::string_view export_name);
 
   Channel& channel_;
-  const Catalog& catalog_;
+  Catalog& catalog_;
   const Log& log_;
   const absl::Duration time_limit_;
 

@@ -125,7 +125,7 @@ class Handshake {
             /*standard_error_is_peer=*/true}};
   const Export* target_;
   absl::Duration time_limit_ = absl::InfiniteDuration();
-  std::optional<Catalog> catalog_;
+  std::unique_ptr<Catalog> catalog_;
   std::variant<Negotiated, Ending> outcome_;
   Bytes received_;
 };

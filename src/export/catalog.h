@@ -1,4 +1,8 @@
 // The catalog: which export a name stands for.
+//
+// Exports are open from the start (Catalog::OfOne, Catalog::OfNamed), or are
+// opened as clients ask for them. Negotiation doesn't know the difference.
+// Threads: one.
 #ifndef NBDINETD_EXPORT_CATALOG_H_
 #define NBDINETD_EXPORT_CATALOG_H_
 
@@ -6,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "export/export.h"
@@ -14,6 +20,7 @@ namespace nbdinetd {
 
 class Catalog {
  public:
+  // An export that is open from the start.
   struct Entry {
     std::string name;  // the canonical one, as in NBD_OPT_LIST
     std::string description;
@@ -22,42 +29,42 @@ class Catalog {
 
   // One export. Without a `name` it answers to any, and is listed under the
   // empty one.
-  static Catalog OfOne(std::unique_ptr<Export> only,
-                       absl::optional<std::string> name,
-                       std::string description) {
-    const bool any = !name.has_value();
-    std::vector<Entry> entries;
-    entries.push_back({std::move(name).value_or(""), std::move(description),
-                       std::move(only)});
-    return Catalog(std::move(entries), any);
-  }
-
+  static std::unique_ptr<Catalog> OfOne(std::unique_ptr<Export> only,
+                                        absl::optional<std::string> name,
+                                        std::string description);
   // Exports under names that differ. A sole one is the default export, too.
-  static Catalog OfNamed(std::vector<Entry> entries) {
-    return Catalog(std::move(entries), /*answers_to_any=*/false);
-  }
+  static std::unique_ptr<Catalog> OfNamed(std::vector<Entry> entries);
 
-  // The export that a client means by `name`, borrowed; nullptr when there is
-  // none. The empty name is the default export's.
-  const Entry* Find(absl::string_view name) const {
-    if (entries_.size() == 1 && (answers_to_any_ || name.empty())) {
-      return &entries_[0];
-    }
-    for (const Entry& entry : entries_) {
-      if (entry.name == name) return &entry;
-    }
-    return nullptr;
-  }
+  virtual ~Catalog() = default;
+  Catalog(const Catalog&) = delete;
+  Catalog& operator=(const Catalog&) = delete;
 
-  const std::vector<Entry>& entries() const { return entries_; }
-  bool answers_to_any() const { return answers_to_any_; }
+  // An export as it is served; all of it borrowed from the catalog, until the
+  // next Open().
+  struct Opened {
+    Export* target;
+    absl::string_view name;  // the canonical one
+    absl::string_view description;
+  };
 
- private:
-  Catalog(std::vector<Entry> entries, bool answers_to_any)
-      : entries_(std::move(entries)), answers_to_any_(answers_to_any) {}
+  // Whether there is an export that a client means by `name`; the empty name is
+  // the default export's. NotFound when there is none. Opens nothing.
+  virtual absl::Status Find(absl::string_view name) = 0;
+  // That export. Errors as above.
+  virtual absl::StatusOr<Opened> Open(absl::string_view name) = 0;
 
-  std::vector<Entry> entries_;
-  bool answers_to_any_;
+  // Told the canonical name and the description of an export; false when it
+  // wants to hear no more.
+  using Visitor = absl::FunctionRef<bool(absl::string_view name,
+                                         absl::string_view description)>;
+  // Tells `visit` all exports in their order. An error comes before the first.
+  virtual absl::Status List(Visitor visit) = 0;
+
+  // What would be served, for a person: lines, each with its newline.
+  virtual std::string InWords() = 0;
+
+ protected:
+  Catalog() = default;
 };
 
 }  // namespace nbdinetd

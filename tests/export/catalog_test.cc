@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/fake_export.h"
@@ -11,11 +12,34 @@
 namespace nbdinetd {
 namespace {
 
+using Names = std::vector<std::string>;
+
+std::vector<std::pair<std::string, std::string>> ListOf(Catalog& catalog) {
+  std::vector<std::pair<std::string, std::string>> list;
+  EXPECT_TRUE(catalog
+                  .List([&](absl::string_view name, absl::string_view text) {
+                    list.emplace_back(name, text);
+                    return true;
+                  })
+                  .ok());
+  return list;
+}
+
+// The export that is opened under a name; nullptr when there is none, and then
+// Find() has to say the same.
+Export* OpenedAs(Catalog& catalog, const std::string& name) {
+  const absl::StatusOr<Catalog::Opened> opened = catalog.Open(name);
+  EXPECT_EQ(catalog.Find(name).code(), opened.status().code()) << name;
+  if (opened.ok()) return opened->target;
+  EXPECT_TRUE(absl::IsNotFound(opened.status())) << opened.status();
+  return nullptr;
+}
+
 struct Row {
   const char* what;
   absl::optional<std::string> name;
-  std::vector<std::string> found;
-  std::vector<std::string> unknown;
+  Names found;
+  Names unknown;
 };
 
 TEST(Catalog, FindsTheExportUnderItsNames) {
@@ -33,51 +57,87 @@ TEST(Catalog, FindsTheExportUnderItsNames) {
   for (const Row& row : rows) {
     auto only = std::make_unique<nbdtest::FakeExport>(Export::Facts{});
     const Export* target = only.get();
-    const Catalog catalog = Catalog::OfOne(std::move(only), row.name, "");
+    const auto catalog = Catalog::OfOne(std::move(only), row.name, "");
     for (const std::string& name : row.found) {
-      const Catalog::Entry* entry = catalog.Find(name);
-      ASSERT_NE(entry, nullptr) << row.what << ": " << name;
-      EXPECT_EQ(entry->target.get(), target) << row.what << ": " << name;
+      EXPECT_EQ(OpenedAs(*catalog, name), target) << row.what << ": " << name;
+      EXPECT_EQ(catalog->Open(name)->name, row.name.value_or("")) << row.what;
     }
     for (const std::string& name : row.unknown) {
-      EXPECT_EQ(catalog.Find(name), nullptr) << row.what << ": " << name;
+      EXPECT_EQ(OpenedAs(*catalog, name), nullptr) << row.what << ": " << name;
     }
-    ASSERT_EQ(catalog.entries().size(), 1u);
-    EXPECT_EQ(catalog.entries()[0].name, row.name.value_or(""));
-    EXPECT_EQ(catalog.answers_to_any(), !row.name.has_value());
+    ASSERT_EQ(ListOf(*catalog).size(), 1u);
+    EXPECT_EQ(ListOf(*catalog)[0].first, row.name.value_or(""));
   }
 }
 
 TEST(Catalog, HasTheDescription) {
   for (const char* description : {"", "a disk"}) {
-    const Catalog catalog =
+    const auto catalog =
         Catalog::OfOne(std::make_unique<nbdtest::FakeExport>(Export::Facts{}),
                        absl::nullopt, description);
-    EXPECT_EQ(catalog.entries()[0].description, description);
+    EXPECT_EQ(ListOf(*catalog)[0].second, description);
+    EXPECT_EQ(catalog->Open("disk")->description, description);
   }
 }
 
-Catalog Named(const std::vector<std::string>& names) {
+TEST(Catalog, SaysInWordsWhatItServes) {
+  const auto words = [](absl::optional<std::string> name, bool read_only) {
+    return Catalog::OfOne(
+               std::make_unique<nbdtest::FakeExport>(
+                   Export::Facts{.size_bytes = 517, .read_only = read_only}),
+               std::move(name), "")
+        ->InWords();
+  };
+  EXPECT_EQ(words(absl::nullopt, true),
+            "would serve \"/no/such/file\": 517 bytes, read-only, under any "
+            "export name\n");
+  EXPECT_EQ(words(std::string("disk"), false),
+            "would serve \"/no/such/file\": 517 bytes, read-write, under the "
+            "export name \"disk\"\n");
+}
+
+struct NamedCatalog {
+  std::vector<Export*> targets;
+  std::unique_ptr<Catalog> catalog;
+};
+
+NamedCatalog Named(const Names& names) {
+  NamedCatalog named;
   std::vector<Catalog::Entry> entries;
   for (const std::string& name : names) {
     entries.push_back(
         {name, "", std::make_unique<nbdtest::FakeExport>(Export::Facts{})});
+    named.targets.push_back(entries.back().target.get());
   }
-  return Catalog::OfNamed(std::move(entries));
+  named.catalog = Catalog::OfNamed(std::move(entries));
+  return named;
 }
 
 TEST(Catalog, OfSeveralHasNoDefaultExport) {
-  const Catalog catalog = Named({"a", "b"});
-  EXPECT_EQ(catalog.Find("a"), &catalog.entries()[0]);
-  EXPECT_EQ(catalog.Find("b"), &catalog.entries()[1]);
-  EXPECT_EQ(catalog.Find(""), nullptr);
-  EXPECT_EQ(catalog.Find("c"), nullptr);
+  const NamedCatalog named = Named({"a", "b"});
+  EXPECT_EQ(OpenedAs(*named.catalog, "a"), named.targets[0]);
+  EXPECT_EQ(OpenedAs(*named.catalog, "b"), named.targets[1]);
+  EXPECT_EQ(OpenedAs(*named.catalog, ""), nullptr);
+  EXPECT_EQ(OpenedAs(*named.catalog, "c"), nullptr);
 }
 
 TEST(Catalog, OfOneNamedMakesItTheDefaultExport) {
-  const Catalog catalog = Named({"a"});
-  EXPECT_EQ(catalog.Find(""), &catalog.entries()[0]);
-  EXPECT_EQ(catalog.Find("b"), nullptr);
+  const NamedCatalog named = Named({"a"});
+  EXPECT_EQ(OpenedAs(*named.catalog, ""), named.targets[0]);
+  EXPECT_EQ(OpenedAs(*named.catalog, "b"), nullptr);
+}
+
+TEST(Catalog, IsListedInOrderUntilNobodyListens) {
+  const NamedCatalog named = Named({"b", "a", "c"});
+  EXPECT_EQ(ListOf(*named.catalog).size(), 3u);
+  Names heard;
+  EXPECT_TRUE(named.catalog
+                  ->List([&](absl::string_view name, absl::string_view) {
+                    heard.emplace_back(name);
+                    return heard.size() < 2;
+                  })
+                  .ok());
+  EXPECT_EQ(heard, (Names{"b", "a"}));
 }
 
 }  // namespace

@@ -1,0 +1,86 @@
+#include "export/catalog.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+
+namespace nbdinetd {
+namespace {
+
+// Exports that are open from the start.
+class OpenedCatalog : public Catalog {
+ public:
+  OpenedCatalog(std::vector<Entry> entries, bool answers_to_any)
+      : entries_(std::move(entries)), answers_to_any_(answers_to_any) {}
+
+  absl::Status Find(absl::string_view name) override {
+    return Lookup(name) != nullptr ? absl::OkStatus() : Unknown(name);
+  }
+
+  absl::StatusOr<Opened> Open(absl::string_view name) override {
+    const Entry* entry = Lookup(name);
+    if (entry == nullptr) return Unknown(name);
+    return Opened{entry->target.get(), entry->name, entry->description};
+  }
+
+  absl::Status List(Visitor visit) override {
+    for (const Entry& entry : entries_) {
+      if (!visit(entry.name, entry.description)) break;
+    }
+    return absl::OkStatus();
+  }
+
+  std::string InWords() override {
+    std::string words;
+    for (const Entry& entry : entries_) {
+      const Export::Facts& facts = entry.target->facts();
+      absl::StrAppend(&words, "would serve ", Quoted(entry.target->path()),
+                      ": ", facts.size_bytes, " bytes, ",
+                      facts.read_only ? "read-only" : "read-write", ", under ",
+                      answers_to_any_ ? std::string("any export name")
+                                      : absl::StrCat("the export name ",
+                                                     Quoted(entry.name)),
+                      "\n");
+    }
+    return words;
+  }
+
+ private:
+  static absl::Status Unknown(absl::string_view name) {
+    return absl::NotFoundError(
+        absl::StrCat("there is no export ", Quoted(name)));
+  }
+
+  const Entry* Lookup(absl::string_view name) const {
+    if (entries_.size() == 1 && (answers_to_any_ || name.empty())) {
+      return &entries_[0];
+    }
+    for (const Entry& entry : entries_) {
+      if (entry.name == name) return &entry;
+    }
+    return nullptr;
+  }
+
+  const std::vector<Entry> entries_;
+  const bool answers_to_any_;
+};
+
+}  // namespace
+
+std::unique_ptr<Catalog> Catalog::OfOne(std::unique_ptr<Export> only,
+                                        absl::optional<std::string> name,
+                                        std::string description) {
+  const bool any = !name.has_value();
+  std::vector<Entry> entries;
+  entries.push_back({std::move(name).value_or(""), std::move(description),
+                     std::move(only)});
+  return std::make_unique<OpenedCatalog>(std::move(entries), any);
+}
+
+std::unique_ptr<Catalog> Catalog::OfNamed(std::vector<Entry> entries) {
+  return std::make_unique<OpenedCatalog>(std::move(entries),
+                                         /*answers_to_any=*/false);
+}
+
+}  // namespace nbdinetd
