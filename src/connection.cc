@@ -18,6 +18,7 @@
 #include "progress.h"
 #include "stream/channel.h"
 #include "stream/stream.h"
+#include "stream/tls_upgrade.h"
 #include "transmission.h"
 
 namespace nbdinetd {
@@ -63,7 +64,16 @@ std::unique_ptr<Stream> MakeStream(Connection& connection,
   return std::make_unique<SocketStream>(std::move(connection.input));
 }
 
-void LogStart(Log& log, const std::string& peer, const Negotiated& negotiated) {
+// ", TLS (TLSv1.3, ...) with "CN=alice"".
+std::string TlsClause(const TlsPeer& tls) {
+  return absl::StrCat(", TLS (", tls.description, ")",
+                      tls.identity.empty()
+                          ? ""
+                          : absl::StrCat(" with ", Quoted(tls.identity)));
+}
+
+void LogStart(Log& log, const std::string& peer, const Negotiated& negotiated,
+              const absl::optional<TlsPeer>& tls) {
   const Export& target = *negotiated.target;
   log.SetField("NBD_EXPORT", negotiated.export_name);
   log.Write(
@@ -74,7 +84,7 @@ void LogStart(Log& log, const std::string& peer, const Negotiated& negotiated) {
                    target.facts().read_only ? "read-only" : "read-write", ", ",
                    negotiated.style == ReplyStyle::kSimple ? "simple"
                                                            : "structured",
-                   " replies"));
+                   " replies", tls.has_value() ? TlsClause(*tls) : ""));
 }
 
 Priority PriorityOf(ExitStatus status) {
@@ -110,15 +120,30 @@ void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
 }
 
 Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
-             const Timeouts& timeouts, ServiceManager& manager, Log& log,
-             Statistics& statistics) {
-  std::variant<Negotiated, Ending> outcome =
-      Negotiation(channel, catalog, log, timeouts.handshake).Run();
+             const Timeouts& timeouts, const Tls* tls, bool require_tls,
+             ServiceManager& manager, Log& log, Statistics& statistics) {
+  const TlsMode mode = tls == nullptr ? TlsMode::kOff
+                       : require_tls  ? TlsMode::kRequire
+                                      : TlsMode::kOn;
+  std::variant<Negotiated, TlsUpgrade, Ending> outcome =
+      Negotiation(channel, catalog, log, timeouts.handshake, mode).Run();
+  absl::optional<TlsPeer> tls_peer;
+  if (const TlsUpgrade* upgrade = std::get_if<TlsUpgrade>(&outcome)) {
+    tls_peer.emplace();
+    if (absl::optional<Ending> ending =
+            UpgradeToTls(channel, *tls, &*tls_peer)) {
+      return *std::move(ending);
+    }
+    log.SetField("NBD_TLS_IDENTITY", tls_peer->identity);
+    // All that was negotiated in plain text is forgotten.
+    outcome =
+        Negotiation(channel, catalog, log, timeouts.handshake, *upgrade).Run();
+  }
   if (Ending* ending = std::get_if<Ending>(&outcome)) {
     return std::move(*ending);
   }
   const Negotiated& negotiated = std::get<Negotiated>(outcome);
-  LogStart(log, peer, negotiated);
+  LogStart(log, peer, negotiated, tls_peer);
   Progress progress(manager, statistics,
                     absl::StrCat("serving ", Quoted(negotiated.export_name),
                                  " to ", peer));
@@ -129,7 +154,8 @@ Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
 }  // namespace
 
 ExitStatus ServeConnection(Connection connection, Catalog& catalog,
-                           const Timeouts& timeouts, const Signals& shutdown,
+                           const Timeouts& timeouts, const Tls* tls,
+                           bool require_tls, const Signals& shutdown,
                            ServiceManager& manager, Log& log) {
   const absl::Time start = SteadyNow();
   const std::string peer = connection.peer;
@@ -137,8 +163,8 @@ ExitStatus ServeConnection(Connection connection, Catalog& catalog,
   Ending ending;
   {
     Channel channel(MakeStream(connection, timeouts), shutdown.fd());
-    ending =
-        Serve(channel, peer, catalog, timeouts, manager, log, statistics);
+    ending = Serve(channel, peer, catalog, timeouts, tls, require_tls, manager,
+                   log, statistics);
   }
   LogEnd(log, peer, ending, statistics, SteadyNow() - start);
   return ending.status;

@@ -23,6 +23,7 @@
 #include "export/export.h"
 #include "listener.h"
 #include "options.h"
+#include "stream/tls.h"
 
 namespace nbdinetd {
 namespace {
@@ -95,11 +96,26 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
       "both FILE and files handed over as descriptors: give one or the other");
 }
 
+// nullptr with --tls=off.
+absl::StatusOr<std::unique_ptr<Tls>> LoadTls(const Options& options) {
+  if (options.tls.mode == TlsMode::kOff) return nullptr;
+  return Tls::Load(options.tls);
+}
+
 int Check(const Options& options, const std::vector<NamedFile>& files,
           const Log& log) {
   const auto catalog = OpenCatalog(options, files, log);
   if (!catalog.ok()) return Fail(log, catalog.status());
+  const absl::StatusOr<std::unique_ptr<Tls>> tls = LoadTls(options);
+  if (!tls.ok()) return Fail(log, tls.status());
   Print((*catalog)->InWords());
+  if (*tls != nullptr) {
+    Print(absl::StrCat(
+        "would use TLS: ", (*tls)->description(),
+        options.tls.mode == TlsMode::kRequire
+            ? "; clients without TLS would be refused\n"
+            : "; clients without TLS would be served, too\n"));
+  }
   return 0;
 }
 
@@ -112,9 +128,13 @@ int Serve(Connection connection, const Options& options,
   if (!shutdown.ok()) return Fail(log, shutdown.status());
   const auto catalog = OpenCatalog(options, files, log);
   if (!catalog.ok()) return Fail(log, catalog.status());
-  return static_cast<int>(ServeConnection(std::move(connection), **catalog,
-                                          options.timeouts, *shutdown, manager,
-                                          log));
+  // Each connection reads its keys and certificates, so that renewed ones hold
+  // from the next connection on.
+  absl::StatusOr<std::unique_ptr<Tls>> tls = LoadTls(options);
+  if (!tls.ok()) return Fail(log, tls.status());
+  return static_cast<int>(ServeConnection(
+      std::move(connection), **catalog, options.timeouts, tls->get(),
+      options.tls.mode == TlsMode::kRequire, *shutdown, manager, log));
 }
 
 void RemovePidfile(const Options& options) {
@@ -199,6 +219,8 @@ absl::StatusOr<pid_t> StartStandAlone(const Options& options,
   // As the user that will serve it: what can't be served is better told now
   // than to the first client.
   if (status.ok()) status = OpenCatalog(options, files, log).status();
+  // What this loads of OpenSSL is there for every connection's process.
+  if (status.ok()) status = LoadTls(options).status();
   if (status.ok()) status = bound.Listen();
   if (!status.ok()) return status;
   return StartRun(options, bound);
@@ -249,6 +271,8 @@ int StandAlone(Options options, const std::vector<NamedFile>& files,
     // The current folder is left behind.
     MakeAbsolute(&options.file);
     MakeAbsolute(&options.pidfile);
+    MakeAbsolute(&options.tls.certificates);
+    MakeAbsolute(&options.tls.psk_file);
     if (!options.log.has_value()) log.UseSyslog();
     child->Ready(options.verbose ||
                  options.log == LogDestination::kStandardError);
@@ -302,6 +326,9 @@ int Main(int argc, char** argv) {
       !catalog.ok()) {
     const int exit_status = Fail(log, catalog.status());
     if (absl::IsInvalidArgument(catalog.status())) return exit_status;
+  }
+  if (const absl::Status status = LoadTls(options).status(); !status.ok()) {
+    return Fail(log, status);
   }
   return Listen(std::move(inherited.listeners), options, inherited.files,
                 *std::move(signals), /*command=*/-1, BoundSockets(), manager,

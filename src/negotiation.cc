@@ -40,18 +40,25 @@ const Negotiation::Rule* Negotiation::FindRule(uint32_t option) {
   return rule == std::end(kRules) ? nullptr : rule;
 }
 
-std::variant<Negotiated, Ending> Negotiation::Run() {
-  deadline_ = SteadyNow() + time_limit_;
+std::variant<Negotiated, TlsUpgrade, Ending> Negotiation::Run() {
+  if (!secure_) deadline_ = SteadyNow() + time_limit_;
   channel_.set_deadline(deadline_);
-  if (!channel_.Send(EncodeGreeting())) {
-    EndUnsent(ExitStatus::kOk, "client left before the greeting");
-  } else if (ReadClientFlags()) {
+  // "the server MUST NOT preserve any negotiation state" (NBD_OPT_STARTTLS);
+  // the greeting and the client flags come before it, and only once.
+  if (secure_ || Greet()) {
     while (ReadOption()) {
     }
   }
-  channel_.set_deadline(absl::InfiniteFuture());
   if (ending_.has_value()) return *std::move(ending_);
+  if (start_tls_) return TlsUpgrade{deadline_, no_zeroes_};
+  channel_.set_deadline(absl::InfiniteFuture());
   return *std::move(negotiated_);
+}
+
+bool Negotiation::Greet() {
+  if (channel_.Send(EncodeGreeting())) return ReadClientFlags();
+  EndUnsent(ExitStatus::kOk, "client left before the greeting");
+  return false;
 }
 
 void Negotiation::End(ExitStatus status, std::string reason) {
@@ -101,7 +108,9 @@ bool Negotiation::Require(size_t n) {
         return false;
       case Channel::Receipt::kEnd:
       case Channel::Receipt::kReset:
-        if (channel_.input().empty()) {
+        if (!channel_.failure().empty()) {
+          End(ExitStatus::kProtocol, channel_.failure());
+        } else if (channel_.input().empty()) {
           End(ExitStatus::kOk, "client left during option haggling");
         } else {
           End(ExitStatus::kProtocol, "client vanished inside an option");
@@ -144,6 +153,16 @@ bool Negotiation::ReadClientFlags() {
     return false;
   }
   no_zeroes_ = (flags & NBD_FLAG_C_NO_ZEROES) != 0;
+  if ((flags & NBD_FLAG_C_FIXED_NEWSTYLE) == 0) {
+    // "The server MUST operate in NOTLS mode unless ... the client replied with
+    // NBD_FLAG_C_FIXED_NEWSTYLE" ("Server-side requirements").
+    if (tls_ == TlsMode::kRequire) {
+      End(ExitStatus::kRefused,
+          "client is too old for TLS, which this server requires");
+      return false;
+    }
+    tls_ = TlsMode::kOff;
+  }
   return true;
 }
 
@@ -163,7 +182,7 @@ bool Negotiation::ReadOption() {
     return false;
   }
   return HandleOption(*header) && !negotiated_.has_value() &&
-         !ending_.has_value();
+         !start_tls_ && !ending_.has_value();
 }
 
 bool Negotiation::HandleOption(const OptionHeader& header) {
@@ -182,11 +201,19 @@ bool Negotiation::HandleOption(const OptionHeader& header) {
   const bool too_long =
       rule != nullptr && header.length > rule->max_payload_bytes;
 
+  // FORCEDTLS mode.
+  const bool needs_tls = tls_ == TlsMode::kRequire && !secure_ &&
+                         header.option != NBD_OPT_STARTTLS &&
+                         header.option != NBD_OPT_ABORT;
+
   if (header.option == NBD_OPT_EXPORT_NAME &&
-      (too_long || channel_.shutdown_requested())) {
+      (needs_tls || too_long || channel_.shutdown_requested())) {
     // This option knows no error reply, so that all that is left is to
     // terminate the session.
-    if (too_long) {
+    if (needs_tls) {
+      End(ExitStatus::kRefused,
+          "client asked for an export without TLS, which this server requires");
+    } else if (too_long) {
       End(ExitStatus::kProtocol,
           "client broke the protocol: an export name is too long");
     } else {
@@ -194,12 +221,15 @@ bool Negotiation::HandleOption(const OptionHeader& header) {
     }
     return false;
   }
-  if (rule == nullptr || too_long || channel_.shutdown_requested()) {
+  if (rule == nullptr || needs_tls || too_long ||
+      channel_.shutdown_requested()) {
     channel_.Consume(kOptionHeaderBytes);
     if (!Discard(header.length)) return false;
     if (header.option == NBD_OPT_ABORT) {
       // Whatever comes with it, and also while shutting down.
       OnAbort({}, replies);
+    } else if (needs_tls) {
+      replies.Error(NBD_REP_ERR_TLS_REQD, "this server requires TLS");
     } else if (channel_.shutdown_requested()) {
       replies.Error(NBD_REP_ERR_SHUTDOWN, kShuttingDown);
     } else if (rule == nullptr) {
@@ -302,9 +332,25 @@ void Negotiation::OnList(absl::string_view payload, OptionReplies& replies) {
   }
 }
 
-void Negotiation::OnStartTls(absl::string_view, OptionReplies& replies) {
-  // NOTLS mode: an error whatever the payload.
-  replies.Error(NBD_REP_ERR_UNSUP, "this server has no TLS");
+void Negotiation::OnStartTls(absl::string_view payload,
+                             OptionReplies& replies) {
+  if (secure_) {
+    replies.Error(NBD_REP_ERR_INVALID, "TLS has been started already");
+  } else if (tls_ == TlsMode::kOff) {
+    // NOTLS mode: an error whatever the payload.
+    replies.Error(NBD_REP_ERR_UNSUP, "this server has no TLS");
+  } else if (!payload.empty()) {
+    replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_STARTTLS takes no data");
+  } else if (channel_.input().size() > kOptionHeaderBytes) {
+    // Somebody between us and the client may have put it there, for us to
+    // believe that it came by TLS.
+    End(ExitStatus::kProtocol,
+        "client broke the protocol: there were bytes in plain text behind "
+        "NBD_OPT_STARTTLS");
+  } else {
+    replies.Ack();
+    start_tls_ = true;
+  }
 }
 
 Export* Negotiation::DescribeExport(const InfoRequest& request,

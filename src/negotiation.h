@@ -20,6 +20,7 @@
 #include "protocol/reply.h"
 #include "protocol/request.h"
 #include "stream/channel.h"
+#include "stream/tls.h"
 
 namespace nbdinetd {
 
@@ -31,6 +32,14 @@ struct Negotiated {
   ReplyStyle style = ReplyStyle::kSimple;
 };
 
+// A client has been told to begin with TLS. All that is kept of what came
+// before: when the handshake's time is over, and the client flags, which are
+// sent once.
+struct TlsUpgrade {
+  absl::Time deadline;
+  bool no_zeroes = false;
+};
+
 // The id of base:allocation, the one metadata context there is.
 inline constexpr uint32_t kBaseAllocationId = 1;
 
@@ -38,15 +47,29 @@ class Negotiation {
  public:
   // All borrowed. `time_limit` is for all of it, counted from Run().
   Negotiation(Channel& channel, Catalog& catalog, const Log& log,
-              absl::Duration time_limit)
+              absl::Duration time_limit, TlsMode tls = TlsMode::kOff)
       : channel_(channel),
         catalog_(catalog),
         log_(log),
-        time_limit_(time_limit) {}
+        time_limit_(time_limit),
+        tls_(tls) {}
+  // Over TLS, behind the handshake.
+  Negotiation(Channel& channel, Catalog& catalog, const Log& log,
+              absl::Duration time_limit, const TlsUpgrade& upgrade)
+      : channel_(channel),
+        catalog_(catalog),
+        log_(log),
+        time_limit_(time_limit),
+        tls_(TlsMode::kRequire),
+        secure_(true),
+        deadline_(upgrade.deadline),
+        no_zeroes_(upgrade.no_zeroes) {}
 
-  // Sends the greeting and haggles until the client has chosen an export, or
-  // the connection has ended, for the reason given. Called once.
-  std::variant<Negotiated, Ending> Run();
+  // Sends the greeting, unless there was one, and haggles until the client has
+  // chosen an export, or is to begin with TLS, or the connection has ended, for
+  // the reason given. Called once. The channel's deadline stays until an export
+  // is chosen.
+  std::variant<Negotiated, TlsUpgrade, Ending> Run();
 
  private:
   // One row of the table of options.
@@ -67,6 +90,7 @@ class Negotiation {
   bool Discard(uint64_t n);
   // Ends the connection (a hard disconnect, unless the client asked for it).
   void End(ExitStatus status, std::string reason);
+  bool Greet();
   bool ReadClientFlags();
   bool ReadOption();
   bool HandleOption(const OptionHeader& header);
@@ -100,6 +124,8 @@ class Negotiation {
   Catalog& catalog_;
   const Log& log_;
   const absl::Duration time_limit_;
+  TlsMode tls_;
+  const bool secure_ = false;
 
   // Of the whole handshake.
   absl::Time deadline_ = absl::InfiniteFuture();
@@ -110,6 +136,7 @@ class Negotiation {
   // The name for which base:allocation was selected.
   absl::optional<std::string> base_allocation_for_;
 
+  bool start_tls_ = false;
   absl::optional<Negotiated> negotiated_;
   absl::optional<Ending> ending_;
 };

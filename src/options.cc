@@ -26,6 +26,11 @@ enum LongOnly {
   kHandshakeTimeout,
   kStallTimeout,
   kIdleTimeout,
+  kTls,
+  kTlsCertificates,
+  kTlsPsk,
+  kTlsVerifyPeer,
+  kTlsAllow,
 };
 
 constexpr char kShortOptions[] = ":re:sfp:i:U:P:u:g:vV";
@@ -49,6 +54,11 @@ constexpr option kLongOptions[] = {
     {"handshake-timeout", required_argument, nullptr, kHandshakeTimeout},
     {"stall-timeout", required_argument, nullptr, kStallTimeout},
     {"idle-timeout", required_argument, nullptr, kIdleTimeout},
+    {"tls", required_argument, nullptr, kTls},
+    {"tls-certificates", required_argument, nullptr, kTlsCertificates},
+    {"tls-psk", required_argument, nullptr, kTlsPsk},
+    {"tls-verify-peer", no_argument, nullptr, kTlsVerifyPeer},
+    {"tls-allow", required_argument, nullptr, kTlsAllow},
     {"log", required_argument, nullptr, kLog},
     {"verbose", no_argument, nullptr, 'v'},
     {"check", no_argument, nullptr, kCheck},
@@ -94,6 +104,26 @@ absl::Status ParseTime(absl::string_view option, absl::string_view text,
                      "30s, 2min or 1h 30min, or 0 for no limit"));
   }
   *duration = *parsed;
+  return absl::OkStatus();
+}
+
+absl::Status CheckNotEmpty(absl::string_view option, absl::string_view text) {
+  if (!text.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(option, " is empty"));
+}
+
+absl::Status ParseTls(absl::string_view name, Options* options) {
+  options->tls_given = true;
+  if (name == "off") {
+    options->tls.mode = TlsMode::kOff;
+  } else if (name == "on") {
+    options->tls.mode = TlsMode::kOn;
+  } else if (name == "require") {
+    options->tls.mode = TlsMode::kRequire;
+  } else {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--tls=", Quoted(name), ": use off, on or require"));
+  }
   return absl::OkStatus();
 }
 
@@ -180,6 +210,20 @@ absl::Status ApplyOption(int letter, const char* argument, Options* options) {
       return ParseTime("--stall-timeout", argument, &options->timeouts.stall);
     case kIdleTimeout:
       return ParseTime("--idle-timeout", argument, &options->timeouts.idle);
+    case kTls:
+      return ParseTls(argument, options);
+    case kTlsCertificates:
+      options->tls.certificates = argument;
+      return CheckNotEmpty("--tls-certificates", argument);
+    case kTlsPsk:
+      options->tls.psk_file = argument;
+      return CheckNotEmpty("--tls-psk", argument);
+    case kTlsVerifyPeer:
+      options->tls.verify_peer = true;
+      return absl::OkStatus();
+    case kTlsAllow:
+      options->tls.allow.push_back(argument);
+      return absl::OkStatus();
     case kLog:
       return ParseLog(argument, options);
     case 'v':
@@ -250,6 +294,21 @@ absl::Status CheckTogether(const Options& options) {
   return absl::OkStatus();
 }
 
+// What --tls is when it isn't given, and what makes no sense with it.
+absl::Status SettleTls(Options* options) {
+  TlsSettings& tls = options->tls;
+  if (!options->tls_given && (!tls.certificates.empty() ||
+                              !tls.psk_file.empty() || tls.verify_peer)) {
+    tls.mode = TlsMode::kOn;
+  }
+  if (!tls.allow.empty() && tls.mode != TlsMode::kRequire) {
+    return absl::InvalidArgumentError(
+        "--tls-allow needs --tls=require: a client that isn't allowed would "
+        "else do without TLS");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status ParseOptions(int argc, char** argv, Options* options) {
@@ -263,6 +322,7 @@ absl::Status ParseOptions(int argc, char** argv, Options* options) {
                            : ApplyOption(letter, optarg, options));
   }
   first_error.Update(CheckTogether(*options));
+  first_error.Update(SettleTls(options));
   // A nbdkit user's "file /srv/disk.img": the one plugin that there would be.
   if (argc - optind == 2 && absl::string_view(argv[optind]) == "file") ++optind;
   if (optind < argc) options->file = argv[optind];
@@ -306,6 +366,16 @@ Listening:
       --max-connections=N    at most N connections at once
       --exit-idle=TIME       activated by systemd: exit when nobody has been
                              connected for so long
+
+TLS:
+      --tls=off|on|require   whether clients may, or must, use it; off unless
+                             another of these options is given, then on
+      --tls-certificates=DIR ca-cert.pem, server-cert.pem, server-key.pem and
+                             perhaps ca-crl.pem
+      --tls-psk=FILE         pre-shared keys instead: lines of user:hexkey
+      --tls-verify-peer      clients need a certificate of ca-cert.pem's
+      --tls-allow=PATTERN    only clients whose certificate's subject, or PSK
+                             user, matches; may be given again
 
 Limits for the peer (10s, 2min, 0 for none):
       --handshake-timeout=TIME   from accept to the end of negotiation, 10s

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "bind.h"
 #include "listener.h"
+#include "stream/tls.h"
 #include "timeouts.h"
 
 namespace nbdinetd {
@@ -23,6 +24,8 @@ struct Options {
   absl::optional<LogDestination> log;
   bool verbose = false;
   Timeouts timeouts;
+  TlsSettings tls;
+  bool tls_given = false;  // by --tls itself
 
   bool check = false;
   bool version = false;

@@ -160,7 +160,10 @@ void Transmission::OnInput() {
       End(ExitStatus::kTimedOut, "client vanished: the connection timed out");
       break;
     case Channel::Receipt::kReset:
-      End(ExitStatus::kProtocol, "client vanished: the connection was reset");
+      End(ExitStatus::kProtocol,
+          channel_.failure().empty()
+              ? "client vanished: the connection was reset"
+              : channel_.failure());
       break;
   }
 }

@@ -126,7 +126,7 @@ class Handshake {
   const Export* target_;
   absl::Duration time_limit_ = absl::InfiniteDuration();
   std::unique_ptr<Catalog> catalog_;
-  std::variant<Negotiated, Ending> outcome_;
+  std::variant<Negotiated, TlsUpgrade, Ending> outcome_;
   Bytes received_;
 };
 

@@ -309,10 +309,45 @@ TEST(Help, NamesEveryOption) {
         "-i, --ipaddr=IP", "-U, --unix=PATH", "--vsock", "--run=COMMAND",
         "-P, --pidfile=PATH", "-u, --user=USER", "-g, --group=GROUP",
         "--max-connections=N", "--exit-idle=TIME", "--handshake-timeout=TIME",
-        "--stall-timeout=TIME", "--idle-timeout=TIME"}) {
+        "--stall-timeout=TIME", "--idle-timeout=TIME", "--tls=off|on|require",
+        "--tls-certificates=DIR", "--tls-psk=FILE", "--tls-verify-peer",
+        "--tls-allow=PATTERN"}) {
     EXPECT_NE(help.find(option), std::string::npos) << option;
   }
   EXPECT_EQ(help.back(), '\n');
+}
+
+TEST(Tls, IsOffUnlessItIsAskedFor) {
+  EXPECT_EQ(Parse({"f"}).options.tls.mode, TlsMode::kOff);
+  EXPECT_EQ(Parse({"--tls=on", "f"}).options.tls.mode, TlsMode::kOn);
+  EXPECT_EQ(Parse({"--tls=require", "f"}).options.tls.mode, TlsMode::kRequire);
+  EXPECT_EQ(Parse({"--tls-certificates=d", "f"}).options.tls.mode,
+            TlsMode::kOn);
+  EXPECT_EQ(Parse({"--tls-psk=k", "f"}).options.tls.mode, TlsMode::kOn);
+  EXPECT_EQ(Parse({"--tls-verify-peer", "f"}).options.tls.mode, TlsMode::kOn);
+  // Whatever the order.
+  EXPECT_EQ(Parse({"--tls=off", "--tls-psk=k", "f"}).options.tls.mode,
+            TlsMode::kOff);
+  EXPECT_EQ(Parse({"--tls-psk=k", "--tls=off", "f"}).options.tls.mode,
+            TlsMode::kOff);
+}
+
+TEST(Tls, RefusesWhatMakesNoSense) {
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"--tls=yes", "f"},
+        {"--tls=", "f"},
+        {"--tls-certificates=", "f"},
+        {"--tls-psk=", "f"},
+        {"--tls-allow=*", "f"},
+        {"--tls=on", "--tls-allow=*", "f"},
+        {"--tls-verify-peer=yes", "f"}}) {
+    EXPECT_EQ(ExitStatusOf(Parse(arguments).status), ExitStatus::kUsage)
+        << arguments[0];
+  }
+  const Parsed parsed =
+      Parse({"--tls=require", "--tls-allow=a", "--tls-allow=b", "f"});
+  EXPECT_TRUE(parsed.status.ok());
+  EXPECT_EQ(parsed.options.tls.allow, (std::vector<std::string>{"a", "b"}));
 }
 
 TEST(Help, FitsATerminal) {

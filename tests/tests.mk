@@ -69,7 +69,8 @@ python_tests = \
 	tests/standalone_test.py \
 	tests/superservers_test.py \
 	tests/systemd_test.py \
-	tests/timeouts_test.py
+	tests/timeouts_test.py \
+	tests/tls_test.py
 
 check_PROGRAMS =
 check_LIBRARIES =
@@ -110,7 +111,7 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/clients.py tests/support/faults.py \
 	tests/support/harness.py tests/support/listening.py \
 	tests/support/nbd_client.py \
-	tests/support/private_systemd.py \
+	tests/support/private_systemd.py tests/support/tls.py \
 	tests/support/fake_export.h tests/support/loop_device.h \
 	tests/support/memory_stream.h tests/support/private_mount.h
 

@@ -24,7 +24,8 @@ enum class ExitStatus : int {
 
 // Set-up errors carry their exit status in their code: InvalidArgument is
 // wrong usage, NotFound a missing export, AlreadyExists a pidfile or socket that
-// can't be made, everything unlisted a system error.
+// can't be made, FailedPrecondition bad TLS files or configuration, everything
+// unlisted a system error.
 inline ExitStatus ExitStatusOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kOk:
@@ -35,6 +36,8 @@ inline ExitStatus ExitStatusOf(const absl::Status& status) {
       return ExitStatus::kNoInput;
     case absl::StatusCode::kAlreadyExists:
       return ExitStatus::kCantCreate;
+    case absl::StatusCode::kFailedPrecondition:
+      return ExitStatus::kConfig;
     default:
       return ExitStatus::kSystem;
   }

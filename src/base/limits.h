@@ -51,6 +51,17 @@ inline constexpr size_t kMaxTaskBytes = 32 << 20;
 // Extents that are looked up for the holes of one read; beyond, all is data.
 inline constexpr size_t kMaxReadExtents = 1024;
 
+// ---- TLS
+
+// What is received from a TLS client at once, some records, and may wait to be
+// decrypted.
+inline constexpr size_t kTlsInputBytes = 128 << 10;
+// Encrypted bytes that may wait for a client that doesn't read: four of the
+// longest records.
+inline constexpr size_t kTlsOutputBytes = 4 * (16384 + 2048 + 5);
+// A client's certificate and those that it sends with it.
+inline constexpr size_t kMaxCertificateBytes = 100 << 10;
+
 // ---- Threads
 
 // Workers of a connection: as many reads in flight as clients keep.

@@ -43,14 +43,17 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
       })) {
     return Wake::kInput;
   }
+  const bool has_input = want_input && stream_->has_input();
   // poll() ignores negative descriptors.
   pollfd fds[] = {
       {want_input ? stream_->input_fd() : -1, POLLIN, 0},
       {workers_fd, POLLIN, 0},
       {shutdown_requested_ ? -1 : shutdown_fd_, POLLIN, 0},
+      {want_input && stream_->has_output() ? stream_->output_fd() : -1, POLLOUT,
+       0},
   };
   const bool tell_shutdown = shutdown_requested_ && !shutdown_told_;
-  PollUntil(absl::MakeSpan(fds), tell_shutdown
+  PollUntil(absl::MakeSpan(fds), tell_shutdown || has_input
                                      ? absl::InfinitePast()
                                      : std::min(deadline, deadline_));
   if (may_spin) spinner_.NoteSlept();
@@ -61,7 +64,9 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
     shutdown_told_ = true;
     return Wake::kShutdown;
   }
-  return fds[0].revents != 0 ? Wake::kInput : Wake::kTimeout;
+  return has_input || fds[0].revents != 0 || fds[3].revents != 0
+             ? Wake::kInput
+             : Wake::kTimeout;
 }
 
 Channel::Receipt Channel::Receive() {

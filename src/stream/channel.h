@@ -7,7 +7,9 @@
 #define NBDINETD_STREAM_CHANNEL_H_
 
 #include <memory>
+#include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
@@ -21,6 +23,13 @@ class Channel {
  public:
   // `shutdown_fd` is borrowed, and readable once the process should end.
   Channel(std::unique_ptr<Stream> stream, int shutdown_fd);
+
+  // Puts a stream over the one there is, as TLS is. Nothing of the old one's may
+  // be in input().
+  void Wrap(absl::FunctionRef<std::unique_ptr<Stream>(std::unique_ptr<Stream>)>
+                wrap) {
+    stream_ = wrap(std::move(stream_));
+  }
 
   // Ends every later Wait() and Send(): the handshake's deadline. Taken back
   // with InfiniteFuture().
@@ -49,6 +58,8 @@ class Channel {
   // peer sends no more, but may still read. kReset: the connection is gone;
   // kTimedOut: so it is, since the peer's machine doesn't answer.
   Receipt Receive();
+  // After kReset, a phrase for the log on why; empty when it was just that.
+  std::string failure() const { return stream_->failure(); }
 
   // What has been received and not consumed.
   absl::string_view input() const {

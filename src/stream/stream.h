@@ -8,6 +8,8 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include <string>
+
 #include "absl/types/span.h"
 #include "base/unique_fd.h"
 
@@ -25,6 +27,14 @@ class Stream {
   // Ends the connection at once, in both directions: a hard disconnect, though
   // the descriptors stay open until the end.
   virtual void Abort() = 0;
+
+  // What poll() can't know. has_input(): Read() has something to return although
+  // the descriptor may have nothing. has_output(): the next Read() also has
+  // something to send, for which the descriptor should be writable.
+  virtual bool has_input() const { return false; }
+  virtual bool has_output() const { return false; }
+  // After a failure that is more than an errno, a phrase for the log.
+  virtual std::string failure() const { return ""; }
 
   // For poll() only.
   virtual int input_fd() const = 0;

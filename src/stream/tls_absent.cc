@@ -1,0 +1,12 @@
+// What stands for TLS in a program that was built without OpenSSL.
+#include "stream/tls.h"
+
+namespace nbdinetd {
+
+absl::StatusOr<std::unique_ptr<Tls>> Tls::Load(const TlsSettings&) {
+  return absl::InvalidArgumentError(
+      "this nbdinetd was built without OpenSSL, so that it has no TLS; use "
+      "--tls=off");
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,439 @@
+#include "stream/tls_stream.h"
+
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+#include "base/limits.h"
+
+namespace nbdinetd {
+namespace {
+
+// A record's plaintext (RFC 8446, section 5.1), and the most that it can be
+// when it is encrypted (RFC 5246, section 6.2.3, with its header).
+constexpr size_t kRecordBytes = 16384;
+constexpr size_t kMaxRecordBytes = kRecordBytes + 2048 + 5;
+
+// The one slot for application data that every SSL has.
+constexpr int kSelf = 0;
+
+// The message that changes keys, and where it says that it wants an answer (RFC
+// 8446, section 4.6.3).
+constexpr unsigned char kKeyUpdate = 24;
+constexpr size_t kKeyUpdateRequestAt = 4;
+
+// What a key of nobody's is replaced with.
+constexpr size_t kRandomKeyBytes = 32;
+
+std::string SubjectOf(const LibSsl& lib, X509* certificate) {
+  // As RFC 2253 has it, which escapes what could break a line, but with UTF-8
+  // as it is.
+  constexpr unsigned long kFlags = XN_FLAG_RFC2253 & ~ASN1_STRFLGS_ESC_MSB;
+  BIO* text = lib.BIO_new(lib.BIO_s_mem());
+  if (text == nullptr) return "";
+  std::string subject;
+  if (lib.X509_NAME_print_ex(text, lib.X509_get_subject_name(certificate), 0,
+                             kFlags) >= 0) {
+    char* data = nullptr;
+    const long size = lib.BIO_ctrl(text, BIO_CTRL_INFO, 0, &data);
+    if (size > 0) subject.assign(data, static_cast<size_t>(size));
+  }
+  lib.BIO_free(text);
+  return subject;
+}
+
+}  // namespace
+
+BIO_METHOD* OpenSslStream::MakeBioMethod(const LibSsl& lib) {
+  BIO_METHOD* method = lib.BIO_meth_new(
+      lib.BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "nbdinetd stream");
+  if (method == nullptr) return nullptr;
+  lib.BIO_meth_set_read_ex(method, &ReadBio);
+  lib.BIO_meth_set_write_ex(method, &WriteBio);
+  lib.BIO_meth_set_ctrl(method, &ControlBio);
+  return method;
+}
+
+OpenSslStream::OpenSslStream(const Server& server,
+                             std::unique_ptr<Stream> below)
+    : server_(server),
+      lib_(LibSsl::Loaded()),
+      below_(std::move(below)),
+      ssl_(lib_.SSL_new(server.context)) {
+  if (ssl_ == nullptr) return;
+  lib_.SSL_set_ex_data(ssl_, kSelf, this);
+  kernel_tried_ = TryKernel();
+  if (kernel_tried_) return;
+  BIO* bio = MakeBio();
+  lib_.SSL_set_bio(ssl_, bio, bio);
+}
+
+OpenSslStream::~OpenSslStream() {
+  if (established_ && !broken_) {
+    lib_.ERR_clear_error();
+    may_receive_ = true;
+    if (lib_.SSL_shutdown(ssl_) >= 0) {
+      Flush();
+      // Takes the peer's close_notify if it is there: a socket that is closed
+      // with unread bytes tells the peer of an error.
+      lib_.SSL_shutdown(ssl_);
+    }
+  }
+  lib_.SSL_free(ssl_);
+}
+
+BIO* OpenSslStream::MakeBio() {
+  BIO* bio = lib_.BIO_new(server_.bio_method);
+  if (bio == nullptr) return nullptr;
+  lib_.BIO_set_data(bio, this);
+  lib_.BIO_set_init(bio, 1);
+  return bio;
+}
+
+int OpenSslStream::ReadBio(BIO* bio, char* data, size_t size, size_t* done) {
+  const LibSsl& lib = LibSsl::Loaded();
+  auto& self = *static_cast<OpenSslStream*>(lib.BIO_get_data(bio));
+  lib.BIO_clear_flags(bio, BIO_FLAGS_RWS | BIO_FLAGS_SHOULD_RETRY);
+  ssize_t n = -EAGAIN;
+  if (self.may_receive_) {
+    n = self.below_->Read({data, size});
+    // Less than there was room for: that was all. Should more have come
+    // meanwhile, poll() tells.
+    self.may_receive_ = n == static_cast<ssize_t>(size);
+  }
+  if (n > 0) {
+    *done = static_cast<size_t>(n);
+    return 1;
+  }
+  if (n == -EAGAIN) {
+    lib.BIO_set_flags(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY);
+  } else if (n == 0) {
+    self.end_seen_ = true;
+  } else {
+    self.below_error_ = static_cast<int>(-n);
+  }
+  return 0;
+}
+
+int OpenSslStream::WriteBio(BIO* bio, const char* data, size_t size,
+                            size_t* done) {
+  const LibSsl& lib = LibSsl::Loaded();
+  auto& self = *static_cast<OpenSslStream*>(lib.BIO_get_data(bio));
+  lib.BIO_clear_flags(bio, BIO_FLAGS_RWS | BIO_FLAGS_SHOULD_RETRY);
+  const size_t part = std::min(size, kTlsOutputBytes - self.output_.size());
+  if (part == 0) {
+    lib.BIO_set_flags(bio, BIO_FLAGS_WRITE | BIO_FLAGS_SHOULD_RETRY);
+    return 0;
+  }
+  self.output_.append(data, part);
+  *done = part;
+  return 1;
+}
+
+long OpenSslStream::ControlBio(BIO* bio, int command, long, void*) {
+  switch (command) {
+    case BIO_CTRL_FLUSH:
+      return 1;
+    case BIO_CTRL_EOF:
+      return static_cast<OpenSslStream*>(LibSsl::Loaded().BIO_get_data(bio))
+          ->end_seen_;
+    default:
+      return 0;
+  }
+}
+
+unsigned OpenSslStream::FindKey(SSL* ssl, const char* identity,
+                                unsigned char* key, unsigned max_key_bytes) {
+  const LibSsl& lib = LibSsl::Loaded();
+  auto& self = *static_cast<OpenSslStream*>(lib.SSL_get_ex_data(ssl, kSelf));
+  self.psk_identity_ = identity == nullptr ? "" : identity;
+  const auto found = self.server_.keys.find(self.psk_identity_);
+  self.psk_known_ = found != self.server_.keys.end();
+  if (self.psk_known_) {
+    const std::string& known = found->second;
+    if (known.size() > max_key_bytes) return 0;
+    std::memcpy(key, known.data(), known.size());
+    return static_cast<unsigned>(known.size());
+  }
+  // To a stranger an unknown name looks like a wrong key, so that nobody can
+  // find out which names there are.
+  const size_t size = std::min<size_t>(kRandomKeyBytes, max_key_bytes);
+  return lib.RAND_bytes(key, static_cast<int>(size)) == 1
+             ? static_cast<unsigned>(size)
+             : 0;
+}
+
+bool OpenSslStream::TryKernel() {
+  const int fd = below_->output_fd();
+  if (below_->input_fd() != fd ||
+      setsockopt(fd, IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")) != 0) {
+    return false;
+  }
+  // OpenSSL hands its keys to the kernel when it ends the handshake on a
+  // BIO of its own, which wants a non-blocking socket.
+  const int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) return false;
+  BIO* bio = lib_.BIO_new_socket(fd, BIO_NOCLOSE);
+  if (bio == nullptr) return false;
+  lib_.SSL_set_bio(ssl_, bio, bio);
+  return true;
+}
+
+// Goes back to our own BIO, in each direction that the kernel hasn't taken.
+void OpenSslStream::LeaveKernel() {
+  BIO* writer = lib_.SSL_get_wbio(ssl_);
+  kernel_sends_ = lib_.BIO_ctrl(writer, BIO_CTRL_GET_KTLS_SEND, 0, nullptr) > 0;
+  const bool receives =
+      lib_.BIO_ctrl(writer, BIO_CTRL_GET_KTLS_RECV, 0, nullptr) > 0;
+  if (!kernel_sends_) lib_.SSL_set0_wbio(ssl_, MakeBio());
+  if (!receives) lib_.SSL_set0_rbio(ssl_, MakeBio());
+  if (kernel_sends_) lib_.SSL_set_msg_callback(ssl_, &WatchMessages);
+}
+
+void OpenSslStream::WatchMessages(int is_write, int, int content_type,
+                                  const void* data, size_t size, SSL* ssl,
+                                  void*) {
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  if (is_write == 0 && content_type == SSL3_RT_HANDSHAKE &&
+      size > kKeyUpdateRequestAt && bytes[0] == kKeyUpdate &&
+      bytes[kKeyUpdateRequestAt] == 1) {
+    static_cast<OpenSslStream*>(LibSsl::Loaded().SSL_get_ex_data(ssl, kSelf))
+        ->new_keys_wanted_ = true;
+  }
+}
+
+int OpenSslStream::Flush() {
+  while (sent_ < output_.size()) {
+    const iovec rest = {output_.data() + sent_, output_.size() - sent_};
+    const ssize_t n = below_->Write(absl::MakeConstSpan(&rest, 1));
+    if (n < 0) return static_cast<int>(n);
+    sent_ += static_cast<size_t>(n);
+  }
+  output_.clear();
+  sent_ = 0;
+  return 0;
+}
+
+int OpenSslStream::Handshake() {
+  if (ssl_ == nullptr) {
+    failure_ = "out of memory";
+    return -ENOMEM;
+  }
+  lib_.ERR_clear_error();
+  may_receive_ = true;
+  const int accepted = lib_.SSL_accept(ssl_);
+  if (accepted != 1) {
+    const int error = lib_.SSL_get_error(ssl_, accepted);
+    const int flushed = Flush();  // our next messages, or the alert
+    handshake_wants_output_ = error == SSL_ERROR_WANT_WRITE;
+    if ((error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) &&
+        (flushed == 0 || flushed == -EAGAIN)) {
+      return -EAGAIN;
+    }
+    SetHandshakeFailure();
+    return -EPROTO;
+  }
+  handshake_wants_output_ = false;
+  if (kernel_tried_) LeaveKernel();
+  Flush();
+  established_ = true;
+  // What came behind the handshake's last record.
+  has_input_ = true;
+  SetIdentity();
+  if (IsAllowed()) return 0;
+  failure_ = absl::StrCat("--tls-allow doesn't allow ",
+                          psk_identity_.empty() ? "the certificate "
+                                                : "the PSK identity ",
+                          Quoted(identity_));
+  return -EACCES;
+}
+
+std::string OpenSslStream::OpenSslReason() const {
+  const char* reason = lib_.ERR_reason_error_string(lib_.ERR_peek_error());
+  return reason == nullptr ? "OpenSSL gives no reason" : reason;
+}
+
+// In the order of what says most to a person.
+void OpenSslStream::SetHandshakeFailure() {
+  const long verified = lib_.SSL_get_verify_result(ssl_);
+  failure_ = "the TLS handshake failed: ";
+  if (verified != X509_V_OK) {
+    absl::StrAppend(&failure_, "the client's certificate is refused: ",
+                    lib_.X509_verify_cert_error_string(verified));
+  } else if (below_error_ != 0) {
+    absl::StrAppend(&failure_, ErrnoText(below_error_));
+  } else if (end_seen_) {
+    absl::StrAppend(&failure_, "the client left");
+  } else {
+    absl::StrAppend(&failure_, OpenSslReason());
+  }
+  if (!psk_identity_.empty()) {
+    absl::StrAppend(&failure_, psk_known_ ? " (PSK identity "
+                                          : " (unknown PSK identity ",
+                    Quoted(psk_identity_), ")");
+  }
+}
+
+void OpenSslStream::SetIdentity() {
+  if (!psk_identity_.empty()) {
+    identity_ = psk_identity_;
+    return;
+  }
+  X509* certificate = lib_.SSL_get0_peer_certificate(ssl_);
+  if (certificate != nullptr) identity_ = SubjectOf(lib_, certificate);
+}
+
+bool OpenSslStream::IsAllowed() const {
+  const auto matches = [this](const std::string& pattern) {
+    // Distinguished names hold backslashes, which stand for themselves here.
+    return fnmatch(pattern.c_str(), identity_.c_str(), FNM_NOESCAPE) == 0;
+  };
+  return server_.allow.empty() ||
+         std::any_of(server_.allow.begin(), server_.allow.end(), matches);
+}
+
+std::string OpenSslStream::description() const {
+  return absl::StrCat(
+      lib_.SSL_get_version(ssl_), ", ",
+      absl::NullSafeStringView(
+          lib_.SSL_CIPHER_get_name(lib_.SSL_get_current_cipher(ssl_))),
+      kernel_sends_ ? ", in the kernel" : "");
+}
+
+ssize_t OpenSslStream::ResultOf(int result) {
+  const int error = lib_.SSL_get_error(ssl_, result);
+  if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) {
+    return -EAGAIN;
+  }
+  if (error == SSL_ERROR_SYSCALL && below_error_ == 0 && !end_seen_) {
+    below_error_ = errno != 0 ? errno : ECONNRESET;
+  }
+  if (below_error_ != 0) {
+    broken_ = true;
+    return -below_error_;
+  }
+  if (error == SSL_ERROR_ZERO_RETURN || end_seen_) {
+    // The end of the connection without a close_notify is as good as one: where
+    // a message ends is known from the message.
+    if (!end_seen_ || lib_.SSL_has_pending(ssl_) == 0) return 0;
+    failure_ = "client vanished inside a TLS record";
+  } else {
+    failure_ = absl::StrCat("client broke TLS: ", OpenSslReason());
+    Flush();  // the alert
+  }
+  broken_ = true;
+  return -EPROTO;
+}
+
+ssize_t OpenSslStream::Read(absl::Span<char> buffer) {
+  if (read_end_.has_value()) return *read_end_;
+  lib_.ERR_clear_error();
+  may_receive_ = true;
+  size_t total = 0;
+  while (total < buffer.size()) {
+    size_t n = 0;
+    const int result = lib_.SSL_read_ex(ssl_, buffer.data() + total,
+                                        buffer.size() - total, &n);
+    total += n;
+    if (result == 1) continue;
+    const ssize_t why = ResultOf(result);
+    if (why != -EAGAIN) read_end_ = why;
+    break;
+  }
+  if (new_keys_wanted_) {
+    failure_ = "client wants new keys, which the kernel's TLS can't change";
+    broken_ = true;
+    read_end_ = -EPROTO;
+  }
+  // Answers to what OpenSSL has handled by itself.
+  if (has_output()) Flush();
+  // When there is no more room there may be more.
+  has_input_ = total == buffer.size();
+  if (total > 0) return static_cast<ssize_t>(total);
+  return read_end_.value_or(-EAGAIN);
+}
+
+size_t OpenSslStream::Encrypt(absl::Span<const iovec> pieces) {
+  size_t total = 0;
+  size_t offset = 0;  // in pieces[0]
+  while (!pieces.empty() && output_.size() + kMaxRecordBytes <= kTlsOutputBytes) {
+    if (offset == pieces[0].iov_len) {
+      pieces.remove_prefix(1);
+      offset = 0;
+      continue;
+    }
+    const char* data = static_cast<const char*>(pieces[0].iov_base) + offset;
+    size_t size = std::min(pieces[0].iov_len - offset, kRecordBytes);
+    if (size < kRecordBytes && pieces.size() > 1) {
+      // A small piece and what follows it become one record.
+      size = Gather(pieces, offset);
+      data = record_.get();
+    }
+    size_t n = 0;
+    if (lib_.SSL_write_ex(ssl_, data, size, &n) != 1) return 0;
+    total += n;
+    while (n > 0) {
+      const size_t part = std::min(n, pieces[0].iov_len - offset);
+      n -= part;
+      offset += part;
+      if (offset < pieces[0].iov_len) break;
+      pieces.remove_prefix(1);
+      offset = 0;
+    }
+  }
+  return total;
+}
+
+// Copies up to a record's bytes from `pieces`, `offset` bytes into the first, to
+// record_; how many.
+size_t OpenSslStream::Gather(absl::Span<const iovec> pieces, size_t offset) {
+  if (record_ == nullptr) {
+    record_ = std::make_unique_for_overwrite<char[]>(kRecordBytes);
+  }
+  size_t size = 0;
+  for (const iovec& piece : pieces) {
+    const size_t part = std::min(piece.iov_len - offset, kRecordBytes - size);
+    std::memcpy(record_.get() + size,
+                static_cast<const char*>(piece.iov_base) + offset, part);
+    size += part;
+    offset = 0;
+  }
+  return size;
+}
+
+ssize_t OpenSslStream::Write(absl::Span<const iovec> pieces) {
+  if (kernel_sends_) return below_->Write(pieces);
+  if (broken_) return -EPIPE;
+  if (owed_ == 0) {
+    // Small messages of OpenSSL's may still be here, and never many.
+    if (output_.size() + kMaxRecordBytes > kTlsOutputBytes) {
+      if (const int flushed = Flush()) return flushed;
+    }
+    lib_.ERR_clear_error();
+    owed_ = Encrypt(pieces);
+    if (owed_ == 0) {
+      broken_ = true;
+      return -EPROTO;
+    }
+  }
+  // Only what is on its way has been written: who calls again until it is
+  // calls with the same bytes, which are here already.
+  if (const int flushed = Flush()) return flushed;
+  return static_cast<ssize_t>(std::exchange(owed_, 0));
+}
+
+void OpenSslStream::Abort() {
+  broken_ = true;
+  below_->Abort();
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,40 @@
+#include "stream/tls_upgrade.h"
+
+#include <cerrno>
+#include <utility>
+
+namespace nbdinetd {
+
+absl::optional<Ending> UpgradeToTls(Channel& channel, const Tls& tls,
+                                    TlsPeer* peer) {
+  TlsStream* stream = nullptr;
+  channel.Wrap([&](std::unique_ptr<Stream> plain) {
+    std::unique_ptr<TlsStream> wrapped = tls.Wrap(std::move(plain));
+    stream = wrapped.get();
+    return wrapped;
+  });
+  for (;;) {
+    const int result = stream->Handshake();
+    if (result == 0) break;
+    if (result != -EAGAIN) {
+      return Ending{ExitStatus::kRefused, stream->failure()};
+    }
+    switch (channel.Wait(/*want_input=*/true, /*workers_fd=*/-1,
+                         absl::InfiniteFuture())) {
+      case Channel::Wake::kShutdown:
+        // There is no way to tell the client anything.
+        return Ending{ExitStatus::kOk, "the server is shutting down"};
+      case Channel::Wake::kTimeout:
+        return Ending{ExitStatus::kTimedOut,
+                      "client didn't finish the TLS handshake in time"};
+      case Channel::Wake::kWorkers:
+      case Channel::Wake::kInput:
+        break;
+    }
+  }
+  peer->identity = stream->identity();
+  peer->description = stream->description();
+  return absl::nullopt;
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,267 @@
+"""What the tests of TLS share: certificates of all kinds, and a client that speaks NBD over TLS.
+
+The client is Python's own OpenSSL on buffers in memory, so that a test sees, and can spoil, what
+goes over the wire. Pre-shared keys, which Python can't do, are for the tests with real clients and
+for tests/stream/tls_stream_test.cc.
+"""
+
+import atexit
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+from pathlib import Path
+
+from harness import *
+from harness import main, need
+from nbd_client import Client
+
+EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 75, 77, 78
+
+
+def main_with_tls():
+    """main(), unless this nbdinetd has been built without TLS."""
+    probe = subprocess.run([NBDINETD, "--check", "--tls-psk=/nonexistent", __file__],
+                           capture_output=True, check=False)
+    if b"built without OpenSSL" in probe.stderr:
+        print("1..0 # SKIP nbdinetd was built without OpenSSL")
+    else:
+        main()
+
+
+# ------------------------------------------------------------------ certificates
+
+class Authority:
+    """A certificate authority, and the directory of files that a server gets from it."""
+
+    def __init__(self, directory, name):
+        self.directory = Path(directory)
+        self.directory.mkdir()
+        self._openssl = need("openssl")
+        (self.directory / "ca.cnf").write_text(
+            f"[ca]\ndefault_ca = x\n[x]\ndatabase = {self.directory}/index\n"
+            f"crlnumber = {self.directory}/crlnumber\ndefault_md = sha256\n"
+            f"default_crl_days = 30\n[req]\ndistinguished_name = dn\n[dn]\n")
+        (self.directory / "index").touch()
+        (self.directory / "crlnumber").write_text("01\n")
+        self._run("req", "-x509", "-nodes", *self._key("ca-key.pem"), "-out",
+                  self.path("ca-cert.pem"), "-days", "30", "-subj", f"/CN={name}", "-addext",
+                  "basicConstraints=critical,CA:TRUE", "-addext",
+                  "keyUsage=critical,keyCertSign,cRLSign")
+        self.issue("server", "/CN=localhost", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+
+    def path(self, name):
+        return str(self.directory / name)
+
+    def _key(self, name):
+        return ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", self.path(name),
+                "-config", self.path("ca.cnf")]
+
+    def _run(self, *arguments):
+        done = subprocess.run([self._openssl, *map(str, arguments)], capture_output=True,
+                              check=False)
+        if done.returncode:
+            raise AssertionError(f"openssl {arguments}: {done.stderr.decode()}")
+
+    def issue(self, name, subject, extension="extendedKeyUsage=clientAuth", days=30):
+        """NAME-cert.pem and NAME-key.pem. With days of -1 it has expired. Returns itself."""
+        request, extensions = self.path(f"{name}.csr"), self.path(f"{name}.ext")
+        Path(extensions).write_text(extension + "\n")
+        self._run("req", "-nodes", "-utf8", *self._key(f"{name}-key.pem"), "-out", request,
+                  "-subj", subject)
+        self._run("x509", "-req", "-in", request, "-CA", self.path("ca-cert.pem"), "-CAkey",
+                  self.path("ca-key.pem"), "-CAcreateserial", "-days", days, "-extfile",
+                  extensions, "-out", self.path(f"{name}-cert.pem"))
+        return self
+
+    def revoke(self, name=None):
+        """Makes ca-crl.pem anew, with one certificate more in it."""
+        common = ["ca", "-config", self.path("ca.cnf"), "-keyfile", self.path("ca-key.pem"), "-cert",
+                  self.path("ca-cert.pem")]
+        if name:
+            self._run(*common, "-revoke", self.path(f"{name}-cert.pem"))
+        self._run(*common, "-gencrl", "-out", self.path("ca-crl.pem"))
+
+    def server_files(self, context, *others):
+        """A fresh directory with the files of a server, and others."""
+        directory = Path(context.fresh(".pki"))
+        directory.mkdir()
+        for name in ("ca-cert.pem", "server-cert.pem", "server-key.pem", *others):
+            shutil.copy(self.path(name), directory / name)
+        return str(directory)
+
+    def client_files(self, context, name=None):
+        """A fresh directory with what GnuTLS's clients look for."""
+        directory = Path(context.fresh(".pki"))
+        directory.mkdir()
+        shutil.copy(self.path("ca-cert.pem"), directory)
+        if name:
+            for part in ("cert", "key"):
+                shutil.copy(self.path(f"{name}-{part}.pem"), directory / f"client-{part}.pem")
+        return str(directory)
+
+
+_made = {}
+
+
+def authority(name="Test CA"):
+    """The authority of this name, made once for all tests of a file."""
+    if not _made:
+        _made[None] = tempfile.mkdtemp(prefix="nbdinetd-pki-")
+        atexit.register(shutil.rmtree, _made[None], True)
+    if name not in _made:
+        made = Authority(Path(_made[None]) / str(len(_made)), name)
+        made.issue("alice", "/O=Örg, Inc./CN=alice.example.com")
+        made.issue("bob", "/O=Other/CN=bob.example.com")
+        made.issue("late", "/CN=late.example.com", days=-1)
+        made.issue("other", "/CN=other.example.com", "extendedKeyUsage=serverAuth")
+        made.revoke("bob")
+        _made[name] = made
+    return _made[name]
+
+
+def client_context(trusted=None, certificate=None, version=None):
+    """An SSLContext that trusts an Authority, and may have a certificate (authority, name)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations((trusted or authority()).path("ca-cert.pem"))
+    if certificate:
+        issuer, name = certificate
+        context.load_cert_chain(issuer.path(f"{name}-cert.pem"), issuer.path(f"{name}-key.pem"))
+    if version:
+        context.minimum_version = context.maximum_version = version
+    return context
+
+
+# ------------------------------------------------------------------ the client
+
+class TlsClient(Client):
+    """A Client that can go on over TLS."""
+
+    def __init__(self, source, sink=None):
+        super().__init__(source, sink)
+        self.tls = None
+        self.close_notify = False  # the server's has come
+
+    @classmethod
+    def of(cls, client):
+        """Takes over a Client that has done nothing yet."""
+        client.__class__ = cls
+        client.tls, client.close_notify = None, False
+        return client
+
+    def ask_for_tls(self):
+        replies = self.haggle(NBD_OPT_STARTTLS)
+        if replies != [(NBD_REP_ACK, b"")]:
+            raise AssertionError(f"NBD_OPT_STARTTLS is answered by {replies}")
+
+    def begin_tls(self, context=None):
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = (context or client_context()).wrap_bio(
+            self._incoming, self._outgoing, server_hostname="localhost")
+
+    def shake_hands(self):
+        """To the end of the handshake, as far as the client can know: with TLS 1.3 it hears of a
+        refused certificate only when it reads."""
+        while True:
+            try:
+                self.tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self._flush_tls()
+                if self._eof:
+                    raise Disconnected(1, b"", self._reset)
+                self._poll(True, False)
+                self._take_raw()
+            except ssl.SSLError:
+                self._flush_tls()
+                raise
+        self._flush_tls()
+        return self
+
+    def start_tls(self, context=None):
+        """From the greeting to the first option over TLS. Returns itself."""
+        self.handshake()
+        self.ask_for_tls()
+        self.begin_tls(context)
+        return self.shake_hands()
+
+    def start(self, name="", structured=True, contexts=(), requests=(), tls=None):
+        """From the greeting, or from behind the TLS handshake, to the transmission phase."""
+        if self.tls is None:
+            self.start_tls(tls)
+        if structured:
+            self.structured_replies()
+        if contexts:
+            self.meta_contexts(contexts, name)
+        self.go(name, requests)
+        return self
+
+    def _flush_tls(self):
+        """Sends what TLS has to send."""
+        super_send(self, self._outgoing.read())
+
+    def _take_raw(self):
+        try:
+            block = os.read(self._rfd, 1 << 18)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            self._eof = self._reset = True
+            return
+        if not block:
+            self._eof = True
+            self._incoming.write_eof()
+        self._incoming.write(block)
+
+    def _take(self):
+        if self.tls is None:
+            super()._take()
+            return
+        self._take_raw()
+        try:
+            while True:
+                block = self.tls.read(1 << 16)
+                if not block:
+                    self.close_notify = self._eof = True
+                    break
+                self._unread += block
+                self.received += block
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.close_notify = self._eof = True
+        except ssl.SSLEOFError:
+            self._eof = True
+
+    def encrypt(self, data):
+        """The records for these bytes."""
+        self.tls.write(data)
+        return self._outgoing.read()
+
+    def send(self, data):
+        if self.tls is None:
+            super().send(data)
+            return
+        view = memoryview(data)
+        while view:
+            self.send_raw(self.encrypt(view[:16384]))
+            view = view[16384:]
+
+    def send_raw(self, data):
+        """Past TLS."""
+        super_send(self, data)
+
+    def say_goodbye(self):
+        """Sends a close_notify."""
+        try:
+            self.tls.unwrap()
+        except (ssl.SSLWantReadError, ssl.SSLSyscallError):
+            pass
+        self._flush_tls()
+
+
+def super_send(client, data):
+    if data:
+        Client.send(client, data)
