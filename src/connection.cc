@@ -76,6 +76,10 @@ void LogStart(Log& log, const std::string& peer, const Negotiated& negotiated,
               const absl::optional<TlsPeer>& tls) {
   const Export& target = *negotiated.target;
   log.SetField("NBD_EXPORT", negotiated.export_name);
+  if (!negotiated.read_only_reason.empty()) {
+    log.Write(Priority::kNotice,
+              ReadOnlyNotice(target.path(), negotiated.read_only_reason));
+  }
   log.Write(
       Priority::kInfo,
       absl::StrCat("serving export ", Quoted(negotiated.export_name), " to ",

@@ -20,6 +20,7 @@
 #include "connection.h"
 #include "daemon.h"
 #include "export/catalog.h"
+#include "export/directory.h"
 #include "export/export.h"
 #include "listener.h"
 #include "options.h"
@@ -41,11 +42,7 @@ void Print(absl::string_view text) {
 void LogReadOnly(const Log& log, const std::string& name,
                  const std::string& reason) {
   if (reason.empty()) return;
-  log.Write(Priority::kNotice,
-            absl::StrCat(Quoted(name),
-                         " is served read-only, since it can't be opened for "
-                         "writing: ",
-                         reason));
+  log.Write(Priority::kNotice, ReadOnlyNotice(name, reason));
 }
 
 absl::StatusOr<std::unique_ptr<Catalog>> OpenFile(const Options& options,
@@ -87,8 +84,17 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(
 absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
     const Options& options, const std::vector<NamedFile>& files,
     const Log& log) {
+  if (!options.directory.empty()) {
+    if (!files.empty()) {
+      return absl::InvalidArgumentError(
+          "both --directory and files handed over as descriptors: give one or "
+          "the other");
+    }
+    return OpenDirectory(options.directory, options.read_only,
+                         options.export_name.value_or(""));
+  }
   if (options.file.empty() && files.empty()) {
-    return absl::InvalidArgumentError("no FILE to serve; see nbdinetd --help");
+    return absl::InvalidArgumentError("no FILE to serve, nor --directory; see nbdinetd --help");
   }
   if (files.empty()) return OpenFile(options, log);
   if (options.file.empty()) return OpenFiles(options, files, log);
@@ -270,6 +276,7 @@ int StandAlone(Options options, const std::vector<NamedFile>& files,
   if (child.has_value()) {
     // The current folder is left behind.
     MakeAbsolute(&options.file);
+    MakeAbsolute(&options.directory);
     MakeAbsolute(&options.pidfile);
     MakeAbsolute(&options.tls.certificates);
     MakeAbsolute(&options.tls.psk_file);

@@ -198,6 +198,7 @@ bool Negotiation::HandleOption(const OptionHeader& header) {
     // command fails)", whatever it fails by.
     base_allocation_for_.reset();
   }
+  if (header.option != NBD_OPT_GO) described_.reset();
   const bool too_long =
       rule != nullptr && header.length > rule->max_payload_bytes;
 
@@ -278,30 +279,35 @@ Promises Negotiation::PromisesFor(const Export& target,
   return promises;
 }
 
-void Negotiation::EnterTransmission(Export& target,
+void Negotiation::EnterTransmission(const Catalog::Opened& opened,
                                     absl::string_view export_name) {
   Negotiated negotiated;
-  negotiated.target = &target;
+  negotiated.target = opened.target;
   negotiated.export_name = std::string(export_name);
-  negotiated.promises = PromisesFor(target, export_name);
+  negotiated.read_only_reason = std::string(opened.read_only_reason);
+  negotiated.promises = PromisesFor(*opened.target, export_name);
   negotiated.style =
       structured_replies_ ? ReplyStyle::kStructured : ReplyStyle::kSimple;
   negotiated_ = std::move(negotiated);
 }
 
 void Negotiation::OnExportName(absl::string_view payload, OptionReplies&) {
-  if (!IsValidString(payload)) {
+  const absl::StatusOr<Catalog::Opened> opened = catalog_.Open(payload);
+  if (absl::IsInvalidArgument(opened.status())) {
     End(ExitStatus::kProtocol,
         "client broke the protocol: an export name is no valid string");
     return;
   }
-  const absl::StatusOr<Catalog::Opened> opened = catalog_.Open(payload);
-  if (!opened.ok()) {
+  if (absl::IsNotFound(opened.status())) {
     End(ExitStatus::kOk,
         absl::StrCat("client asked for unknown export ", Quoted(payload)));
     return;
   }
-  EnterTransmission(*opened->target, payload);
+  if (!opened.ok()) {
+    End(ExitStatus::kNoInput, std::string(opened.status().message()));
+    return;
+  }
+  EnterTransmission(*opened, payload);
   const Promises& promises = negotiated_->promises;
   if (!channel_.Send(EncodeExportNameReply(
           promises.size_bytes, promises.transmission_flags, no_zeroes_))) {
@@ -323,13 +329,37 @@ void Negotiation::OnList(absl::string_view payload, OptionReplies& replies) {
   const absl::Status status = catalog_.List(
       [&](absl::string_view name, absl::string_view description) {
         replies.Server(name, description);
-        return true;
+        return replies.bytes().size() < kOptionRepliesBytes ||
+               SendSoFar(replies);
       });
+  if (ending_.has_value()) return;
   if (status.ok()) {
     replies.Ack();
-  } else {
-    replies.Error(NBD_REP_ERR_PLATFORM, "the exports can't be listed");
+    return;
   }
+  LogOpenError(status);
+  if (absl::IsResourceExhausted(status)) {
+    replies.Error(NBD_REP_ERR_TOO_BIG,
+                  "there are too many exports to list them; ask for one by its "
+                  "name");
+  } else if (absl::IsPermissionDenied(status)) {
+    replies.Error(NBD_REP_ERR_POLICY,
+                  "the server may not list its exports; ask for one by its "
+                  "name");
+  } else {
+    replies.Error(NBD_REP_ERR_PLATFORM, "the server can't list its exports");
+  }
+}
+
+bool Negotiation::SendSoFar(OptionReplies& replies) {
+  // To gather them may take long, on a file system that is far away.
+  if (SteadyNow() >= deadline_) {
+    EndTimedOut();
+  } else {
+    SendReplies(replies);
+  }
+  replies.Clear();
+  return !ending_.has_value();
 }
 
 void Negotiation::OnStartTls(absl::string_view payload,
@@ -353,31 +383,65 @@ void Negotiation::OnStartTls(absl::string_view payload,
   }
 }
 
-Export* Negotiation::DescribeExport(const InfoRequest& request,
-                                    OptionReplies& replies) {
-  const absl::StatusOr<Catalog::Opened> opened = catalog_.Open(request.name);
-  if (!opened.ok()) {
+void Negotiation::LogOpenError(const absl::Status& status) {
+  if (++open_errors_logged_ > kMaxOpenErrorsLogged) return;
+  log_.Error(absl::StrCat(status.message(),
+                          open_errors_logged_ == kMaxOpenErrorsLogged
+                              ? "; further ones are not logged"
+                              : ""));
+}
+
+void Negotiation::RefuseExport(const absl::Status& status,
+                               OptionReplies& replies) {
+  if (absl::IsNotFound(status)) {
     replies.Error(NBD_REP_ERR_UNKNOWN, "there is no export of this name");
-    return nullptr;
+    return;
   }
-  const Promises promises = PromisesFor(*opened->target, request.name);
+  if (absl::IsInvalidArgument(status)) {
+    replies.Error(NBD_REP_ERR_INVALID, "the export's name is no valid string");
+    return;
+  }
+  LogOpenError(status);
+  if (absl::IsPermissionDenied(status)) {
+    replies.Error(NBD_REP_ERR_POLICY, "the server may not open this export");
+  } else {
+    replies.Error(NBD_REP_ERR_UNKNOWN, "the server can't open this export");
+  }
+}
+
+bool Negotiation::DescribeExport(const InfoRequest& request,
+                                 OptionReplies& replies) {
+  // "If there are no intervening option requests between a successful
+  // NBD_OPT_INFO and an NBD_OPT_GO with the same parameters, the server MUST
+  // reply with the same set of information": then it is the same file, too.
+  if (!described_.has_value() || described_->asked_name != request.name) {
+    described_.reset();
+    const absl::StatusOr<Catalog::Opened> found = catalog_.Open(request.name);
+    if (!found.ok()) {
+      RefuseExport(found.status(), replies);
+      return false;
+    }
+    described_ = Described{std::string(request.name), *found};
+  }
+  const Catalog::Opened& opened = described_->opened;
+  const Promises promises = PromisesFor(*opened.target, request.name);
   replies.InfoExport(promises.size_bytes, promises.transmission_flags);
   const auto asked = [&](uint16_t information) {
     return absl::c_linear_search(request.information, information);
   };
   if (asked(NBD_INFO_NAME)) {
-    replies.InfoString(NBD_INFO_NAME, opened->name);
+    replies.InfoString(NBD_INFO_NAME, opened.name);
   }
-  if (asked(NBD_INFO_DESCRIPTION) && !opened->description.empty()) {
-    replies.InfoString(NBD_INFO_DESCRIPTION, opened->description);
+  if (asked(NBD_INFO_DESCRIPTION) && !opened.description.empty()) {
+    replies.InfoString(NBD_INFO_DESCRIPTION, opened.description);
   }
   if (asked(NBD_INFO_BLOCK_SIZE)) {
     replies.InfoBlockSize(kMinBlockBytes,
-                          opened->target->facts().preferred_block_bytes,
+                          opened.target->facts().preferred_block_bytes,
                           kMaxPayloadBytes);
   }
   replies.Ack();
-  return opened->target;
+  return true;
 }
 
 void Negotiation::OnInfo(absl::string_view payload, OptionReplies& replies) {
@@ -395,8 +459,9 @@ void Negotiation::OnGo(absl::string_view payload, OptionReplies& replies) {
     replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_GO is malformed");
     return;
   }
-  Export* target = DescribeExport(*request, replies);
-  if (target != nullptr) EnterTransmission(*target, request->name);
+  if (DescribeExport(*request, replies)) {
+    EnterTransmission(described_->opened, request->name);
+  }
 }
 
 void Negotiation::OnStructuredReply(absl::string_view payload,
@@ -426,8 +491,9 @@ void Negotiation::AnswerMetaContext(absl::string_view payload, NbdOption option,
                   "the list of metadata contexts is malformed");
     return;
   }
-  if (!catalog_.Find(request->name).ok()) {
-    replies.Error(NBD_REP_ERR_UNKNOWN, "there is no export of this name");
+  const absl::Status status = catalog_.Find(request->name);
+  if (!status.ok()) {
+    RefuseExport(status, replies);
     return;
   }
   const bool listing = option == NBD_OPT_LIST_META_CONTEXT;

@@ -28,6 +28,8 @@ namespace nbdinetd {
 struct Negotiated {
   Export* target = nullptr;  // borrowed from the catalog
   std::string export_name;   // as the client spelled it
+  // Why it is read-only though nobody asked for that; mostly empty.
+  std::string read_only_reason;
   Promises promises;
   ReplyStyle style = ReplyStyle::kSimple;
 };
@@ -110,15 +112,22 @@ class Negotiation {
   void OnListMetaContext(absl::string_view payload, OptionReplies& replies);
   void OnSetMetaContext(absl::string_view payload, OptionReplies& replies);
 
-  // Answers INFO or GO. The export that was asked for, or nullptr after an
-  // error reply.
-  Export* DescribeExport(const InfoRequest& request, OptionReplies& replies);
+  // Answers INFO or GO. False after an error reply; else described_ is the
+  // export that was asked for.
+  bool DescribeExport(const InfoRequest& request, OptionReplies& replies);
+  // Answers an option whose export can't be had, for the catalog's reason.
+  void RefuseExport(const absl::Status& status, OptionReplies& replies);
+  void LogOpenError(const absl::Status& status);
+  // Sends replies before there are all of them. False when the connection has
+  // ended.
+  bool SendSoFar(OptionReplies& replies);
   // Answers LIST_META_CONTEXT or SET_META_CONTEXT, and selects for the latter.
   void AnswerMetaContext(absl::string_view payload, NbdOption option,
                          OptionReplies& replies);
   Promises PromisesFor(const Export& target,
                        absl::string_view export_name) const;
-  void EnterTransmission(Export& target, absl::string_view export_name);
+  void EnterTransmission(const Catalog::Opened& opened,
+                         absl::string_view export_name);
 
   Channel& channel_;
   Catalog& catalog_;
@@ -137,6 +146,14 @@ class Negotiation {
   absl::optional<std::string> base_allocation_for_;
 
   bool start_tls_ = false;
+  // What the option before this one has described, if it was NBD_OPT_INFO.
+  struct Described {
+    std::string asked_name;
+    Catalog::Opened opened;
+  };
+  absl::optional<Described> described_;
+  int open_errors_logged_ = 0;
+
   absl::optional<Negotiated> negotiated_;
   absl::optional<Ending> ending_;
 };

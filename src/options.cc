@@ -16,6 +16,7 @@ namespace {
 // Long options without a letter of their own.
 enum LongOnly {
   kDescription = 256,
+  kDirectory,
   kLog,
   kCheck,
   kHelp,
@@ -39,6 +40,7 @@ constexpr option kLongOptions[] = {
     {"exportname", required_argument, nullptr, 'e'},
     {"export-name", required_argument, nullptr, 'e'},
     {"description", required_argument, nullptr, kDescription},
+    {"directory", required_argument, nullptr, kDirectory},
     {"single", no_argument, nullptr, 's'},
     {"foreground", no_argument, nullptr, 'f'},
     {"port", required_argument, nullptr, 'p'},
@@ -165,6 +167,11 @@ absl::Status ApplyOption(int letter, const char* argument, Options* options) {
     case kDescription:
       options->description = argument;
       return CheckString("--description", argument);
+    case kDirectory:
+      options->directory = argument;
+      return options->directory.empty()
+                 ? absl::InvalidArgumentError("--directory needs a directory")
+                 : absl::OkStatus();
     case 's':
       options->activation.single = true;
       return absl::OkStatus();
@@ -288,6 +295,13 @@ absl::Status CheckTogether(const Options& options) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--port=", listen.port, ": a port of TCP is a number from 1 to 65535"));
   }
+  if (!options.directory.empty()) {
+    if (!options.file.empty()) return exclude("FILE", "--directory");
+    // Each has a description of its own.
+    if (!options.description.empty()) {
+      return exclude("--description", "--directory");
+    }
+  }
   if (options.activation.single && !options.activation.own_socket.empty()) {
     return exclude("--single", options.activation.own_socket);
   }
@@ -321,8 +335,6 @@ absl::Status ParseOptions(int argc, char** argv, Options* options) {
                            ? GetoptError(letter, argv)
                            : ApplyOption(letter, optarg, options));
   }
-  first_error.Update(CheckTogether(*options));
-  first_error.Update(SettleTls(options));
   // A nbdkit user's "file /srv/disk.img": the one plugin that there would be.
   if (argc - optind == 2 && absl::string_view(argv[optind]) == "file") ++optind;
   if (optind < argc) options->file = argv[optind];
@@ -330,11 +342,14 @@ absl::Status ParseOptions(int argc, char** argv, Options* options) {
     first_error.Update(absl::InvalidArgumentError(absl::StrCat(
         "one FILE is served, but ", argc - optind, " were given")));
   }
+  first_error.Update(CheckTogether(*options));
+  first_error.Update(SettleTls(options));
   return first_error;
 }
 
 absl::string_view HelpText() {
   return R"(Usage: nbdinetd [OPTIONS] FILE
+       nbdinetd [OPTIONS] --directory=DIR
        nbdinetd [OPTIONS]          serve the files handed over as descriptors
 
 Serve a regular file or block device to NBD clients, with one process for each
@@ -344,9 +359,11 @@ listening sockets come from systemd; or else nbdinetd listens by itself.
   -r, --readonly             export read-only
   -e, --exportname=NAME      the export's name (without it, any name will do)
       --description=TEXT     a description for clients that list exports
+      --directory=DIR        each file in DIR is an export under its own name;
+                             with -e, NAME is the default export
       --log=DESTINATION      stderr, syslog, journal or null
   -v, --verbose              debug messages on standard error
-      --check                open FILE, say what would be served, and exit
+      --check                open FILE or DIR, say what would be served, exit
   -V, --version              print the version and exit
       --help                 print this help and exit
 

@@ -17,7 +17,8 @@
 namespace nbdinetd {
 
 struct Options {
-  std::string file;  // empty when none was given
+  std::string file;       // empty when none was given
+  std::string directory;  // --directory, in place of a file; else empty
   bool read_only = false;
   absl::optional<std::string> export_name;
   std::string description;

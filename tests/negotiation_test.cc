@@ -86,6 +86,10 @@ class Handshake {
     return *this;
   }
 
+  Handshake& Serve(std::unique_ptr<Catalog> catalog) {
+    catalog_ = std::move(catalog);
+    return *this;
+  }
   Handshake& TimeLimit(absl::Duration limit) {
     time_limit_ = limit;
     return *this;
@@ -688,6 +692,182 @@ TEST(MetaContexts, AreLostByASelectionThatIsTooBig) {
       .Run();
   ASSERT_TRUE(handshake.has_negotiated());
   EXPECT_FALSE(handshake.negotiated().promises.block_status);
+}
+
+// -- Catalogs that open exports as clients ask for them
+
+// Has one export, under any name; it says what the test wants it to say.
+class LazyCatalog : public Catalog {
+ public:
+  absl::Status Find(absl::string_view) override { return status; }
+  absl::StatusOr<Opened> Open(absl::string_view name) override {
+    if (!status.ok()) return status;
+    opened_names.emplace_back(name);
+    target = std::make_unique<FakeExport>(Export::Facts{
+        .size_bytes = opened_names.size(), .read_only = true});
+    return Opened{target.get(), "canonical", "described", "the reason"};
+  }
+  absl::Status List(Visitor visit) override {
+    if (!status.ok()) return status;
+    for (listed = 0; listed < exports; ++listed) {
+      if (!visit("export " + std::to_string(listed), "described")) break;
+    }
+    return absl::OkStatus();
+  }
+  std::string InWords() override { return ""; }
+
+  absl::Status status;
+  size_t exports = 0;
+  size_t listed = 0;
+  std::vector<std::string> opened_names;
+  std::unique_ptr<Export> target;
+};
+
+struct Lazily {
+  Lazily() {
+    auto owned = std::make_unique<LazyCatalog>();
+    catalog = owned.get();
+    handshake.Serve(std::move(owned)).Flags();
+  }
+  Handshake handshake;
+  LazyCatalog* catalog;
+};
+
+TEST(LazyExport, IsOpenedAnewForEachOption) {
+  Lazily lazily;
+  lazily.handshake.Option(nbdtest::kOptInfo, InfoPayload("a", Infos{}))
+      .Option(nbdtest::kOptInfo, InfoPayload("a", Infos{}))
+      .Option(nbdtest::kOptStructuredReply)
+      .Option(nbdtest::kOptGo, InfoPayload("a", Infos{1, 2}))
+      .Run();
+  EXPECT_EQ(lazily.catalog->opened_names, (Queries{"a", "a", "a"}));
+  ASSERT_TRUE(lazily.handshake.has_negotiated());
+  const Negotiated& negotiated = lazily.handshake.negotiated();
+  EXPECT_EQ(negotiated.target, lazily.catalog->target.get());
+  EXPECT_EQ(negotiated.promises.size_bytes, 3u);
+  EXPECT_EQ(negotiated.read_only_reason, "the reason");
+  const std::vector<Reply> replies =
+      ParseReplies(lazily.handshake.received());
+  ASSERT_EQ(replies.size(), 9u);
+  EXPECT_EQ(replies[6].payload, Writer().U16(1).Raw("canonical").bytes());
+  EXPECT_EQ(replies[7].payload, Writer().U16(2).Raw("described").bytes());
+}
+
+// "If there are no intervening option requests between a successful
+// NBD_OPT_INFO ... and an NBD_OPT_GO with the same parameters ... then the
+// server MUST reply with the same set of information".
+TEST(LazyExport, IsTheSameInAGoRightAfterAnInfo) {
+  struct Row {
+    const char* info;
+    const char* go;
+    std::vector<uint32_t> between;
+    Queries opened;
+  };
+  const Row rows[] = {
+      {"a", "a", {}, {"a"}},
+      {"a", "b", {}, {"a", "b"}},
+      {"a", "a", {nbdtest::kOptList}, {"a", "a"}},
+      {"a", "a", {99}, {"a", "a"}},
+  };
+  for (const Row& row : rows) {
+    Lazily lazily;
+    lazily.handshake.Option(nbdtest::kOptInfo, InfoPayload(row.info, Infos{}));
+    for (const uint32_t option : row.between) lazily.handshake.Option(option);
+    lazily.handshake.Option(nbdtest::kOptGo, InfoPayload(row.go, Infos{})).Run();
+    EXPECT_EQ(lazily.catalog->opened_names, row.opened);
+    ASSERT_TRUE(lazily.handshake.has_negotiated());
+    EXPECT_EQ(lazily.handshake.negotiated().promises.size_bytes,
+              row.opened.size());
+    EXPECT_EQ(lazily.handshake.negotiated().export_name, row.go);
+  }
+}
+
+TEST(LazyExport, ThatCannotBeHadIsRefusedAndHagglingGoesOn) {
+  struct Row {
+    absl::Status status;
+    const char* reply;
+    const char* list_reply;
+  };
+  const Row rows[] = {
+      {absl::NotFoundError("x"), "NBD_REP_ERR_UNKNOWN", "NBD_REP_ERR_PLATFORM"},
+      {absl::InvalidArgumentError("x"), "NBD_REP_ERR_INVALID",
+       "NBD_REP_ERR_PLATFORM"},
+      {absl::PermissionDeniedError("x"), "NBD_REP_ERR_POLICY",
+       "NBD_REP_ERR_POLICY"},
+      {absl::ResourceExhaustedError("x"), "NBD_REP_ERR_UNKNOWN",
+       "NBD_REP_ERR_TOO_BIG"},
+      {absl::UnavailableError("x"), "NBD_REP_ERR_UNKNOWN",
+       "NBD_REP_ERR_PLATFORM"},
+      {absl::InternalError("x"), "NBD_REP_ERR_UNKNOWN", "NBD_REP_ERR_PLATFORM"},
+  };
+  for (const Row& row : rows) {
+    Lazily lazily;
+    lazily.catalog->status = row.status;
+    lazily.handshake.Option(nbdtest::kOptStructuredReply)
+        .Option(nbdtest::kOptInfo, InfoPayload("a", Infos{}))
+        .Option(nbdtest::kOptGo, InfoPayload("a", Infos{}))
+        .Option(nbdtest::kOptSetMetaContext,
+                MetaContextPayload("a", Queries{"base:allocation"}))
+        .Option(nbdtest::kOptList)
+        .Option(nbdtest::kOptAbort)
+        .Run();
+    EXPECT_EQ(Types(lazily.handshake.received()),
+              std::string("8:NBD_REP_ACK 6:") + row.reply + " 7:" + row.reply +
+                  " 10:" + row.reply + " 3:" + row.list_reply +
+                  " 2:NBD_REP_ACK");
+  }
+}
+
+TEST(LazyExport, ThatCannotBeHadEndsTheConnectionWhereThereIsNoErrorReply) {
+  const std::pair<absl::Status, ExitStatus> rows[] = {
+      {absl::NotFoundError("x"), ExitStatus::kOk},
+      {absl::InvalidArgumentError("x"), ExitStatus::kProtocol},
+      {absl::PermissionDeniedError("why"), ExitStatus::kNoInput},
+      {absl::InternalError("why"), ExitStatus::kNoInput},
+  };
+  for (const auto& [status, exit_status] : rows) {
+    Lazily lazily;
+    lazily.catalog->status = status;
+    lazily.handshake.Option(nbdtest::kOptExportName, "a").Run();
+    EXPECT_EQ(lazily.handshake.status(), exit_status) << status;
+    EXPECT_EQ(lazily.handshake.received(), "");
+    if (exit_status == ExitStatus::kNoInput) {
+      EXPECT_EQ(lazily.handshake.reason(), "why");
+    }
+  }
+}
+
+TEST(LongList, IsSentInParts) {
+  Lazily lazily;
+  lazily.catalog->exports = 100000;
+  lazily.handshake.Option(nbdtest::kOptList).Option(nbdtest::kOptAbort).Run();
+  const Bytes& received = lazily.handshake.received();
+  const std::vector<Reply> replies = ParseReplies(received);
+  ASSERT_EQ(replies.size(), 100002u);
+  EXPECT_EQ(replies[99999].payload,
+            Writer().String32("export 99999").Raw("described").bytes());
+  EXPECT_EQ(replies[100000].type, nbdtest::kRepAck);
+  // None of them longer than the bound and a reply.
+  EXPECT_GE(lazily.handshake.peer().writes(),
+            received.size() / (kOptionRepliesBytes + 100));
+}
+
+TEST(LongList, EndsWithTheClient) {
+  Lazily lazily;
+  lazily.catalog->exports = 100000;
+  lazily.handshake.peer().BreakAfter(kGreeting + 100000, -EPIPE);
+  lazily.handshake.Option(nbdtest::kOptList).Run();
+  EXPECT_EQ(lazily.handshake.status(), ExitStatus::kProtocol);
+  EXPECT_LT(lazily.catalog->listed, 10000u);
+}
+
+TEST(LongList, EndsWithTheTimeForTheHandshake) {
+  Lazily lazily;
+  lazily.catalog->exports = SIZE_MAX;
+  lazily.handshake.TimeLimit(absl::Milliseconds(50))
+      .Option(nbdtest::kOptList)
+      .Run();
+  EXPECT_EQ(lazily.handshake.status(), ExitStatus::kTimedOut);
 }
 
 // -- Limits

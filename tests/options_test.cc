@@ -52,6 +52,9 @@ std::string Words(const Options& options) {
     constexpr const char* kNames[] = {"stderr", "syslog", "journal", "null"};
     words << "log(" << kNames[static_cast<int>(*options.log)] << ") ";
   }
+  if (!options.directory.empty()) {
+    words << "directory(" << options.directory << ") ";
+  }
   words << "file(" << options.file << ")";
   return words.str();
 }
@@ -88,6 +91,8 @@ TEST(Options, EachHasItsMeaning) {
       // nbdkit knows both spellings.
       {{"--export-name=name", "disk"}, "name(name) file(disk)"},
       {{"--description=a disk", "disk"}, "description(a disk) file(disk)"},
+      {{"--directory=/srv/nbd"}, "directory(/srv/nbd) file()"},
+      {{"--directory", "/srv/nbd", "--", ""}, "directory(/srv/nbd) file()"},
       {{"-s", "disk"}, "single file(disk)"},
       {{"--single", "disk"}, "single file(disk)"},
       {{"-f", "disk"}, "foreground file(disk)"},
@@ -228,6 +233,15 @@ TEST(WrongUsage, AnArgumentTooManyIsSaidToBeTooMany) {
       {{"--readonly=yes", "disk"}, {"--readonly", "takes no argument"}},
       {{"--check=", "disk"}, {"--check", "takes no argument"}},
       {{"--help=me"}, {"--help", "takes no argument"}},
+  });
+}
+
+TEST(WrongUsage, ADirectoryGoesWithNoFileAndNoDescription) {
+  ExpectAllWrong({
+      {{"--directory=/srv", "disk"}, {"FILE", "--directory"}},
+      {{"disk", "--directory=/srv"}, {"FILE", "--directory"}},
+      {{"--directory=/srv", "--description=x"}, {"--description", "--directory"}},
+      {{"--directory="}, {"--directory"}},
   });
 }
 

@@ -32,6 +32,7 @@ unit_tests = \
 	tests/engine/workers_test \
 	tests/export/block_device_test \
 	tests/export/catalog_test \
+	tests/export/directory_test \
 	tests/export/export_test \
 	tests/negotiation_test \
 	tests/options_test \
@@ -58,6 +59,7 @@ python_tests = \
 	tests/architecture_test.py \
 	tests/bench-smoke_test.py \
 	tests/clients_test.py \
+	tests/directory_exports_test.py \
 	tests/faults_test.py \
 	tests/handed_over_test.py \
 	tests/listen_units_test.py \

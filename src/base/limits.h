@@ -32,6 +32,14 @@ inline constexpr size_t kMaxSentenceBytes = kMaxReplyBytes - 64;
 // the reply ends.
 inline constexpr size_t kMaxDescriptors = 8192;
 
+// What NBD_OPT_LIST tells of, and so the names that it sorts: at most 32 MiB of
+// them. A directory with more files can't be listed, only asked for each by its
+// name.
+inline constexpr size_t kMaxListedExports = 1 << 17;
+// Option replies that are gathered before they are sent; the last one may go
+// beyond it.
+inline constexpr size_t kOptionRepliesBytes = 64 << 10;
+
 // ---- Memory
 
 // The largest piece of a request that is read or written at once, and the
@@ -75,6 +83,9 @@ inline constexpr size_t kThreadStackBytes = 128 << 10;
 // Storage errors that one connection logs, since a failing disk would fill the
 // journal; further ones are only counted.
 inline constexpr int kMaxStorageErrorsLogged = 10;
+// Exports of a directory that can't be opened, of which one connection logs the
+// reason; a client may ask for them again and again.
+inline constexpr int kMaxOpenErrorsLogged = 10;
 // How often a connection or the listener tells the service manager its status.
 inline constexpr absl::Duration kStatusInterval = absl::Seconds(1);
 

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "protocol/option.h"
 
 namespace nbdinetd {
 namespace {
@@ -15,13 +16,13 @@ class OpenedCatalog : public Catalog {
       : entries_(std::move(entries)), answers_to_any_(answers_to_any) {}
 
   absl::Status Find(absl::string_view name) override {
-    return Lookup(name) != nullptr ? absl::OkStatus() : Unknown(name);
+    return Lookup(name) != nullptr ? absl::OkStatus() : NoExport(name);
   }
 
   absl::StatusOr<Opened> Open(absl::string_view name) override {
     const Entry* entry = Lookup(name);
-    if (entry == nullptr) return Unknown(name);
-    return Opened{entry->target.get(), entry->name, entry->description};
+    if (entry == nullptr) return NoExport(name);
+    return Opened{entry->target.get(), entry->name, entry->description, {}};
   }
 
   absl::Status List(Visitor visit) override {
@@ -47,12 +48,16 @@ class OpenedCatalog : public Catalog {
   }
 
  private:
-  static absl::Status Unknown(absl::string_view name) {
+  static absl::Status NoExport(absl::string_view name) {
+    if (!IsValidString(name)) {
+      return absl::InvalidArgumentError("the export's name is no valid string");
+    }
     return absl::NotFoundError(
         absl::StrCat("there is no export ", Quoted(name)));
   }
 
   const Entry* Lookup(absl::string_view name) const {
+    if (!IsValidString(name)) return nullptr;
     if (entries_.size() == 1 && (answers_to_any_ || name.empty())) {
       return &entries_[0];
     }

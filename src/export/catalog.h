@@ -45,23 +45,36 @@ class Catalog {
     Export* target;
     absl::string_view name;  // the canonical one
     absl::string_view description;
+    // Why it is read-only though nobody asked for that, where nobody has been
+    // told yet; else empty.
+    absl::string_view read_only_reason;
   };
 
   // Whether there is an export that a client means by `name`; the empty name is
-  // the default export's. NotFound when there is none. Opens nothing.
+  // the default export's. NotFound when there is none; InvalidArgument when
+  // `name` is no string in the sense of the specification's "Conventions", and
+  // no name is ever looked up; another code when it can't be told. Opens
+  // nothing.
   virtual absl::Status Find(absl::string_view name) = 0;
-  // That export. Errors as above.
+  // That export. Errors as above; PermissionDenied when it may not be opened,
+  // another code when it can't.
   virtual absl::StatusOr<Opened> Open(absl::string_view name) = 0;
 
   // Told the canonical name and the description of an export; false when it
   // wants to hear no more.
   using Visitor = absl::FunctionRef<bool(absl::string_view name,
                                          absl::string_view description)>;
-  // Tells `visit` all exports in their order. An error comes before the first.
+  // Tells `visit` all exports in their order. An error comes before the first:
+  // ResourceExhausted when there are more than kMaxListedExports,
+  // PermissionDenied when they may not be listed, another code when they can't.
   virtual absl::Status List(Visitor visit) = 0;
 
   // What would be served, for a person: lines, each with its newline.
   virtual std::string InWords() = 0;
+
+  // The directory beneath which exports are still to be opened, borrowed; -1
+  // when they are all open.
+  virtual int directory_fd() const { return -1; }
 
  protected:
   Catalog() = default;

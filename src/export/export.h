@@ -163,6 +163,26 @@ class Export {
   std::atomic<int> writes_busy_ = 0;
 };
 
+// Opens `path` by `open_with`, which is given the flags of open(2) and returns a
+// descriptor, or -1 and errno. Read-write unless `read_only`; falls back to
+// read-only when that is all that is allowed, and says why in
+// `*read_only_reason` (else left alone). Opening never waits, and what turns out
+// to be neither a regular file nor a block device is closed at once.
+//
+// NotFound when there is no such file; as OpenErrorStatus() else.
+absl::StatusOr<std::unique_ptr<Export>> OpenExportWith(
+    absl::FunctionRef<int(int flags)> open_with, const std::string& path,
+    bool read_only, std::string* read_only_reason);
+
+// Why `path` can't be opened: NotFound when there is nothing to open,
+// PermissionDenied, Internal when it is the process that lacks something,
+// Unavailable for what is the file's or the storage's trouble.
+absl::Status OpenErrorStatus(int error_number, const std::string& path);
+
+// That an export is read-only though nobody asked for it, for a person.
+std::string ReadOnlyNotice(const std::string& name,
+                           const std::string& read_only_reason);
+
 // Opens `path`, read-write unless `read_only`; falls back to read-only when
 // that is all that is allowed, and says why in `*read_only_reason` (else left
 // alone). NotFound when it can't be opened or is neither a regular file nor a

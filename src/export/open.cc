@@ -49,12 +49,45 @@ absl::StatusOr<std::unique_ptr<Export>> ExportOf(
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Export>> OpenExport(
-    const std::string& path, bool read_only, std::string* read_only_reason) {
+absl::Status OpenErrorStatus(int error_number, const std::string& path) {
+  const std::string what = absl::StrCat("failed to open ", Quoted(path));
+  switch (error_number) {
+    case ENOENT:
+    case ENOTDIR:
+    case EISDIR:
+    case ENAMETOOLONG:
+    // A link, or a way out, where there was a file a moment ago.
+    case ELOOP:
+    case EXDEV:
+      return ErrnoStatus(error_number, what, absl::StatusCode::kNotFound);
+    case EACCES:
+    case EPERM:
+      return ErrnoStatus(error_number, what,
+                         absl::StatusCode::kPermissionDenied);
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+      return ErrnoStatus(error_number, what);
+    default:
+      return ErrnoStatus(error_number, what, absl::StatusCode::kUnavailable);
+  }
+}
+
+std::string ReadOnlyNotice(const std::string& name,
+                           const std::string& read_only_reason) {
+  return absl::StrCat(
+      Quoted(name),
+      " is served read-only, since it can't be opened for writing: ",
+      read_only_reason);
+}
+
+absl::StatusOr<std::unique_ptr<Export>> OpenExportWith(
+    absl::FunctionRef<int(int flags)> open_with, const std::string& path,
+    bool read_only, std::string* read_only_reason) {
   UniqueFd fd;
   int error = 0;
   if (!read_only) {
-    fd.Reset(open(path.c_str(), O_RDWR | kOpenFlags));
+    fd.Reset(open_with(O_RDWR | kOpenFlags));
     error = fd.valid() ? 0 : errno;
     if (OnlyWritingIsRefused(error)) {
       read_only = true;
@@ -62,16 +95,24 @@ absl::StatusOr<std::unique_ptr<Export>> OpenExport(
     }
   }
   if (!fd.valid() && read_only) {
-    fd.Reset(open(path.c_str(), O_RDONLY | kOpenFlags));
+    fd.Reset(open_with(O_RDONLY | kOpenFlags));
     error = fd.valid() ? 0 : errno;
   }
   if (error == EISDIR) return NoInput(path, "it is a directory");
-  if (error == EMFILE || error == ENFILE || error == ENOMEM) {
-    // No fault of the file's.
-    return ErrnoStatus(error, absl::StrCat("failed to open ", Quoted(path)));
-  }
-  if (error != 0) return NoInput(path, ErrnoText(error));
+  if (error != 0) return OpenErrorStatus(error, path);
   return ExportOf(std::move(fd), path, read_only, read_only_reason);
+}
+
+absl::StatusOr<std::unique_ptr<Export>> OpenExport(
+    const std::string& path, bool read_only, std::string* read_only_reason) {
+  absl::StatusOr<std::unique_ptr<Export>> opened = OpenExportWith(
+      [&](int flags) { return open(path.c_str(), flags); }, path, read_only,
+      read_only_reason);
+  // Whatever is wrong with it, it is an export that isn't there.
+  if (!opened.ok() && !absl::IsInternal(opened.status())) {
+    return absl::NotFoundError(opened.status().message());
+  }
+  return opened;
 }
 
 absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(

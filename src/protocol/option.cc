@@ -9,12 +9,17 @@ namespace {
 
 constexpr size_t kExportNameReservedBytes = 124;
 
-// A 32-bit length and that many bytes; nullopt unless they are a valid string.
-absl::optional<absl::string_view> ReadString(WireReader& reader) {
+// A 32-bit length and that many bytes; nullopt when there aren't as many.
+absl::optional<absl::string_view> ReadName(WireReader& reader) {
   const auto length = reader.Read<uint32_t>();
   if (length > reader.remaining()) return absl::nullopt;
-  const absl::string_view text = reader.ReadBytes(length);
-  if (!IsValidString(text)) return absl::nullopt;
+  return reader.ReadBytes(length);
+}
+
+// The same, and nullopt unless they are a valid string.
+absl::optional<absl::string_view> ReadString(WireReader& reader) {
+  const absl::optional<absl::string_view> text = ReadName(reader);
+  if (text.has_value() && !IsValidString(*text)) return absl::nullopt;
   return text;
 }
 
@@ -46,7 +51,7 @@ bool IsValidString(absl::string_view name) {
 absl::optional<InfoRequest> DecodeInfoRequest(absl::string_view payload) {
   WireReader reader(payload);
   InfoRequest request;
-  const absl::optional<absl::string_view> name = ReadString(reader);
+  const absl::optional<absl::string_view> name = ReadName(reader);
   if (!name.has_value()) return absl::nullopt;
   request.name = *name;
   const auto count = reader.Read<uint16_t>();
@@ -65,7 +70,7 @@ absl::optional<MetaContextRequest> DecodeMetaContextRequest(
     absl::string_view payload) {
   WireReader reader(payload);
   MetaContextRequest request;
-  const absl::optional<absl::string_view> name = ReadString(reader);
+  const absl::optional<absl::string_view> name = ReadName(reader);
   if (!name.has_value()) return absl::nullopt;
   request.name = *name;
   const auto count = reader.Read<uint32_t>();

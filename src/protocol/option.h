@@ -1,9 +1,9 @@
 // Option haggling on bytes: what a client's option says, and what is sent back.
 //
 // Nothing here knows an export or a descriptor. Strings that come out of a
-// parser are borrowed from the payload that went in, and are valid strings in
-// the sense of the specification's "Conventions": UTF-8, no NUL, no more than
-// 4096 bytes.
+// parser are borrowed from the payload that went in. But for export names,
+// which are for the catalog to judge, they are valid strings in the sense of the
+// specification's "Conventions": UTF-8, no NUL, no more than 4096 bytes.
 #ifndef NBDINETD_PROTOCOL_OPTION_H_
 #define NBDINETD_PROTOCOL_OPTION_H_
 
@@ -36,14 +36,14 @@ bool IsValidString(absl::string_view name);
 
 // The payload of NBD_OPT_INFO and NBD_OPT_GO.
 struct InfoRequest {
-  absl::string_view name;
+  absl::string_view name;  // any bytes, as long as the payload allows
   std::vector<uint16_t> information;
 };
 absl::optional<InfoRequest> DecodeInfoRequest(absl::string_view payload);
 
 // The payload of NBD_OPT_LIST_META_CONTEXT and NBD_OPT_SET_META_CONTEXT.
 struct MetaContextRequest {
-  absl::string_view name;
+  absl::string_view name;  // any bytes, as long as the payload allows
   std::vector<absl::string_view> queries;
 };
 absl::optional<MetaContextRequest> DecodeMetaContextRequest(
@@ -72,6 +72,8 @@ class OptionReplies {
   void MetaContext(uint32_t id, absl::string_view name);
 
   const std::string& bytes() const { return bytes_; }
+  // What was collected has been sent.
+  void Clear() { bytes_.clear(); }
 
  private:
   void Add(NbdOptionReply type, absl::string_view payload);

@@ -51,7 +51,7 @@ TEST(Catalog, FindsTheExportUnderItsNames) {
       {"with a name, that and the empty one",
        std::string("disk"),
        {"", "disk"},
-       {"another", "disk ", "Disk", "dis", "diskk", std::string("disk\0", 5)}},
+       {"another", "disk ", "Disk", "dis", "diskk"}},
       {"with an empty name, only that", std::string(), {""}, {"disk", " "}},
   };
   for (const Row& row : rows) {
@@ -67,6 +67,22 @@ TEST(Catalog, FindsTheExportUnderItsNames) {
     }
     ASSERT_EQ(ListOf(*catalog).size(), 1u);
     EXPECT_EQ(ListOf(*catalog)[0].first, row.name.value_or(""));
+  }
+}
+
+TEST(Catalog, TakesNoNameThatIsNoString) {
+  const auto any = Catalog::OfOne(
+      std::make_unique<nbdtest::FakeExport>(Export::Facts{}), absl::nullopt, "");
+  const auto named =
+      Catalog::OfOne(std::make_unique<nbdtest::FakeExport>(Export::Facts{}),
+                     std::string("disk"), "");
+  for (const std::string& name :
+       {std::string("a\0b", 3), std::string("\xff"), std::string(4097, 'n')}) {
+    for (Catalog* catalog : {any.get(), named.get()}) {
+      EXPECT_TRUE(absl::IsInvalidArgument(catalog->Find(name))) << name;
+      EXPECT_TRUE(absl::IsInvalidArgument(catalog->Open(name).status()))
+          << name;
+    }
   }
 }
 

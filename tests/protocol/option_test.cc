@@ -131,10 +131,14 @@ TEST(InfoRequest, IsRefusedWhenItsLengthsDoNotAddUp) {
   }
 }
 
-TEST(InfoRequest, IsRefusedWhenTheNameIsNoValidString) {
+// Which is for the catalog to say.
+TEST(InfoRequest, IsTakenApartWhenTheNameIsNoValidString) {
   for (const std::string& name : {std::string("a\0b", 3), std::string("\xff"),
                                   std::string(4097, 'n'), std::string("\xc3")}) {
-    EXPECT_FALSE(DecodeInfoRequest(InfoPayload(name, Infos{})).has_value()) << name.size();
+    const Bytes payload = InfoPayload(name, Infos{});
+    const absl::optional<InfoRequest> request = DecodeInfoRequest(payload);
+    ASSERT_TRUE(request.has_value()) << name.size();
+    EXPECT_EQ(request->name, name);
   }
 }
 
@@ -190,10 +194,13 @@ TEST(MetaContextRequest, ACountThatCannotBeTrueIsRefusedBeforeAnythingIsAllocate
   }
 }
 
-TEST(MetaContextRequest, IsRefusedWhenAnyStringIsNotValid) {
+TEST(MetaContextRequest, IsRefusedWhenAQueryIsNoValidString) {
   for (const std::string& bad : {std::string("a\0:", 3), std::string("\xff:"),
                                  std::string(4097, 'n')}) {
-    EXPECT_FALSE(DecodeMetaContextRequest(MetaContextPayload(bad, Queries{})).has_value());
+    const Bytes payload = MetaContextPayload(bad, Queries{"base:"});
+    const absl::optional<MetaContextRequest> request = DecodeMetaContextRequest(payload);
+    ASSERT_TRUE(request.has_value());
+    EXPECT_EQ(request->name, bad);
     EXPECT_FALSE(
         DecodeMetaContextRequest(MetaContextPayload("", Queries{"base:", bad})).has_value());
   }

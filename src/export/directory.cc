@@ -1,0 +1,335 @@
+#include "export/directory.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+#include "base/limits.h"
+#include "base/unique_fd.h"
+#include "base/utf8.h"
+
+namespace nbdinetd {
+namespace {
+
+// Opens an entry of a directory, wherever it leads to never outside of it, and
+// through no link. A descriptor, or -1 and errno.
+int OpenBeneath(int directory, const char* name, int flags) {
+  open_how how = {};
+  how.flags = static_cast<uint64_t>(flags | O_CLOEXEC | O_LARGEFILE);
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+  while (true) {
+    const long fd =
+        syscall(SYS_openat2, directory, name, &how, sizeof(how));
+    if (fd >= 0 || errno != EINTR) return static_cast<int>(fd);
+  }
+}
+
+// Why a file of this kind is no export; nullptr when it can be one.
+const char* WhyNoExport(const struct stat& st) {
+  switch (st.st_mode & S_IFMT) {
+    case S_IFREG:
+    case S_IFBLK:
+      return nullptr;
+    case S_IFDIR:
+      return "it is a directory";
+    case S_IFLNK:
+      return "it is a symbolic link, and none is followed";
+    default:
+      return "it is neither a regular file nor a block device";
+  }
+}
+
+std::string DescriptionOf(const struct stat& st) {
+  // A device would have to be opened to know its size.
+  return S_ISBLK(st.st_mode) ? "block device"
+                             : SizeInWords(static_cast<uint64_t>(st.st_size));
+}
+
+// The names in a directory, in the order of their bytes.
+class Names {
+ public:
+  size_t size() const { return starts_.size(); }
+  const char* operator[](size_t i) const { return &bytes_[starts_[i]]; }
+
+  // Reads them from `fd`. With `exports_only`, without what is known to be no
+  // export. ResourceExhausted when there are more than kMaxListedExports.
+  absl::Status Read(int fd, const std::string& path, bool exports_only) {
+    alignas(dirent64) char buffer[32 << 10];
+    while (true) {
+      const ssize_t n = getdents64(fd, buffer, sizeof(buffer));
+      // A directory that has been removed is empty.
+      if (n < 0 && errno == ENOENT) break;
+      if (n < 0) {
+        return ErrnoStatus(
+            errno, absl::StrCat("failed to read directory ", Quoted(path)));
+      }
+      if (n == 0) break;
+      for (ssize_t i = 0; i < n;) {
+        const auto* entry = reinterpret_cast<const dirent64*>(buffer + i);
+        i += entry->d_reclen;
+        if (exports_only && !MayBeExport(*entry)) continue;
+        if (!Add(entry->d_name)) {
+          return absl::ResourceExhaustedError(
+              absl::StrCat("directory ", Quoted(path), " has more than ",
+                           kMaxListedExports, " files to list"));
+        }
+      }
+    }
+    Sort();
+    return absl::OkStatus();
+  }
+
+ private:
+  static bool MayBeExport(const dirent64& entry) {
+    return (entry.d_type == DT_REG || entry.d_type == DT_BLK ||
+            entry.d_type == DT_UNKNOWN) &&
+           IsExportFileName(entry.d_name);
+  }
+
+  // False when there are too many.
+  bool Add(const char* name) {
+    if (std::strcmp(name, ".") == 0 || std::strcmp(name, "..") == 0) {
+      return true;
+    }
+    if (starts_.size() == kMaxListedExports) return false;
+    starts_.push_back(static_cast<uint32_t>(bytes_.size()));
+    bytes_.append(name, std::strlen(name) + 1);
+    return true;
+  }
+
+  void Sort() {
+    const auto compare = [this](uint32_t a, uint32_t b) {
+      return std::strcmp(&bytes_[a], &bytes_[b]);
+    };
+    std::sort(starts_.begin(), starts_.end(),
+              [&](uint32_t a, uint32_t b) { return compare(a, b) < 0; });
+    // A name that was renamed while we read may come twice.
+    starts_.erase(
+        std::unique(starts_.begin(), starts_.end(),
+                    [&](uint32_t a, uint32_t b) { return compare(a, b) == 0; }),
+        starts_.end());
+  }
+
+  std::string bytes_;  // each name with its NUL
+  std::vector<uint32_t> starts_;
+};
+
+class DirectoryCatalog : public Catalog {
+ public:
+  DirectoryCatalog(const std::string& path, UniqueFd fd, bool read_only,
+                   const std::string& default_name)
+      : path_(path),
+        fd_(std::move(fd)),
+        read_only_(read_only),
+        default_name_(default_name) {}
+
+  absl::Status Find(absl::string_view name) override {
+    struct stat st;
+    return Look(FileNameOf(name), &st);
+  }
+
+  absl::StatusOr<Opened> Open(absl::string_view name) override;
+  absl::Status List(Visitor visit) override;
+  std::string InWords() override;
+  int directory_fd() const override { return fd_.get(); }
+
+ private:
+  std::string FileNameOf(absl::string_view name) const {
+    return name.empty() ? default_name_ : std::string(name);
+  }
+  std::string PathOf(absl::string_view name) const {
+    return absl::StrCat(path_, path_.back() == '/' ? "" : "/", name);
+  }
+  absl::Status NoExport(const std::string& name, absl::string_view why) const {
+    return absl::NotFoundError(
+        absl::StrCat("failed to open ", Quoted(PathOf(name)), ": ", why));
+  }
+  // What is known of an entry without opening it. NotFound when it is no
+  // export.
+  absl::Status Look(const std::string& name, struct stat* st) const;
+  absl::Status ReadNames(bool exports_only, Names* names) const;
+  absl::Status OpenFile(const std::string& name);
+
+  const std::string path_;
+  const UniqueFd fd_;
+  const bool read_only_;
+  const std::string default_name_;
+
+  // The one export that is open, or none.
+  std::unique_ptr<Export> current_;
+  std::string current_name_;
+  std::string current_description_;
+  std::string current_read_only_reason_;
+};
+
+absl::Status DirectoryCatalog::Look(const std::string& name,
+                                    struct stat* st) const {
+  if (!IsExportFileName(name)) {
+    return NoExport(name, "no file can be served under this name");
+  }
+  if (fstatat(fd_.get(), name.c_str(), st, AT_SYMLINK_NOFOLLOW) != 0) {
+    return OpenErrorStatus(errno, PathOf(name));
+  }
+  const char* why = WhyNoExport(*st);
+  return why == nullptr ? absl::OkStatus() : NoExport(name, why);
+}
+
+absl::Status DirectoryCatalog::OpenFile(const std::string& name) {
+  // One at a time: a client may ask for thousands.
+  current_.reset();
+  current_read_only_reason_.clear();
+  struct stat st;
+  // To open a FIFO or a device can be an act, so that it is told apart before;
+  // and again afterwards, since it may have been replaced meanwhile.
+  if (absl::Status status = Look(name, &st); !status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<Export>> opened = OpenExportWith(
+      [&](int flags) { return OpenBeneath(fd_.get(), name.c_str(), flags); },
+      PathOf(name), read_only_, &current_read_only_reason_);
+  if (!opened.ok()) return opened.status();
+  current_ = *std::move(opened);
+  current_name_ = name;
+  current_description_ = S_ISBLK(st.st_mode)
+                             ? DescriptionOf(st)
+                             : SizeInWords(current_->facts().size_bytes);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Catalog::Opened> DirectoryCatalog::Open(absl::string_view name) {
+  if (absl::Status status = OpenFile(FileNameOf(name)); !status.ok()) {
+    return status;
+  }
+  return Opened{current_.get(), current_name_, current_description_,
+                current_read_only_reason_};
+}
+
+absl::Status DirectoryCatalog::ReadNames(bool exports_only,
+                                         Names* names) const {
+  // Opened anew, since fd_ is only a place to look from: it needs no right to
+  // read the directory, and holds no position in it.
+  const UniqueFd fd(OpenBeneath(fd_.get(), ".", O_RDONLY | O_DIRECTORY));
+  if (!fd.valid()) return OpenErrorStatus(errno, path_);
+  return names->Read(fd.get(), path_, exports_only);
+}
+
+absl::Status DirectoryCatalog::List(Visitor visit) {
+  Names names;
+  if (absl::Status status = ReadNames(/*exports_only=*/true, &names);
+      !status.ok()) {
+    return status;
+  }
+  for (size_t i = 0; i < names.size(); ++i) {
+    struct stat st;
+    // What has gone since, or become something else, is left out.
+    if (!Look(names[i], &st).ok()) continue;
+    if (!visit(names[i], DescriptionOf(st))) break;
+  }
+  return absl::OkStatus();
+}
+
+std::string DirectoryCatalog::InWords() {
+  Names names;
+  if (absl::Status status = ReadNames(/*exports_only=*/false, &names);
+      !status.ok()) {
+    return absl::StrCat("can't list what would be served: ", status.message(),
+                        "\n");
+  }
+  size_t count = 0;
+  uint64_t total_bytes = 0;
+  std::string rest;
+  for (size_t i = 0; i < names.size(); ++i) {
+    // Only an attempt tells whether a client will be able to open it.
+    if (absl::Status status = OpenFile(names[i]); !status.ok()) {
+      absl::StrAppend(&rest, "left out: ", status.message(), "\n");
+      continue;
+    }
+    ++count;
+    total_bytes += current_->facts().size_bytes;
+    if (!current_read_only_reason_.empty()) {
+      absl::StrAppend(&rest,
+                      ReadOnlyNotice(PathOf(names[i]),
+                                     current_read_only_reason_),
+                      "\n");
+    }
+  }
+  current_.reset();
+  struct stat st;
+  return absl::StrCat(
+      "would serve ", count, count == 1 ? " file" : " files", " of ",
+      Quoted(path_), ", ", SizeInWords(total_bytes), " in all, ",
+      read_only_ ? "read-only" : "read-write",
+      ", each under its own name\n",
+      default_name_.empty()
+          ? std::string("the empty export name is unknown; --exportname=NAME "
+                        "would make NAME the default export\n")
+          : absl::StrCat("the default export is ", Quoted(default_name_),
+                         Look(default_name_, &st).ok() ? ""
+                                                       : ", which isn't there",
+                         "\n"),
+      rest);
+}
+
+}  // namespace
+
+bool IsExportFileName(absl::string_view name) {
+  return !name.empty() && name.size() <= NAME_MAX && name != "." &&
+         name != ".." && name.find('/') == absl::string_view::npos &&
+         name.find('\0') == absl::string_view::npos && IsValidUtf8(name);
+}
+
+std::string SizeInWords(uint64_t size_bytes) {
+  if (size_bytes < 1024) {
+    return absl::StrCat(size_bytes, size_bytes == 1 ? " byte" : " bytes");
+  }
+  int shift = 10;
+  while ((size_bytes >> shift) >= 1024) shift += 10;
+  const uint64_t fraction = (size_bytes >> (shift - 10)) & 1023;
+  return absl::StrCat(size_bytes >> shift, ".", fraction * 10 / 1024, " ",
+                      absl::string_view(&"KMGTPE"[shift / 10 - 1], 1), "iB (",
+                      size_bytes, " bytes)");
+}
+
+absl::StatusOr<std::unique_ptr<Catalog>> OpenDirectory(
+    const std::string& path, bool read_only, const std::string& default_name) {
+  if (!default_name.empty() && !IsExportFileName(default_name)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--exportname=", Quoted(default_name),
+                     ": no file of a directory can be served under this name"));
+  }
+  const std::string what =
+      absl::StrCat("failed to open directory ", Quoted(path));
+  UniqueFd fd(open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) {
+    return ErrnoStatus(errno, what,
+                       errno == EMFILE || errno == ENFILE || errno == ENOMEM
+                           ? absl::StatusCode::kInternal
+                           : absl::StatusCode::kNotFound);
+  }
+  // Whether it may be searched, and whether there is such a system call: told
+  // now, and not to each client.
+  const UniqueFd probe(OpenBeneath(fd.get(), ".", O_PATH | O_DIRECTORY));
+  if (!probe.valid()) {
+    if (errno == ENOSYS) {
+      return absl::InternalError(absl::StrCat(
+          what, ": the kernel, or a sandbox around us, has no openat2(2), "
+                "which --directory needs"));
+    }
+    return ErrnoStatus(errno, what, absl::StatusCode::kNotFound);
+  }
+  return std::make_unique<DirectoryCatalog>(path, std::move(fd), read_only,
+                                            default_name);
+}
+
+}  // namespace nbdinetd
