@@ -23,8 +23,10 @@ ReplySender::ReplySender(Channel& channel, ReplyStyle style,
       statistics_(statistics),
       buffer_(std::make_unique_for_overwrite<char[]>(kOutputBytes)) {}
 
-bool ReplySender::Flush() {
-  if (size_ > 0 && ok_) ok_ = channel_.Send({buffer_.get(), size_});
+bool ReplySender::Flush() { return FlushBefore(/*more=*/false); }
+
+bool ReplySender::FlushBefore(bool more) {
+  if (size_ > 0 && ok_) ok_ = channel_.Send({buffer_.get(), size_}, more);
   size_ = 0;
   return ok_;
 }
@@ -117,6 +119,13 @@ char* ReplySender::ReservePiece(size_t length) { return Reserve(length); }
 void ReplySender::CommitPiece(size_t length) {
   size_ += length;
   statistics_.bytes_read += length;
+}
+
+size_t ReplySender::SendFilePiece(int file, uint64_t offset, size_t length) {
+  if (!FlushBefore(/*more=*/true)) return 0;
+  const size_t sent = channel_.SendFile(file, offset, length);
+  statistics_.bytes_read += sent;
+  return sent;
 }
 
 void ReplySender::EndData(const Request& request) {

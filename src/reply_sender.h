@@ -60,6 +60,10 @@ class ReplySender {
   void BeginData(const Request& request);
   char* ReservePiece(size_t length);
   void CommitPiece(size_t length);
+  // A piece of any length that is sent from a file without being copied, after
+  // what is gathered. Returns how many bytes went, fewer as Channel::SendFile()
+  // says.
+  size_t SendFilePiece(int file, uint64_t offset, size_t length);
   void EndData(const Request& request);
 
   // A hard disconnect: nothing more is sent, nor what is gathered.
@@ -69,6 +73,7 @@ class ReplySender {
   bool ok() const { return ok_; }
 
  private:
+  bool FlushBefore(bool more);
   // Room for `n` bytes at the end of the buffer, after a Flush() if need be.
   char* Reserve(size_t n);
   void Commit(const char* end) {

@@ -22,6 +22,10 @@ constexpr uint64_t kPageBytes = 4096;
 // in the page cache. Below, their zeroes are sent.
 constexpr uint64_t kMinSparseRead = 64 << 10;
 
+// From this length on a read is sent from the page cache. Below, a system call
+// of its own costs more than copying into the output buffer.
+constexpr uint64_t kMinSendFile = 128 << 10;
+
 }  // namespace
 
 Transmission::Transmission(Channel& channel, const Negotiated& negotiated,
@@ -313,12 +317,21 @@ void Transmission::StartRead(const Request& request) {
     replies_.Success(request);
     return;
   }
-  // The page cache fills itself with a hole's zeroes for whoever reads it; only
-  // the workers ask whether there is one.
-  if (request.length >= kMinSparseRead && target_.may_have_holes() &&
-      !target_.IsCached(request.offset, request.length)) {
-    StartTask(request);
-    return;
+  const bool as_file = channel_.sends_files() && request.length >= kMinSendFile;
+  const bool may_have_holes =
+      request.length >= kMinSparseRead && target_.may_have_holes();
+  if (as_file || may_have_holes) {
+    const bool cached = target_.IsCached(request.offset, request.length);
+    if (cached && as_file) {
+      SendOneChunk(request, {{request.length, false}}, /*as_file=*/true);
+      return;
+    }
+    // The page cache fills itself with a hole's zeroes for whoever reads it;
+    // only the workers ask whether there is one.
+    if (!cached && may_have_holes) {
+      StartTask(request);
+      return;
+    }
   }
   if (request.length <= kPieceBytes) {
     const auto length = static_cast<size_t>(request.length);
@@ -343,8 +356,7 @@ void Transmission::StartRead(const Request& request) {
   // Once the header of the one chunk is out, all replies behind it wait for its
   // last byte; so it must be certain that none of them has to be read first.
   if (target_.IsCached(request.offset, request.length)) {
-    const Extent all = {request.length, false};
-    SendOneChunk(request, absl::MakeConstSpan(&all, 1));
+    SendOneChunk(request, {{request.length, false}});
   } else {
     StartTask(request);
   }

@@ -73,7 +73,9 @@ class Transmission {
   uint64_t SendCachedFragments(const Request& request, uint64_t offset);
   void SendCarriedData(const Task& task);
   void SendFragments(const Task& task);
-  void SendOneChunk(const Request& request, absl::Span<const Extent> extents);
+  // With `as_file` the data is sent without being copied, as far as that goes.
+  void SendOneChunk(const Request& request, absl::Span<const Extent> extents,
+                    bool as_file = false);
   // Tells the client, and the log, what the storage said.
   void Fail(const Request& request, int error_number, uint64_t offset);
   // "read of 4096 bytes at offset 8192 failed: Input/output error".

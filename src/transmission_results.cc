@@ -177,13 +177,20 @@ void Transmission::SendFragments(const Task& task) {
 
 // A longer read in one content chunk, or as a simple reply.
 void Transmission::SendOneChunk(const Request& request,
-                                absl::Span<const Extent> extents) {
+                                absl::Span<const Extent> extents,
+                                bool as_file) {
   replies_.BeginData(request);
   uint64_t offset = request.offset;
   int error = 0;
   uint64_t error_offset = 0;
   for (const Extent& extent : extents) {
     const uint64_t extent_end = offset + extent.length_bytes;
+    if (as_file && !extent.hole) {
+      // What doesn't go this way is read below, and the reason found there.
+      const Export::Location place = target_.Locate(offset);
+      offset += replies_.SendFilePiece(
+          place.fd, place.offset, static_cast<size_t>(extent.length_bytes));
+    }
     while (offset < extent_end && replies_.ok()) {
       const size_t piece = std::min<uint64_t>(extent_end - offset, kPieceBytes);
       char* data = replies_.ReservePiece(piece);

@@ -43,7 +43,8 @@ unit_tests = \
 	tests/protocol/wire_test \
 	tests/reply_sender_test \
 	tests/stream/channel_test \
-	tests/stream/stream_test
+	tests/stream/stream_test \
+	tests/zero_copy_test
 
 # Of the real program, over a socket pair.
 protocol_tests = \

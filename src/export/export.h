@@ -54,6 +54,13 @@ class Export {
   // The file's name, for messages.
   const std::string& path() const { return path_; }
 
+  // Where the export's bytes live, for who can move them without reading them.
+  struct Location {
+    int fd;  // borrowed
+    uint64_t offset;
+  };
+  Location Locate(uint64_t offset) const { return {fd(), offset}; }
+
   // Reads what the page cache holds, without waiting for the storage: the
   // number of bytes, perhaps fewer than wanted; 0 when nothing is to be had
   // that way (the caller then uses Read, which also finds out why).

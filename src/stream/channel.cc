@@ -121,13 +121,29 @@ bool Channel::WaitWritable() {
   return true;
 }
 
-bool Channel::Send(absl::Span<iovec> pieces) {
+size_t Channel::SendFile(int file, uint64_t offset, size_t length) {
+  size_t sent = 0;
+  while (!broken_ && sent < length) {
+    const ssize_t n = stream_->SendFile(file, offset + sent, length - sent);
+    if (n > 0) {
+      sent += static_cast<size_t>(n);
+    } else if (n == -EAGAIN) {
+      broken_ = !WaitWritable();
+    } else {
+      break;
+    }
+  }
+  last_progress_ = SteadyNow();
+  return sent;
+}
+
+bool Channel::Send(absl::Span<iovec> pieces, bool more) {
   while (!broken_ && !pieces.empty()) {
     if (pieces[0].iov_len == 0) {
       pieces.remove_prefix(1);
       continue;
     }
-    const ssize_t n = stream_->Write(pieces);
+    const ssize_t n = stream_->Write(pieces, more);
     if (n < 0) {
       send_timed_out_ |= n == -ETIMEDOUT;
       broken_ = n != -EAGAIN || !WaitWritable();
@@ -151,9 +167,9 @@ void Channel::Abort() {
   stream_->Abort();
 }
 
-bool Channel::Send(absl::string_view bytes) {
+bool Channel::Send(absl::string_view bytes, bool more) {
   iovec piece = {const_cast<char*>(bytes.data()), bytes.size()};
-  return Send(absl::MakeSpan(&piece, 1));
+  return Send(absl::MakeSpan(&piece, 1), more);
 }
 
 }  // namespace nbdinetd

@@ -75,8 +75,16 @@ class Channel {
 
   // Sends all of it, in order, waiting for the peer to read it. False when the
   // peer is gone or doesn't read, after which nothing more can be sent.
-  bool Send(absl::Span<iovec> pieces);
-  bool Send(absl::string_view bytes);
+  // With `more` something follows at once.
+  bool Send(absl::Span<iovec> pieces, bool more = false);
+  bool Send(absl::string_view bytes, bool more = false);
+
+  bool sends_files() const { return stream_->sends_files(); }
+  // Sends up to `length` bytes of `file` without copying them, in the same way;
+  // only where sends_files(). Returns how many: fewer when the file
+  // has no more, or there is an error, be it the file's or the peer's. The next
+  // Send() or reading the file tells which.
+  size_t SendFile(int file, uint64_t offset, size_t length);
 
   // A hard disconnect, now. Nothing may be sent or received afterwards.
   void Abort();

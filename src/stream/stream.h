@@ -8,6 +8,8 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <string>
 
 #include "absl/types/span.h"
@@ -22,7 +24,16 @@ class Stream {
   // Both return a positive number of bytes, or a negated errno (-EAGAIN when
   // poll() should be asked first). Read returns 0 at the end of the stream.
   virtual ssize_t Read(absl::Span<char> buffer) = 0;
-  virtual ssize_t Write(absl::Span<const iovec> pieces) = 0;
+  // `more`: something follows at once, and may share a packet with this.
+  virtual ssize_t Write(absl::Span<const iovec> pieces, bool more = false) = 0;
+
+  // Whether bytes written to the descriptor are the bytes of the wire (a plain
+  // socket, kernel TLS), so that the kernel can send a file's without copying
+  // them.
+  virtual bool sends_files() const { return false; }
+  // Sends from `file`, as Write() does; only where sends_files(). 0 when the
+  // file ends at `offset`. A negated errno may be the file's or the stream's.
+  virtual ssize_t SendFile(int file, uint64_t offset, size_t length);
 
   // Ends the connection at once, in both directions: a hard disconnect, though
   // the descriptors stay open until the end.
@@ -41,18 +52,24 @@ class Stream {
   virtual int output_fd() const = 0;
 };
 
-// A stream socket of any family.
+// A stream socket of any family. sendfile(2) knows no flags: from the first
+// SendFile() until the end the socket is non-blocking, for whoever else holds it,
+// too; and the process must ignore SIGPIPE by then.
 class SocketStream : public Stream {
  public:
-  explicit SocketStream(UniqueFd socket) : socket_(std::move(socket)) {}
+  explicit SocketStream(UniqueFd socket);
+  ~SocketStream() override;
   ssize_t Read(absl::Span<char> buffer) override;
-  ssize_t Write(absl::Span<const iovec> pieces) override;
+  ssize_t Write(absl::Span<const iovec> pieces, bool more = false) override;
+  bool sends_files() const override { return true; }
+  ssize_t SendFile(int file, uint64_t offset, size_t length) override;
   void Abort() override;
   int input_fd() const override { return socket_.get(); }
   int output_fd() const override { return socket_.get(); }
 
  private:
   UniqueFd socket_;
+  int blocking_flags_ = -1;  // its flags before it was made non-blocking
 };
 
 // A pair of pipes, as from ssh. They are made non-blocking, and set back at the
@@ -63,7 +80,7 @@ class PipeStream : public Stream {
   PipeStream(UniqueFd input, UniqueFd output);
   ~PipeStream() override;
   ssize_t Read(absl::Span<char> buffer) override;
-  ssize_t Write(absl::Span<const iovec> pieces) override;
+  ssize_t Write(absl::Span<const iovec> pieces, bool more = false) override;
   void Abort() override;
   int input_fd() const override { return input_.get(); }
   int output_fd() const override { return output_.get(); }

@@ -410,8 +410,8 @@ size_t OpenSslStream::Gather(absl::Span<const iovec> pieces, size_t offset) {
   return size;
 }
 
-ssize_t OpenSslStream::Write(absl::Span<const iovec> pieces) {
-  if (kernel_sends_) return below_->Write(pieces);
+ssize_t OpenSslStream::Write(absl::Span<const iovec> pieces, bool more) {
+  if (kernel_sends_) return below_->Write(pieces, more);
   if (broken_) return -EPIPE;
   if (owed_ == 0) {
     // Small messages of OpenSSL's may still be here, and never many.

@@ -49,7 +49,14 @@ class OpenSslStream : public TlsStream {
   std::string description() const override;
 
   ssize_t Read(absl::Span<char> buffer) override;
-  ssize_t Write(absl::Span<const iovec> pieces) override;
+  ssize_t Write(absl::Span<const iovec> pieces, bool more = false) override;
+  // Where the kernel encrypts.
+  bool sends_files() const override {
+    return kernel_sends_ && below_->sends_files();
+  }
+  ssize_t SendFile(int file, uint64_t offset, size_t length) override {
+    return below_->SendFile(file, offset, length);
+  }
   bool has_input() const override {
     return has_input_ || read_end_.has_value();
   }

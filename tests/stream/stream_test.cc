@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <memory>
@@ -66,6 +68,71 @@ TEST_F(SocketStreamTest, DoesNotWaitForRoom) {
 TEST_F(SocketStreamTest, LeavesTheSocketsFlagsAlone) {
   Read(*stream_);
   EXPECT_EQ(fcntl(stream_->input_fd(), F_GETFL) & O_NONBLOCK, 0);
+}
+
+// A file in memory with these bytes.
+UniqueFd File(const std::string& bytes) {
+  UniqueFd file(memfd_create("file", MFD_CLOEXEC));
+  EXPECT_EQ(write(file.get(), bytes.data(), bytes.size()),
+            static_cast<ssize_t>(bytes.size()));
+  return file;
+}
+
+TEST_F(SocketStreamTest, SendsAFilesBytes) {
+  ASSERT_TRUE(stream_->sends_files());
+  const UniqueFd file = File("0123456789");
+  EXPECT_EQ(stream_->SendFile(file.get(), 2, 5), 5);
+  char received[16];
+  ASSERT_EQ(read(peer_.get(), received, sizeof(received)), 5);
+  EXPECT_EQ(std::string(received, 5), "23456");
+  // No further than the file goes.
+  EXPECT_EQ(stream_->SendFile(file.get(), 8, 5), 2);
+  EXPECT_EQ(stream_->SendFile(file.get(), 10, 5), 0);
+}
+
+TEST_F(SocketStreamTest, SendingAFileDoesNotWaitForRoom) {
+  const UniqueFd file = File(std::string(1 << 20, 'x'));
+  ssize_t n;
+  size_t calls = 0;
+  while ((n = stream_->SendFile(file.get(), 0, 1 << 20)) > 0) {
+    ASSERT_LT(++calls, 10000u);
+  }
+  EXPECT_EQ(n, -EAGAIN);
+}
+
+TEST_F(SocketStreamTest, SendingAFileToAPeerThatIsGoneIsAnError) {
+  signal(SIGPIPE, SIG_IGN);
+  const UniqueFd file = File("abc");
+  peer_.Reset();
+  EXPECT_EQ(stream_->SendFile(file.get(), 0, 3), -EPIPE);
+}
+
+TEST_F(SocketStreamTest, SetsTheSocketsFlagsBackAfterSendingFiles) {
+  const UniqueFd shared(dup(stream_->input_fd()));
+  const UniqueFd file = File("abc");
+  EXPECT_EQ(stream_->SendFile(file.get(), 0, 3), 3);
+  EXPECT_NE(fcntl(shared.get(), F_GETFL) & O_NONBLOCK, 0);
+  stream_.reset();
+  EXPECT_EQ(fcntl(shared.get(), F_GETFL) & O_NONBLOCK, 0);
+}
+
+int SendBuffer(int fd) {
+  int bytes = 0;
+  socklen_t length = sizeof(bytes);
+  getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, &length);
+  return bytes;
+}
+
+TEST_F(SocketStreamTest, MakesTheSendBufferLarger) {
+  EXPECT_GT(SendBuffer(stream_->output_fd()), SendBuffer(peer_.get()));
+}
+
+TEST_F(SocketStreamTest, LeavesASendBufferAloneThatSomebodyHasSet) {
+  const int wanted = 16384;
+  ASSERT_EQ(setsockopt(peer_.get(), SOL_SOCKET, SO_SNDBUF, &wanted, sizeof(wanted)), 0);
+  const int set = SendBuffer(peer_.get());
+  SocketStream other(std::move(peer_));
+  EXPECT_EQ(SendBuffer(other.output_fd()), set);
 }
 
 TEST_F(SocketStreamTest, TellsTheEndOfTheStream) {

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -80,6 +81,12 @@ class MemoryPeer {
     bytes_until_broken_ = bytes;
     broken_error_ = error;
   }
+  // Files can be sent; each call moves no more bytes than LimitWrites() says. `before` is called
+  // before each with the number of bytes that have been sent so, and may return what the call is to
+  // return instead of sending (0, or a negated errno), or 1 to go on.
+  void AllowFiles(std::function<ssize_t(size_t)> before = [](size_t) { return 1; }) {
+    before_file_ = std::move(before);
+  }
   // A full send buffer: writes are refused, and poll() finds no room.
   void Stall() { stalled_ = true; }
 
@@ -127,8 +134,20 @@ class MemoryPeer {
     return static_cast<ssize_t>(written);
   }
 
+  ssize_t SendFile(int file, uint64_t offset, size_t length) {
+    if (const ssize_t instead = before_file_(file_bytes_); instead <= 0) return instead;
+    std::string bytes(std::min(length, write_limit_), '\0');
+    const ssize_t got = pread(file, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (got <= 0) return got < 0 ? -errno : 0;
+    from_server_.append(bytes, 0, static_cast<size_t>(got));
+    file_bytes_ += static_cast<size_t>(got);
+    return got;
+  }
+
   std::string to_server_;
   std::string from_server_;
+  std::function<ssize_t(size_t)> before_file_;
+  size_t file_bytes_ = 0;
   bool ended_ = false;
   ssize_t end_result_ = 0;
   size_t read_limit_ = SIZE_MAX;
@@ -152,8 +171,12 @@ class MemoryStream : public nbdinetd::Stream {
   ssize_t Read(absl::Span<char> buffer) override {
     return peer_.Read(buffer.data(), buffer.size());
   }
-  ssize_t Write(absl::Span<const iovec> pieces) override {
+  ssize_t Write(absl::Span<const iovec> pieces, bool) override {
     return peer_.Write(pieces.data(), pieces.size());
+  }
+  bool sends_files() const override { return peer_.before_file_ != nullptr; }
+  ssize_t SendFile(int file, uint64_t offset, size_t length) override {
+    return peer_.SendFile(file, offset, length);
   }
   void Abort() override { peer_.Close(); }
   int input_fd() const override { return peer_.readable_.fd(); }
