@@ -34,6 +34,7 @@ unit_tests = \
 	tests/export/catalog_test \
 	tests/export/directory_test \
 	tests/export/export_test \
+	tests/export/extents_test \
 	tests/negotiation_test \
 	tests/options_test \
 	tests/protocol/nbd_error_test \

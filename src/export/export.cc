@@ -199,50 +199,13 @@ int Export::Prefetch(uint64_t offset, uint64_t length) {
 
 int Export::Extents(uint64_t offset, uint64_t length, size_t limit,
                     std::vector<Extent>* out) {
-  const uint64_t end = offset + length;
-  const uint64_t size = facts_.size_bytes;
-  while (offset < end && out->size() < limit) {
-    const off_t data = lseek(fd(), static_cast<off_t>(offset), SEEK_DATA);
-    if (data < 0 && errno != ENXIO) {
-      // The file system or device doesn't know: all of it may be data. An
-      // error of the storage is one.
-      if (errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS) {
-        return errno;
-      }
-      out->push_back({size - offset, false});
-      return 0;
-    }
-    uint64_t hole_end;
-    if (data >= 0) {
-      hole_end = std::min(static_cast<uint64_t>(data), size);
-    } else {
-      // No data up to the end of the file. Where it has been truncated, what
-      // the export still promises beyond its end is no hole but lost, and
-      // reading it must fail.
-      struct stat st;
-      if (fstat(fd(), &st) != 0) return errno;
-      hole_end = std::min(static_cast<uint64_t>(st.st_size), size);
-      if (hole_end <= offset) {
-        out->push_back({size - offset, false});
-        return 0;
-      }
-    }
-    if (hole_end > offset) {
-      out->push_back({hole_end - offset, true});
-      offset = hole_end;
-      continue;
-    }
-    const off_t hole = lseek(fd(), static_cast<off_t>(offset), SEEK_HOLE);
-    // The file was truncated between the two calls: what was data is none now.
-    if (hole < 0 && errno != ENXIO) return errno;
-    const uint64_t data_end =
-        hole < 0 ? size
-                 : std::min(std::max(static_cast<uint64_t>(hole), offset + 1),
-                            size);
-    out->push_back({data_end - offset, false});
-    offset = data_end;
+  ExtentMap has_map = has_extent_map_.load(std::memory_order_relaxed);
+  if (has_map == ExtentMap::kUnknown) {
+    has_map = HasExtentMap(fd()) ? ExtentMap::kYes : ExtentMap::kNo;
+    has_extent_map_.store(has_map, std::memory_order_relaxed);
   }
-  return 0;
+  return FindExtents(fd(), offset, offset + length, facts_.size_bytes, limit,
+                     has_map == ExtentMap::kYes, out);
 }
 
 }  // namespace nbdinetd

@@ -22,14 +22,9 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/unique_fd.h"
+#include "export/extents.h"
 
 namespace nbdinetd {
-
-// A run of bytes that is all hole (unallocated, reads as zeroes) or not.
-struct Extent {
-  uint64_t length_bytes;
-  bool hole;
-};
 
 // The errno of a read that found the file ending inside the export: it has
 // been truncated since it was opened. The client gets NBD_EIO.
@@ -158,6 +153,9 @@ class Export {
   const UniqueFd fd_;
   const Facts facts_;
   std::atomic<bool> may_have_holes_;
+  // Asked for with the first Extents().
+  enum class ExtentMap { kUnknown, kYes, kNo };
+  std::atomic<ExtentMap> has_extent_map_ = ExtentMap::kUnknown;
   // The file system answers RWF_NOWAIT reads.
   std::atomic<bool> reads_nowait_ = true;
   // It doesn't, but lives in memory, so that a read never waits.

@@ -1,0 +1,158 @@
+#include "export/extents.h"
+
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace nbdinetd {
+namespace {
+
+// Of linux/magic.h, but not in every version of it.
+constexpr uint64_t kXfsMagic = 0x58465342;
+
+// Extents that one system call brings: 14 KiB on a worker's stack.
+constexpr size_t kMapExtents = 256;
+// What file systems allocate at least, but for small blocks that are rare.
+constexpr uint64_t kSmallestExtentBytes = 4096;
+
+class Finder {
+ public:
+  Finder(int fd, uint64_t offset, uint64_t size, size_t limit,
+         std::vector<Extent>* out)
+      : fd_(fd), offset_(offset), size_(size), limit_(limit), out_(out) {}
+
+  // Both go on from where the last extent ended until they reach `end`, or have
+  // enough; 0 or an errno.
+  int Seek(uint64_t end);
+  // EOPNOTSUPP when there is no such map; nothing is appended then.
+  int Map(uint64_t end);
+
+ private:
+  bool enough() const { return out_->size() > limit_; }
+  // All up to `end`, joined with the last extent if that is alike. An extent too
+  // many tells that the one before it is complete; it is dropped.
+  void Append(uint64_t end, bool hole);
+  // What lies between extents or behind them, up to `end`.
+  int AppendHole(uint64_t end);
+  int AppendMapped(const fiemap_extent& extent, uint64_t end);
+
+  const int fd_;
+  uint64_t offset_;
+  const uint64_t size_;
+  const size_t limit_;
+  std::vector<Extent>* out_;
+};
+
+void Finder::Append(uint64_t end, bool hole) {
+  end = std::min(end, size_);
+  if (end <= offset_) return;
+  if (!out_->empty() && out_->back().hole == hole) {
+    out_->back().length_bytes += end - offset_;
+  } else {
+    out_->push_back({end - offset_, hole});
+  }
+  offset_ = end;
+}
+
+int Finder::AppendHole(uint64_t end) {
+  struct stat st;
+  if (fstat(fd_, &st) != 0) return errno;
+  // Where the file has been truncated, what the export still promises beyond its
+  // end is no hole but lost, and reading it must fail.
+  Append(std::min(end, static_cast<uint64_t>(st.st_size)), true);
+  Append(end, false);
+  return 0;
+}
+
+int Finder::Seek(uint64_t end) {
+  while (offset_ < end && !enough()) {
+    const off_t data = lseek(fd_, static_cast<off_t>(offset_), SEEK_DATA);
+    if (data < 0) {
+      if (errno == ENXIO) return AppendHole(size_);
+      // The file system or device doesn't know: all of it may be data. An
+      // error of the storage is one.
+      if (errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS) {
+        return errno;
+      }
+      Append(size_, false);
+      return 0;
+    }
+    Append(static_cast<uint64_t>(data), true);
+    if (offset_ >= end || enough()) return 0;
+    const off_t hole = lseek(fd_, static_cast<off_t>(offset_), SEEK_HOLE);
+    // The file was truncated between the two calls: what was data is none now.
+    if (hole < 0 && errno != ENXIO) return errno;
+    Append(hole < 0 ? size_
+                    : std::max(static_cast<uint64_t>(hole), offset_ + 1),
+           false);
+  }
+  return 0;
+}
+
+int Finder::AppendMapped(const fiemap_extent& extent, uint64_t end) {
+  const uint64_t extent_end = extent.fe_logical + extent.fe_length;
+  if (extent.fe_logical > offset_) {
+    const int error = AppendHole(extent.fe_logical);
+    if (error != 0 || offset_ >= end || enough()) return error;
+  }
+  if ((extent.fe_flags & FIEMAP_EXTENT_UNWRITTEN) == 0 ||
+      (extent.fe_flags & FIEMAP_EXTENT_DELALLOC) != 0) {
+    Append(extent_end, false);
+    return 0;
+  }
+  return Seek(std::min(extent_end, end));
+}
+
+int Finder::Map(uint64_t end) {
+  alignas(fiemap) char buffer[sizeof(fiemap) +
+                              kMapExtents * sizeof(fiemap_extent)];
+  auto* map = reinterpret_cast<fiemap*>(buffer);
+  while (offset_ < end && !enough()) {
+    // To the end of the file, so as to learn how far the last extent reaches;
+    // but no more extents than the range can have.
+    const size_t wanted = std::min<uint64_t>(
+        kMapExtents, (end - offset_) / kSmallestExtentBytes + 2);
+    std::memset(map, 0, sizeof(*map));
+    map->fm_start = offset_;
+    map->fm_length = size_ - offset_;
+    map->fm_extent_count = static_cast<uint32_t>(wanted);
+    while (ioctl(fd_, FS_IOC_FIEMAP, map) != 0) {
+      if (errno != EINTR) return errno == ENOTTY ? EOPNOTSUPP : errno;
+    }
+    const size_t count = map->fm_mapped_extents;
+    for (size_t i = 0; i < count && offset_ < end && !enough(); ++i) {
+      if (const int error = AppendMapped(map->fm_extents[i], end)) return error;
+    }
+    if (count < wanted && offset_ < end && !enough()) return AppendHole(size_);
+  }
+  return 0;
+}
+
+}  // namespace
+
+bool HasExtentMap(int fd) {
+  struct statfs st;
+  if (fstatfs(fd, &st) != 0) return false;
+  const auto type = static_cast<uint64_t>(st.f_type);
+  return type == EXT4_SUPER_MAGIC || type == kXfsMagic ||
+         type == BTRFS_SUPER_MAGIC;
+}
+
+int FindExtents(int fd, uint64_t offset, uint64_t end, uint64_t size,
+                size_t limit, bool use_map, std::vector<Extent>* out) {
+  Finder finder(fd, offset, size, limit, out);
+  int error = use_map ? finder.Map(end) : EOPNOTSUPP;
+  if (error == EOPNOTSUPP) error = finder.Seek(end);
+  if (out->size() > limit) out->resize(limit);
+  return error;
+}
+
+}  // namespace nbdinetd

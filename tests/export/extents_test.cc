@@ -1,0 +1,146 @@
+#include "export/extents.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <linux/falloc.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.h"
+
+namespace nbdinetd {
+
+bool operator==(const Extent& a, const Extent& b) {
+  return a.length_bytes == b.length_bytes && a.hole == b.hole;
+}
+void PrintTo(const Extent& extent, std::ostream* out) {
+  *out << extent.length_bytes << (extent.hole ? " hole" : " data");
+}
+
+namespace {
+
+constexpr uint64_t kBlock = 4096;
+constexpr uint64_t kBlocks = 2048;
+constexpr uint64_t kSize = kBlocks * kBlock;
+
+// A file without a name where the tests work, of `size` bytes of hole.
+UniqueFd SparseFile(uint64_t size) {
+  const char* folder = getenv("TMPDIR");
+  UniqueFd fd(open(folder != nullptr ? folder : "/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  EXPECT_TRUE(fd.valid());
+  EXPECT_EQ(ftruncate(fd.get(), static_cast<off_t>(size)), 0);
+  return fd;
+}
+
+std::vector<Extent> Find(int fd, bool use_map, uint64_t offset, uint64_t end,
+                         size_t limit = SIZE_MAX) {
+  std::vector<Extent> extents;
+  EXPECT_EQ(FindExtents(fd, offset, end, kSize, limit, use_map, &extents), 0);
+  return extents;
+}
+
+// What may be left unsaid of the last extent is how far it reaches: cut to the range.
+std::vector<Extent> Cut(std::vector<Extent> extents, uint64_t length) {
+  for (size_t i = 0; i < extents.size(); ++i) {
+    if (extents[i].length_bytes >= length) {
+      extents[i].length_bytes = length;
+      extents.resize(i + 1);
+    } else {
+      length -= extents[i].length_bytes;
+    }
+  }
+  return extents;
+}
+
+class MapTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!HasExtentMap(file_.get())) GTEST_SKIP() << "the file system's map isn't used";
+  }
+  void Write(uint64_t block, uint64_t blocks) {
+    const std::string bytes(blocks * kBlock, 'x');
+    ASSERT_EQ(pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(block * kBlock)),
+              static_cast<ssize_t>(bytes.size()));
+  }
+  void Allocate(int mode, uint64_t block, uint64_t blocks) {
+    ASSERT_EQ(fallocate(file_.get(), mode, static_cast<off_t>(block * kBlock),
+                        static_cast<off_t>(blocks * kBlock)),
+              0);
+  }
+  UniqueFd file_ = SparseFile(kSize);
+};
+
+// The map of the storage doesn't have it yet.
+TEST_F(MapTest, WhatIsOnlyInThePageCacheIsData) {
+  Write(10, 1);
+  EXPECT_EQ(Find(file_.get(), true, 0, kSize),
+            (std::vector<Extent>{
+                {10 * kBlock, true}, {kBlock, false}, {kSize - 11 * kBlock, true}}));
+}
+
+TEST_F(MapTest, WhatIsWrittenIntoAllocatedSpaceIsDataAtOnce) {
+  Allocate(0, 100, 50);
+  fsync(file_.get());
+  Write(120, 2);
+  EXPECT_EQ(Find(file_.get(), true, 0, kSize),
+            (std::vector<Extent>{
+                {120 * kBlock, true}, {2 * kBlock, false}, {kSize - 122 * kBlock, true}}));
+}
+
+TEST_F(MapTest, MoreExtentsThanOneCallBringsAreAllFound) {
+  std::vector<Extent> all;
+  for (uint64_t block = 0; block < kBlocks; block += 2) {
+    Write(block, 1);
+    all.push_back({kBlock, false});
+    all.push_back({kBlock, true});
+  }
+  EXPECT_EQ(Find(file_.get(), true, 0, kSize), all);
+  fsync(file_.get());
+  EXPECT_EQ(Find(file_.get(), true, 0, kSize), all);
+  EXPECT_EQ(Find(file_.get(), true, 0, kSize, 777),
+            std::vector<Extent>(all.begin(), all.begin() + 777));
+}
+
+// Whatever is done to a file, and whatever of it has reached the storage.
+TEST_F(MapTest, AgreesWithSeekingForDataAndHoles) {
+  std::mt19937 random(20);
+  const auto below = [&](uint64_t n) { return random() % n; };
+  for (int round = 0; round < 400; ++round) {
+    const uint64_t block = below(kBlocks - 64);
+    const uint64_t blocks = 1 + below(64);
+    switch (below(5)) {
+      case 0:
+      case 1:
+        Write(block, blocks);
+        break;
+      case 2:
+        Allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, block, blocks);
+        break;
+      case 3:
+        Allocate(0, block, blocks);
+        break;
+      case 4:
+        if (below(4) == 0) fsync(file_.get());
+        break;
+    }
+    const uint64_t offset = below(kSize - 1);
+    const uint64_t end = offset + 1 + below(kSize - offset);
+    ASSERT_EQ(Cut(Find(file_.get(), true, offset, end), end - offset),
+              Cut(Find(file_.get(), false, offset, end), end - offset))
+        << "round " << round << ", from " << offset << " to " << end;
+  }
+}
+
+TEST(HasExtentMap, IsFalseWhereThereIsNoFileSystem) {
+  int fds[2];
+  ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
+  const UniqueFd ends[] = {UniqueFd(fds[0]), UniqueFd(fds[1])};
+  EXPECT_FALSE(HasExtentMap(fds[0]));
+}
+
+}  // namespace
+}  // namespace nbdinetd
