@@ -106,9 +106,7 @@ void Transmission::Fail(const Request& request, int error_number,
   const bool is_answer =
       error_number == EOPNOTSUPP && request.has(NBD_CMD_FLAG_FAST_ZERO);
   if (!is_answer) LogStorageError(request, error_number);
-  const NbdError error = is_answer                     ? NBD_ENOTSUP
-                         : error_number == EOPNOTSUPP ? NBD_EIO
-                                                      : NbdErrorOf(error_number);
+  const NbdError error = is_answer ? NBD_ENOTSUP : NbdErrorOf(error_number);
   if (request.type == NBD_CMD_READ) {
     replies_.ErrorAt(request, error, sentence, offset);
   } else {

@@ -121,9 +121,51 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 
 check-local: all
 
-# Ten minutes of what 'make check' does for half of one.
-.PHONY: torture
-torture: all $(check_LIBRARIES) tests/torture_test
+# ---- Faults ----
+
+TESTS += tests/failing_calls_test.py
+EXTRA_DIST += tests/failing_calls_test.py tests/support/failing_calls.py \
+	tests/support/under_valgrind
+
+# A library to preload; no libtool for it alone.
+check_PROGRAMS += tests/support/faulty_calls.so
+tests_support_faulty_calls_so_SOURCES = tests/support/faulty_calls.c
+tests_support_faulty_calls_so_CFLAGS = $(WARNING_FLAGS) -fPIC
+tests_support_faulty_calls_so_LDFLAGS = -shared
+tests_support_faulty_calls_so_LDADD = -ldl
+
+# What 'make check' does a sample of, or for half a minute. The environment, in
+# one line for the shell, is that of the tests.
+.PHONY: torture faults-long check-sanitizers check-valgrind
+torture: all
+	$(MAKE) $(check_LIBRARIES) $(check_PROGRAMS)
 	$(AM_TESTS_ENVIRONMENT) \
 	NBDINETD_TORTURE_SECONDS=$${NBDINETD_TORTURE_SECONDS:-600} \
 	  tests/torture_test
+
+faults-long: all
+	$(MAKE) $(check_PROGRAMS)
+	$(AM_TESTS_ENVIRONMENT) NBDINETD_FAULTS_ALL=1 \
+	  /usr/bin/python3 $(srcdir)/tests/failing_calls_test.py
+
+# Leaks and bad accesses, with and without faults, in a build of its own.
+memory_tests = $(unit_tests) $(protocol_tests) tests/failing_calls_test.py
+check-sanitizers:
+	rm -rf sanitized
+	$(MAKE) distdir distdir=sanitized
+	cd sanitized && ./configure --enable-sanitizers && $(MAKE) && \
+	  NBDINETD_TORTURE_SECONDS=$${NBDINETD_TORTURE_SECONDS:-60} \
+	  NBDINETD_FAULTS_SECONDS=$${NBDINETD_FAULTS_SECONDS:-120} \
+	  $(MAKE) check TESTS='$(memory_tests)'
+	rm -rf sanitized
+
+check-valgrind: all
+	$(MAKE) $(check_LIBRARIES) $(check_PROGRAMS)
+	$(AM_TESTS_ENVIRONMENT) \
+	NBDINETD_UNDER_VALGRIND="$$NBDINETD"; export NBDINETD_UNDER_VALGRIND; \
+	NBDINETD=$(abs_top_srcdir)/tests/support/under_valgrind; \
+	export NBDINETD; \
+	NBDINETD_TORTURE_SECONDS=$${NBDINETD_TORTURE_SECONDS:-60} \
+	  tests/torture_test && \
+	NBDINETD_FAULTS_SECONDS=$${NBDINETD_FAULTS_SECONDS:-120} \
+	  /usr/bin/python3 $(srcdir)/tests/failing_calls_test.py

@@ -71,6 +71,10 @@ struct Scenario {
   bool structured = true;
   std::optional<int> socket_buffer_bytes = std::nullopt;
   bool slow = false;
+  // The environment of tests/support/faulty_calls.c.
+  std::vector<std::string> faults = {};
+  // Those faults can't be hidden from the client.
+  bool faulty = false;
 };
 
 std::vector<Scenario> Scenarios() {
@@ -78,6 +82,12 @@ std::vector<Scenario> Scenarios() {
   using enum Transport;
   using enum Storage;
   constexpr int kSmallBuffer = 4096;
+  const std::vector<std::string> interrupted = {"NBDINETD_SHORTEN=3",
+                                                "NBDINETD_INTERRUPT=5"};
+  const std::vector<std::string> failing_storage = {
+      "NBDINETD_STORAGE_ERRORS=100"};
+  const std::vector<std::string> failing_connection = {
+      "NBDINETD_CONNECTION_ERRORS=2000"};
   return {
       {"UnixStructured"},
       {"UnixSimple", kInetd, kUnix, kFile, false},
@@ -99,6 +109,22 @@ std::vector<Scenario> Scenarios() {
       {"TmpfsTcpSimple", kActivated, kTcp, kTmpfs, false},
       {"LoopDeviceUnixStructured", kActivated, kUnix, kLoopDevice},
       {"LoopDeviceTcpSimple", kActivated, kTcp, kLoopDevice, false},
+      {"InterruptedUnixStructured", kActivated, kUnix, kFile, true, std::nullopt,
+       false, interrupted},
+      {"InterruptedTcpSimple", kInetd, kTcp, kFile, false, std::nullopt, false,
+       interrupted},
+      {"InterruptedPipesStructured", kInetd, kPipes, kFile, true, std::nullopt,
+       false, interrupted},
+      {"InterruptedListenerSimple", kListener, kUnix, kTmpfs, false,
+       std::nullopt, false, interrupted},
+      {"FailingStorageStructured", kActivated, kUnix, kFile, true, std::nullopt,
+       false, failing_storage, true},
+      {"FailingStorageSimple", kActivated, kTcp, kFile, false, std::nullopt,
+       false, failing_storage, true},
+      {"FailingConnectionStructured", kActivated, kTcp, kFile, true,
+       std::nullopt, false, failing_connection, true},
+      {"FailingConnectionSimple", kActivated, kUnix, kFile, false, std::nullopt,
+       false, failing_connection, true},
   };
 }
 
@@ -116,6 +142,12 @@ uint64_t Seed() {
   static const uint64_t seed =
       Number("NBDINETD_TORTURE_SEED", std::random_device()());
   return seed;
+}
+
+// The library that makes calls fail, built beside this program.
+std::string FaultyCallsPath() {
+  return std::filesystem::read_symlink("/proc/self/exe").parent_path() /
+         "support/faulty_calls.so";
 }
 
 // What is served: a file half of holes, whose size is no multiple of a page,
@@ -250,6 +282,17 @@ class Servers {
     return arguments;
   }
 
+  std::vector<std::string> Environment() const {
+    std::vector<std::string> environment = engine_.environment;
+    if (scenario_.faults.empty()) return environment;
+    environment.insert(environment.end(), scenario_.faults.begin(),
+                       scenario_.faults.end());
+    environment.push_back("LD_PRELOAD=" + FaultyCallsPath());
+    // It comes before the sanitizer's own, which is as it should be.
+    environment.emplace_back("ASAN_OPTIONS=verify_asan_link_order=0");
+    return environment;
+  }
+
   void Connect() {
     if (scenario_.start != Start::kListener) {
       sessions_.push_back(std::make_unique<Session>(
@@ -257,7 +300,7 @@ class Servers {
           SessionSetup{.transport = scenario_.transport,
                        .socket_buffer_bytes = scenario_.socket_buffer_bytes,
                        .activated = scenario_.start == Start::kActivated,
-                       .environment = engine_.environment}));
+                       .environment = Environment()}));
       return;
     }
     const int fd = socket(address_.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -293,7 +336,7 @@ class Servers {
     listener_.emplace(ServerProcess::Setup{.arguments = Arguments(),
                                            .in = fd.get(),
                                            .activated = true,
-                                           .environment = engine_.environment});
+                                           .environment = Environment()});
   }
 
   const Scenario& scenario_;
@@ -316,6 +359,8 @@ class Torture : public testing::Test {
         random_(Seed() ^ std::hash<std::string>()(scenario_.name)) {}
 
   void TestBody() override {
+    NEED_OR_SKIP(scenario_.faults.empty() || access(FaultyCallsPath().c_str(), R_OK) == 0,
+                 "needs tests/support/faulty_calls.so");
     const bool loop = scenario_.storage == Storage::kLoopDevice;
     NEED_OR_SKIP(!loop || access("/dev/loop-control", R_OK | W_OK) == 0,
                  "needs root and loop devices");
@@ -338,9 +383,13 @@ class Torture : public testing::Test {
     Servers servers(scenario_, engine_, disk.path());
     std::vector<std::unique_ptr<TortureClient>> clients;
     for (size_t i = 0; i < kConnections; ++i) {
-      const ExportInfo info = servers.peer(i).EnterTransmission(
-          scenario_.structured, scenario_.structured);
-      ASSERT_EQ(info.size, disk.model().size());
+      try {
+        const ExportInfo info = servers.peer(i).EnterTransmission(
+            scenario_.structured, scenario_.structured);
+        ASSERT_EQ(info.size, disk.model().size());
+      } catch (const ConnectionEnded&) {
+        if (!scenario_.faulty) throw;
+      }
       // Not on a page, so that neighbours share one.
       const uint64_t part = disk.model().size() / 2 / kConnections;
       clients.push_back(std::make_unique<TortureClient>(
@@ -349,7 +398,8 @@ class Torture : public testing::Test {
                                .own_end = (i + 1) * part,
                                .structured = scenario_.structured,
                                .slow = scenario_.slow,
-                               .seed = random_()}));
+                               .seed = random_(),
+                               .faulty = scenario_.faulty}));
     }
     const Ending ending = PickEnding();
     RunClients(disk, servers, clients, ending);
@@ -358,11 +408,17 @@ class Torture : public testing::Test {
       return;
     }
     for (size_t i = 0; i < kConnections; ++i) {
-      if (ending == Ending::kDisconnect) servers.peer(i).Disconnect();
+      // One that may have ended is simply left.
+      if (scenario_.faulty) {
+        servers.peer(i).Close();
+      } else if (ending == Ending::kDisconnect) {
+        servers.peer(i).Disconnect();
+      }
     }
-    servers.ExpectEnd(ending == Ending::kLeave
-                          ? std::vector{kExitOk, kExitProtocol}
-                          : std::vector{kExitOk});
+    std::vector<int> statuses = {kExitOk};
+    if (ending == Ending::kLeave) statuses = {kExitOk, kExitProtocol};
+    if (scenario_.faulty) statuses = {kExitOk, kExitProtocol, kExitSystem};
+    servers.ExpectEnd(statuses);
     for (auto& client : clients) {
       client->Abandon();
       requests_ += client->requests();

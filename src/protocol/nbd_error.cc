@@ -20,12 +20,6 @@ NbdError NbdErrorOf(int error_number) {
     case EDQUOT:
     case EFBIG:
       return NBD_ENOSPC;
-    case EOVERFLOW:
-      return NBD_EOVERFLOW;
-    case EOPNOTSUPP:
-      return NBD_ENOTSUP;
-    case ESHUTDOWN:
-      return NBD_ESHUTDOWN;
     default:
       return NBD_EIO;
   }

@@ -191,7 +191,7 @@ void TortureClient::Complete(const Operation& operation, const Reply& reply) {
       (operation.request.flags & kCmdFlagFastZero) != 0;
   const bool shut_down = reply.error == kNbdEshutdown && shutdown_;
   if (reply.error != kNbdOk && !refused_fast && !shut_down &&
-      !setup_.errors_allowed) {
+      !setup_.faulty) {
     Wrong(operation, ErrorName(reply.error) + " " + reply.message);
   }
   if (operation.changes) CompleteChange(operation, reply);
@@ -276,17 +276,21 @@ TortureClient::Ending TortureClient::Run(const std::atomic<bool>& stop) {
     }
     return Ending::kDrained;
   } catch (const ConnectionEnded&) {
-    if (!shutdown_) throw;
+    if (!shutdown_ && !setup_.faulty) throw;
     return Ending::kEnded;
   }
 }
 
 void TortureClient::RunAndLeave(const std::atomic<bool>& stop) {
-  while (!stop) {
-    if (operations_.size() < 1 + depth_ / 2) SendSome();
-    ReceiveOne();
+  try {
+    while (!stop) {
+      if (operations_.size() < 1 + depth_ / 2) SendSome();
+      ReceiveOne();
+    }
+    SendSome();
+  } catch (const ConnectionEnded&) {
+    if (!setup_.faulty) throw;
   }
-  SendSome();
   peer_.Close();
 }
 

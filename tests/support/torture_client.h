@@ -27,8 +27,9 @@ class TortureClient {
     // Reads late and sends in odd pieces.
     bool slow = false;
     uint64_t seed = 0;
-    // The storage may fail: then errors are answers, but wrong bytes never are.
-    bool errors_allowed = false;
+    // The storage or the connection may fail: then errors are answers, and the
+    // connection may end, but wrong bytes are wrong.
+    bool faulty = false;
   };
 
   // The peer has entered transmission. All is borrowed.

@@ -150,6 +150,7 @@ inline constexpr uint32_t kMaxOptionPayload = 64u << 10;
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitUsage = 64;
 inline constexpr int kExitNoInput = 66;
+inline constexpr int kExitSystem = 71;
 inline constexpr int kExitProtocol = 76;
 
 // Builds big-endian messages.
