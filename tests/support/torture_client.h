@@ -54,6 +54,7 @@ class TortureClient {
   // called when the server's process has ended.
   void Abandon();
 
+  // May be asked while it runs.
   uint64_t requests() const { return requests_; }
 
  private:
@@ -94,7 +95,7 @@ class TortureClient {
   std::mt19937_64 random_;
   size_t depth_ = 1;
   std::atomic<bool> shutdown_ = false;
-  uint64_t requests_ = 0;
+  std::atomic<uint64_t> requests_ = 0;
   uint64_t bytes_under_way_ = 0;
   std::map<uint64_t, Operation> operations_;  // by cookie
   // Ranges to be read soon: just written, or just told to be zeroes.
