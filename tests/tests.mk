@@ -44,6 +44,7 @@ unit_tests = \
 	tests/protocol/wire_test \
 	tests/reply_sender_test \
 	tests/stream/channel_test \
+	tests/stream/psk_file_test \
 	tests/stream/stream_test \
 	tests/zero_copy_test
 
@@ -74,6 +75,7 @@ python_tests = \
 	tests/superservers_test.py \
 	tests/systemd_test.py \
 	tests/timeouts_test.py \
+	tests/tls_clients_test.py \
 	tests/tls_test.py
 
 check_PROGRAMS =
@@ -84,6 +86,10 @@ if HAVE_GTEST
 check_LIBRARIES += tests/support/libsupport.a
 check_PROGRAMS += $(unit_tests) $(protocol_tests)
 TESTS += $(unit_tests) $(protocol_tests)
+if HAVE_OPENSSL
+check_PROGRAMS += tests/stream/tls_stream_test
+TESTS += tests/stream/tls_stream_test
+endif
 if HAVE_LIBNBD
 check_PROGRAMS += tests/libnbd_test
 TESTS += tests/libnbd_test
@@ -106,6 +112,7 @@ tests_support_libsupport_a_SOURCES = \
 
 LDADD = tests/support/libsupport.a src/libnbdinetd.a $(GTEST_LIBS) \
 	$(ABSL_LIBS)
+tests_stream_tls_stream_test_LDADD = $(LDADD) $(OPENSSL_LIBS)
 tests_libnbd_test_LDADD = $(LDADD) $(LIBNBD_LIBS)
 tests_support_eio_fs_SOURCES = tests/support/eio_fs.c
 tests_support_eio_fs_CFLAGS = $(AM_CFLAGS) $(FUSE3_CFLAGS)

@@ -8,6 +8,13 @@
 // kernel has taken over the encryption of what is sent, writes go to the socket
 // as they are.
 //
+// Beside what the stream below does, and memory, the handshake and what follows
+// ask this of the system: getrandom and getpid, for random numbers; on a TCP
+// socket setsockopt(TCP_ULP), and where the kernel has TLS fcntl(F_GETFL,
+// F_SETFL), setsockopt(SOL_TLS), read, write, recvmsg and sendmsg. Nothing is
+// opened. Where one of the calls for the kernel's TLS is refused, OpenSSL goes on
+// by itself.
+//
 // Invariant: output_ holds encrypted bytes that the stream below hasn't taken;
 // owed_ says how many bytes of the caller's they stand for. Threads: one.
 #ifndef NBDINETD_STREAM_TLS_STREAM_H_
