@@ -124,6 +124,14 @@ class AtMostOf(Goal):
         return f"≤ {self.factor:.1f} × {servers.BY_KEY[self.key].title}"
 
 
+class AtLeastOf(AtMostOf):
+    def met(self, relation):
+        return relation >= self.factor
+
+    def text(self):
+        return f"≥ {self.factor:.1f} × {servers.BY_KEY[self.key].title}"
+
+
 class AtLeastOfReferences(Goal):
     def __init__(self, factor, keys, name):
         super().__init__(factor)
@@ -235,6 +243,13 @@ FIGURES = [
            "s/GB", False, (AtMostOfPeers(0.4),), digits=3),
     Figure("copy4-tcp-cpu", "copy4-tcp", "cpu_s_per_gb", "server CPU per GB, copy4, TCP", "s/GB",
            False, (AtMostOfPeers(0.4),), digits=3),
+    Figure("tls-psk-cpu", "tls-copy-psk", "cpu_s_per_gb", "server CPU per GB, TLS (PSK), copy4",
+           "s/GB", False, (AtMostOf(0.6, "nbdkit"),), digits=3),
+    Figure("tls-x509-cpu", "tls-copy-x509", "cpu_s_per_gb",
+           "server CPU per GB, TLS (X.509), copy4", "s/GB", False, (AtMostOf(0.6, "nbdkit"),),
+           digits=3),
+    _rate("tls-read-psk", "gbps", (AtLeastOf(1.5, "nbdkit"),), "GB/s", 2),
+    _rate("tls-read-x509", "gbps", (AtLeastOf(1.5, "nbdkit"),), "GB/s", 2),
     Figure("startup-greeting", "startup", "greeting_us", "spawn to greeting", "µs", False,
            (AtMostOf(0.6, servers.NBDKIT_SINGLE),), digits=0),
     Figure("startup-read", "startup", "first_read_us", "spawn to first 4 KiB read", "µs", False,
@@ -281,6 +296,10 @@ CPU = [
     ("copy1", "cpu_s_per_gb", "s/GB"),
     ("copy4-unix", "cpu_s_per_gb", "s/GB"),
     ("copy4-tcp", "cpu_s_per_gb", "s/GB"),
+    ("tls-copy-psk", "cpu_s_per_gb", "s/GB"),
+    ("tls-copy-x509", "cpu_s_per_gb", "s/GB"),
+    ("tls-read-psk", "cpu_s_per_gb", "s/GB"),
+    ("tls-read-x509", "cpu_s_per_gb", "s/GB"),
     ("write-1m", "cpu_s_per_gb", "s/GB"),
     ("cold-file", "cpu_us_per_op", "µs/request"),
     ("cold-loop", "cpu_us_per_op", "µs/request"),

@@ -137,6 +137,34 @@ class Lab:
             return output
         return self._once(("program", name, flags), compile_it)
 
+    # ---- TLS ----
+
+    def psk_file(self):
+        """The key of one user, alice, as nbdkit and libnbd want it."""
+        def make():
+            path = self.directory / "keys.psk"
+            path.write_text(f"alice:{os.urandom(32).hex()}\n")
+            return path
+        return self._once("psk", make)
+
+    def certificates(self):
+        """A directory with a server's certificate and key, and the authority's certificate."""
+        def make():
+            directory = self.directory / "pki"
+            directory.mkdir()
+            openssl = need_program("openssl")
+            new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+            authority = [directory / "ca-cert.pem", directory / "ca-key.pem"]
+            run_client([openssl, "req", "-x509", *new_key, "-subj", "/CN=bench", "-days", "2",
+                        "-keyout", authority[1], "-out", authority[0]], 10)
+            run_client([openssl, "req", *new_key, "-subj", "/CN=localhost",
+                        "-keyout", directory / "server-key.pem", "-out", directory / "csr"], 10)
+            run_client([openssl, "x509", "-req", "-in", directory / "csr", "-days", "2",
+                        "-CA", authority[0], "-CAkey", authority[1], "-CAcreateserial",
+                        "-out", directory / "server-cert.pem"], 10)
+            return directory
+        return self._once("pki", make)
+
     # ---- files ----
 
     def random_file(self, name):

@@ -32,6 +32,7 @@ class Server:
 
     is_peer = True         # somebody else's server
     is_subject = False     # what the goals are about
+    has_tls = False        # takes nbdkit's options for it
     superserver = False  # the first process is not the server's own
 
     def __init__(self, key, title):
@@ -49,8 +50,12 @@ class Server:
         """Where it writes its pid, when it goes into the background."""
         return None
 
-    def start(self, bench_lab, file, transport="unix"):
-        return Running(self, bench_lab, file, transport)
+    def with_tls(self, command, options):
+        """The command with nbdkit's options for TLS. Only where has_tls is true."""
+        raise NotImplementedError
+
+    def start(self, bench_lab, file, transport="unix", tls=()):
+        return Running(self, bench_lab, file, transport, tls)
 
 
 def _missing(*programs):
@@ -71,6 +76,7 @@ class SocketActivated(Server):
 
 
 class NbdinetdAccept(SocketActivated):
+    has_tls = True
     is_peer = False
     is_subject = True
 
@@ -82,6 +88,9 @@ class NbdinetdAccept(SocketActivated):
 
     def command(self, bench_lab, file, unix_path, port):
         return [*self.superserver_command(unix_path, port), *self.program(bench_lab), file]
+
+    def with_tls(self, command, options):
+        return [*command[:-1], *options, command[-1]]
 
 
 class NbdinetdVariant(NbdinetdAccept):
@@ -98,6 +107,7 @@ class NbdinetdVariant(NbdinetdAccept):
 
 
 class NbdinetdListener(Server):
+    has_tls = True
     is_peer = False
     is_subject = True
 
@@ -113,8 +123,13 @@ class NbdinetdListener(Server):
         where = ["-U", unix_path] if unix_path else ["-i", "127.0.0.1", "-p", str(port)]
         return [bench_lab.nbdinetd, "-f", *where, file]
 
+    def with_tls(self, command, options):
+        return [*command[:-1], *options, command[-1]]
+
 
 class Nbdkit(Server):
+    has_tls = True
+
     def unavailable(self, bench_lab):
         return _missing("nbdkit")
 
@@ -122,14 +137,22 @@ class Nbdkit(Server):
         where = ["-U", unix_path] if unix_path else ["-i", "127.0.0.1", "-p", str(port)]
         return [lab.need_program("nbdkit"), "-f", *where, "file", file]
 
+    def with_tls(self, command, options):
+        return [*command[:-2], *options, *command[-2:]]
+
 
 class NbdkitSingle(SocketActivated):
+    has_tls = True
+
     def unavailable(self, bench_lab):
         return _missing("systemd-socket-activate", "nbdkit")
 
     def command(self, bench_lab, file, unix_path, port):
         return [*self.superserver_command(unix_path, port, "--inetd"),
                 lab.need_program("nbdkit"), "-s", "file", file]
+
+    def with_tls(self, command, options):
+        return [*command[:-2], *options, *command[-2:]]
 
 
 class QemuNbd(Server):
@@ -205,7 +228,7 @@ def add_variant(name, words):
 class Running:
     """A started server. Use as a context manager, or call stop()."""
 
-    def __init__(self, server, bench_lab, file, transport):
+    def __init__(self, server, bench_lab, file, transport, tls):
         self.server = server
         self._lab = bench_lab
         self._log_path = bench_lab.directory / "server.log"
@@ -222,6 +245,8 @@ class Running:
             self.uri = f"nbd://127.0.0.1:{self.port}/{EXPORT}"
             self.address = ["--port", str(self.port)]
         command = server.command(bench_lab, str(file), self.unix_path, self.port)
+        if tls:
+            command = server.with_tls(command, tls)
         self._account = accounting.open_account()
         try:
             self._spawn([str(word) for word in command])

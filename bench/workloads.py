@@ -215,6 +215,66 @@ class Copy(Workload):
         return {"gbps": done["bytes"] / done["seconds"] / 1e9}
 
 
+class Tls(Workload):
+    """Reads over TLS, by certificates or a pre-shared key. `client` is nbdcopy, whose decryption
+    limits, or tls_reader.c, which decrypts nothing. The servers let clients do without TLS, since
+    the first client only asks whether they serve."""
+
+    def __init__(self, client, credentials):
+        self.name = f"tls-{client}-{credentials}"
+        words = {"psk": "PSK", "x509": "X.509", "copy": "copy4", "read": "a client that doesn't"
+                 " decrypt"}
+        self.title = f"TLS ({words[credentials]}), {words[client]}, Unix"
+        self.client, self.credentials = client, credentials
+        self.programs = ("nbdcopy",) if client == "copy" else ()
+
+    def prepare(self, bench_lab, plan):
+        super().prepare(bench_lab, plan)
+        bench_lab.random_file("read.img")
+        self._secrets(bench_lab)
+        if self.client == "read":
+            self._reader(bench_lab)
+
+    def participants(self):
+        return [server for server in servers.SERVERS if server.has_tls]
+
+    def _secrets(self, bench_lab):
+        return (bench_lab.psk_file() if self.credentials == "psk" else bench_lab.certificates())
+
+    @staticmethod
+    def _reader(bench_lab):
+        try:
+            return bench_lab.program("tls_reader", "-Wl,--no-as-needed", "-lssl", "-lcrypto")
+        except RuntimeError as error:
+            raise Unavailable(f"tls_reader.c needs OpenSSL's headers: {error}") from error
+
+    def sample(self, bench_lab, plan, participant):
+        file = bench_lab.random_file("read.img")
+        bench_lab.warm(file)
+        secrets = self._secrets(bench_lab)
+        option = "--tls-psk" if self.credentials == "psk" else "--tls-certificates"
+        with participant.start(bench_lab, file, "unix",
+                               ["--tls=on", f"{option}={secrets}"]) as running:
+            measure = self._copy if self.client == "copy" else self._read
+            (total, elapsed), cpu = with_cpu(
+                running, lambda: measure(bench_lab, plan, running, secrets))
+            return {"gbps": total / elapsed / 1e9, "cpu_s_per_gb": cpu / total * 1e9}
+
+    def _copy(self, _bench_lab, plan, running, secrets):
+        psk = self.credentials == "psk"
+        uri = running.uri.replace("nbd+unix://", "nbds+unix://" + ("alice@" if psk else ""), 1)
+        uri += f"&tls-psk-file={secrets}" if psk else f"&tls-certificates={secrets}"
+        command = [lab.need_program("nbdcopy"), "--connections=4", uri, "null:"]
+        count, elapsed = repeat_for(plan.seconds, lambda: lab.run_client(command, plan.seconds))
+        return count * plan.file_bytes, elapsed
+
+    def _read(self, bench_lab, plan, running, secrets):
+        key = ["--psk", secrets.read_text().strip()] if self.credentials == "psk" else []
+        done = run_json([self._reader(bench_lab), *running.address, *key, "--seconds",
+                         plan.seconds], plan.seconds)
+        return done["bytes"], done["seconds"]
+
+
 class Startup(Workload):
     """From spawn to the greeting and to the first 4 KiB, without a superserver's own time."""
 
@@ -455,6 +515,10 @@ WORKLOADS = [
     Copy("copy1", "copy1, Unix", 1, "unix"),
     Copy("copy4-unix", "copy4, Unix", 4, "unix"),
     Copy("copy4-tcp", "copy4, TCP", 4, "tcp"),
+    Tls("copy", "psk"),
+    Tls("copy", "x509"),
+    Tls("read", "psk"),
+    Tls("read", "x509"),
     OneKind("write-1m", "write 1 MiB, depth 8", "write", MIB, 8),
     Startup(),
     IdleMemory(),
