@@ -6,6 +6,7 @@ Clients that others have written are in tls_clients_test.py.
 """
 
 import os
+import re
 import signal
 import socket
 import ssl
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 # pylint: disable=wrong-import-position
 from clients import program_output
 from harness import *
-from harness import test
+from harness import need, need_root, test
 from tls import *
 
 MIB = 1 << 20
@@ -329,6 +330,33 @@ def _(context):
             except (ssl.SSLError, Disconnected):
                 pass
             expect_refused(process, client, f"TLS handshake failed: .*{words}")
+
+
+@test("the journal gets the identity in a field of its own, whatever is in it")
+def _(context):
+    need_root("to put a socket where the journal's is")
+    ca = authority()
+    ca.issue("odd", '/O="x" NBD_PEER=me/CN=odd, \x01 or not')
+    path = context.fresh(".journal")
+    journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    context.defer(journal.close)
+    journal.setblocking(False)
+    journal.bind(path)
+    prefix = [need("unshare"), "--mount", "--", "/bin/sh", "-c",
+              "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal && "
+              f": >/run/systemd/journal/socket && mount --bind {path} /run/systemd/journal/socket "
+              '&& exec "$0" "$@"']
+    process, client = context.activated(
+        "--tls=require", "--tls-verify-peer", "--log=journal",
+        f"--tls-certificates={ca.server_files(context)}", context.pattern_image(MIB),
+        prefix=prefix)
+    visit_over_tls(process, TlsClient.of(client), client_context(certificate=(ca, "odd")))
+    messages = [journal.recv(1 << 16).decode() for _ in range(2)]
+    identity = r'CN=odd\, \01 or not,O=\"x\" NBD_PEER=me'
+    for message in messages:
+        matches(rf"^NBD_TLS_IDENTITY={re.escape(identity)}$", message)
+        eq(message.count("\nNBD_PEER="), 1, "fields of this name")
+    contains("serving export", messages[0])
 
 
 @test("a certificate of somebody else's authority is refused")
