@@ -19,9 +19,7 @@ namespace {
 constexpr uint64_t kXfsMagic = 0x58465342;
 
 // Extents that one system call brings: 14 KiB on a worker's stack.
-constexpr size_t kMapExtents = 256;
-// What file systems allocate at least, but for small blocks that are rare.
-constexpr uint64_t kSmallestExtentBytes = 4096;
+constexpr uint32_t kMapExtents = 256;
 
 class Finder {
  public:
@@ -116,14 +114,10 @@ int Finder::Map(uint64_t end) {
                               kMapExtents * sizeof(fiemap_extent)];
   auto* map = reinterpret_cast<fiemap*>(buffer);
   while (offset_ < end && !enough()) {
-    // To the end of the file, so as to learn how far the last extent reaches;
-    // but no more extents than the range can have.
-    const size_t wanted = std::min<uint64_t>(
-        kMapExtents, (end - offset_) / kSmallestExtentBytes + 2);
     std::memset(map, 0, sizeof(*map));
     map->fm_start = offset_;
-    map->fm_length = size_ - offset_;
-    map->fm_extent_count = static_cast<uint32_t>(wanted);
+    map->fm_length = end - offset_;
+    map->fm_extent_count = kMapExtents;
     while (ioctl(fd_, FS_IOC_FIEMAP, map) != 0) {
       if (errno != EINTR) return errno == ENOTTY ? EOPNOTSUPP : errno;
     }
@@ -131,7 +125,8 @@ int Finder::Map(uint64_t end) {
     for (size_t i = 0; i < count && offset_ < end && !enough(); ++i) {
       if (const int error = AppendMapped(map->fm_extents[i], end)) return error;
     }
-    if (count < wanted && offset_ < end && !enough()) return AppendHole(size_);
+    // Nothing but hole is left in the range; it may reach further.
+    if (count < kMapExtents && offset_ < end && !enough()) return Seek(end);
   }
   return 0;
 }
