@@ -97,6 +97,7 @@ Priority PriorityOf(ExitStatus status) {
       return Priority::kInfo;
     case ExitStatus::kProtocol:
     case ExitStatus::kTimedOut:
+    case ExitStatus::kRefused:
       return Priority::kWarning;
     default:
       return Priority::kError;

@@ -72,6 +72,7 @@ Listener::Listener(std::vector<UniqueFd> sockets, const ListenerLimits& limits,
       log_(log),
       manager_(manager),
       spare_(OpenSpare()),
+      denials_logged_(kMaxDenialsLogged, kDenialsInterval),
       idle_since_(SteadyNow()),
       next_status_(SteadyNow()) {
   for (const UniqueFd& socket : sockets_) MakeNonBlocking(socket.get());
@@ -98,6 +99,7 @@ std::variant<Connection, int> Listener::Run() {
     const int ready = PollUntil(absl::MakeSpan(fds), NextDeadline());
     while (absl::optional<int> number = signals_.Take()) OnSignal(*number);
     TellManager();
+    if (SteadyNow() >= denials_logged_.due()) TellSuppressedDenials();
     if (state_ != State::kListening) break;
     if (ready == 0 && processes_.empty() &&
         SteadyNow() - idle_since_ >= limits_.exit_idle) {
@@ -124,7 +126,7 @@ std::variant<Connection, int> Listener::Run() {
 }
 
 absl::Time Listener::NextDeadline() const {
-  absl::Time next = next_keep_alive_;
+  absl::Time next = std::min(next_keep_alive_, denials_logged_.due());
   if (SteadyNow() < paused_until_) next = std::min(next, paused_until_);
   if (processes_.empty()) {
     next = std::min(next, idle_since_ + limits_.exit_idle);
@@ -196,6 +198,7 @@ absl::optional<Connection> Listener::Accept(int socket) {
   for (int i = 0; i < kAcceptsInARow; ++i) {
     UniqueFd connection(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC));
     if (connection.valid()) {
+      if (!MayConnect(connection.get())) continue;
       if (!HasRoom()) {
         Refuse(std::move(connection),
                absl::StrCat("there are ", processes_.size(),
@@ -270,6 +273,32 @@ void Listener::Refuse(UniqueFd connection, const std::string& reason) {
   }
 }
 
+bool Listener::MayConnect(int connection) {
+  if (access_ == nullptr) return true;
+  const absl::optional<std::string> reason = access_->WhyRefused(connection);
+  if (!reason.has_value()) return true;
+  ++refused_;
+  status_changed_ = true;
+  const absl::Time now = SteadyNow();
+  if (now >= denials_logged_.due()) TellSuppressedDenials();
+  if (denials_logged_.Admit(now)) {
+    const std::string peer = PeerName(connection);
+    log_.Write(Priority::kWarning,
+               absl::StrCat("refusing ", peer, ": ", *reason),
+               {{"NBD_PEER", peer}});
+  }
+  return false;
+}
+
+void Listener::TellSuppressedDenials() {
+  const uint64_t count = denials_logged_.TakeSuppressed();
+  if (count == 0) return;
+  log_.Write(Priority::kWarning,
+             absl::StrCat("refused ", count,
+                          " more connections by --allow and --deny in ",
+                          absl::FormatDuration(kDenialsInterval)));
+}
+
 // Without a descriptor a waiting connection can't be accepted, and poll() would
 // report it for ever: the spare one makes room to accept and close it.
 bool Listener::ShedForWantOfDescriptors(int socket) {
@@ -287,6 +316,7 @@ void Listener::Drain() {
   // The names first: once the sockets are closed, a successor may take them.
   on_stop_();
   sockets_.clear();
+  TellSuppressedDenials();
   manager_.Stopping(absl::StrCat("ending, with ", Status()));
   if (state_ == State::kHandingOver) {
     log_.Write(Priority::kInfo,

@@ -17,9 +17,11 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
+#include "access.h"
 #include "activation.h"
 #include "base/exit_status.h"
 #include "base/log.h"
+#include "base/rate_limit.h"
 #include "base/service_manager.h"
 #include "base/signals.h"
 #include "base/unique_fd.h"
@@ -42,6 +44,10 @@ class Listener {
   // SIGTERM and SIGINT stop it, and drain the connections' processes; SIGHUP
   // stops it, and lets them go on; SIGCHLD tells that one has ended.
   static absl::StatusOr<Signals> CreateSignals();
+
+  // Who may connect, borrowed. Refused before a process is forked for it, and
+  // before it counts against max_connections.
+  void set_access(const AccessRules& access) { access_ = &access; }
 
   // A command that was started, and whose end is the listener's: its status
   // becomes the exit status.
@@ -70,6 +76,10 @@ class Listener {
   absl::optional<Connection> Accept(int socket);
   absl::optional<Connection> Fork(UniqueFd connection);
   void Refuse(UniqueFd connection, const std::string& reason);
+  // Whether the peer may connect; logs why not.
+  bool MayConnect(int connection);
+  // Tells how many refusals weren't logged one by one.
+  void TellSuppressedDenials();
   // False when not even the spare descriptor helps.
   bool ShedForWantOfDescriptors(int socket);
   // Accepts nothing for a moment, since accepting fails for a reason that
@@ -86,12 +96,14 @@ class Listener {
   ServiceManager& manager_;
   // Given up when the process has no descriptor left to accept with.
   UniqueFd spare_;
+  const AccessRules* access_ = nullptr;
 
   absl::flat_hash_set<pid_t> processes_;
   uint64_t served_ = 0;
   uint64_t refused_ = 0;
   // The reason that was logged last; the same again is only counted.
   std::string told_refusal_;
+  RateLimit denials_logged_;
   absl::Time idle_since_;
   absl::Time paused_until_ = absl::InfinitePast();
   absl::Time next_keep_alive_ = absl::InfiniteFuture();

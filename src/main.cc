@@ -10,6 +10,8 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/optional.h"
+#include "access.h"
 #include "activation.h"
 #include "base/errors.h"
 #include "base/exit_status.h"
@@ -108,6 +110,19 @@ absl::StatusOr<std::unique_ptr<Tls>> LoadTls(const Options& options) {
   return Tls::Load(options.tls);
 }
 
+// Who is refused hears nothing, not even a greeting. Exit status 77, or nullopt
+// when the client may connect.
+absl::optional<int> Refused(const Connection& connection,
+                            const Options& options, const Log& log) {
+  const absl::optional<std::string> reason =
+      options.access.WhyRefused(connection.input.get());
+  if (!reason.has_value()) return absl::nullopt;
+  log.Write(Priority::kWarning,
+            absl::StrCat("refusing ", connection.peer, ": ", *reason),
+            {{"NBD_PEER", connection.peer}});
+  return static_cast<int>(ExitStatus::kRefused);
+}
+
 int Check(const Options& options, const std::vector<NamedFile>& files,
           const Log& log) {
   const auto catalog = OpenCatalog(options, files, log);
@@ -121,6 +136,9 @@ int Check(const Options& options, const std::vector<NamedFile>& files,
         options.tls.mode == TlsMode::kRequire
             ? "; clients without TLS would be refused\n"
             : "; clients without TLS would be served, too\n"));
+  }
+  for (const std::string& line : options.access.InWords()) {
+    Print(absl::StrCat(line, "\n"));
   }
   return 0;
 }
@@ -155,6 +173,7 @@ int Listen(std::vector<UniqueFd> sockets, const Options& options,
   {
     Listener listener(std::move(sockets), options.limits, std::move(signals),
                       log, manager);
+    listener.set_access(options.access);
     listener.set_command(command);
     listener.set_on_stop([&] {
       bound.RemoveUnixSocket();
@@ -309,6 +328,9 @@ int Main(int argc, char** argv) {
 
   ServiceManager manager;
   if (inherited.connection.has_value()) {
+    if (const auto status = Refused(*inherited.connection, options, log)) {
+      return *status;
+    }
     const absl::StatusOr<Identity> identity =
         FindIdentity(options.user, options.group);
     const absl::Status status =

@@ -32,6 +32,8 @@ enum LongOnly {
   kTlsPsk,
   kTlsVerifyPeer,
   kTlsAllow,
+  kAllow,
+  kDeny,
 };
 
 constexpr char kShortOptions[] = ":re:sfp:i:U:P:u:g:vV";
@@ -61,6 +63,8 @@ constexpr option kLongOptions[] = {
     {"tls-psk", required_argument, nullptr, kTlsPsk},
     {"tls-verify-peer", no_argument, nullptr, kTlsVerifyPeer},
     {"tls-allow", required_argument, nullptr, kTlsAllow},
+    {"allow", required_argument, nullptr, kAllow},
+    {"deny", required_argument, nullptr, kDeny},
     {"log", required_argument, nullptr, kLog},
     {"verbose", no_argument, nullptr, 'v'},
     {"check", no_argument, nullptr, kCheck},
@@ -231,6 +235,10 @@ absl::Status ApplyOption(int letter, const char* argument, Options* options) {
     case kTlsAllow:
       options->tls.allow.push_back(argument);
       return absl::OkStatus();
+    case kAllow:
+      return options->access.Add(AccessRules::Action::kAllow, argument);
+    case kDeny:
+      return options->access.Add(AccessRules::Action::kDeny, argument);
     case kLog:
       return ParseLog(argument, options);
     case 'v':
@@ -393,6 +401,11 @@ TLS:
       --tls-verify-peer      clients need a certificate of ca-cert.pem's
       --tls-allow=PATTERN    only clients whose certificate's subject, or PSK
                              user, matches; may be given again
+
+Who may connect (an address, a network, uid:USER, gid:GROUP, unix:, vsock: or
+vsock:CID; repeatable; the most specific one that matches holds):
+      --allow=WHO            and nobody else of the same family
+      --deny=WHO             not this one
 
 Limits for the peer (10s, 2min, 0 for none):
       --handshake-timeout=TIME   from accept to the end of negotiation, 10s

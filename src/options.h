@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
+#include "access.h"
 #include "activation.h"
 #include "base/log.h"
 #include "bind.h"
@@ -27,6 +28,7 @@ struct Options {
   Timeouts timeouts;
   TlsSettings tls;
   bool tls_given = false;  // by --tls itself
+  AccessRules access;
 
   bool check = false;
   bool version = false;

@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 
@@ -49,7 +50,88 @@ std::string IpPeer(const sockaddr_storage& address) {
   return absl::StrCat("[", text, "]:", ntohs(in6.sin6_port));
 }
 
+// The groups that the peer had besides its primary one when it connected.
+void AppendSupplementaryGroups(int fd, std::vector<uint32_t>* gids) {
+  constexpr size_t kUsual = 32;
+  std::vector<uint32_t> groups(kUsual);
+  socklen_t length = kUsual * sizeof(uint32_t);
+  int result =
+      getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &length);
+  if (result != 0 && errno == ERANGE) {
+    // Now `length` is what it takes: no more than NGROUPS_MAX, 65536, of them.
+    groups.resize(length / sizeof(uint32_t));
+    result = getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &length);
+  }
+  if (result != 0) return;
+  groups.resize(length / sizeof(uint32_t));
+  gids->insert(gids->end(), groups.begin(), groups.end());
+}
+
+PeerIdentity IdentifyUnixPeer(int fd, PeerGroups groups) {
+  PeerIdentity identity;
+  ucred peer = {};
+  socklen_t length = sizeof(peer);
+  // Where nobody has connected, the kernel says that the user is -1.
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 ||
+      peer.uid == static_cast<uid_t>(-1)) {
+    return identity;
+  }
+  identity.family = PeerIdentity::Family::kUnix;
+  identity.uid = peer.uid;
+  identity.gids.push_back(peer.gid);
+  if (groups == PeerGroups::kAll) {
+    AppendSupplementaryGroups(fd, &identity.gids);
+  }
+  return identity;
+}
+
+PeerIdentity IdentifyIpv6Peer(const sockaddr_in6& peer) {
+  PeerIdentity identity;
+  if (IN6_IS_ADDR_V4MAPPED(&peer.sin6_addr)) {
+    identity.family = PeerIdentity::Family::kIpv4;
+    std::memcpy(identity.address.data(), &peer.sin6_addr.s6_addr[12], 4);
+  } else {
+    identity.family = PeerIdentity::Family::kIpv6;
+    std::memcpy(identity.address.data(), &peer.sin6_addr, 16);
+  }
+  return identity;
+}
+
 }  // namespace
+
+PeerIdentity IdentifyPeer(int fd, PeerGroups groups) {
+  PeerIdentity identity;
+  sockaddr_storage address = {};
+  socklen_t length = sizeof(address);
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+    return identity;
+  }
+  switch (address.ss_family) {
+    case AF_UNIX:
+      return IdentifyUnixPeer(fd, groups);
+    case AF_INET: {
+      sockaddr_in in;
+      std::memcpy(&in, &address, sizeof(in));
+      identity.family = PeerIdentity::Family::kIpv4;
+      std::memcpy(identity.address.data(), &in.sin_addr, 4);
+      return identity;
+    }
+    case AF_INET6: {
+      sockaddr_in6 in6;
+      std::memcpy(&in6, &address, sizeof(in6));
+      return IdentifyIpv6Peer(in6);
+    }
+    case AF_VSOCK: {
+      sockaddr_vm vm;
+      std::memcpy(&vm, &address, sizeof(vm));
+      identity.family = PeerIdentity::Family::kVsock;
+      identity.cid = vm.svm_cid;
+      return identity;
+    }
+    default:
+      return identity;
+  }
+}
 
 // systemd, xinetd and others tell the peer in the environment; it is all there
 // is when the socket has no name any more, or was never one.

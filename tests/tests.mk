@@ -22,8 +22,10 @@ AM_CPPFLAGS += -I$(top_srcdir)/tests $(GTEST_CFLAGS)
 
 # Of one room each, on bytes.
 unit_tests = \
+	tests/access_test \
 	tests/base/errors_test \
 	tests/base/log_test \
+	tests/base/rate_limit_test \
 	tests/base/signals_test \
 	tests/base/time_span_test \
 	tests/base/utf8_test \
@@ -76,7 +78,8 @@ python_tests = \
 	tests/systemd_test.py \
 	tests/timeouts_test.py \
 	tests/tls_clients_test.py \
-	tests/tls_test.py
+	tests/tls_test.py \
+	tests/who_may_connect_test.py
 
 check_PROGRAMS =
 check_LIBRARIES =

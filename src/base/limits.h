@@ -86,6 +86,10 @@ inline constexpr int kMaxStorageErrorsLogged = 10;
 // Exports of a directory that can't be opened, of which one connection logs the
 // reason; a client may ask for them again and again.
 inline constexpr int kMaxOpenErrorsLogged = 10;
+// Peers whom --allow and --deny refuse, and whom a listener logs one by one in an
+// interval; of the others it logs the number.
+inline constexpr int kMaxDenialsLogged = 10;
+inline constexpr absl::Duration kDenialsInterval = absl::Seconds(10);
 // How often a connection or the listener tells the service manager its status.
 inline constexpr absl::Duration kStatusInterval = absl::Seconds(1);
 
