@@ -98,6 +98,7 @@ Priority PriorityOf(ExitStatus status) {
     case ExitStatus::kProtocol:
     case ExitStatus::kTimedOut:
     case ExitStatus::kRefused:
+    case ExitStatus::kUnavailable:
       return Priority::kWarning;
     default:
       return Priority::kError;
@@ -126,12 +127,14 @@ void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
 
 Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
              const Timeouts& timeouts, const Tls* tls, bool require_tls,
-             ServiceManager& manager, Log& log, Statistics& statistics) {
+             Exclusive exclusive, ServiceManager& manager, Log& log,
+             Statistics& statistics) {
   const TlsMode mode = tls == nullptr ? TlsMode::kOff
                        : require_tls  ? TlsMode::kRequire
                                       : TlsMode::kOn;
-  std::variant<Negotiated, TlsUpgrade, Ending> outcome =
-      Negotiation(channel, catalog, log, timeouts.handshake, mode).Run();
+  Negotiation negotiation(channel, catalog, log, timeouts.handshake, mode);
+  negotiation.set_exclusive(exclusive);
+  std::variant<Negotiated, TlsUpgrade, Ending> outcome = negotiation.Run();
   absl::optional<TlsPeer> tls_peer;
   if (const TlsUpgrade* upgrade = std::get_if<TlsUpgrade>(&outcome)) {
     tls_peer.emplace();
@@ -141,8 +144,9 @@ Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
     }
     log.SetField("NBD_TLS_IDENTITY", tls_peer->identity);
     // All that was negotiated in plain text is forgotten.
-    outcome =
-        Negotiation(channel, catalog, log, timeouts.handshake, *upgrade).Run();
+    Negotiation secure(channel, catalog, log, timeouts.handshake, *upgrade);
+    secure.set_exclusive(exclusive);
+    outcome = secure.Run();
   }
   if (Ending* ending = std::get_if<Ending>(&outcome)) {
     return std::move(*ending);
@@ -160,16 +164,20 @@ Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
 
 ExitStatus ServeConnection(Connection connection, Catalog& catalog,
                            const Timeouts& timeouts, const Tls* tls,
-                           bool require_tls, const Signals& shutdown,
-                           ServiceManager& manager, Log& log) {
+                           bool require_tls, Exclusive exclusive,
+                           Signals& shutdown, ServiceManager& manager,
+                           Log& log) {
   const absl::Time start = SteadyNow();
   const std::string peer = connection.peer;
   Statistics statistics;
   Ending ending;
   {
     Channel channel(MakeStream(connection, timeouts), shutdown.fd());
-    ending = Serve(channel, peer, catalog, timeouts, tls, require_tls, manager,
-                   log, statistics);
+    ending = Serve(channel, peer, catalog, timeouts, tls, require_tls, exclusive,
+                   manager, log, statistics);
+  }
+  if (ending.status == ExitStatus::kOk && shutdown.Take() == kTakeoverSignal) {
+    absl::StrAppend(&ending.reason, ", since another takes over the export");
   }
   LogEnd(log, peer, ending, statistics, SteadyNow() - start);
   return ending.status;

@@ -8,20 +8,22 @@
 #include "base/signals.h"
 #include "base/service_manager.h"
 #include "export/catalog.h"
+#include "export/exclusive.h"
 #include "stream/tls.h"
 #include "timeouts.h"
 
 namespace nbdinetd {
 
-// Serves the client until the connection ends, or one of `shutdown` comes, and
-// closes it. Logs who is served what, and how it ended; `log` gets the
-// connection's fields, and `manager` a status. Without `tls` there is none, and
-// with it `require_tls` says whether there must be. The result is what the
-// process exits with.
+// Serves the client until the connection ends, or one of `shutdown` comes
+// (SIGTERM, kTakeoverSignal), and closes it. Logs who is served what, and how it
+// ended; `log` gets the connection's fields, and `manager` a status. Without
+// `tls` there is none, and with it `require_tls` says whether there must be. The
+// result is what the process exits with.
 ExitStatus ServeConnection(Connection connection, Catalog& catalog,
                            const Timeouts& timeouts, const Tls* tls,
-                           bool require_tls, const Signals& shutdown,
-                           ServiceManager& manager, Log& log);
+                           bool require_tls, Exclusive exclusive,
+                           Signals& shutdown, ServiceManager& manager,
+                           Log& log);
 
 }  // namespace nbdinetd
 

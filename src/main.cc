@@ -23,6 +23,7 @@
 #include "daemon.h"
 #include "export/catalog.h"
 #include "export/directory.h"
+#include "export/exclusive.h"
 #include "export/export.h"
 #include "listener.h"
 #include "options.h"
@@ -77,6 +78,14 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(
     absl::StatusOr<std::unique_ptr<Export>> opened = OpenHandedOver(
         file.fd.get(), name, options.read_only, &read_only_reason);
     if (!opened.ok()) return opened.status();
+    if (options.exclusive != Exclusive::kOff &&
+        (*opened)->shares_description()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--exclusive can't lock ", Quoted(name),
+          ", which was handed over: this process may not open it anew, and "
+          "shares it, and its locks, with whoever handed it over; give it the "
+          "right to open the file"));
+    }
     LogReadOnly(log, name, read_only_reason);
     entries.push_back({name, options.description, *std::move(opened)});
   }
@@ -123,6 +132,20 @@ absl::optional<int> Refused(const Connection& connection,
   return static_cast<int>(ExitStatus::kRefused);
 }
 
+absl::string_view ExclusiveInWords(Exclusive exclusive) {
+  switch (exclusive) {
+    case Exclusive::kOff:
+      return "";
+    case Exclusive::kRefuse:
+      return "to one client at a time; others would be refused\n";
+    case Exclusive::kWait:
+      return "to one client at a time; others would wait until it has left\n";
+    case Exclusive::kTakeover:
+      return "to one client at a time; it would have to leave for the next\n";
+  }
+  return "";
+}
+
 int Check(const Options& options, const std::vector<NamedFile>& files,
           const Log& log) {
   const auto catalog = OpenCatalog(options, files, log);
@@ -137,6 +160,7 @@ int Check(const Options& options, const std::vector<NamedFile>& files,
             ? "; clients without TLS would be refused\n"
             : "; clients without TLS would be served, too\n"));
   }
+  Print(ExclusiveInWords(options.exclusive));
   for (const std::string& line : options.access.InWords()) {
     Print(absl::StrCat(line, "\n"));
   }
@@ -148,7 +172,11 @@ int Serve(Connection connection, const Options& options,
           Log& log) {
   // From here on every message says whom it is about.
   log.SetField("NBD_PEER", connection.peer);
-  absl::StatusOr<Signals> shutdown = Signals::Create({SIGTERM, SIGINT});
+  // Who has no lock to give up takes no notice of a takeover.
+  absl::StatusOr<Signals> shutdown =
+      options.exclusive == Exclusive::kOff
+          ? Signals::Create({SIGTERM, SIGINT})
+          : Signals::Create({SIGTERM, SIGINT, kTakeoverSignal});
   if (!shutdown.ok()) return Fail(log, shutdown.status());
   const auto catalog = OpenCatalog(options, files, log);
   if (!catalog.ok()) return Fail(log, catalog.status());
@@ -158,7 +186,8 @@ int Serve(Connection connection, const Options& options,
   if (!tls.ok()) return Fail(log, tls.status());
   return static_cast<int>(ServeConnection(
       std::move(connection), **catalog, options.timeouts, tls->get(),
-      options.tls.mode == TlsMode::kRequire, *shutdown, manager, log));
+      options.tls.mode == TlsMode::kRequire, options.exclusive, *shutdown,
+      manager, log));
 }
 
 void RemovePidfile(const Options& options) {

@@ -11,11 +11,6 @@
 #include "protocol/wire.h"
 
 namespace nbdinetd {
-namespace {
-
-constexpr char kShuttingDown[] = "the server is shutting down";
-
-}  // namespace
 
 const Negotiation::Rule* Negotiation::FindRule(uint32_t option) {
   using N = Negotiation;
@@ -49,6 +44,7 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiation::Run() {
     while (ReadOption()) {
     }
   }
+  NoteInUse();
   if (ending_.has_value()) return *std::move(ending_);
   if (start_tls_) return TlsUpgrade{deadline_, no_zeroes_};
   channel_.set_deadline(absl::InfiniteFuture());
@@ -260,8 +256,9 @@ Promises Negotiation::PromisesFor(const Export& target,
                                   absl::string_view export_name) const {
   const Export::Facts& facts = target.facts();
   unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH |
-                   NBD_FLAG_SEND_FUA | NBD_FLAG_CAN_MULTI_CONN |
-                   NBD_FLAG_SEND_CACHE;
+                   NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
+  // Under a lock, a second connection would be refused.
+  if (exclusive_ == Exclusive::kOff) flags |= NBD_FLAG_CAN_MULTI_CONN;
   if (facts.read_only) {
     flags |= NBD_FLAG_READ_ONLY;
   } else {
@@ -307,7 +304,12 @@ void Negotiation::OnExportName(absl::string_view payload, OptionReplies&) {
     End(ExitStatus::kNoInput, std::string(opened.status().message()));
     return;
   }
-  EnterTransmission(*opened, payload);
+  const std::string name(payload);
+  if (absl::optional<NotLocked> refusal = LockExport(*opened->target, name)) {
+    ending_ = std::move(refusal->ending);
+    return;
+  }
+  EnterTransmission(*opened, name);
   const Promises& promises = negotiated_->promises;
   if (!channel_.Send(EncodeExportNameReply(
           promises.size_bytes, promises.transmission_flags, no_zeroes_))) {
@@ -459,9 +461,16 @@ void Negotiation::OnGo(absl::string_view payload, OptionReplies& replies) {
     replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_GO is malformed");
     return;
   }
-  if (DescribeExport(*request, replies)) {
-    EnterTransmission(described_->opened, request->name);
+  if (!DescribeExport(*request, replies)) return;
+  const std::string name(request->name);
+  if (absl::optional<NotLocked> refusal =
+          LockExport(*described_->opened.target, name)) {
+    replies = OptionReplies(NBD_OPT_GO);
+    replies.Error(refusal->reply, refusal->sentence);
+    if (refusal->over) ending_ = std::move(refusal->ending);
+    return;
   }
+  EnterTransmission(described_->opened, name);
 }
 
 void Negotiation::OnStructuredReply(absl::string_view payload,

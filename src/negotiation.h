@@ -16,6 +16,7 @@
 #include "base/exit_status.h"
 #include "base/log.h"
 #include "export/catalog.h"
+#include "export/exclusive.h"
 #include "protocol/option.h"
 #include "protocol/reply.h"
 #include "protocol/request.h"
@@ -67,6 +68,9 @@ class Negotiation {
         deadline_(upgrade.deadline),
         no_zeroes_(upgrade.no_zeroes) {}
 
+  // Whether the export that is chosen must be nobody else's; before Run().
+  void set_exclusive(Exclusive exclusive) { exclusive_ = exclusive; }
+
   // Sends the greeting, unless there was one, and haggles until the client has
   // chosen an export, or is to begin with TLS, or the connection has ended, for
   // the reason given. Called once. The channel's deadline stays until an export
@@ -85,6 +89,16 @@ class Negotiation {
   };
   static const Rule* FindRule(uint32_t option);
 
+  // The export can't be locked for a client.
+  struct NotLocked {
+    // What it is told, where the option has error replies.
+    NbdOptionReply reply;
+    std::string sentence;
+    // How the connection ends if it has to: the option has none, or `over`.
+    Ending ending;
+    bool over;
+  };
+
   // True when the input holds at least `n` bytes; else the connection has
   // ended, and ending_ says why.
   bool Require(size_t n);
@@ -93,6 +107,7 @@ class Negotiation {
   // Ends the connection (a hard disconnect, unless the client asked for it).
   void End(ExitStatus status, std::string reason);
   bool Greet();
+  void NoteInUse();
   bool ReadClientFlags();
   bool ReadOption();
   bool HandleOption(const OptionHeader& header);
@@ -124,10 +139,21 @@ class Negotiation {
   // Answers LIST_META_CONTEXT or SET_META_CONTEXT, and selects for the latter.
   void AnswerMetaContext(absl::string_view payload, NbdOption option,
                          OptionReplies& replies);
+  // Locks the export under --exclusive (negotiation_lock.cc), and may wait for
+  // that; meanwhile the input may move. nullopt when it has succeeded.
+  absl::optional<NotLocked> LockExport(const Export& target,
+                                       const std::string& name);
+  // Waits until another try is due: until `pause` is over, or `holder_fd` is
+  // readable. A value when there is nothing to wait for any more.
+  absl::optional<NotLocked> WaitForHolder(int holder_fd, absl::Duration pause,
+                                          const std::string& name);
+  NotLocked InUse(const std::string& name, absl::string_view sentence);
   Promises PromisesFor(const Export& target,
                        absl::string_view export_name) const;
   void EnterTransmission(const Catalog::Opened& opened,
                          absl::string_view export_name);
+
+  static constexpr char kShuttingDown[] = "the server is shutting down";
 
   Channel& channel_;
   Catalog& catalog_;
@@ -135,6 +161,7 @@ class Negotiation {
   const absl::Duration time_limit_;
   TlsMode tls_;
   const bool secure_ = false;
+  Exclusive exclusive_ = Exclusive::kOff;
 
   // Of the whole handshake.
   absl::Time deadline_ = absl::InfiniteFuture();
@@ -144,6 +171,8 @@ class Negotiation {
   bool structured_replies_ = false;
   // The name for which base:allocation was selected.
   absl::optional<std::string> base_allocation_for_;
+  // The export that the client was refused last, since it is in use.
+  absl::optional<std::string> in_use_;
 
   bool start_tls_ = false;
   // What the option before this one has described, if it was NBD_OPT_INFO.

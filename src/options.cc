@@ -34,6 +34,7 @@ enum LongOnly {
   kTlsAllow,
   kAllow,
   kDeny,
+  kExclusive,
 };
 
 constexpr char kShortOptions[] = ":re:sfp:i:U:P:u:g:vV";
@@ -65,6 +66,7 @@ constexpr option kLongOptions[] = {
     {"tls-allow", required_argument, nullptr, kTlsAllow},
     {"allow", required_argument, nullptr, kAllow},
     {"deny", required_argument, nullptr, kDeny},
+    {"exclusive", optional_argument, nullptr, kExclusive},
     {"log", required_argument, nullptr, kLog},
     {"verbose", no_argument, nullptr, 'v'},
     {"check", no_argument, nullptr, kCheck},
@@ -96,6 +98,22 @@ absl::Status ParseLog(absl::string_view name, Options* options) {
         absl::StrCat("--log=", Quoted(name),
                      ": there is no such destination; use stderr, syslog, "
                      "journal or null"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParseExclusive(absl::string_view mode, Options* options) {
+  if (mode == "refuse") {
+    options->exclusive = Exclusive::kRefuse;
+  } else if (mode == "wait") {
+    options->exclusive = Exclusive::kWait;
+  } else if (mode == "takeover") {
+    options->exclusive = Exclusive::kTakeover;
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--exclusive=", Quoted(mode),
+                     ": a client whose export is in use can be dealt with by "
+                     "refuse, wait or takeover"));
   }
   return absl::OkStatus();
 }
@@ -235,6 +253,8 @@ absl::Status ApplyOption(int letter, const char* argument, Options* options) {
     case kTlsAllow:
       options->tls.allow.push_back(argument);
       return absl::OkStatus();
+    case kExclusive:
+      return ParseExclusive(argument == nullptr ? "refuse" : argument, options);
     case kAllow:
       return options->access.Add(AccessRules::Action::kAllow, argument);
     case kDeny:
@@ -369,6 +389,8 @@ listening sockets come from systemd; or else nbdinetd listens by itself.
       --description=TEXT     a description for clients that list exports
       --directory=DIR        each file in DIR is an export under its own name;
                              with -e, NAME is the default export
+      --exclusive[=MODE]     one client at a time on an export; what becomes of
+                             others: refuse (the default), wait or takeover
       --log=DESTINATION      stderr, syslog, journal or null
   -v, --verbose              debug messages on standard error
       --check                open FILE or DIR, say what would be served, exit

@@ -11,6 +11,7 @@
 #include "activation.h"
 #include "base/log.h"
 #include "bind.h"
+#include "export/exclusive.h"
 #include "listener.h"
 #include "stream/tls.h"
 #include "timeouts.h"
@@ -29,6 +30,7 @@ struct Options {
   TlsSettings tls;
   bool tls_given = false;  // by --tls itself
   AccessRules access;
+  Exclusive exclusive = Exclusive::kOff;
 
   bool check = false;
   bool version = false;

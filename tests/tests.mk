@@ -35,6 +35,7 @@ unit_tests = \
 	tests/export/block_device_test \
 	tests/export/catalog_test \
 	tests/export/directory_test \
+	tests/export/exclusive_test \
 	tests/export/export_test \
 	tests/export/extents_test \
 	tests/negotiation_test \
@@ -65,6 +66,7 @@ python_tests = \
 	tests/bench-smoke_test.py \
 	tests/clients_test.py \
 	tests/directory_exports_test.py \
+	tests/exclusive_test.py \
 	tests/faults_test.py \
 	tests/handed_over_test.py \
 	tests/listen_units_test.py \

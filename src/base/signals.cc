@@ -15,10 +15,14 @@ absl::StatusOr<Signals> Signals::Create(std::initializer_list<int> numbers) {
   sigemptyset(&set);
   for (const int number : numbers) {
     // What whoever started us wants ignored (nohup, a shell's "&") would be
-    // queued all the same once it is blocked.
+    // queued all the same once it is blocked. These two are ignored by default,
+    // so that they are nobody's wish.
     struct sigaction action;
     sigaction(number, nullptr, &action);
-    if (action.sa_handler == SIG_IGN && number != SIGCHLD) continue;
+    if (action.sa_handler == SIG_IGN && number != SIGCHLD &&
+        number != SIGURG) {
+      continue;
+    }
     sigaddset(&set, number);
   }
   pthread_sigmask(SIG_BLOCK, &set, nullptr);

@@ -56,6 +56,14 @@ class Export {
   };
   Location Locate(uint64_t offset) const { return {fd(), offset}; }
 
+  // The descriptor that all requests use, for the locks of its open file
+  // description.
+  int lock_fd() const { return fd_.get(); }
+  // Other processes may have that description, too: it was handed over, and
+  // couldn't be opened anew.
+  bool shares_description() const { return shares_description_; }
+  void set_shares_description() { shares_description_ = true; }
+
   // Reads what the page cache holds, without waiting for the storage: the
   // number of bytes, perhaps fewer than wanted; 0 when nothing is to be had
   // that way (the caller then uses Read, which also finds out why).
@@ -152,6 +160,7 @@ class Export {
   const std::string path_;
   const UniqueFd fd_;
   const Facts facts_;
+  bool shares_description_ = false;
   std::atomic<bool> may_have_holes_;
   // Asked for with the first Extents().
   enum class ExtentMap { kUnknown, kYes, kNo };

@@ -127,9 +127,11 @@ absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
     *read_only_reason = "the descriptor handed over is open for reading only";
   }
   const std::string link = absl::StrCat("/proc/self/fd/", fd);
+  bool is_shared = false;
   UniqueFd own(
       open(link.c_str(), (read_only ? O_RDONLY : O_RDWR) | kOpenFlags));
   if (!own.valid()) {
+    is_shared = true;
     own.Reset(fcntl(fd, F_DUPFD_CLOEXEC, 0));
     // With these, writes would go to the end of the file whatever their offset
     // is, and unaligned requests fail.
@@ -140,7 +142,10 @@ absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
     }
   }
   if (!own.valid()) return NoInput(name, ErrnoText(errno));
-  return ExportOf(std::move(own), name, read_only, read_only_reason);
+  absl::StatusOr<std::unique_ptr<Export>> opened =
+      ExportOf(std::move(own), name, read_only, read_only_reason);
+  if (opened.ok() && is_shared) (*opened)->set_shares_description();
+  return opened;
 }
 
 }  // namespace nbdinetd

@@ -1,0 +1,156 @@
+#include "export/exclusive.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+
+namespace nbdinetd {
+namespace {
+
+// The first of the bytes. Not the very last ones: a lock that ends there is one
+// to the end of the file, for ever.
+constexpr off_t kFirstByte = std::numeric_limits<off_t>::max() - 0xffff;
+
+// How often, and with what pause, candidates that have met try again before
+// they call it in use. A candidate holds its byte for a few system calls.
+constexpr int kMeetings = 20;
+constexpr long kMaxMeetingPauseNs = 1'000'000;
+
+// Linux 5.3; glibc has functions for them since 2.36 only.
+int PidfdOpen(pid_t pid) {
+  return static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+}
+int PidfdSendSignal(int pidfd, int number) {
+  return static_cast<int>(
+      syscall(SYS_pidfd_send_signal, pidfd, number, nullptr, 0));
+}
+
+// Up to the longest pause, different for each process: a clock that counts
+// nanoseconds, and the process id, are as good as dice here.
+void PauseALittle() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  const auto mixed = (static_cast<uint64_t>(now.tv_nsec) ^
+                      (static_cast<uint64_t>(getpid()) << 20)) *
+                     0x9e3779b97f4a7c15u;
+  const timespec pause = {
+      0, static_cast<long>((mixed >> 32) % kMaxMeetingPauseNs)};
+  nanosleep(&pause, nullptr);
+}
+
+bool HasEnded(int pidfd) {
+  pollfd fd = {pidfd, POLLIN, 0};
+  return poll(&fd, 1, 0) == 1;
+}
+
+// That somebody else has a lock; which of the two is up to the system.
+bool IsHeld(int error) { return error == EAGAIN || error == EACCES; }
+
+}  // namespace
+
+ExclusiveLock::ExclusiveLock(const Export& target)
+    : fd_(target.lock_fd()), read_only_(target.facts().read_only) {}
+
+int ExclusiveLock::Set(int command, Byte byte, short type) {
+  struct flock lock = {};
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = kFirstByte + static_cast<off_t>(byte);
+  lock.l_len = 1;
+  return fcntl(fd_, command, &lock) == 0 ? 0 : errno;
+}
+
+absl::optional<pid_t> ExclusiveLock::FindOther(int command, Byte byte,
+                                               int* error) {
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = kFirstByte + static_cast<off_t>(byte);
+  lock.l_len = 1;
+  *error = fcntl(fd_, command, &lock) == 0 ? 0 : errno;
+  if (*error != 0 || lock.l_type == F_UNLCK) return absl::nullopt;
+  return lock.l_pid;
+}
+
+int ExclusiveLock::TryForWriting() {
+  return Set(F_OFD_SETLK, Byte::kOwner, F_WRLCK);
+}
+
+int ExclusiveLock::TryForReading() {
+  met_ = false;
+  int error = Set(F_OFD_SETLK, Byte::kCandidate, F_RDLCK);
+  if (error != 0) return error;
+  met_ = FindOther(F_OFD_GETLK, Byte::kCandidate, &error).has_value();
+  if (error == 0) {
+    const bool owned =
+        met_ || FindOther(F_OFD_GETLK, Byte::kOwner, &error).has_value();
+    if (owned) error = EAGAIN;
+  }
+  // A writer may have come in between; then it fails.
+  if (error == 0) error = Set(F_OFD_SETLK, Byte::kOwner, F_RDLCK);
+  Set(F_OFD_SETLK, Byte::kCandidate, F_UNLCK);
+  return error;
+}
+
+absl::StatusOr<bool> ExclusiveLock::Try() {
+  int error = 0;
+  if (read_only_) {
+    for (int i = 0; i < kMeetings; ++i) {
+      error = TryForReading();
+      if (!met_) break;
+      PauseALittle();
+    }
+  } else {
+    error = TryForWriting();
+  }
+  if (IsHeld(error)) return false;
+  if (error != 0) return ErrnoStatus(error, "it can't be locked");
+  // Where this fails, a takeover will say that it finds nobody to ask.
+  Set(F_SETLK, Byte::kHolder, read_only_ ? F_RDLCK : F_WRLCK);
+  return true;
+}
+
+absl::Status ExclusiveLock::AskHolder() {
+  if (holder_.valid()) {
+    if (!HasEnded(holder_.get())) return absl::OkStatus();
+    ForgetHolder();
+  }
+  int error = 0;
+  const absl::optional<pid_t> pid = FindOther(F_GETLK, Byte::kHolder, &error);
+  if (!pid.has_value()) return absl::OkStatus();
+  if (*pid <= 0) {
+    return absl::FailedPreconditionError(
+        "the process that uses it is out of reach, in another PID namespace "
+        "or on another machine");
+  }
+  UniqueFd holder(PidfdOpen(*pid));
+  if (!holder.valid()) {
+    // It has just ended.
+    if (errno == ESRCH) return absl::OkStatus();
+    return ErrnoStatus(errno, "the process that uses it can't be asked to end",
+                       absl::StatusCode::kFailedPrecondition);
+  }
+  // Still the same? Then the descriptor is the holder's.
+  if (FindOther(F_GETLK, Byte::kHolder, &error) != pid) return absl::OkStatus();
+  if (PidfdSendSignal(holder.get(), kTakeoverSignal) != 0) {
+    if (errno == ESRCH) return absl::OkStatus();
+    return ErrnoStatus(errno,
+                       absl::StrCat("process ", *pid,
+                                    ", which uses it, can't be asked to end"),
+                       errno == EPERM ? absl::StatusCode::kPermissionDenied
+                                      : absl::StatusCode::kFailedPrecondition);
+  }
+  holder_ = std::move(holder);
+  return absl::OkStatus();
+}
+
+}  // namespace nbdinetd

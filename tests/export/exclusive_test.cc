@@ -1,0 +1,159 @@
+// The lock itself: who excludes whom, and for how long. What becomes of clients
+// is in exclusive_test.py.
+#include "export/exclusive.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/unique_fd.h"
+
+namespace nbdinetd {
+namespace {
+
+class ExclusiveLockTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char path[] = "/tmp/nbdinetd-exclusive-XXXXXX";
+    const UniqueFd fd(mkstemp(path));
+    ASSERT_TRUE(fd.valid());
+    path_ = path;
+    ASSERT_EQ(ftruncate(fd.get(), 1 << 20), 0);
+  }
+  void TearDown() override { unlink(path_.c_str()); }
+
+  std::unique_ptr<Export> Open(bool read_only) {
+    std::string reason;
+    auto opened = OpenExport(path_, read_only, &reason);
+    EXPECT_TRUE(opened.ok()) << opened.status();
+    return *std::move(opened);
+  }
+
+  static bool Try(const Export& target) {
+    const absl::StatusOr<bool> locked = ExclusiveLock(target).Try();
+    EXPECT_TRUE(locked.ok()) << locked.status();
+    return locked.value_or(false);
+  }
+
+  std::string path_;
+};
+
+TEST_F(ExclusiveLockTest, ExcludesEverybodyUntilTheExportIsClosed) {
+  for (const bool first_reads : {false, true}) {
+    for (const bool second_reads : {false, true}) {
+      auto first = Open(first_reads);
+      const auto second = Open(second_reads);
+      EXPECT_TRUE(Try(*first));
+      EXPECT_FALSE(Try(*second)) << first_reads << second_reads;
+      EXPECT_FALSE(Try(*second));
+      first.reset();
+      EXPECT_TRUE(Try(*second));
+    }
+  }
+}
+
+TEST_F(ExclusiveLockTest, AFailedAttemptLeavesNothingBehind) {
+  for (const bool reads : {false, true}) {
+    auto first = Open(reads);
+    const auto second = Open(true), third = Open(reads);
+    EXPECT_TRUE(Try(*first));
+    EXPECT_FALSE(Try(*second));
+    first.reset();
+    EXPECT_TRUE(Try(*third));
+  }
+}
+
+TEST_F(ExclusiveLockTest, LocksNothingNearTheDataOrQemusBytes) {
+  for (const bool reads : {false, true}) {
+    const auto target = Open(reads);
+    EXPECT_TRUE(Try(*target));
+    const UniqueFd other(open(path_.c_str(), O_RDWR | O_CLOEXEC));
+    struct flock lock = {};
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    lock.l_len = off_t{1} << 62;
+    EXPECT_EQ(fcntl(other.get(), F_OFD_GETLK, &lock), 0);
+    EXPECT_EQ(lock.l_type, F_UNLCK);
+  }
+}
+
+TEST_F(ExclusiveLockTest, NoHolderIsToBeFoundWithoutOne) {
+  const auto target = Open(false);
+  ExclusiveLock lock(*target);
+  EXPECT_TRUE(lock.AskHolder().ok());
+  EXPECT_EQ(lock.holder_fd(), -1);
+}
+
+TEST_F(ExclusiveLockTest, WhatIsNoFileCannotBeLocked) {
+  std::string reason;
+  auto target = Open(false);
+  EXPECT_TRUE(Try(*target));
+  close(target->lock_fd());
+  EXPECT_FALSE(ExclusiveLock(*target).Try().ok());
+  // So that the export closes what it has.
+  EXPECT_EQ(open(path_.c_str(), O_RDWR | O_CLOEXEC), target->lock_fd());
+}
+
+// The bytes are agreed on between versions of the program that run at the same
+// time.
+constexpr off_t kOwnerByte = 0x7fffffffffff0000;
+constexpr off_t kCandidateByte = kOwnerByte + 2;
+
+TEST_F(ExclusiveLockTest, AReaderGoesOnOnlyWhileItIsTheOnlyCandidate) {
+  const UniqueFd other(open(path_.c_str(), O_RDWR | O_CLOEXEC));
+  const auto set = [&](off_t byte, short type, int command) {
+    struct flock lock = {};
+    lock.l_type = type;
+    lock.l_whence = SEEK_SET;
+    lock.l_start = byte;
+    lock.l_len = 1;
+    EXPECT_EQ(fcntl(other.get(), command, &lock), 0);
+    return lock.l_type;
+  };
+  const auto reader = Open(true);
+  set(kCandidateByte, F_RDLCK, F_OFD_SETLK);
+  EXPECT_FALSE(Try(*reader));
+  EXPECT_EQ(set(kOwnerByte, F_WRLCK, F_OFD_GETLK), F_UNLCK);
+  set(kCandidateByte, F_UNLCK, F_OFD_SETLK);
+  EXPECT_TRUE(Try(*reader));
+  EXPECT_EQ(set(kOwnerByte, F_WRLCK, F_OFD_GETLK), F_RDLCK);
+  // It is a candidate no more.
+  EXPECT_EQ(set(kCandidateByte, F_WRLCK, F_OFD_GETLK), F_UNLCK);
+  // A writer needs no candidacy.
+  const auto writer = Open(false);
+  EXPECT_FALSE(Try(*writer));
+}
+
+// Candidates that meet step back; never do two believe that they are alone.
+TEST_F(ExclusiveLockTest, ReadersThatComeTogetherAreOneAtATime) {
+  constexpr int kThreads = 8;
+  constexpr int kRounds = 50;
+  std::atomic<int> inside = 0, successes = 0, faults = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&, writes = i == 0] {
+      for (int round = 0; round < kRounds; ++round) {
+        const auto target = Open(!writes);
+        if (!Try(*target)) continue;
+        if (++inside != 1) ++faults;
+        ++successes;
+        std::this_thread::yield();
+        --inside;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(faults, 0);
+  EXPECT_GT(successes, 0);
+}
+
+}  // namespace
+}  // namespace nbdinetd
