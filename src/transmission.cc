@@ -48,13 +48,15 @@ Ending Transmission::Run() {
     // In this order: a task that is taken back may be what the requests that
     // are in the input already have been waiting for.
     HandleFinished();
+    const uint64_t requests_before = statistics_.requests;
     HandleInput();
     if (!replies_.Flush()) OnUnsentReplies();
     if (Over()) return Finish();
     const absl::Time limit = WaitLimit();
     switch (channel_.Wait(WantInput(), workers_.event_fd(),
                           std::min(limit, progress_.Tell()),
-                          /*may_spin=*/workers_.pending() == 0)) {
+                          PatienceAfter(statistics_.requests -
+                                        requests_before))) {
       case Channel::Wake::kWorkers:
         break;
       case Channel::Wake::kShutdown:
@@ -69,6 +71,13 @@ Ending Transmission::Run() {
         break;
     }
   }
+}
+
+Channel::Patience Transmission::PatienceAfter(uint64_t requests) const {
+  // Something else may wake us.
+  if (workers_.pending() > 0) return Channel::Patience::kSleep;
+  return requests > 1 ? Channel::Patience::kGatherFirst
+                      : Channel::Patience::kPoll;
 }
 
 bool Transmission::WantInput() const {

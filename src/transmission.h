@@ -83,6 +83,8 @@ class Transmission {
   void LogStorageError(const Request& request, int error_number);
 
   // The end (transmission.cc).
+  // How to wait, after so many requests have been carried out in one turn.
+  Channel::Patience PatienceAfter(uint64_t requests) const;
   bool WantInput() const;
   // What a write would wait for is a task of ours, whose end is told.
   bool WritesHaveToWait() const;

@@ -33,9 +33,11 @@ void Channel::NoteShutdown() {
 }
 
 Channel::Wake Channel::Wait(bool want_input, int workers_fd,
-                            absl::Time deadline, bool may_spin) {
+                            absl::Time deadline, Patience patience) {
   // A client that is always quick must not hide a shutdown.
-  may_spin = may_spin && want_input && ++waits_unpolled_ < kMaxWaitsUnpolled;
+  const bool may_spin = patience != Patience::kSleep && want_input &&
+                        ++waits_unpolled_ < kMaxWaitsUnpolled;
+  if (may_spin && patience == Patience::kGatherFirst) spinner_.LetGather();
   if (may_spin && spinner_.Try([this] {
         const Receipt receipt = ReceiveNow();
         if (receipt != Receipt::kNothing) received_ = receipt;

@@ -41,14 +41,19 @@ class Channel {
 
   enum class Wake { kInput, kWorkers, kShutdown, kTimeout };
 
+  // How to wait for a peer that has been quick of late (see Spinner).
+  enum class Patience {
+    kSleep,
+    kPoll,         // poll the input for a moment before sleeping
+    kGatherFirst,  // the same, but first let several requests come together
+  };
+
   // Waits until there is something to receive, `workers_fd` (unless -1) is
   // readable, a shutdown is requested (told once), or `deadline` has passed.
   // With `want_input` false the peer's input is left alone. When several
   // things have happened, the workers come before a shutdown before input.
-  // With `may_spin` the input is polled for a moment before the process sleeps,
-  // if the peer has been quick of late (see Spinner).
   Wake Wait(bool want_input, int workers_fd, absl::Time deadline,
-            bool may_spin = false);
+            Patience patience = Patience::kSleep);
 
   // True from the moment that Wait() or Send() has seen the shutdown signal.
   bool shutdown_requested() const { return shutdown_requested_; }

@@ -1,4 +1,4 @@
-// Polls for a moment before sleeping, where that pays.
+// Busy waiting, where that pays.
 //
 // A client that keeps one request in flight sends the next some microseconds
 // after it has the reply; to sleep and be woken costs more than that. So the
@@ -8,6 +8,11 @@
 //     nothing; and
 //   - while nobody else wants the processor: each turn offers it by
 //     sched_yield(), and when somebody took it, there are no spins for a while.
+// And a client that keeps several requests in flight sends the next while it
+// reads the replies. Polled at once, each request would be answered by itself,
+// with a system call more on either side, and the peer's socket be locked just
+// when it wants to send; so the process looks away for a moment until several
+// have gathered, on the same conditions.
 // Rejected: a fixed number of tries, which burns that much after every reply
 // to a client that thinks for a millisecond; SO_BUSY_POLL, which is for network
 // devices with queues of their own.
@@ -29,7 +34,7 @@ class Spinner {
   template <typename Function>
   bool Try(Function succeeds) {
     start_ns_ = Now();
-    if (usual_wait_ns_ > kWorthwhileNs || skip_ > 0) {
+    if (!Worthwhile()) {
       if (skip_ > 0) --skip_;
       return false;
     }
@@ -52,6 +57,15 @@ class Spinner {
     return false;
   }
 
+  // Before Try(), when the last receive brought several requests.
+  void LetGather() {
+    if (!Worthwhile()) return;
+    const int64_t start_ns = Now();
+    do {
+      for (int i = 0; i < kPausesPerTurn; ++i) PauseProcessor();
+    } while (Now() - start_ns < kGatherNs);
+  }
+
   void NoteSlept() { NoteWait(Now() - start_ns_); }
 
  private:
@@ -65,6 +79,23 @@ class Spinner {
   static constexpr int64_t kYieldedNs = 10'000;
   static constexpr int kSkippedWaits = 64;
   static constexpr int kTriesPerTurn = 4;
+  // Longer, and a client with four requests in flight waits for us; shorter, and
+  // one with 32 gains less.
+  static constexpr int64_t kGatherNs = 10'000;
+  static constexpr int kPausesPerTurn = 8;
+
+  bool Worthwhile() const {
+    return usual_wait_ns_ <= kWorthwhileNs && skip_ == 0;
+  }
+
+  // Leaves the processor's resources to its sibling, if it has one.
+  static void PauseProcessor() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+  }
 
   static int64_t Now() {
     timespec ts;
