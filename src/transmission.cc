@@ -54,7 +54,8 @@ Ending Transmission::Run() {
     if (Over()) return Finish();
     const absl::Time limit = WaitLimit();
     switch (channel_.Wait(WantInput(), workers_.event_fd(),
-                          std::min(limit, progress_.Tell()),
+                          std::min({limit, progress_.Tell(),
+                                    workers_.RelieveReads()}),
                           PatienceAfter(statistics_.requests -
                                         requests_before))) {
       case Channel::Wake::kWorkers:
@@ -376,15 +377,21 @@ void Transmission::StartTask(const Request& request,
   auto task = std::make_unique<Task>();
   task->request = request;
   task->report_holes = replies_.encoder().fragments(request);
+  if (request.type == NBD_CMD_READ && task->has_data() &&
+      !(request.length >= kMinSparseRead && target_.may_have_holes())) {
+    // Asks the storage, and doesn't wait.
+    task->begun = target_.Prefetch(request.offset, request.length) == 0;
+  }
   if (payload.has_value()) {
     task->carries_payload = true;
     task->data = std::make_unique_for_overwrite<char[]>(payload->size());
     std::memcpy(task->data.get(), payload->data(), payload->size());
   }
   // To wake a worker and be woken takes longer than most block statuses, and
-  // there is nobody else whom this one could hold up.
-  if (request.type == NBD_CMD_BLOCK_STATUS && workers_.pending() == 0 &&
-      channel_.input().empty()) {
+  // there is nobody else yet whom this one could hold up.
+  if (request.type == NBD_CMD_BLOCK_STATUS && block_status_is_quick_ &&
+      workers_.pending() == 0 && channel_.input().empty()) {
+    task->started = SteadyNow();
     RunTask(target_, *task);
     AnswerTask(*task);
   } else if (const auto run_at_once = workers_.Start(std::move(task))) {

@@ -111,6 +111,8 @@ class Transmission {
   absl::Time shutdown_deadline_ = absl::InfiniteFuture();
   absl::Time shutdown_limit_ = absl::InfiniteFuture();
   int storage_errors_logged_ = 0;
+  // The last one was.
+  bool block_status_is_quick_ = false;
 };
 
 }  // namespace nbdinetd

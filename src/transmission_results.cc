@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "base/steady_clock.h"
 #include "base/limits.h"
 #include "protocol/nbd_error.h"
 #include "transmission.h"
@@ -15,6 +16,10 @@ namespace {
 
 // A status descriptor's length has 32 bits, and should be a multiple of 512.
 constexpr uint64_t kMaxDescriptorLength = 0xfffffe00;
+
+// What a block status may take for the next one not to go to a worker. Should
+// that one be slow, it holds up what comes meanwhile, once.
+constexpr absl::Duration kQuickBlockStatus = absl::Milliseconds(1);
 
 // The length of the content chunk that starts at `offset` of a read that goes to
 // `end`. "the server SHOULD use chunks with lengths and offsets as an integer
@@ -75,6 +80,7 @@ void Transmission::AnswerTask(const Task& task) {
       SendOneChunk(request, task.extents);
     }
   } else if (request.type == NBD_CMD_BLOCK_STATUS) {
+    block_status_is_quick_ = SteadyNow() - task.started < kQuickBlockStatus;
     const uint64_t limit = request.has(NBD_CMD_FLAG_REQ_ONE)
                                ? request.length
                                : std::numeric_limits<uint64_t>::max();

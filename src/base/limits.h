@@ -74,6 +74,8 @@ inline constexpr size_t kMaxCertificateBytes = 100 << 10;
 
 // Workers of a connection: as many reads in flight as clients keep.
 inline constexpr size_t kMaxThreads = 32;
+// How long reads may wait behind a slow one until they get one more worker.
+inline constexpr absl::Duration kReadPatience = absl::Milliseconds(2);
 // The stack of a worker: a task calls a few functions of the C library, nothing
 // deep.
 inline constexpr size_t kThreadStackBytes = 128 << 10;

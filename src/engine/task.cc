@@ -63,7 +63,7 @@ int RunRead(Export& target, Task& task) {
   task.error_offset = request.offset;
   std::vector<Extent> found;
   // Where the holes are is only worth knowing: if that fails, all is data.
-  if (target.may_have_holes() &&
+  if (!task.begun && target.may_have_holes() &&
       target.Extents(request.offset, request.length, kMaxReadExtents, &found) !=
           0) {
     found.clear();

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/limits.h"
+#include "absl/time/time.h"
 #include "export/export.h"
 #include "protocol/request.h"
 
@@ -19,6 +20,11 @@ struct Task {
   Request request;
   // A read may answer holes as such; otherwise their zeroes are spelled out.
   bool report_holes = false;
+  // A read of what the task carries, for which the storage has been asked by
+  // Export::Prefetch(); where its holes are isn't asked any more.
+  bool begun = false;
+  // Since when it waits for a thread.
+  absl::Time started;
   // A write's payload is with the task; false when it has been written already
   // and only has to become durable.
   bool carries_payload = false;

@@ -2,6 +2,9 @@
 
 #include <sys/eventfd.h>
 
+#include "base/limits.h"
+#include "base/steady_clock.h"
+
 namespace nbdinetd {
 
 Workers::~Workers() {
@@ -36,29 +39,66 @@ std::unique_ptr<Task> Workers::Start(std::unique_ptr<Task> task) {
   bool need_thread;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    need_thread = idle_threads_ <= queue_.size();
+    need_thread = NeedsCall(*task) && NeedsThread();
   }
   if (need_thread && threads_.size() < kMaxThreads && !AddThread() &&
       threads_.empty()) {
     RunTask(target_, *task);
     return task;
   }
+  task->started = SteadyNow();
   ++pending_;
   pending_bytes_ += task->memory_bytes();
+  bool call;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    queue_.push_back(std::move(task));
+    call = NeedsCall(*task);
+    if (task->begun) {
+      reader_calls_ += call ? 1 : 0;
+      reads_.push_back(std::move(task));
+    } else {
+      queue_.push_back(std::move(task));
+    }
   }
-  work_.notify_one();
+  if (call) work_.notify_one();
   return nullptr;
+}
+
+absl::Time Workers::RelieveReads() {
+  if (pending_ == 0) return absl::InfiniteFuture();
+  bool need_thread;
+  const absl::Time now = SteadyNow();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (reads_.empty()) {
+      readers_wanted_ = 1;
+      return absl::InfiniteFuture();
+    }
+    const absl::Time limit = reads_.front()->started + kReadPatience;
+    if (now < limit) return limit;
+    if (readers_ + reader_calls_ >= kMaxThreads) return now + kReadPatience;
+    readers_wanted_ = readers_ + reader_calls_ + 1;
+    need_thread = NeedsThread();
+    ++reader_calls_;
+  }
+  if (need_thread && threads_.size() < kMaxThreads) AddThread();
+  work_.notify_one();
+  return now + kReadPatience;
 }
 
 void Workers::RunThread() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     ++idle_threads_;
-    work_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+    work_.wait(lock, [this] {
+      return stopping_ || !queue_.empty() || reader_calls_ > 0;
+    });
     --idle_threads_;
+    if (reader_calls_ > 0) {
+      --reader_calls_;
+      RunReads(lock);
+      continue;
+    }
     if (queue_.empty()) return;
     std::unique_ptr<Task> task = std::move(queue_.front());
     queue_.pop_front();
@@ -69,6 +109,19 @@ void Workers::RunThread() {
   }
 }
 
+void Workers::RunReads(std::unique_lock<std::mutex>& lock) {
+  ++readers_;
+  while (!reads_.empty()) {
+    std::unique_ptr<Task> task = std::move(reads_.front());
+    reads_.pop_front();
+    lock.unlock();
+    RunTask(target_, *task);
+    lock.lock();
+    Finish(std::move(task));
+  }
+  --readers_;
+}
+
 void Workers::Finish(std::unique_ptr<Task> task) {
   finished_.push_back(std::move(task));
   // One wake-up for as many results as pile up before it is seen.
@@ -77,6 +130,8 @@ void Workers::Finish(std::unique_ptr<Task> task) {
 
 void Workers::DropReads() {
   const std::lock_guard<std::mutex> lock(mutex_);
+  for (const std::unique_ptr<Task>& task : reads_) Release(*task);
+  reads_.clear();
   std::erase_if(queue_, [this](const std::unique_ptr<Task>& task) {
     const uint16_t type = task->request.type;
     const bool dropped = type == NBD_CMD_READ || type == NBD_CMD_CACHE ||

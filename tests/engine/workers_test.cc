@@ -15,7 +15,9 @@
 #include <thread>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "base/limits.h"
+#include "base/steady_clock.h"
 #include "support/fake_export.h"
 
 namespace nbdinetd {
@@ -222,6 +224,75 @@ TEST_F(WorkersTest, EventIsCloseOnExec) {
   workers.Start(TrimTask(0));
   EXPECT_NE(fcntl(workers.event_fd(), F_GETFD) & FD_CLOEXEC, 0);
   Take(workers, 1);
+}
+
+// -- Reads that have been begun (the gate holds up trims, and it's all the same to the workers)
+
+std::unique_ptr<Task> BegunTask(uint64_t offset, uint64_t cookie = 0) {
+  auto task = TrimTask(offset, cookie);
+  task->begun = true;
+  return task;
+}
+
+TEST_F(WorkersTest, OneThreadWaitsForAllReadsThatHaveBeenBegun) {
+  constexpr uint64_t kReads = 20;
+  for (uint64_t i = 1; i <= kReads; ++i) workers.Start(BegunTask(4096 * i, i));
+  ASSERT_TRUE(target.WaitUntilRunning(1));
+  target.Open();
+  uint64_t cookie = 0;
+  for (const std::unique_ptr<Task>& task : Take(workers, kReads)) {
+    EXPECT_EQ(task->request.cookie, ++cookie);
+  }
+  EXPECT_EQ(target.most_running(), 1u);
+  // And again, when that thread has gone to sleep, or is about to.
+  for (uint64_t i = 0; i < 1000; ++i) {
+    workers.Start(BegunTask(4096));
+    Take(workers, 1);
+  }
+  EXPECT_EQ(target.most_running(), 1u);
+}
+
+TEST_F(WorkersTest, ReadsDoNotHoldUpOtherTasks) {
+  workers.Start(BegunTask(4096, 1));
+  ASSERT_TRUE(target.WaitUntilRunning(1));
+  workers.Start(TrimTask(0, 2));
+  const std::vector<std::unique_ptr<Task>> first = Take(workers, 1);
+  ASSERT_EQ(first.size(), 1u);
+  EXPECT_EQ(first[0]->request.cookie, 2u);
+}
+
+TEST_F(WorkersTest, ReadsBehindASlowOneAreRelieved) {
+  EXPECT_EQ(workers.RelieveReads(), absl::InfiniteFuture());
+  workers.Start(BegunTask(4096, 1));
+  workers.Start(BegunTask(8192, 2));
+  workers.Start(BegunTask(0, 3));
+  ASSERT_TRUE(target.WaitUntilRunning(1));
+  // Two more threads are needed, for the second slow one, and for the third.
+  std::vector<std::unique_ptr<Task>> taken;
+  const auto guard = std::chrono::steady_clock::now() + kHangGuard;
+  while (taken.empty() && std::chrono::steady_clock::now() < guard) {
+    const absl::Time next = workers.RelieveReads();
+    if (next != absl::InfiniteFuture()) {
+      std::this_thread::sleep_for(absl::ToChronoNanoseconds(next - SteadyNow()));
+    }
+    taken = workers.TakeFinished();
+  }
+  ASSERT_EQ(taken.size(), 1u);
+  EXPECT_EQ(taken[0]->request.cookie, 3u);
+  EXPECT_EQ(workers.RelieveReads(), absl::InfiniteFuture());
+  target.Open();
+  Take(workers, 2);
+}
+
+TEST_F(WorkersTest, ReadsThatNobodyWaitsForAnyMoreAreDropped) {
+  workers.Start(BegunTask(4096, 1));
+  ASSERT_TRUE(target.WaitUntilRunning(1));
+  workers.Start(BegunTask(8192, 2));
+  workers.DropReads();
+  EXPECT_EQ(workers.pending(), 1u);
+  target.Open();
+  Take(workers, 1);
+  EXPECT_EQ(target.ended(), 1u);
 }
 
 // -- Backpressure
