@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -78,40 +79,52 @@ bool IsSameFile(int a, int b) {
          sa.st_ino == sb.st_ino;
 }
 
-void OpenNull(int fd) {
+absl::Status OpenNull(int fd) {
   const int null = open("/dev/null", O_RDWR);
-  if (null < 0 || null == fd) return;
+  if (null < 0) {
+    // Such as when there is no descriptor left: then `fd` is what it was.
+    return ErrnoStatus(errno, absl::StrCat("failed to open '/dev/null' as file "
+                                           "descriptor ", fd));
+  }
+  if (null == fd) return absl::OkStatus();
   dup2(null, fd);
   if (null > STDERR_FILENO) close(null);
+  return absl::OkStatus();
 }
 
 // A descriptor that is opened later must not become 0, 1 or 2.
-void FillStandardDescriptors() {
+absl::Status FillStandardDescriptors() {
+  absl::Status status;
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
-    if (fcntl(fd, F_GETFD) < 0) OpenNull(fd);
+    if (fcntl(fd, F_GETFD) < 0) status.Update(OpenNull(fd));
   }
+  return status;
 }
 
 // A copy above the standard descriptors; `fd` itself becomes /dev/null.
-UniqueFd MoveAway(int fd) {
+absl::StatusOr<UniqueFd> MoveAway(int fd) {
   UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
-  if (copy.valid()) OpenNull(fd);
+  if (!copy.valid()) {
+    return ErrnoStatus(errno,
+                       "failed to take over standard input and output");
+  }
+  const absl::Status status = OpenNull(fd);
+  if (!status.ok()) return status;
   return copy;
 }
 
-// Whatever of 0, 1 and 2 is one of `clients` becomes /dev/null; true when
+// Whatever of 0, 1 and 2 is one of `clients` becomes /dev/null; notes when
 // standard error was.
-bool DetachStandardDescriptors(absl::Span<const int> clients) {
-  bool standard_error_is_peer = false;
+void DetachStandardDescriptors(absl::Span<const int> clients,
+                               Inherited* inherited) {
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
     for (const int client : clients) {
       if (!IsSameFile(fd, client)) continue;
-      OpenNull(fd);
-      if (fd == STDERR_FILENO) standard_error_is_peer = true;
+      inherited->status.Update(OpenNull(fd));
+      if (fd == STDERR_FILENO) inherited->standard_error_is_peer = true;
       break;
     }
   }
-  return standard_error_is_peer;
 }
 
 absl::Status UsageError(int fd, absl::string_view is,
@@ -246,7 +259,7 @@ Inherited TakeActivated(const Listed& listed,
   }
   inherited.activated =
       inherited.connection.has_value() || !inherited.listeners.empty();
-  inherited.standard_error_is_peer = DetachStandardDescriptors(clients);
+  DetachStandardDescriptors(clients, &inherited);
   inherited.status.Update(CheckActivated(inherited, options));
   return inherited;
 }
@@ -278,18 +291,16 @@ void TakeStandardInput(bool single, Inherited* inherited) {
   std::string peer =
       is_socket ? PeerName(STDIN_FILENO) : PeerFromEnvironment();
   if (peer.empty()) peer = "pipe";
-  Connection connection{MoveAway(STDIN_FILENO),
-                        are_pipes ? MoveAway(STDOUT_FILENO) : UniqueFd(),
-                        std::move(peer)};
-  if (!connection.input.valid() ||
-      (are_pipes && !connection.output.valid())) {
-    inherited->status =
-        ErrnoStatus(errno, "failed to take over standard input and output");
-    return;
-  }
-  const int ends[] = {connection.input.get(), connection.output.get()};
-  inherited->standard_error_is_peer = DetachStandardDescriptors(ends);
-  inherited->connection = std::move(connection);
+  absl::StatusOr<UniqueFd> in = MoveAway(STDIN_FILENO);
+  absl::StatusOr<UniqueFd> out =
+      are_pipes ? MoveAway(STDOUT_FILENO) : UniqueFd();
+  inherited->status.Update(in.status());
+  inherited->status.Update(out.status());
+  if (!inherited->status.ok()) return;
+  const int ends[] = {in->get(), out->get()};
+  DetachStandardDescriptors(ends, inherited);
+  inherited->connection =
+      Connection{*std::move(in), *std::move(out), std::move(peer)};
 }
 
 // Rules 1 and 2, in this order.
@@ -312,19 +323,21 @@ Inherited TakeAny(const ActivationOptions& options) {
 }  // namespace
 
 Inherited TakeInherited(const ActivationOptions& options) {
-  FillStandardDescriptors();
+  absl::Status status = FillStandardDescriptors();
   // A superserver may have made standard error the client's socket, whether or
   // not standard input is what will be served.
   bool standard_error_is_peer = false;
   if (S_ISSOCK(ModeOf(STDIN_FILENO))) {
     for (const int fd : {STDOUT_FILENO, STDERR_FILENO}) {
       if (!IsSameFile(STDIN_FILENO, fd)) continue;
-      OpenNull(fd);
+      status.Update(OpenNull(fd));
       if (fd == STDERR_FILENO) standard_error_is_peer = true;
     }
   }
   Inherited inherited = TakeAny(options);
   inherited.standard_error_is_peer |= standard_error_is_peer;
+  status.Update(inherited.status);
+  inherited.status = status;
   return inherited;
 }
 
