@@ -17,8 +17,8 @@ std::string Amount(uint64_t bytes) {
     amount /= 1024;
     ++unit;
   }
-  return absl::StrFormat(unit == 0 ? "%.0f %s" : "%.1f %s", amount,
-                         kUnits[unit]);
+  return unit == 0 ? absl::StrFormat("%.0f %s", amount, kUnits[unit])
+                   : absl::StrFormat("%.1f %s", amount, kUnits[unit]);
 }
 
 // All of them only grow, so that the sum changes with any of them.

@@ -1,7 +1,6 @@
 #include "protocol/reply.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/limits.h"
 #include "protocol/wire.h"
@@ -25,8 +24,7 @@ char* StoreChunkHeader(char* out, uint16_t type, bool done, uint64_t cookie,
 }
 
 char* StoreSentence(char* out, absl::string_view sentence) {
-  std::memcpy(out, sentence.data(), sentence.size());
-  return out + sentence.size();
+  return std::copy(sentence.begin(), sentence.end(), out);
 }
 
 absl::string_view Cut(absl::string_view sentence) {
