@@ -181,3 +181,5 @@ check-valgrind: all
 	  tests/torture_test && \
 	NBDINETD_FAULTS_SECONDS=$${NBDINETD_FAULTS_SECONDS:-120} \
 	  /usr/bin/python3 $(srcdir)/tests/failing_calls_test.py
+
+include $(top_srcdir)/tests/fuzz/fuzz.mk

@@ -1,0 +1,71 @@
+# Builds the fuzz targets with clang, in a folder of their own, beside whatever
+# the tree is configured for. tests/fuzz/fuzz.mk calls it, and gives it
+#   SRCDIR    the top of the sources
+#   OUT       where to build
+#   SOURCES   what the program is made of, but main.cc
+#   FLAGS     what the compiler is to be told beside what stands here
+#   LIBRARIES what to link
+#   MODE      fuzz, or coverage: no sanitizers, and counts of lines
+#   TARGETS   the names of the targets
+#   WRAPPED_FILES, WRAPPED_DESCRIPTORS
+#             the system calls that are simulated, for what NBD is spoken to, and
+#             for the environment
+
+CLANG ?= clang++-14
+# Whose inputs are messages of NBD.
+SPOKEN = negotiation transmission
+
+instrument_fuzz = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+# What guides libFuzzer: the ways through the program, not those through its
+# checkers.
+guide_fuzz = -fsanitize=fuzzer-no-link
+link_fuzz = -fsanitize=fuzzer,address,undefined
+instrument_coverage = -fprofile-instr-generate -fcoverage-mapping
+link_coverage = -fprofile-instr-generate
+
+CXXFLAGS = -std=c++20 -O2 -g -Wall -Wextra -MMD -MP $(instrument_$(MODE)) \
+	-I$(SRCDIR)/src -I$(SRCDIR)/tests $(FLAGS)
+wrap_negotiation = $(WRAPPED_FILES:%=-Wl,--wrap=%)
+wrap_transmission = $(wrap_negotiation)
+wrap_environment = $(WRAPPED_DESCRIPTORS:%=-Wl,--wrap=%)
+
+library = $(patsubst %.cc,$(OUT)/%.o,$(filter %.cc,$(SOURCES)))
+# Everything that is no target, no main and no mutator.
+support = $(patsubst $(SRCDIR)/%.cc,$(OUT)/%.o,$(SRCDIR)/tests/support/wire.cc \
+	$(filter-out %_fuzz.cc %_main.cc %_test.cc %/mutator.cc %/workers.cc %/storage.cc %/descriptors.cc,$(wildcard $(SRCDIR)/tests/fuzz/*.cc)))
+# Storage and descriptors both have an fstat(), each for targets of its own; the
+# workers are linked in place of the program's.
+own_negotiation = $(OUT)/tests/fuzz/storage.o
+own_transmission = $(OUT)/tests/fuzz/storage.o $(OUT)/tests/fuzz/workers.o
+own_environment = $(OUT)/tests/fuzz/descriptors.o
+# libFuzzer calls it when it is there.
+mutator = $(OUT)/tests/fuzz/mutator.o
+main_coverage = $(OUT)/tests/fuzz/replay_main.o
+suffix_fuzz = _fuzz
+suffix_coverage = _replay
+programs = $(TARGETS:%=$(OUT)/%$(suffix_$(MODE)))
+
+all: $(programs)
+
+$(OUT)/%.o: $(SRCDIR)/%.cc
+	@mkdir -p $(@D)
+	@echo "  CLANG    $@"; $(CLANG) $(CXXFLAGS) -c -o $@ $<
+$(library): CXXFLAGS += $(guide_$(MODE))
+
+$(OUT)/libnbdinetd.a: $(library)
+	@rm -f $@
+	@ar crs $@ $^
+$(OUT)/libfuzz.a: $(support)
+	@rm -f $@
+	@ar crs $@ $^
+
+$(programs): $(OUT)/%$(suffix_$(MODE)): $(OUT)/tests/fuzz/%_fuzz.o $(main_$(MODE)) $(OUT)/libfuzz.a $(OUT)/libnbdinetd.a
+	@echo "  CLANGLD  $@"; $(CLANG) $(instrument_$(MODE)) $(link_$(MODE)) $(wrap_$*) -o $@ \
+	  $(filter %.o,$^) \
+	  -Wl,--start-group $(OUT)/libfuzz.a $(OUT)/libnbdinetd.a $(LIBRARIES) \
+	  -Wl,--end-group
+$(SPOKEN:%=$(OUT)/%_fuzz): $(mutator)
+$(foreach target,$(TARGETS),$(eval \
+  $(OUT)/$(target)$(suffix_$(MODE)): $(own_$(target))))
+
+-include $(wildcard $(OUT)/src/*.d $(OUT)/src/*/*.d $(OUT)/tests/*/*.d)

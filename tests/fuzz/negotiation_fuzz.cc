@@ -1,0 +1,173 @@
+// The whole handshake phase: whatever a client sends, however it is cut into
+// receives, each option is answered as the specification says, nothing else is
+// sent, and transmission starts with what was negotiated.
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "fuzz/input.h"
+#include "fuzz/messages.h"
+#include "fuzz/negotiation_checker.h"
+#include "fuzz/simulation.h"
+#include "fuzz/sizes.h"
+#include "negotiation.h"
+#include "support/fake_export.h"
+
+namespace {
+
+using namespace nbdfuzz;  // NOLINT
+using nbdinetd::Catalog;
+using nbdinetd::Export;
+
+Export::Facts FactsOf(const Input& input) {
+  Export::Facts facts;
+  facts.size_bytes = SizeOf(input);
+  facts.preferred_block_bytes = 512u << input.settings[Input::kLayout] % 12;
+  facts.read_only = input.bit(Input::kHow, 0);
+  facts.rotational = input.bit(Input::kHow, 1);
+  return facts;
+}
+
+// What is served, and what the checker knows of it.
+struct Served {
+  std::unique_ptr<Catalog> catalog;
+  std::vector<const Export*> targets;
+  NegotiationSetting setting;
+};
+
+Served MakeServed(const Input& input) {
+  Served served;
+  const Export::Facts facts = FactsOf(input);
+  const auto add = [&](std::string name, std::string description) {
+    auto target = std::make_unique<nbdtest::FakeExport>(facts);
+    served.targets.push_back(target.get());
+    served.setting.exports.push_back({name, description, facts.size_bytes,
+                                      facts.read_only, facts.rotational,
+                                      facts.preferred_block_bytes});
+    return Catalog::Entry{std::move(name), std::move(description),
+                          std::move(target)};
+  };
+  const auto one = [&](absl::optional<std::string> name, std::string text) {
+    Catalog::Entry entry = add(name.value_or(""), text);
+    served.setting.answers_to_any = !name.has_value();
+    served.catalog =
+        Catalog::OfOne(std::move(entry.target), std::move(name), text);
+  };
+  switch (input.settings[Input::kWhat] % 6) {
+    case 0:
+      one(absl::nullopt, "");
+      break;
+    case 1:
+      one("disk", "a disk");
+      break;
+    case 2:
+      one(absl::nullopt, std::string(nbdtest::kMaxString, 'd'));
+      break;
+    case 3:
+      one(std::string(nbdtest::kMaxString, 'n'), "");
+      break;
+    case 4: {
+      std::vector<Catalog::Entry> entries;
+      entries.push_back(add("only", ""));
+      served.catalog = Catalog::OfNamed(std::move(entries));
+      break;
+    }
+    default: {
+      std::vector<Catalog::Entry> entries;
+      for (const char* name : {"a", "b", "disk", "\xc3\xbc"}) {
+        entries.push_back(add(name, ""));
+      }
+      served.catalog = Catalog::OfNamed(std::move(entries));
+    }
+  }
+  return served;
+}
+
+using Result = std::variant<nbdinetd::Negotiated, nbdinetd::TlsUpgrade,
+                            nbdinetd::Ending>;
+
+// Behind the first NBD_OPT_STARTTLS; SIZE_MAX when there is none.
+size_t EndOfStartTls(std::string_view wire) {
+  size_t at = 4;
+  for (const Message& message : TakeApart(Phase::kNegotiation, wire)) {
+    if (message.kind != Message::kOption) continue;
+    at += 16 + message.Payload().size();
+    if (message.type == nbdtest::kOptStartTls) return at;
+  }
+  return SIZE_MAX;
+}
+
+NegotiationOutcome OutcomeOf(const Result& result, const Served& served,
+                             const nbdinetd::Channel& channel) {
+  NegotiationOutcome outcome;
+  if (const auto* ending = std::get_if<nbdinetd::Ending>(&result)) {
+    outcome.exit_status = static_cast<int>(ending->status);
+    return outcome;
+  }
+  const auto& negotiated = std::get<nbdinetd::Negotiated>(result);
+  outcome.negotiated = true;
+  outcome.export_name = negotiated.export_name;
+  for (size_t i = 0; i < served.targets.size(); ++i) {
+    if (served.targets[i] == negotiated.target) outcome.export_index = i;
+  }
+  outcome.size = negotiated.promises.size_bytes;
+  outcome.transmission_flags = negotiated.promises.transmission_flags;
+  outcome.block_status = negotiated.promises.block_status;
+  outcome.structured = negotiated.style == nbdinetd::ReplyStyle::kStructured;
+  outcome.unread = std::string(channel.input());
+  return outcome;
+}
+
+}  // namespace
+
+const nbdfuzz::Phase nbdfuzz::kFuzzedPhase = nbdfuzz::Phase::kNegotiation;
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const Input input =
+      Input::Parse({reinterpret_cast<const char*>(data), size});
+  Served served = MakeServed(input);
+  const nbdinetd::Log log({.destination = nbdinetd::LogDestination::kNull,
+                           .verbose = input.bit(Input::kHow, 2),
+                           .standard_error_is_peer = true});
+  NegotiationSetting& setting = served.setting;
+  setting.tls = static_cast<NegotiationSetting::Tls>(
+      input.settings[Input::kSpare] % 3);
+  setting.waits_for_tls = !input.bit(Input::kHow, 3);
+  Simulation simulation(input, ExpandOptions(input.stream));
+  // What is upgraded here stays in plain text: the phase doesn't know.
+  if (setting.waits_for_tls) simulation.HoldAt(EndOfStartTls(input.stream));
+  std::string sent;
+  simulation.on_sent = [&](std::string_view bytes) { sent.append(bytes); };
+  nbdinetd::Channel channel(std::make_unique<SimulatedStream>(simulation),
+                            kShutdownFd);
+  constexpr absl::Duration kLimit = absl::Seconds(10);
+  Result result =
+      nbdinetd::Negotiation(channel, *served.catalog, log, kLimit,
+                            static_cast<nbdinetd::TlsMode>(setting.tls))
+          .Run();
+  const auto* upgrade = std::get_if<nbdinetd::TlsUpgrade>(&result);
+  const bool secure = upgrade != nullptr;
+  if (secure) {
+    Require(channel.input().empty(), "bytes in plain text are kept for TLS");
+    const nbdinetd::TlsUpgrade kept = *upgrade;
+    result = nbdinetd::Negotiation(channel, *served.catalog, log, kLimit, kept)
+                 .Run();
+    Require(!std::holds_alternative<nbdinetd::TlsUpgrade>(result),
+            "TLS inside TLS");
+  }
+  setting.may_shut_down = simulation.shutdown_requested();
+  setting.may_time_out = simulation.has_paused();
+  setting.output_cut =
+      simulation.broken() ||
+      (simulation.has_stalled() &&
+       std::holds_alternative<nbdinetd::Ending>(result));
+  setting.ends_in_silence = simulation.ends_in_silence();
+  setting.ends_in_error = simulation.ends_in_error();
+  NegotiationOutcome outcome = OutcomeOf(result, served, channel);
+  outcome.secure = secure;
+  NegotiationChecker(setting, simulation.stream(), sent, outcome).Check();
+  return 0;
+}

@@ -1,0 +1,99 @@
+// The whole transmission phase over a simulated file: whatever a client sends,
+// however it is cut into receives, in whatever order the workers end and whatever
+// the storage does, each request gets the one reply that the specification wants,
+// with the bytes that are there.
+
+#include <memory>
+#include <string>
+
+#include "base/service_manager.h"
+#include "export/file.h"
+#include "fuzz/input.h"
+#include "fuzz/messages.h"
+#include "fuzz/simulation.h"
+#include "fuzz/sizes.h"
+#include "fuzz/storage.h"
+#include "fuzz/transmission_checker.h"
+#include "transmission.h"
+
+const nbdfuzz::Phase nbdfuzz::kFuzzedPhase = nbdfuzz::Phase::kTransmission;
+
+namespace {
+
+using namespace nbdfuzz;  // NOLINT
+
+enum WhatBit { kSimple, kReadOnly, kNoBlockStatus, kVerbose, kSendsFiles };
+
+nbdinetd::Negotiated Agree(const Input& input, nbdinetd::Export& target) {
+  const bool structured = !input.bit(Input::kWhat, kSimple);
+  unsigned flags = nbdtest::kHasFlags | nbdtest::kSendFlush |
+                   nbdtest::kSendFua | nbdtest::kCanMultiConn |
+                   nbdtest::kSendCache;
+  if (target.facts().read_only) {
+    flags |= nbdtest::kReadOnly;
+  } else {
+    flags |= nbdtest::kSendTrim | nbdtest::kSendWriteZeroes |
+             nbdtest::kSendFastZero;
+  }
+  if (structured) flags |= nbdtest::kSendDf;
+  // The input takes some away.
+  const unsigned without = static_cast<unsigned>(
+      input.settings[Input::kFlagsHigh] << 8 | input.settings[Input::kFlagsLow]);
+  const unsigned may_lack = nbdtest::kSendFlush | nbdtest::kSendFua |
+                            nbdtest::kSendCache | nbdtest::kSendTrim |
+                            nbdtest::kSendWriteZeroes | nbdtest::kSendFastZero;
+  nbdinetd::Negotiated negotiated;
+  negotiated.target = &target;
+  negotiated.promises.size_bytes = target.facts().size_bytes;
+  negotiated.promises.transmission_flags =
+      static_cast<uint16_t>(flags & ~(without & may_lack));
+  negotiated.promises.block_status =
+      structured && !input.bit(Input::kWhat, kNoBlockStatus);
+  negotiated.style = structured ? nbdinetd::ReplyStyle::kStructured
+                                : nbdinetd::ReplyStyle::kSimple;
+  return negotiated;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const Input input =
+      Input::Parse({reinterpret_cast<const char*>(data), size});
+  static auto* manager = new nbdinetd::ServiceManager;
+  const nbdinetd::Log log({.destination = nbdinetd::LogDestination::kNull,
+                           .verbose = input.bit(Input::kWhat, kVerbose),
+                           .standard_error_is_peer = true});
+  Simulation simulation(input, ExpandRequests(input.stream));
+  Storage storage(input, simulation);
+  const std::unique_ptr<nbdinetd::Export> target =
+      nbdinetd::FileExport::Create("/no/such/file",
+                                   nbdinetd::UniqueFd(kStorageFd),
+                                   storage.Stat(),
+                                   input.bit(Input::kWhat, kReadOnly));
+  const nbdinetd::Negotiated negotiated = Agree(input, *target);
+  TransmissionChecker checker(
+      {.size = negotiated.promises.size_bytes,
+       .flags = negotiated.promises.transmission_flags,
+       .structured = negotiated.style == nbdinetd::ReplyStyle::kStructured,
+       .block_status = negotiated.promises.block_status,
+       .context_id = nbdinetd::kBaseAllocationId},
+      simulation, storage);
+  nbdinetd::Timeouts timeouts;
+  // A client that stays silent has to be waited for unless there is a limit.
+  if (simulation.ends_in_silence() || input.bit(Input::kTimes, 0)) {
+    timeouts.idle = absl::Seconds(30);
+  }
+  if (input.bit(Input::kTimes, 1)) timeouts.stall = absl::Seconds(5);
+  nbdinetd::Channel channel(
+      std::make_unique<SimulatedStream>(simulation,
+                                        input.bit(Input::kWhat, kSendsFiles)),
+      kShutdownFd);
+  nbdinetd::Statistics statistics;
+  nbdinetd::Progress progress(*manager, statistics, "");
+  const nbdinetd::Ending ending =
+      nbdinetd::Transmission(channel, negotiated, timeouts, log, statistics,
+                             progress)
+          .Run();
+  checker.Finish(static_cast<int>(ending.status));
+  return 0;
+}
