@@ -30,14 +30,16 @@ wrap_transmission = $(wrap_negotiation)
 wrap_environment = $(WRAPPED_DESCRIPTORS:%=-Wl,--wrap=%)
 
 library = $(patsubst %.cc,$(OUT)/%.o,$(filter %.cc,$(SOURCES)))
-# Everything that is no target, no main and no mutator.
-support = $(patsubst $(SRCDIR)/%.cc,$(OUT)/%.o,$(SRCDIR)/tests/support/wire.cc \
-	$(filter-out %_fuzz.cc %_main.cc %_test.cc %/mutator.cc %/workers.cc %/storage.cc %/descriptors.cc,$(wildcard $(SRCDIR)/tests/fuzz/*.cc)))
-# Storage and descriptors both have an fstat(), each for targets of its own; the
-# workers are linked in place of the program's.
-own_negotiation = $(OUT)/tests/fuzz/storage.o
-own_transmission = $(OUT)/tests/fuzz/storage.o $(OUT)/tests/fuzz/workers.o
-own_environment = $(OUT)/tests/fuzz/descriptors.o
+# What each target is made of beside its own file and the library. Workers are
+# linked in place of the program's.
+objects = $(patsubst %,$(OUT)/tests/%.o,$(1))
+spoken = fuzz/input fuzz/messages fuzz/simulation fuzz/storage support/wire
+own_negotiation = $(call objects,$(spoken) fuzz/negotiation_checker)
+own_transmission = $(call objects,$(spoken) fuzz/transmission_checker \
+	fuzz/workers)
+own_environment = $(call objects,fuzz/descriptors)
+own_option = $(call objects,support/wire)
+own_command_line = $(own_option)
 # libFuzzer calls it when it is there.
 mutator = $(OUT)/tests/fuzz/mutator.o
 main_coverage = $(OUT)/tests/fuzz/replay_main.o
@@ -55,15 +57,11 @@ $(library): CXXFLAGS += $(guide_$(MODE))
 $(OUT)/libnbdinetd.a: $(library)
 	@rm -f $@
 	@ar crs $@ $^
-$(OUT)/libfuzz.a: $(support)
-	@rm -f $@
-	@ar crs $@ $^
 
-$(programs): $(OUT)/%$(suffix_$(MODE)): $(OUT)/tests/fuzz/%_fuzz.o $(main_$(MODE)) $(OUT)/libfuzz.a $(OUT)/libnbdinetd.a
+$(programs): $(OUT)/%$(suffix_$(MODE)): $(OUT)/tests/fuzz/%_fuzz.o $(main_$(MODE)) $(OUT)/libnbdinetd.a
 	@echo "  CLANGLD  $@"; $(CLANG) $(instrument_$(MODE)) $(link_$(MODE)) $(wrap_$*) -o $@ \
 	  $(filter %.o,$^) \
-	  -Wl,--start-group $(OUT)/libfuzz.a $(OUT)/libnbdinetd.a $(LIBRARIES) \
-	  -Wl,--end-group
+	  -Wl,--start-group $(OUT)/libnbdinetd.a $(LIBRARIES) -Wl,--end-group
 $(SPOKEN:%=$(OUT)/%_fuzz): $(mutator)
 $(foreach target,$(TARGETS),$(eval \
   $(OUT)/$(target)$(suffix_$(MODE)): $(own_$(target))))
