@@ -38,8 +38,9 @@ class Finder {
   // All up to `end`, joined with the last extent if that is alike. An extent too
   // many tells that the one before it is complete; it is dropped.
   void Append(uint64_t end, bool hole);
-  // What lies between extents or behind them, up to `end`.
-  int AppendHole(uint64_t end);
+  // What lies between extents or behind them, up to `hole_end`, as far as the
+  // range that goes to `end` has to be told of it.
+  int AppendHole(uint64_t hole_end, uint64_t end);
   int AppendMapped(const fiemap_extent& extent, uint64_t end);
 
   const int fd_;
@@ -60,13 +61,15 @@ void Finder::Append(uint64_t end, bool hole) {
   offset_ = end;
 }
 
-int Finder::AppendHole(uint64_t end) {
+int Finder::AppendHole(uint64_t hole_end, uint64_t end) {
   struct stat st;
   if (fstat(fd_, &st) != 0) return errno;
   // Where the file has been truncated, what the export still promises beyond its
   // end is no hole but lost, and reading it must fail.
-  Append(std::min(end, static_cast<uint64_t>(st.st_size)), true);
-  Append(end, false);
+  Append(std::min(hole_end, static_cast<uint64_t>(st.st_size)), true);
+  // "the sum of the length fields of the first N-1 extents (if any) MUST be less
+  // than the requested length" (NBD_REPLY_TYPE_BLOCK_STATUS).
+  if (offset_ < end) Append(hole_end, false);
   return 0;
 }
 
@@ -74,7 +77,7 @@ int Finder::Seek(uint64_t end) {
   while (offset_ < end && !enough()) {
     const off_t data = lseek(fd_, static_cast<off_t>(offset_), SEEK_DATA);
     if (data < 0) {
-      if (errno == ENXIO) return AppendHole(size_);
+      if (errno == ENXIO) return AppendHole(size_, end);
       // The file system or device doesn't know: all of it may be data. An
       // error of the storage is one.
       if (errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS) {
@@ -98,7 +101,7 @@ int Finder::Seek(uint64_t end) {
 int Finder::AppendMapped(const fiemap_extent& extent, uint64_t end) {
   const uint64_t extent_end = extent.fe_logical + extent.fe_length;
   if (extent.fe_logical > offset_) {
-    const int error = AppendHole(extent.fe_logical);
+    const int error = AppendHole(extent.fe_logical, end);
     if (error != 0 || offset_ >= end || enough()) return error;
   }
   if ((extent.fe_flags & FIEMAP_EXTENT_UNWRITTEN) == 0 ||

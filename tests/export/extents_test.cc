@@ -135,6 +135,18 @@ TEST_F(MapTest, AgreesWithSeekingForDataAndHoles) {
   }
 }
 
+// A truncated file has three parts: what is there, hole as well, and what is lost.
+TEST(FindExtents, TellsNothingOfWhatLiesBehindTheRange) {
+  const UniqueFd file = SparseFile(4 * kBlock);
+  for (const bool use_map : {false, HasExtentMap(file.get())}) {
+    EXPECT_EQ(Find(file.get(), use_map, 0, kBlock), (std::vector<Extent>{{4 * kBlock, true}}));
+    EXPECT_EQ(Find(file.get(), use_map, 0, 4 * kBlock),
+              (std::vector<Extent>{{4 * kBlock, true}}));
+    EXPECT_EQ(Find(file.get(), use_map, 0, 5 * kBlock),
+              (std::vector<Extent>{{4 * kBlock, true}, {kSize - 4 * kBlock, false}}));
+  }
+}
+
 TEST(HasExtentMap, IsFalseWhereThereIsNoFileSystem) {
   int fds[2];
   ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
