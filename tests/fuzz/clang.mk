@@ -7,9 +7,8 @@
 #   LIBRARIES what to link
 #   MODE      fuzz, or coverage: no sanitizers, and counts of lines
 #   TARGETS   the names of the targets
-#   WRAPPED_FILES, WRAPPED_DESCRIPTORS
-#             the system calls that are simulated, for what NBD is spoken to, and
-#             for the environment
+#   WRAPPED_NEGOTIATION, WRAPPED_TRANSMISSION, WRAPPED_ENVIRONMENT
+#             the system calls that are simulated for each
 
 CLANG ?= clang++-14
 # Whose inputs are messages of NBD.
@@ -25,18 +24,19 @@ link_coverage = -fprofile-instr-generate
 
 CXXFLAGS = -std=c++20 -O2 -g -Wall -Wextra -MMD -MP $(instrument_$(MODE)) \
 	-I$(SRCDIR)/src -I$(SRCDIR)/tests $(FLAGS)
-wrap_negotiation = $(WRAPPED_FILES:%=-Wl,--wrap=%)
-wrap_transmission = $(wrap_negotiation)
-wrap_environment = $(WRAPPED_DESCRIPTORS:%=-Wl,--wrap=%)
+wrap_negotiation = $(WRAPPED_NEGOTIATION:%=-Wl,--wrap=%)
+wrap_transmission = $(WRAPPED_TRANSMISSION:%=-Wl,--wrap=%)
+wrap_environment = $(WRAPPED_ENVIRONMENT:%=-Wl,--wrap=%)
 
 library = $(patsubst %.cc,$(OUT)/%.o,$(filter %.cc,$(SOURCES)))
 # What each target is made of beside its own file and the library. Workers are
 # linked in place of the program's.
 objects = $(patsubst %,$(OUT)/tests/%.o,$(1))
-spoken = fuzz/input fuzz/messages fuzz/simulation fuzz/storage support/wire
-own_negotiation = $(call objects,$(spoken) fuzz/negotiation_checker)
-own_transmission = $(call objects,$(spoken) fuzz/transmission_checker \
-	fuzz/workers)
+spoken = fuzz/input fuzz/messages fuzz/simulation support/wire
+own_negotiation = $(call objects,$(spoken) fuzz/locks \
+	fuzz/negotiation_checker)
+own_transmission = $(call objects,$(spoken) fuzz/storage \
+	fuzz/transmission_checker fuzz/workers)
 own_environment = $(call objects,fuzz/descriptors)
 own_option = $(call objects,support/wire)
 own_command_line = $(own_option)

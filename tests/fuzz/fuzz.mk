@@ -11,7 +11,8 @@ FUZZ_SECONDS = 60
 FUZZ_LONG_SECONDS = 900
 FUZZ_CLANG = clang++-14
 
-# The calls that simulation.cc, storage.cc and descriptors.cc take over.
+# The calls that simulation.cc, storage.cc, locks.cc and descriptors.cc take
+# over.
 fuzz_clock_calls = poll clock_gettime sched_yield
 fuzz_file_calls = fallocate fdatasync fstat fstatfs ioctl lseek posix_fadvise pread \
 	preadv preadv2 pwrite pwritev2 syscall
@@ -21,6 +22,8 @@ fuzz_file_wrap = -Wl,--wrap=fallocate -Wl,--wrap=fdatasync -Wl,--wrap=fstat \
 	-Wl,--wrap=fstatfs -Wl,--wrap=ioctl -Wl,--wrap=lseek -Wl,--wrap=posix_fadvise \
 	-Wl,--wrap=pread -Wl,--wrap=preadv -Wl,--wrap=preadv2 \
 	-Wl,--wrap=pwrite -Wl,--wrap=pwritev2 -Wl,--wrap=syscall
+fuzz_lock_calls = fcntl nanosleep syscall
+fuzz_lock_wrap = -Wl,--wrap=fcntl -Wl,--wrap=nanosleep -Wl,--wrap=syscall
 fuzz_descriptor_calls = close dup2 fcntl fstat getpeername getsockopt isatty \
 	open
 fuzz_descriptor_wrap = -Wl,--wrap=close -Wl,--wrap=dup2 -Wl,--wrap=fcntl \
@@ -53,10 +56,12 @@ tests_fuzz_tls_files_replay_SOURCES = tests/fuzz/tls_files_fuzz.cc \
 tests_fuzz_negotiation_replay_SOURCES = tests/fuzz/negotiation_fuzz.cc \
 	tests/fuzz/input.cc tests/fuzz/input.h \
 	tests/fuzz/messages.cc tests/fuzz/messages.h \
+	tests/fuzz/locks.cc tests/fuzz/locks.h \
 	tests/fuzz/negotiation_checker.cc tests/fuzz/negotiation_checker.h \
 	tests/fuzz/replay_main.cc \
 	tests/fuzz/simulation.cc tests/fuzz/simulation.h tests/fuzz/sizes.h
-tests_fuzz_negotiation_replay_LDFLAGS = $(AM_LDFLAGS) $(fuzz_clock_wrap)
+tests_fuzz_negotiation_replay_LDFLAGS = $(AM_LDFLAGS) $(fuzz_clock_wrap) \
+	$(fuzz_lock_wrap)
 tests_fuzz_transmission_replay_SOURCES = tests/fuzz/transmission_fuzz.cc \
 	tests/fuzz/input.cc tests/fuzz/input.h \
 	tests/fuzz/messages.cc tests/fuzz/messages.h \
@@ -84,8 +89,9 @@ fuzz_build = +@$(MAKE) --no-print-directory -f $(srcdir)/tests/fuzz/clang.mk \
 	SOURCES='$(src_libnbdinetd_a_SOURCES)' TARGETS='$(FUZZ_TARGETS)' \
 	FLAGS='$(DEFS) $(CPPFLAGS) $(ABSL_CFLAGS) $(OPENSSL_CFLAGS)' \
 	LIBRARIES='$(ABSL_LIBS) $(LIBS)' \
-	WRAPPED_FILES='$(fuzz_clock_calls) $(fuzz_file_calls)' \
-	WRAPPED_DESCRIPTORS='$(fuzz_descriptor_calls)'
+	WRAPPED_NEGOTIATION='$(fuzz_clock_calls) $(fuzz_lock_calls)' \
+	WRAPPED_TRANSMISSION='$(fuzz_clock_calls) $(fuzz_file_calls)' \
+	WRAPPED_ENVIRONMENT='$(fuzz_descriptor_calls)'
 fuzz_run = /usr/bin/python3 $(srcdir)/tests/fuzz/run.py \
 	--corpus=$(srcdir)/tests/fuzz/corpus --work=build-fuzz
 

@@ -12,6 +12,7 @@ namespace {
 
 using namespace nbdtest;  // NOLINT: the words of the protocol.
 
+constexpr int kExitUnavailable = 69;
 constexpr int kExitTimedOut = 75;
 constexpr int kExitRefused = 77;
 constexpr size_t kOptionHeader = 16;
@@ -65,7 +66,9 @@ std::optional<MetaParts> ParseMeta(std::string_view payload) {
 bool NegotiationChecker::MayStopHere() const {
   return setting_.output_cut ||
          (!outcome_.negotiated &&
-          (setting_.may_shut_down || setting_.may_time_out));
+          (setting_.may_shut_down || setting_.may_time_out ||
+           (in_use_ && (outcome_.exit_status == kExitUnavailable ||
+                        outcome_.exit_status == kExitSystem))));
 }
 
 void NegotiationChecker::Check() {
@@ -217,6 +220,14 @@ bool NegotiationChecker::AnswerExportName(std::string_view payload) {
     return false;
   }
   const ServedExport& target = setting_.exports[*found];
+  if (target.refusal != 0) {
+    CheckEnding({kExitNoInput});
+    return false;
+  }
+  if (server_.empty() && setting_.may_be_in_use && !outcome_.negotiated) {
+    CheckEnding({kExitUnavailable, kExitSystem});
+    return false;
+  }
   const size_t size = no_zeroes_ ? 10 : 134;
   if (server_.size() < size && MayStopHere()) return false;
   Require(server_.size() == size,
@@ -234,6 +245,7 @@ bool NegotiationChecker::AnswerExportName(std::string_view payload) {
 }
 
 bool NegotiationChecker::AnswerList() {
+  if (setting_.list_refusal != 0) return Expect(setting_.list_refusal);
   for (const ServedExport& served : setting_.exports) {
     if (!Expect(kRepServer, Writer()
                                 .String32(served.name)
@@ -251,6 +263,7 @@ bool NegotiationChecker::AnswerInfo(uint32_t option, std::string_view payload) {
   const std::optional<size_t> found = Find(request->name);
   if (!found.has_value()) return Expect(kRepErrUnknown);
   const ServedExport& target = setting_.exports[*found];
+  if (target.refusal != 0) return Expect(target.refusal);
   const auto asked = [&](uint16_t info) {
     return std::find(request->asked.begin(), request->asked.end(), info) !=
            request->asked.end();
@@ -262,6 +275,11 @@ bool NegotiationChecker::AnswerInfo(uint32_t option, std::string_view payload) {
     if (reply->type == kRepAck) {
       Require(reply->payload.empty(), "NBD_REP_ACK with data");
       break;
+    }
+    if (option == kOptGo && setting_.may_be_in_use && seen.empty() &&
+        (reply->type == kRepErrPolicy || reply->type == kRepErrPlatform)) {
+      in_use_ = true;
+      return true;
     }
     Require(reply->type == kRepInfo, "neither NBD_REP_INFO nor NBD_REP_ACK");
     Reader reader(reply->payload);
@@ -388,7 +406,8 @@ std::optional<size_t> NegotiationChecker::Find(std::string_view name) const {
 
 uint16_t NegotiationChecker::FlagsOf(const ServedExport& target) const {
   unsigned flags =
-      kHasFlags | kSendFlush | kSendFua | kCanMultiConn | kSendCache;
+      kHasFlags | kSendFlush | kSendFua | kSendCache;
+  if (!setting_.exclusive) flags |= kCanMultiConn;
   flags |= target.read_only
                ? unsigned{kReadOnly}
                : unsigned{kSendTrim} | kSendWriteZeroes | kSendFastZero;
@@ -407,6 +426,8 @@ void NegotiationChecker::CheckNegotiated(std::string_view name) {
   Require(outcome_.secure == secure_, "TLS that nobody has started");
   Require(outcome_.secure || tls_ != NegotiationSetting::Tls::kRequire,
           "transmission without TLS");
+  Require(outcome_.locked || !setting_.exclusive,
+          "transmission without the lock of --exclusive");
   Require(outcome_.export_name == name, "transmission of another name");
   Require(outcome_.export_index == found, "transmission of another export");
   Require(outcome_.size == target.size, "transmission of another size");
@@ -425,6 +446,7 @@ void NegotiationChecker::CheckEnding(std::vector<int> statuses) {
   if (outcome_.negotiated) {
     Require(false, "transmission starts without an export");
   }
+  if (in_use_) statuses.insert(statuses.end(), {kExitUnavailable, kExitSystem});
   if (setting_.may_shut_down) statuses.push_back(kExitOk);
   if (setting_.may_time_out || setting_.ends_in_silence ||
       setting_.ends_in_error) {

@@ -24,6 +24,8 @@ struct ServedExport {
   bool read_only = false;
   bool rotational = false;
   uint32_t preferred_block = 4096;
+  // It can't be opened; 0, or the reply to who asks for it.
+  uint32_t refusal = 0;
 };
 
 // What the server has, and how the conversation went otherwise.
@@ -33,6 +35,11 @@ struct NegotiationSetting {
   enum class Tls { kOff, kOn, kRequire } tls = Tls::kOff;
   // The client sends nothing behind NBD_OPT_STARTTLS before it is answered.
   bool waits_for_tls = false;
+  // They can't be listed; 0, or the reply.
+  uint32_t list_refusal = 0;
+  // --exclusive; and whether at some time the lock wasn't to be had.
+  bool exclusive = false;
+  bool may_be_in_use = false;
   bool may_shut_down = false;  // SIGTERM may have come at any time
   bool may_time_out = false;   // the client has been silent for some time
   bool output_cut = false;     // the client has not got all that was sent
@@ -52,6 +59,7 @@ struct NegotiationOutcome {
   bool structured = false;
   std::string unread;  // what it has received and not consumed
   size_t received = 0;
+  bool locked = false;
   // If not:
   int exit_status = 0;
   bool secure = false;  // TLS had been started by then
@@ -97,6 +105,8 @@ class NegotiationChecker {
   const NegotiationOutcome& outcome_;
   uint32_t option_ = 0;
   NegotiationSetting::Tls tls_ = NegotiationSetting::Tls::kOff;
+  // A client was told so.
+  bool in_use_ = false;
   bool start_tls_seen_ = false;
   bool secure_ = false;
   bool no_zeroes_ = false;

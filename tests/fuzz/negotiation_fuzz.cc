@@ -8,7 +8,10 @@
 #include <variant>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "fuzz/input.h"
+#include "fuzz/locks.h"
 #include "fuzz/messages.h"
 #include "fuzz/negotiation_checker.h"
 #include "fuzz/simulation.h"
@@ -31,6 +34,51 @@ Export::Facts FactsOf(const Input& input) {
   return facts;
 }
 
+// A catalog that can't open some of its exports, or list them, or that takes long
+// to list them, as that of a directory.
+class Unreliable : public Catalog {
+ public:
+  Unreliable(std::unique_ptr<Catalog> whole, const NegotiationSetting& setting)
+      : whole_(std::move(whole)), setting_(setting) {}
+
+  absl::Status Find(absl::string_view name) override {
+    return whole_->Find(name);
+  }
+  absl::StatusOr<Opened> Open(absl::string_view name) override {
+    absl::StatusOr<Opened> opened = whole_->Open(name);
+    if (!opened.ok()) return opened;
+    for (const ServedExport& served : setting_.exports) {
+      if (served.name != opened->name || served.refusal == 0) continue;
+      return served.refusal == nbdtest::kRepErrPolicy
+                 ? absl::PermissionDeniedError("failed to open it: no")
+                 : absl::InternalError("failed to open it: broken");
+    }
+    return opened;
+  }
+  absl::Status List(Visitor visit) override {
+    switch (setting_.list_refusal) {
+      case nbdtest::kRepErrTooBig:
+        return absl::ResourceExhaustedError("failed to list them: too many");
+      case nbdtest::kRepErrPolicy:
+        return absl::PermissionDeniedError("failed to list them: no");
+      case nbdtest::kRepErrPlatform:
+        return absl::InternalError("failed to list them: broken");
+      default:
+        break;
+    }
+    return whole_->List([&](absl::string_view name, absl::string_view text) {
+      const uint8_t decision = Simulation::Current()->schedule_tape().Next();
+      if (decision >= 0x80) Simulation::Current()->Pass(decision * 100'000'000ll);
+      return visit(name, text);
+    });
+  }
+  std::string InWords() override { return whole_->InWords(); }
+
+ private:
+  const std::unique_ptr<Catalog> whole_;
+  const NegotiationSetting& setting_;
+};
+
 // What is served, and what the checker knows of it.
 struct Served {
   std::unique_ptr<Catalog> catalog;
@@ -42,11 +90,13 @@ Served MakeServed(const Input& input) {
   Served served;
   const Export::Facts facts = FactsOf(input);
   const auto add = [&](std::string name, std::string description) {
-    auto target = std::make_unique<nbdtest::FakeExport>(facts);
+    auto target = std::make_unique<nbdtest::FakeExport>(
+        nbdinetd::UniqueFd(kExportFd), facts);
     served.targets.push_back(target.get());
     served.setting.exports.push_back({name, description, facts.size_bytes,
                                       facts.read_only, facts.rotational,
-                                      facts.preferred_block_bytes});
+                                      facts.preferred_block_bytes,
+                                      /*refusal=*/0});
     return Catalog::Entry{std::move(name), std::move(description),
                           std::move(target)};
   };
@@ -56,7 +106,7 @@ Served MakeServed(const Input& input) {
     served.catalog =
         Catalog::OfOne(std::move(entry.target), std::move(name), text);
   };
-  switch (input.settings[Input::kWhat] % 6) {
+  switch (input.settings[Input::kWhat] % 7) {
     case 0:
       one(absl::nullopt, "");
       break;
@@ -75,14 +125,35 @@ Served MakeServed(const Input& input) {
       served.catalog = Catalog::OfNamed(std::move(entries));
       break;
     }
-    default: {
+    case 5: {
       std::vector<Catalog::Entry> entries;
       for (const char* name : {"a", "b", "disk", "\xc3\xbc"}) {
         entries.push_back(add(name, ""));
       }
       served.catalog = Catalog::OfNamed(std::move(entries));
+      break;
+    }
+    default: {
+      // More than one part of a list.
+      std::vector<Catalog::Entry> entries;
+      for (char c = 'a'; c <= 'z'; ++c) {
+        entries.push_back(add(std::string(nbdtest::kMaxString, c), ""));
+      }
+      served.catalog = Catalog::OfNamed(std::move(entries));
     }
   }
+  constexpr uint32_t kRefusals[] = {0, nbdtest::kRepErrPolicy,
+                                    nbdtest::kRepErrUnknown, 0};
+  constexpr uint32_t kListRefusals[] = {0, nbdtest::kRepErrTooBig,
+                                        nbdtest::kRepErrPolicy,
+                                        nbdtest::kRepErrPlatform};
+  const uint8_t how = input.settings[Input::kHow];
+  // The first of several is always good.
+  auto& exports = served.setting.exports;
+  for (size_t i = exports.size() > 1; i < exports.size(); ++i) {
+    exports[i].refusal = kRefusals[how >> 4 & 3];
+  }
+  served.setting.list_refusal = kListRefusals[how >> 6];
   return served;
 }
 
@@ -139,22 +210,29 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Simulation simulation(input, ExpandOptions(input.stream));
   // What is upgraded here stays in plain text: the phase doesn't know.
   if (setting.waits_for_tls) simulation.HoldAt(EndOfStartTls(input.stream));
+  const Locks locks(input, simulation);
+  const auto exclusive =
+      static_cast<nbdinetd::Exclusive>(input.settings[Input::kTimes] % 4);
+  setting.exclusive = exclusive != nbdinetd::Exclusive::kOff;
+  Unreliable catalog(std::move(served.catalog), setting);
   std::string sent;
   simulation.on_sent = [&](std::string_view bytes) { sent.append(bytes); };
   nbdinetd::Channel channel(std::make_unique<SimulatedStream>(simulation),
                             kShutdownFd);
   constexpr absl::Duration kLimit = absl::Seconds(10);
-  Result result =
-      nbdinetd::Negotiation(channel, *served.catalog, log, kLimit,
-                            static_cast<nbdinetd::TlsMode>(setting.tls))
-          .Run();
+  nbdinetd::Negotiation negotiation(
+      channel, catalog, log, kLimit,
+      static_cast<nbdinetd::TlsMode>(setting.tls));
+  negotiation.set_exclusive(exclusive);
+  Result result = negotiation.Run();
   const auto* upgrade = std::get_if<nbdinetd::TlsUpgrade>(&result);
   const bool secure = upgrade != nullptr;
   if (secure) {
     Require(channel.input().empty(), "bytes in plain text are kept for TLS");
     const nbdinetd::TlsUpgrade kept = *upgrade;
-    result = nbdinetd::Negotiation(channel, *served.catalog, log, kLimit, kept)
-                 .Run();
+    nbdinetd::Negotiation inside(channel, catalog, log, kLimit, kept);
+    inside.set_exclusive(exclusive);
+    result = inside.Run();
     Require(!std::holds_alternative<nbdinetd::TlsUpgrade>(result),
             "TLS inside TLS");
   }
@@ -168,6 +246,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   setting.ends_in_error = simulation.ends_in_error();
   NegotiationOutcome outcome = OutcomeOf(result, served, channel);
   outcome.secure = secure;
+  outcome.locked = locks.owned();
+  Require(setting.exclusive || !locks.asked(), "a lock nobody has asked for");
+  setting.may_be_in_use = locks.refused();
   NegotiationChecker(setting, simulation.stream(), sent, outcome).Check();
   return 0;
 }

@@ -144,6 +144,9 @@ short Simulation::ReadyEvents(const pollfd& entry) const {
     case kShutdownFd:
       ready = shutdown_;
       break;
+    case kHolderFd:
+      ready = holder_has_ended();
+      break;
     default:
       Require(entry.fd < 0 || entry.fd == kWorkersFd,
               "the server waits for a descriptor that isn't its own");
@@ -170,7 +173,7 @@ int Simulation::Poll(pollfd* fds, size_t count, int timeout_ms) {
     }
     if (ready > 0) return ready;
     int64_t next = limit;
-    for (const int64_t change : {silent_until_ns_, stalled_until_ns_}) {
+    for (const int64_t change : {silent_until_ns_, stalled_until_ns_, holder_ends_ns_}) {
       if (change > now_ns_) next = std::min(next, change);
     }
     if (next == kNever && shutdown_at_ != 0) {

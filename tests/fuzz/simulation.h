@@ -39,6 +39,8 @@ enum FakeDescriptor {
   kShutdownFd,
   kWorkersFd,
   kStorageFd,
+  kExportFd,
+  kHolderFd,
 };
 
 class Simulation {
@@ -96,6 +98,15 @@ class Simulation {
 
   int Poll(pollfd* fds, size_t count, int timeout_ms);
   int64_t Now() { return now_ns_ += 1'000; }
+  void Pass(int64_t ns) {
+    paused_ = true;
+    now_ns_ += ns;
+  }
+  // The process that kHolderFd stands for.
+  void EndHolderIn(int64_t ns) { holder_ends_ns_ = now_ns_ + ns; }
+  bool holder_has_ended() const {
+    return holder_ends_ns_ != 0 && now_ns_ >= holder_ends_ns_;
+  }
 
  private:
   enum class End { kEof, kReset, kTimedOut, kSilence };
@@ -117,6 +128,7 @@ class Simulation {
   // Until then the client says nothing, or takes nothing.
   int64_t silent_until_ns_ = 0;
   int64_t stalled_until_ns_ = 0;
+  int64_t holder_ends_ns_ = 0;
   bool paused_ = false;
   int send_error_ = 0;
   bool aborted_ = false;

@@ -75,7 +75,10 @@ Storage::Storage(const Input& input, Simulation& simulation)
   }
   initial_runs_ = runs_;
   // Writing zeroes by hand takes too long where there are many.
-  if (size_ > (64 << 20)) lacks_ &= static_cast<uint8_t>(~(1u << kAllocation));
+  if (size_ > (64 << 20)) {
+    lacks_ &= static_cast<uint8_t>(
+        ~(1u << kAllocation | 1u << kZeroRange | 1u << kPunchHole));
+  }
   current = this;
 }
 

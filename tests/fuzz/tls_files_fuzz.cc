@@ -37,12 +37,13 @@ void CheckRefusal(const absl::Status& status, std::string_view secret) {
 
 void TryPskFile(const std::string& text) {
   const auto keys = nbdinetd::ParsePskFile(text);
-  // The longest word may be a key.
+  // The longest run of hexadecimal digits may be a key.
+  constexpr const char* kDigits = "0123456789abcdefABCDEF";
   std::string longest;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = std::min(text.find_first_of(":\n", at), text.size());
+  for (size_t at = 0; (at = text.find_first_of(kDigits, at)) < text.size();) {
+    const size_t end = std::min(text.find_first_not_of(kDigits, at), text.size());
     if (end - at > longest.size()) longest = text.substr(at, end - at);
-    at = end + 1;
+    at = end;
   }
   if (!keys.ok()) {
     CheckRefusal(keys.status(), longest);
