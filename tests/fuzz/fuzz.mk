@@ -95,7 +95,13 @@ fuzz_build = +@$(MAKE) --no-print-directory -f $(srcdir)/tests/fuzz/clang.mk \
 fuzz_run = /usr/bin/python3 $(srcdir)/tests/fuzz/run.py \
 	--corpus=$(srcdir)/tests/fuzz/corpus --work=build-fuzz
 
-.PHONY: fuzz fuzz-build fuzz-long fuzz-coverage-build fuzz-coverage fuzz-corpus
+.PHONY: fuzz fuzz-clang fuzz-build fuzz-long fuzz-coverage-build fuzz-coverage fuzz-corpus
+fuzz-build fuzz-coverage-build: fuzz-clang
+fuzz-clang:
+	@command -v $(FUZZ_CLANG) >/dev/null || { \
+	  echo 'fuzzing needs $(FUZZ_CLANG): install the packages clang-14,' \
+	    'libclang-rt-14-dev and llvm-14, or name another by FUZZ_CLANG='; \
+	  exit 1; }
 fuzz-build: Makefile
 	$(fuzz_build) OUT=build-fuzz/fuzz MODE=fuzz
 fuzz-coverage-build: Makefile
