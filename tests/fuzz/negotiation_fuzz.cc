@@ -165,7 +165,10 @@ size_t EndOfStartTls(std::string_view wire) {
   size_t at = 4;
   for (const Message& message : TakeApart(Phase::kNegotiation, wire)) {
     if (message.kind != Message::kOption) continue;
-    at += 16 + message.Payload().size();
+    const std::string payload = message.Payload();
+    at += 16 + payload.size();
+    // Inside it there is nothing to wait for.
+    if (payload.size() < message.length) break;
     if (message.type == nbdtest::kOptStartTls) return at;
   }
   return SIZE_MAX;
