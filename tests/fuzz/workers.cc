@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/steady_clock.h"
 #include "fuzz/simulation.h"
 
 namespace nbdinetd {
@@ -41,6 +42,7 @@ Workers::~Workers() {
 
 std::unique_ptr<Task> Workers::Start(std::unique_ptr<Task> task) {
   const uint8_t decision = Decide();
+  task->started = SteadyNow();
   if (decision == 0xff && threads_.empty() && queue_.empty()) {
     Run(target_, *task);  // no thread is to be had
     return task;
