@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/limits.h"
 #include "base/poll.h"
@@ -113,14 +114,25 @@ bool Channel::WaitWritable() {
       {stream_->output_fd(), POLLOUT, 0},
       {shutdown_requested_ ? -1 : shutdown_fd_, POLLIN, 0},
   };
-  const absl::Time stalled = SteadyNow() + stall_timeout_;
-  if (PollUntil(absl::MakeSpan(fds),
-                std::min({stalled, deadline_, shutdown_send_limit_})) == 0) {
-    send_timed_out_ = true;
-    return false;
+  // A socket is writable once a good part of what it holds has been read: much
+  // later than when a slow peer last read something.
+  absl::optional<size_t> unread = stream_->unread_bytes();
+  for (;;) {
+    const absl::Time limit = std::min(deadline_, shutdown_send_limit_);
+    if (PollUntil(absl::MakeSpan(fds),
+                  std::min(SteadyNow() + stall_timeout_, limit)) != 0) {
+      if (fds[1].revents != 0) NoteShutdown();
+      return true;
+    }
+    const absl::optional<size_t> before =
+        std::exchange(unread, stream_->unread_bytes());
+    const bool has_read =
+        before.has_value() && unread.has_value() && *unread < *before;
+    if (!has_read || SteadyNow() >= limit) {
+      send_timed_out_ = true;
+      return false;
+    }
   }
-  if (fds[1].revents != 0) NoteShutdown();
-  return true;
 }
 
 size_t Channel::SendFile(int file, uint64_t offset, size_t length) {

@@ -1,6 +1,8 @@
 #include "stream/stream.h"
 
 #include <fcntl.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 
@@ -95,6 +97,12 @@ ssize_t SocketStream::SendFile(int file, uint64_t offset, size_t length) {
     auto position = static_cast<off_t>(offset);
     return sendfile(socket_.get(), file, &position, length);
   });
+}
+
+absl::optional<size_t> SocketStream::unread_bytes() const {
+  int bytes;
+  if (ioctl(socket_.get(), SIOCOUTQ, &bytes) != 0) return absl::nullopt;
+  return static_cast<size_t>(bytes);
 }
 
 void SocketStream::Abort() { shutdown(socket_.get(), SHUT_RDWR); }

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "base/unique_fd.h"
 
@@ -44,6 +45,9 @@ class Stream {
   // something to send, for which the descriptor should be writable.
   virtual bool has_input() const { return false; }
   virtual bool has_output() const { return false; }
+  // How much of what was written the peer hasn't taken: in bytes, more or less, so
+  // that only a difference tells something. Nothing where the kernel doesn't say.
+  virtual absl::optional<size_t> unread_bytes() const { return absl::nullopt; }
   // After a failure that is more than an errno, a phrase for the log.
   virtual std::string failure() const { return ""; }
 
@@ -63,6 +67,9 @@ class SocketStream : public Stream {
   ssize_t Write(absl::Span<const iovec> pieces, bool more = false) override;
   bool sends_files() const override { return true; }
   ssize_t SendFile(int file, uint64_t offset, size_t length) override;
+  // TCP: what isn't acknowledged. A Unix socket: with what the kernel needs to
+  // hold it.
+  absl::optional<size_t> unread_bytes() const override;
   void Abort() override;
   int input_fd() const override { return socket_.get(); }
   int output_fd() const override { return socket_.get(); }

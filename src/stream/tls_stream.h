@@ -70,6 +70,9 @@ class OpenSslStream : public TlsStream {
   bool has_output() const override {
     return (!output_.empty() && owed_ == 0) || handshake_wants_output_;
   }
+  absl::optional<size_t> unread_bytes() const override {
+    return below_->unread_bytes();
+  }
   void Abort() override;
   std::string failure() const override { return failure_; }
   int input_fd() const override { return below_->input_fd(); }

@@ -116,6 +116,19 @@ TEST_F(SocketStreamTest, SetsTheSocketsFlagsBackAfterSendingFiles) {
   EXPECT_EQ(fcntl(shared.get(), F_GETFL) & O_NONBLOCK, 0);
 }
 
+TEST_F(SocketStreamTest, TellsHowMuchThePeerHasNotRead) {
+  EXPECT_EQ(stream_->unread_bytes(), 0u);
+  ASSERT_EQ(Write(*stream_, std::string(5000, 'x')), 5000);
+  ASSERT_EQ(Write(*stream_, std::string(5000, 'x')), 5000);
+  const absl::optional<size_t> unread = stream_->unread_bytes();
+  ASSERT_TRUE(unread.has_value());
+  EXPECT_GE(*unread, 10000u);
+  char received[5000];
+  ASSERT_EQ(read(peer_.get(), received, sizeof(received)), 5000);
+  ASSERT_TRUE(stream_->unread_bytes().has_value());
+  EXPECT_LT(*stream_->unread_bytes(), *unread);
+}
+
 int SendBuffer(int fd) {
   int bytes = 0;
   socklen_t length = sizeof(bytes);
