@@ -307,16 +307,12 @@ def _(t):
     listener = units.main_pid()
     eq(sorted(set(servers()) - {listener}), children_of(listener))
     eq(len(children_of(listener)), len(clients))
-    eq(sum(t.startswith("socket:") for n, t in descriptors_of(listener).items() if n > 2),
-       len(listen), "sockets of the listening process")
+    eq(len(listening_sockets(listener)), len(listen), "sockets that listen")
     # The listening process touches no export; those of the connections don't listen.
     assert image not in descriptors_of(listener).values(), descriptors_of(listener)
     for pid in children_of(listener):
         assert image in descriptors_of(pid).values(), descriptors_of(pid)
-        # Standard output and error, which are the journal, they have in common.
-        eq([target for number, target in descriptors_of(pid).items() if number > 2
-            and target.startswith("socket:") and target in descriptors_of(listener).values()],
-           [], "sockets of the listening process")
+        eq(listening_sockets(pid), [], "sockets that listen in a connection's process")
     for client in clients:
         client.disconnect()
     wait_until(lambda: not children_of(listener), "the processes to be gone")

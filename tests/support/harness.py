@@ -150,6 +150,24 @@ def descriptors_of(pid):
     return result
 
 
+def listening_sockets(pid):
+    """The descriptors of a process that are listening sockets."""
+    pidfd_getfd = 438
+    result = []
+    process = os.pidfd_open(pid)
+    try:
+        for number, target in sorted(descriptors_of(pid).items()):
+            if target.startswith("socket:"):
+                copy = ctypes.CDLL(None, use_errno=True).syscall(pidfd_getfd, process, number, 0)
+                assert copy >= 0, os.strerror(ctypes.get_errno())
+                with socket.socket(fileno=copy) as one:
+                    if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                        result.append(number)
+    finally:
+        os.close(process)
+    return result
+
+
 def _stat_fields(pid):
     """(command, state, parent) of a process, or None when it is gone."""
     try:
