@@ -199,13 +199,12 @@ int Export::Prefetch(uint64_t offset, uint64_t length) {
 
 int Export::Extents(uint64_t offset, uint64_t length, size_t limit,
                     std::vector<Extent>* out) {
-  ExtentMap has_map = has_extent_map_.load(std::memory_order_relaxed);
-  if (has_map == ExtentMap::kUnknown) {
-    has_map = HasExtentMap(fd()) ? ExtentMap::kYes : ExtentMap::kNo;
-    has_extent_map_.store(has_map, std::memory_order_relaxed);
+  if (!knows_extent_map_.load(std::memory_order_acquire)) {
+    extent_map_.store(ExtentMapOf(fd()), std::memory_order_relaxed);
+    knows_extent_map_.store(true, std::memory_order_release);
   }
   return FindExtents(fd(), offset, offset + length, facts_.size_bytes, limit,
-                     has_map == ExtentMap::kYes, out);
+                     extent_map_.load(std::memory_order_relaxed), out);
 }
 
 }  // namespace nbdinetd

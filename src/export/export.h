@@ -163,8 +163,8 @@ class Export {
   bool shares_description_ = false;
   std::atomic<bool> may_have_holes_;
   // Asked for with the first Extents().
-  enum class ExtentMap { kUnknown, kYes, kNo };
-  std::atomic<ExtentMap> has_extent_map_ = ExtentMap::kUnknown;
+  std::atomic<bool> knows_extent_map_ = false;
+  std::atomic<ExtentMap> extent_map_ = ExtentMap::kNone;
   // The file system answers RWF_NOWAIT reads.
   std::atomic<bool> reads_nowait_ = true;
   // It doesn't, but lives in memory, so that a read never waits.

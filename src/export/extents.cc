@@ -24,8 +24,13 @@ constexpr uint32_t kMapExtents = 256;
 class Finder {
  public:
   Finder(int fd, uint64_t offset, uint64_t size, size_t limit,
-         std::vector<Extent>* out)
-      : fd_(fd), offset_(offset), size_(size), limit_(limit), out_(out) {}
+         bool trusts_holes, std::vector<Extent>* out)
+      : fd_(fd),
+        offset_(offset),
+        size_(size),
+        limit_(limit),
+        trusts_holes_(trusts_holes),
+        out_(out) {}
 
   // Both go on from where the last extent ended until they reach `end`, or have
   // enough; 0 or an errno.
@@ -47,6 +52,7 @@ class Finder {
   uint64_t offset_;
   const uint64_t size_;
   const size_t limit_;
+  const bool trusts_holes_;
   std::vector<Extent>* out_;
 };
 
@@ -101,7 +107,9 @@ int Finder::Seek(uint64_t end) {
 int Finder::AppendMapped(const fiemap_extent& extent, uint64_t end) {
   const uint64_t extent_end = extent.fe_logical + extent.fe_length;
   if (extent.fe_logical > offset_) {
-    const int error = AppendHole(extent.fe_logical, end);
+    const uint64_t hole_end = extent.fe_logical;
+    const int error = trusts_holes_ ? AppendHole(hole_end, end)
+                                    : Seek(std::min(hole_end, end));
     if (error != 0 || offset_ >= end || enough()) return error;
   }
   if ((extent.fe_flags & FIEMAP_EXTENT_UNWRITTEN) == 0 ||
@@ -136,18 +144,25 @@ int Finder::Map(uint64_t end) {
 
 }  // namespace
 
-bool HasExtentMap(int fd) {
+ExtentMap ExtentMapOf(int fd) {
   struct statfs st;
-  if (fstatfs(fd, &st) != 0) return false;
-  const auto type = static_cast<uint64_t>(st.f_type);
-  return type == EXT4_SUPER_MAGIC || type == kXfsMagic ||
-         type == BTRFS_SUPER_MAGIC;
+  if (fstatfs(fd, &st) != 0) return ExtentMap::kNone;
+  switch (static_cast<uint64_t>(st.f_type)) {
+    case EXT4_SUPER_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+      return ExtentMap::kAll;
+    case kXfsMagic:
+      return ExtentMap::kNoHoles;
+    default:
+      return ExtentMap::kNone;
+  }
 }
 
 int FindExtents(int fd, uint64_t offset, uint64_t end, uint64_t size,
-                size_t limit, bool use_map, std::vector<Extent>* out) {
-  Finder finder(fd, offset, size, limit, out);
-  int error = use_map ? finder.Map(end) : EOPNOTSUPP;
+                size_t limit, ExtentMap map, std::vector<Extent>* out) {
+  Finder finder(fd, offset, size, limit,
+                /*trusts_holes=*/map == ExtentMap::kAll, out);
+  int error = map != ExtentMap::kNone ? finder.Map(end) : EOPNOTSUPP;
   if (error == EOPNOTSUPP) error = finder.Seek(end);
   if (out->size() > limit) out->resize(limit);
   return error;

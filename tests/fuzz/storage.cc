@@ -40,6 +40,9 @@ const Storage::Page& PatternPage(uint64_t number) {
   return (*pages)[number % kPatterns];
 }
 
+// Of linux/magic.h, but not in every version of it.
+constexpr long kXfsMagic = 0x58465342;
+
 // Holes and data alternate in runs of so many pages; 0: it is all data.
 constexpr uint64_t kRunPages[] = {0, 1, 3, 16, 17, 64, 100};
 // So many runs, and then a hole up to the end.
@@ -345,7 +348,8 @@ int Storage::Advise(int64_t offset, int64_t length) {
 
 long Storage::type() const {
   if (Lacks(kNowait) && Lacks(kMemory)) return TMPFS_MAGIC;
-  return (map_ >> kHasNone & 1) != 0 ? NFS_SUPER_MAGIC : EXT4_SUPER_MAGIC;
+  if ((map_ >> kHasNone & 1) != 0) return NFS_SUPER_MAGIC;
+  return (map_ >> kLeavesOut & 1) != 0 ? kXfsMagic : EXT4_SUPER_MAGIC;
 }
 
 // FS_IOC_FIEMAP.
@@ -362,6 +366,8 @@ int Storage::Map(fiemap* map) {
     const uint64_t run_end =
         next == runs_.end() ? file_end : std::min(next->first, file_end);
     if (!run->second || run_end <= map->fm_start) continue;
+    // What XFS has in its second map.
+    if ((map_ >> kLeavesOut & 1) != 0 && run->first / kPage % 2 == 1) continue;
     fiemap_extent& extent = map->fm_extents[map->fm_mapped_extents++];
     extent = {};
     extent.fe_logical = run->first;

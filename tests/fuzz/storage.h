@@ -125,7 +125,7 @@ class Storage {
   const uint8_t cache_;
   uint8_t lacks_;
   // Bits: whether it has a map of the extents, and what it says in it.
-  enum MapBit { kHasNone, kUnwritten, kDelayed, kRefused };
+  enum MapBit { kHasNone, kUnwritten, kDelayed, kRefused, kLeavesOut };
   const uint8_t map_;
   bool failed_ = false;
   bool lost_ = false;
