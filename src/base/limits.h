@@ -74,6 +74,10 @@ inline constexpr size_t kMaxCertificateBytes = 100 << 10;
 
 // Workers of a connection: as many reads in flight as clients keep.
 inline constexpr size_t kMaxThreads = 32;
+// Those of them that may wait for reads, which would otherwise keep them all for as
+// long as a client goes on reading from a slow storage; a flush finds one of the
+// others.
+inline constexpr size_t kMaxReaders = kMaxThreads * 3 / 4;
 // How long reads may wait behind a slow one until they get one more worker.
 inline constexpr absl::Duration kReadPatience = absl::Milliseconds(2);
 // The stack of a worker: a task calls a few functions of the C library, nothing

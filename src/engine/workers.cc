@@ -76,7 +76,7 @@ absl::Time Workers::RelieveReads() {
     }
     const absl::Time limit = reads_.front()->started + kReadPatience;
     if (now < limit) return limit;
-    if (readers_ + reader_calls_ >= kMaxThreads) return now + kReadPatience;
+    if (readers_ + reader_calls_ >= kMaxReaders) return now + kReadPatience;
     readers_wanted_ = readers_ + reader_calls_ + 1;
     need_thread = NeedsThread();
     ++reader_calls_;

@@ -284,6 +284,23 @@ TEST_F(WorkersTest, ReadsBehindASlowOneAreRelieved) {
   Take(workers, 2);
 }
 
+// A thread that reads goes on as long as there are reads.
+TEST_F(WorkersTest, SlowReadsDoNotTakeEveryThread) {
+  for (size_t i = 1; i <= 2 * kMaxThreads; ++i) workers.Start(BegunTask(4096 * i, i));
+  const auto guard = std::chrono::steady_clock::now() + kHangGuard;
+  for (size_t reads = 1; reads <= kMaxReaders; ++reads) {
+    ASSERT_TRUE(target.WaitUntilRunning(reads));
+    std::this_thread::sleep_for(absl::ToChronoNanoseconds(workers.RelieveReads() - SteadyNow()));
+    ASSERT_LT(std::chrono::steady_clock::now(), guard);
+    workers.RelieveReads();
+  }
+  workers.Start(TrimTask(0, 1000));
+  const std::vector<std::unique_ptr<Task>> first = Take(workers, 1);
+  ASSERT_EQ(first.size(), 1u);
+  EXPECT_EQ(first[0]->request.cookie, 1000u);
+  EXPECT_EQ(target.most_running(), kMaxReaders + 1);
+}
+
 TEST_F(WorkersTest, ReadsThatNobodyWaitsForAnyMoreAreDropped) {
   workers.Start(BegunTask(4096, 1));
   ASSERT_TRUE(target.WaitUntilRunning(1));
