@@ -35,17 +35,6 @@ void Channel::NoteShutdown() {
 
 Channel::Wake Channel::Wait(bool want_input, int workers_fd,
                             absl::Time deadline, Patience patience) {
-  // A client that is always quick must not hide a shutdown.
-  const bool may_spin = patience != Patience::kSleep && want_input &&
-                        ++waits_unpolled_ < kMaxWaitsUnpolled;
-  if (may_spin && patience == Patience::kGatherFirst) spinner_.LetGather();
-  if (may_spin && spinner_.Try([this] {
-        const Receipt receipt = ReceiveNow();
-        if (receipt != Receipt::kNothing) received_ = receipt;
-        return receipt != Receipt::kNothing;
-      })) {
-    return Wake::kInput;
-  }
   const bool has_input = want_input && stream_->has_input();
   // poll() ignores negative descriptors.
   pollfd fds[] = {
@@ -55,12 +44,29 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
       {want_input && stream_->has_output() ? stream_->output_fd() : -1, POLLOUT,
        0},
   };
-  const bool tell_shutdown = shutdown_requested_ && !shutdown_told_;
-  PollUntil(absl::MakeSpan(fds), tell_shutdown || has_input
-                                     ? absl::InfinitePast()
-                                     : std::min(deadline, deadline_));
-  if (may_spin) spinner_.NoteSlept();
-  waits_unpolled_ = 0;
+  const bool may_spin = patience != Patience::kSleep && want_input;
+  // A client that is always quick must not hide a shutdown.
+  const bool ready = may_spin && ++waits_unpolled_ == kMaxWaitsUnpolled &&
+                     PollUntil(absl::MakeSpan(fds), absl::InfinitePast()) != 0;
+  if (waits_unpolled_ == kMaxWaitsUnpolled) waits_unpolled_ = 0;
+  if (may_spin && !ready) {
+    if (patience == Patience::kGatherFirst) spinner_.LetGather();
+    if (spinner_.Try([this] {
+          const Receipt receipt = ReceiveNow();
+          if (receipt != Receipt::kNothing) received_ = receipt;
+          return receipt != Receipt::kNothing;
+        })) {
+      return Wake::kInput;
+    }
+  }
+  if (!ready) {
+    const bool tell_shutdown = shutdown_requested_ && !shutdown_told_;
+    PollUntil(absl::MakeSpan(fds), tell_shutdown || has_input
+                                       ? absl::InfinitePast()
+                                       : std::min(deadline, deadline_));
+    if (may_spin) spinner_.NoteSlept();
+    waits_unpolled_ = 0;
+  }
   if (fds[2].revents != 0) NoteShutdown();
   if (fds[1].revents != 0) return Wake::kWorkers;
   if (shutdown_requested_ && !shutdown_told_) {

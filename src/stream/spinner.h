@@ -7,7 +7,9 @@
 //     longer pauses there are no more spins, so that an idle connection costs
 //     nothing; and
 //   - while nobody else wants the processor: each turn offers it by
-//     sched_yield(), and when somebody took it, there are no spins for a while.
+//     sched_yield(), and when somebody took it, there are no spins for a while:
+//     a few waits when it was a moment's work of the system, longer and longer
+//     when it happens again and again.
 // And a client that keeps several requests in flight sends the next while it
 // reads the replies. Polled at once, each request would be answered by itself,
 // with a system call more on either side, and the peer's socket be locked just
@@ -43,6 +45,7 @@ class Spinner {
       for (int i = 0; i < kTriesPerTurn; ++i) {
         if (succeeds()) {
           NoteWait(Now() - start_ns_);
+          last_skip_ /= 2;
           return true;
         }
       }
@@ -50,7 +53,8 @@ class Spinner {
       sched_yield();
       now = Now();
       if (now - before > kYieldedNs) {
-        skip_ = kSkippedWaits;
+        last_skip_ = std::min(2 * last_skip_ + 1, kMaxSkippedWaits);
+        skip_ = last_skip_;
         return false;
       }
     }
@@ -77,7 +81,7 @@ class Spinner {
   static constexpr int64_t kLongestNs = 400'000;
   // Somebody else has run meanwhile.
   static constexpr int64_t kYieldedNs = 10'000;
-  static constexpr int kSkippedWaits = 64;
+  static constexpr int kMaxSkippedWaits = 63;
   static constexpr int kTriesPerTurn = 4;
   // Longer, and a client with four requests in flight waits for us; shorter, and
   // one with 32 gains less.
@@ -109,7 +113,8 @@ class Spinner {
 
   int64_t start_ns_ = 0;
   int64_t usual_wait_ns_ = kLongestNs;
-  int skip_ = 0;
+  int skip_ = 0;       // how many more waits
+  int last_skip_ = 0;  // how many when somebody last took the processor
 };
 
 }  // namespace nbdinetd
