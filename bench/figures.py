@@ -310,7 +310,8 @@ CPU = [
 ]
 
 REFERENCE_TITLES = {each.key: each.title for each in
-                    (*servers.BARE_SENDERS, *Copy.RAW, *BY_NAME["startup"].references, Cold.BARE)}
+                    (*servers.BARE_SENDERS, servers.READY_SENDER, *Copy.RAW,
+                     *BY_NAME["startup"].references, Cold.BARE)}
 
 
 def title_of(key):

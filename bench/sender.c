@@ -3,6 +3,11 @@
  *   sender nbd sendfile|write (--unix PATH | --port PORT) FILE
  *       Serves FILE to the client that the servers get too, with just enough NBD for it: fixed
  *       answers to the options, no check of a request, reads only, a process per connection.
+ *   sender nbd memory (--unix PATH | --port PORT) FILE
+ *       The same with answers that are ready: whatever bytes, and the file isn't read. It never
+ *       sleeps while requests come, answers all that have come together by one system call, and
+ *       gives structured replies to who asks for them, since these cost the client more. For
+ *       small requests.
  *   sender raw sendfile|write (--unix | --tcp) --connections N --seconds S FILE
  *       No protocol at all: each of N processes sends its share of FILE over and over to a
  *       process that receives it into a buffer and drops it. Prints one line of JSON.
@@ -22,10 +27,13 @@
 enum {
   kChunk = 128 * 1024, /* stays in the second-level cache between the read and the send */
   kReceiveBuffer = 256 * 1024,
+  kMaxRequests = 512,
+  kGatherNs = 10 * 1000,        /* as nbdinetd does, for it helps */
+  kIdleNs = 100 * 1000 * 1000,
 };
 
 struct options {
-  bool use_sendfile, tcp;
+  bool use_sendfile, from_memory, tcp;
   const char *unix_path;
   unsigned port, connections;
   double seconds;
@@ -81,7 +89,9 @@ static void reply_to_option(int socket, uint32_t option, uint32_t type, const vo
   if (length > 0) write_exactly(socket, payload, length);
 }
 
-static void answer_options(const struct options *options, int socket) {
+/* Returns whether replies have to be structured. */
+static bool answer_options(const struct options *options, int socket) {
+  bool structured = false;
   static const unsigned char greeting[18] = "NBDMAGICIHAVEOPT\0\3";
   uint32_t client_flags;
   write_exactly(socket, greeting, sizeof greeting);
@@ -101,16 +111,82 @@ static void answer_options(const struct options *options, int socket) {
           htobe16(NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY | NBD_FLAG_CAN_MULTI_CONN)};
       reply_to_option(socket, option, NBD_REP_INFO, &info, sizeof info);
       reply_to_option(socket, option, NBD_REP_ACK, NULL, 0);
-      return;
+      return structured;
+    }
+    if (option == NBD_OPT_STRUCTURED_REPLY && options->from_memory) {
+      structured = true;
+      reply_to_option(socket, option, NBD_REP_ACK, NULL, 0);
+      continue;
     }
     reply_to_option(socket, option, NBD_REP_ERROR_BIT | 1, NULL, 0);
     if (option == NBD_OPT_ABORT) exit(0);
   }
 }
 
-static void serve(const struct options *options, int socket) {
-  static unsigned char requests[512 * sizeof(struct nbd_request)];
+static bool send_pieces(int socket, struct iovec *pieces, size_t count) {
+  while (count > 0) {
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = count};
+    ssize_t sent = sendmsg(socket, &message, MSG_NOSIGNAL);
+    if (sent <= 0) return false;
+    for (; count > 0 && (size_t)sent >= pieces->iov_len; pieces++, count--)
+      sent -= (ssize_t)pieces->iov_len;
+    if (count > 0) {
+      pieces->iov_base = (char *)pieces->iov_base + sent;
+      pieces->iov_len -= (size_t)sent;
+    }
+  }
+  return true;
+}
+
+static void serve_from_memory(const struct options *options, int socket) {
+  static struct nbd_request requests[kMaxRequests];
+  static struct {
+    struct nbd_chunk chunk;
+    uint64_t offset;
+  } __attribute__((packed)) chunks[kMaxRequests];
+  static struct nbd_simple_reply replies[kMaxRequests];
+  static struct iovec pieces[2 * kMaxRequests];
+  const bool structured = answer_options(options, socket);
   size_t filled = 0;
+  bool gather = false;
+  for (uint64_t last = now_ns();;) {
+    for (uint64_t start = now_ns(); gather && now_ns() < start + kGatherNs;) {
+    }
+    ssize_t got = recv(socket, (char *)requests + filled, sizeof requests - filled,
+                       now_ns() < last + kIdleNs ? MSG_DONTWAIT : 0);
+    if (got < 0 && errno == EAGAIN) continue;
+    if (got <= 0) return;
+    last = now_ns();
+    filled += (size_t)got;
+    const size_t count = filled / sizeof requests[0];
+    gather = count > 1;
+    for (size_t i = 0; i < count; i++) {
+      const struct nbd_request *request = &requests[i];
+      const uint32_t length = be32toh(request->length);
+      if (be16toh(request->type) != NBD_CMD_READ || length > sizeof buffer) return;
+      chunks[i].chunk = (struct nbd_chunk){
+          htobe32(NBD_STRUCTURED_REPLY_MAGIC), htobe16(NBD_REPLY_FLAG_DONE),
+          htobe16(NBD_REPLY_TYPE_OFFSET_DATA), request->cookie,
+          htobe32(length + (uint32_t)sizeof request->offset)};
+      chunks[i].offset = request->offset;
+      replies[i] = (struct nbd_simple_reply){htobe32(NBD_SIMPLE_REPLY_MAGIC), 0, request->cookie};
+      pieces[2 * i] = structured ? (struct iovec){&chunks[i], sizeof chunks[i]}
+                                 : (struct iovec){&replies[i], sizeof replies[i]};
+      pieces[2 * i + 1] = (struct iovec){buffer, length};
+    }
+    if (!send_pieces(socket, pieces, 2 * count)) return;
+    filled -= count * sizeof requests[0];
+    memmove(requests, requests + count, filled);
+  }
+}
+
+static void serve(const struct options *options, int socket) {
+  static unsigned char requests[kMaxRequests * sizeof(struct nbd_request)];
+  size_t filled = 0;
+  if (options->from_memory) {
+    serve_from_memory(options, socket);
+    return;
+  }
   answer_options(options, socket);
   for (;;) {
     ssize_t got = recv(socket, requests + filled, sizeof requests - filled, 0);
@@ -247,9 +323,10 @@ int main(int argc, char **argv) {
                                                {"connections", required_argument, NULL, 'c'},
                                                {"seconds", required_argument, NULL, 's'},
                                                {NULL, 0, NULL, 0}};
-  if (argc < 4) fail("usage: sender nbd|raw sendfile|write OPTIONS FILE");
+  if (argc < 4) fail("usage: sender nbd|raw sendfile|write|memory OPTIONS FILE");
   bool raw = strcmp(argv[1], "raw") == 0;
   struct options options = {.use_sendfile = strcmp(argv[2], "sendfile") == 0,
+                            .from_memory = strcmp(argv[2], "memory") == 0,
                             .connections = 1,
                             .seconds = 1};
   int letter;

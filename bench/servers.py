@@ -214,7 +214,8 @@ BARE_SENDERS = [
     BareSender("sender-sendfile", "bare sender, sendfile", "sendfile"),
     BareSender("sender-write", "bare sender, write", "write"),
 ]
-BY_KEY = {server.key: server for server in SERVERS + BARE_SENDERS}
+READY_SENDER = BareSender("sender-memory", "a sender that has all answers ready", "memory")
+BY_KEY = {server.key: server for server in [*SERVERS, *BARE_SENDERS, READY_SENDER]}
 
 
 def add_variant(name, words):

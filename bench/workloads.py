@@ -133,10 +133,11 @@ def rates(done, cpu):
 class OneKind(Workload):
     """Requests of one kind and size at one depth, over a Unix socket, in the page cache."""
 
-    def __init__(self, name, title, rw, block, depth):
+    def __init__(self, name, title, rw, block, depth, references=()):
         self.name, self.title = name, title
         self.rw, self.block, self.depth = rw, block, depth
         self.writes = "write" in rw
+        self.references = references
 
     def prepare(self, bench_lab, plan):
         if plan.client == "fio":
@@ -187,7 +188,7 @@ class Copy(Workload):
     def __init__(self, name, title, connections, transport):
         self.name, self.title = name, title
         self.connections, self.transport = connections, transport
-        self.references = (*servers.BARE_SENDERS, *self.RAW) if connections > 1 else ()
+        self.references = (*servers.BARE_SENDERS, *(self.RAW if connections > 1 else ()))
 
     def prepare(self, bench_lab, plan):
         super().prepare(bench_lab, plan)
@@ -508,10 +509,12 @@ class SparseCopy(Workload):
 
 
 WORKLOADS = [
-    OneKind("randread-d32", "randread 4 KiB, depth 32", "randread", 4 * KIB, 32),
-    OneKind("randread-d1", "randread 4 KiB, depth 1", "randread", 4 * KIB, 1),
+    OneKind("randread-d32", "randread 4 KiB, depth 32", "randread", 4 * KIB, 32,
+            [servers.READY_SENDER]),
+    OneKind("randread-d1", "randread 4 KiB, depth 1", "randread", 4 * KIB, 1,
+            [servers.READY_SENDER]),
     OneKind("randwrite-d32", "randwrite 4 KiB, depth 32", "randwrite", 4 * KIB, 32),
-    OneKind("read-1m", "read 1 MiB, depth 8", "read", MIB, 8),
+    OneKind("read-1m", "read 1 MiB, depth 8", "read", MIB, 8, servers.BARE_SENDERS),
     Copy("copy1", "copy1, Unix", 1, "unix"),
     Copy("copy4-unix", "copy4, Unix", 4, "unix"),
     Copy("copy4-tcp", "copy4, TCP", 4, "tcp"),
