@@ -1,5 +1,6 @@
 #include "bind.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/vm_sockets.h>
 #include <netdb.h>
@@ -180,10 +181,20 @@ absl::Status BoundSockets::Listen() const {
 }
 
 void BoundSockets::GiveTo(uid_t uid, gid_t gid) const {
-  for (const std::string& path : {unix_path, private_folder}) {
-    if (path.empty()) continue;
-    [[maybe_unused]] const int ignored = chown(path.c_str(), uid, gid);
-  }
+  const auto give = [&](const std::string& path, mode_t kind) {
+    // What is looked at is what is given: the user may be allowed to write to
+    // the folder that the socket is in.
+    const UniqueFd fd(open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    struct stat st;
+    if (!fd.valid() || fstat(fd.get(), &st) != 0 ||
+        (st.st_mode & S_IFMT) != kind) {
+      return;
+    }
+    [[maybe_unused]] const int ignored =
+        fchownat(fd.get(), "", uid, gid, AT_EMPTY_PATH);
+  };
+  if (!unix_path.empty()) give(unix_path, S_IFSOCK);
+  if (!private_folder.empty()) give(private_folder, S_IFDIR);
 }
 
 void BoundSockets::RemoveUnixSocket() const {

@@ -32,8 +32,8 @@ struct BoundSockets {
 
   // Lets clients in. AlreadyExists as below.
   absl::Status Listen() const;
-  // Gives the Unix socket, and a folder of ours, to who is to use it; failing is
-  // no harm.
+  // Gives the Unix socket, and a folder of ours, to who is to use it; but not
+  // what somebody else may have put in their place. Failing is no harm.
   void GiveTo(uid_t uid, gid_t gid) const;
   // Removes the Unix socket from the file system, and its folder. For the
   // process that stops listening, not for those forked from it.

@@ -1,6 +1,11 @@
 #include "bind.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
 
 namespace nbdinetd {
 namespace {
@@ -59,6 +64,38 @@ TEST(Bind, ASocketThatNobodyListensOnIsReplacedAndALiveOneIsNot) {
   ASSERT_TRUE(bound->Listen().ok());
   EXPECT_FALSE(Bind(address).ok());
   bound->RemoveUnixSocket();
+}
+
+// Whoever may write to the folder may put something else where the socket was;
+// nobody is given a file that way.
+TEST(Bind, GivesAwayTheSocketAndNothingThatIsInItsPlace) {
+  if (geteuid() != 0) GTEST_SKIP() << "giving files away needs root";
+  constexpr uid_t kSomebody = 12345;
+  const auto owner = [](const std::string& path) {
+    struct stat st = {};
+    EXPECT_EQ(lstat(path.c_str(), &st), 0) << path;
+    return st.st_uid;
+  };
+  ListenAddress address;
+  address.unix_path = testing::TempDir() + "/bind_test_give.sock";
+  const std::string precious = testing::TempDir() + "/bind_test_give.file";
+  const absl::StatusOr<BoundSockets> bound = Bind(address);
+  ASSERT_TRUE(bound.ok()) << bound.status();
+  bound->GiveTo(kSomebody, kSomebody);
+  EXPECT_EQ(owner(address.unix_path), kSomebody);
+
+  std::ofstream(precious) << "precious";
+  bound->RemoveUnixSocket();
+  ASSERT_EQ(symlink(precious.c_str(), address.unix_path.c_str()), 0);
+  bound->GiveTo(kSomebody, kSomebody);
+  EXPECT_EQ(owner(precious), geteuid());
+  EXPECT_EQ(owner(address.unix_path), geteuid());
+  bound->RemoveUnixSocket();
+  ASSERT_EQ(link(precious.c_str(), address.unix_path.c_str()), 0);
+  bound->GiveTo(kSomebody, kSomebody);
+  EXPECT_EQ(owner(precious), geteuid());
+  bound->RemoveUnixSocket();
+  std::remove(precious.c_str());
 }
 
 }  // namespace
