@@ -64,6 +64,10 @@ inline constexpr size_t kMaxReadExtents = 1024;
 // What is received from a TLS client at once, some records, and may wait to be
 // decrypted.
 inline constexpr size_t kTlsInputBytes = 128 << 10;
+// How often so much is received until the signals and the time have their turn:
+// a client may send nothing but wishes for new keys, which OpenSSL grants by
+// itself, and each of them takes longer than to send it.
+inline constexpr int kTlsReceivesInARow = 4;
 // Encrypted bytes that may wait for a client that doesn't read: nine of the
 // longest records. With four, reads take a tenth more of the processor.
 inline constexpr size_t kTlsOutputBytes = 9 * (16384 + 2048 + 5);

@@ -80,7 +80,7 @@ OpenSslStream::OpenSslStream(const Server& server,
 OpenSslStream::~OpenSslStream() {
   if (established_ && !broken_) {
     lib_.ERR_clear_error();
-    may_receive_ = true;
+    receives_left_ = kTlsReceivesInARow;
     if (lib_.SSL_shutdown(ssl_) >= 0) {
       Flush();
       // Takes the peer's close_notify if it is there: a socket that is closed
@@ -104,11 +104,12 @@ int OpenSslStream::ReadBio(BIO* bio, char* data, size_t size, size_t* done) {
   auto& self = *static_cast<OpenSslStream*>(lib.BIO_get_data(bio));
   lib.BIO_clear_flags(bio, BIO_FLAGS_RWS | BIO_FLAGS_SHOULD_RETRY);
   ssize_t n = -EAGAIN;
-  if (self.may_receive_) {
+  if (self.receives_left_ > 0) {
     n = self.below_->Read({data, size});
     // Less than there was room for: that was all. Should more have come
-    // meanwhile, poll() tells.
-    self.may_receive_ = n == static_cast<ssize_t>(size);
+    // meanwhile, or be left, poll() tells.
+    self.receives_left_ =
+        n == static_cast<ssize_t>(size) ? self.receives_left_ - 1 : 0;
   }
   if (n > 0) {
     *done = static_cast<size_t>(n);
@@ -229,7 +230,7 @@ int OpenSslStream::Handshake() {
     return -ENOMEM;
   }
   lib_.ERR_clear_error();
-  may_receive_ = true;
+  receives_left_ = kTlsReceivesInARow;
   const int accepted = lib_.SSL_accept(ssl_);
   if (accepted != 1) {
     const int error = lib_.SSL_get_error(ssl_, accepted);
@@ -337,7 +338,7 @@ ssize_t OpenSslStream::ResultOf(int result) {
 ssize_t OpenSslStream::Read(absl::Span<char> buffer) {
   if (read_end_.has_value()) return *read_end_;
   lib_.ERR_clear_error();
-  may_receive_ = true;
+  receives_left_ = kTlsReceivesInARow;
   size_t total = 0;
   while (total < buffer.size()) {
     size_t n = 0;

@@ -115,8 +115,8 @@ class OpenSslStream : public TlsStream {
   size_t owed_ = 0;
   std::unique_ptr<char[]> record_;  // small pieces, gathered
 
-  // Another read of the stream below may bring something.
-  bool may_receive_ = false;
+  // How many more reads of the stream below may bring something, in this call.
+  int receives_left_ = 0;
   // Decrypted bytes, or whole records, may be waiting in OpenSSL.
   bool has_input_ = false;
   bool end_seen_ = false;

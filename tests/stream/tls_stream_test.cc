@@ -329,6 +329,37 @@ TEST(Tls13, AnswersManyWishesForNewKeysTogether) {
   EXPECT_EQ(pair.ClientRead(), text);
 }
 
+// Each of them costs more than its bytes, and none is anything for the caller,
+// who has to look at the time and at signals.
+TEST(Tls13, ReturnsBetweenManyWishesForNewKeys) {
+  Pair pair(TLS1_3_VERSION);
+  ASSERT_EQ(pair.ShakeHands(), 0);
+  pair.ClientRead();
+  std::string text;
+  ASSERT_EQ(pair.ReadAll(&text), -EAGAIN);
+  constexpr size_t kMostBytes = kTlsReceivesInARow * kTlsInputBytes;
+  while (pair.peer().unread() < 2 * kMostBytes) {
+    for (int i = 0; i < 100; ++i) {
+      ASSERT_EQ(SSL_key_update(pair.client(), SSL_KEY_UPDATE_NOT_REQUESTED), 1);
+      ASSERT_EQ(SSL_do_handshake(pair.client()), 1);
+    }
+    pair.Pump();
+  }
+  pair.ClientWrite("hello");
+  const size_t sent = pair.peer().unread();
+  std::vector<char> buffer(100);
+  EXPECT_EQ(pair.server().Read(absl::MakeSpan(buffer)), -EAGAIN);
+  EXPECT_GE(pair.peer().unread(), sent - kMostBytes);
+  ssize_t n = -EAGAIN;
+  for (int i = 0; i < 4 && n == -EAGAIN; ++i) {
+    // poll() tells that there is more, or the stream itself does.
+    ASSERT_TRUE(pair.server().has_input() || pair.peer().unread() > 0);
+    n = pair.server().Read(absl::MakeSpan(buffer));
+  }
+  ASSERT_EQ(n, 5) << pair.server().failure();
+  EXPECT_EQ(std::string(buffer.data(), 5), "hello");
+}
+
 TEST(Tls12, RefusesToRenegotiate) {
   Pair pair(TLS1_2_VERSION);
   ASSERT_EQ(pair.ShakeHands(), 0);
