@@ -212,8 +212,14 @@ absl::Status AccessRules::AddNetwork(Rule rule, absl::string_view who) {
   rule.prefix_bits = static_cast<int>(bits);
   in6_addr in6;
   std::memcpy(&in6, rule.address.data(), sizeof(in6));
-  if (rule.family == Family::kIpv6 && IN6_IS_ADDR_V4MAPPED(&in6) &&
-      rule.prefix_bits >= 96) {
+  if (rule.family == Family::kIpv6 && IN6_IS_ADDR_V4MAPPED(&in6)) {
+    // A shorter one would stand for the IPv6 clients in ::/80 or so, and no IPv4
+    // client would ever match it.
+    if (rule.prefix_bits < 96) {
+      return Wrong(rule.action, who,
+                   "an IPv4 network that is written as an IPv6 one has a prefix "
+                   "of 96 or more");
+    }
     rule.family = Family::kIpv4;
     rule.prefix_bits -= 96;
     std::memmove(rule.address.data(), rule.address.data() + 12, 4);

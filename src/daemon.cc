@@ -56,7 +56,8 @@ absl::Status FindGroup(const std::string& group, Identity* identity) {
   gid_t number = 0;
   if (const struct group* entry = getgrnam(group.c_str())) {
     identity->gid = entry->gr_gid;
-  } else if (absl::SimpleAtoi(group, &number)) {
+  } else if (absl::SimpleAtoi(group, &number) &&
+             number != Identity::kUnchanged) {
     identity->gid = number;
   } else {
     return absl::InvalidArgumentError(

@@ -131,6 +131,8 @@ absl::Status ParseTime(absl::string_view option, absl::string_view text,
   return absl::OkStatus();
 }
 
+// An empty argument is mostly a variable that isn't set. It must not mean the
+// same as no option: all addresses, or no other user.
 absl::Status CheckNotEmpty(absl::string_view option, absl::string_view text) {
   if (!text.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(option, " is empty"));
@@ -206,11 +208,11 @@ absl::Status ApplyOption(int letter, const char* argument, Options* options) {
     case 'i':
       AskForOwnSocket("--ipaddr", options);
       options->listen.ip_address = argument;
-      return absl::OkStatus();
+      return CheckNotEmpty("--ipaddr", argument);
     case 'U':
       AskForOwnSocket("--unix", options);
       options->listen.unix_path = argument;
-      return absl::OkStatus();
+      return CheckNotEmpty("--unix", argument);
     case kVsock:
       AskForOwnSocket("--vsock", options);
       options->listen.vsock = true;
@@ -218,16 +220,16 @@ absl::Status ApplyOption(int letter, const char* argument, Options* options) {
     case kRun:
       AskForOwnSocket("--run", options);
       options->run = argument;
-      return absl::OkStatus();
+      return CheckNotEmpty("--run", argument);
     case 'P':
       options->pidfile = argument;
-      return absl::OkStatus();
+      return CheckNotEmpty("--pidfile", argument);
     case 'u':
       options->user = argument;
-      return absl::OkStatus();
+      return CheckNotEmpty("--user", argument);
     case 'g':
       options->group = argument;
-      return absl::OkStatus();
+      return CheckNotEmpty("--group", argument);
     case kMaxConnections:
       return ParseMaxConnections(argument, options);
     case kExitIdle:
@@ -252,7 +254,7 @@ absl::Status ApplyOption(int letter, const char* argument, Options* options) {
       return absl::OkStatus();
     case kTlsAllow:
       options->tls.allow.push_back(argument);
-      return absl::OkStatus();
+      return CheckNotEmpty("--tls-allow", argument);
     case kExclusive:
       return ParseExclusive(argument == nullptr ? "refuse" : argument, options);
     case kAllow:

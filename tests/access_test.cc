@@ -133,6 +133,9 @@ TEST(AccessRules, AMappedAddressIsTheIpv4Address) {
   EXPECT_NE(Refusal({"allow=::ffff:192.0.2.0/120"}, Ip("192.0.3.1")), "");
   EXPECT_EQ(Refusal({"deny=::ffff:0:0/96"}, Ip("192.0.2.7")),
             "by --deny=::ffff:0:0/96");
+  // Not the prefix that was meant: it would hold for no IPv4 peer.
+  EXPECT_NE(WrongBecause("::ffff:10.0.0.0/8").find("96"), std::string::npos);
+  EXPECT_NE(WrongBecause("::ffff:0:0/95").find("96"), std::string::npos);
 }
 
 TEST(AccessRules, TheMostSpecificOneHoldsInAnyOrder) {

@@ -236,6 +236,18 @@ TEST(WrongUsage, AnArgumentTooManyIsSaidToBeTooMany) {
   });
 }
 
+// As from a shell's variable that isn't set: not to be taken for no such option,
+// and so for TCP on all addresses, or for the user who started it.
+TEST(WrongUsage, AnEmptyArgumentIsNotTakenForNoArgument) {
+  for (const char* option : {"--unix", "--ipaddr", "--run", "--pidfile", "--user",
+                             "--group", "--allow", "--deny"}) {
+    ExpectAllWrong({{{std::string(option) + "=", "disk"}, {option}}});
+  }
+  ExpectAllWrong({{{"-U", "", "disk"}, {"--unix is empty"}},
+                  {{"--tls=require", "--tls-allow=", "disk"},
+                   {"--tls-allow is empty"}}});
+}
+
 TEST(WrongUsage, ADirectoryGoesWithNoFileAndNoDescription) {
   ExpectAllWrong({
       {{"--directory=/srv", "disk"}, {"FILE", "--directory"}},

@@ -465,7 +465,9 @@ def _(t):
 @test("an unknown user or group is an error that names it, and so is a change without the right to")
 def _(t):
     image, path = t.pattern_image(MIB), t.path("nbd.sock")
-    for arguments in (["-u", "no-such-user"], ["-g", "no-such-group"], ["-u", "-1"], ["-u", "x1"]):
+    for arguments in (["-u", "no-such-user"], ["-g", "no-such-group"], ["-u", "-1"], ["-u", "x1"],
+                      # What setuid() and others take for "no change".
+                      ["-u", "4294967295"], ["-g", "4294967295"]):
         process = t.run([NBDINETD, "-f", *arguments, "-U", path, image], status=EX_USAGE)
         contains(arguments[1], process.stderr())
         eq(os.path.exists(path), False, "the socket")
