@@ -378,6 +378,60 @@ def _(context):
     expect_refused(process, client, "TLS handshake failed: .*revoked")
 
 
+@test("a certificate whose issuer has been revoked is refused")
+def _(context):
+    ca = Authority(context.fresh(".ca"), "Test CA of an authority")
+    deputy = Authority(context.fresh(".ca"), "Test CA that is certified by another", issuer=ca)
+    deputy.issue("carol", "/CN=carol.example.com")
+    with open(deputy.path("carol-cert.pem"), "a", encoding="ascii") as chain:
+        chain.write(Path(deputy.path("ca-cert.pem")).read_text(encoding="ascii"))
+    deputy.revoke()
+    for revoked in (None, "deputy"):
+        ca.revoke(revoked)
+        files = ca.server_files(context)
+        Path(files, "ca-crl.pem").write_text("".join(
+            Path(issuer.path("ca-crl.pem")).read_text(encoding="ascii")
+            for issuer in (ca, deputy)), encoding="ascii")
+        process, client = certified(context, "--tls-verify-peer", files=files)
+        client.start_tls(client_context(trusted=ca, certificate=(deputy, "carol")))
+        if revoked:
+            expect_refused(process, client, "TLS handshake failed: .*revoked")
+        else:
+            visit_over_tls(process, client)
+
+
+@test("a revocation list that can't be read is not taken for none")
+def _(context):
+    for how in ("dangling", "loop"):
+        files = authority().server_files(context)
+        target = "ca-crl.pem" if how == "loop" else "/nonexistent/ca-crl.pem"
+        os.symlink(target, f"{files}/ca-crl.pem")
+        process = context.run([NBDINETD, "--check", "--tls=require", f"--tls-certificates={files}",
+                               context.pattern_image(MIB)], EX_CONFIG)
+        contains("ca-crl.pem", process.stderr())
+
+
+@test("what a client has put into its name is not taken for what the authority has added")
+def _(context):
+    ca, files = authority(), authority().server_files(context)
+    ca.issue("cheat", r"/O=Guests/CN=mallory,OU=admins\+OU=admins")
+    ca.issue("admin", "/O=Guests/OU=admins/CN=trent")
+    for pattern_ in ("*,OU=admins*", "*+OU=admins*", "CN=*,OU=admins*"):
+        process, client = certified(context, f"--tls-allow={pattern_}", files=files)
+        client.start_tls(client_context(certificate=(ca, "cheat")))
+        expect_refused(process, client, r"--tls-allow doesn.t allow .*CN=mallory")
+    process, client = certified(context, "--tls-allow=CN=*,OU=admins*", files=files)
+    visit_over_tls(process, client, client_context(certificate=(ca, "admin")))
+    ca.issue("nobody", "/")
+    process, client = certified(context, "--tls-allow=*", files=files)
+    client.start_tls(client_context(certificate=(ca, "nobody")))
+    expect_refused(process, client, "--tls-allow doesn.t allow")
+    # Written as RFC 2253 has it, a whole name still matches.
+    process, client = certified(
+        context, r"--tls-allow=CN=mallory\,OU=admins\+OU=admins,O=Guests", files=files)
+    visit_over_tls(process, client, client_context(certificate=(ca, "cheat")))
+
+
 @test("--tls-allow lets in whose subject matches one of the patterns, and asks for a certificate")
 def _(context):
     ca, files = authority(), authority().server_files(context)

@@ -69,7 +69,13 @@ absl::StatusOr<Secret> ReadFile(const std::string& path,
   // Not to wait for a writer should it be a FIFO.
   const UniqueFd file(
       open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
-  if (found != nullptr) *found = file.valid() || errno != ENOENT;
+  if (found != nullptr) {
+    const int error = errno;
+    struct stat st;
+    // A link that leads nowhere is no missing file.
+    *found = file.valid() || error != ENOENT || lstat(path.c_str(), &st) == 0;
+    errno = error;
+  }
   Secret content;
   if (!file.valid()) {
     if (found != nullptr && !*found) return content;
@@ -339,9 +345,10 @@ absl::Status OpenSslTls::UseRevocationList(const std::string& path,
   const absl::StatusOr<Secret> content = ReadFile(path, exists);
   if (!content.ok() || !*exists) return content.status();
   X509_STORE* store = lib_.SSL_CTX_get_cert_store(server_.context);
-  // Every certificate of a client then needs a list of its issuer's that holds
-  // today.
-  lib_.X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK);
+  // Every certificate of a client, and those of the authorities between, then
+  // needs a list of its issuer's that holds today.
+  lib_.X509_STORE_set_flags(store,
+                            X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL);
   return ForEach<X509_CRL>(path, *content, lib_.PEM_read_bio_X509_CRL,
                            [&](X509_CRL* list, int) {
                              const bool used =

@@ -11,7 +11,9 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/errors.h"
 #include "base/limits.h"
 
@@ -33,6 +35,23 @@ constexpr size_t kKeyUpdateRequestAt = 4;
 
 // What a key of nobody's is replaced with.
 constexpr size_t kRandomKeyBytes = 32;
+
+// RFC 2253 has two ways to escape a character: "\\," and "\\2C". With the second
+// for all of them, a comma or plus sign is always one between attributes, so
+// that a glob can't take for another attribute what is in the value of one, which
+// the client may have chosen.
+std::string WithHexEscapes(absl::string_view name) {
+  std::string escaped;
+  for (size_t i = 0; i < name.size(); ++i) {
+    escaped += name[i];
+    if (name[i] == '\\' && i + 1 < name.size() &&
+        absl::StrContains(",+\"\\<>;=# ", name[i + 1])) {
+      absl::StrAppendFormat(&escaped, "%02X",
+                            static_cast<unsigned char>(name[++i]));
+    }
+  }
+  return escaped;
+}
 
 std::string SubjectOf(const LibSsl& lib, X509* certificate) {
   // As RFC 2253 has it, which escapes what could break a line, but with UTF-8
@@ -294,9 +313,16 @@ void OpenSslStream::SetIdentity() {
 }
 
 bool OpenSslStream::IsAllowed() const {
-  const auto matches = [this](const std::string& pattern) {
+  // A certificate without a subject, or with one that can't be printed, is
+  // nobody's.
+  if (!server_.allow.empty() && identity_.empty()) return false;
+  const std::string identity =
+      psk_identity_.empty() ? WithHexEscapes(identity_) : identity_;
+  const auto matches = [&](const std::string& pattern) {
     // Distinguished names hold backslashes, which stand for themselves here.
-    return fnmatch(pattern.c_str(), identity_.c_str(), FNM_NOESCAPE) == 0;
+    return fnmatch((psk_identity_.empty() ? WithHexEscapes(pattern) : pattern)
+                       .c_str(),
+                   identity.c_str(), FNM_NOESCAPE) == 0;
   };
   return server_.allow.empty() ||
          std::any_of(server_.allow.begin(), server_.allow.end(), matches);

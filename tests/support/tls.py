@@ -36,7 +36,8 @@ def main_with_tls():
 class Authority:
     """A certificate authority, and the directory of files that a server gets from it."""
 
-    def __init__(self, directory, name):
+    def __init__(self, directory, name, issuer=None):
+        """With an issuer, an Authority that this one has certified, else one of its own."""
         self.directory = Path(directory)
         self.directory.mkdir()
         self._openssl = need("openssl")
@@ -46,10 +47,15 @@ class Authority:
             f"default_crl_days = 30\n[req]\ndistinguished_name = dn\n[dn]\n")
         (self.directory / "index").touch()
         (self.directory / "crlnumber").write_text("01\n")
-        self._run("req", "-x509", "-nodes", *self._key("ca-key.pem"), "-out",
-                  self.path("ca-cert.pem"), "-days", "30", "-subj", f"/CN={name}", "-addext",
-                  "basicConstraints=critical,CA:TRUE", "-addext",
-                  "keyUsage=critical,keyCertSign,cRLSign")
+        extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"]
+        if issuer:
+            issuer.issue("deputy", f"/CN={name}", "\n".join(extensions))
+            for part in ("cert", "key"):
+                shutil.copy(issuer.path(f"deputy-{part}.pem"), self.path(f"ca-{part}.pem"))
+        else:
+            self._run("req", "-x509", "-nodes", *self._key("ca-key.pem"), "-out",
+                      self.path("ca-cert.pem"), "-days", "30", "-subj", f"/CN={name}",
+                      *(word for extension in extensions for word in ("-addext", extension)))
         self.issue("server", "/CN=localhost", "subjectAltName=DNS:localhost,IP:127.0.0.1")
 
     def path(self, name):
