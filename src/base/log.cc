@@ -1,6 +1,7 @@
 #include "base/log.h"
 
 #include <endian.h>
+#include <limits.h>
 #include <poll.h>
 #include <sys/stat.h>
 #include <syslog.h>
@@ -33,6 +34,19 @@ bool StandardErrorIsJournal() {
          absl::SimpleAtoi(parts.second, &inode) &&
          fstat(STDERR_FILENO, &st) == 0 && st.st_dev == device &&
          st.st_ino == inode;
+}
+
+// No longer than a pipe that poll() finds writable takes at once: the rest would
+// be waited for, and lines of several processes would mix (pipe(7), "PIPE_BUF").
+// A client can make a line long, by the name of an export.
+std::string CutLine(std::string line) {
+  constexpr char kRestIsCut[] = "...";
+  constexpr size_t kMaxBytes = PIPE_BUF - 1;
+  if (line.size() > kMaxBytes) {
+    line.resize(kMaxBytes - (sizeof(kRestIsCut) - 1));
+    line += kRestIsCut;
+  }
+  return line;
 }
 
 constexpr char kJournalSocket[] = "/run/systemd/journal/socket";
@@ -116,9 +130,10 @@ void Log::WriteTo(Sink sink, Priority priority, absl::string_view message,
     case Sink::kPlainStderr:
     case Sink::kPrefixedStderr: {
       const std::string line =
-          sink == Sink::kPlainStderr
-              ? absl::StrCat(kIdentifier, ": ", message, "\n")
-              : absl::StrCat("<", level, ">", message, "\n");
+          CutLine(sink == Sink::kPlainStderr
+                      ? absl::StrCat(kIdentifier, ": ", message)
+                      : absl::StrCat("<", level, ">", message)) +
+          "\n";
       // A pipe whose reader has stopped must not stop us: the line is lost.
       pollfd ready = {STDERR_FILENO, POLLOUT, 0};
       if (poll(&ready, 1, 0) == 0) return;

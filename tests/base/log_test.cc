@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <limits.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -91,6 +92,19 @@ TEST_F(StandardErrorTest, GetsPlainLinesOneWriteEach) {
     EXPECT_EQ(captured_.Take(), (Messages{"nbdinetd: serving export \"disk\"\n",
                                           "nbdinetd: 100% of %s\n", "nbdinetd: failed\n"}));
   }
+}
+
+// A pipe that has any room at all has room for PIPE_BUF bytes; for more, a write
+// could wait for ever. A client's export name, escaped, may be longer.
+TEST_F(StandardErrorTest, GetsNoLineThatAPipeCouldTakeInPartsOnly) {
+  const std::string name(4 * PIPE_BUF, 'n');
+  const Log log(Config(LogDestination::kStandardError));
+  log.Error(name);
+  const size_t rest = PIPE_BUF - std::strlen("nbdinetd: \n");
+  log.Error(name.substr(0, rest));
+  EXPECT_EQ(captured_.Take(),
+            (Messages{"nbdinetd: " + name.substr(0, rest - 3) + "...\n",
+                      "nbdinetd: " + name.substr(0, rest) + "\n"}));
 }
 
 TEST_F(StandardErrorTest, GetsNoFields) {
