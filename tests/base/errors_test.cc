@@ -76,6 +76,25 @@ TEST(Quoted, LetsNoControlCharacterOfTwoBytesThrough) {
   }
 }
 
+// Marks and overrides of writing direction, and the two separators of lines.
+TEST(Quoted, LetsNoCharacterThroughThatTurnsALineAroundOrEndsIt) {
+  const auto encoded = [](unsigned code) {
+    return std::string{static_cast<char>(0xe0 | code >> 12),
+                       static_cast<char>(0x80 | (code >> 6 & 0x3f)),
+                       static_cast<char>(0x80 | (code & 0x3f))};
+  };
+  for (const unsigned code : {0x200eu, 0x200fu, 0x2028u, 0x2029u, 0x202au, 0x202bu, 0x202cu,
+                              0x202du, 0x202eu, 0x2066u, 0x2067u, 0x2068u, 0x2069u}) {
+    for (const char* rest : {"", "gmi.ksid"}) {
+      const std::string name = "x" + encoded(code) + rest;
+      EXPECT_EQ(Quoted(name).find(encoded(code)), std::string::npos) << std::hex << code;
+    }
+  }
+  for (const unsigned code : {0x2010u, 0x2030u, 0x2065u, 0x20acu}) {
+    EXPECT_EQ(Quoted(encoded(code)), "\"" + encoded(code) + "\"") << std::hex << code;
+  }
+}
+
 TEST(Quoted, IsValidUtf8WhateverTheNameIs) {
   for (const char* name : {"\xff", "\xc3", "\xc3\xa4\xff", "\xed\xa0\x80", "\xf4\x90\x80\x80"}) {
     EXPECT_TRUE(IsValidUtf8(Quoted(name))) << Quoted(name);
