@@ -4,6 +4,7 @@
 #include <grp.h>
 #include <pwd.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -103,16 +104,28 @@ void Background::Failed(absl::string_view message) {
 
 absl::Status WritePidfile(const std::string& path) {
   const std::string what = absl::StrCat("failed to write pidfile ", Quoted(path));
-  const UniqueFd fd(
-      open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  const auto fail = [&](absl::string_view reason) {
+    return absl::AlreadyExistsError(absl::StrCat(what, ": ", reason));
+  };
+  // Who may write to the folder, such as the user of --user, may have put
+  // anything there. Nothing is cut off before it is known.
+  const UniqueFd fd(open(path.c_str(),
+                         O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW |
+                             O_NONBLOCK | O_NOCTTY,
+                         0644));
   if (!fd.valid()) {
-    return ErrnoStatus(errno, what, absl::StatusCode::kAlreadyExists);
+    return fail(errno == ELOOP ? "it is a symbolic link, and none is followed"
+                               : ErrnoText(errno));
   }
+  struct stat st;
+  if (fstat(fd.get(), &st) != 0) return fail(ErrnoText(errno));
+  if (!S_ISREG(st.st_mode)) return fail("it is no regular file");
+  if (st.st_nlink > 1) return fail("the file has another name, too");
   const std::string text = absl::StrCat(getpid(), "\n");
-  if (write(fd.get(), text.data(), text.size()) !=
-      static_cast<ssize_t>(text.size())) {
-    return ErrnoStatus(errno, what, absl::StatusCode::kAlreadyExists);
-  }
+  if (ftruncate(fd.get(), 0) != 0) return fail(ErrnoText(errno));
+  const ssize_t n = write(fd.get(), text.data(), text.size());
+  if (n < 0) return fail(ErrnoText(errno));
+  if (n != static_cast<ssize_t>(text.size())) return fail(ErrnoText(ENOSPC));
   return absl::OkStatus();
 }
 

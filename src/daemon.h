@@ -35,7 +35,8 @@ class Background {
   UniqueFd parent_;
 };
 
-// Writes the process id and a newline. AlreadyExists when it can't.
+// Writes the process id and a newline to a new file, or over what is in a regular
+// file. AlreadyExists when it can't, or when it would be by a link.
 absl::Status WritePidfile(const std::string& path);
 
 // Who a process is to become. kUnchanged stands for what it is.

@@ -218,10 +218,11 @@ int Listen(std::vector<UniqueFd> sockets, const Options& options,
 
 // What stands between the sockets and the first accept: --pidfile, --user and
 // --group.
-absl::Status PrepareToListen(const Options& options,
-                             const BoundSockets& bound) {
+absl::Status PrepareToListen(const BoundSockets& bound, Options& options) {
   if (!options.pidfile.empty()) {
     if (absl::Status status = WritePidfile(options.pidfile); !status.ok()) {
+      // What is there isn't ours to remove.
+      options.pidfile.clear();
       return status;
     }
   }
@@ -265,11 +266,10 @@ void MakeAbsolute(std::string* path) {
 
 // Everything between bound sockets and the first accept. The command's process,
 // or -1.
-absl::StatusOr<pid_t> StartStandAlone(const Options& options,
-                                      const std::vector<NamedFile>& files,
+absl::StatusOr<pid_t> StartStandAlone(const std::vector<NamedFile>& files,
                                       const BoundSockets& bound,
-                                      const Log& log) {
-  absl::Status status = PrepareToListen(options, bound);
+                                      const Log& log, Options& options) {
+  absl::Status status = PrepareToListen(bound, options);
   // As the user that will serve it: what can't be served is better told now
   // than to the first client.
   if (status.ok()) status = OpenCatalog(options, files, log).status();
@@ -311,7 +311,7 @@ int StandAlone(Options options, const std::vector<NamedFile>& files,
     child = *std::move(entered);
   }
   const absl::StatusOr<pid_t> command =
-      StartStandAlone(options, files, *bound, log);
+      StartStandAlone(files, *bound, log, options);
   if (!command.ok()) {
     bound->RemoveUnixSocket();
     RemovePidfile(options);
@@ -374,7 +374,7 @@ int Main(int argc, char** argv) {
   absl::StatusOr<Signals> signals = Listener::CreateSignals();
   if (!signals.ok()) return Fail(log, signals.status());
   if (absl::Status status =
-          PrepareToListen(options, BoundSockets());
+          PrepareToListen(BoundSockets(), options);
       !status.ok()) {
     return Fail(log, status);
   }

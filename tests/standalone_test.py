@@ -406,6 +406,24 @@ def _(t):
     eq(os.path.exists(t.path("s")), False, "the socket")
 
 
+@test("a pidfile is never written through a link, and what is in its place stays as it is")
+def _(t):
+    image, precious = t.pattern_image(MIB), Path(t.path("precious"))
+    precious.write_text("precious")
+    cases = {"symlink": lambda path: os.symlink(precious, path),
+             "dangling": lambda path: os.symlink(t.path("missing/file"), path),
+             "link": lambda path: os.link(precious, path), "fifo": os.mkfifo, "folder": os.mkdir}
+    for name, make in cases.items():
+        pidfile = t.path(name)
+        make(pidfile)
+        for foreground_option in (["-f"], []):
+            process = t.run([NBDINETD, *foreground_option, "-U", t.path("s"), "-P", pidfile, image],
+                            status=EX_CANTCREAT if foreground_option else 1)
+            contains(pidfile, process.stderr())
+            eq(os.path.lexists(pidfile), True, f"the {name} is there")
+            eq(precious.read_text(), "precious")
+
+
 @test("-u and -g change user and group of the listener and its connections for good, by name "
       "and by number")
 def _(t):
