@@ -50,8 +50,9 @@ std::string IpPeer(const sockaddr_storage& address) {
   return absl::StrCat("[", text, "]:", ntohs(in6.sin6_port));
 }
 
-// The groups that the peer had besides its primary one when it connected.
-void AppendSupplementaryGroups(int fd, std::vector<uint32_t>* gids) {
+// The groups that the peer had besides its primary one when it connected. False
+// when they can't be known, and then one of them may be denied.
+bool AppendSupplementaryGroups(int fd, std::vector<uint32_t>* gids) {
   constexpr size_t kUsual = 32;
   std::vector<uint32_t> groups(kUsual);
   socklen_t length = kUsual * sizeof(uint32_t);
@@ -62,9 +63,10 @@ void AppendSupplementaryGroups(int fd, std::vector<uint32_t>* gids) {
     groups.resize(length / sizeof(uint32_t));
     result = getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &length);
   }
-  if (result != 0) return;
+  if (result != 0) return false;
   groups.resize(length / sizeof(uint32_t));
   gids->insert(gids->end(), groups.begin(), groups.end());
+  return true;
 }
 
 PeerIdentity IdentifyUnixPeer(int fd, PeerGroups groups) {
@@ -76,11 +78,11 @@ PeerIdentity IdentifyUnixPeer(int fd, PeerGroups groups) {
       peer.uid == static_cast<uid_t>(-1)) {
     return identity;
   }
-  identity.family = PeerIdentity::Family::kUnix;
   identity.uid = peer.uid;
   identity.gids.push_back(peer.gid);
-  if (groups == PeerGroups::kAll) {
-    AppendSupplementaryGroups(fd, &identity.gids);
+  if (groups == PeerGroups::kPrimary ||
+      AppendSupplementaryGroups(fd, &identity.gids)) {
+    identity.family = PeerIdentity::Family::kUnix;
   }
   return identity;
 }

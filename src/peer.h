@@ -24,9 +24,9 @@ struct PeerIdentity {
 
 enum class PeerGroups { kPrimary, kAll };
 
-// kUnknown for what is no connected socket of these families: pipes, and peers
-// that are gone already. Makes no system call for the supplementary groups
-// unless they are wanted; a kernel that can't tell them tells none.
+// kUnknown for what is no connected socket of these families: pipes, peers that
+// are gone already, and those of whom the kernel doesn't tell all that is
+// wanted. Makes no system call for the supplementary groups unless they are.
 PeerIdentity IdentifyPeer(int fd, PeerGroups groups);
 
 // The name of the socket's peer for messages: "127.0.0.1:40000",

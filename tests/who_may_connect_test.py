@@ -139,6 +139,28 @@ def _(t):
     stop(process)
 
 
+@test("a client of whom the kernel doesn't tell all is refused, whatever it doesn't tell")
+def _(t):
+    need_root("to belong to a group")
+    need("strace")
+    image = t.pattern_image(MIB)
+    groups = os.getgroups()
+    os.setgroups([5002])
+    t.defer(os.setgroups, groups)
+    trace = t.fresh(".trace")
+    failed = 0
+    for number in range(1, 100):
+        process, client = t.inetd("--allow=unix:", "--deny=gid:5002", image, family="unix", prefix=[
+            "strace", "-qq", "-o", trace, "-e", "trace=getsockopt", "-e",
+            f"inject=getsockopt:error=EPERM:when={number}"])
+        eq(client.read_to_end(), b"", f"bytes when getsockopt() fails for the {number}. time")
+        process.wait()
+        if "(INJECTED)" not in Path(trace).read_text():
+            break
+        failed += "SO_PEERGROUPS" in re.search(r".*\(INJECTED\)", Path(trace).read_text())[0]
+    eq(failed, 1, "calls for the groups that failed")
+
+
 @test("a listener refuses without a process, keeps the places of --max-connections, and counts")
 def _(t):
     image = t.pattern_image(MIB)
