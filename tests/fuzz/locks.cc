@@ -45,7 +45,10 @@ int Locks::Control(int command, struct flock* lock) {
     case F_OFD_GETLK:
     case F_GETLK:
       GetLock(lock);
-      return simulation_.storage_tape().Next() < 0xe0 ? 0 : -ENOLCK;
+      if (simulation_.storage_tape().Next() < 0xe0) return 0;
+      // Who can't look can't have it either.
+      refused_ = true;
+      return -ENOLCK;
     default:
       Require(false, "a kind of fcntl() that is not simulated");
       return -1;
