@@ -24,7 +24,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
 import private_systemd  # noqa: E402
 from harness import *  # noqa: E402
-from private_systemd import InstalledUnits, _setting  # noqa: E402
+from private_systemd import InstalledUnits, _setting, visible_paths  # noqa: E402
 
 MIB = 1 << 20
 ERROR, WARNING, INFO = "3", "4", "6"
@@ -52,7 +52,7 @@ class ListenUnits:
 
     def __init__(self, context, export, listen, options="", socket="", service="",
                  program=NBDINETD, name="nbdinetd-listen"):
-        self.name = name
+        self.name, self._context = name, context
         self.socket, self.service = f"{name}.socket", f"{name}.service"
         self.program, self._extra = program, service
         self._service_text = shipped("nbdinetd-listen.service")
@@ -77,7 +77,8 @@ class ListenUnits:
                              _setting(self._service_text, "EnvironmentFile"))
         self._write(self.service, self._service_text,
                     f"[Service]\nEnvironmentFile=\nEnvironmentFile={environment}\n"
-                    f"ExecStart=\nExecStart={command}\n{extra}")
+                    f"ExecStart=\nExecStart={command}\n{visible_paths(self._context, systemd)}"
+                    + extra)
         systemd.systemctl("daemon-reload")
 
     @staticmethod

@@ -193,6 +193,13 @@ class PrivateSystemd:
         return int(self.systemctl("show", "--property=MainPID", "--value", unit))
 
 
+def visible_paths(context, systemd):
+    """Lines of a drop-in for the shipped services, which see neither /tmp nor /home: what the tests
+    have there, and builds with sanitizers write to."""
+    return "".join(f"BindPaths={path}\n" for path in
+                   (context.dir, systemd.base, os.path.dirname(os.path.realpath(NBDINETD))))
+
+
 class InstalledUnits:
     """The shipped nbdinetd.socket and nbdinetd@.service with drop-ins: the built program in place
     of the installed one, addresses of the tests', and what `socket` and `service` add. As
@@ -221,7 +228,7 @@ class InstalledUnits:
                     f"[Service]\nEnvironmentFile=\nEnvironmentFile={environment}\n"
                     f"ExecStart=\nExecStart={command}\n"
                     "ExecStopPost=/bin/sh -c 'echo \"$SERVICE_RESULT $EXIT_CODE $EXIT_STATUS\" "
-                    f">>{self.results}'\n" + service)
+                    f">>{self.results}'\n" + visible_paths(context, systemd) + service)
         context.defer(self._remove)
         systemd.systemctl("daemon-reload")
         systemd.systemctl("start", f"{name}.socket")
