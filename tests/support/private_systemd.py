@@ -32,7 +32,7 @@ from harness import NBDINETD, find_tool, is_listening, note, shipped, skip_all, 
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS, _CLONE_NEWPID, _CLONE_NEWCGROUP = 0x00020000, 0x20000000, 0x02000000
-_MS_BIND, _MS_MOVE, _MS_REC, _MS_PRIVATE = 4096, 8192, 16384, 1 << 18
+_MS_BIND, _MS_MOVE, _MS_REC, _MS_PRIVATE, _MS_SHARED = 4096, 8192, 16384, 1 << 18, 1 << 20
 _PR_SET_PDEATHSIG = 1
 
 SYSTEMD = "/usr/lib/systemd/systemd"
@@ -109,6 +109,8 @@ class PrivateSystemd:
             os.makedirs(directory, exist_ok=True)
             _mount("tmpfs", directory, "tmpfs", data="mode=0755")
         _private_dev(base)
+        # As on every machine with systemd: it mounts credentials in a namespace of their own.
+        _mount("none", "/", flags=_MS_REC | _MS_SHARED)
         # Journal files are kept under the machine's id; with one of our own, theirs can't be meant.
         machine_id = base / "machine-id"
         machine_id.write_text(os.urandom(16).hex() + "\n")
@@ -195,9 +197,10 @@ class PrivateSystemd:
 
 def visible_paths(context, systemd):
     """Lines of a drop-in for the shipped services, which see neither /tmp nor /home: what the tests
-    have there, and builds with sanitizers write to."""
+    have there, the manager's socket for sd_notify, and where builds with sanitizers write to."""
     return "".join(f"BindPaths={path}\n" for path in
-                   (context.dir, systemd.base, os.path.dirname(os.path.realpath(NBDINETD))))
+                   (context.dir, systemd.base / "run" / "systemd",
+                    os.path.dirname(os.path.realpath(NBDINETD))))
 
 
 class InstalledUnits:
