@@ -60,6 +60,15 @@ def _die_with_parent():
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def _inaccessible_nodes():
+    """What the system's manager makes when the machine starts, and every manager mounts over what
+    ProtectKernelLogs= and its like hide."""
+    base = Path("/run/systemd/inaccessible")
+    base.mkdir(mode=0o755)
+    (base / "reg").touch(mode=0)
+    (base / "dir").mkdir(mode=0)
+
+
 def _private_dev(base):
     """A /dev with a /dev/log that is the private journald's. The real one must not get it."""
     dev = base / "dev"
@@ -120,6 +129,7 @@ class PrivateSystemd:
                           "/run/systemd/journald.conf.d", self.units, base / "data",
                           base / "cache", base / "state", base / "default"):
             os.makedirs(directory)
+        _inaccessible_nodes()
         (base / "run").mkdir(mode=0o700)
         # systemctl and the libraries take this directory as the sign that systemd runs. Volatile:
         # not in /var/log. No kernel messages, no audit: those are the machine's.
