@@ -16,6 +16,7 @@
 #include "base/steady_clock.h"
 #include "negotiation.h"
 #include "progress.h"
+#include "sandbox/sandbox.h"
 #include "stream/channel.h"
 #include "stream/stream.h"
 #include "stream/tls_upgrade.h"
@@ -125,10 +126,21 @@ void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
       fields);
 }
 
+// What is to be done about an incomplete sandbox: nothing but a line in the log,
+// or false, when the client can't be served.
+bool Accept(const absl::Status& sandboxed, SandboxMode mode, const Log& log) {
+  if (sandboxed.ok()) return true;
+  const bool required = mode == SandboxMode::kRequire;
+  log.Write(required ? Priority::kError : Priority::kNotice,
+            absl::StrCat(required ? kNotServing : "the sandbox is incomplete: ",
+                         sandboxed.message()));
+  return !required;
+}
+
 Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
              const Timeouts& timeouts, const Tls* tls, bool require_tls,
-             Exclusive exclusive, ServiceManager& manager, Log& log,
-             Statistics& statistics) {
+             Exclusive exclusive, SandboxMode sandbox_mode, Sandbox& sandbox,
+             ServiceManager& manager, Log& log, Statistics& statistics) {
   const TlsMode mode = tls == nullptr ? TlsMode::kOff
                        : require_tls  ? TlsMode::kRequire
                                       : TlsMode::kOn;
@@ -152,6 +164,10 @@ Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
     return std::move(*ending);
   }
   const Negotiated& negotiated = std::get<Negotiated>(outcome);
+  if (sandbox_mode != SandboxMode::kOff &&
+      !Accept(sandbox.Tighten(), sandbox_mode, log)) {
+    return {ExitStatus::kSystem, "the sandbox can't be tightened"};
+  }
   LogStart(log, peer, negotiated, tls_peer);
   Progress progress(manager, statistics,
                     absl::StrCat("serving ", Quoted(negotiated.export_name),
@@ -162,19 +178,38 @@ Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
 
 }  // namespace
 
+SandboxFacts SandboxFactsOf(const Catalog& catalog, bool tls,
+                            Exclusive exclusive) {
+  const Catalog::Kinds kinds = catalog.kinds();
+  SandboxFacts facts;
+  facts.tls = tls;
+  facts.writable = kinds.writable;
+  facts.block_devices = kinds.block_devices;
+  facts.exclusive = exclusive != Exclusive::kOff;
+  facts.takeover = exclusive == Exclusive::kTakeover;
+  facts.directory_fd = catalog.directory_fd();
+  return facts;
+}
+
 ExitStatus ServeConnection(Connection connection, Catalog& catalog,
                            const Timeouts& timeouts, const Tls* tls,
                            bool require_tls, Exclusive exclusive,
-                           Signals& shutdown, ServiceManager& manager,
-                           Log& log) {
+                           SandboxMode sandbox_mode, Signals& shutdown,
+                           ServiceManager& manager, Log& log) {
   const absl::Time start = SteadyNow();
   const std::string peer = connection.peer;
   Statistics statistics;
   Ending ending;
   {
     Channel channel(MakeStream(connection, timeouts), shutdown.fd());
+    // Nothing is opened from here on, nor does anything have to be set.
+    Sandbox sandbox(SandboxFactsOf(catalog, tls != nullptr, exclusive));
+    if (sandbox_mode != SandboxMode::kOff &&
+        !Accept(sandbox.Enter(), sandbox_mode, log)) {
+      return ExitStatus::kSystem;
+    }
     ending = Serve(channel, peer, catalog, timeouts, tls, require_tls, exclusive,
-                   manager, log, statistics);
+                   sandbox_mode, sandbox, manager, log, statistics);
   }
   if (ending.status == ExitStatus::kOk && shutdown.Take() == kTakeoverSignal) {
     absl::StrAppend(&ending.reason, ", since another takes over the export");

@@ -9,6 +9,7 @@
 #include "base/service_manager.h"
 #include "export/catalog.h"
 #include "export/exclusive.h"
+#include "sandbox/sandbox.h"
 #include "stream/tls.h"
 #include "timeouts.h"
 
@@ -19,11 +20,22 @@ namespace nbdinetd {
 // ended; `log` gets the connection's fields, and `manager` a status. Without
 // `tls` there is none, and with it `require_tls` says whether there must be. The
 // result is what the process exits with.
+//
+// With `sandbox` this process is shut in before the first byte of the client is
+// read, and can do nothing else afterwards. What the system doesn't have of it is
+// logged, once; with kRequire the client is not served, and hears nothing.
 ExitStatus ServeConnection(Connection connection, Catalog& catalog,
                            const Timeouts& timeouts, const Tls* tls,
                            bool require_tls, Exclusive exclusive,
-                           Signals& shutdown, ServiceManager& manager,
-                           Log& log);
+                           SandboxMode sandbox, Signals& shutdown,
+                           ServiceManager& manager, Log& log);
+
+// What the log says before it says what a required sandbox lacks.
+inline constexpr char kNotServing[] = "not serving: --sandbox=require, and ";
+
+// What the sandbox of such a connection depends on.
+SandboxFacts SandboxFactsOf(const Catalog& catalog, bool tls,
+                            Exclusive exclusive);
 
 }  // namespace nbdinetd
 

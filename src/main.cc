@@ -3,8 +3,8 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <climits>
-#include <cstdio>
 #include <variant>
 
 #include "absl/container/flat_hash_set.h"
@@ -27,6 +27,7 @@
 #include "export/export.h"
 #include "listener.h"
 #include "options.h"
+#include "sandbox/sandbox.h"
 #include "stream/tls.h"
 
 namespace nbdinetd {
@@ -37,9 +38,15 @@ int Fail(const Log& log, const absl::Status& status) {
   return static_cast<int>(ExitStatusOf(status));
 }
 
+// Without stdio, which would ask a terminal for its settings, what a sandbox
+// doesn't let it.
 void Print(absl::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+  while (!text.empty()) {
+    const ssize_t n = write(STDOUT_FILENO, text.data(), text.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return;
+    text.remove_prefix(static_cast<size_t>(n));
+  }
 }
 
 void LogReadOnly(const Log& log, const std::string& name,
@@ -146,12 +153,29 @@ absl::string_view ExclusiveInWords(Exclusive exclusive) {
   return "";
 }
 
+// Enters it: only that tells whether it can be had, and what can be opened from
+// within. In words what it is, or an error when it is not what is required.
+absl::StatusOr<std::string> CheckSandbox(const Options& options,
+                                         const Catalog& catalog) {
+  if (options.sandbox == SandboxMode::kOff) return "in no sandbox\n";
+  Sandbox sandbox(SandboxFactsOf(
+      catalog, options.tls.mode != TlsMode::kOff, options.exclusive));
+  const absl::Status status = sandbox.Enter();
+  if (status.ok()) return sandbox.InWords();
+  if (options.sandbox == SandboxMode::kRequire) {
+    return absl::Status(status.code(), absl::StrCat(kNotServing, status.message()));
+  }
+  return absl::StrCat("in an incomplete sandbox: ", status.message(), "\n");
+}
+
 int Check(const Options& options, const std::vector<NamedFile>& files,
           const Log& log) {
   const auto catalog = OpenCatalog(options, files, log);
   if (!catalog.ok()) return Fail(log, catalog.status());
   const absl::StatusOr<std::unique_ptr<Tls>> tls = LoadTls(options);
   if (!tls.ok()) return Fail(log, tls.status());
+  const absl::StatusOr<std::string> sandbox = CheckSandbox(options, **catalog);
+  if (!sandbox.ok()) return Fail(log, sandbox.status());
   Print((*catalog)->InWords());
   if (*tls != nullptr) {
     Print(absl::StrCat(
@@ -164,6 +188,7 @@ int Check(const Options& options, const std::vector<NamedFile>& files,
   for (const std::string& line : options.access.InWords()) {
     Print(absl::StrCat(line, "\n"));
   }
+  Print(*sandbox);
   return 0;
 }
 
@@ -186,8 +211,8 @@ int Serve(Connection connection, const Options& options,
   if (!tls.ok()) return Fail(log, tls.status());
   return static_cast<int>(ServeConnection(
       std::move(connection), **catalog, options.timeouts, tls->get(),
-      options.tls.mode == TlsMode::kRequire, options.exclusive, *shutdown,
-      manager, log));
+      options.tls.mode == TlsMode::kRequire, options.exclusive, options.sandbox,
+      *shutdown, manager, log));
 }
 
 void RemovePidfile(const Options& options) {

@@ -35,6 +35,7 @@ enum LongOnly {
   kAllow,
   kDeny,
   kExclusive,
+  kSandbox,
 };
 
 constexpr char kShortOptions[] = ":re:sfp:i:U:P:u:g:vV";
@@ -67,6 +68,7 @@ constexpr option kLongOptions[] = {
     {"allow", required_argument, nullptr, kAllow},
     {"deny", required_argument, nullptr, kDeny},
     {"exclusive", optional_argument, nullptr, kExclusive},
+    {"sandbox", required_argument, nullptr, kSandbox},
     {"log", required_argument, nullptr, kLog},
     {"verbose", no_argument, nullptr, 'v'},
     {"check", no_argument, nullptr, kCheck},
@@ -114,6 +116,20 @@ absl::Status ParseExclusive(absl::string_view mode, Options* options) {
         absl::StrCat("--exclusive=", Quoted(mode),
                      ": a client whose export is in use can be dealt with by "
                      "refuse, wait or takeover"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParseSandbox(absl::string_view mode, Options* options) {
+  if (mode == "off") {
+    options->sandbox = SandboxMode::kOff;
+  } else if (mode == "on") {
+    options->sandbox = SandboxMode::kOn;
+  } else if (mode == "require") {
+    options->sandbox = SandboxMode::kRequire;
+  } else {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--sandbox=", Quoted(mode), ": use on, off or require"));
   }
   return absl::OkStatus();
 }
@@ -257,6 +273,8 @@ absl::Status ApplyOption(int letter, const char* argument, Options* options) {
       return CheckNotEmpty("--tls-allow", argument);
     case kExclusive:
       return ParseExclusive(argument == nullptr ? "refuse" : argument, options);
+    case kSandbox:
+      return ParseSandbox(argument, options);
     case kAllow:
       return options->access.Add(AccessRules::Action::kAllow, argument);
     case kDeny:
@@ -393,6 +411,10 @@ listening sockets come from systemd; or else nbdinetd listens by itself.
                              with -e, NAME is the default export
       --exclusive[=MODE]     one client at a time on an export; what becomes of
                              others: refuse (the default), wait or takeover
+      --sandbox=MODE         what the process of a connection gives up before
+                             its client's first byte: on (the default, as far as
+                             the kernel has it), off, or require (or else the
+                             client isn't served)
       --log=DESTINATION      stderr, syslog, journal or null
   -v, --verbose              debug messages on standard error
       --check                open FILE or DIR, say what would be served, exit

@@ -13,6 +13,7 @@
 #include "bind.h"
 #include "export/exclusive.h"
 #include "listener.h"
+#include "sandbox/sandbox.h"
 #include "stream/tls.h"
 #include "timeouts.h"
 
@@ -31,6 +32,7 @@ struct Options {
   bool tls_given = false;  // by --tls itself
   AccessRules access;
   Exclusive exclusive = Exclusive::kOff;
+  SandboxMode sandbox = kDefaultSandbox;
 
   bool check = false;
   bool version = false;

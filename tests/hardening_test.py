@@ -215,6 +215,22 @@ def _(t):
     client.disconnect()
 
 
+@test("nbdinetd's own sandbox is whole inside the service, and adds two filters to systemd's")
+def _(t):
+    image, path = t.pattern_image(MIB), t.path("nbd.sock")
+    filters = {}
+    for mode in ("off", "require"):
+        units = InstalledUnits(t, systemd, image, listen=[path], options=f"--sandbox={mode}",
+                               name=f"nbdinetd-{mode}")
+        client = Client(connect(path)).start()
+        eq(client.read(4096, 512), pattern(4096, 512))
+        filters[mode] = int(status_of(served_process(units.name))["Seccomp_filters"])
+        client.disconnect()
+        eq(units.ended(1), ["success exited 0"])
+        systemd.systemctl("stop", f"{units.name}.socket")
+    eq(filters["require"], filters["off"] + 2)
+
+
 def tests(private):
     global systemd
     systemd = private

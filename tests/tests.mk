@@ -46,6 +46,9 @@ unit_tests = \
 	tests/protocol/request_test \
 	tests/protocol/wire_test \
 	tests/reply_sender_test \
+	tests/sandbox/landlock_test \
+	tests/sandbox/load_filter_test \
+	tests/sandbox/privileges_test \
 	tests/stream/channel_test \
 	tests/stream/psk_file_test \
 	tests/stream/stream_test \
@@ -73,6 +76,7 @@ python_tests = \
 	tests/listen_units_test.py \
 	tests/listener_load_test.py \
 	tests/listener_test.py \
+	tests/sandbox_test.py \
 	tests/seed-activation_test.py \
 	tests/seed-logging_test.py \
 	tests/seed-systemd_test.py \
@@ -130,9 +134,21 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/nbd_client.py \
 	tests/support/private_systemd.py tests/support/tls.py \
 	tests/support/fake_export.h tests/support/loop_device.h \
-	tests/support/memory_stream.h tests/support/private_mount.h
+	tests/support/memory_stream.h tests/support/private_mount.h \
+	tests/sandbox/child.h
 
 check-local: all
+
+# ---- Intruders ----
+
+# The program with somebody else in it (tests/support/intruder.cc), who is not
+# in src/nbdinetd: the linker puts it in place of the sandbox's steps.
+check_PROGRAMS += tests/nbdinetd-intruder
+tests_nbdinetd_intruder_SOURCES = src/main.cc tests/support/intruder.cc
+tests_nbdinetd_intruder_LDADD = src/libnbdinetd.a $(ABSL_LIBS)
+tests_nbdinetd_intruder_LDFLAGS = $(AM_LDFLAGS) $(STATIC_RUNTIME_LDFLAGS) \
+	-Wl,--wrap=_ZN8nbdinetd7Sandbox5EnterEv \
+	-Wl,--wrap=_ZN8nbdinetd7Sandbox7TightenEv
 
 # ---- Faults ----
 

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/stat.h>
 #include <syslog.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -104,7 +105,9 @@ bool Log::ReachJournal() {
 
 void Log::UseSyslog() {
   sink_ = Sink::kSyslog;
-  // LOG_NDELAY: connects now; later, this process may not be allowed to.
+  // Connects, and learns the time zone that messages carry, now; later, this
+  // process may not be allowed to.
+  tzset();
   openlog(kIdentifier, LOG_PID | LOG_NDELAY, LOG_DAEMON);
 }
 

@@ -44,6 +44,7 @@ absl::StatusOr<std::unique_ptr<Export>> BlockDeviceExport::Create(
     const std::string& path, UniqueFd fd, bool read_only) {
   Facts facts;
   facts.read_only = read_only;
+  facts.block_device = true;
   if (ioctl(fd.get(), BLKGETSIZE64, &facts.size_bytes) != 0) {
     return ErrnoStatus(errno, absl::StrCat("failed to get the size of block "
                                            "device ",

@@ -32,6 +32,16 @@ class OpenedCatalog : public Catalog {
     return absl::OkStatus();
   }
 
+  Kinds kinds() const override {
+    Kinds kinds{/*writable=*/false, /*block_devices=*/false};
+    for (const Entry& entry : entries_) {
+      const Export::Facts& facts = entry.target->facts();
+      kinds.writable |= !facts.read_only;
+      kinds.block_devices |= facts.block_device;
+    }
+    return kinds;
+  }
+
   std::string InWords() override {
     std::string words;
     for (const Entry& entry : entries_) {

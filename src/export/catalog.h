@@ -76,6 +76,14 @@ class Catalog {
   // when they are all open.
   virtual int directory_fd() const { return -1; }
 
+  // Of what kinds the exports may be, those included that are still to be
+  // opened; for whoever takes away what none of them needs.
+  struct Kinds {
+    bool writable = true;
+    bool block_devices = true;
+  };
+  virtual Kinds kinds() const { return {}; }
+
  protected:
   Catalog() = default;
 };

@@ -145,6 +145,9 @@ class DirectoryCatalog : public Catalog {
   absl::Status List(Visitor visit) override;
   std::string InWords() override;
   int directory_fd() const override { return fd_.get(); }
+  Kinds kinds() const override {
+    return {/*writable=*/!read_only_, /*block_devices=*/true};
+  }
 
  private:
   std::string FileNameOf(absl::string_view name) const {
@@ -167,6 +170,7 @@ class DirectoryCatalog : public Catalog {
   const UniqueFd fd_;
   const bool read_only_;
   const std::string default_name_;
+  const bool by_root_ = geteuid() == 0;
 
   // The one export that is open, or none.
   std::unique_ptr<Export> current_;
@@ -198,6 +202,12 @@ absl::Status DirectoryCatalog::OpenFile(const std::string& name) {
   absl::StatusOr<std::unique_ptr<Export>> opened = OpenExportWith(
       [&](int flags) { return OpenBeneath(fd_.get(), name.c_str(), flags); },
       PathOf(name), read_only_, &current_read_only_reason_);
+  if (absl::IsPermissionDenied(opened.status()) && by_root_) {
+    return absl::PermissionDeniedError(
+        absl::StrCat(opened.status().message(),
+                     " (in the sandbox root may open only what its user and "
+                     "groups may)"));
+  }
   if (!opened.ok()) return opened.status();
   current_ = *std::move(opened);
   current_name_ = name;

@@ -39,6 +39,7 @@ class Export {
     uint32_t preferred_block_bytes = 4096;  // a power of 2, 512 or more
     bool read_only = false;
     bool rotational = false;
+    bool block_device = false;
   };
 
   virtual ~Export() = default;

@@ -111,6 +111,7 @@ ERRORS = {
     "poll": [_E.EINTR, _E.ENOMEM],
     "posix_fadvise": [_E.EINVAL, _E.EIO, _E.ESPIPE],
     "ppoll": [_E.EINTR, _E.ENOMEM],
+    "prctl": [_E.EINVAL, _E.EPERM],
     "pread": [_E.EINTR, _E.EIO, _E.ENOMEM, _E.EOVERFLOW],
     "preadv": [_E.EINTR, _E.EIO, _E.ENOMEM],
     "preadv2": [_E.EAGAIN, _E.EINTR, _E.EIO, _E.EOPNOTSUPP, _E.ENOMEM],

@@ -32,6 +32,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -352,6 +353,15 @@ int fcntl(int fd, int command, ...) {
   if (error == 0) return real(fd, command, argument);
   errno = error;
   return -1;
+}
+int prctl(int option, ...) {
+  va_list more;
+  va_start(more, option);
+  long argument[4];
+  for (int i = 0; i < 4; ++i) argument[i] = va_arg(more, long);
+  va_end(more);
+  BEGIN(prctl, kOther, -1)
+  return real(option, argument[0], argument[1], argument[2], argument[3]);
 }
 int ioctl(int fd, unsigned long request, ...) {
   va_list more;

@@ -253,6 +253,10 @@ class Syslog:
             f"ln -s {path} {directory}/dev/log && mount --move {directory}/dev /dev && "
             f"rmdir {directory}/dev && exec \"$0\" \"$@\""]
 
+    def close(self):
+        """The daemon has gone."""
+        self._socket.close()
+
     def messages(self):
         """[(priority without facility, process id, text)], oldest first, all up to now."""
         while True:

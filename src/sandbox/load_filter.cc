@@ -1,0 +1,58 @@
+#include <linux/seccomp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "sandbox/filters.h"
+
+namespace nbdinetd {
+namespace {
+
+unsigned BitsOf(const SandboxFacts& facts) {
+  return (facts.tls ? kIfTls : 0) | (facts.writable ? kIfWritable : 0) |
+         (facts.block_devices ? kIfBlockDevices : 0) |
+         (facts.exclusive ? kIfExclusive : 0) |
+         (facts.takeover ? kIfTakeover : 0) |
+         (facts.directory_fd >= 0 ? kIfDirectory : 0);
+}
+
+int Load(const sock_fprog& program) {
+  // Without this flag, kernels before 5.16 slow down every process with a filter,
+  // so that it can't look into the memory of its own other half: there is none
+  // here. Those before 4.17 don't know it.
+  if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+              SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program) == 0) {
+    return 0;
+  }
+  if (errno != EINVAL) return errno;
+  return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0
+             ? 0
+             : errno;
+}
+
+}  // namespace
+
+Filter NegotiationFilter(const SandboxFacts& facts) {
+  return kCompiledFilters[BitsOf(facts)].negotiation;
+}
+
+Filter TransmissionFilter(const SandboxFacts& facts) {
+  return kCompiledFilters[BitsOf(facts)].transmission;
+}
+
+int LoadFilter(const Filter& filter, const SandboxFacts& facts) {
+  if (filter.count == 0) return kNoFilters;
+  sock_filter instructions[kMaxFilterLength];
+  std::copy_n(filter.instructions, filter.count, instructions);
+  const auto own_process = static_cast<uint32_t>(getpid());
+  for (size_t i = 0; i < filter.count; ++i) {
+    uint32_t& number = instructions[i].k;
+    if (number == kOwnProcess) number = own_process;
+    if (number == kDirectory) number = static_cast<uint32_t>(facts.directory_fd);
+  }
+  return Load({static_cast<unsigned short>(filter.count), instructions});
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,70 @@
+#include "sandbox/sandbox.h"
+
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/errors.h"
+#include "sandbox/filters.h"
+#include "sandbox/landlock.h"
+#include "sandbox/privileges.h"
+
+namespace nbdinetd {
+namespace {
+
+absl::Status Lacking(const std::vector<std::string>& clauses) {
+  if (clauses.empty()) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrJoin(clauses, "; "));
+}
+
+std::string NoFilter(const char* which, int error) {
+  return error == kNoFilters
+             ? std::string(
+                   "system calls can't be filtered: this program was built "
+                   "without libseccomp")
+             : absl::StrCat("system calls can't be filtered",
+                            which, " (seccomp): ", ErrnoText(error));
+}
+
+}  // namespace
+
+absl::Status Sandbox::Enter() {
+  std::vector<std::string> lacking;
+  // First: who may not gain privileges needs none for the rest.
+  if (const int error = ForbidNewPrivileges()) {
+    lacking.push_back(absl::StrCat("new privileges can't be forbidden: ",
+                                   ErrnoText(error)));
+  }
+  if (const int error = DropCapabilities()) {
+    lacking.push_back(
+        absl::StrCat("capabilities can't be given up: ", ErrnoText(error)));
+  }
+  if (const int error = EnterLandlock(facts_)) {
+    lacking.push_back(absl::StrCat(
+        "files can't be put out of reach (Landlock): ", ErrnoText(error)));
+  }
+  // Last: it takes away what the others are made with.
+  const int error = LoadFilter(NegotiationFilter(facts_), facts_);
+  has_filter_ = error == 0;
+  if (error != 0) lacking.push_back(NoFilter("", error));
+  return Lacking(lacking);
+}
+
+absl::Status Sandbox::Tighten() {
+  if (!has_filter_) return absl::OkStatus();
+  const int error = LoadFilter(TransmissionFilter(facts_), facts_);
+  if (error == 0) return absl::OkStatus();
+  return Lacking({NoFilter(" for the transmission", error)});
+}
+
+std::string Sandbox::InWords() const {
+  return absl::StrCat(
+      "in a sandbox: without privileges, ",
+      facts_.directory_fd < 0
+          ? "with no file but what is open"
+      : facts_.writable ? "with no file but those of the directory"
+                        : "with no file but those of the directory, for reading",
+      ", and with no system call that this doesn't need\n");
+}
+
+}  // namespace nbdinetd

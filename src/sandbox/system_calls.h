@@ -1,0 +1,216 @@
+// The system calls that a connection may make once it is shut in: all of them,
+// when, with which arguments, and who needs them.
+//
+// compile_filters.cc makes the filters of this. A row that depends on a fact is
+// only in the filters of connections of which that is true; several rows of one
+// system call add up. Numbers of the kernel that only newer headers have stand
+// here as numbers. What this can't tell: a filter sees numbers, not what pointers
+// point to. So fstat(), which the C library makes by newfstatat(), also lets
+// anybody who has taken over the process look whether a path exists.
+#ifndef NBDINETD_SANDBOX_SYSTEM_CALLS_H_
+#define NBDINETD_SANDBOX_SYSTEM_CALLS_H_
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+#include <linux/seccomp.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <cstdint>
+
+#include "sandbox/filters.h"
+
+namespace nbdinetd {
+
+// A condition on one argument: of its low 32 bits, which are all there is of an
+// int, those of the mask.
+struct Condition {
+  enum class Kind { kNone, kInt, kPointerIsNull } kind = Kind::kNone;
+  unsigned argument = 0;  // from 0
+  uint32_t mask = 0;
+  uint32_t value = 0;
+};
+constexpr Condition Is(unsigned argument, uint32_t value) {
+  return {Condition::Kind::kInt, argument, 0xffffffff, value};
+}
+constexpr Condition Has(unsigned argument, uint32_t mask, uint32_t value) {
+  return {Condition::Kind::kInt, argument, mask, value};
+}
+constexpr Condition IsNull(unsigned argument) {
+  return {Condition::Kind::kPointerIsNull, argument, 0, 0};
+}
+
+// Until transmission starts, or all the time.
+enum class When { kNegotiation, kAlways };
+
+struct SystemCall {
+  const char* name;  // or "#NUMBER", of one that libseccomp may not know
+  When when;
+  unsigned needs;     // facts that all have to be true: kIfTls | ...
+  const char* user;   // who makes it
+  Condition first = {}, second = {};
+  int refused_by = 0;  // not allowed: this errno, in place of the process's end
+};
+
+// Threads: all that makes them threads, nothing that makes namespaces.
+inline constexpr uint32_t kNewNamespaces =
+    CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
+    CLONE_NEWPID | CLONE_NEWNET;
+inline constexpr uint32_t kThreadMask = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD |
+                                        CLONE_VFORK | CLONE_PTRACE |
+                                        kNewNamespaces;
+inline constexpr uint32_t kThread = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD;
+
+// What the C library's threads tell each other of a new user by.
+inline constexpr uint32_t kSetxidSignal = __SIGRTMIN + 1;
+// Newer than some C libraries' headers.
+inline constexpr uint32_t kSolTls = 282;           // SOL_TLS
+inline constexpr uint32_t kPrSetVma = 0x53564d41;  // PR_SET_VMA
+
+inline constexpr SystemCall kSystemCalls[] = {
+    // ---- The client
+    {"recvfrom", When::kAlways, 0, "SocketStream::Read"},
+    {"sendmsg", When::kAlways, 0, "SocketStream::Write, OpenSSL's last record"},
+    {"recvmsg", When::kAlways, kIfTls, "OpenSSL, of a socket that decrypts"},
+    {"sendfile", When::kAlways, 0, "SocketStream::SendFile"},
+    {"read", When::kAlways, 0,
+     "PipeStream, OpenSSL, signalfd, eventfd: no descriptor leads elsewhere"},
+    {"write", When::kAlways, 0, "Log to standard error, OpenSSL, eventfd"},
+    {"writev", When::kAlways, 0, "PipeStream, the C library's last words"},
+    {"poll", When::kAlways, 0, "PollUntil, Log"},
+    {"ppoll", When::kAlways, 0, "the same, where there is no poll"},
+    {"shutdown", When::kAlways, 0, "SocketStream::Abort"},
+    {"fcntl", When::kAlways, 0, "SocketStream, PipeStream", Is(1, F_GETFL)},
+    {"fcntl", When::kAlways, 0, "SocketStream, PipeStream", Is(1, F_SETFL)},
+    {"ioctl", When::kAlways, 0, "how much the client hasn't read: SIOCOUTQ",
+     Is(1, TIOCOUTQ)},
+    {"setsockopt", When::kNegotiation, kIfTls, "TCP_ULP: TLS in the kernel",
+     Is(1, IPPROTO_TCP), Is(2, TCP_ULP)},
+    {"setsockopt", When::kNegotiation, kIfTls, "OpenSSL, its keys to the kernel",
+     Is(1, kSolTls)},
+
+    // ---- The export
+    {"preadv2", When::kAlways, 0, "Export::ReadCached"},
+    {"preadv", When::kAlways, 0, "the same, of a file system in memory"},
+    {"pread64", When::kAlways, 0, "Export::Read"},
+    {"#451", When::kAlways, 0, "cachestat: Export::IsCached"},
+    {"fadvise64", When::kAlways, 0, "Export::Prefetch",
+     Is(3, POSIX_FADV_WILLNEED)},
+    {"lseek", When::kAlways, 0, "FindExtents", Is(2, SEEK_DATA)},
+    {"lseek", When::kAlways, 0, "FindExtents", Is(2, SEEK_HOLE)},
+    {"ioctl", When::kAlways, 0, "FindExtents", Is(1, FS_IOC_FIEMAP)},
+    {"fstatfs", When::kAlways, 0, "what kind of file system it is on"},
+    {"fstat", When::kAlways, 0, "its length now: Zero, FindExtents"},
+    {"newfstatat", When::kAlways, 0, "fstat() by the C library",
+     Is(3, AT_EMPTY_PATH)},
+    {"fdatasync", When::kAlways, 0, "Export::Flush, of a read-only one too"},
+    {"pwrite64", When::kAlways, kIfWritable, "Export::Write"},
+    {"pwritev2", When::kAlways, kIfWritable, "Export::Write, durably"},
+    {"fallocate", When::kAlways, kIfWritable, "Trim, Zero",
+     Is(1, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)},
+    {"fallocate", When::kAlways, kIfWritable, "FileExport::Zero",
+     Is(1, FALLOC_FL_ZERO_RANGE)},
+    {"fallocate", When::kAlways, kIfWritable, "the same without it", Is(1, 0)},
+    {"ioctl", When::kAlways, kIfWritable | kIfBlockDevices, "Trim",
+     Is(1, BLKDISCARD)},
+    {"ioctl", When::kAlways, kIfWritable | kIfBlockDevices, "Zero",
+     Is(1, BLKZEROOUT)},
+    {"sync_file_range", When::kAlways, kIfWritable | kIfBlockDevices,
+     "BlockDeviceExport::MayZeroFast"},
+
+    // ---- Choosing the export
+    {"openat2", When::kNegotiation, kIfDirectory, "DirectoryCatalog",
+     Is(0, kDirectory)},
+    {"newfstatat", When::kNegotiation, kIfDirectory, "DirectoryCatalog::Look",
+     Is(0, kDirectory), Is(3, AT_SYMLINK_NOFOLLOW)},
+    {"getdents64", When::kNegotiation, kIfDirectory, "DirectoryCatalog::List"},
+    {"ioctl", When::kNegotiation, kIfDirectory, "BlockDeviceExport::IsReadOnly",
+     Is(1, BLKROGET)},
+    {"ioctl", When::kNegotiation, kIfDirectory, "BlockDeviceExport::Create",
+     Is(1, BLKGETSIZE64)},
+    {"ioctl", When::kNegotiation, kIfDirectory, "BlockDeviceExport::Create",
+     Is(1, BLKSSZGET)},
+    {"ioctl", When::kNegotiation, kIfDirectory, "BlockDeviceExport::Create",
+     Is(1, BLKPBSZGET)},
+    {"ioctl", When::kNegotiation, kIfDirectory, "BlockDeviceExport::Create",
+     Is(1, BLKROTATIONAL)},
+    {"fcntl", When::kNegotiation, kIfExclusive, "ExclusiveLock",
+     Is(1, F_OFD_SETLK)},
+    {"fcntl", When::kNegotiation, kIfExclusive, "ExclusiveLock",
+     Is(1, F_OFD_GETLK)},
+    {"fcntl", When::kNegotiation, kIfExclusive, "ExclusiveLock",
+     Is(1, F_SETLK)},
+    {"clock_nanosleep", When::kNegotiation, kIfExclusive,
+     "ExclusiveLock, two candidates that have met"},
+    {"fcntl", When::kNegotiation, kIfTakeover, "ExclusiveLock::AskHolder",
+     Is(1, F_GETLK)},
+    {"pidfd_open", When::kNegotiation, kIfTakeover, "ExclusiveLock::AskHolder"},
+    {"pidfd_send_signal", When::kNegotiation, kIfTakeover,
+     "ExclusiveLock::AskHolder, a signal that does nothing to a stranger",
+     Is(1, SIGURG)},
+
+    // ---- Memory, never to be executed
+    {"brk", When::kAlways, 0, "malloc"},
+    {"mmap", When::kAlways, 0, "malloc, stacks", Has(2, PROT_EXEC, 0),
+     Has(3, MAP_ANONYMOUS, MAP_ANONYMOUS)},
+    {"mprotect", When::kAlways, 0, "malloc, stacks", Has(2, PROT_EXEC, 0)},
+    {"munmap", When::kAlways, 0, "malloc, stacks"},
+    {"mremap", When::kAlways, 0, "realloc"},
+    {"madvise", When::kAlways, 0, "malloc, stacks of threads that have ended"},
+
+    // ---- Workers
+    {"futex", When::kAlways, 0, "Workers, DurableCall"},
+    {"eventfd2", When::kAlways, 0, "Workers"},
+    {"sched_yield", When::kAlways, 0, "Spinner"},
+    // Its flags are in memory, where a filter doesn't see them; the C library
+    // then uses clone.
+    {"clone3", When::kAlways, 0, "pthread_create", {}, {}, ENOSYS},
+    {"clone", When::kAlways, 0, "pthread_create", Has(0, kThreadMask, kThread)},
+    {"set_robust_list", When::kAlways, 0, "a thread's start"},
+    {"rseq", When::kAlways, 0, "a thread's start"},
+    {"rt_sigaction", When::kAlways, 0, "the first pthread_create",
+     Is(0, kSetxidSignal)},
+    {"rt_sigprocmask", When::kAlways, 0, "a thread's start and end, abort"},
+    {"sched_getaffinity", When::kAlways, 0, "malloc, how many arenas"},
+    {"exit", When::kAlways, 0, "a thread's end"},
+
+    // ---- OpenSSL
+    {"getrandom", When::kAlways, kIfTls, "OpenSSL"},
+    {"sysinfo", When::kAlways, kIfTls, "qsort() of many certificates"},
+
+    // ---- Everybody
+    {"close", When::kAlways, 0, "UniqueFd"},
+    {"sendto", When::kAlways, 0, "Log, ServiceManager, on connected sockets",
+     IsNull(4)},
+    {"getpid", When::kAlways, 0, "syslog, OpenSSL, ExclusiveLock, LoadFilter"},
+    {"gettid", When::kAlways, 0, "abort"},
+    {"tgkill", When::kAlways, 0, "abort", Is(0, kOwnProcess), Is(2, SIGABRT)},
+    {"clock_gettime", When::kAlways, 0, "where the vDSO asks the kernel"},
+    {"gettimeofday", When::kAlways, 0, "where the vDSO asks the kernel"},
+    {"time", When::kAlways, 0, "where the vDSO asks the kernel"},
+    {"restart_syscall", When::kAlways, 0, "the kernel, after SIGSTOP and SIGCONT"},
+    {"exit_group", When::kAlways, 0, "the end"},
+    {"seccomp", When::kNegotiation, 0, "Sandbox::Tighten",
+     Is(0, SECCOMP_SET_MODE_FILTER)},
+
+    // ---- What libraries try by themselves, and can do without
+    {"openat", When::kAlways, 0, "malloc: how many processors there are",
+     {}, {}, EACCES},
+    {"open", When::kAlways, 0, "the same, by older C libraries", {}, {}, EACCES},
+    {"socket", When::kAlways, 0, "syslog, whose daemon is gone", {}, {}, EACCES},
+    {"prctl", When::kAlways, 0, "newer C libraries, which name memory",
+     Is(0, kPrSetVma), {}, EINVAL},
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_SANDBOX_SYSTEM_CALLS_H_
