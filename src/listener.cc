@@ -73,6 +73,7 @@ Listener::Listener(std::vector<UniqueFd> sockets, const ListenerLimits& limits,
       manager_(manager),
       spare_(OpenSpare()),
       denials_logged_(kMaxDenialsLogged, kDenialsInterval),
+      faults_logged_(kMaxFaultsLogged, kFaultsInterval),
       idle_since_(SteadyNow()),
       next_status_(SteadyNow()) {
   for (const UniqueFd& socket : sockets_) MakeNonBlocking(socket.get());
@@ -99,7 +100,7 @@ std::variant<Connection, int> Listener::Run() {
     const int ready = PollUntil(absl::MakeSpan(fds), NextDeadline());
     while (absl::optional<int> number = signals_.Take()) OnSignal(*number);
     TellManager();
-    if (SteadyNow() >= denials_logged_.due()) TellSuppressedDenials();
+    TellSuppressed();
     if (state_ != State::kListening) break;
     if (ready == 0 && processes_.empty() &&
         SteadyNow() - idle_since_ >= limits_.exit_idle) {
@@ -126,7 +127,8 @@ std::variant<Connection, int> Listener::Run() {
 }
 
 absl::Time Listener::NextDeadline() const {
-  absl::Time next = std::min(next_keep_alive_, denials_logged_.due());
+  absl::Time next = std::min(
+      {next_keep_alive_, denials_logged_.due(), faults_logged_.due()});
   if (SteadyNow() < paused_until_) next = std::min(next, paused_until_);
   if (processes_.empty()) {
     next = std::min(next, idle_since_ + limits_.exit_idle);
@@ -187,9 +189,10 @@ void Listener::Reap() {
     status_changed_ = true;
     if (processes_.empty()) idle_since_ = SteadyNow();
     if (WIFSIGNALED(status)) {
-      log_.Error(absl::StrCat("the process of a connection, ", pid,
-                              ", was killed by signal ", WTERMSIG(status), " (",
-                              strsignal(WTERMSIG(status)), ")"));
+      LogFault(Priority::kError,
+               absl::StrCat("the process of a connection, ", pid,
+                            ", was killed by signal ", WTERMSIG(status), " (",
+                            strsignal(WTERMSIG(status)), ")"));
     }
   }
 }
@@ -234,7 +237,7 @@ void Listener::Pause(int error_number) {
                                           ErrnoText(error_number));
   if (told_refusal_ != reason) {
     told_refusal_ = reason;
-    log_.Error(reason);
+    LogFault(Priority::kError, reason);
   }
 }
 
@@ -267,10 +270,31 @@ void Listener::Refuse(UniqueFd connection, const std::string& reason) {
   // Once, not for each of a thousand: what follows is the same.
   if (told_refusal_ != reason) {
     told_refusal_ = reason;
-    log_.Write(Priority::kWarning,
-               absl::StrCat("refusing ", PeerName(connection.get()), ": ",
-                            reason));
+    LogFault(Priority::kWarning,
+             absl::StrCat("refusing ", PeerName(connection.get()), ": ",
+                          reason));
   }
+}
+
+void Listener::LogFault(Priority priority, const std::string& message) {
+  const absl::Time now = SteadyNow();
+  if (now >= faults_logged_.due()) TellSuppressedFaults();
+  if (faults_logged_.Admit(now)) log_.Write(priority, message);
+}
+
+void Listener::TellSuppressed() {
+  const absl::Time now = SteadyNow();
+  if (now >= denials_logged_.due()) TellSuppressedDenials();
+  if (now >= faults_logged_.due()) TellSuppressedFaults();
+}
+
+void Listener::TellSuppressedFaults() {
+  const uint64_t count = faults_logged_.TakeSuppressed();
+  if (count == 0) return;
+  log_.Write(Priority::kWarning,
+             absl::StrCat(count,
+                          " more refused connections or killed processes in ",
+                          absl::FormatDuration(kFaultsInterval)));
 }
 
 bool Listener::MayConnect(int connection) {
@@ -317,6 +341,7 @@ void Listener::Drain() {
   on_stop_();
   sockets_.clear();
   TellSuppressedDenials();
+  TellSuppressedFaults();
   manager_.Stopping(absl::StrCat("ending, with ", Status()));
   if (state_ == State::kHandingOver) {
     log_.Write(Priority::kInfo,
@@ -344,6 +369,7 @@ void Listener::Drain() {
     }
     Reap();
   }
+  TellSuppressedFaults();
 }
 
 }  // namespace nbdinetd

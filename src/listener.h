@@ -78,8 +78,13 @@ class Listener {
   void Refuse(UniqueFd connection, const std::string& reason);
   // Whether the peer may connect; logs why not.
   bool MayConnect(int connection);
-  // Tells how many refusals weren't logged one by one.
+  // Logs one of the messages that peers can cause at will, unless there have
+  // been too many of late.
+  void LogFault(Priority priority, const std::string& message);
+  // Tell how many refusals and faults weren't logged one by one.
+  void TellSuppressed();
   void TellSuppressedDenials();
+  void TellSuppressedFaults();
   // False when not even the spare descriptor helps.
   bool ShedForWantOfDescriptors(int socket);
   // Accepts nothing for a moment, since accepting fails for a reason that
@@ -104,6 +109,7 @@ class Listener {
   // The reason that was logged last; the same again is only counted.
   std::string told_refusal_;
   RateLimit denials_logged_;
+  RateLimit faults_logged_;
   absl::Time idle_since_;
   absl::Time paused_until_ = absl::InfinitePast();
   absl::Time next_keep_alive_ = absl::InfiniteFuture();

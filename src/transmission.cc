@@ -162,6 +162,8 @@ void Transmission::OnInput() {
       }
       break;
     case Channel::Receipt::kNothing:
+      // TLS has messages of its own: who sends those only is as silent.
+      if (SteadyNow() >= WaitLimit()) OnTimeLimit();
       break;
     case Channel::Receipt::kEnd:
       if (InMessage()) {

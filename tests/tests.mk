@@ -73,6 +73,7 @@ python_tests = \
 	tests/faults_test.py \
 	tests/handed_over_test.py \
 	tests/hardening_test.py \
+	tests/limits_test.py \
 	tests/listen_units_test.py \
 	tests/listener_load_test.py \
 	tests/listener_test.py \

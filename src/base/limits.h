@@ -93,13 +93,17 @@ inline constexpr size_t kThreadStackBytes = 128 << 10;
 // Storage errors that one connection logs, since a failing disk would fill the
 // journal; further ones are only counted.
 inline constexpr int kMaxStorageErrorsLogged = 10;
-// Exports of a directory that can't be opened, of which one connection logs the
-// reason; a client may ask for them again and again.
+// Exports of a directory that can't be opened, of which one negotiation logs the
+// reason (with TLS there are two); a client may ask for them again and again.
 inline constexpr int kMaxOpenErrorsLogged = 10;
 // Peers whom --allow and --deny refuse, and whom a listener logs one by one in an
 // interval; of the others it logs the number.
 inline constexpr int kMaxDenialsLogged = 10;
 inline constexpr absl::Duration kDenialsInterval = absl::Seconds(10);
+// Connections that a listener can't serve, and processes of connections that were
+// killed, which it logs one by one in an interval; of the others the number.
+inline constexpr int kMaxFaultsLogged = 10;
+inline constexpr absl::Duration kFaultsInterval = absl::Seconds(10);
 // How often a connection or the listener tells the service manager its status.
 inline constexpr absl::Duration kStatusInterval = absl::Seconds(1);
 

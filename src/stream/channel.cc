@@ -73,6 +73,10 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
     shutdown_told_ = true;
     return Wake::kShutdown;
   }
+  // A client that never stops sending must not hide that its time is over.
+  if (deadline_ != absl::InfiniteFuture() && SteadyNow() >= deadline_) {
+    return Wake::kTimeout;
+  }
   return has_input || fds[0].revents != 0 || fds[3].revents != 0
              ? Wake::kInput
              : Wake::kTimeout;

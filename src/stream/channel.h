@@ -31,8 +31,8 @@ class Channel {
     stream_ = wrap(std::move(stream_));
   }
 
-  // Ends every later Wait() and Send(): the handshake's deadline. Taken back
-  // with InfiniteFuture().
+  // Ends every later Wait() and Send(), whatever there is to receive: the
+  // handshake's deadline. Taken back with InfiniteFuture().
   void set_deadline(absl::Time deadline) { deadline_ = deadline; }
   // How long Send() waits for a peer that reads nothing.
   void set_stall_timeout(absl::Duration timeout) { stall_timeout_ = timeout; }

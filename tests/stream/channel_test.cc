@@ -76,6 +76,14 @@ TEST_F(ChannelTest, WakesAtTheDeadline) {
   EXPECT_GE(SteadyNow(), deadline);
 }
 
+TEST_F(ChannelTest, InputDoesNotHideThatTheHandshakeIsOver) {
+  peer_.Send("x");
+  channel_.set_deadline(SteadyNow());
+  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
+  channel_.set_deadline(kForever);
+  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kInput);
+}
+
 TEST_F(ChannelTest, ADeadlineThatHasPassedDoesNotHideInput) {
   peer_.Send("x");
   EXPECT_EQ(channel_.Wait(true, -1, kAtOnce), Channel::Wake::kInput);
