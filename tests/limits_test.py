@@ -36,6 +36,7 @@ def constants():
             r"inline constexpr (\S+) (k\w+)\s*=\s*([^;]+);", text):
         value = re.sub(r"absl::Seconds\((.*)\)", r"(\1) * 1000", value)
         value = re.sub(r"absl::Milliseconds\((.*)\)", r"(\1)", value)
+        value = value.replace("/", "//")  # of integers, as in C++
         numbers[name] = eval(value, {}, numbers)
         found[name] = (numbers[name], "ms" if "Duration" in kind else
                        "bytes" if name.endswith("Bytes") else "")
