@@ -181,7 +181,7 @@ def _(t):
     block, sent, most = bytes(MIB), 0, 0
     os.set_blocking(client._wfd, True)
     try:
-        # Never a moment in which there is nothing to receive.
+        # What happens when there is always something to receive is channel_test's.
         while sent < length:
             sent += os.write(client._wfd, block[:length - sent])
             if sent % (64 * MIB) < MIB:
