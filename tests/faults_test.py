@@ -295,6 +295,24 @@ def _restarted(client):
     return client
 
 
+@test("a bad page that is read again and again is an error each time, by simple replies, too")
+def _(context):
+    need_privilege("root", "loop", "fuse")
+    content = image_bytes(2 * MIB)
+    with FailingFs(context.path(""), content) as fs:
+        bad = 256 * 1024
+        fs.rule("read", "eio", bad, bad + PAGE)
+        with LoopDevice(fs.disk) as device:
+            for path in (fs.disk, device.path):
+                # The next connection finds in the page cache what the one before left there.
+                for _ in range(2):
+                    process, client = serve(context, path, structured=False)
+                    for length in (64 * 1024, 128 * 1024, MIB):
+                        for _ in range(3):
+                            eq(client.call(NBD_CMD_READ, bad - PAGE, length).error, NBD_EIO)
+                    finish(process, client)
+
+
 @test("one read among many fails, and its neighbours don't")
 def _(context):
     need_privilege("fuse")

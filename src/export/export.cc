@@ -15,6 +15,8 @@ namespace nbdinetd {
 namespace {
 
 constexpr uint64_t kPageBytes = 4096;
+// What the page cache keeps together is no larger, and aligned to its size.
+constexpr uint64_t kMaxFolioBytes = 2 << 20;
 // A block of zeroes to write from; it lies in the program's read-only zero
 // pages.
 constexpr size_t kZeroBlockBytes = 64 << 10;
@@ -81,10 +83,21 @@ int Export::Read(uint64_t offset, absl::Span<char> out, size_t* done) {
     } else if (n == 0) {
       return kTruncated;
     } else if (errno != EINTR) {
-      return errno;
+      const int error = errno;
+      ForgetFailedPages(offset + *done);
+      return error;
     }
   }
   return 0;
+}
+
+// A page that couldn't be read stays in the page cache all the same, without the
+// bytes, and IsCached() would count it. A simple reply would then begin with success,
+// and have to end with the connection, where an error could have been told.
+void Export::ForgetFailedPages(uint64_t offset) {
+  const uint64_t begin = offset / kMaxFolioBytes * kMaxFolioBytes;
+  posix_fadvise(fd(), static_cast<off_t>(begin), kMaxFolioBytes,
+                POSIX_FADV_DONTNEED);
 }
 
 int Export::Write(uint64_t offset, absl::Span<const char> data, bool durable) {

@@ -155,6 +155,7 @@ class Export {
   int WriteZeroes(uint64_t offset, uint64_t length);
 
  private:
+  void ForgetFailedPages(uint64_t offset);
   int WriteToCache(uint64_t offset, absl::Span<const char> data);
   int WriteDurably(uint64_t offset, absl::Span<const char> data);
 

@@ -105,6 +105,8 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"#451", When::kAlways, 0, "cachestat: Export::IsCached"},
     {"fadvise64", When::kAlways, 0, "Export::Prefetch",
      Is(3, POSIX_FADV_WILLNEED)},
+    {"fadvise64", When::kAlways, 0, "Export::ForgetFailedPages",
+     Is(3, POSIX_FADV_DONTNEED)},
     {"lseek", When::kAlways, 0, "FindExtents", Is(2, SEEK_DATA)},
     {"lseek", When::kAlways, 0, "FindExtents", Is(2, SEEK_HOLE)},
     {"ioctl", When::kAlways, 0, "FindExtents", Is(1, FS_IOC_FIEMAP)},

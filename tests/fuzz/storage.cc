@@ -346,6 +346,11 @@ int Storage::Advise(int64_t offset, int64_t length) {
   return fault == EINTR ? 0 : -fault;
 }
 
+void Storage::Forget(int64_t offset, int64_t length) {
+  cached_.erase(cached_.lower_bound(static_cast<uint64_t>(offset) / kPage),
+                cached_.lower_bound(static_cast<uint64_t>(offset + length) / kPage));
+}
+
 long Storage::type() const {
   if (Lacks(kNowait) && Lacks(kMemory)) return TMPFS_MAGIC;
   if ((map_ >> kHasNone & 1) != 0) return NFS_SUPER_MAGIC;
@@ -538,8 +543,10 @@ off_t __wrap_lseek(int fd, off_t offset, int whence) {
 
 int __real_posix_fadvise(int, off_t, off_t, int);
 int __wrap_posix_fadvise(int fd, off_t offset, off_t length, int advice) {
-  return IsOurs(fd) ? -Storage::Current()->Advise(offset, length)
-                    : __real_posix_fadvise(fd, offset, length, advice);
+  if (!IsOurs(fd)) return __real_posix_fadvise(fd, offset, length, advice);
+  if (advice != POSIX_FADV_DONTNEED) return -Storage::Current()->Advise(offset, length);
+  Storage::Current()->Forget(offset, length);
+  return 0;
 }
 
 int __real_fstat(int, struct stat*);

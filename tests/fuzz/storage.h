@@ -76,6 +76,8 @@ class Storage {
   int Allocate(int mode, int64_t offset, int64_t length);
   int64_t Seek(int64_t offset, bool for_hole);
   int Advise(int64_t offset, int64_t length);
+  // Drops pages from the cache; the range may go past the end of the file.
+  void Forget(int64_t offset, int64_t length);
   int Map(fiemap* map);
   int CountCached(uint64_t offset, uint64_t length, uint64_t* pages);
   // What fstatfs() says of the file system's type.
