@@ -33,6 +33,7 @@ unit_tests = \
 	tests/engine/task_test \
 	tests/engine/workers_test \
 	tests/export/block_device_test \
+	tests/export/calls_under_way_test \
 	tests/export/catalog_test \
 	tests/export/directory_test \
 	tests/export/exclusive_test \

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <mutex>
 
 namespace nbdinetd {
 namespace {
@@ -149,16 +148,15 @@ int Export::WriteDurably(uint64_t offset, absl::Span<const char> data) {
 
 int Export::DurableCall(absl::FunctionRef<int()> call,
                         absl::FunctionRef<bool(int)> is_loss) {
-  int error;
-  {
-    const std::shared_lock<std::shared_mutex> lock(durable_calls_);
-    error = call();
-    if (error != 0 && is_loss(error)) {
-      flush_error_.store(error, std::memory_order_relaxed);
-    }
+  CallsUnderWay::Call self;
+  durable_calls_.Begin(self);
+  const int error = call();
+  if (error != 0 && is_loss(error)) {
+    flush_error_.store(error, std::memory_order_relaxed);
   }
+  durable_calls_.End(self);
   if (error != 0) return error;
-  { const std::unique_lock<std::shared_mutex> alone(durable_calls_); }
+  durable_calls_.WaitForOverlapping(self);
   return flush_error_.load(std::memory_order_relaxed);
 }
 

@@ -14,7 +14,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <shared_mutex>
 #include <string>
 #include <vector>
 
@@ -22,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/unique_fd.h"
+#include "export/calls_under_way.h"
 #include "export/extents.h"
 
 namespace nbdinetd {
@@ -172,9 +172,7 @@ class Export {
   // It doesn't, but lives in memory, so that a read never waits.
   std::atomic<bool> lives_in_memory_ = false;
   std::atomic<int> flush_error_ = 0;
-  // Shared by the calls of DurableCall(); whoever has it alone knows that there
-  // is none.
-  std::shared_mutex durable_calls_;
+  CallsUnderWay durable_calls_;
   std::atomic<int> reads_busy_ = 0;
   std::atomic<int> writes_busy_ = 0;
 };
