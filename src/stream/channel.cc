@@ -44,7 +44,9 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
       {want_input && stream_->has_output() ? stream_->output_fd() : -1, POLLOUT,
        0},
   };
-  const bool may_spin = patience != Patience::kSleep && want_input;
+  const bool tell_shutdown = shutdown_requested_ && !shutdown_told_;
+  const bool may_spin =
+      patience != Patience::kSleep && want_input && !tell_shutdown;
   // A client that is always quick must not hide a shutdown.
   const bool ready = may_spin && ++waits_unpolled_ == kMaxWaitsUnpolled &&
                      PollUntil(absl::MakeSpan(fds), absl::InfinitePast()) != 0;
@@ -60,7 +62,6 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
     }
   }
   if (!ready) {
-    const bool tell_shutdown = shutdown_requested_ && !shutdown_told_;
     PollUntil(absl::MakeSpan(fds), tell_shutdown || has_input
                                        ? absl::InfinitePast()
                                        : std::min(deadline, deadline_));

@@ -121,6 +121,22 @@ TEST_F(ChannelTest, AShutdownThatCameWithTheWorkersIsToldWithoutWaiting) {
   EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kShutdown);
 }
 
+TEST_F(ChannelTest, AShutdownNoticedWhileSendingIsToldToAQuickPeerToo) {
+  const auto wait = [&] {
+    peer_.Send("x");
+    const Channel::Wake wake =
+        channel_.Wait(true, workers_.fd(), kForever, Channel::Patience::kPoll);
+    if (wake == Channel::Wake::kInput) ReceiveAll();
+    return wake;
+  };
+  for (int i = 0; i < 50; ++i) ASSERT_EQ(wait(), Channel::Wake::kInput);
+  shutdown_.Set();
+  peer_.FailWrites({-EAGAIN});
+  ASSERT_TRUE(channel_.Send("abc"));
+  ASSERT_TRUE(channel_.shutdown_requested());
+  EXPECT_EQ(wait(), Channel::Wake::kShutdown);
+}
+
 // -- Receiving
 
 TEST_F(ChannelTest, ReceivesWhatIsThereAtOnce) {
