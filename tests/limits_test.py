@@ -103,18 +103,23 @@ def push(client, process, requests, most_bytes):
 
     def stuck():
         nonlocal sent
+        # It has slept with a full socket only if that was full before and after.
+        before, sleeps = sent, main_thread_polls(process.pid)
         try:
             while sent < most_bytes:
                 sent += os.write(client._wfd, requests[sent % len(requests):])
         except BlockingIOError:
-            return main_thread_sleeps(process.pid)
+            return sleeps and sent == before
         return True
     wait_until(stuck, "the server to take no more")
     return sent
 
 
-def main_thread_sleeps(pid):
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] in "SD"
+def main_thread_polls(pid):
+    """It waits for events, and not for the storage, for which it sleeps as well."""
+    state = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
+    call = Path(f"/proc/{pid}/wchan").read_text()
+    return state == "S" and "poll" in call
 
 
 @test("reads and writes that the storage holds up, as many as a client can send, hold no more memory, "
