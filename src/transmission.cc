@@ -82,10 +82,8 @@ Channel::Patience Transmission::PatienceAfter(uint64_t requests) const {
 }
 
 bool Transmission::WantInput() const {
-  const bool write_has_to_wait = write_.has_value() &&
-                                 write_->request.length > kPieceBytes &&
-                                 WritesHaveToWait();
-  return !ending_.has_value() && !workers_.full() && !write_has_to_wait;
+  const bool write_waits = write_.has_value() && write_->waits;
+  return !ending_.has_value() && !workers_.full() && !write_waits;
 }
 
 bool Transmission::WritesHaveToWait() const {
@@ -228,7 +226,7 @@ bool Transmission::HandleHeader() {
           ? Verdict{NBD_ESHUTDOWN, "the server is shutting down"}
           : ValidateRequest(*request, negotiated_.promises);
   if (PayloadBytes(*request) > 0) {
-    write_ = PendingWrite{*request, 0, verdict.error, verdict.sentence};
+    write_ = PendingWrite{*request, 0, false, verdict.error, verdict.sentence};
   } else if (verdict.error != NBD_SUCCESS) {
     replies_.Error(*request, verdict.error, verdict.sentence);
   } else if (request->type == NBD_CMD_READ) {
@@ -288,7 +286,8 @@ bool Transmission::WriteWhole(PendingWrite& write) {
 
 // Part of a longer write; false when more of it should be received first.
 bool Transmission::WritePiece(PendingWrite& write) {
-  if (WritesHaveToWait()) return false;
+  write.waits = WritesHaveToWait();
+  if (write.waits) return false;
   const uint64_t left = write.request.length - write.consumed;
   const uint64_t offset = write.request.offset + write.consumed;
   size_t piece = std::min<uint64_t>(

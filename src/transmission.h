@@ -48,6 +48,9 @@ class Transmission {
   struct PendingWrite {
     Request request;
     uint64_t consumed = 0;  // bytes of the payload
+    // For a write under way elsewhere. Looked at once a turn: the end of the
+    // input must not be asked for before what is there has been tried.
+    bool waits = false;
     // The answer is known, and the rest of the payload only read away.
     NbdError error = NBD_SUCCESS;
     std::string sentence;
