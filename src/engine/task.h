@@ -48,8 +48,12 @@ struct Task {
   }
   // How much memory the task takes at most, beside its own.
   size_t memory_bytes() const {
+    if (request.type == NBD_CMD_READ) {
+      return (has_data() ? static_cast<size_t>(request.length)
+                         : kPieceBytes) +  // to read through
+             (report_holes ? kMaxReadExtents * sizeof(Extent) : 0);
+    }
     if (has_data()) return static_cast<size_t>(request.length);
-    if (request.type == NBD_CMD_READ) return kPieceBytes;  // to read through
     return request.type == NBD_CMD_BLOCK_STATUS
                ? kMaxDescriptors * sizeof(Extent)
                : 0;
