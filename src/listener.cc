@@ -72,8 +72,11 @@ Listener::Listener(std::vector<UniqueFd> sockets, const ListenerLimits& limits,
       log_(log),
       manager_(manager),
       spare_(OpenSpare()),
-      denials_logged_(kMaxDenialsLogged, kDenialsInterval),
-      faults_logged_(kMaxFaultsLogged, kFaultsInterval),
+      denials_{RateLimit(kMaxDenialsLogged, kDenialsInterval), "refused ",
+               " more connections by --allow and --deny in ", kDenialsInterval},
+      faults_{RateLimit(kMaxFaultsLogged, kFaultsInterval), "",
+              " more refused connections or killed processes in ",
+              kFaultsInterval},
       idle_since_(SteadyNow()),
       next_status_(SteadyNow()) {
   for (const UniqueFd& socket : sockets_) MakeNonBlocking(socket.get());
@@ -100,7 +103,7 @@ std::variant<Connection, int> Listener::Run() {
     const int ready = PollUntil(absl::MakeSpan(fds), NextDeadline());
     while (absl::optional<int> number = signals_.Take()) OnSignal(*number);
     TellManager();
-    TellSuppressed();
+    TellDueSuppressed();
     if (state_ != State::kListening) break;
     if (ready == 0 && processes_.empty() &&
         SteadyNow() - idle_since_ >= limits_.exit_idle) {
@@ -128,7 +131,7 @@ std::variant<Connection, int> Listener::Run() {
 
 absl::Time Listener::NextDeadline() const {
   absl::Time next = std::min(
-      {next_keep_alive_, denials_logged_.due(), faults_logged_.due()});
+      {next_keep_alive_, denials_.rate.due(), faults_.rate.due()});
   if (SteadyNow() < paused_until_) next = std::min(next, paused_until_);
   if (processes_.empty()) {
     next = std::min(next, idle_since_ + limits_.exit_idle);
@@ -276,25 +279,29 @@ void Listener::Refuse(UniqueFd connection, const std::string& reason) {
   }
 }
 
+bool Listener::Admit(LimitedMessages& kind) {
+  const absl::Time now = SteadyNow();
+  if (now >= kind.rate.due()) TellSuppressed(kind);
+  return kind.rate.Admit(now);
+}
+
 void Listener::LogFault(Priority priority, const std::string& message) {
-  const absl::Time now = SteadyNow();
-  if (now >= faults_logged_.due()) TellSuppressedFaults();
-  if (faults_logged_.Admit(now)) log_.Write(priority, message);
+  if (Admit(faults_)) log_.Write(priority, message);
 }
 
-void Listener::TellSuppressed() {
-  const absl::Time now = SteadyNow();
-  if (now >= denials_logged_.due()) TellSuppressedDenials();
-  if (now >= faults_logged_.due()) TellSuppressedFaults();
-}
-
-void Listener::TellSuppressedFaults() {
-  const uint64_t count = faults_logged_.TakeSuppressed();
+void Listener::TellSuppressed(LimitedMessages& kind) {
+  const uint64_t count = kind.rate.TakeSuppressed();
   if (count == 0) return;
   log_.Write(Priority::kWarning,
-             absl::StrCat(count,
-                          " more refused connections or killed processes in ",
-                          absl::FormatDuration(kFaultsInterval)));
+             absl::StrCat(kind.before, count, kind.after,
+                          absl::FormatDuration(kind.interval)));
+}
+
+void Listener::TellDueSuppressed() {
+  const absl::Time now = SteadyNow();
+  for (LimitedMessages* kind : {&denials_, &faults_}) {
+    if (now >= kind->rate.due()) TellSuppressed(*kind);
+  }
 }
 
 bool Listener::MayConnect(int connection) {
@@ -303,24 +310,13 @@ bool Listener::MayConnect(int connection) {
   if (!reason.has_value()) return true;
   ++refused_;
   status_changed_ = true;
-  const absl::Time now = SteadyNow();
-  if (now >= denials_logged_.due()) TellSuppressedDenials();
-  if (denials_logged_.Admit(now)) {
+  if (Admit(denials_)) {
     const std::string peer = PeerName(connection);
     log_.Write(Priority::kWarning,
                absl::StrCat("refusing ", peer, ": ", *reason),
                {{"NBD_PEER", peer}});
   }
   return false;
-}
-
-void Listener::TellSuppressedDenials() {
-  const uint64_t count = denials_logged_.TakeSuppressed();
-  if (count == 0) return;
-  log_.Write(Priority::kWarning,
-             absl::StrCat("refused ", count,
-                          " more connections by --allow and --deny in ",
-                          absl::FormatDuration(kDenialsInterval)));
 }
 
 // Without a descriptor a waiting connection can't be accepted, and poll() would
@@ -340,8 +336,8 @@ void Listener::Drain() {
   // The names first: once the sockets are closed, a successor may take them.
   on_stop_();
   sockets_.clear();
-  TellSuppressedDenials();
-  TellSuppressedFaults();
+  TellSuppressed(denials_);
+  TellSuppressed(faults_);
   manager_.Stopping(absl::StrCat("ending, with ", Status()));
   if (state_ == State::kHandingOver) {
     log_.Write(Priority::kInfo,
@@ -369,7 +365,7 @@ void Listener::Drain() {
     }
     Reap();
   }
-  TellSuppressedFaults();
+  TellSuppressed(faults_);
 }
 
 }  // namespace nbdinetd

@@ -15,6 +15,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "access.h"
@@ -78,13 +79,19 @@ class Listener {
   void Refuse(UniqueFd connection, const std::string& reason);
   // Whether the peer may connect; logs why not.
   bool MayConnect(int connection);
-  // Logs one of the messages that peers can cause at will, unless there have
-  // been too many of late.
+  // Messages of one kind that peers can cause at will: a few are logged one by
+  // one, of the others `before`, their number and `after`.
+  struct LimitedMessages {
+    RateLimit rate;
+    absl::string_view before, after;
+    absl::Duration interval;
+  };
+  // Whether one more may be logged. Tells first of an interval that is over.
+  bool Admit(LimitedMessages& kind);
   void LogFault(Priority priority, const std::string& message);
-  // Tell how many refusals and faults weren't logged one by one.
-  void TellSuppressed();
-  void TellSuppressedDenials();
-  void TellSuppressedFaults();
+  // Tell how many weren't logged one by one.
+  void TellSuppressed(LimitedMessages& kind);
+  void TellDueSuppressed();
   // False when not even the spare descriptor helps.
   bool ShedForWantOfDescriptors(int socket);
   // Accepts nothing for a moment, since accepting fails for a reason that
@@ -108,8 +115,10 @@ class Listener {
   uint64_t refused_ = 0;
   // The reason that was logged last; the same again is only counted.
   std::string told_refusal_;
-  RateLimit denials_logged_;
-  RateLimit faults_logged_;
+  // Refused by --allow and --deny.
+  LimitedMessages denials_;
+  // Connections that can't be served, and processes that were killed.
+  LimitedMessages faults_;
   absl::Time idle_since_;
   absl::Time paused_until_ = absl::InfinitePast();
   absl::Time next_keep_alive_ = absl::InfiniteFuture();
