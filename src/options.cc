@@ -2,9 +2,13 @@
 
 #include <getopt.h>
 
+#include <initializer_list>
+#include <utility>
+
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/optional.h"
 #include "base/errors.h"
 #include "base/limits.h"
 #include "base/time_span.h"
@@ -86,51 +90,58 @@ absl::Status CheckString(absl::string_view option, absl::string_view text) {
       " bytes"));
 }
 
+// What `word` stands for, of those that an option knows.
+template <typename Value>
+absl::optional<Value> FindWord(
+    absl::string_view word,
+    std::initializer_list<std::pair<absl::string_view, Value>> known) {
+  for (const auto& [name, value] : known) {
+    if (name == word) return value;
+  }
+  return absl::nullopt;
+}
+
 absl::Status ParseLog(absl::string_view name, Options* options) {
-  if (name == "stderr") {
-    options->log = LogDestination::kStandardError;
-  } else if (name == "syslog") {
-    options->log = LogDestination::kSyslog;
-  } else if (name == "journal") {
-    options->log = LogDestination::kJournal;
-  } else if (name == "null") {
-    options->log = LogDestination::kNull;
-  } else {
+  const auto destination = FindWord<LogDestination>(
+      name, {{"stderr", LogDestination::kStandardError},
+             {"syslog", LogDestination::kSyslog},
+             {"journal", LogDestination::kJournal},
+             {"null", LogDestination::kNull}});
+  if (!destination.has_value()) {
     return absl::InvalidArgumentError(
         absl::StrCat("--log=", Quoted(name),
                      ": there is no such destination; use stderr, syslog, "
                      "journal or null"));
   }
+  options->log = *destination;
   return absl::OkStatus();
 }
 
-absl::Status ParseExclusive(absl::string_view mode, Options* options) {
-  if (mode == "refuse") {
-    options->exclusive = Exclusive::kRefuse;
-  } else if (mode == "wait") {
-    options->exclusive = Exclusive::kWait;
-  } else if (mode == "takeover") {
-    options->exclusive = Exclusive::kTakeover;
-  } else {
+absl::Status ParseExclusive(absl::string_view name, Options* options) {
+  const auto mode =
+      FindWord<Exclusive>(name, {{"refuse", Exclusive::kRefuse},
+                                 {"wait", Exclusive::kWait},
+                                 {"takeover", Exclusive::kTakeover}});
+  if (!mode.has_value()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--exclusive=", Quoted(mode),
+        absl::StrCat("--exclusive=", Quoted(name),
                      ": a client whose export is in use can be dealt with by "
                      "refuse, wait or takeover"));
   }
+  options->exclusive = *mode;
   return absl::OkStatus();
 }
 
-absl::Status ParseSandbox(absl::string_view mode, Options* options) {
-  if (mode == "off") {
-    options->sandbox = SandboxMode::kOff;
-  } else if (mode == "on") {
-    options->sandbox = SandboxMode::kOn;
-  } else if (mode == "require") {
-    options->sandbox = SandboxMode::kRequire;
-  } else {
+absl::Status ParseSandbox(absl::string_view name, Options* options) {
+  const auto mode =
+      FindWord<SandboxMode>(name, {{"off", SandboxMode::kOff},
+                                   {"on", SandboxMode::kOn},
+                                   {"require", SandboxMode::kRequire}});
+  if (!mode.has_value()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "--sandbox=", Quoted(mode), ": use on, off or require"));
+        "--sandbox=", Quoted(name), ": use on, off or require"));
   }
+  options->sandbox = *mode;
   return absl::OkStatus();
 }
 
@@ -156,16 +167,14 @@ absl::Status CheckNotEmpty(absl::string_view option, absl::string_view text) {
 
 absl::Status ParseTls(absl::string_view name, Options* options) {
   options->tls_given = true;
-  if (name == "off") {
-    options->tls.mode = TlsMode::kOff;
-  } else if (name == "on") {
-    options->tls.mode = TlsMode::kOn;
-  } else if (name == "require") {
-    options->tls.mode = TlsMode::kRequire;
-  } else {
+  const auto mode = FindWord<TlsMode>(name, {{"off", TlsMode::kOff},
+                                             {"on", TlsMode::kOn},
+                                             {"require", TlsMode::kRequire}});
+  if (!mode.has_value()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--tls=", Quoted(name), ": use off, on or require"));
   }
+  options->tls.mode = *mode;
   return absl::OkStatus();
 }
 
