@@ -198,7 +198,7 @@ bool Negotiation::DescribeExport(const InfoRequest& request,
   if (asked(NBD_INFO_BLOCK_SIZE)) {
     replies.InfoBlockSize(kMinBlockBytes,
                           opened.target->facts().preferred_block_bytes,
-                          kMaxPayloadBytes);
+                          kAdvertisedPayloadBytes);
   }
   replies.Ack();
   return true;

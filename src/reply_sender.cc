@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/limits.h"
+#include "protocol/zero_blocks.h"
 
 namespace nbdinetd {
 namespace {
@@ -75,6 +76,34 @@ char* ReplySender::ReserveData(size_t length) {
 
 void ReplySender::CommitData(const Request& request, uint64_t offset,
                              size_t length, bool done) {
+  if (!encoder_.fragments(request)) {
+    CommitChunk(request, offset, length, done);
+    return;
+  }
+  const char* data = buffer_.get() + size_ + encoder_.data_header_bytes();
+  for (size_t position = 0; position < length;) {
+    const ZeroRun run =
+        FindZeroBlocks(offset + position, {data + position, length - position});
+    if (run.before > 0) {
+      const uint64_t from = offset + position;
+      // A hole that went before takes less room than its zeroes did.
+      char* place = ReserveData(run.before);
+      if (place != data + position) {
+        std::memmove(place, data + position, run.before);
+      }
+      position += run.before;
+      CommitChunk(request, from, run.before, done && position == length);
+    }
+    if (run.length > 0) {
+      const uint64_t from = offset + position;
+      position += run.length;
+      Hole(request, from, run.length, done && position == length);
+    }
+  }
+}
+
+void ReplySender::CommitChunk(const Request& request, uint64_t offset,
+                              size_t length, bool done) {
   char* data = encoder_.EncodeDataHeader(buffer_.get() + size_, request.cookie,
                                          offset, static_cast<uint32_t>(length),
                                          done);
@@ -84,9 +113,31 @@ void ReplySender::CommitData(const Request& request, uint64_t offset,
 
 void ReplySender::Data(const Request& request, uint64_t offset,
                        absl::Span<const char> bytes, bool done) {
+  if (!encoder_.fragments(request)) {
+    DataChunk(request, offset, bytes, done);
+    return;
+  }
+  while (!bytes.empty()) {
+    const ZeroRun run = FindZeroBlocks(offset, bytes);
+    const bool is_last = run.before == bytes.size();
+    if (run.before > 0) {
+      DataChunk(request, offset, bytes.first(run.before), done && is_last);
+      offset += run.before;
+      bytes.remove_prefix(run.before);
+    }
+    if (run.length > 0) {
+      Hole(request, offset, run.length, done && run.length == bytes.size());
+      offset += run.length;
+      bytes.remove_prefix(run.length);
+    }
+  }
+}
+
+void ReplySender::DataChunk(const Request& request, uint64_t offset,
+                            absl::Span<const char> bytes, bool done) {
   if (bytes.size() <= kCopyBytes) {
     std::memcpy(ReserveData(bytes.size()), bytes.data(), bytes.size());
-    CommitData(request, offset, bytes.size(), done);
+    CommitChunk(request, offset, bytes.size(), done);
     return;
   }
   Commit(encoder_.EncodeDataHeader(Reserve(kMaxReplyBytes),

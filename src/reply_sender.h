@@ -46,14 +46,14 @@ class ReplySender {
   // Data in two steps: room for `length` <= kPieceBytes bytes, to be filled by
   // the caller, and the announcement that they are there. Without the second
   // step nothing has happened. Between the two nothing else may be called.
+  // Where the reply may have several chunks, blocks of zeroes among the bytes
+  // travel as holes.
   char* ReserveData(size_t length);
   void CommitData(const Request& request, uint64_t offset, size_t length,
                   bool done);
   // The same for bytes that lie elsewhere; they are sent or copied at once.
   void Data(const Request& request, uint64_t offset,
             absl::Span<const char> bytes, bool done);
-  void Hole(const Request& request, uint64_t offset, uint64_t length,
-            bool done);
 
   // A read as one content chunk of any length: first its header, then all of
   // its bytes, in pieces of at most kPieceBytes, and nothing else between.
@@ -74,6 +74,12 @@ class ReplySender {
 
  private:
   bool FlushBefore(bool more);
+  void CommitChunk(const Request& request, uint64_t offset, size_t length,
+                   bool done);
+  void DataChunk(const Request& request, uint64_t offset,
+                 absl::Span<const char> bytes, bool done);
+  void Hole(const Request& request, uint64_t offset, uint64_t length,
+            bool done);
   // Room for `n` bytes at the end of the buffer, after a Flush() if need be.
   char* Reserve(size_t n);
   void Commit(const char* end) {

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
 #include "base/limits.h"
+#include "base/page_size.h"
 #include "base/steady_clock.h"
 #include "protocol/nbd_error.h"
 
@@ -16,11 +17,6 @@ namespace {
 // A payload longer than kPieceBytes is written in pieces no smaller than this,
 // which end on a page of the file, so that no page is written twice.
 constexpr size_t kMinWritePiece = 64 << 10;
-constexpr uint64_t kPageBytes = 4096;
-
-// From this length on it is worth to ask for the holes of a read that isn't all
-// in the page cache. Below, their zeroes are sent.
-constexpr uint64_t kMinSparseRead = 64 << 10;
 
 // From this length on a read is sent from the page cache. Below, a system call
 // of its own costs more than copying into the output buffer.
@@ -293,7 +289,7 @@ bool Transmission::WritePiece(PendingWrite& write) {
   size_t piece = std::min<uint64_t>(
       {left, channel_.input().size(), uint64_t{kPieceBytes}});
   if (piece < left) {
-    piece -= std::min<uint64_t>(piece, (offset + piece) % kPageBytes);
+    piece -= std::min<uint64_t>(piece, (offset + piece) % PageBytes());
     if (piece < kMinWritePiece) {
       channel_.MakeRoomFor(kPieceBytes);
       return false;
@@ -328,21 +324,10 @@ void Transmission::StartRead(const Request& request) {
     replies_.Success(request);
     return;
   }
-  const bool as_file = channel_.sends_files() && request.length >= kMinSendFile;
-  const bool may_have_holes =
-      request.length >= kMinSparseRead && target_.may_have_holes();
-  if (as_file || may_have_holes) {
-    const bool cached = target_.IsCached(request.offset, request.length);
-    if (cached && as_file) {
-      SendOneChunk(request, {{request.length, false}}, /*as_file=*/true);
-      return;
-    }
-    // The page cache fills itself with a hole's zeroes for whoever reads it;
-    // only the workers ask whether there is one.
-    if (!cached && may_have_holes) {
-      StartTask(request);
-      return;
-    }
+  if (channel_.sends_files() && request.length >= kMinSendFile &&
+      target_.IsCached(request.offset, request.length)) {
+    SendOneChunk(request, /*as_file=*/true);
+    return;
   }
   if (request.length <= kPieceBytes) {
     const auto length = static_cast<size_t>(request.length);
@@ -367,7 +352,7 @@ void Transmission::StartRead(const Request& request) {
   // Once the header of the one chunk is out, all replies behind it wait for its
   // last byte; so it must be certain that none of them has to be read first.
   if (target_.IsCached(request.offset, request.length)) {
-    SendOneChunk(request, {{request.length, false}});
+    SendOneChunk(request);
   } else {
     StartTask(request);
   }
@@ -375,22 +360,25 @@ void Transmission::StartRead(const Request& request) {
 
 void Transmission::StartTask(const Request& request,
                              absl::optional<absl::Span<const char>> payload) {
-  auto task = std::make_unique<Task>();
+  auto task = std::make_unique<Task>(workers_.buffers());
   task->request = request;
-  task->report_holes = replies_.encoder().fragments(request);
-  if (request.type == NBD_CMD_READ && task->has_data() &&
-      !(request.length >= kMinSparseRead && target_.may_have_holes())) {
+  if (request.type == NBD_CMD_READ && task->has_data()) {
     // Asks the storage, and doesn't wait.
     task->begun = target_.Prefetch(request.offset, request.length) == 0;
   }
   if (payload.has_value()) {
     task->carries_payload = true;
-    task->data = std::make_unique_for_overwrite<char[]>(payload->size());
+    task->data = workers_.buffers().Take(payload->size());
+    if (task->data == nullptr) {
+      Fail(request, ENOMEM, request.offset);
+      return;
+    }
     std::memcpy(task->data.get(), payload->data(), payload->size());
   }
   // To wake a worker and be woken takes longer than most block statuses, and
   // there is nobody else yet whom this one could hold up.
   if (request.type == NBD_CMD_BLOCK_STATUS && block_status_is_quick_ &&
+      !target_.finding_extents_may_sync() &&
       workers_.pending() == 0 && channel_.input().empty()) {
     task->started = SteadyNow();
     RunTask(target_, *task);

@@ -74,11 +74,9 @@ class Transmission {
   // Answers the read from `offset` to its end in content chunks as far as the
   // page cache has it; the first byte that it hasn't.
   uint64_t SendCachedFragments(const Request& request, uint64_t offset);
-  void SendCarriedData(const Task& task);
-  void SendFragments(const Task& task);
+  void SendFragments(const Request& request);
   // With `as_file` the data is sent without being copied, as far as that goes.
-  void SendOneChunk(const Request& request, absl::Span<const Extent> extents,
-                    bool as_file = false);
+  void SendOneChunk(const Request& request, bool as_file = false);
   // Tells the client, and the log, what the storage said.
   void Fail(const Request& request, int error_number, uint64_t offset);
   // "read of 4096 bytes at offset 8192 failed: Input/output error".

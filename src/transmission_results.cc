@@ -73,11 +73,13 @@ void Transmission::AnswerTask(const Task& task) {
          request.type == NBD_CMD_READ ? task.error_offset : request.offset);
   } else if (request.type == NBD_CMD_READ) {
     if (task.data != nullptr) {
-      SendCarriedData(task);
-    } else if (task.report_holes) {
-      SendFragments(task);
+      replies_.Data(request, request.offset,
+                    {task.data.get(), static_cast<size_t>(request.length)},
+                    /*done=*/true);
+    } else if (replies_.encoder().fragments(request)) {
+      SendFragments(request);
     } else {
-      SendOneChunk(request, task.extents);
+      SendOneChunk(request);
     }
   } else if (request.type == NBD_CMD_BLOCK_STATUS) {
     block_status_is_quick_ = SteadyNow() - task.started < kQuickBlockStatus;
@@ -129,94 +131,59 @@ void Transmission::LogStorageError(const Request& request, int error_number) {
                               : ""));
 }
 
-// A read whose bytes came with the task.
-void Transmission::SendCarriedData(const Task& task) {
-  const Request& request = task.request;
-  const auto length = static_cast<size_t>(request.length);
-  if (!task.report_holes) {
-    replies_.Data(request, request.offset, {task.data.get(), length},
-                  /*done=*/true);
-    return;
-  }
-  size_t position = 0;
-  for (const Extent& extent : task.extents) {
-    const auto bytes = static_cast<size_t>(extent.length_bytes);
-    const uint64_t offset = request.offset + position;
-    const bool done = position + bytes == length;
-    if (extent.hole) {
-      replies_.Hole(request, offset, bytes, done);
-    } else {
-      replies_.Data(request, offset, {task.data.get() + position, bytes}, done);
-    }
-    position += bytes;
-  }
-}
-
 // A longer read, in content chunks; its data has just been read into the page
 // cache. Should some of it be gone again, reading it here holds up what is
 // behind it, which is better than to read in circles.
-void Transmission::SendFragments(const Task& task) {
-  const Request& request = task.request;
+void Transmission::SendFragments(const Request& request) {
   const uint64_t end = request.offset + request.length;
   uint64_t offset = request.offset;
-  for (const Extent& extent : task.extents) {
-    const uint64_t extent_end = offset + extent.length_bytes;
-    if (extent.hole) {
-      replies_.Hole(request, offset, extent.length_bytes, extent_end == end);
-      offset = extent_end;
+  while (offset < end && replies_.ok()) {
+    const size_t piece = ChunkLength(offset, end);
+    char* data = replies_.ReserveData(piece);
+    size_t good = 0;
+    if (const int error = target_.Read(offset, {data, piece}, &good)) {
+      Fail(request, error, offset + good);
+      return;
     }
-    while (offset < extent_end && replies_.ok()) {
-      const size_t piece = ChunkLength(offset, extent_end);
-      char* data = replies_.ReserveData(piece);
-      size_t good = 0;
-      if (const int error = target_.Read(offset, {data, piece}, &good)) {
-        Fail(request, error, offset + good);
-        return;
-      }
-      replies_.CommitData(request, offset, piece, offset + piece == end);
-      offset += piece;
-    }
+    replies_.CommitData(request, offset, piece, offset + piece == end);
+    offset += piece;
   }
 }
 
 // A longer read in one content chunk, or as a simple reply.
-void Transmission::SendOneChunk(const Request& request,
-                                absl::Span<const Extent> extents,
-                                bool as_file) {
+void Transmission::SendOneChunk(const Request& request, bool as_file) {
   replies_.BeginData(request);
+  const uint64_t end = request.offset + request.length;
   uint64_t offset = request.offset;
   int error = 0;
   uint64_t error_offset = 0;
-  for (const Extent& extent : extents) {
-    const uint64_t extent_end = offset + extent.length_bytes;
-    if (as_file && !extent.hole) {
-      // What doesn't go this way is read below, and the reason found there.
-      const Export::Location place = target_.Locate(offset);
-      offset += replies_.SendFilePiece(
-          place.fd, place.offset, static_cast<size_t>(extent.length_bytes));
+  if (as_file) {
+    // What doesn't go this way is read below, and the reason found there.
+    const Export::Location place = target_.Locate(offset);
+    offset += replies_.SendFilePiece(place.fd, place.offset,
+                                     static_cast<size_t>(request.length));
+  }
+  while (offset < end && replies_.ok()) {
+    const size_t piece = std::min<uint64_t>(end - offset, kPieceBytes);
+    char* data = replies_.ReservePiece(piece);
+    size_t good = 0;
+    if (error == 0) {
+      error = target_.Read(offset, {data, piece}, &good);
+      error_offset = offset + good;
     }
-    while (offset < extent_end && replies_.ok()) {
-      const size_t piece = std::min<uint64_t>(extent_end - offset, kPieceBytes);
-      char* data = replies_.ReservePiece(piece);
-      size_t good = 0;
-      if (error == 0 && !extent.hole) {
-        error = target_.Read(offset, {data, piece}, &good);
-        error_offset = offset + good;
-      }
-      if (error != 0 && !replies_.encoder().reports_late_errors()) {
-        // "If an error occurs while reading after the server has already sent
-        // out the reply header ..., the server MUST immediately initiate a hard
-        // disconnect" (NBD_CMD_READ, simple replies).
-        LogStorageError(request, error);
-        End(ExitStatus::kSystem, "a read failed in the middle of its reply");
-        replies_.Abort();
-        return;
-      }
-      // "it MUST use padding bytes which SHOULD be zero" (structured replies).
-      if (error != 0 || extent.hole) std::memset(data + good, 0, piece - good);
-      replies_.CommitPiece(piece);
-      offset += piece;
+    if (error != 0 && !replies_.encoder().reports_late_errors()) {
+      // "If an error occurs while reading after the server has already sent
+      // out the reply header ..., the server MUST immediately initiate a hard
+      // disconnect" (NBD_CMD_READ, simple replies).
+      LogStorageError(request, error);
+      End(ExitStatus::kSystem, "a read failed in the middle of its reply");
+      replies_.Abort();
+      return;
     }
+    // "it MUST use padding bytes which SHOULD be zero" (structured replies).
+    if (error != 0) std::memset(data + good, 0, piece - good);
+    replies_.CommitPiece(piece);
+    offset += piece;
   }
   if (error != 0) {
     Fail(request, error, error_offset);

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 # pylint: disable=wrong-import-position,wildcard-import,unused-wildcard-import
 from clients import (ModelChecker, SocketActivate, allocated_bytes, connect_libnbd, holes_of,
                      read_file)
-from faults import (FailingFs, Immutable, LoopDevice, Mount, ReadOnlyBind, ext4_image,
+from faults import (FailingFs, Immutable, LoopDevice, Mount, ReadOnlyBind, drop_caches, ext4_image,
                     need_privilege, nonzero_pattern, tmpfs)
 from harness import *
 
@@ -97,13 +97,6 @@ def expect_good_bytes(answer, content):
             raise AssertionError(f"wrong bytes as good ones in the chunk of {len(data)} bytes at "
                                  f"{start}; error offset: {bad_from}")
     return bad_from
-
-
-def drop_caches(path):
-    """What is in the page cache of this file is gone afterwards, as far as it is clean."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 # ------------------------------------------------------------------ no space left
@@ -630,6 +623,42 @@ def _(context):
                                  [(NBD_CMD_READ, 2 * MIB, PAGE), (NBD_CMD_READ, 3 * MIB, PAGE)])
         eq(answer.extents[0][1], [(4 * MIB, 0)])
         finish(process, client)
+
+
+@test("more slow requests of one kind than there are workers hold up no other kind")
+def _(context):
+    need_privilege("fuse")
+    size = 48 * MIB
+    read, long_read = (NBD_CMD_READ, 40 * MIB, PAGE), (NBD_CMD_READ, 44 * MIB, MIB)
+    flush, trim = (NBD_CMD_FLUSH,), (NBD_CMD_TRIM, 47 * MIB, PAGE)
+    status, cache = (NBD_CMD_BLOCK_STATUS, 0, PAGE), (NBD_CMD_CACHE, 46 * MIB, PAGE)
+    durable = (NBD_CMD_WRITE, 45 * MIB, 0, NBD_CMD_FLAG_FUA, b"x" * PAGE)
+    # What the kernel itself lets wait for the slow ones isn't asked for: they hold the inode's lock.
+    rows = [
+        ("reads", "read", lambda i: (NBD_CMD_READ, i * 65536, PAGE), [long_read, flush, trim, status,
+                                                                      cache, durable]),
+        ("long reads", "read", lambda i: (NBD_CMD_READ, i * 524288, 524288), [read, flush, trim, status,
+                                                                              cache, durable]),
+        ("flushes", "sync", lambda i: (NBD_CMD_FLUSH,), [read, long_read, cache]),
+        ("block statuses", "lseek", lambda i: (NBD_CMD_BLOCK_STATUS, i * PAGE, PAGE),
+         [read, long_read, cache]),
+        ("trims", "fallocate", lambda i: (NBD_CMD_TRIM, i * PAGE, PAGE), [read, long_read, cache]),
+        ("zeroes", "fallocate", lambda i: (NBD_CMD_WRITE_ZEROES, i * PAGE, PAGE),
+         [read, long_read, cache]),
+    ]
+    for name, operation, slow, others in rows:
+        with FailingFs(context.fresh("fs"), bytes(size)) as fs:
+            process, client = serve(context, fs.disk, contexts=["base:allocation"])
+            fs.rule(operation, "hold", 0, 32 * MIB)
+            cookies = [client.request(*slow(i)) for i in range(60)]
+            fs.wait_held(1)
+            for request in others:
+                client.call(*request).check()
+            fs.release()
+            for cookie in cookies:
+                client.answer(cookie).check()
+            note(f"{name}: answered meanwhile: {len(others)}")
+            finish(process, client)
 
 
 @test("NBD_CMD_DISC waits for the write before it, whose bytes are in the file")

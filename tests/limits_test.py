@@ -88,8 +88,7 @@ def own_memory(pid):
 def most_memory():
     """What SECURITY.md adds up to, beside the memory of an idle connection."""
     return (limit("kInputBytes") + limit("kOutputBytes") + limit("kMaxTaskBytes")
-            + limit("kMaxThreads") * (limit("kThreadStackBytes") + limit("kPieceBytes"))
-            + limit("kMaxTasks") * KIB)
+            + limit("kMaxThreads") * limit("kThreadStackBytes") + limit("kMaxTasks") * KIB)
 
 
 def require_plain_memory():

@@ -101,9 +101,8 @@ TEST(StructuredReplies, AreChunks) {
   Sender sender(ReplyStyle::kStructured);
   const Bytes data = Pattern(0, 1000);
   sender.replies.Success(Read(0));
-  AddData(sender.replies, Read(3000), kOffset, data, false);
-  sender.replies.Hole(Read(3000), kOffset + 1000, 1000, false);
-  sender.replies.Data(Read(3000), kOffset + 2000, {data.data(), data.size()},
+  AddData(sender.replies, Read(2000), kOffset, data, false);
+  sender.replies.Data(Read(2000), kOffset + 1000, {data.data(), data.size()},
                       true);
   sender.replies.Error(Read(1000), NBD_EINVAL, "why");
   sender.replies.ErrorAt(Read(1000), NBD_EIO, "where", kOffset + 5);
@@ -113,9 +112,7 @@ TEST(StructuredReplies, AreChunks) {
   EXPECT_EQ(
       sender.peer.Receive(),
       Chunk(true, nbdtest::kReplyNone, "") + DataChunk(false, kOffset, data) +
-          Chunk(false, nbdtest::kReplyOffsetHole,
-                Writer().U64(kOffset + 1000).U32(1000).bytes()) +
-          DataChunk(true, kOffset + 2000, data) +
+          DataChunk(true, kOffset + 1000, data) +
           Chunk(true, nbdtest::kReplyError,
                 Writer().U32(nbdtest::kNbdEinval).U16(3).Raw("why").bytes()) +
           Chunk(true, nbdtest::kReplyErrorOffset,
@@ -127,6 +124,99 @@ TEST(StructuredReplies, AreChunks) {
                     .bytes()) +
           Chunk(true, nbdtest::kReplyBlockStatus,
                 Writer().U32(7).U32(512).U32(0).U32(1024).U32(3).bytes()));
+}
+
+// -- Holes
+
+Bytes HoleChunk(bool done, uint64_t offset, uint32_t length) {
+  return Chunk(done, nbdtest::kReplyOffsetHole, Writer().U64(offset).U32(length).bytes());
+}
+
+// Data that lies in the sender's buffer, and data that lies elsewhere.
+struct Way {
+  const char* name;
+  void (*send)(ReplySender& replies, const Request& request, uint64_t offset, const Bytes& data);
+};
+const Way kWays[] = {
+    {"from the buffer",
+     [](ReplySender& replies, const Request& request, uint64_t offset, const Bytes& data) {
+       AddData(replies, request, offset, data, true);
+     }},
+    {"from elsewhere",
+     [](ReplySender& replies, const Request& request, uint64_t offset, const Bytes& data) {
+       replies.Data(request, offset, {data.data(), data.size()}, true);
+     }},
+};
+
+TEST(Holes, AreBlocksOfZeroesAmongTheData) {
+  constexpr uint64_t kAt = uint64_t{7} << 32;
+  constexpr uint32_t kBlock = 4096;
+  const Bytes data = Pattern(0, 2 * kBlock);
+  const Bytes zeroes(3 * kBlock, '\0');
+  for (const Way& way : kWays) {
+    const auto sent = [&](uint64_t offset, const Bytes& bytes) {
+      Sender sender(ReplyStyle::kStructured);
+      way.send(sender.replies, Read(bytes.size()), offset, bytes);
+      EXPECT_TRUE(sender.replies.Flush());
+      EXPECT_EQ(sender.statistics.bytes_read, bytes.size());
+      return sender.peer.Receive();
+    };
+    EXPECT_TRUE(sent(kAt, zeroes) == HoleChunk(true, kAt, 3 * kBlock)) << way.name;
+    EXPECT_TRUE(sent(kAt, data + zeroes) ==
+                DataChunk(false, kAt, data) + HoleChunk(true, kAt + 2 * kBlock, 3 * kBlock))
+        << way.name;
+    EXPECT_TRUE(sent(kAt, zeroes + data + zeroes + data) ==
+                HoleChunk(false, kAt, 3 * kBlock) + DataChunk(false, kAt + 3 * kBlock, data) +
+                    HoleChunk(false, kAt + 5 * kBlock, 3 * kBlock) +
+                    DataChunk(true, kAt + 8 * kBlock, data))
+        << way.name;
+    // Blocks are those of the export.
+    EXPECT_TRUE(sent(kAt + 4000, zeroes) == DataChunk(false, kAt + 4000, zeroes.substr(0, 96)) +
+                                                HoleChunk(false, kAt + kBlock, 2 * kBlock) +
+                                                DataChunk(true, kAt + 3 * kBlock,
+                                                          zeroes.substr(0, 4000)))
+        << way.name;
+    EXPECT_TRUE(sent(kAt, zeroes.substr(0, 4095)) == DataChunk(true, kAt, zeroes.substr(0, 4095)))
+        << way.name;
+  }
+}
+
+// Of a whole piece, as many holes as there can be: what is moved together must stay right.
+TEST(Holes, OfEveryOtherBlockLeaveTheDataBetweenAsItIs) {
+  constexpr uint32_t kBlock = 4096;
+  Bytes bytes(kPieceBytes, '\0');
+  Bytes wanted;
+  for (uint32_t at = 0; at < kPieceBytes; at += 2 * kBlock) {
+    const Bytes data = Pattern(at, kBlock);
+    bytes.replace(at, kBlock, data);
+    wanted += DataChunk(false, at, data) +
+              HoleChunk(at + 2 * kBlock == kPieceBytes, at + kBlock, kBlock);
+  }
+  for (const Way& way : kWays) {
+    Sender sender(ReplyStyle::kStructured);
+    // Behind another reply, so that the buffer is nearly full.
+    sender.replies.Success(Read(0));
+    way.send(sender.replies, Read(kPieceBytes), 0, bytes);
+    EXPECT_TRUE(sender.replies.Flush());
+    EXPECT_TRUE(sender.peer.Receive() == Chunk(true, nbdtest::kReplyNone, "") + wanted)
+        << way.name;
+  }
+}
+
+TEST(Holes, AreSpelledOutWhereAReplyIsOneChunk) {
+  const Bytes zeroes(8192, '\0');
+  for (const Way& way : kWays) {
+    Sender simple(ReplyStyle::kSimple);
+    way.send(simple.replies, Read(8192), 0, zeroes);
+    simple.replies.Flush();
+    EXPECT_TRUE(simple.peer.Receive() == SimpleReply(0, zeroes)) << way.name;
+    Sender structured(ReplyStyle::kStructured);
+    Request request = Read(8192);
+    request.flags = NBD_CMD_FLAG_DF;
+    way.send(structured.replies, request, 0, zeroes);
+    structured.replies.Flush();
+    EXPECT_TRUE(structured.peer.Receive() == DataChunk(true, 0, zeroes)) << way.name;
+  }
 }
 
 TEST(OneChunk, OfManyPiecesIsOneReply) {
@@ -252,7 +342,8 @@ TEST(Statistics, CountBytesReadAndErrorReplies) {
   EXPECT_EQ(sender.statistics.bytes_read, 1100u);
   sender.replies.Data(Read(100000), kOffset, {data.data(), 100000}, true);
   EXPECT_EQ(sender.statistics.bytes_read, 101100u);
-  sender.replies.Hole(Read(4096), kOffset, 4096, true);
+  const Bytes zeroes(4096, '\0');
+  sender.replies.Data(Read(4096), 0, {zeroes.data(), zeroes.size()}, true);
   EXPECT_EQ(sender.statistics.bytes_read, 105196u);
   sender.replies.Error(Read(1), NBD_EINVAL, "");
   sender.replies.ErrorAt(Read(1), NBD_EINVAL, "", kOffset);

@@ -321,7 +321,7 @@ TEST_F(Stream, EofInsideALargePayloadIsAVanishedClient) {
 }
 
 TEST_F(Stream, EofInsideAPayloadThatIsTooLongForAnythingIsAVanishedClient) {
-  for (uint32_t length : {kMaxPayload + 1, ~uint32_t{0}}) {
+  for (uint32_t length : {kLongestRequest + 1, ~uint32_t{0}}) {
     Start(false);
     peer().Send(
         RequestMessage({.type = kCmdWrite, .length = length, .cookie = 1}) +
@@ -769,26 +769,26 @@ TEST_P(GreatestPayload, IsWrittenAndReadBackWithLittleMemory) {
   const auto [transport, structured] = GetParam();
   // An offset and an end that are aligned to nothing.
   constexpr uint64_t kOffset = 12345;
-  const TempImage image = TempImage::Sparse(kMaxPayload + (1 << 20));
+  const TempImage image = TempImage::Sparse(kLongestRequest + (1 << 20));
   Session session({image.path()}, {.transport = transport});
   Peer& peer = session.peer();
   peer.EnterTransmission(structured);
   // What the first transfer needs stays: buffers of one size for all.
   peer.Transact({.type = kCmdRead, .length = 1 << 20});
   const long before = session.server().PeakMemoryKib();
-  const Bytes data = Pattern(0, kMaxPayload, 17);
+  const Bytes data = Pattern(0, kLongestRequest, 17);
   EXPECT_TRUE(HasError(
       peer.Transact(
-          {.type = kCmdWrite, .offset = kOffset, .length = kMaxPayload}, data),
+          {.type = kCmdWrite, .offset = kOffset, .length = kLongestRequest}, data),
       kNbdOk));
-  EXPECT_TRUE(SameBytes(image.Read(kOffset, kMaxPayload), data));
+  EXPECT_TRUE(SameBytes(image.Read(kOffset, kLongestRequest), data));
   const Reply warm = peer.Transact(
-      {.type = kCmdRead, .offset = kOffset, .length = kMaxPayload});
+      {.type = kCmdRead, .offset = kOffset, .length = kLongestRequest});
   EXPECT_TRUE(HasError(warm, kNbdOk));
   EXPECT_TRUE(SameBytes(warm.data, data));
   image.DropCache();
   const Reply cold = peer.Transact(
-      {.type = kCmdRead, .offset = kOffset, .length = kMaxPayload});
+      {.type = kCmdRead, .offset = kOffset, .length = kLongestRequest});
   EXPECT_TRUE(SameBytes(cold.data, data));
   EXPECT_LE(session.server().PeakMemoryKib() - before, 8 * 1024)
       << "memory grows with the request";
@@ -797,7 +797,7 @@ TEST_P(GreatestPayload, IsWrittenAndReadBackWithLittleMemory) {
 
 TEST_P(GreatestPayload, SeveralAtOnceAreAnsweredWithTheirBytes) {
   const auto [transport, structured] = GetParam();
-  const TempImage image = TempImage::WithPattern(kMaxPayload + 4 * kPage);
+  const TempImage image = TempImage::WithPattern(kLongestRequest + 4 * kPage);
   Session session({image.path()}, {.transport = transport});
   Peer& peer = session.peer();
   peer.EnterTransmission(structured);
@@ -806,7 +806,7 @@ TEST_P(GreatestPayload, SeveralAtOnceAreAnsweredWithTheirBytes) {
   for (uint64_t i = 0; i < 4; ++i) {
     batch += peer.Prepare({.type = kCmdRead,
                            .offset = i * kPage,
-                           .length = kMaxPayload,
+                           .length = kLongestRequest,
                            .cookie = i + 1});
   }
   peer.Send(batch);
@@ -814,7 +814,7 @@ TEST_P(GreatestPayload, SeveralAtOnceAreAnsweredWithTheirBytes) {
     const Reply reply = peer.ReceiveReply();
     ASSERT_TRUE(HasError(reply, kNbdOk));
     EXPECT_TRUE(SameBytes(reply.data,
-                          Pattern((reply.cookie - 1) * kPage, kMaxPayload)));
+                          Pattern((reply.cookie - 1) * kPage, kLongestRequest)));
   }
   session.End();
 }

@@ -30,6 +30,7 @@ unit_tests = \
 	tests/base/time_span_test \
 	tests/base/utf8_test \
 	tests/bind_test \
+	tests/engine/buffer_pool_test \
 	tests/engine/task_test \
 	tests/engine/workers_test \
 	tests/export/block_device_test \
@@ -46,6 +47,7 @@ unit_tests = \
 	tests/protocol/reply_test \
 	tests/protocol/request_test \
 	tests/protocol/wire_test \
+	tests/protocol/zero_blocks_test \
 	tests/reply_sender_test \
 	tests/sandbox/landlock_test \
 	tests/sandbox/load_filter_test \

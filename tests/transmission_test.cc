@@ -719,9 +719,9 @@ TEST_P(BothStyles, ErrorsOneAfterTheOtherKeepTheStreamInStep) {
 }
 
 TEST_P(BothStyles, AReadBeyondTheMaximumPayloadIsAnErrorWithoutData) {
-  const TempImage large = TempImage::Sparse(64 << 20);
+  const TempImage large = TempImage::Sparse(128 << 20);
   Serve(large, GetParam());
-  for (uint32_t length : {kMaxPayload + 1, uint32_t{64 << 20}}) {
+  for (uint32_t length : {kLongestRequest + 1, uint32_t{128 << 20}}) {
     const Reply reply = Do({.type = kCmdRead, .length = length});
     EXPECT_TRUE(HasError(reply, structured() ? kNbdEoverflow : kNbdEinval))
         << length;
@@ -732,9 +732,9 @@ TEST_P(BothStyles, AReadBeyondTheMaximumPayloadIsAnErrorWithoutData) {
 }
 
 TEST_P(BothStyles, AWriteBeyondTheMaximumPayloadIsDrainedAndRefused) {
-  const TempImage large = TempImage::Sparse(64 << 20);
+  const TempImage large = TempImage::Sparse(128 << 20);
   Serve(large, GetParam());
-  for (uint32_t length : {kMaxPayload + 1, uint32_t{48 << 20}}) {
+  for (uint32_t length : {kLongestRequest + 1, uint32_t{80 << 20}}) {
     EXPECT_TRUE(
         HasError(Do({.type = kCmdWrite, .length = length}), kNbdEinval));
     EXPECT_TRUE(HasError(Do({.type = kCmdRead, .length = kPage}), kNbdOk));
@@ -1013,18 +1013,18 @@ TEST_F(StructuredRead,
 }
 
 TEST_F(StructuredRead, DontFragmentWorksUpToTheMaximumPayload) {
-  const TempImage large = TempImage::Sparse(kMaxPayload + kPage);
+  const TempImage large = TempImage::Sparse(kLongestRequest + kPage);
   large.Write(0, Pattern(0, 1 << 20));
-  large.Write(kMaxPayload - (1 << 20),
-              Pattern(kMaxPayload - (1 << 20), 1 << 20));
+  large.Write(kLongestRequest - (1 << 20),
+              Pattern(kLongestRequest - (1 << 20), 1 << 20));
   Serve(large, Style::kStructured);
   const Reply reply =
-      Do({.type = kCmdRead, .flags = kCmdFlagDf, .length = kMaxPayload});
+      Do({.type = kCmdRead, .flags = kCmdFlagDf, .length = kLongestRequest});
   ASSERT_TRUE(HasError(reply, kNbdOk));
   EXPECT_EQ(reply.pieces.size(), 1u);
-  EXPECT_TRUE(SameBytes(reply.data, large.Read(0, kMaxPayload)));
+  EXPECT_TRUE(SameBytes(reply.data, large.Read(0, kLongestRequest)));
   const Reply beyond =
-      Do({.type = kCmdRead, .flags = kCmdFlagDf, .length = kMaxPayload + 1});
+      Do({.type = kCmdRead, .flags = kCmdFlagDf, .length = kLongestRequest + 1});
   EXPECT_TRUE(HasError(beyond, kNbdEoverflow));
   session().End();
 }

@@ -22,8 +22,10 @@ inline constexpr size_t kMaxStringBytes = 4096;
 // metadata context queries that no client comes near. What is longer is read
 // away and refused.
 inline constexpr uint32_t kMaxOptionBytes = 64 << 10;
-// What one request reads or writes ("Size constraints").
-inline constexpr uint32_t kMaxPayloadBytes = 32 << 20;
+// What one request reads or writes at most.
+inline constexpr uint32_t kMaxPayloadBytes = 64 << 20;
+// What is advertised of it ("Size constraints"). Clients that don't ask send more.
+inline constexpr uint32_t kAdvertisedPayloadBytes = 32 << 20;
 // A reply without its data, and but for a block status.
 inline constexpr size_t kMaxReplyBytes = 512;
 // The sentence that an error reply carries; more is cut.
@@ -56,8 +58,6 @@ inline constexpr size_t kOutputBytes = kPieceBytes + (16 << 10);
 inline constexpr size_t kMaxTasks = 1024;
 // What those requests hold; the last one may go beyond it.
 inline constexpr size_t kMaxTaskBytes = 32 << 20;
-// Extents that are looked up for the holes of one read; beyond, all is data.
-inline constexpr size_t kMaxReadExtents = 1024;
 
 // ---- TLS
 
@@ -78,10 +78,10 @@ inline constexpr size_t kMaxCertificateBytes = 100 << 10;
 
 // Workers of a connection: as many reads in flight as clients keep.
 inline constexpr size_t kMaxThreads = 32;
-// Those of them that may wait for reads, which would otherwise keep them all for as
-// long as a client goes on reading from a slow storage; a flush finds one of the
-// others.
-inline constexpr size_t kMaxReaders = kMaxThreads * 3 / 4;
+// Those of them that each kind of request finds, whatever the other kinds do: a
+// client that goes on reading from a slow storage would otherwise keep them all, and
+// a flush never find one.
+inline constexpr size_t kReservedThreads = 1;
 // How long reads may wait behind a slow one until they get one more worker.
 inline constexpr absl::Duration kReadPatience = absl::Milliseconds(2);
 // The stack of a worker: a task calls a few functions of the C library, nothing

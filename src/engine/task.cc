@@ -1,59 +1,29 @@
 #include "engine/task.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cerrno>
 
 namespace nbdinetd {
 namespace {
 
-// Holes below this are answered as data: a chunk header would cost as much.
-constexpr uint64_t kMinHoleBytes = 4096;
-
-// Cuts and merges the file's extents into those of a read: they cover exactly
-// [0, length), and no hole is too small to be worth a chunk.
-std::vector<Extent> ReadExtents(const std::vector<Extent>& found,
-                                uint64_t length) {
-  std::vector<Extent> extents;
-  uint64_t covered = 0;
-  const auto append = [&](uint64_t bytes, bool hole) {
-    if (bytes == 0) return;
-    if (!extents.empty() && extents.back().hole == hole) {
-      extents.back().length_bytes += bytes;
-    } else {
-      extents.push_back({bytes, hole});
-    }
-    covered += bytes;
-  };
-  for (const Extent& extent : found) {
-    const uint64_t bytes = std::min(extent.length_bytes, length - covered);
-    append(bytes, extent.hole && bytes >= kMinHoleBytes);
-  }
-  append(length - covered, false);
-  return extents;
-}
-
-// Reads [offset, offset+length) into `out`, or, without `out`, just into the
-// page cache.
-int ReadData(Export& target, Task& task, uint64_t offset, uint64_t length,
-             char* out) {
-  std::unique_ptr<char[]> scratch;
-  if (out == nullptr) {
-    target.Prefetch(offset, length);
-    scratch = std::make_unique_for_overwrite<char[]>(
-        std::min<uint64_t>(length, kPieceBytes));
-  }
-  while (length > 0) {
-    const size_t piece = std::min<uint64_t>(length, kPieceBytes);
+// Reads [offset, offset + length) through one piece of memory, so that it is in the
+// page cache afterwards.
+int ReadIntoCache(Export& target, Task& task) {
+  const BufferPool::Buffer piece = task.buffers.Take(kPieceBytes);
+  if (piece == nullptr) return ENOMEM;
+  const Request& request = task.request;
+  target.Prefetch(request.offset, request.length);
+  for (uint64_t position = 0; position < request.length;) {
+    const auto bytes = static_cast<size_t>(
+        std::min<uint64_t>(request.length - position, kPieceBytes));
     size_t done = 0;
-    char* place = out != nullptr ? out : scratch.get();
-    if (const int error =
-            target.Read(offset, absl::MakeSpan(place, piece), &done)) {
-      task.error_offset = offset + done;
+    const int error = target.Read(request.offset + position,
+                                  absl::MakeSpan(piece.get(), bytes), &done);
+    if (error != 0) {
+      task.error_offset = request.offset + position + done;
       return error;
     }
-    offset += piece;
-    length -= piece;
-    if (out != nullptr) out += piece;
+    position += bytes;
   }
   return 0;
 }
@@ -61,32 +31,15 @@ int ReadData(Export& target, Task& task, uint64_t offset, uint64_t length,
 int RunRead(Export& target, Task& task) {
   const Request& request = task.request;
   task.error_offset = request.offset;
-  std::vector<Extent> found;
-  // Where the holes are is only worth knowing: if that fails, all is data.
-  if (!task.begun && target.may_have_holes() &&
-      target.Extents(request.offset, request.length, kMaxReadExtents, &found) !=
-          0) {
-    found.clear();
-  }
-  task.extents = ReadExtents(found, request.length);
-  if (task.has_data()) {
-    task.data = std::make_unique_for_overwrite<char[]>(
-        static_cast<size_t>(request.length));
-  }
-  uint64_t position = 0;
-  for (const Extent& extent : task.extents) {
-    char* out = task.data == nullptr ? nullptr : task.data.get() + position;
-    if (!extent.hole) {
-      if (const int error = ReadData(target, task, request.offset + position,
-                                     extent.length_bytes, out)) {
-        return error;
-      }
-    } else if (out != nullptr && !task.report_holes) {
-      std::memset(out, 0, extent.length_bytes);
-    }
-    position += extent.length_bytes;
-  }
-  return 0;
+  if (!task.has_data()) return ReadIntoCache(target, task);
+  const auto length = static_cast<size_t>(request.length);
+  task.data = task.buffers.Take(length);
+  if (task.data == nullptr) return ENOMEM;
+  size_t done = 0;
+  const int error = target.Read(
+      request.offset, absl::MakeSpan(task.data.get(), length), &done);
+  task.error_offset += done;
+  return error;
 }
 
 int RunWrite(Export& target, Task& task) {
@@ -139,10 +92,11 @@ void RunTask(Export& target, Task& task) {
       task.error = target.Prefetch(request.offset, request.length);
       return;
     case NBD_CMD_BLOCK_STATUS:
-      task.error = target.Extents(
-          request.offset, request.length,
-          request.has(NBD_CMD_FLAG_REQ_ONE) ? 1 : kMaxDescriptors,
-          &task.extents);
+      // At once as many as there may be, and one to tell that it is too many: to
+      // grow would take more for a moment.
+      task.extents.reserve(task.max_extents() + 1);
+      task.error = target.FindExtents(request.offset, request.length,
+                                      task.max_extents(), &task.extents);
       return;
     default:
       task.error = EINVAL;

@@ -5,23 +5,25 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <vector>
 
-#include "base/limits.h"
 #include "absl/time/time.h"
+#include "base/limits.h"
+#include "engine/buffer_pool.h"
 #include "export/export.h"
 #include "protocol/request.h"
 
 namespace nbdinetd {
 
 struct Task {
+  // What the task holds is taken from `pool`, which outlives it.
+  explicit Task(BufferPool& pool) : buffers(pool), extents(&pool) {}
+
+  BufferPool& buffers;
+
   // In. For a read, `request` may be the rest of one that was begun inline.
   Request request;
-  // A read may answer holes as such; otherwise their zeroes are spelled out.
-  bool report_holes = false;
   // A read of what the task carries, for which the storage has been asked by
-  // Export::Prefetch(); where its holes are isn't asked any more.
+  // Export::Prefetch().
   bool begun = false;
   // Since when it waits for a thread.
   absl::Time started;
@@ -32,30 +34,31 @@ struct Task {
   // In and out: the payload of a write; the bytes of a read of no more than
   // kPieceBytes. A longer read only makes sure that they are in the page
   // cache, so that memory does not grow with the request.
-  std::unique_ptr<char[]> data;
+  BufferPool::Buffer data;
 
   // Out.
   int error = 0;              // errno
   uint64_t error_offset = 0;  // where it struck, inside the request
-  // Of a read: what is hole and what is data, covering the request. Of a block
-  // status: the extents, the last one perhaps longer than the request.
-  std::vector<Extent> extents;
+  // Of a block status: the last one is perhaps longer than the request.
+  Extents extents;
 
   // Whether `data` holds, or will hold, the bytes of the request.
   bool has_data() const {
     return carries_payload ||
            (request.type == NBD_CMD_READ && request.length <= kPieceBytes);
   }
+  // How many extents a block status tells at most.
+  size_t max_extents() const {
+    return request.has(NBD_CMD_FLAG_REQ_ONE) ? 1 : kMaxDescriptors;
+  }
   // How much memory the task takes at most, beside its own.
   size_t memory_bytes() const {
-    if (request.type == NBD_CMD_READ) {
-      return (has_data() ? static_cast<size_t>(request.length)
-                         : kPieceBytes) +  // to read through
-             (report_holes ? kMaxReadExtents * sizeof(Extent) : 0);
+    if (has_data()) {
+      return BufferPool::SizeFor(static_cast<size_t>(request.length));
     }
-    if (has_data()) return static_cast<size_t>(request.length);
+    if (request.type == NBD_CMD_READ) return kPieceBytes;  // to read through
     return request.type == NBD_CMD_BLOCK_STATUS
-               ? kMaxDescriptors * sizeof(Extent)
+               ? BufferPool::SizeFor((max_extents() + 1) * sizeof(Extent))
                : 0;
   }
 };

@@ -11,11 +11,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "base/page_size.h"
 
 namespace nbdinetd {
 namespace {
-
-constexpr uint64_t kPageBytes = 4096;
 
 // An ioctl that takes {offset, length} in bytes; 0 or errno.
 int RangeIoctl(int fd, unsigned long request, uint64_t offset,
@@ -31,8 +30,7 @@ int RangeIoctl(int fd, unsigned long request, uint64_t offset,
 
 BlockDeviceExport::BlockDeviceExport(std::string path, UniqueFd fd, Facts facts,
                                      uint64_t command_block_bytes)
-    // Block devices know no SEEK_HOLE.
-    : Export(std::move(path), std::move(fd), facts, /*may_have_holes=*/false),
+    : Export(std::move(path), std::move(fd), facts),
       command_block_bytes_(command_block_bytes) {}
 
 bool BlockDeviceExport::IsReadOnly(int fd) {
@@ -59,14 +57,15 @@ absl::StatusOr<std::unique_ptr<Export>> BlockDeviceExport::Create(
   if (ioctl(fd.get(), BLKROTATIONAL, &rotational) != 0) rotational = 0;
   facts.rotational = rotational != 0;
   // The page cache lies between: below a page, every write reads first.
-  const unsigned preferred = std::max(physical, 4096u);
+  const unsigned preferred =
+      std::max(physical, static_cast<unsigned>(PageBytes()));
   facts.preferred_block_bytes =
       std::has_single_bit(preferred) && preferred <= (1 << 20) ? preferred
                                                                : 4096;
   return std::unique_ptr<Export>(
       new BlockDeviceExport(path, std::move(fd), facts,
                             std::max(static_cast<uint64_t>(logical),
-                                     kPageBytes)));
+                                     PageBytes())));
 }
 
 BlockDeviceExport::Range BlockDeviceExport::WholeBlocks(uint64_t offset,
@@ -92,18 +91,7 @@ int BlockDeviceExport::Trim(uint64_t offset, uint64_t length) {
 // isn't asked again.
 bool BlockDeviceExport::MayZeroFast(uint64_t offset, uint64_t length) {
   if (refuses_unmap_.load(std::memory_order_relaxed)) return false;
-  const auto write_back = [&] {
-    return sync_file_range(fd(), static_cast<off_t>(offset),
-                           static_cast<off_t>(length),
-                           SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
-                               SYNC_FILE_RANGE_WAIT_AFTER) == 0
-               ? 0
-               : errno;
-  };
-  const auto is_loss = [](int error) {
-    return error == EIO || error == ENOSPC || error == EDQUOT;
-  };
-  return DurableCall(write_back, is_loss) == 0;
+  return WriteBack(offset, length) == 0;
 }
 
 int BlockDeviceExport::Unmap(Range whole) {

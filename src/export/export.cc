@@ -10,16 +10,17 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/page_size.h"
+
 namespace nbdinetd {
 namespace {
 
-constexpr uint64_t kPageBytes = 4096;
 // What the page cache keeps together is no larger, and aligned to its size.
 constexpr uint64_t kMaxFolioBytes = 2 << 20;
 // A block of zeroes to write from; it lies in the program's read-only zero
 // pages.
-constexpr size_t kZeroBlockBytes = 64 << 10;
-const char kZeroBlock[kZeroBlockBytes] = {};
+constexpr size_t kWrittenZeroesBytes = 64 << 10;
+const char kZeroes[kWrittenZeroesBytes] = {};
 
 // cachestat(2), Linux 6.5: newer than the C library's headers.
 constexpr long kCachestatNumber = 451;
@@ -38,13 +39,17 @@ bool IsInMemory(int fd) {
   return type == TMPFS_MAGIC || type == RAMFS_MAGIC || type == HUGETLBFS_MAGIC;
 }
 
+// What cachestat(2) tells of a range; false when the kernel doesn't know it, or
+// tells it only who may write to the file.
+bool GetCachestat(int fd, uint64_t offset, uint64_t length, Cachestat* stat) {
+  CachestatRange range = {offset, length};
+  return syscall(kCachestatNumber, fd, &range, stat, 0) == 0;
+}
+
 }  // namespace
 
-Export::Export(std::string path, UniqueFd fd, Facts facts, bool may_have_holes)
-    : path_(std::move(path)),
-      fd_(std::move(fd)),
-      facts_(facts),
-      may_have_holes_(may_have_holes) {}
+Export::Export(std::string path, UniqueFd fd, Facts facts)
+    : path_(std::move(path)), fd_(std::move(fd)), facts_(facts) {}
 
 size_t Export::ReadCached(uint64_t offset, absl::Span<char> out) {
   if (reads_busy_.load(std::memory_order_relaxed) != 0) return 0;
@@ -54,7 +59,9 @@ size_t Export::ReadCached(uint64_t offset, absl::Span<char> out) {
     const ssize_t n = preadv2(fd(), &piece, 1, position, RWF_NOWAIT);
     if (n >= 0) return static_cast<size_t>(n);
     if (errno != EOPNOTSUPP) return 0;
-    lives_in_memory_.store(IsInMemory(fd()), std::memory_order_relaxed);
+    // A block device's node is in a file system in memory, the device isn't.
+    lives_in_memory_.store(!facts_.block_device && IsInMemory(fd()),
+                           std::memory_order_relaxed);
     reads_nowait_.store(false, std::memory_order_relaxed);
   }
   if (!lives_in_memory_.load(std::memory_order_relaxed)) return 0;
@@ -64,11 +71,11 @@ size_t Export::ReadCached(uint64_t offset, absl::Span<char> out) {
 
 bool Export::IsCached(uint64_t offset, uint64_t length) {
   if (length == 0) return true;
-  const uint64_t first_page = offset / kPageBytes;
-  const uint64_t last_page = (offset + length - 1) / kPageBytes;
-  CachestatRange range = {offset, length};
+  const uint64_t page = PageBytes();
+  const uint64_t first_page = offset / page;
+  const uint64_t last_page = (offset + length - 1) / page;
   Cachestat stat = {};
-  return syscall(kCachestatNumber, fd(), &range, &stat, 0) == 0 &&
+  return GetCachestat(fd(), offset, length, &stat) &&
          stat.cached == last_page - first_page + 1;
 }
 
@@ -165,7 +172,7 @@ bool Export::WriteWouldWait(uint64_t offset, uint64_t length) {
   const auto is_cold = [&](uint64_t edge) {
     // A block that begins beyond the end of the file isn't read either, but
     // then there is nothing to wait for.
-    return edge % kPageBytes != 0 && edge < facts_.size_bytes &&
+    return edge % PageBytes() != 0 && edge < facts_.size_bytes &&
            !IsCached(edge, 1);
   };
   return is_cold(offset) || is_cold(offset + length);
@@ -178,7 +185,11 @@ int Export::Flush() {
   return DurableCall(
       [&] {
         while (fdatasync(fd()) != 0) {
-          if (errno != EINTR) return errno;
+          if (errno == EINTR) continue;
+          // A file system that is never written to (erofs, squashfs) has no such
+          // call. Nothing can be dirty there.
+          const bool has_none = errno == EINVAL || errno == EROFS;
+          return has_none && facts_.read_only ? 0 : errno;
         }
         return 0;
       },
@@ -187,8 +198,8 @@ int Export::Flush() {
 
 int Export::WriteZeroes(uint64_t offset, uint64_t length) {
   while (length > 0) {
-    const size_t part = std::min<uint64_t>(length, kZeroBlockBytes);
-    if (const int error = Write(offset, absl::MakeConstSpan(kZeroBlock, part),
+    const size_t part = std::min<uint64_t>(length, kWrittenZeroesBytes);
+    if (const int error = Write(offset, absl::MakeConstSpan(kZeroes, part),
                                 /*durable=*/false)) {
       return error;
     }
@@ -208,14 +219,48 @@ int Export::Prefetch(uint64_t offset, uint64_t length) {
   return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP ? 0 : error;
 }
 
-int Export::Extents(uint64_t offset, uint64_t length, size_t limit,
-                    std::vector<Extent>* out) {
-  if (!knows_extent_map_.load(std::memory_order_acquire)) {
-    extent_map_.store(ExtentMapOf(fd()), std::memory_order_relaxed);
-    knows_extent_map_.store(true, std::memory_order_release);
+int Export::WriteBack(uint64_t offset, uint64_t length) {
+  // The call consumes the kernel's report of a lost write.
+  return DurableCall(
+      [&] {
+        return sync_file_range(fd(), static_cast<off_t>(offset),
+                               static_cast<off_t>(length),
+                               SYNC_FILE_RANGE_WAIT_BEFORE |
+                                   SYNC_FILE_RANGE_WRITE |
+                                   SYNC_FILE_RANGE_WAIT_AFTER) == 0
+                   ? 0
+                   : errno;
+      },
+      [](int error) {
+        return error == EIO || error == ENOSPC || error == EDQUOT;
+      });
+}
+
+bool Export::MakeClean(uint64_t offset, uint64_t length) {
+  Cachestat stat = {};
+  if (GetCachestat(fd(), offset, length, &stat)) {
+    return stat.dirty == 0 && stat.writeback == 0;
   }
-  return FindExtents(fd(), offset, offset + length, facts_.size_bytes, limit,
-                     extent_map_.load(std::memory_order_relaxed), out);
+  finding_extents_may_sync_.store(true, std::memory_order_relaxed);
+  return WriteBack(offset, length) == 0;
+}
+
+int Export::FindExtents(uint64_t offset, uint64_t length, size_t limit,
+                        Extents* out) {
+  const ExtentSource source =
+      facts_.block_device ? ExtentSource::kSeek : ExtentSourceOf(fd());
+  if (source == ExtentSource::kSeekAfterSync) {
+    finding_extents_may_sync_.store(true, std::memory_order_relaxed);
+    if (Flush() != 0) {
+      // What the file system says of its holes can't be believed then.
+      out->push_back({facts_.size_bytes - offset, false});
+      return 0;
+    }
+  }
+  return nbdinetd::FindExtents(
+      fd(), {offset, offset + length, facts_.size_bytes, limit}, source,
+      [this](uint64_t from, uint64_t bytes) { return MakeClean(from, bytes); },
+      out);
 }
 
 }  // namespace nbdinetd

@@ -15,7 +15,6 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
@@ -88,7 +87,7 @@ class Export {
   bool WriteWouldWait(uint64_t offset, uint64_t length);
 
   // Everything that was written before is on stable storage when this returns
-  // 0. Once this, or a durable write, has failed, every later call fails the
+  // 0; of a read-only export on a file system that knows no sync, nothing was. Once this, or a durable write, has failed, every later call fails the
   // same way: the kernel reports a lost write once, and a client must not
   // take the next success for its rescue.
   int Flush();
@@ -107,15 +106,15 @@ class Export {
   // Starts reading the range into the page cache, and doesn't wait.
   int Prefetch(uint64_t offset, uint64_t length);
 
-  // False when the export is known to have no holes, and Extents() not worth
-  // a call.
-  bool may_have_holes() const {
-    return may_have_holes_.load(std::memory_order_relaxed);
-  }
   // Appends at most `limit` extents that start at `offset`; alternating, the
-  // last one perhaps reaching beyond `length`. On success at least one.
-  int Extents(uint64_t offset, uint64_t length, size_t limit,
-              std::vector<Extent>* out);
+  // last one perhaps reaching beyond `length`. On success at least one. What is
+  // called a hole reads as zeroes.
+  int FindExtents(uint64_t offset, uint64_t length, size_t limit, Extents* out);
+  // Whether FindExtents() has to write back what is dirty, and waits for that; known
+  // from its first call on.
+  bool finding_extents_may_sync() const {
+    return finding_extents_may_sync_.load(std::memory_order_relaxed);
+  }
 
  protected:
   // While one lives, writes, or even reads that ask not to wait, would wait for
@@ -140,10 +139,9 @@ class Export {
     const int reads_;
   };
 
-  Export(std::string path, UniqueFd fd, Facts facts, bool may_have_holes);
+  Export(std::string path, UniqueFd fd, Facts facts);
 
   int fd() const { return fd_.get(); }
-  void NoteHoles() { may_have_holes_.store(true, std::memory_order_relaxed); }
   // Makes a system call that reports lost writes, `call()` giving its errno.
   // The kernel tells a lost write to one such call, and the next one succeeds.
   // So success is believed only once every call that was under way at the same
@@ -153,9 +151,13 @@ class Export {
                   absl::FunctionRef<bool(int)> is_loss);
   // Writes zeroes the slow way.
   int WriteZeroes(uint64_t offset, uint64_t length);
+  // Writes back what is dirty in the range, which isn't durable then: the storage
+  // may have it in a cache of its own.
+  int WriteBack(uint64_t offset, uint64_t length);
 
  private:
   void ForgetFailedPages(uint64_t offset);
+  bool MakeClean(uint64_t offset, uint64_t length);
   int WriteToCache(uint64_t offset, absl::Span<const char> data);
   int WriteDurably(uint64_t offset, absl::Span<const char> data);
 
@@ -163,10 +165,7 @@ class Export {
   const UniqueFd fd_;
   const Facts facts_;
   bool shares_description_ = false;
-  std::atomic<bool> may_have_holes_;
-  // Asked for with the first Extents().
-  std::atomic<bool> knows_extent_map_ = false;
-  std::atomic<ExtentMap> extent_map_ = ExtentMap::kNone;
+  std::atomic<bool> finding_extents_may_sync_ = false;
   // The file system answers RWF_NOWAIT reads.
   std::atomic<bool> reads_nowait_ = true;
   // It doesn't, but lives in memory, so that a read never waits.

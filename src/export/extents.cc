@@ -17,19 +17,27 @@ namespace {
 
 // Of linux/magic.h, but not in every version of it.
 constexpr uint64_t kXfsMagic = 0x58465342;
+constexpr uint64_t kF2fsMagic = 0xf2f52010;
+constexpr uint64_t kExfatMagic = 0x2011bab0;
+constexpr uint64_t kNtfs3Magic = 0x7366746e;
 
 // Extents that one system call brings: 14 KiB on a worker's stack.
 constexpr uint32_t kMapExtents = 256;
 
+// A hole is told in pieces while there are dirty pages in it; one that is no longer
+// than this is data as a whole.
+constexpr uint64_t kMinCleanBytes = 1 << 20;
+
 class Finder {
  public:
-  Finder(int fd, uint64_t offset, uint64_t size, size_t limit,
-         bool trusts_holes, std::vector<Extent>* out)
+  Finder(int fd, const ExtentQuery& query, ExtentSource source,
+         IsClean is_clean, Extents* out)
       : fd_(fd),
-        offset_(offset),
-        size_(size),
-        limit_(limit),
-        trusts_holes_(trusts_holes),
+        offset_(query.offset),
+        size_(query.size),
+        limit_(query.limit),
+        source_(source),
+        is_clean_(is_clean),
         out_(out) {}
 
   // Both go on from where the last extent ended until they reach `end`, or have
@@ -47,13 +55,19 @@ class Finder {
   // range that goes to `end` has to be told of it.
   int AppendHole(uint64_t hole_end, uint64_t end);
   int AppendMapped(const fiemap_extent& extent, uint64_t end);
+  // Where the next data begins, from where the last extent ended; size_ when there
+  // is none, and the errno of a failure in `*error`.
+  uint64_t SeekData(int* error);
+  // A hole up to `hole_end`, in which dirty pages may hide; as far as `end`.
+  int AppendDoubtfulHole(uint64_t hole_end, uint64_t end);
 
   const int fd_;
   uint64_t offset_;
   const uint64_t size_;
   const size_t limit_;
-  const bool trusts_holes_;
-  std::vector<Extent>* out_;
+  const ExtentSource source_;
+  const IsClean is_clean_;
+  Extents* out_;
 };
 
 void Finder::Append(uint64_t end, bool hole) {
@@ -79,21 +93,61 @@ int Finder::AppendHole(uint64_t hole_end, uint64_t end) {
   return 0;
 }
 
+uint64_t Finder::SeekData(int* error) {
+  *error = 0;
+  const off_t data = lseek(fd_, static_cast<off_t>(offset_), SEEK_DATA);
+  if (data >= 0) return static_cast<uint64_t>(data);
+  if (errno != ENXIO) *error = errno;
+  return size_;
+}
+
+int Finder::AppendDoubtfulHole(uint64_t hole_end, uint64_t end) {
+  hole_end = std::min(hole_end, end);
+  uint64_t step = hole_end - offset_;
+  while (offset_ < hole_end && !enough()) {
+    const uint64_t length = std::min(step, hole_end - offset_);
+    if (!is_clean_(offset_, length)) {
+      if (length <= kMinCleanBytes) {
+        Append(offset_ + length, false);
+      } else {
+        step = std::max(length / 2, kMinCleanBytes);
+      }
+      continue;
+    }
+    // Asked again: what was dirty before has its blocks by now, and what gets dirty
+    // from here on is written while this request is under way.
+    const uint64_t piece_end = offset_ + length;
+    int error;
+    const uint64_t data = SeekData(&error);
+    if (error == 0 && data >= piece_end) error = AppendHole(piece_end, end);
+    if (error != 0 || data < piece_end) return error;
+    step *= 2;
+  }
+  return 0;
+}
+
 int Finder::Seek(uint64_t end) {
   while (offset_ < end && !enough()) {
-    const off_t data = lseek(fd_, static_cast<off_t>(offset_), SEEK_DATA);
-    if (data < 0) {
-      if (errno == ENXIO) return AppendHole(size_, end);
-      // The file system or device doesn't know: all of it may be data. An
-      // error of the storage is one.
-      if (errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS) {
-        return errno;
-      }
+    int error;
+    const uint64_t data = SeekData(&error);
+    // The file system or device doesn't know: all of it may be data. An error of
+    // the storage is one.
+    if (error == EINVAL || error == EOPNOTSUPP || error == ENOSYS) {
       Append(size_, false);
       return 0;
     }
-    Append(static_cast<uint64_t>(data), true);
-    if (offset_ >= end || enough()) return 0;
+    if (error != 0) return error;
+    if (data > offset_) {
+      if (source_ == ExtentSource::kSeekWhereClean) {
+        error = AppendDoubtfulHole(data, end);
+      } else if (data < size_) {
+        Append(data, true);
+      } else {
+        error = AppendHole(data, end);
+      }
+      if (error != 0) return error;
+      continue;
+    }
     const off_t hole = lseek(fd_, static_cast<off_t>(offset_), SEEK_HOLE);
     // The file was truncated between the two calls: what was data is none now.
     if (hole < 0 && errno != ENXIO) return errno;
@@ -108,8 +162,9 @@ int Finder::AppendMapped(const fiemap_extent& extent, uint64_t end) {
   const uint64_t extent_end = extent.fe_logical + extent.fe_length;
   if (extent.fe_logical > offset_) {
     const uint64_t hole_end = extent.fe_logical;
-    const int error = trusts_holes_ ? AppendHole(hole_end, end)
-                                    : Seek(std::min(hole_end, end));
+    const int error = source_ == ExtentSource::kMap
+                          ? AppendHole(hole_end, end)
+                          : Seek(std::min(hole_end, end));
     if (error != 0 || offset_ >= end || enough()) return error;
   }
   if ((extent.fe_flags & FIEMAP_EXTENT_UNWRITTEN) == 0 ||
@@ -142,29 +197,47 @@ int Finder::Map(uint64_t end) {
   return 0;
 }
 
+// Whether the file's blocks are in a tree of extents, which ext4 looks up together
+// with what waits to be allocated; of a file of the older kind it forgets that, and
+// inline data it moves out at some time.
+bool IsPlainExt4File(int fd) {
+  int flags = 0;
+  return ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0 &&
+         (flags & FS_EXTENT_FL) != 0 && (flags & FS_INLINE_DATA_FL) == 0;
+}
+
 }  // namespace
 
-ExtentMap ExtentMapOf(int fd) {
+ExtentSource ExtentSourceOf(int fd) {
   struct statfs st;
-  if (fstatfs(fd, &st) != 0) return ExtentMap::kNone;
+  if (fstatfs(fd, &st) != 0) return ExtentSource::kSeekAfterSync;
   switch (static_cast<uint64_t>(st.f_type)) {
-    case EXT4_SUPER_MAGIC:
-    case BTRFS_SUPER_MAGIC:
-      return ExtentMap::kAll;
+    case EXT4_SUPER_MAGIC:  // ext2 and ext3, too
+      return IsPlainExt4File(fd) ? ExtentSource::kMap
+                                 : ExtentSource::kSeekWhereClean;
     case kXfsMagic:
-      return ExtentMap::kNoHoles;
+      return ExtentSource::kMapWithoutHoles;
+    case BTRFS_SUPER_MAGIC:
+    case TMPFS_MAGIC:
+      return ExtentSource::kSeek;
+    case kF2fsMagic:
+    case kExfatMagic:
+    case kNtfs3Magic:
+    case MSDOS_SUPER_MAGIC:
+      return ExtentSource::kSeekWhereClean;
     default:
-      return ExtentMap::kNone;
+      return ExtentSource::kSeekAfterSync;
   }
 }
 
-int FindExtents(int fd, uint64_t offset, uint64_t end, uint64_t size,
-                size_t limit, ExtentMap map, std::vector<Extent>* out) {
-  Finder finder(fd, offset, size, limit,
-                /*trusts_holes=*/map == ExtentMap::kAll, out);
-  int error = map != ExtentMap::kNone ? finder.Map(end) : EOPNOTSUPP;
-  if (error == EOPNOTSUPP) error = finder.Seek(end);
-  if (out->size() > limit) out->resize(limit);
+int FindExtents(int fd, const ExtentQuery& query, ExtentSource source,
+                IsClean is_clean, Extents* out) {
+  Finder finder(fd, query, source, is_clean, out);
+  const bool has_map = source == ExtentSource::kMap ||
+                       source == ExtentSource::kMapWithoutHoles;
+  int error = has_map ? finder.Map(query.end) : EOPNOTSUPP;
+  if (error == EOPNOTSUPP) error = finder.Seek(query.end);
+  if (out->size() > query.limit) out->resize(query.limit);
   return error;
 }
 

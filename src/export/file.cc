@@ -8,8 +8,6 @@
 namespace nbdinetd {
 namespace {
 
-constexpr uint64_t kStatBlockBytes = 512;
-
 uint32_t PreferredBlock(const struct stat& st) {
   const auto block = static_cast<uint64_t>(st.st_blksize);
   // "MUST be a power of 2 at least as large as ... 512", and no larger than
@@ -29,10 +27,7 @@ std::unique_ptr<Export> FileExport::Create(const std::string& path, UniqueFd fd,
   facts.size_bytes = static_cast<uint64_t>(st.st_size);
   facts.preferred_block_bytes = PreferredBlock(st);
   facts.read_only = read_only;
-  const bool may_have_holes =
-      static_cast<uint64_t>(st.st_blocks) * kStatBlockBytes < facts.size_bytes;
-  return std::unique_ptr<Export>(
-      new FileExport(path, std::move(fd), facts, may_have_holes));
+  return std::unique_ptr<Export>(new FileExport(path, std::move(fd), facts));
 }
 
 int FileExport::Allocate(int mode, uint64_t offset, uint64_t length) {
@@ -45,9 +40,6 @@ int FileExport::Allocate(int mode, uint64_t offset, uint64_t length) {
 }
 
 int FileExport::PunchHole(uint64_t offset, uint64_t length) {
-  // Set first: a reader in another thread that misses the hole answers with
-  // the zeroes themselves, which is as true.
-  NoteHoles();
   return Allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
 }
 

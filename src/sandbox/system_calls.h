@@ -110,6 +110,8 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"lseek", When::kAlways, 0, "FindExtents", Is(2, SEEK_DATA)},
     {"lseek", When::kAlways, 0, "FindExtents", Is(2, SEEK_HOLE)},
     {"ioctl", When::kAlways, 0, "FindExtents", Is(1, FS_IOC_FIEMAP)},
+    {"ioctl", When::kAlways, 0, "ExtentSourceOf", Is(1, FS_IOC_GETFLAGS)},
+    {"sync_file_range", When::kAlways, 0, "Export::WriteBack"},
     {"fstatfs", When::kAlways, 0, "what kind of file system it is on"},
     {"fstat", When::kAlways, 0, "its length now: Zero, FindExtents"},
     {"newfstatat", When::kAlways, 0, "fstat() by the C library",
@@ -126,8 +128,6 @@ inline constexpr SystemCall kSystemCalls[] = {
      Is(1, BLKDISCARD)},
     {"ioctl", When::kAlways, kIfWritable | kIfBlockDevices, "Zero",
      Is(1, BLKZEROOUT)},
-    {"sync_file_range", When::kAlways, kIfWritable | kIfBlockDevices,
-     "BlockDeviceExport::MayZeroFast"},
 
     // ---- Choosing the export
     {"openat2", When::kNegotiation, kIfDirectory, "DirectoryCatalog",

@@ -34,7 +34,6 @@ namespace {
 using nbdtest::Bytes;
 using nbdtest::Pattern;
 
-using Extents = std::vector<Extent>;
 
 // A multiple of any block size that is to be expected, also that of a hole.
 constexpr uint64_t kBlock = 64 << 10;
@@ -92,25 +91,23 @@ class TaskTest : public testing::TestWithParam<bool> {
     return *target_;
   }
 
-  Task Run(uint16_t type, uint64_t offset, uint64_t length, uint16_t flags = 0,
-           bool report_holes = false) {
-    Task task;
+  Task Run(uint16_t type, uint64_t offset, uint64_t length, uint16_t flags = 0) {
+    Task task(pool_);
     task.request.type = type;
     task.request.flags = flags;
     task.request.offset = offset;
     task.request.length = length;
-    task.report_holes = report_holes;
     RunTask(target(), task);
     return task;
   }
   Task Write(uint64_t offset, const Bytes& bytes, uint16_t flags = 0) {
-    Task task;
+    Task task(pool_);
     task.request.type = NBD_CMD_WRITE;
     task.request.flags = flags;
     task.request.offset = offset;
     task.request.length = bytes.size();
     task.carries_payload = true;
-    task.data = std::make_unique<char[]>(bytes.size());
+    task.data = pool_.Take(bytes.size());
     bytes.copy(task.data.get(), bytes.size());
     RunTask(target(), task);
     return task;
@@ -124,6 +121,8 @@ class TaskTest : public testing::TestWithParam<bool> {
     for (const Extent& extent : extents) sum += extent.length_bytes;
     return sum;
   }
+
+  BufferPool pool_;
 
  private:
   nbdtest::TempDir directory_;
@@ -145,13 +144,12 @@ TEST_P(TaskTest, AShortReadBringsItsBytes) {
       const Task task = Run(NBD_CMD_READ, offset, length);
       EXPECT_EQ(task.error, 0);
       EXPECT_TRUE(DataOf(task) == Pattern(offset, length)) << offset << ", " << length;
-      EXPECT_EQ(task.extents, (Extents{{length, false}}));
+      EXPECT_TRUE(task.extents.empty());
     }
   }
 }
 
-// What a reply with DF, or a simple one, is made of.
-TEST_P(TaskTest, AShortReadSpellsOutTheZeroesOfHoles) {
+TEST_P(TaskTest, AShortReadHasTheZeroesOfHoles) {
   PutStripes();
   for (const auto& [offset, length] :
        {std::pair<uint64_t, size_t>{0, kPieceBytes}, {kBlock, kBlock}, {kBlock - 100, 200},
@@ -159,64 +157,16 @@ TEST_P(TaskTest, AShortReadSpellsOutTheZeroesOfHoles) {
     const Task task = Run(NBD_CMD_READ, offset, length);
     EXPECT_EQ(task.error, 0);
     EXPECT_TRUE(DataOf(task) == Stripes(offset, length)) << offset << ", " << length;
-    EXPECT_EQ(Sum(task.extents), length);
-  }
-}
-
-TEST_P(TaskTest, AReadCoversExactlyItsRangeWithExtents) {
-  PutStripes();
-  const auto extents = [&](uint64_t offset, uint64_t length) {
-    return Run(NBD_CMD_READ, offset, length, 0, /*report_holes=*/true).extents;
-  };
-  EXPECT_EQ(extents(0, 4 * kBlock),
-            (Extents{{kBlock, false}, {kBlock, true}, {kBlock, false}, {kBlock, true}}));
-  EXPECT_EQ(extents(100, kBlock - 200), (Extents{{kBlock - 200, false}}));
-  EXPECT_EQ(extents(kBlock + 100, kBlock - 200), (Extents{{kBlock - 200, true}}));
-  EXPECT_EQ(extents(kBlock, kBlock + 512), (Extents{{kBlock, true}, {512, false}}));
-}
-
-// A chunk of its own would cost more than the zeroes.
-TEST_P(TaskTest, AHoleOfLessThan4096BytesCountsAsData) {
-  PutStripes();
-  const auto extents = [&](uint64_t offset, uint64_t length) {
-    return Run(NBD_CMD_READ, offset, length, 0, /*report_holes=*/true).extents;
-  };
-  EXPECT_EQ(extents(kBlock - 512, 512 + 4095), (Extents{{512 + 4095, false}}));
-  EXPECT_EQ(extents(kBlock - 512, 512 + 4096), (Extents{{512, false}, {4096, true}}));
-  EXPECT_EQ(extents(2 * kBlock - 4095, 8192), (Extents{{8192, false}}));
-  const Task task =
-      Run(NBD_CMD_READ, 2 * kBlock - 4095, 8192, 0, /*report_holes=*/true);
-  EXPECT_TRUE(DataOf(task) == Stripes(2 * kBlock - 4095, 8192));
-}
-
-TEST_P(TaskTest, AReadThatReportsHolesHasTheBytesOfItsData) {
-  PutStripes();
-  const Task task = Run(NBD_CMD_READ, 0, kPieceBytes, 0, /*report_holes=*/true);
-  ASSERT_NE(task.data, nullptr);
-  const Bytes data = DataOf(task), wanted = Stripes(0, kPieceBytes);
-  uint64_t position = 0;
-  for (const Extent& extent : task.extents) {
-    if (!extent.hole) {
-      EXPECT_TRUE(data.substr(position, extent.length_bytes) ==
-                  wanted.substr(position, extent.length_bytes));
-    }
-    position += extent.length_bytes;
   }
 }
 
 TEST_P(TaskTest, ALongReadCarriesNoBytesWhateverItsLength) {
   PutStripes();
   for (const uint64_t length : {uint64_t{kPieceBytes} + 1, kSize}) {
-    for (const bool report_holes : {false, true}) {
-      const Task task = Run(NBD_CMD_READ, 0, length, 0, report_holes);
-      EXPECT_EQ(task.error, 0);
-      EXPECT_EQ(task.data, nullptr);
-      EXPECT_GE(task.memory_bytes(),
-                kPieceBytes + task.extents.size() * sizeof(Extent) * report_holes);
-      EXPECT_LE(task.memory_bytes(),
-                kPieceBytes + kMaxReadExtents * sizeof(Extent));
-      EXPECT_EQ(Sum(task.extents), length);
-    }
+    const Task task = Run(NBD_CMD_READ, 0, length);
+    EXPECT_EQ(task.error, 0);
+    EXPECT_EQ(task.data, nullptr);
+    EXPECT_EQ(task.memory_bytes(), kPieceBytes);
   }
 }
 
@@ -228,20 +178,6 @@ TEST_P(TaskTest, AfterALongReadItsDataIsInThePageCache) {
     ASSERT_EQ(target().ReadCached(at, absl::MakeSpan(bytes.data(), kPieceBytes)), kPieceBytes);
     EXPECT_TRUE(bytes == Pattern(at, kPieceBytes));
   }
-}
-
-TEST_P(TaskTest, AReadOfMoreExtentsThanAreLookedForCountsTheRestAsData) {
-  // A hole of one block for each piece of data, on file systems whose block is 4 KiB.
-  constexpr uint64_t kStripe = 4096;
-  constexpr uint64_t kStripes = 2600;
-  Truncate(0);
-  Truncate(kStripes * kStripe);
-  for (uint64_t i = 0; i < kStripes; i += 2) Put(i * kStripe, Pattern(i * kStripe, kStripe));
-  const Task task = Run(NBD_CMD_READ, 0, kStripes * kStripe, 0, /*report_holes=*/true);
-  EXPECT_EQ(task.error, 0);
-  EXPECT_EQ(Sum(task.extents), kStripes * kStripe);
-  EXPECT_LE(task.extents.size(), 1025u);
-  EXPECT_FALSE(task.extents.back().hole);
 }
 
 TEST_P(TaskTest, AReadBeyondATruncationTellsWhereItStopped) {
@@ -257,11 +193,9 @@ TEST_P(TaskTest, AReadBeyondATruncationTellsWhereItStopped) {
                          Row{4 * kBlock + 100, 1, 4 * kBlock + 100},
                          Row{8 * kBlock, 4096, 8 * kBlock},
                          Row{kSize - 1, 1, kSize - 1}}) {
-    for (const bool report_holes : {false, true}) {
-      const Task task = Run(NBD_CMD_READ, row.offset, row.length, 0, report_holes);
-      EXPECT_EQ(task.error, kTruncated) << row.offset;
-      EXPECT_EQ(task.error_offset, row.error_offset) << row.offset << ", " << row.length;
-    }
+    const Task task = Run(NBD_CMD_READ, row.offset, row.length);
+    EXPECT_EQ(task.error, kTruncated) << row.offset;
+    EXPECT_EQ(task.error_offset, row.error_offset) << row.offset << ", " << row.length;
   }
   EXPECT_EQ(Run(NBD_CMD_READ, 0, 4 * kBlock).error, 0);
 }
@@ -271,7 +205,7 @@ TEST_P(TaskTest, AReadBeyondATruncationOfASparseFileFailsToo) {
   PutStripes();
   target();
   Truncate(kBlock + 512);
-  const Task task = Run(NBD_CMD_READ, 0, 4 * kBlock, 0, /*report_holes=*/true);
+  const Task task = Run(NBD_CMD_READ, 0, 4 * kBlock);
   EXPECT_EQ(task.error, kTruncated);
   EXPECT_EQ(task.error_offset, kBlock + 512);
   EXPECT_EQ(Run(NBD_CMD_READ, 0, kBlock + 512).error, 0);
@@ -302,20 +236,15 @@ TEST_P(TaskTest, AWriteWithoutPayloadOnlyBecomesDurable) {
 }
 
 TEST_P(TaskTest, WhatItCarriesIsCounted) {
-  Task task;
+  Task task(pool_);
   task.request.length = 1000;
   task.request.type = NBD_CMD_READ;
-  EXPECT_EQ(task.memory_bytes(), 1000u);
+  EXPECT_EQ(task.memory_bytes(), BufferPool::SizeFor(1000));
   task.request.length = kPieceBytes;
   EXPECT_EQ(task.memory_bytes(), kPieceBytes);
   // A piece to read through, whatever the length.
   task.request.length = 32 << 20;
   EXPECT_EQ(task.memory_bytes(), kPieceBytes);
-  // The holes in it.
-  task.report_holes = true;
-  EXPECT_EQ(task.memory_bytes(),
-            kPieceBytes + kMaxReadExtents * sizeof(Extent));
-  task.report_holes = false;
   task.request.length = 1000;
   for (const uint16_t type : {NBD_CMD_WRITE, NBD_CMD_TRIM, NBD_CMD_FLUSH, NBD_CMD_CACHE,
                               NBD_CMD_WRITE_ZEROES}) {
@@ -323,10 +252,13 @@ TEST_P(TaskTest, WhatItCarriesIsCounted) {
     EXPECT_EQ(task.memory_bytes(), 0u) << type;
   }
   task.request.type = NBD_CMD_BLOCK_STATUS;
-  EXPECT_EQ(task.memory_bytes(), kMaxDescriptors * sizeof(Extent));
+  EXPECT_EQ(task.memory_bytes(), BufferPool::SizeFor((kMaxDescriptors + 1) * sizeof(Extent)));
+  task.request.flags = NBD_CMD_FLAG_REQ_ONE;
+  EXPECT_EQ(task.memory_bytes(), BufferPool::SizeFor(1));
+  task.request.flags = 0;
   task.request.type = NBD_CMD_WRITE;
   task.carries_payload = true;
-  EXPECT_EQ(task.memory_bytes(), 1000u);
+  EXPECT_EQ(task.memory_bytes(), BufferPool::SizeFor(1000));
 }
 
 // -- Trim, zeroes, cache
@@ -408,6 +340,8 @@ TEST_P(TaskTest, ABlockStatusHasALimit) {
 
 // -- What the storage says
 
+BufferPool pool;
+
 // A storage in which nothing works.
 class BrokenExport : public nbdtest::FakeExport {
  public:
@@ -424,17 +358,17 @@ TEST(TaskError, IsTheOneThatTheStorageGave) {
   // It has no descriptor, so that all the rest is EBADF.
   for (const Row& row : {Row{NBD_CMD_READ, EBADF}, Row{NBD_CMD_WRITE, EBADF},
                          Row{NBD_CMD_FLUSH, EBADF}, Row{NBD_CMD_TRIM, EIO},
-                         Row{NBD_CMD_WRITE_ZEROES, ENOSPC}, Row{NBD_CMD_BLOCK_STATUS, EBADF},
-                         Row{NBD_CMD_CACHE, EBADF}}) {
+                         Row{NBD_CMD_WRITE_ZEROES, ENOSPC}, // What can't be asked for its holes is all data.
+                         Row{NBD_CMD_BLOCK_STATUS, 0}, Row{NBD_CMD_CACHE, EBADF}}) {
     for (const uint16_t flags : {uint16_t{0}, nbdtest::kCmdFlagFua}) {
       BrokenExport target;
-      Task task;
+      Task task(pool);
       task.request.type = row.type;
       task.request.flags = flags;
       task.request.offset = 512;
       task.request.length = 512;
       task.carries_payload = row.type == NBD_CMD_WRITE;
-      if (task.carries_payload) task.data = std::make_unique<char[]>(512);
+      if (task.carries_payload) task.data = pool.Take(512);
       RunTask(target, task);
       EXPECT_EQ(task.error, row.error) << row.type;
       EXPECT_EQ(task.error_offset, row.type == NBD_CMD_READ ? 512u : 0u) << row.type;
@@ -449,7 +383,7 @@ TEST(TaskError, OfAFlushMakesAForceUnitAccessFail) {
   };
   for (const uint16_t type : {NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES, NBD_CMD_WRITE}) {
     Unflushable target;
-    Task task;
+    Task task(pool);
     task.request.type = type;
     task.request.length = 512;
     RunTask(target, task);
@@ -462,7 +396,7 @@ TEST(TaskError, OfAFlushMakesAForceUnitAccessFail) {
 
 TEST(TaskError, OfAnUnknownCommandIsEinval) {
   BrokenExport target;
-  Task task;
+  Task task(pool);
   for (const uint16_t type : {uint16_t{NBD_CMD_DISC}, uint16_t{8}, uint16_t{65535}}) {
     task.request.type = type;
     RunTask(target, task);

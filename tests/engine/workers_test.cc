@@ -9,9 +9,11 @@
 #include <chrono>
 #include <condition_variable>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <mutex>
 #include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -19,6 +21,7 @@
 #include "base/limits.h"
 #include "base/steady_clock.h"
 #include "support/fake_export.h"
+#include "support/image.h"
 
 namespace nbdinetd {
 namespace {
@@ -93,8 +96,11 @@ class WorkersTest : public testing::Test {
   Workers workers{target};
 };
 
+// Outlives every task.
+BufferPool pool;
+
 std::unique_ptr<Task> TrimTask(uint64_t offset, uint64_t cookie = 0) {
-  auto task = std::make_unique<Task>();
+  auto task = std::make_unique<Task>(pool);
   task->request.type = NBD_CMD_TRIM;
   task->request.offset = offset;
   task->request.length = 512;
@@ -179,10 +185,10 @@ TEST_F(WorkersTest, GiveTasksBackInTheOrderInWhichTheyFinish) {
 TEST_F(WorkersTest, RunNoMoreAtOnceThanThereMayBeThreads) {
   constexpr size_t kTasks = 3 * kMaxThreads;
   for (size_t i = 1; i <= kTasks; ++i) workers.Start(TrimTask(4096 * i));
-  ASSERT_TRUE(target.WaitUntilRunning(kMaxThreads));
+  ASSERT_TRUE(target.WaitUntilRunning(Workers::kMostOfAKind));
   target.Open();
   Take(workers, kTasks);
-  EXPECT_EQ(target.most_running(), kMaxThreads);
+  EXPECT_EQ(target.most_running(), Workers::kMostOfAKind);
 }
 
 // A thread that is idle is used again; else a client that flushes now and then would end up with
@@ -288,7 +294,7 @@ TEST_F(WorkersTest, ReadsBehindASlowOneAreRelieved) {
 TEST_F(WorkersTest, SlowReadsDoNotTakeEveryThread) {
   for (size_t i = 1; i <= 2 * kMaxThreads; ++i) workers.Start(BegunTask(4096 * i, i));
   const auto guard = std::chrono::steady_clock::now() + kHangGuard;
-  for (size_t reads = 1; reads <= kMaxReaders; ++reads) {
+  for (size_t reads = 1; reads <= Workers::kMostOfAKind; ++reads) {
     ASSERT_TRUE(target.WaitUntilRunning(reads));
     std::this_thread::sleep_for(absl::ToChronoNanoseconds(workers.RelieveReads() - SteadyNow()));
     ASSERT_LT(std::chrono::steady_clock::now(), guard);
@@ -298,7 +304,7 @@ TEST_F(WorkersTest, SlowReadsDoNotTakeEveryThread) {
   const std::vector<std::unique_ptr<Task>> first = Take(workers, 1);
   ASSERT_EQ(first.size(), 1u);
   EXPECT_EQ(first[0]->request.cookie, 1000u);
-  EXPECT_EQ(target.most_running(), kMaxReaders + 1);
+  EXPECT_EQ(target.most_running(), Workers::kMostOfAKind + 1);
 }
 
 TEST_F(WorkersTest, ReadsThatNobodyWaitsForAnyMoreAreDropped) {
@@ -357,6 +363,58 @@ TEST_F(WorkersTest, AreFullOfBytesUntilTheyAreTakenBack) {
   Take(workers, 1);
 }
 
+// -- Memory
+
+// Of the process, what is its own, in bytes.
+size_t OwnMemory() {
+  std::ifstream status("/proc/self/status");
+  std::string word;
+  size_t kib = 0;
+  while (status >> word && word != "RssAnon:") {
+  }
+  status >> kib;
+  return kib << 10;
+}
+
+// Bursts of reads of one length after the other, each as many as there may be at once, and none
+// taken before all have ended.
+TEST(Memory, OfWhatIsReadStaysWithinItsBoundWhateverWasReadBefore) {
+  const nbdtest::TempImage image = nbdtest::TempImage::WithPattern(kMaxTaskBytes);
+  nbdtest::FakeExport target(UniqueFd(open(image.path().c_str(), O_RDONLY | O_CLOEXEC)),
+                             {kMaxTaskBytes, 4096, true, false});
+  Workers workers(target);
+  const size_t before = OwnMemory();
+  size_t most = 0;
+  for (const uint64_t length : {256 << 10, 48 << 10, 256 << 10, 5000, 128 << 10, 256 << 10}) {
+    size_t started = 0;
+    for (uint64_t i = 0; !workers.full(); ++i, ++started) {
+      auto task = std::make_unique<Task>(workers.buffers());
+      task->request.type = NBD_CMD_READ;
+      task->request.offset = i * length % (kMaxTaskBytes - length);
+      task->request.length = length;
+      task->begun = i % 2 == 0;
+      workers.Start(std::move(task));
+    }
+    std::vector<std::unique_ptr<Task>> finished;
+    while (finished.size() < started) {
+      ASSERT_TRUE(WaitReadable(workers.event_fd()));
+      for (std::unique_ptr<Task>& task : workers.TakeFinished()) {
+        ASSERT_EQ(task->error, 0);
+        finished.push_back(std::move(task));
+      }
+      workers.RelieveReads();
+    }
+    most = std::max(most, OwnMemory());
+    EXPECT_GE(workers.buffers().size_bytes(), started * length);
+    EXPECT_LE(workers.buffers().size_bytes(), kMaxTaskBytes + kPieceBytes);
+  }
+  const size_t bound = kMaxTaskBytes + kPieceBytes + kMaxThreads * kThreadStackBytes;
+  EXPECT_GE(most - before, kMaxTaskBytes / 2);
+#ifndef __SANITIZE_ADDRESS__  // which has memory of its own
+  EXPECT_LE(most - before, bound + (2 << 20)) << "with the tasks themselves";
+#endif
+}
+
 // -- The end
 
 TEST(Workers, WaitAtTheEndForEveryTaskThatWasStarted) {
@@ -366,7 +424,7 @@ TEST(Workers, WaitAtTheEndForEveryTaskThatWasStarted) {
   {
     Workers workers(target);
     for (size_t i = 1; i <= kTasks; ++i) workers.Start(TrimTask(4096 * i));
-    EXPECT_TRUE(target.WaitUntilRunning(kMaxThreads));
+    EXPECT_TRUE(target.WaitUntilRunning(Workers::kMostOfAKind));
     // Most of them wait in the queue when the destructor begins.
     opener = std::thread([&] {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));

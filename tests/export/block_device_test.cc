@@ -122,9 +122,8 @@ TEST_P(BlockDeviceTest, ReadsAndWritesAnyRange) {
 
 TEST_P(BlockDeviceTest, IsOneExtentOfDataWithoutHoles) {
   ATTACH();
-  std::vector<Extent> extents;
-  EXPECT_FALSE(target().may_have_holes());
-  ASSERT_EQ(target().Extents(kBlock, 512, 100, &extents), 0);
+  Extents extents;
+  ASSERT_EQ(target().FindExtents(kBlock, 512, 100, &extents), 0);
   ASSERT_EQ(extents.size(), 1u);
   EXPECT_EQ(extents[0].length_bytes, kSize - kBlock);
   EXPECT_FALSE(extents[0].hole);

@@ -130,10 +130,10 @@ bool KernelTellsWhatIsCached() {
   return UnwrittenPages(fd.get()).has_value();
 }
 
-std::vector<Extent> ExtentsOf(Export& target, uint64_t offset, uint64_t length,
+Extents ExtentsOf(Export& target, uint64_t offset, uint64_t length,
                               size_t limit = 1000) {
-  std::vector<Extent> extents;
-  EXPECT_EQ(target.Extents(offset, length, limit, &extents), 0);
+  Extents extents;
+  EXPECT_EQ(target.FindExtents(offset, length, limit, &extents), 0);
   // Data is cut to the range: how far beyond it goes isn't looked for on every file system.
   uint64_t before_last = 0;
   for (size_t i = 0; i + 1 < extents.size(); ++i) before_last += extents[i].length_bytes;
@@ -662,18 +662,16 @@ TEST_P(FileExportTest, ADurableWriteThatFailsWhereAPlainOneWouldNotFailsEveryLat
 
 TEST_P(FileExportTest, AFileWithoutHolesIsOneExtent) {
   Export& target = Serve(4 * kBlock);
-  EXPECT_EQ(ExtentsOf(target, 0, 4 * kBlock), (std::vector<Extent>{{4 * kBlock, false}}));
-  EXPECT_EQ(ExtentsOf(target, 517, 1), (std::vector<Extent>{{1, false}}));
-  EXPECT_FALSE(target.may_have_holes());
+  EXPECT_EQ(ExtentsOf(target, 0, 4 * kBlock), (Extents{{4 * kBlock, false}}));
+  EXPECT_EQ(ExtentsOf(target, 517, 1), (Extents{{1, false}}));
 }
 
 TEST_P(FileExportTest, AHoleIsOneExtent) {
   image().Truncate(4 * kBlock + 517);
   Export& target = Serve();
-  EXPECT_TRUE(target.may_have_holes());
-  EXPECT_EQ(ExtentsOf(target, 0, 4 * kBlock), (std::vector<Extent>{{4 * kBlock + 517, true}}));
-  EXPECT_EQ(ExtentsOf(target, kBlock + 1, 1), (std::vector<Extent>{{3 * kBlock + 516, true}}));
-  EXPECT_EQ(ExtentsOf(target, 4 * kBlock + 516, 1), (std::vector<Extent>{{1, true}}));
+  EXPECT_EQ(ExtentsOf(target, 0, 4 * kBlock), (Extents{{4 * kBlock + 517, true}}));
+  EXPECT_EQ(ExtentsOf(target, kBlock + 1, 1), (Extents{{3 * kBlock + 516, true}}));
+  EXPECT_EQ(ExtentsOf(target, 4 * kBlock + 516, 1), (Extents{{1, true}}));
 }
 
 TEST_P(FileExportTest, ExtentsAlternateAndTheLastMayReachFurther) {
@@ -682,19 +680,19 @@ TEST_P(FileExportTest, ExtentsAlternateAndTheLastMayReachFurther) {
   image().Write(0, Pattern(0, kBlock));
   image().Write(3 * kBlock, Pattern(0, 2 * kBlock));
   Export& target = Serve();
-  const std::vector<Extent> all = {
+  const Extents all = {
       {kBlock, false}, {2 * kBlock, true}, {2 * kBlock, false}, {3 * kBlock, true}};
   EXPECT_EQ(ExtentsOf(target, 0, 8 * kBlock), all);
   // "the sum of the length fields of the first N-1 extents MUST be less than the requested length"
-  EXPECT_EQ(ExtentsOf(target, 0, kBlock), (std::vector<Extent>{all[0]}));
-  EXPECT_EQ(ExtentsOf(target, 0, kBlock + 1), (std::vector<Extent>{all[0], all[1]}));
-  EXPECT_EQ(ExtentsOf(target, kBlock, 1), (std::vector<Extent>{all[1]}));
+  EXPECT_EQ(ExtentsOf(target, 0, kBlock), (Extents{all[0]}));
+  EXPECT_EQ(ExtentsOf(target, 0, kBlock + 1), (Extents{all[0], all[1]}));
+  EXPECT_EQ(ExtentsOf(target, kBlock, 1), (Extents{all[1]}));
   EXPECT_EQ(ExtentsOf(target, kBlock + 512, 3 * kBlock),
-            (std::vector<Extent>{{2 * kBlock - 512, true}, {kBlock + 512, false}}));
-  EXPECT_EQ(ExtentsOf(target, 8 * kBlock - 1, 1), (std::vector<Extent>{{1, true}}));
+            (Extents{{2 * kBlock - 512, true}, {kBlock + 512, false}}));
+  EXPECT_EQ(ExtentsOf(target, 8 * kBlock - 1, 1), (Extents{{1, true}}));
   for (size_t limit = 1; limit <= 4; ++limit) {
     EXPECT_EQ(ExtentsOf(target, 0, 8 * kBlock, limit),
-              std::vector<Extent>(all.begin(), all.begin() + static_cast<ptrdiff_t>(limit)));
+              Extents(all.begin(), all.begin() + static_cast<ptrdiff_t>(limit)));
   }
 }
 
@@ -705,11 +703,11 @@ TEST_P(FileExportTest, WhatATruncationTookIsNoHole) {
   // data, then a hole up to the new end, and then what reading must fail for.
   image().Truncate(2 * kBlock);
   EXPECT_EQ(ExtentsOf(target, 0, 4 * kBlock),
-            (std::vector<Extent>{{kBlock, false}, {kBlock, true}, {2 * kBlock, false}}));
-  EXPECT_EQ(ExtentsOf(target, 2 * kBlock, kBlock), (std::vector<Extent>{{kBlock, false}}));
-  EXPECT_EQ(ExtentsOf(target, 3 * kBlock, 512), (std::vector<Extent>{{512, false}}));
+            (Extents{{kBlock, false}, {kBlock, true}, {2 * kBlock, false}}));
+  EXPECT_EQ(ExtentsOf(target, 2 * kBlock, kBlock), (Extents{{kBlock, false}}));
+  EXPECT_EQ(ExtentsOf(target, 3 * kBlock, 512), (Extents{{512, false}}));
   image().Truncate(0);
-  EXPECT_EQ(ExtentsOf(target, 0, 4 * kBlock), (std::vector<Extent>{{4 * kBlock, false}}));
+  EXPECT_EQ(ExtentsOf(target, 0, 4 * kBlock), (Extents{{4 * kBlock, false}}));
 }
 
 TEST_P(FileExportTest, NothingBehindATruncationInTheMiddleOfDataIsAHole) {
@@ -727,18 +725,20 @@ TEST_P(FileExportTest, AFileThatHasGrownIsServedAtTheSizeItHad) {
   Export& target = Serve(kBlock);
   image().Truncate(16 * kBlock);
   EXPECT_EQ(target.facts().size_bytes, kBlock);
-  EXPECT_EQ(ExtentsOf(target, 0, kBlock), (std::vector<Extent>{{kBlock, false}}));
-  EXPECT_EQ(ExtentsOf(target, kBlock - 1, 1), (std::vector<Extent>{{1, false}}));
+  EXPECT_EQ(ExtentsOf(target, 0, kBlock), (Extents{{kBlock, false}}));
+  EXPECT_EQ(ExtentsOf(target, kBlock - 1, 1), (Extents{{1, false}}));
   // The same with data behind the old end.
   image().Write(kBlock, Pattern(0, 8 * kBlock));
-  EXPECT_EQ(ExtentsOf(target, 0, kBlock), (std::vector<Extent>{{kBlock, false}}));
+  EXPECT_EQ(ExtentsOf(target, 0, kBlock), (Extents{{kBlock, false}}));
 }
 
-TEST_P(FileExportTest, AnErrorWhileLookingForExtentsIsTold) {
-  RawExport target(UnflushableFd());  // a pipe, which has no offsets
-  std::vector<Extent> extents;
-  EXPECT_EQ(target.Extents(0, kBlock, 10, &extents), ESPIPE);
-  EXPECT_TRUE(extents.empty());
+// Where it isn't known what the file system says of dirty pages, they are written back first.
+TEST_P(FileExportTest, WhatCannotBeSyncedIsAllData) {
+  RawExport target(UnflushableFd());
+  EXPECT_FALSE(target.finding_extents_may_sync());
+  EXPECT_EQ(ExtentsOf(target, 512, kBlock),
+            (Extents{{kBlock, false}}));
+  EXPECT_TRUE(target.finding_extents_may_sync());
 }
 
 // -- Trimming and zeroing
@@ -769,9 +769,8 @@ TEST_P(FileExportTest, ATrimGivesTheStorageBack) {
   const uint64_t before = image().AllocatedBytes();
   EXPECT_EQ(target.Trim(0, 8 * kBlock), 0);
   EXPECT_LE(image().AllocatedBytes() + 7 * kBlock, before);
-  EXPECT_TRUE(target.may_have_holes());
   EXPECT_EQ(ExtentsOf(target, 0, 16 * kBlock),
-            (std::vector<Extent>{{8 * kBlock, true}, {8 * kBlock, false}}));
+            (Extents{{8 * kBlock, true}, {8 * kBlock, false}}));
 }
 
 struct ZeroCase {
@@ -891,7 +890,7 @@ TEST(FileSystemWithoutHoles, ReadsAreServedFromMemory) {
     EXPECT_EQ(target->ReadCached(0, absl::MakeSpan(bytes.data(), kBlock)), kBlock);
     EXPECT_TRUE(bytes == Pattern(0, kBlock));
   }
-  EXPECT_EQ(ExtentsOf(*target, 0, kBlock), (std::vector<Extent>{{kBlock, false}}));
+  EXPECT_EQ(ExtentsOf(*target, 0, kBlock), (Extents{{kBlock, false}}));
 }
 
 // ext3 punches holes, but can neither zero a range nor allocate one.

@@ -11,6 +11,7 @@
 
 #include <cstdarg>
 #include <cstdlib>
+#include <functional>
 #include <optional>
 #include <random>
 #include <string>
@@ -66,15 +67,19 @@ UniqueFd SparseFile(uint64_t size) {
   return fd;
 }
 
-std::vector<Extent> Find(int fd, ExtentMap map, uint64_t offset, uint64_t end,
-                         size_t limit = SIZE_MAX) {
-  std::vector<Extent> extents;
-  EXPECT_EQ(FindExtents(fd, offset, end, kSize, limit, map, &extents), 0);
+Extents Find(int fd, ExtentSource source, uint64_t offset, uint64_t end,
+             size_t limit = SIZE_MAX) {
+  Extents extents;
+  const auto is_clean = [](uint64_t, uint64_t) {
+    ADD_FAILURE() << "asked for dirty pages";
+    return false;
+  };
+  EXPECT_EQ(FindExtents(fd, {offset, end, kSize, limit}, source, is_clean, &extents), 0);
   return extents;
 }
 
 // What may be left unsaid of the last extent is how far it reaches: cut to the range.
-std::vector<Extent> Cut(std::vector<Extent> extents, uint64_t length) {
+Extents Cut(Extents extents, uint64_t length) {
   for (size_t i = 0; i < extents.size(); ++i) {
     if (extents[i].length_bytes >= length) {
       extents[i].length_bytes = length;
@@ -89,8 +94,10 @@ std::vector<Extent> Cut(std::vector<Extent> extents, uint64_t length) {
 class MapTest : public testing::Test {
  protected:
   void SetUp() override {
-    map_ = ExtentMapOf(file_.get());
-    if (map_ == ExtentMap::kNone) GTEST_SKIP() << "the file system's map isn't used";
+    map_ = ExtentSourceOf(file_.get());
+    if (map_ != ExtentSource::kMap && map_ != ExtentSource::kMapWithoutHoles) {
+      GTEST_SKIP() << "the file system's map isn't used";
+    }
   }
   void Write(uint64_t block, uint64_t blocks) {
     const std::string bytes(blocks * kBlock, 'x');
@@ -103,14 +110,14 @@ class MapTest : public testing::Test {
               0);
   }
   UniqueFd file_ = SparseFile(kSize);
-  ExtentMap map_ = ExtentMap::kNone;
+  ExtentSource map_ = ExtentSource::kSeek;
 };
 
 // The map of the storage doesn't have it yet.
 TEST_F(MapTest, WhatIsOnlyInThePageCacheIsData) {
   Write(10, 1);
   EXPECT_EQ(Find(file_.get(), map_, 0, kSize),
-            (std::vector<Extent>{
+            (Extents{
                 {10 * kBlock, true}, {kBlock, false}, {kSize - 11 * kBlock, true}}));
 }
 
@@ -119,12 +126,12 @@ TEST_F(MapTest, WhatIsWrittenIntoAllocatedSpaceIsDataAtOnce) {
   fsync(file_.get());
   Write(120, 2);
   EXPECT_EQ(Find(file_.get(), map_, 0, kSize),
-            (std::vector<Extent>{
+            (Extents{
                 {120 * kBlock, true}, {2 * kBlock, false}, {kSize - 122 * kBlock, true}}));
 }
 
 TEST_F(MapTest, MoreExtentsThanOneCallBringsAreAllFound) {
-  std::vector<Extent> all;
+  Extents all;
   for (uint64_t block = 0; block < kBlocks; block += 2) {
     Write(block, 1);
     all.push_back({kBlock, false});
@@ -134,7 +141,7 @@ TEST_F(MapTest, MoreExtentsThanOneCallBringsAreAllFound) {
   fsync(file_.get());
   EXPECT_EQ(Find(file_.get(), map_, 0, kSize), all);
   EXPECT_EQ(Find(file_.get(), map_, 0, kSize, 777),
-            std::vector<Extent>(all.begin(), all.begin() + 777));
+            Extents(all.begin(), all.begin() + 777));
 }
 
 // Whatever is done to a file, and whatever of it has reached the storage.
@@ -162,7 +169,7 @@ TEST_F(MapTest, AgreesWithSeekingForDataAndHoles) {
     const uint64_t offset = below(kSize - 1);
     const uint64_t end = offset + 1 + below(kSize - offset);
     ASSERT_EQ(Cut(Find(file_.get(), map_, offset, end), end - offset),
-              Cut(Find(file_.get(), ExtentMap::kNone, offset, end), end - offset))
+              Cut(Find(file_.get(), ExtentSource::kSeek, offset, end), end - offset))
         << "round " << round << ", from " << offset << " to " << end;
   }
 }
@@ -170,12 +177,12 @@ TEST_F(MapTest, AgreesWithSeekingForDataAndHoles) {
 // A truncated file has three parts: what is there, hole as well, and what is lost.
 TEST(FindExtents, TellsNothingOfWhatLiesBehindTheRange) {
   const UniqueFd file = SparseFile(4 * kBlock);
-  for (const ExtentMap use_map : {ExtentMap::kNone, ExtentMapOf(file.get())}) {
-    EXPECT_EQ(Find(file.get(), use_map, 0, kBlock), (std::vector<Extent>{{4 * kBlock, true}}));
+  for (const ExtentSource use_map : {ExtentSource::kSeek, ExtentSourceOf(file.get())}) {
+    EXPECT_EQ(Find(file.get(), use_map, 0, kBlock), (Extents{{4 * kBlock, true}}));
     EXPECT_EQ(Find(file.get(), use_map, 0, 4 * kBlock),
-              (std::vector<Extent>{{4 * kBlock, true}}));
+              (Extents{{4 * kBlock, true}}));
     EXPECT_EQ(Find(file.get(), use_map, 0, 5 * kBlock),
-              (std::vector<Extent>{{4 * kBlock, true}, {kSize - 4 * kBlock, false}}));
+              (Extents{{4 * kBlock, true}, {kSize - 4 * kBlock, false}}));
   }
 }
 
@@ -183,9 +190,9 @@ TEST_F(MapTest, WhatTheMapLeavesOutIsDataWhereItsHolesArentTrusted) {
   for (const uint64_t block : {10, 20, 30, 40}) Write(block, 1);
   for (const size_t left_out : {0, 1, 2, 3}) {
     left_out_extent = left_out;
-    const std::vector<Extent> found = Find(file_.get(), ExtentMap::kNoHoles, 0, kSize);
+    const Extents found = Find(file_.get(), ExtentSource::kMapWithoutHoles, 0, kSize);
     left_out_extent.reset();
-    EXPECT_EQ(found, Find(file_.get(), ExtentMap::kNone, 0, kSize)) << left_out;
+    EXPECT_EQ(found, Find(file_.get(), ExtentSource::kSeek, 0, kSize)) << left_out;
   }
 }
 
@@ -217,15 +224,154 @@ TEST(FileSystemOfSharedBlocks, WhatIsWrittenBesideOneIsData) {
     write(copy, block);
     write(copy, block + 4);
   }
-  EXPECT_EQ(Find(copy.get(), ExtentMapOf(copy.get()), 0, kSize),
-            Find(copy.get(), ExtentMap::kNone, 0, kSize));
+  EXPECT_EQ(Find(copy.get(), ExtentSourceOf(copy.get()), 0, kSize),
+            Find(copy.get(), ExtentSource::kSeek, 0, kSize));
 }
 
-TEST(ExtentMapOf, IsNoneWhereThereIsNoFileSystem) {
+TEST(ExtentSourceOf, IsTheCarefulOneWhereThereIsNoFileSystem) {
   int fds[2];
   ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
   const UniqueFd ends[] = {UniqueFd(fds[0]), UniqueFd(fds[1])};
-  EXPECT_EQ(ExtentMapOf(fds[0]), ExtentMap::kNone);
+  EXPECT_EQ(ExtentSourceOf(fds[0]), ExtentSource::kSeekAfterSync);
+}
+
+TEST(FindExtents, TellsAnErrorOfTheStorage) {
+  int fds[2];
+  ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
+  const UniqueFd ends[] = {UniqueFd(fds[0]), UniqueFd(fds[1])};
+  const auto is_clean = [](uint64_t, uint64_t) { return true; };
+  for (const ExtentSource source :
+       {ExtentSource::kMap, ExtentSource::kMapWithoutHoles, ExtentSource::kSeek,
+        ExtentSource::kSeekWhereClean, ExtentSource::kSeekAfterSync}) {
+    Extents extents;
+    EXPECT_EQ(FindExtents(fds[0], {0, kSize, kSize, 10}, source, is_clean, &extents), ESPIPE);
+    EXPECT_TRUE(extents.empty());
+  }
+}
+
+// -- Holes that have to be doubted. The file's own are real; what is dirty, the test says.
+
+class DoubtTest : public testing::Test {
+ protected:
+  void Write(uint64_t offset, uint64_t length) {
+    const std::string bytes(length, 'x');
+    ASSERT_EQ(pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)),
+              static_cast<ssize_t>(bytes.size()));
+  }
+  Extents Find(uint64_t offset, uint64_t end, size_t limit = SIZE_MAX) {
+    Extents extents;
+    const auto is_clean = [&](uint64_t from, uint64_t length) {
+      ++asked_;
+      EXPECT_GT(length, 0u);
+      EXPECT_GE(from, offset);
+      EXPECT_LE(from + length, end);
+      if (on_ask_ && asked_ == 1) on_ask_();
+      return dirty_end_ <= from || from + length <= dirty_begin_;
+    };
+    EXPECT_EQ(FindExtents(file_.get(), {offset, end, kLarge, limit},
+                          ExtentSource::kSeekWhereClean, is_clean, &extents),
+              0);
+    return extents;
+  }
+  static constexpr uint64_t kMiB = 1 << 20;
+  static constexpr uint64_t kLarge = 64 * kMiB;
+  UniqueFd file_ = SparseFile(kLarge);
+  uint64_t dirty_begin_ = 0, dirty_end_ = 0;
+  std::function<void()> on_ask_;
+  int asked_ = 0;
+};
+
+TEST_F(DoubtTest, AHoleWithoutDirtyPagesIsOne) {
+  EXPECT_EQ(Find(0, kLarge), (Extents{{kLarge, true}}));
+  Write(8 * kMiB, kMiB);
+  EXPECT_EQ(Find(0, kLarge), (Extents{{8 * kMiB, true}, {kMiB, false}, {55 * kMiB, true}}));
+}
+
+// What is dirty elsewhere in the file, or behind the range, is not asked about.
+TEST_F(DoubtTest, NothingIsToldBehindTheRange) {
+  dirty_begin_ = 32 * kMiB;
+  dirty_end_ = kLarge;
+  EXPECT_EQ(Find(kMiB, 3 * kMiB), (Extents{{2 * kMiB, true}}));
+}
+
+TEST_F(DoubtTest, AroundDirtyPagesAHoleIsData) {
+  dirty_begin_ = 20 * kMiB + 4096;
+  dirty_end_ = dirty_begin_ + 4096;
+  const Extents found = Find(0, kLarge);
+  uint64_t position = 0;
+  for (const Extent& extent : found) {
+    const uint64_t end = position + extent.length_bytes;
+    EXPECT_TRUE(!extent.hole || end <= dirty_begin_ || dirty_end_ <= position) << position;
+    // No more of it than has to be.
+    EXPECT_TRUE(extent.hole || extent.length_bytes <= 2 * kMiB) << extent.length_bytes;
+    position = end;
+  }
+  EXPECT_EQ(position, kLarge);
+  EXPECT_EQ(found.size(), 3u);
+}
+
+TEST_F(DoubtTest, AHoleThatIsDirtyAsAWholeIsDataAndSoonTold) {
+  dirty_end_ = kLarge;
+  EXPECT_EQ(Find(0, kLarge), (Extents{{kLarge, false}}));
+  // Each piece once, and a way down to its size.
+  EXPECT_LE(asked_, 64 + 8);
+}
+
+// Dirty pages become clean, and their blocks known, between the first look at the map and the
+// look for dirty pages.
+TEST_F(DoubtTest, TheMapIsAskedAgainAfterThePagesWereClean) {
+  on_ask_ = [&] { Write(16 * kMiB, kMiB); };
+  EXPECT_EQ(Find(0, kLarge), (Extents{{16 * kMiB, true}, {kMiB, false}, {47 * kMiB, true}}));
+}
+
+TEST_F(DoubtTest, TheLimitOfExtentsHolds) {
+  for (uint64_t at = 0; at < kLarge; at += 2 * kMiB) Write(at, kMiB);
+  EXPECT_EQ(Find(0, kLarge).size(), 64u);
+  EXPECT_EQ(Find(0, kLarge, 5).size(), 5u);
+}
+
+// -- Which file systems are believed
+
+struct Made {
+  const char* name;
+  const char* make;  // ... IMAGE
+  const char* type;
+  ExtentSource source;
+};
+void PrintTo(const Made& made, std::ostream* out) { *out << made.name; }
+
+class SourceTest : public testing::TestWithParam<Made> {};
+
+INSTANTIATE_TEST_SUITE_P(
+    Of, SourceTest,
+    testing::Values(
+        Made{"Ext2", "mkfs.ext2 -q -F", "ext2", ExtentSource::kSeekWhereClean},
+        Made{"Ext3", "mkfs.ext3 -q -F", "ext3", ExtentSource::kSeekWhereClean},
+        Made{"Ext4", "mkfs.ext4 -q -F", "ext4", ExtentSource::kMap},
+        Made{"Ext4WithoutExtents", "mkfs.ext4 -q -F -O ^extents,^64bit", "ext4",
+             ExtentSource::kSeekWhereClean},
+        Made{"Xfs", "mkfs.xfs -q", "xfs", ExtentSource::kMapWithoutHoles},
+        Made{"Btrfs", "mkfs.btrfs -q", "btrfs", ExtentSource::kSeek}),
+    [](const auto& made) { return made.param.name; });
+
+TEST_P(SourceTest, DependsOnTheFileSystem) {
+  NBDTEST_REQUIRE(geteuid() == 0, "mounting needs root");
+  const nbdtest::TempImage disk = nbdtest::TempImage::Sparse(300 << 20);
+  const std::string make = std::string("PATH=$PATH:/usr/sbin:/sbin ") + GetParam().make + " " +
+                           disk.path() + " >/dev/null 2>&1";
+  NBDTEST_REQUIRE(std::system(make.c_str()) == 0, "the tool that makes it fails");
+  const nbdtest::LoopDevice device(disk.path(), 512, /*read_only=*/false);
+  NBDTEST_REQUIRE(device.attached(), device.problem());
+  const nbdtest::PrivateMount mount(GetParam().type, "", device.path());
+  NBDTEST_REQUIRE(mount.mounted(), mount.problem());
+  const UniqueFd file(
+      open((mount.path() + "/file").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  EXPECT_EQ(ExtentSourceOf(file.get()), GetParam().source);
+}
+
+TEST(ExtentSourceOf, OfATmpfsIsTheSeek) {
+  const UniqueFd file(static_cast<int>(syscall(SYS_memfd_create, "file", 0u)));
+  EXPECT_EQ(ExtentSourceOf(file.get()), ExtentSource::kSeek);
 }
 
 }  // namespace

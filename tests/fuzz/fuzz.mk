@@ -15,13 +15,14 @@ FUZZ_CLANG = clang++-14
 # over.
 fuzz_clock_calls = poll clock_gettime sched_yield
 fuzz_file_calls = fallocate fdatasync fstat fstatfs ioctl lseek posix_fadvise pread \
-	preadv preadv2 pwrite pwritev2 syscall
+	preadv preadv2 pwrite pwritev2 sync_file_range syscall
 fuzz_clock_wrap = -Wl,--wrap=poll -Wl,--wrap=clock_gettime \
 	-Wl,--wrap=sched_yield
 fuzz_file_wrap = -Wl,--wrap=fallocate -Wl,--wrap=fdatasync -Wl,--wrap=fstat \
 	-Wl,--wrap=fstatfs -Wl,--wrap=ioctl -Wl,--wrap=lseek -Wl,--wrap=posix_fadvise \
 	-Wl,--wrap=pread -Wl,--wrap=preadv -Wl,--wrap=preadv2 \
-	-Wl,--wrap=pwrite -Wl,--wrap=pwritev2 -Wl,--wrap=syscall
+	-Wl,--wrap=pwrite -Wl,--wrap=pwritev2 -Wl,--wrap=sync_file_range \
+	-Wl,--wrap=syscall
 fuzz_lock_calls = fcntl nanosleep syscall
 fuzz_lock_wrap = -Wl,--wrap=fcntl -Wl,--wrap=nanosleep -Wl,--wrap=syscall
 fuzz_descriptor_calls = close dup2 fcntl fstat getpeername getsockopt isatty \

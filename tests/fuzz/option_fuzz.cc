@@ -216,7 +216,7 @@ void TryRequest(std::string_view input) {
           "a request leaves the export");
   const bool moves_data = request->type == nbdtest::kCmdRead ||
                           request->type == nbdtest::kCmdWrite;
-  Require(!moves_data || request->length <= nbdtest::kMaxPayload,
+  Require(!moves_data || request->length <= nbdtest::kLongestRequest,
           "a payload is too long");
   const bool changes = request->type == nbdtest::kCmdWrite ||
                        request->type == nbdtest::kCmdTrim ||

@@ -270,13 +270,40 @@ ssize_t Storage::Write(std::string_view bytes, int64_t offset, bool durable) {
   Changed& changed = Note(Change::kWrite, begin, length, bytes);
   changed.durable = durable;
   Fill(begin, length, bytes);
+  for (uint64_t page = begin / kPage; page <= (begin + length - 1) / kPage; ++page) {
+    if (durable) continue;
+    dirty_.insert(page);
+    if (!IsData(page * kPage)) forgotten_.insert(page);
+  }
   SetRun(begin, length, true);
+  if (durable) Clean(begin / kPage, (begin + length - 1) / kPage + 1);
   size_ = std::max(size_, begin + length);
   for (uint64_t page = begin / kPage; page <= (begin + length - 1) / kPage;
        ++page) {
     if (!IsCached(page)) cached_.insert(page);
   }
   return static_cast<ssize_t>(length);
+}
+
+void Storage::Clean(uint64_t first_page, uint64_t end_page) {
+  for (std::set<uint64_t>* pages : {&dirty_, &forgotten_}) {
+    pages->erase(pages->lower_bound(first_page), pages->lower_bound(end_page));
+  }
+}
+
+int Storage::WriteBack(int64_t offset, int64_t length) {
+  CheckRange(offset, static_cast<uint64_t>(length));
+  if (const int fault = Fault()) {
+    if (fault == EIO || fault == ENOSPC || fault == EDQUOT) lost_ = true;
+    return -fault;
+  }
+  Clean(static_cast<uint64_t>(offset) / kPage,
+        (static_cast<uint64_t>(offset + length) + kPage - 1) / kPage);
+  return 0;
+}
+
+int Storage::flags() const {
+  return (map_ >> kNoExtents & 1) != 0 ? 0 : FS_EXTENT_FL;
 }
 
 int Storage::Sync() {
@@ -287,6 +314,8 @@ int Storage::Sync() {
   for (; first_undurable_ < changes_.size(); ++first_undurable_) {
     changes_[first_undurable_].durable = true;
   }
+  dirty_.clear();
+  forgotten_.clear();
   return 0;
 }
 
@@ -312,6 +341,7 @@ int Storage::Allocate(int mode, int64_t offset, int64_t length) {
     }
     Fill(begin, bytes, {});
   }
+  Clean(begin / kPage, (end + kPage - 1) / kPage);
   if (punch) {
     const uint64_t first = (begin + kPage - 1) / kPage * kPage;
     const uint64_t last = end / kPage * kPage;
@@ -331,6 +361,20 @@ int64_t Storage::Seek(int64_t offset, bool for_hole) {
   }
   const auto position = static_cast<uint64_t>(offset);
   if (position >= size_) return -ENXIO;
+  if (forgets() && !for_hole) {
+    for (uint64_t at = position; at < size_;) {
+      const auto next = runs_.upper_bound(at);
+      const uint64_t run_end = next == runs_.end() ? size_ : next->first;
+      if (!IsData(at)) {
+        at = run_end;
+      } else if (forgotten_.count(at / kPage) == 0) {
+        return static_cast<int64_t>(at);
+      } else {
+        at = (at / kPage + 1) * kPage;
+      }
+    }
+    return -ENXIO;
+  }
   if (IsData(position) != for_hole) return offset;
   for (auto run = runs_.upper_bound(position);
        run != runs_.end() && run->first < size_; ++run) {
@@ -383,9 +427,16 @@ int Storage::Map(fiemap* map) {
   return 0;
 }
 
-int Storage::CountCached(uint64_t offset, uint64_t length, uint64_t* pages) {
+int Storage::CountCached(uint64_t offset, uint64_t length, uint64_t* pages,
+                         uint64_t* dirty) {
   if (Lacks(kCachestat)) return -ENOSYS;
+  const uint64_t first = offset / kPage;
+  const uint64_t last = (offset + length - 1) / kPage;
   *pages = 0;
+  *dirty = static_cast<uint64_t>(
+      std::distance(dirty_.lower_bound(first), dirty_.upper_bound(last)));
+  // More than anybody asks for to know whether all of it is cached.
+  if (last - first > (256 << 20) / kPage) return 0;
   for (uint64_t page = offset / kPage; page <= (offset + length - 1) / kPage;
        ++page) {
     *pages += IsCached(page);
@@ -571,6 +622,10 @@ int __wrap_ioctl(int fd, unsigned long request, ...) {
   void* argument = va_arg(list, void*);
   va_end(list);
   if (!IsOurs(fd)) return __real_ioctl(fd, request, argument);
+  if (request == FS_IOC_GETFLAGS) {
+    *static_cast<int*>(argument) = Storage::Current()->flags();
+    return 0;
+  }
   nbdfuzz::Require(request == FS_IOC_FIEMAP,
                    "a kind of ioctl() that is not simulated");
   return Result(Storage::Current()->Map(static_cast<fiemap*>(argument)));
@@ -592,7 +647,13 @@ __attribute__((no_sanitize_address)) long __wrap_syscall(long number, ...) {
   const auto* range = reinterpret_cast<const uint64_t*>(arguments[1]);
   auto* cached = reinterpret_cast<uint64_t*>(arguments[2]);
   return Result(
-      Storage::Current()->CountCached(range[0], range[1], &cached[0]));
+      Storage::Current()->CountCached(range[0], range[1], &cached[0], &cached[1]));
+}
+
+int __real_sync_file_range(int, off64_t, off64_t, unsigned);
+int __wrap_sync_file_range(int fd, off64_t offset, off64_t length, unsigned flags) {
+  if (!IsOurs(fd)) return __real_sync_file_range(fd, offset, length, flags);
+  return Result(Storage::Current()->WriteBack(offset, length));
 }
 
 }  // extern "C"

@@ -79,7 +79,12 @@ class Storage {
   // Drops pages from the cache; the range may go past the end of the file.
   void Forget(int64_t offset, int64_t length);
   int Map(fiemap* map);
-  int CountCached(uint64_t offset, uint64_t length, uint64_t* pages);
+  // cachestat(): the pages that are cached, and those that are dirty.
+  int CountCached(uint64_t offset, uint64_t length, uint64_t* pages, uint64_t* dirty);
+  // sync_file_range() of all kinds.
+  int WriteBack(int64_t offset, int64_t length);
+  // FS_IOC_GETFLAGS.
+  int flags() const;
   // What fstatfs() says of the file system's type.
   long type() const;
 
@@ -114,6 +119,9 @@ class Storage {
   void SplitAt(uint64_t offset);
   void SetRun(uint64_t offset, uint64_t length, bool data);
   bool IsData(uint64_t offset) const;
+  // Whether SEEK_DATA misses what is dirty.
+  bool forgets() const { return (map_ & (1 << kHasNone | 1 << kNoExtents)) != 0; }
+  void Clean(uint64_t first_page, uint64_t end_page);
   // nullptr for zeroes.
   const Page* PageAt(uint64_t number) const;
   Page& WritablePage(uint64_t number);
@@ -127,7 +135,7 @@ class Storage {
   const uint8_t cache_;
   uint8_t lacks_;
   // Bits: whether it has a map of the extents, and what it says in it.
-  enum MapBit { kHasNone, kUnwritten, kDelayed, kRefused, kLeavesOut };
+  enum MapBit { kHasNone, kUnwritten, kDelayed, kRefused, kLeavesOut, kNoExtents };
   const uint8_t map_;
   bool failed_ = false;
   bool lost_ = false;
@@ -136,6 +144,10 @@ class Storage {
   std::map<uint64_t, bool> initial_runs_;
   std::map<uint64_t, Page> pages_;
   std::set<uint64_t> cached_;
+  std::set<uint64_t> dirty_;
+  // Dirty pages over what is a hole on the disk: a file system that is not to be
+  // believed takes them for a hole.
+  std::set<uint64_t> forgotten_;
   std::vector<Changed> changes_;
   size_t first_undurable_ = 0;
 };

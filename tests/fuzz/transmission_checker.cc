@@ -83,13 +83,13 @@ std::set<uint32_t> TransmissionChecker::Errors(const Request& request) const {
     case kCmdRead:
       if (promised(kSendDf)) valid |= kCmdFlagDf;
       if (past_end) errors.insert(kNbdEinval);
-      if (request.length > kMaxPayload) {
+      if (request.length > kLongestRequest) {
         errors.insert(setting_.structured ? kNbdEoverflow : kNbdEinval);
       }
       break;
     case kCmdWrite:
       if (past_end) errors.insert(kNbdEnospc);
-      if (request.length > kMaxPayload) errors.insert(kNbdEinval);
+      if (request.length > kLongestRequest) errors.insert(kNbdEinval);
       break;
     case kCmdFlush:
       if (!promised(kSendFlush) || request.offset != 0 || request.length != 0) {
@@ -236,7 +236,7 @@ size_t TransmissionChecker::TakeChunk(std::string_view bytes) {
   const uint64_t cookie = reader.U64();
   const uint32_t length = reader.U32();
   Require((flags & ~kReplyFlagDone) == 0, "unknown structured reply flags");
-  Require(length <= kMaxPayload + 8, "a chunk is too long");
+  Require(length <= kLongestRequest + 8, "a chunk is too long");
   Request& request = Find(cookie);
   if (bytes.size() - kChunkHeader < length) return 0;
   const std::string_view payload = bytes.substr(kChunkHeader, length);

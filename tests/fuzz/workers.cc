@@ -1,7 +1,7 @@
 // Workers without threads: the same class, whose tasks run when the input says
 // so, in the order that it says. What depends on how threads happen to be
 // scheduled can so be tried again and again. Linked instead of
-// src/engine/workers.cc, whose own tests have the threads.
+// src/engine/workers.cc, whose own tests have the threads. One queue is enough here.
 
 #include "engine/workers.h"
 
@@ -43,7 +43,7 @@ Workers::~Workers() {
 std::unique_ptr<Task> Workers::Start(std::unique_ptr<Task> task) {
   const uint8_t decision = Decide();
   task->started = SteadyNow();
-  if (decision == 0xff && threads_.empty() && queue_.empty()) {
+  if (decision == 0xff && threads_.empty() && queues_[0].empty()) {
     Run(target_, *task);  // no thread is to be had
     return task;
   }
@@ -51,7 +51,7 @@ std::unique_ptr<Task> Workers::Start(std::unique_ptr<Task> task) {
     event_fd_.Reset(nbdfuzz::kWorkersFd);
     Simulation::Current()->workers_ready = [this](bool something_else) {
       if (!finished_.empty()) return true;
-      if (queue_.empty()) return false;
+      if (queues_[0].empty()) return false;
       // Storage is slower than anything else, or not.
       return !something_else || Decide() % 2 == 0;
     };
@@ -66,26 +66,27 @@ std::unique_ptr<Task> Workers::Start(std::unique_ptr<Task> task) {
         target_, (decision & 0x20) != 0 ? BusyExport::Busy::kReadsAndWrites
                                         : BusyExport::Busy::kWrites));
   }
-  queue_.push_back(std::move(task));
+  queues_[0].push_back(std::move(task));
   return nullptr;
 }
 
 std::vector<std::unique_ptr<Task>> Workers::TakeFinished() {
   // Some are done by now; all of them, unless the input says otherwise.
   const uint8_t decision = Decide();
-  size_t left = decision == 0 ? queue_.size() : decision % 8;
-  while (left-- > 0 && !queue_.empty()) {
-    const auto which = queue_.begin() +
-                       static_cast<long>(decision == 0 ? 0 : Decide() % queue_.size());
+  size_t left = decision == 0 ? queues_[0].size() : decision % 8;
+  while (left-- > 0 && !queues_[0].empty()) {
+    const auto which = queues_[0].begin() +
+                       static_cast<long>(decision == 0 ? 0 : Decide() % queues_[0].size());
     std::unique_ptr<Task> task = std::move(*which);
-    queue_.erase(which);
-    if (queue_.empty()) begun.clear();
+    queues_[0].erase(which);
+    if (queues_[0].empty()) begun.clear();
     Run(target_, *task);
     finished_.push_back(std::move(task));
   }
   std::vector<std::unique_ptr<Task>> finished;
   finished.swap(finished_);
   for (const std::unique_ptr<Task>& task : finished) Release(*task);
+  if (pending_ == 0) buffers_.Trim();
   return finished;
 }
 
@@ -93,7 +94,7 @@ std::vector<std::unique_ptr<Task>> Workers::TakeFinished() {
 absl::Time Workers::RelieveReads() { return absl::InfiniteFuture(); }
 
 void Workers::DropReads() {
-  std::erase_if(queue_, [this](const std::unique_ptr<Task>& task) {
+  std::erase_if(queues_[0], [this](const std::unique_ptr<Task>& task) {
     const uint16_t type = task->request.type;
     const bool dropped = type == NBD_CMD_READ || type == NBD_CMD_CACHE ||
                          type == NBD_CMD_BLOCK_STATUS;

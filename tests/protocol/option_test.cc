@@ -317,7 +317,8 @@ TEST(OptionNumbers, AreThoseOfTheSpecification) {
   for (const auto& [ours, specified] : rows) EXPECT_EQ(ours, specified);
   EXPECT_EQ(kMaxStringBytes, nbdtest::kMaxString);
   EXPECT_EQ(kMaxOptionBytes, nbdtest::kMaxOptionPayload);
-  EXPECT_EQ(kMaxPayloadBytes, nbdtest::kMaxPayload);
+  EXPECT_EQ(kAdvertisedPayloadBytes, nbdtest::kMaxPayload);
+  EXPECT_EQ(kMaxPayloadBytes, nbdtest::kLongestRequest);
 }
 
 TEST(TransmissionFlags, AreThoseOfTheSpecification) {

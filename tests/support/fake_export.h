@@ -15,7 +15,7 @@ class FakeExport : public nbdinetd::Export {
   explicit FakeExport(Facts facts) : FakeExport(nbdinetd::UniqueFd(), facts) {}
   // Reads, writes and flushes go to the descriptor, whatever it is.
   FakeExport(nbdinetd::UniqueFd fd, Facts facts)
-      : Export("/no/such/file", std::move(fd), facts, /*may_have_holes=*/false) {}
+      : Export("/no/such/file", std::move(fd), facts) {}
 
   int Trim(uint64_t, uint64_t) override { return 0; }
   int Zero(uint64_t, uint64_t, Hole, Speed) override { return 0; }

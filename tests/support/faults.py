@@ -324,3 +324,10 @@ def nonzero_pattern(offset, length):
                    for word in range(first, first + words + 1))
     skip = offset % 8
     return raw[skip:skip + length]
+
+
+def drop_caches(path):
+    """What is in the page cache of this file is gone afterwards, as far as it is clean."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -191,7 +191,7 @@ bool Peer::Fill() {
   if (buffer_start_ == buffer_.size()) {
     buffer_.clear();
     buffer_start_ = 0;
-  } else if (buffer_start_ > kMaxPayload) {
+  } else if (buffer_start_ > kLongestRequest) {
     // A conversation that is never quiet must not be kept from its beginning.
     buffer_.erase(0, buffer_start_);
     buffer_start_ = 0;
@@ -525,7 +525,7 @@ std::optional<Reply> Peer::ReceiveChunk() {
   Require((flags & ~kReplyFlagDone) == 0, "a chunk has an unknown flag");
   // The server may exceed its maximum payload by the fixed part of a chunk
   // only.
-  Require(length <= kMaxPayload + 14, "a chunk exceeds the maximum payload");
+  Require(length <= kLongestRequest + 14, "a chunk exceeds the maximum payload");
   const Bytes payload_bytes = Receive(length);
   Reader payload(payload_bytes);
   pending.reply.structured = true;
