@@ -6,6 +6,7 @@ what the next one has read."""
 import os
 import select
 import signal
+import socket
 import sys
 
 sys.dont_write_bytecode = True
@@ -433,6 +434,30 @@ def _(t):
     # The process of before it ends, a zombie perhaps: its times are still there.
     assert cpu_seconds(process.pid) < 0.2, "it polls in circles"
     process.expect(EX_UNAVAILABLE)
+
+
+@test("wait: costs next to no processor time, whatever the client sends meanwhile")
+def _(t):
+    need_root("to make a socket's buffer as large as that")
+    SO_SNDBUFFORCE = 32
+    image = t.pattern_image(MIB)
+    _, first = one(t, "--exclusive", image)
+    ask(first)
+    served(first)
+    waiting = []
+    # A byte, some options, and more than there is room for.
+    for sent in (b"x", Client.option_bytes(NBD_OPT_LIST) * 10, bytes(1 << 16), bytes(1 << 20)):
+        process, second = one(t, "--exclusive=wait", "--handshake-timeout=2s", image)
+        ask(second)
+        # The server takes what it has room for. The rest stays in the socket.
+        second._socket.setsockopt(socket.SOL_SOCKET,  # pylint: disable=protected-access
+                                  SO_SNDBUFFORCE, 4 * MIB)
+        second.send(sent)
+        waiting.append((process, second))
+    for process, second in waiting:
+        refused(second, "within 2s")
+        assert cpu_seconds(process.pid) < 0.2, "it polls in circles"
+        process.expect(EX_UNAVAILABLE)
 
 
 # ------------------------------------------------------------------ takeover

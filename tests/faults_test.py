@@ -8,6 +8,7 @@ are never sent as good ones.
 The file is long because faults are many; each test stands alone.
 """
 
+import fcntl
 import functools
 import os
 import random
@@ -31,9 +32,11 @@ from clients import (ModelChecker, SocketActivate, allocated_bytes, connect_libn
 from faults import (FailingFs, Immutable, LoopDevice, Mount, ReadOnlyBind, drop_caches, ext4_image,
                     need_privilege, nonzero_pattern, tmpfs)
 from harness import *
+from listening import state_of
 
 MIB = 1 << 20
 PAGE = 4096
+LOGGED_ERRORS = 10  # of the storage by one connection; kMaxStorageErrorsLogged
 
 
 @functools.lru_cache(maxsize=8)
@@ -356,8 +359,26 @@ def _(context):
             expect_error(client.answer(cookie), NBD_EIO)
         finish(process, client)
         eq(reported_errors(process), 1000, "errors in the log's last line")
-        lines = process.stderr().count("Input/output error")
-        eq(1 <= lines <= 100, True, f"{lines} lines for a thousand errors, between 1 and 100")
+        lines = [line for line in process.stderr().splitlines() if "Input/output error" in line]
+        eq(len(lines), LOGGED_ERRORS, "lines for a thousand errors")
+        for number, line in enumerate(lines, 1):
+            matches(r'^nbdinetd: "[^"]+": read of 4096 bytes at offset \d+ failed: '
+                    r"Input/output error"
+                    + ("; further errors are only counted$" if number == LOGGED_ERRORS else "$"),
+                    line)
+
+
+@test("as many errors as are logged one by one are no reason to say that there are more")
+def _(context):
+    need_privilege("fuse")
+    with FailingFs(context.path(""), image_bytes(MIB)) as fs:
+        fs.rule("read", "eio")
+        process, client = serve(context, fs.disk)
+        for i in range(LOGGED_ERRORS - 1):
+            expect_error(client.call(NBD_CMD_READ, i * PAGE, PAGE), NBD_EIO)
+        finish(process, client)
+        eq(process.stderr().count("Input/output error"), LOGGED_ERRORS - 1)
+        eq("further errors" in process.stderr(), False, "a word on further errors")
 
 
 # ------------------------------------------------------------------ write errors
@@ -515,6 +536,37 @@ def _answered_while(fs, client, slow, quick):
     return client.answer(held).check()
 
 
+def wait_steady(value):
+    """Waits until what value() returns stays the same for a while, and returns it. If that comes too
+    early, a test sees less than it could, and never what isn't there."""
+    samples = []
+
+    def steady():
+        samples.append(value())
+        return len(samples) >= 8 and len(set(map(str, samples[-8:]))) == 1
+    wait_until(steady, "something to stay as it is")
+    return samples[-1]
+
+
+def hold_much(client):
+    """From now on the client's socket takes some megabytes from it that the server doesn't read."""
+    SO_SNDBUFFORCE = 32
+    client._socket.setsockopt(socket.SOL_SOCKET,  # pylint: disable=protected-access
+                              SO_SNDBUFFORCE, 8 * MIB)
+
+
+def unread_by_the_server(client):
+    """What of the client's bytes still lies in its socket, more or less."""
+    SIOCOUTQ = 0x5411
+    return fcntl.ioctl(client._wfd, SIOCOUTQ, bytes(4))  # pylint: disable=protected-access
+
+
+def waits_of(pid):
+    """How often the main thread of a process has waited for something."""
+    return int(matches(r"^voluntary_ctxt_switches:\s+(\d+)$",
+                       Path(f"/proc/{pid}/task/{pid}/status").read_text())[1])
+
+
 @test("a slow read does not hold up the reads behind it")
 def _(context):
     need_privilege("fuse")
@@ -659,6 +711,108 @@ def _(context):
                 client.answer(cookie).check()
             note(f"{name}: answered meanwhile: {len(others)}")
             finish(process, client)
+
+
+@test("a slow block status behind one that was slow holds up nothing, either")
+def _(context):
+    need_privilege("fuse")
+    content = image_bytes(4 * MIB)
+    with FailingFs(context.path(""), content) as fs:
+        process, client = serve(context, fs.disk, contexts=["base:allocation"])
+        client.read(0, 4 * MIB)
+        for _ in range(3):
+            # That one was slow is known when it has ended.
+            fs.rule("lseek", "hold")
+            answer = _answered_while(fs, client, (NBD_CMD_BLOCK_STATUS, 0, 4 * MIB),
+                                     [(NBD_CMD_READ, 2 * MIB, PAGE), (NBD_CMD_READ, 0, MIB)])
+            eq(answer.extents[0][1], [(4 * MIB, 0)])
+        finish(process, client)
+
+
+@test("a write to a part of a page that has to be read first holds up nothing behind it")
+def _(context):
+    need_privilege("root", "loop", "fuse")
+    content = bytearray(image_bytes(8 * MIB))
+    with FailingFs(context.path(""), content) as fs, LoopDevice(fs.disk) as device:
+        process, client = serve(context, device.path)
+        client.read(0, MIB)
+        for number, (offset, length) in enumerate((
+                (4 * MIB + 1, 100),  # inside of a page
+                (5 * MIB, 100),  # its first bytes
+                (6 * MIB - 100, 100),  # its last
+                (6 * MIB + 512, 3 * PAGE))):  # two halves, and whole ones between them
+            fs.rule("read", "hold", 4 * MIB)
+            payload = bytes([number + 1]) * length
+            content[offset:offset + length] = payload
+            _answered_while(fs, client, (NBD_CMD_WRITE, offset, 0, 0, payload),
+                            [(NBD_CMD_READ, 0, PAGE), (NBD_CMD_READ, 0, 512 * 1024)])
+        client.flush()
+        eq(client.read(0, 8 * MIB) == bytes(content), True, "all that is there afterwards")
+        finish(process, client)
+
+
+@test("a long write that has to wait for a slow trim or slow zeroes holds up no answer that comes "
+      "meanwhile")
+def _(context):
+    need_privilege("fuse")
+    content = bytearray(image_bytes(8 * MIB))
+    for command in (NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES):
+        for length in (PAGE, 200 * 1024, 2 * MIB):
+            with FailingFs(context.fresh("fs"), content) as fs:
+                process, client = serve(context, fs.disk)
+                hold_much(client)
+                fs.rule("read", "hold", MIB, MIB + PAGE)
+                fs.rule("fallocate", "hold")
+                read = client.request(NBD_CMD_READ, MIB, PAGE)
+                fs.wait_held(1)
+                slow = client.request(command, 6 * MIB, MIB)
+                fs.wait_held(2)
+                written = image_bytes(4 * MIB)[-length:]
+                write = client.request(NBD_CMD_WRITE, 4 * MIB, payload=written)
+                # The server has got as much of it as it wants then.
+                wait_steady(lambda: unread_by_the_server(client))
+                _no_reply_yet(client, slow)
+                fs.release("read")
+                eq(client.answer(read).check().data, content[MIB:MIB + PAGE])
+                eq(client._pending[slow].chunks, [])  # pylint: disable=protected-access
+                fs.release()
+                client.answer(slow).check()
+                client.answer(write).check()
+                eq(client.read(4 * MIB, length) == written, True, "what was written")
+                finish(process, client)
+
+
+@test("requests that wait for a slow storage are dropped when nobody is there to be answered")
+def _(context):
+    need_privilege("fuse")
+    content = image_bytes(64 * MIB)
+    # Calls for each request: this file system is read page by page; a block status looks for data,
+    # and then for a hole.
+    for command, kind, calls in ((NBD_CMD_READ, "read", 100), (NBD_CMD_BLOCK_STATUS, "lseek", 2)):
+        with FailingFs(context.fresh("fs"), content) as fs:
+            process, client = serve(context, fs.disk, contexts=["base:allocation"])
+            client.read(0, 4 * MIB)
+            fs.rule(kind, "hold", 4 * MIB)
+            # A worker for each of the first; the others stay where they are.
+            for i in range(100):
+                client.request(command, 4 * MIB + i * 512 * 1024, 400 * 1024)
+            fs.wait_held(1)
+            wait_steady(lambda: fs.count("held"))
+            before = fs.count(kind + "s")
+            # More replies than a socket holds, none of which is read.
+            for _ in range(8):
+                client.request(NBD_CMD_READ, 0, 4 * MIB)
+            wait_steady(lambda: (waits_of(process.pid), state_of(process.pid)))
+            waits = waits_of(process.pid)
+            client.close()
+            # It has heard of that when it has slept once more.
+            wait_until(lambda: waits_of(process.pid) > waits and state_of(process.pid) == "S",
+                       "the server to notice")
+            fs.release()
+            process.expect(EX_PROTOCOL)
+            # Those under way go on to their ends, and no other begins.
+            more = fs.count(kind + "s") - before
+            eq(more < 50 * calls, True, f"{more} more {kind}s for nobody")
 
 
 @test("NBD_CMD_DISC waits for the write before it, whose bytes are in the file")

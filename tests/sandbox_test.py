@@ -24,7 +24,7 @@ from failing_calls import Faults, library_path
 from faults import LoopDevice, need_privilege
 from harness import *
 from listening import *
-from tls import TlsClient, authority
+from tls import TlsClient, authority, client_context
 
 EX_NOINPUT, EX_OSERR = 66, 71
 NOBODY = 64322  # a user that owns nothing
@@ -197,6 +197,27 @@ def _(t):
         client.send(client.request_bytes(NBD_CMD_DISC))
         client.expect_end()
         process.expect(EX_OK)
+
+
+@test("a client that sends hundreds of certificates is served from inside the sandbox")
+def _(t):
+    ca, chain = authority(), t.path("chain.pem")
+    # From some number on, sorting them makes the C library ask how much memory there is. Each is
+    # the authority's own, and as short as they come, so that the limit isn't reached.
+    Path(chain).write_text(Path(ca.path("alice-cert.pem")).read_text() +
+                           Path(ca.path("ca-cert.pem")).read_text() * 200)
+    context = client_context()
+    context.load_cert_chain(chain, ca.path("alice-key.pem"))
+    process, client = t.activated("--sandbox=require", "--tls=require", "--tls-verify-peer",
+                                  f"--tls-certificates={ca.server_files(t)}",
+                                  t.pattern_image(MIB))
+    client = TlsClient.of(client)
+    client.start(tls=context)
+    eq(client.read(0, 4096), pattern(0, 4096))
+    client.send(client.request_bytes(NBD_CMD_DISC))
+    client.expect_end()
+    process.expect(EX_OK)
+    contains("CN=alice", process.stderr())
 
 
 @test("an export is locked, waited for and taken over from inside the sandbox")

@@ -591,6 +591,48 @@ def _(t):
     eq(os.path.exists(path), False)
 
 
+@test("SIGHUP ends --run, too, since nobody could take over: the command hears SIGTERM, connections "
+      "are drained, and the exit status is the command's")
+def _(t):
+    path, ready = t.path("nbd.sock"), t.path("ready")
+    process = t.spawn([NBDINETD, "-U", path, "--run",
+                       f"trap 'exit 9' TERM; touch {ready}; while :; do sleep 0.05; done",
+                       t.pattern_image(MIB)])
+    wait_until(lambda: os.path.exists(ready) and is_listening(path), "the command")
+    command = children_of(process.pid)[0]
+    client = Client(connect(path)).start()
+    client.write(0, b"\x21" * 512)
+    process.signal(signal.SIGHUP)
+    client.read_to_end()
+    process.expect(9)
+    eq(state_of(command), None, "the command")
+    eq(os.path.exists(path), False, "the socket")
+
+
+@test("a command of --run that ignores SIGTERM is killed in the end, and so is the process of a "
+      "connection that doesn't end")
+def _(t):
+    started = []
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        path, ready = t.fresh(".sock"), t.fresh(".ready")
+        process = t.spawn([NBDINETD, "-U", path, "--run",
+                           f"trap '' TERM HUP; touch {ready}; while :; do sleep 0.05; done",
+                           t.pattern_image(MIB)])
+        wait_until(lambda: os.path.exists(ready) and is_listening(path), "the command")
+        command = children_of(process.pid)[0]
+        client = Client(connect(path)).start()
+        handler = next(pid for pid in children_of(process.pid) if pid != command)
+        os.kill(handler, signal.SIGSTOP)
+        process.signal(number)
+        started.append((process, path, command, handler))
+    for process, path, command, handler in started:
+        # The shell's status for a command that SIGKILL has ended.
+        process.expect(128 + signal.SIGKILL)
+        eq((state_of(command), state_of(handler)), (None, None))
+        eq(os.path.exists(path), False, "the socket")
+        contains("didn't end in time: killing", process.stderr())
+
+
 @test("an error before the command of --run is the exit status of that error, and the command "
       "doesn't run")
 def _(t):

@@ -40,6 +40,7 @@ unit_tests = \
 	tests/export/exclusive_test \
 	tests/export/export_test \
 	tests/export/extents_test \
+	tests/guards_test \
 	tests/negotiation_test \
 	tests/options_test \
 	tests/protocol/nbd_error_test \

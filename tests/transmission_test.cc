@@ -1173,6 +1173,43 @@ TEST_F(BlockStatus,
   session().End();
 }
 
+// A descriptor's length has 32 bits: an extent that needs more is cut, and what follows it is for the
+// next request to tell, since it would be misplaced here.
+TEST_F(BlockStatus, AnExtentThatEndsBehind4GibIsCutAndTheOnesBehindItStayInTheirPlace) {
+  constexpr uint64_t kEdge = uint64_t{4} << 30;
+  constexpr uint64_t kSize = kEdge + (1 << 20);
+  const TempImage image = TempImage::Sparse(kSize);
+  image.Write(kEdge, Pattern(kEdge, kPage));
+  image.DropCache();
+  Serve(image, Style::kStructured);
+  const std::vector<Segment> segments = image.Segments();
+  for (const uint64_t start : {uint64_t{0}, uint64_t{256}, uint64_t{512}, uint64_t{4096}}) {
+    uint64_t at = start;
+    while (at < kSize) {
+      const Reply reply = Do({.type = kCmdBlockStatus,
+                              .offset = at,
+                              .length = static_cast<uint32_t>(
+                                  std::min<uint64_t>(kSize - at, 0xffffffff))});
+      ASSERT_TRUE(HasError(reply, kNbdOk));
+      ASSERT_FALSE(reply.extents.empty());
+      for (const Extent& extent : reply.extents) {
+        const bool hole = (extent.flags & kStateHole) != 0;
+        // All of the extent is in one segment of the file.
+        const auto segment = std::find_if(segments.begin(), segments.end(), [&](const Segment& s) {
+          return s.offset <= at && at < s.offset + s.length;
+        });
+        ASSERT_NE(segment, segments.end()) << at;
+        EXPECT_EQ(hole, segment->hole) << "from " << start << " at " << at;
+        EXPECT_LE(at + extent.length, segment->offset + segment->length)
+            << "from " << start << " at " << at;
+        at += extent.length;
+      }
+    }
+    EXPECT_EQ(at, kSize);
+  }
+  session().End();
+}
+
 TEST_F(BlockStatus, AFileWithoutHolesIsAllData) {
   Start(Style::kStructured);
   ExpectSame(Map(kImageSize), {{0, kImageSize, false}}, kImageSize);

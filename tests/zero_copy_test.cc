@@ -51,21 +51,26 @@ class ZeroCopyTest : public testing::TestWithParam<ReplyStyle> {
     target_ = std::make_unique<nbdtest::FakeExport>(UniqueFd(file_), facts);
   }
 
-  // What the client gets for one read, up to the end of the connection.
-  Bytes Serve(uint16_t flags = 0) {
+  // A request to read.
+  static Bytes Read(uint64_t offset, uint32_t length, uint16_t flags = 0) {
+    return Writer()
+        .U32(nbdtest::kRequestMagic)
+        .U16(flags)
+        .U16(nbdtest::kCmdRead)
+        .U64(kCookie)
+        .U64(offset)
+        .U32(length)
+        .bytes();
+  }
+
+  // What the client gets for one read, and for those `before` it, up to the end of the connection.
+  Bytes Serve(uint16_t flags = 0, const Bytes& before = "") {
     Negotiated negotiated;
     negotiated.target = target_.get();
     negotiated.promises.size_bytes = kSize;
     negotiated.promises.transmission_flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_DF;
     negotiated.style = GetParam();
-    peer_.Send(Writer()
-                   .U32(nbdtest::kRequestMagic)
-                   .U16(flags)
-                   .U16(nbdtest::kCmdRead)
-                   .U64(kCookie)
-                   .U64(kOffset)
-                   .U32(kLength)
-                   .bytes());
+    peer_.Send(before + Read(kOffset, kLength, flags));
     peer_.Close();
     nbdtest::Event shutdown;
     Channel channel(std::make_unique<nbdtest::MemoryStream>(peer_), shutdown.fd());
@@ -168,6 +173,26 @@ TEST_P(ZeroCopyTest, ATruncationBehindTheHeaderIsTold) {
                   Writer().U32(nbdtest::kNbdEio).U16(static_cast<uint16_t>(sentence.size())).Raw(sentence).U64(kOffset + kGood).bytes()));
   EXPECT_EQ(statistics_.errors, 1u);
   EXPECT_EQ(ending_.status, ExitStatus::kOk);
+}
+
+// What stands for the bytes that couldn't be read is zeroes, and nothing that was sent before.
+TEST_P(ZeroCopyTest, ThePaddingBehindATruncationIsZeroes) {
+  if (!structured()) return;  // the connection ends there
+  constexpr uint32_t kBefore = 100000;
+  constexpr size_t kGood = 70000;
+  peer_.AllowFiles([&](size_t sent) {
+    if (sent == kGood) {
+      EXPECT_EQ(ftruncate(file_, kOffset + kGood), 0);
+    }
+    return ssize_t{1};
+  });
+  peer_.LimitWrites(kGood);
+  const Bytes received = Serve(/*flags=*/0, Read(0, kBefore));
+  const Bytes wanted =
+      Chunk(true, nbdtest::kReplyOffsetData, Writer().U64(0).Raw(Pattern(0, kBefore)).bytes()) +
+      Begin(Pattern(kOffset, kGood) + Bytes(kLength - kGood, '\0'));
+  EXPECT_TRUE(SameBytes(received.substr(0, wanted.size()), wanted));
+  EXPECT_EQ(statistics_.errors, 1u);
 }
 
 TEST_P(ZeroCopyTest, APeerThatLeavesInTheMiddleEndsTheConnection) {

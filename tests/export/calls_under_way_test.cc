@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <barrier>
+#include <cerrno>
 #include <thread>
 #include <vector>
 
@@ -97,6 +98,46 @@ TEST_F(DurableCallsTest, GoOnSideBySide) {
     });
   }
   for (std::thread& thread : threads) thread.join();
+}
+
+// The kernel reports a lost write to one of two calls that are under way, and the other one may end
+// first, with success: it is told all the same.
+TEST_F(DurableCallsTest, ASuccessWaitsForTheCallThatGetsTheReport) {
+  for (const bool reported_first : {false, true}) {
+    DurableExport target;
+    std::barrier both(2);
+    std::atomic<int> results = 0;
+    const auto run = [&](int error) {
+      const bool waits = error != 0 && !reported_first;
+      const auto call = [&] {
+        both.arrive_and_wait();
+        // Time enough for the other one to come back with what it believes: a wrong answer shows, and
+        // a right one, which doesn't come before this ends, is no matter of time.
+        for (int i = 0; waits && i < 100 && results == 0; ++i) usleep(1000);
+        return error;
+      };
+      const int result = target.DurableCall(call, [](int) { return true; });
+      ++results;
+      return result;
+    };
+    int loser = 0, winner = 0;
+    std::thread other([&] { loser = run(EIO); });
+    winner = run(0);
+    other.join();
+    EXPECT_EQ(loser, EIO);
+    EXPECT_EQ(winner, EIO) << reported_first;
+    EXPECT_EQ(target.Flush(), EIO);
+  }
+}
+
+// Who has begun when all was over has its own answer.
+TEST_F(DurableCallsTest, ACallThatIsAloneDoesNotWait) {
+  DurableExport target;
+  const auto succeed = [] { return 0; };
+  const auto is_loss = [](int) { return true; };
+  EXPECT_EQ(target.DurableCall(succeed, is_loss), 0);
+  EXPECT_EQ(target.DurableCall([] { return ENOSPC; }, [](int) { return false; }), ENOSPC);
+  EXPECT_EQ(target.DurableCall(succeed, is_loss), 0);
 }
 
 }  // namespace

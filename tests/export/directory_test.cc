@@ -2,10 +2,13 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <spawn.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -345,6 +348,53 @@ TEST_F(Directory, HoldsOneExportOpenAtATime) {
   EXPECT_EQ(OpenDescriptors(), before + 1);
   EXPECT_FALSE(catalog->Open("nothing").ok());
   EXPECT_EQ(OpenDescriptors(), before);
+}
+
+// A program that runs can't be opened for writing, by nobody.
+class Running {
+ public:
+  explicit Running(const std::string& path) {
+    char seconds[] = "1000";
+    char* const arguments[] = {const_cast<char*>(path.c_str()), seconds, nullptr};
+    char* const environment[] = {nullptr};
+    EXPECT_EQ(posix_spawn(&pid_, path.c_str(), nullptr, nullptr, arguments, environment), 0);
+  }
+  ~Running() {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+
+ private:
+  pid_t pid_ = -1;
+};
+
+TEST_F(Directory, SaysOfEachFileByItselfWhyItIsReadOnly) {
+  std::filesystem::copy_file("/bin/sleep", PathOf("busy"));
+  Make("disk", "content");
+  const std::unique_ptr<Catalog> catalog = Open();
+  {
+    const Running running(PathOf("busy"));
+    const absl::StatusOr<Catalog::Opened> busy = catalog->Open("busy");
+    ASSERT_TRUE(busy.ok()) << busy.status();
+    EXPECT_TRUE(busy->target->facts().read_only);
+    EXPECT_EQ(busy->read_only_reason, "Text file busy");
+    const absl::StatusOr<Catalog::Opened> disk = catalog->Open("disk");
+    ASSERT_TRUE(disk.ok()) << disk.status();
+    EXPECT_FALSE(disk->target->facts().read_only);
+    EXPECT_EQ(disk->read_only_reason, "");
+    // Nor does it stay with a file that can't be opened at all.
+    EXPECT_TRUE(catalog->Open("busy").ok());
+    EXPECT_FALSE(catalog->Open("missing").ok());
+    EXPECT_EQ(catalog->Open("disk")->read_only_reason, "");
+    // In words each has its own, too.
+    const std::string words = catalog->InWords();
+    EXPECT_NE(words.find("busy\" is served read-only"), std::string::npos) << words;
+    EXPECT_EQ(words.find("disk\" is served read-only"), std::string::npos) << words;
+  }
+  const absl::StatusOr<Catalog::Opened> idle = catalog->Open("busy");
+  ASSERT_TRUE(idle.ok()) << idle.status();
+  EXPECT_FALSE(idle->target->facts().read_only);
+  EXPECT_EQ(idle->read_only_reason, "");
 }
 
 TEST_F(Directory, WithTooManyFilesIsServedButNotListed) {

@@ -14,8 +14,8 @@
 //                                         "hold": the request waits until it is released. FROM
 //                                         and END bound the bytes that are meant (END excluded),
 //                                         COUNT how many requests the rule catches.
-//     release                             "ok"; forgets the rules that hold, and lets go what
-//                                         they held
+//     release [OP]                        "ok"; forgets the rules that hold (an OP), and lets go
+//                                         what they held
 //     clear                               "ok"; forgets all rules and lets go what they held
 //     count                               "reads N writes N syncs N fallocates N lseeks N held N"
 //
@@ -80,7 +80,7 @@ static struct Rule g_rules[kMaxRules];
 static size_t g_rule_count;
 static uint64_t g_counts[kOpCount];
 static uint64_t g_held;
-static uint64_t g_release_number;  // grows with each release
+static uint64_t g_release_numbers[kOpCount];  // grow with each release
 
 static int g_backing = -1;
 static int g_stable = -1;
@@ -101,9 +101,9 @@ static int ApplyRules(enum Op op, uint64_t from, uint64_t length) {
     if (rule->error != 0) {
       result = -rule->error;
     } else {
-      const uint64_t before = g_release_number;
+      const uint64_t before = g_release_numbers[op];
       g_held++;
-      while (g_release_number == before) pthread_cond_wait(&g_released, &g_mutex);
+      while (g_release_numbers[op] == before) pthread_cond_wait(&g_released, &g_mutex);
       g_held--;
     }
     break;
@@ -251,15 +251,27 @@ static struct fuse_operations g_operations = {
     .lseek = FsLseek,
 };
 
-// Drops the rules that hold, or all of them, and wakes what is held. The mutex is held.
-static void ReleaseLocked(bool all) {
+// Drops the rules that hold, or all of them, and wakes what is held: of one operation, or of all
+// with kOpCount. The mutex is held.
+static void ReleaseLocked(bool all, enum Op op) {
   size_t kept = 0;
   for (size_t i = 0; i < g_rule_count; i++) {
-    if (!all && g_rules[i].error != 0) g_rules[kept++] = g_rules[i];
+    const bool is_meant = op == kOpCount || g_rules[i].op == op;
+    if (!is_meant || (!all && g_rules[i].error != 0)) g_rules[kept++] = g_rules[i];
   }
   g_rule_count = kept;
-  g_release_number++;
+  for (int i = 0; i < kOpCount; i++) {
+    if (op == kOpCount || (int)op == i) g_release_numbers[i]++;
+  }
   pthread_cond_broadcast(&g_released);
+}
+
+// kOpCount when there is none of this name.
+static enum Op OpOfName(const char* name) {
+  for (int i = 0; i < kOpCount; i++) {
+    if (strcmp(name, kOpNames[i]) == 0) return (enum Op)i;
+  }
+  return kOpCount;
 }
 
 // Reads what follows the word "rule"; false when it makes no sense.
@@ -273,13 +285,8 @@ static bool ParseRule(const char* text, struct Rule* rule) {
              &rule->end, &rule->remaining) < 2) {
     return false;
   }
-  bool known = false;
-  for (int i = 0; i < kOpCount; i++) {
-    if (strcmp(op, kOpNames[i]) != 0) continue;
-    rule->op = (enum Op)i;
-    known = true;
-  }
-  if (!known) return false;
+  rule->op = OpOfName(op);
+  if (rule->op == kOpCount) return false;
   rule->error = 0;
   if (strcmp(action, "hold") == 0) return true;
   for (size_t i = 0; i < sizeof kErrorNames / sizeof kErrorNames[0]; i++) {
@@ -296,9 +303,11 @@ static void RunCommand(const char* line, char* answer, size_t answer_bytes) {
   if (strncmp(line, "rule ", 5) == 0 && ParseRule(line + 5, &rule) && g_rule_count < kMaxRules) {
     g_rules[g_rule_count++] = rule;
   } else if (strcmp(line, "release") == 0) {
-    ReleaseLocked(false);
+    ReleaseLocked(false, kOpCount);
+  } else if (strncmp(line, "release ", 8) == 0 && OpOfName(line + 8) != kOpCount) {
+    ReleaseLocked(false, OpOfName(line + 8));
   } else if (strcmp(line, "clear") == 0) {
-    ReleaseLocked(true);
+    ReleaseLocked(true, kOpCount);
   } else if (strcmp(line, "count") == 0) {
     snprintf(answer, answer_bytes,
              "reads %" PRIu64 " writes %" PRIu64 " syncs %" PRIu64 " fallocates %" PRIu64

@@ -266,9 +266,9 @@ class FailingFs:
         if answer != "ok":
             raise ValueError(answer)
 
-    def release(self):
-        """Lets go what is held, and holds no more."""
-        assert self._command("release") == "ok"
+    def release(self, operation=None):
+        """Lets go what is held (of one operation), and holds no more."""
+        assert self._command("release" + (f" {operation}" if operation else "")) == "ok"
 
     def clear(self):
         """Forgets all rules and lets go what is held."""
