@@ -209,21 +209,22 @@ absl::StatusOr<BoundSockets> Bind(const ListenAddress& address) {
 }
 
 std::string UriOf(const ListenAddress& address, const std::string& unix_path,
-                  const std::string& export_name) {
+                  const std::string& export_name, bool require_tls) {
+  const absl::string_view scheme = require_tls ? "nbds" : "nbd";
   constexpr char kUnreserved[] = "-._~";
   const std::string name = PercentEncoded(export_name, kUnreserved);
   if (!unix_path.empty()) {
-    return absl::StrCat("nbd+unix:///", name, "?socket=",
+    return absl::StrCat(scheme, "+unix:///", name, "?socket=",
                         PercentEncoded(unix_path, "-._~/"));
   }
   const uint32_t port = address.port == 0 ? kNbdPort : address.port;
   if (address.vsock) {
-    return absl::StrCat("nbd+vsock://", VMADDR_CID_LOCAL, ":", port, "/", name);
+    return absl::StrCat(scheme, "+vsock://", VMADDR_CID_LOCAL, ":", port, "/", name);
   }
   std::string host =
       address.ip_address.empty() ? "localhost" : address.ip_address;
   if (absl::StrContains(host, ':')) host = absl::StrCat("[", host, "]");
-  return absl::StrCat("nbd://", host, ":", port, "/", name);
+  return absl::StrCat(scheme, "://", host, ":", port, "/", name);
 }
 
 }  // namespace nbdinetd

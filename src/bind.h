@@ -45,9 +45,10 @@ struct BoundSockets {
 // Unix socket that nobody listens on any more is replaced.
 absl::StatusOr<BoundSockets> Bind(const ListenAddress& address);
 
-// The NBD URI under which a client on this machine reaches the export.
+// The NBD URI under which a client on this machine reaches the export; with
+// `require_tls` one that makes the client use TLS.
 std::string UriOf(const ListenAddress& address, const std::string& unix_path,
-                  const std::string& export_name);
+                  const std::string& export_name, bool require_tls = false);
 
 }  // namespace nbdinetd
 

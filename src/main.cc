@@ -276,7 +276,8 @@ absl::StatusOr<pid_t> StartRun(const Options& options,
                        : absl::StrCat("nbd:", host, ":", port)},
        {"port", is_unix ? "" : absl::StrCat(port)},
        {"unixsocket", bound.unix_path},
-       {"uri", UriOf(options.listen, bound.unix_path, name)},
+       {"uri", UriOf(options.listen, bound.unix_path, name,
+                    options.tls.mode == TlsMode::kRequire)},
        {"exportname", name}});
 }
 

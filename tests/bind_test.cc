@@ -25,6 +25,15 @@ TEST(Uri, LeadsAClientOnThisMachineToTheExport) {
             "nbd+unix:///disk?socket=/tmp/nbd.sock");
 }
 
+TEST(Uri, SaysThatTlsIsRequired) {
+  ListenAddress tcp, vsock;
+  vsock.vsock = true;
+  EXPECT_EQ(UriOf(tcp, "", "disk", /*require_tls=*/true), "nbds://localhost:10809/disk");
+  EXPECT_EQ(UriOf(vsock, "", "", /*require_tls=*/true), "nbds+vsock://1:10809/");
+  EXPECT_EQ(UriOf(tcp, "/tmp/nbd.sock", "", /*require_tls=*/true),
+            "nbds+unix:///?socket=/tmp/nbd.sock");
+}
+
 TEST(Uri, EncodesWhatHasAMeaningInIt) {
   EXPECT_EQ(UriOf({}, "", "a b/c?d#e%f&\xc3\xa4"),
             "nbd://localhost:10809/a%20b%2Fc%3Fd%23e%25f%26%C3%A4");
