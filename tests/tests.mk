@@ -75,6 +75,7 @@ python_tests = \
 	tests/directory_exports_test.py \
 	tests/exclusive_test.py \
 	tests/faults_test.py \
+	tests/feature_pairs_test.py \
 	tests/handed_over_test.py \
 	tests/hardening_test.py \
 	tests/limits_test.py \
