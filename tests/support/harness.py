@@ -313,9 +313,11 @@ def _exec_child(argv, fds, environment, listen_fds, listen_pid, limits, outlives
             environment["LISTEN_PID"] = str(os.getpid())
         elif listen_pid is not None:
             environment["LISTEN_PID"] = str(listen_pid)
-        # Python ignores these two, and a program inherits that.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        # Python ignores the first two, the shell SIGINT and SIGQUIT of what it runs in the background,
+        # and nohup SIGHUP; and a program inherits that.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT,
+                       signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         for which, value in limits.items():
             resource.setrlimit(which, (value, value))
         os.execve(argv[0], argv, environment)

@@ -4,6 +4,7 @@
 // not TAP.
 
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <cstdio>
 #include <string>
@@ -74,6 +75,8 @@ class TapListener : public testing::EmptyTestEventListener {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // What the shell, or nohup, has ignored for who runs in the background.
+  for (const int number : {SIGINT, SIGQUIT, SIGHUP}) signal(number, SIG_DFL);
   testing::InitGoogleTest(&argc, argv);
   testing::TestEventListeners& listeners =
       testing::UnitTest::GetInstance()->listeners();
