@@ -493,6 +493,36 @@ def _(t):
         matches(r"\A<3>.*missing.*\n\Z", os.read(reading, 1 << 16).decode())
 
 
+@test("how a connection has ended has its priority: a client's fault is a warning, our own an error")
+def _(t):
+    image = t.pattern_image(MIB)
+    _, holder = t.activated("--exclusive", image)
+    holder.start()
+
+    def fault(client):
+        client.start()
+        client.send(client.request_bytes(NBD_CMD_READ, 0, 1, magic=0xBAD))
+
+    def in_vain(client):
+        client.handshake()
+        client.option(NBD_OPT_EXPORT_NAME, b"")
+    for arguments, act, status, priority in (
+            ([], lambda client: client.start().close(), EX_OK, 6),
+            (["--exclusive"], in_vain, 69, 4),
+            (["--handshake-timeout=100ms"], lambda client: client.greeting(), 75, 4),
+            ([], fault, EX_PROTOCOL, 4),
+            (["--deny=all"], lambda client: None, 77, 4)):
+        reading, writing = os.pipe()
+        t.defer(os.close, reading)
+        process, client = t.activated("--log=stderr", *arguments, image, fds={2: writing},
+                                      env=journal_stream(writing))
+        os.close(writing)
+        act(client)
+        process.expect(status)
+        lines = os.read(reading, 1 << 16).decode().splitlines()
+        matches(rf"^<{priority}>.*( ended: |refusing )", lines[-1], f"exit status {status}")
+
+
 @test("standard error that is the journal's stream is upgraded to the journal's native protocol, "
       "with fields")
 def _(t):

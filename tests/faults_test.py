@@ -729,6 +729,48 @@ def _(context):
         finish(process, client)
 
 
+@test("a slow block status behind quick ones holds up no answer to what is under way")
+def _(context):
+    need_privilege("fuse")
+    content = image_bytes(4 * MIB)
+    with FailingFs(context.path(""), content) as fs:
+        process, client = serve(context, fs.disk, contexts=["base:allocation"])
+        # As long as they are quick, nobody else is asked. (One that isn't, on a busy machine, makes
+        # this easier for the server, and no harder.)
+        for _ in range(20):
+            client.block_status(0, 4 * MIB)
+        fs.rule("read", "hold", MIB, MIB + PAGE)
+        fs.rule("lseek", "hold")
+        read = client.request(NBD_CMD_READ, MIB, PAGE)
+        fs.wait_held(1)
+        status = client.request(NBD_CMD_BLOCK_STATUS, 0, 4 * MIB)
+        fs.wait_held(2)
+        fs.release("read")
+        eq(client.answer(read).check().data, content[MIB:MIB + PAGE])
+        fs.release()
+        eq(client.answer(status).check().extents[0][1], [(4 * MIB, 0)])
+        finish(process, client)
+
+
+@test("a client is not idle while an answer is owed to it")
+def _(context):
+    need_privilege("fuse")
+    content = image_bytes(4 * MIB)
+    for command, kind in ((NBD_CMD_READ, "read"), (NBD_CMD_FLUSH, "sync")):
+        with FailingFs(context.fresh("fs"), content) as fs:
+            process, client = serve(context, fs.disk, "--idle-timeout=200ms", "--stall-timeout=200ms")
+            fs.rule(kind, "hold")
+            slow = client.request(command, 0, PAGE if command == NBD_CMD_READ else 0)
+            fs.wait_held(1)
+            time.sleep(0.6)  # that is what must not matter
+            eq(client.ended(), False, "the connection")
+            fs.release()
+            client.answer(slow).check()
+            client.read_to_end()
+            process.expect(75)
+            matches(r"ended: client was idle for 200ms", process.stderr())
+
+
 @test("a write to a part of a page that has to be read first holds up nothing behind it")
 def _(context):
     need_privilege("root", "loop", "fuse")

@@ -20,6 +20,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
 from harness import *  # noqa: E402
 from listening import *  # noqa: E402
+from tls import authority  # noqa: E402
 
 EX_CANTCREAT = 73
 NBD_PORT = 10809
@@ -352,6 +353,28 @@ def _(t):
     eq([name for name in os.listdir(t.dir) if name.startswith("nbd.")], [], "left behind")
 
 
+@test("so do those of keys and certificates, which each connection reads anew")
+def _(t):
+    if "built without OpenSSL" in t.run([NBDINETD, "--check", "--tls-psk=/nonexistent",
+                                         t.pattern_image(MIB, "disk.img")], status=None).stderr():
+        raise Skip("nbdinetd was built without OpenSSL")
+    Path(t.path("keys.psk")).write_text("alice:0123456789abcdef\n")
+    os.rename(authority().server_files(t), t.path("pki"))
+    for number, tls in enumerate((["--tls-psk=keys.psk"], ["--tls-certificates=pki"])):
+        name = f"nbd{number}.sock"
+        t.run([*in_directory(t.dir), NBDINETD, "-U", name, "-P", "nbd.pid", "--tls=require", *tls,
+               "disk.img"])
+        pid = int(Path(t.path("nbd.pid")).read_text())
+        t.defer(lambda p=pid: os.path.exists(f"/proc/{p}") and os.kill(p, signal.SIGKILL))
+        for _ in range(2):
+            client = Client(connect(t.path(name)))
+            client.handshake()
+            eq(client.haggle(NBD_OPT_STARTTLS), [(NBD_REP_ACK, b"")])
+            client.close()
+        os.kill(pid, signal.SIGTERM)
+        eq(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), EX_OK)
+
+
 @test("SIGTERM ends the background process, too: connections are drained, the socket is removed")
 def _(t):
     path = t.path("nbd.sock")
@@ -547,6 +570,24 @@ def _(t):
             eq(unixsocket, path if "-U" in arguments else "")
             eq(port, "" if "-U" in arguments else
                str(arguments[arguments.index("-p") + 1]) if "-p" in arguments else str(NBD_PORT))
+
+
+@test("--run goes with --vsock in any order, and its variables lead to the export")
+def _(t):
+    try:
+        socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).close()
+    except (OSError, AttributeError) as error:
+        raise Skip(f"this kernel has no vsock: {error}") from error
+    image, port = t.pattern_image(MIB), random.randrange(1 << 17, 1 << 31)
+    for arguments, wanted in ((["--vsock", "-p", port, "--run", VARIABLES], port),
+                              (["--run", VARIABLES, "-p", port, "--vsock"], port),
+                              (["--run", VARIABLES, "--vsock"], NBD_PORT)):
+        process = t.run([NBDINETD, *arguments, image], status=None)
+        if wanted == NBD_PORT and "Address already in use" in process.stderr():
+            continue  # the port is the machine's, in whatever network
+        process.expect(0)
+        eq(process.stdout().splitlines(),
+           ["", str(wanted), "", f"nbd+vsock://{VMADDR_CID_LOCAL}:{wanted}/", ""])
 
 
 @test("the command of --run gets no descriptor of the server's, its signals as usual, and no "

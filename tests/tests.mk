@@ -23,6 +23,7 @@ AM_CPPFLAGS += -I$(top_srcdir)/tests $(GTEST_CFLAGS)
 # Of one room each, on bytes.
 unit_tests = \
 	tests/access_test \
+	tests/base/datagram_socket_test \
 	tests/base/errors_test \
 	tests/base/log_test \
 	tests/base/rate_limit_test \
@@ -55,6 +56,7 @@ unit_tests = \
 	tests/sandbox/privileges_test \
 	tests/stream/channel_test \
 	tests/stream/psk_file_test \
+	tests/stream/spinner_test \
 	tests/stream/stream_test \
 	tests/zero_copy_test
 
