@@ -16,6 +16,7 @@
 
 #include "absl/time/clock.h"
 #include "base/limits.h"
+#include "base/steady_clock.h"
 #include "support/fake_export.h"
 #include "support/memory_stream.h"
 #include "support/wire.h"
@@ -875,6 +876,46 @@ TEST(LongList, EndsWithTheTimeForTheHandshake) {
       .Run();
   EXPECT_EQ(lazily.handshake.status(), ExitStatus::kTimedOut);
   EXPECT_LT(lazily.catalog->listed, lazily.catalog->exports);
+}
+
+// -- The time for it
+
+TEST(TimeLimit, EndsWithTheHandshake) {
+  // As short a time as this machine is quick enough for.
+  for (absl::Duration limit = absl::Milliseconds(100);; limit *= 10) {
+    Handshake handshake;
+    handshake.TimeLimit(limit)
+        .Flags()
+        .Option(nbdtest::kOptGo, InfoPayload("", Infos{}))
+        .RunWithoutEnd();
+    if (!handshake.has_negotiated()) {
+      ASSERT_LT(limit, absl::Minutes(1)) << handshake.reason();
+      continue;
+    }
+    absl::SleepFor(limit);
+    handshake.peer().Send("a request");
+    EXPECT_EQ(handshake.channel().Wait(/*want_input=*/true, /*workers_fd=*/-1,
+                                       absl::InfiniteFuture()),
+              Channel::Wake::kInput);
+    return;
+  }
+}
+
+TEST(TimeLimit, OfTheHandshakeOverTlsBeganBeforeIt) {
+  MemoryPeer peer;
+  peer.Send(OptionMessage(nbdtest::kOptList, ""));
+  Event shutdown;
+  Channel channel(std::make_unique<MemoryStream>(peer), shutdown.fd());
+  const auto catalog =
+      Catalog::OfOne(std::make_unique<FakeExport>(Export::Facts{}), absl::nullopt, "");
+  const Log log({LogDestination::kNull, /*verbose=*/false, /*standard_error_is_peer=*/true});
+  TlsUpgrade upgrade;
+  upgrade.deadline = SteadyNow() - absl::Milliseconds(1);
+  auto outcome =
+      Negotiation(channel, *catalog, log, absl::Seconds(30), upgrade).Run();
+  ASSERT_TRUE(std::holds_alternative<Ending>(outcome));
+  EXPECT_EQ(std::get<Ending>(outcome).status, ExitStatus::kTimedOut);
+  EXPECT_EQ(peer.Receive(), "");
 }
 
 // -- Limits
