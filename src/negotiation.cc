@@ -34,7 +34,7 @@ const Negotiation::Rule* Negotiation::FindRule(uint32_t option) {
 
 std::variant<Negotiated, TlsUpgrade, Ending> Negotiation::Run() {
   if (!secure_) deadline_ = SteadyNow() + time_limit_;
-  channel_.set_deadline(deadline_);
+  channel_.BeginHandshake(deadline_);
   // "the server MUST NOT preserve any negotiation state" (NBD_OPT_STARTTLS);
   // the greeting and the client flags come before it, and only once.
   if (secure_ || Greet()) {
@@ -44,7 +44,7 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiation::Run() {
   NoteInUse();
   if (ending_.has_value()) return *std::move(ending_);
   if (start_tls_) return TlsUpgrade{deadline_, no_zeroes_};
-  channel_.set_deadline(absl::InfiniteFuture());
+  channel_.EndHandshake();
   return *std::move(negotiated_);
 }
 
@@ -81,9 +81,9 @@ bool Negotiation::Require(size_t n) {
   channel_.MakeRoomFor(n);
   while (channel_.input().size() < n) {
     switch (channel_.Wait(/*want_input=*/true, /*workers_fd=*/-1,
-                          shutdown_deadline_)) {
+                          absl::InfiniteFuture())) {
       case Channel::Wake::kShutdown:
-        shutdown_deadline_ = SteadyNow() + kShutdownGrace;
+        // From now on there is a limit to this, too.
         continue;
       case Channel::Wake::kTimeout:
         EndTimedOut();
@@ -162,8 +162,7 @@ bool Negotiation::ReadClientFlags() {
 // Reads and answers one option; false when haggling is over.
 bool Negotiation::ReadOption() {
   // A client that never stops talking is never waited for.
-  const absl::Time now = SteadyNow();
-  if (now >= std::min(shutdown_deadline_, deadline_)) {
+  if (SteadyNow() >= channel_.HandshakeLimit()) {
     EndTimedOut();
     return false;
   }
@@ -178,8 +177,41 @@ bool Negotiation::ReadOption() {
          !start_tls_ && !ending_.has_value();
 }
 
+struct Negotiation::Refusal {
+  NbdOptionReply reply;
+  const char* sentence;
+  // How the connection ends where the option has no error reply.
+  Ending ending;
+};
+
+absl::optional<Negotiation::Refusal> Negotiation::WhyRefused(
+    const OptionHeader& header, const Rule* rule) const {
+  // FORCEDTLS mode.
+  if (tls_ == TlsMode::kRequire && !secure_ &&
+      header.option != NBD_OPT_STARTTLS && header.option != NBD_OPT_ABORT) {
+    return Refusal{NBD_REP_ERR_TLS_REQD,
+                   "this server requires TLS",
+                   {ExitStatus::kRefused,
+                    "client asked for an export without TLS, which this "
+                    "server requires"}};
+  }
+  if (channel_.shutdown_requested()) {
+    return Refusal{
+        NBD_REP_ERR_SHUTDOWN, kShuttingDown, {ExitStatus::kOk, kShuttingDown}};
+  }
+  if (rule == nullptr) {
+    return Refusal{NBD_REP_ERR_UNSUP, "the option is not supported", {}};
+  }
+  if (header.length > rule->max_payload_bytes) {
+    return Refusal{NBD_REP_ERR_TOO_BIG,
+                   "the option is too long",
+                   {ExitStatus::kProtocol,
+                    "client broke the protocol: an export name is too long"}};
+  }
+  return absl::nullopt;
+}
+
 bool Negotiation::HandleOption(const OptionHeader& header) {
-  OptionReplies replies(header.option);
   const Rule* rule = FindRule(header.option);
   if (log_.verbose()) {
     log_.Debug(absl::StrCat("option ",
@@ -192,53 +224,38 @@ bool Negotiation::HandleOption(const OptionHeader& header) {
     base_allocation_for_.reset();
   }
   if (header.option != NBD_OPT_GO) described_.reset();
-  const bool too_long =
-      rule != nullptr && header.length > rule->max_payload_bytes;
-
-  // FORCEDTLS mode.
-  const bool needs_tls = tls_ == TlsMode::kRequire && !secure_ &&
-                         header.option != NBD_OPT_STARTTLS &&
-                         header.option != NBD_OPT_ABORT;
-
-  if (header.option == NBD_OPT_EXPORT_NAME &&
-      (needs_tls || too_long || channel_.shutdown_requested())) {
-    // This option knows no error reply, so that all that is left is to
-    // terminate the session.
-    if (needs_tls) {
-      End(ExitStatus::kRefused,
-          "client asked for an export without TLS, which this server requires");
-    } else if (too_long) {
-      End(ExitStatus::kProtocol,
-          "client broke the protocol: an export name is too long");
-    } else {
-      End(ExitStatus::kOk, kShuttingDown);
-    }
-    return false;
+  if (const absl::optional<Refusal> refusal = WhyRefused(header, rule)) {
+    return Refuse(header, *refusal);
   }
-  if (rule == nullptr || needs_tls || too_long ||
-      channel_.shutdown_requested()) {
-    channel_.Consume(kOptionHeaderBytes);
-    if (!Discard(header.length)) return false;
-    if (header.option == NBD_OPT_ABORT) {
-      // Whatever comes with it, and also while shutting down.
-      OnAbort({}, replies);
-    } else if (needs_tls) {
-      replies.Error(NBD_REP_ERR_TLS_REQD, "this server requires TLS");
-    } else if (channel_.shutdown_requested()) {
-      replies.Error(NBD_REP_ERR_SHUTDOWN, kShuttingDown);
-    } else if (rule == nullptr) {
-      replies.Error(NBD_REP_ERR_UNSUP, "the option is not supported");
-    } else {
-      replies.Error(NBD_REP_ERR_TOO_BIG, "the option is too long");
-    }
-    return SendReplies(replies);
-  }
-
   const size_t whole = kOptionHeaderBytes + header.length;
   if (!Require(whole)) return false;
+  // The payload may have taken its time, and a shutdown have come meanwhile.
+  if (const absl::optional<Refusal> refusal = WhyRefused(header, rule)) {
+    return Refuse(header, *refusal);
+  }
+  OptionReplies replies(header.option);
   (this->*rule->handle)(
       channel_.input().substr(kOptionHeaderBytes, header.length), replies);
   channel_.Consume(whole);
+  return SendReplies(replies);
+}
+
+bool Negotiation::Refuse(const OptionHeader& header, const Refusal& refusal) {
+  if (header.option == NBD_OPT_EXPORT_NAME) {
+    // This option knows no error reply, so that all that is left is to
+    // terminate the session.
+    ending_ = refusal.ending;
+    return false;
+  }
+  channel_.Consume(kOptionHeaderBytes);
+  if (!Discard(header.length)) return false;
+  OptionReplies replies(header.option);
+  if (header.option == NBD_OPT_ABORT) {
+    // Whatever comes with it, and also while shutting down.
+    OnAbort({}, replies);
+  } else {
+    replies.Error(refusal.reply, refusal.sentence);
+  }
   return SendReplies(replies);
 }
 

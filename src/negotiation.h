@@ -73,7 +73,7 @@ class Negotiation {
 
   // Sends the greeting, unless there was one, and haggles until the client has
   // chosen an export, or is to begin with TLS, or the connection has ended, for
-  // the reason given. Called once. The channel's deadline stays until an export
+  // the reason given. Called once. The channel is in a handshake until an export
   // is chosen.
   std::variant<Negotiated, TlsUpgrade, Ending> Run();
 
@@ -111,6 +111,12 @@ class Negotiation {
   bool ReadClientFlags();
   bool ReadOption();
   bool HandleOption(const OptionHeader& header);
+  // Why an option of which only the header is known can't be carried out.
+  struct Refusal;
+  absl::optional<Refusal> WhyRefused(const OptionHeader& header,
+                                     const Rule* rule) const;
+  // Answers the option so, or ends the connection where there is no such answer.
+  bool Refuse(const OptionHeader& header, const Refusal& refusal);
   bool SendReplies(const OptionReplies& replies);
   // The handshake's time is over, or the time that a shutdown leaves.
   void EndTimedOut();
@@ -165,8 +171,6 @@ class Negotiation {
 
   // Of the whole handshake.
   absl::Time deadline_ = absl::InfiniteFuture();
-  // While it shuts down, options are refused; at this time it is over.
-  absl::Time shutdown_deadline_ = absl::InfiniteFuture();
   bool no_zeroes_ = false;
   bool structured_replies_ = false;
   // The name for which base:allocation was selected.

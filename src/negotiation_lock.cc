@@ -36,16 +36,18 @@ absl::optional<Negotiation::NotLocked> Negotiation::WaitForHolder(
     int holder_fd, absl::Duration pause, const std::string& name) {
   // What a client sends that doesn't wait for the answer is kept, as far as
   // there is room for it.
-  const bool has_room = channel_.input().size() < kInputBytes;
-  switch (channel_.Wait(has_room, holder_fd, SteadyNow() + pause)) {
+  const Channel::Wake wake = channel_.Wait(/*want_input=*/true, holder_fd,
+                                           SteadyNow() + pause);
+  if (channel_.shutdown_requested()) {
+    return NotLocked{NBD_REP_ERR_SHUTDOWN,
+                     kShuttingDown,
+                     {ExitStatus::kOk, kShuttingDown},
+                     /*over=*/false};
+  }
+  switch (wake) {
     case Channel::Wake::kWorkers:
-      return absl::nullopt;
     case Channel::Wake::kShutdown:
-      shutdown_deadline_ = SteadyNow() + kShutdownGrace;
-      return NotLocked{NBD_REP_ERR_SHUTDOWN,
-                       kShuttingDown,
-                       {ExitStatus::kOk, kShuttingDown},
-                       /*over=*/false};
+      return absl::nullopt;
     case Channel::Wake::kTimeout:
       if (SteadyNow() >= deadline_) {
         NotLocked late = InUse(

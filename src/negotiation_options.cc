@@ -113,7 +113,8 @@ void Negotiation::OnList(absl::string_view payload, OptionReplies& replies) {
 
 bool Negotiation::SendSoFar(OptionReplies& replies) {
   // To gather them may take long, on a file system that is far away.
-  if (SteadyNow() >= deadline_) {
+  channel_.LookForShutdown();
+  if (SteadyNow() >= channel_.HandshakeLimit()) {
     EndTimedOut();
   } else {
     SendReplies(replies);

@@ -55,13 +55,15 @@ Ending Transmission::Run() {
                           PatienceAfter(statistics_.requests -
                                         requests_before))) {
       case Channel::Wake::kWorkers:
-        break;
+      // From now on the limit is another.
       case Channel::Wake::kShutdown:
-        shutdown_limit_ = SteadyNow() + kShutdownLimit;
-        shutdown_deadline_ = SteadyNow() + kShutdownIdle;
         break;
       case Channel::Wake::kTimeout:
-        if (SteadyNow() >= limit) OnTimeLimit();
+        if (channel_.send_timed_out()) {
+          OnUnsentReplies();
+        } else if (SteadyNow() >= limit) {
+          OnTimeLimit();
+        }
         break;
       case Channel::Wake::kInput:
         OnInput();
@@ -90,11 +92,18 @@ bool Transmission::InMessage() const {
   return write_.has_value() || !channel_.input().empty();
 }
 
+absl::Time Transmission::ShutdownLimit() const {
+  return channel_.shutdown_since() + kShutdownLimit;
+}
+
 // When the peer has had its time, as things stand.
 absl::Time Transmission::WaitLimit() const {
   if (!WantInput()) return absl::InfiniteFuture();
   if (channel_.shutdown_requested()) {
-    return workers_.pending() > 0 ? absl::InfiniteFuture() : shutdown_deadline_;
+    if (workers_.pending() > 0) return absl::InfiniteFuture();
+    const absl::Time quiet_since =
+        std::max(channel_.shutdown_since(), channel_.last_progress());
+    return std::min(quiet_since + kShutdownIdle, ShutdownLimit());
   }
   if (InMessage()) return channel_.last_progress() + timeouts_.stall;
   return workers_.pending() > 0 ? absl::InfiniteFuture()
@@ -150,10 +159,6 @@ Ending Transmission::Finish() {
 void Transmission::OnInput() {
   switch (channel_.Receive()) {
     case Channel::Receipt::kData:
-      if (channel_.shutdown_requested()) {
-        shutdown_deadline_ =
-            std::min(channel_.last_progress() + kShutdownIdle, shutdown_limit_);
-      }
       break;
     case Channel::Receipt::kNothing:
       // TLS has messages of its own: who sends those only is as silent.
@@ -180,6 +185,11 @@ void Transmission::OnInput() {
 
 void Transmission::HandleInput() {
   while (!ending_.has_value() && replies_.ok()) {
+    // A client that never stops asking, or sending, is never waited for.
+    if (channel_.shutdown_requested() && SteadyNow() >= ShutdownLimit()) {
+      End(ExitStatus::kOk, "the server is shutting down");
+      return;
+    }
     const bool progress =
         write_.has_value() ? ContinueWrite(*write_) : HandleHeader();
     if (!progress) return;
@@ -190,11 +200,6 @@ void Transmission::HandleInput() {
 // there is none, or when it has to wait.
 bool Transmission::HandleHeader() {
   if (workers_.full()) return false;
-  // A client that never stops asking is never waited for.
-  if (channel_.shutdown_requested() && SteadyNow() >= shutdown_limit_) {
-    End(ExitStatus::kOk, "the server is shutting down");
-    return false;
-  }
   if (channel_.input().size() < kRequestHeaderBytes) {
     channel_.MakeRoomFor(kRequestHeaderBytes);
     return false;

@@ -90,6 +90,8 @@ class Transmission {
   // What a write would wait for is a task of ours, whose end is told.
   bool WritesHaveToWait() const;
   bool InMessage() const;
+  // When a client has had all the time that a shutdown leaves it.
+  absl::Time ShutdownLimit() const;
   absl::Time WaitLimit() const;
   void OnTimeLimit();
   void OnUnsentReplies();
@@ -109,8 +111,6 @@ class Transmission {
   absl::optional<PendingWrite> write_;
   // Once set nothing more is received; the workers' results are still sent.
   absl::optional<Ending> ending_;
-  absl::Time shutdown_deadline_ = absl::InfiniteFuture();
-  absl::Time shutdown_limit_ = absl::InfiniteFuture();
   int storage_errors_logged_ = 0;
   // The last one was.
   bool block_status_is_quick_ = false;

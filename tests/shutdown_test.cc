@@ -6,10 +6,17 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <memory>
 #include <optional>
 #include <string>
+#include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -362,5 +369,311 @@ INSTANTIATE_TEST_SUITE_P(Stream, ShutdownOver,
                            return tested.param == Transport::kTcp ? "Tcp"
                                                                   : "Pipes";
                          });
+
+// -- Every state in which a connection waits
+//
+// A shutdown is a state: it may come while the server waits for whatever it
+// likes, and it ends. A connection for each state, all of them at once, since
+// each may take a second.
+
+struct State {
+  std::string name;
+  std::vector<std::string> options = {};
+  // Brings the connection there. Nothing more is sent or read before the signal.
+  void (*reach)(Peer& peer);
+  // What the client sends when the server has heard the signal.
+  Bytes then = {};
+  // The option to which NBD_REP_ERR_SHUTDOWN is the only answer by then.
+  uint32_t refused_option = 0;
+  bool small_buffers = false;
+};
+
+const std::vector<uint16_t> kNoInfos;
+
+// An option that arrives in two parts, cut behind `at` bytes of its payload.
+Bytes GoMessage() { return OptionMessage(kOptGo, InfoPayload("", kNoInfos)); }
+Bytes NameMessage() { return OptionMessage(kOptExportName, "some name"); }
+constexpr size_t kCut = 18;
+
+// Asks for more than the socket and the client's side of it hold, and doesn't
+// read.
+void AskForMuch(Peer& peer, uint32_t length) {
+  peer.EnterTransmission(true);
+  Bytes batch;
+  for (int i = 0; i < 64; ++i) {
+    batch += RequestMessage({.type = kCmdRead, .length = length, .cookie = 7});
+  }
+  peer.Send(batch);
+}
+
+void SendPart(Peer& peer, const Request& request, size_t payload_bytes) {
+  peer.EnterTransmission(true);
+  peer.Send(RequestMessage(request) + Bytes(payload_bytes, 'x'));
+}
+
+std::vector<State> States(const std::string& directory) {
+  const std::string list = "--directory=" + directory;
+  return {
+      {.name = "before the client flags",
+       .reach = [](Peer& peer) { peer.ReceiveGreeting(); }},
+      {.name = "inside the client flags",
+       .reach =
+           [](Peer& peer) {
+             peer.ReceiveGreeting();
+             peer.Send(Bytes(2, '\0'));
+           }},
+      {.name = "between options",
+       .reach =
+           [](Peer& peer) {
+             peer.Open();
+             peer.Negotiate(kOptList);
+           }},
+      {.name = "inside an option's header",
+       .reach =
+           [](Peer& peer) {
+             peer.Open();
+             peer.Send(GoMessage().substr(0, 9));
+           }},
+      {.name = "inside NBD_OPT_GO",
+       .reach =
+           [](Peer& peer) {
+             peer.Open();
+             peer.Send(GoMessage().substr(0, kCut));
+           }},
+      {.name = "inside NBD_OPT_GO, whose rest comes",
+       .reach =
+           [](Peer& peer) {
+             peer.Open();
+             peer.Send(GoMessage().substr(0, kCut));
+           },
+       .then = GoMessage().substr(kCut),
+       .refused_option = kOptGo},
+      {.name = "inside NBD_OPT_EXPORT_NAME",
+       .reach =
+           [](Peer& peer) {
+             peer.Open();
+             peer.Send(NameMessage().substr(0, kCut));
+           }},
+      {.name = "inside NBD_OPT_EXPORT_NAME, whose rest comes",
+       .reach =
+           [](Peer& peer) {
+             peer.Open();
+             peer.Send(NameMessage().substr(0, kCut));
+           },
+       .then = NameMessage().substr(kCut)},
+      {.name = "inside an option that is too long",
+       .reach =
+           [](Peer& peer) {
+             peer.Open();
+             peer.Send(
+                 OptionMessage(kOptInfo, Bytes(1 << 20, 'x')).substr(0, 70000));
+           }},
+      {.name = "inside a list that the client doesn't read",
+       .options = {list},
+       .reach =
+           [](Peer& peer) {
+             peer.Open();
+             peer.SendOption(kOptList);
+           },
+       .small_buffers = true},
+      {.name = "in transmission, idle",
+       .reach = [](Peer& peer) { peer.EnterTransmission(true); }},
+      {.name = "in transmission by NBD_OPT_EXPORT_NAME, idle",
+       .reach =
+           [](Peer& peer) {
+             peer.Open();
+             peer.SendOption(kOptExportName, "");
+             peer.Receive(10);
+           }},
+      {.name = "inside a request's header",
+       .reach =
+           [](Peer& peer) {
+             peer.EnterTransmission(true);
+             peer.Send(RequestMessage({.length = 512}).substr(0, 13));
+           }},
+      {.name = "inside a short write",
+       .reach =
+           [](Peer& peer) {
+             SendPart(peer, {.type = kCmdWrite, .length = 1000}, 500);
+           }},
+      {.name = "inside a long write",
+       .reach =
+           [](Peer& peer) {
+             SendPart(peer, {.type = kCmdWrite, .length = 2 << 20}, 1 << 20);
+           }},
+      {.name = "inside a write that is refused",
+       .reach =
+           [](Peer& peer) {
+             SendPart(peer,
+                      {.type = kCmdWrite, .offset = 1u << 30, .length = 1000},
+                      500);
+           }},
+      {.name = "inside replies that the client doesn't read",
+       .reach = [](Peer& peer) { AskForMuch(peer, 64 << 10); }},
+      {.name = "inside a file that the client doesn't read",
+       .reach = [](Peer& peer) { AskForMuch(peer, kImageSize); }},
+  };
+}
+
+struct Asking {
+  std::string name;
+  int signal;
+  bool again = false;
+  bool exclusive = false;
+};
+
+class EachState
+    : public testing::TestWithParam<std::tuple<Transport, Asking>> {
+ protected:
+  struct Connection {
+    State state;
+    TempImage image;
+    std::unique_ptr<Session> session;
+  };
+
+  static void SetUpTestSuite() {
+    names_ = new TempDir;
+    for (int i = 0; i < 600; ++i) {
+      const std::string name = std::to_string(i) + std::string(200, 'n');
+      std::ofstream(names_->path() + "/" + name).put('x');
+    }
+  }
+  static void TearDownTestSuite() { delete names_; }
+
+  Connection Reach(const State& state) {
+    const auto [transport, asking] = GetParam();
+    Connection connection{state, TempImage::WithPattern(kImageSize), nullptr};
+    std::vector<std::string> arguments = state.options;
+    if (asking.exclusive) arguments.push_back("--exclusive");
+    if (state.options.empty()) arguments.push_back(connection.image.path());
+    SessionSetup setup{.transport = transport};
+    if (state.small_buffers) setup.socket_buffer_bytes = 16 << 10;
+    connection.session = std::make_unique<Session>(arguments, setup);
+    state.reach(connection.session->peer());
+    return connection;
+  }
+
+  // Sends the signal, and what the client sends behind it.
+  void Ask(Connection& connection) {
+    const Asking& asking = std::get<1>(GetParam());
+    ServerProcess& server = connection.session->server();
+    connection.session->peer().WaitUntilRead();
+    server.WaitUntilAsleep();
+    const long sleeps = server.Sleeps();
+    server.Signal(asking.signal);
+    if (connection.state.then.empty()) return;
+    while (server.Sleeps() == sleeps) std::this_thread::yield();
+    connection.session->peer().TrySend(connection.state.then);
+  }
+
+  void ExpectEnd(Connection& connection) {
+    SCOPED_TRACE(connection.state.name);
+    const Asking& asking = std::get<1>(GetParam());
+    Session& session = *connection.session;
+    if (asking.again) session.server().Signal(asking.signal);
+    EXPECT_TRUE(ExitedWith(session.WaitForExit(), kExitOk));
+    if (connection.state.refused_option == 0) return;
+    try {
+      EXPECT_TRUE(HasType(
+          session.peer().ReceiveAnswer(connection.state.refused_option),
+          kRepErrShutdown));
+    } catch (const ConnectionEnded&) {
+      // The rest came too late.
+    }
+    EXPECT_TRUE(SameBytes(session.peer().ReceiveToEnd(), ""));
+  }
+
+  const std::string& names() const { return names_->path(); }
+
+ private:
+  static TempDir* names_;
+};
+TempDir* EachState::names_ = nullptr;
+
+std::string NameOf(const testing::TestParamInfo<EachState::ParamType>& tested) {
+  const auto& [transport, asking] = tested.param;
+  const std::string where = transport == Transport::kUnix  ? "Unix"
+                            : transport == Transport::kTcp ? "Tcp"
+                                                           : "Pipes";
+  return where + asking.name;
+}
+
+TEST_P(EachState, EndsWhenItIsAskedTo) {
+  std::vector<Connection> connections;
+  for (const State& state : States(names())) {
+    connections.push_back(Reach(state));
+  }
+  for (Connection& connection : connections) Ask(connection);
+  for (Connection& connection : connections) ExpectEnd(connection);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Signal, EachState,
+    testing::Combine(testing::Values(Transport::kUnix),
+                     testing::Values(Asking{"Term", SIGTERM},
+                                     Asking{"Int", SIGINT},
+                                     Asking{"Takeover", SIGURG, false,
+                                            /*exclusive=*/true})),
+    NameOf);
+INSTANTIATE_TEST_SUITE_P(
+    Stream, EachState,
+    testing::Combine(testing::Values(Transport::kTcp, Transport::kPipes),
+                     testing::Values(Asking{"TermTwice", SIGTERM,
+                                            /*again=*/true})),
+    NameOf);
+
+TEST(ShutdownBeforeTheGreeting, IsNoticedWhileItCannotBeSent) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  Bytes filler(1 << 16, 'x');
+  while (send(ends[1], filler.data(), filler.size(), MSG_DONTWAIT) > 0) {
+  }
+  const TempImage image = TempImage::WithPattern(kImageSize);
+  ServerProcess server({.arguments = {image.path()}, .in = ends[1], .out = ends[1]});
+  close(ends[1]);
+  // It reads nothing; so it sleeps for nothing else.
+  long sleeps;
+  do {
+    sleeps = server.Sleeps();
+    server.WaitUntilAsleep();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  } while (server.Sleeps() != sleeps || sleeps == 0);
+  server.Signal(SIGTERM);
+  EXPECT_TRUE(ExitedWith(server.WaitForExit(), kExitOk));
+  close(ends[0]);
+}
+
+class WhileItWaitsForTheExport
+    : public testing::TestWithParam<std::tuple<const char*, int, uint32_t>> {};
+
+TEST_P(WhileItWaitsForTheExport, EndsWhenItIsAskedTo) {
+  const auto [kind, signal, option] = GetParam();
+  const TempImage image = TempImage::WithPattern(kImageSize);
+  const std::vector<std::string> arguments = {
+      std::string("--exclusive=") + kind, image.path()};
+  Session holder(arguments);
+  holder.peer().EnterTransmission(true);
+  // So that it can't leave, whoever asks.
+  holder.server().Signal(SIGSTOP);
+  Session session(arguments);
+  session.peer().Open();
+  session.peer().Send(option == kOptGo ? GoMessage() : NameMessage());
+  session.peer().WaitUntilRead();
+  session.server().WaitUntilAsleep();
+  session.server().Signal(signal);
+  if (option == kOptGo) {
+    EXPECT_TRUE(
+        HasType(session.peer().ReceiveAnswer(kOptGo), kRepErrShutdown));
+  }
+  EXPECT_TRUE(SameBytes(session.peer().ReceiveToEnd(), ""));
+  EXPECT_TRUE(ExitedWith(session.WaitForExit(), kExitOk));
+  holder.server().Signal(SIGCONT);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Exclusive, WhileItWaitsForTheExport,
+    testing::Combine(testing::Values("wait", "takeover"),
+                     testing::Values(SIGTERM, SIGINT, SIGURG),
+                     testing::Values(kOptGo, kOptExportName)));
 
 }  // namespace

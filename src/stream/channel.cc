@@ -12,9 +12,6 @@
 namespace nbdinetd {
 namespace {
 
-// How long a peer that doesn't read its replies may hold up a shutdown.
-constexpr absl::Duration kShutdownSendLimit = absl::Seconds(1);
-
 // How often in a row spinning may find input before the other descriptors are
 // looked at.
 constexpr int kMaxWaitsUnpolled = 64;
@@ -27,26 +24,70 @@ Channel::Channel(std::unique_ptr<Stream> stream, int shutdown_fd)
       last_progress_(SteadyNow()),
       buffer_(std::make_unique_for_overwrite<char[]>(kInputBytes)) {}
 
-void Channel::NoteShutdown() {
-  if (shutdown_requested_) return;
-  shutdown_requested_ = true;
-  shutdown_send_limit_ = SteadyNow() + kShutdownSendLimit;
+absl::Time Channel::HandshakeLimit() const {
+  if (!handshake_deadline_.has_value()) return absl::InfiniteFuture();
+  return std::min(*handshake_deadline_, shutdown_since_ + kShutdownGrace);
+}
+
+pollfd Channel::ShutdownEntry() const {
+  return {shutdown_requested() ? -1 : shutdown_fd_, POLLIN, 0};
+}
+
+void Channel::NoteShutdown() { shutdown_since_ = SteadyNow(); }
+
+void Channel::LookForShutdown() {
+  pollfd fd = ShutdownEntry();
+  if (PollUntil(absl::MakeSpan(&fd, 1), absl::InfinitePast()) != 0) {
+    NoteShutdown();
+  }
+}
+
+Channel::Stall::Stall(const Stream& stream)
+    : since_(SteadyNow()), unread_(stream.unread_bytes()) {}
+
+// A socket is writable once a good part of what it holds has been read: much
+// later than when a slow peer last read something.
+bool Channel::Stall::HasMoved(const Stream& stream) {
+  since_ = SteadyNow();
+  const absl::optional<size_t> before =
+      std::exchange(unread_, stream.unread_bytes());
+  return before.has_value() && unread_.has_value() && *unread_ < *before;
+}
+
+void Channel::PollPeer(absl::Span<pollfd> fds, absl::Time deadline) {
+  for (;;) {
+    const absl::Time stalled = stall_.has_value()
+                                   ? stall_->since() + stall_timeout_
+                                   : absl::InfiniteFuture();
+    if (PollUntil(fds, std::min(deadline, stalled)) != 0) return;
+    if (!stall_.has_value() || SteadyNow() < stalled) return;
+    if (!stall_->HasMoved(*stream_)) {
+      send_timed_out_ = broken_ = true;
+      return;
+    }
+  }
 }
 
 Channel::Wake Channel::Wait(bool want_input, int workers_fd,
                             absl::Time deadline, Patience patience) {
+  want_input &= input().size() < kInputBytes;
+  // Input that is there already would only wake us again and again.
+  const bool output_first = want_input && stream_->has_output();
+  want_input &= !output_first;
+  if (!output_first) {
+    stall_.reset();
+  } else if (!stall_.has_value()) {
+    stall_.emplace(*stream_);
+  }
   const bool has_input = want_input && stream_->has_input();
   // poll() ignores negative descriptors.
   pollfd fds[] = {
       {want_input ? stream_->input_fd() : -1, POLLIN, 0},
       {workers_fd, POLLIN, 0},
-      {shutdown_requested_ ? -1 : shutdown_fd_, POLLIN, 0},
-      {want_input && stream_->has_output() ? stream_->output_fd() : -1, POLLOUT,
-       0},
+      ShutdownEntry(),
+      {output_first ? stream_->output_fd() : -1, POLLOUT, 0},
   };
-  const bool tell_shutdown = shutdown_requested_ && !shutdown_told_;
-  const bool may_spin =
-      patience != Patience::kSleep && want_input && !tell_shutdown;
+  const bool may_spin = patience != Patience::kSleep && want_input;
   // A client that is always quick must not hide a shutdown.
   const bool ready = may_spin && ++waits_unpolled_ == kMaxWaitsUnpolled &&
                      PollUntil(absl::MakeSpan(fds), absl::InfinitePast()) != 0;
@@ -62,20 +103,20 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
     }
   }
   if (!ready) {
-    PollUntil(absl::MakeSpan(fds), tell_shutdown || has_input
-                                       ? absl::InfinitePast()
-                                       : std::min(deadline, deadline_));
+    PollPeer(absl::MakeSpan(fds),
+             has_input ? absl::InfinitePast()
+                       : std::min(deadline, HandshakeLimit()));
     if (may_spin) spinner_.NoteSlept();
     waits_unpolled_ = 0;
   }
-  if (fds[2].revents != 0) NoteShutdown();
+  if (fds[3].revents != 0) stall_.reset();
+  const bool shutdown_comes = fds[2].revents != 0;
+  if (shutdown_comes) NoteShutdown();
   if (fds[1].revents != 0) return Wake::kWorkers;
-  if (shutdown_requested_ && !shutdown_told_) {
-    shutdown_told_ = true;
-    return Wake::kShutdown;
-  }
+  if (shutdown_comes) return Wake::kShutdown;
   // A client that never stops sending must not hide that its time is over.
-  if (deadline_ != absl::InfiniteFuture() && SteadyNow() >= deadline_) {
+  if (const absl::Time limit = HandshakeLimit();
+      limit != absl::InfiniteFuture() && SteadyNow() >= limit) {
     return Wake::kTimeout;
   }
   return has_input || fds[0].revents != 0 || fds[3].revents != 0
@@ -123,27 +164,15 @@ void Channel::MakeRoomFor(size_t n) {
 bool Channel::WaitWritable() {
   pollfd fds[] = {
       {stream_->output_fd(), POLLOUT, 0},
-      {shutdown_requested_ ? -1 : shutdown_fd_, POLLIN, 0},
+      ShutdownEntry(),
   };
-  // A socket is writable once a good part of what it holds has been read: much
-  // later than when a slow peer last read something.
-  absl::optional<size_t> unread = stream_->unread_bytes();
-  for (;;) {
-    const absl::Time limit = std::min(deadline_, shutdown_send_limit_);
-    if (PollUntil(absl::MakeSpan(fds),
-                  std::min(SteadyNow() + stall_timeout_, limit)) != 0) {
-      if (fds[1].revents != 0) NoteShutdown();
-      return true;
-    }
-    const absl::optional<size_t> before =
-        std::exchange(unread, stream_->unread_bytes());
-    const bool has_read =
-        before.has_value() && unread.has_value() && *unread < *before;
-    if (!has_read || SteadyNow() >= limit) {
-      send_timed_out_ = true;
-      return false;
-    }
-  }
+  stall_.emplace(*stream_);
+  PollPeer(absl::MakeSpan(fds),
+           std::min(HandshakeLimit(), shutdown_since_ + kShutdownLimit));
+  stall_.reset();
+  if (fds[1].revents != 0) NoteShutdown();
+  if (fds[0].revents == 0 && fds[1].revents == 0) send_timed_out_ = true;
+  return !send_timed_out_;
 }
 
 size_t Channel::SendFile(int file, uint64_t offset, size_t length) {

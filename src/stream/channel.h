@@ -2,9 +2,15 @@
 //
 // Whatever phase the connection is in, waiting for the peer also notices a
 // shutdown signal and a descriptor of the workers; whatever the peer does
-// comes back as a value. Threads: one.
+// comes back as a value.
+//
+// Invariant: a shutdown is a state. Whoever notices it, in whatever wait, each
+// later wait ends by a time that follows from shutdown_since(); so no phase
+// depends on having been told. Threads: one.
 #ifndef NBDINETD_STREAM_CHANNEL_H_
 #define NBDINETD_STREAM_CHANNEL_H_
+
+#include <poll.h>
 
 #include <memory>
 #include <string>
@@ -31,12 +37,15 @@ class Channel {
     stream_ = wrap(std::move(stream_));
   }
 
-  // Ends every later Wait() and Send(), whatever there is to receive: the
-  // handshake's deadline. Taken back with InfiniteFuture().
-  void set_deadline(absl::Time deadline) { deadline_ = deadline; }
+  // Until EndHandshake(), every Wait() and Send() ends at `deadline`, or
+  // kShutdownGrace after a shutdown was noticed, whatever there is to receive.
+  void BeginHandshake(absl::Time deadline) { handshake_deadline_ = deadline; }
+  void EndHandshake() { handshake_deadline_.reset(); }
+  // When that is; InfiniteFuture() outside a handshake.
+  absl::Time HandshakeLimit() const;
   // How long Send() waits for a peer that reads nothing.
   void set_stall_timeout(absl::Duration timeout) { stall_timeout_ = timeout; }
-  // Send() has given up on a peer that doesn't read, or doesn't answer.
+  // Send() or Wait() has given up on a peer that doesn't read, or doesn't answer.
   bool send_timed_out() const { return send_timed_out_; }
 
   enum class Wake { kInput, kWorkers, kShutdown, kTimeout };
@@ -49,14 +58,28 @@ class Channel {
   };
 
   // Waits until there is something to receive, `workers_fd` (unless -1) is
-  // readable, a shutdown is requested (told once), or `deadline` has passed.
-  // With `want_input` false the peer's input is left alone. When several
-  // things have happened, the workers come before a shutdown before input.
+  // readable, this wait is the first to notice a shutdown, or `deadline` has
+  // passed. With `want_input` false the peer's input is left alone, and so it is
+  // when there is no room for it. When several things have happened, the workers
+  // come before a shutdown before input.
+  //
+  // While the stream can't read before it has sent something (TLS answers some
+  // messages by itself), that is what is waited for, as in Send(): a peer that
+  // takes nothing for the stall timeout has timed out, and send_timed_out()
+  // says so.
   Wake Wait(bool want_input, int workers_fd, absl::Time deadline,
             Patience patience = Patience::kSleep);
 
-  // True from the moment that Wait() or Send() has seen the shutdown signal.
-  bool shutdown_requested() const { return shutdown_requested_; }
+  // True from the moment that Wait(), a Send() that has to wait, or
+  // LookForShutdown() has noticed the shutdown signal.
+  bool shutdown_requested() const {
+    return shutdown_since_ != absl::InfiniteFuture();
+  }
+  // That moment; InfiniteFuture() before it.
+  absl::Time shutdown_since() const { return shutdown_since_; }
+  // Notices the signal without waiting for anything: for whoever is busy for
+  // long.
+  void LookForShutdown();
 
   enum class Receipt { kData, kNothing, kEnd, kReset, kTimedOut };
   // Receives once, without waiting, as much as there is room for. kEnd: the
@@ -95,20 +118,38 @@ class Channel {
   void Abort();
 
  private:
+  // A peer that takes nothing of what it is sent.
+  class Stall {
+   public:
+    explicit Stall(const Stream& stream);
+    absl::Time since() const { return since_; }
+    // Whether it has taken something after all; then it begins anew.
+    bool HasMoved(const Stream& stream);
+
+   private:
+    absl::Time since_;
+    absl::optional<size_t> unread_;
+  };
+
+  // Polls until something is ready, or `deadline`; gives up on a peer that
+  // stalls.
+  void PollPeer(absl::Span<pollfd> fds, absl::Time deadline);
   bool WaitWritable();
   void NoteShutdown();
+  // For poll(); the signal stays pending, and must not wake it again and again.
+  pollfd ShutdownEntry() const;
   Receipt ReceiveNow();
 
   std::unique_ptr<Stream> stream_;
   const int shutdown_fd_;
-  bool shutdown_requested_ = false;
-  bool shutdown_told_ = false;
+  absl::Time shutdown_since_ = absl::InfiniteFuture();
   bool broken_ = false;
   bool send_timed_out_ = false;
   absl::Time last_progress_;
-  absl::Time deadline_ = absl::InfiniteFuture();
-  absl::Time shutdown_send_limit_ = absl::InfiniteFuture();
+  absl::optional<absl::Time> handshake_deadline_;
   absl::Duration stall_timeout_ = absl::InfiniteDuration();
+  // While the stream can't read before it has sent something.
+  absl::optional<Stall> stall_;
   Spinner spinner_;
   int waits_unpolled_ = 0;
   // What spinning has received, for Receive() to tell.

@@ -19,17 +19,15 @@ absl::optional<Ending> UpgradeToTls(Channel& channel, const Tls& tls,
     if (result != -EAGAIN) {
       return Ending{ExitStatus::kRefused, stream->failure()};
     }
-    switch (channel.Wait(/*want_input=*/true, /*workers_fd=*/-1,
-                         absl::InfiniteFuture())) {
-      case Channel::Wake::kShutdown:
-        // There is no way to tell the client anything.
-        return Ending{ExitStatus::kOk, "the server is shutting down"};
-      case Channel::Wake::kTimeout:
-        return Ending{ExitStatus::kTimedOut,
-                      "client didn't finish the TLS handshake in time"};
-      case Channel::Wake::kWorkers:
-      case Channel::Wake::kInput:
-        break;
+    const Channel::Wake wake = channel.Wait(
+        /*want_input=*/true, /*workers_fd=*/-1, absl::InfiniteFuture());
+    if (channel.shutdown_requested()) {
+      // There is no way to tell the client anything.
+      return Ending{ExitStatus::kOk, "the server is shutting down"};
+    }
+    if (wake == Channel::Wake::kTimeout) {
+      return Ending{ExitStatus::kTimedOut,
+                    "client didn't finish the TLS handshake in time"};
     }
   }
   peer->identity = stream->identity();

@@ -78,9 +78,9 @@ TEST_F(ChannelTest, WakesAtTheDeadline) {
 
 TEST_F(ChannelTest, InputDoesNotHideThatTheHandshakeIsOver) {
   peer_.Send("x");
-  channel_.set_deadline(SteadyNow());
+  channel_.BeginHandshake(SteadyNow());
   EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
-  channel_.set_deadline(kForever);
+  channel_.EndHandshake();
   EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kInput);
 }
 
@@ -89,39 +89,35 @@ TEST_F(ChannelTest, ADeadlineThatHasPassedDoesNotHideInput) {
   EXPECT_EQ(channel_.Wait(true, -1, kAtOnce), Channel::Wake::kInput);
 }
 
-TEST_F(ChannelTest, TellsAShutdownOnce) {
+TEST_F(ChannelTest, AShutdownIsAStateFromWhenItIsNoticed) {
   EXPECT_FALSE(channel_.shutdown_requested());
+  EXPECT_EQ(channel_.shutdown_since(), kForever);
+  const absl::Time before = SteadyNow();
   shutdown_.Set();
   EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kShutdown);
   EXPECT_TRUE(channel_.shutdown_requested());
+  const absl::Time since = channel_.shutdown_since();
+  EXPECT_GE(since, before);
+  EXPECT_LE(since, SteadyNow());
   // The descriptor stays readable, and must not wake again and again.
   EXPECT_EQ(channel_.Wait(true, -1, kAtOnce), Channel::Wake::kTimeout);
   peer_.Send("x");
   EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kInput);
-  EXPECT_TRUE(channel_.shutdown_requested());
+  EXPECT_EQ(channel_.shutdown_since(), since);
 }
 
 TEST_F(ChannelTest, TheWorkersComeBeforeAShutdownBeforeInput) {
   peer_.Send("x");
-  workers_.Set();
   shutdown_.Set();
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kWorkers);
-  EXPECT_TRUE(channel_.shutdown_requested());
-  workers_.Clear();
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kShutdown);
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
+            Channel::Wake::kShutdown);
   EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kInput);
-}
-
-TEST_F(ChannelTest, AShutdownThatCameWithTheWorkersIsToldWithoutWaiting) {
   workers_.Set();
-  shutdown_.Set();
-  ASSERT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kWorkers);
-  workers_.Clear();
-  // With nothing to wake it but what it already knows.
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kShutdown);
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
+            Channel::Wake::kWorkers);
 }
 
-TEST_F(ChannelTest, AShutdownNoticedWhileSendingIsToldToAQuickPeerToo) {
+TEST_F(ChannelTest, AQuickPeerDoesNotHideAShutdown) {
   const auto wait = [&] {
     peer_.Send("x");
     const Channel::Wake wake =
@@ -131,10 +127,132 @@ TEST_F(ChannelTest, AShutdownNoticedWhileSendingIsToldToAQuickPeerToo) {
   };
   for (int i = 0; i < 50; ++i) ASSERT_EQ(wait(), Channel::Wake::kInput);
   shutdown_.Set();
-  peer_.FailWrites({-EAGAIN});
-  ASSERT_TRUE(channel_.Send("abc"));
-  ASSERT_TRUE(channel_.shutdown_requested());
-  EXPECT_EQ(wait(), Channel::Wake::kShutdown);
+  for (int i = 0; i < 1000 && !channel_.shutdown_requested(); ++i) wait();
+  EXPECT_TRUE(channel_.shutdown_requested());
+}
+
+// Who notices a shutdown, and in what, makes no difference for what comes later.
+class EachWayToNotice : public ChannelTest,
+                        public testing::WithParamInterface<int> {
+ protected:
+  void Notice() {
+    shutdown_.Set();
+    switch (GetParam()) {
+      case 0:
+        EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kShutdown);
+        break;
+      case 1:
+        workers_.Set();
+        EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
+                  Channel::Wake::kWorkers);
+        workers_.Clear();
+        break;
+      case 2:
+        peer_.FailWrites({-EAGAIN});
+        EXPECT_TRUE(channel_.Send("abc"));
+        break;
+      default:
+        channel_.LookForShutdown();
+    }
+    EXPECT_TRUE(channel_.shutdown_requested());
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Shutdown, EachWayToNotice, testing::Range(0, 4));
+
+TEST_P(EachWayToNotice, EndsEveryLaterWaitOfAHandshake) {
+  channel_.BeginHandshake(kForever);
+  Notice();
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
+              Channel::Wake::kTimeout);
+    EXPECT_GE(SteadyNow(), channel_.shutdown_since() + kShutdownGrace);
+    // Whatever there is to receive.
+    peer_.Send("x");
+  }
+}
+
+TEST_P(EachWayToNotice, EndsAHandshakeThatBeginsLater) {
+  Notice();
+  channel_.BeginHandshake(kForever);
+  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
+}
+
+TEST_P(EachWayToNotice, EndsEveryLaterSendToAPeerThatDoesNotRead) {
+  Notice();
+  peer_.Stall();
+  EXPECT_FALSE(channel_.Send("abc"));
+  EXPECT_TRUE(channel_.send_timed_out());
+}
+
+TEST_F(ChannelTest, LooksForAShutdownWithoutWaiting) {
+  channel_.LookForShutdown();
+  EXPECT_FALSE(channel_.shutdown_requested());
+  shutdown_.Set();
+  channel_.LookForShutdown();
+  const absl::Time since = channel_.shutdown_since();
+  EXPECT_NE(since, kForever);
+  channel_.LookForShutdown();
+  EXPECT_EQ(channel_.shutdown_since(), since);
+}
+
+// -- Waiting for one of two things, while only the other can happen
+
+TEST_F(ChannelTest, WithoutRoomForInputDoesNotWakeForIt) {
+  peer_.Send(Bytes(kInputBytes + 1));
+  ASSERT_EQ(channel_.Receive(), Channel::Receipt::kData);
+  ASSERT_EQ(channel_.input().size(), kInputBytes);
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kAtOnce),
+            Channel::Wake::kTimeout);
+  workers_.Set();
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
+            Channel::Wake::kWorkers);
+  workers_.Clear();
+  channel_.Consume(1);
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kInput);
+}
+
+TEST_F(ChannelTest, WaitsForOutputAloneWhereThatHasToComeFirst) {
+  peer_.Send("x");
+  peer_.OweOutput(true);
+  EXPECT_EQ(channel_.Wait(true, -1, kAtOnce), Channel::Wake::kInput);
+  peer_.Stall();
+  EXPECT_EQ(channel_.Wait(true, -1, kAtOnce), Channel::Wake::kTimeout);
+  EXPECT_FALSE(channel_.send_timed_out());
+  // But for what is no peer's.
+  workers_.Set();
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
+            Channel::Wake::kWorkers);
+  shutdown_.Set();
+  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kShutdown);
+  peer_.OweOutput(false);
+  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kInput);
+}
+
+TEST_F(ChannelTest, GivesUpOnAPeerThatTakesNoOutputThatHasToComeFirst) {
+  channel_.set_stall_timeout(absl::Milliseconds(20));
+  peer_.Send("x");
+  peer_.OweOutput(true);
+  peer_.Stall();
+  // However often it is interrupted.
+  workers_.Set();
+  const absl::Time start = SteadyNow();
+  while (channel_.Wait(true, workers_.fd(), kForever) ==
+         Channel::Wake::kWorkers) {
+    if (SteadyNow() >= start + absl::Milliseconds(20)) workers_.Clear();
+  }
+  EXPECT_TRUE(channel_.send_timed_out());
+  EXPECT_FALSE(channel_.Send("abc"));
+}
+
+TEST_F(ChannelTest, APeerThatTakesALittleHasNotStalled) {
+  channel_.set_stall_timeout(absl::Milliseconds(20));
+  peer_.OweOutput(true);
+  peer_.Stall();
+  peer_.CountUnread(10);  // one less at each look
+  const absl::Time start = SteadyNow();
+  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
+  EXPECT_TRUE(channel_.send_timed_out());
+  EXPECT_GE(SteadyNow(), start + 10 * absl::Milliseconds(20));
 }
 
 // -- Receiving
@@ -317,16 +435,6 @@ TEST_F(ChannelTest, InputCanStillBeReadWhenSendingHasFailed) {
   EXPECT_FALSE(channel_.Send("x"));
   EXPECT_EQ(channel_.Receive(), Channel::Receipt::kData);
   EXPECT_EQ(channel_.input(), "abc");
-}
-
-// The one test here that has to wait as long as the server does.
-TEST_F(ChannelTest, APeerThatDoesNotReadHoldsUpAShutdownOnlySoLong) {
-  shutdown_.Set();
-  peer_.Stall();
-  EXPECT_FALSE(channel_.Send("abc"));
-  EXPECT_TRUE(channel_.shutdown_requested());
-  // Noticed while sending, it is still to be told.
-  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kShutdown);
 }
 
 }  // namespace

@@ -89,6 +89,14 @@ class MemoryPeer {
   }
   // A full send buffer: writes are refused, and poll() finds no room.
   void Stall() { stalled_ = true; }
+  // The stream reads nothing before it has sent something, and says so.
+  void OweOutput(bool owe) { owes_output_ = owe; }
+  // From so many bytes on, of which there is one less at each look, the stream
+  // tells what the client hasn't taken.
+  void CountUnread(size_t bytes) {
+    counts_unread_ = true;
+    unread_bytes_ = bytes;
+  }
 
  private:
   friend class MemoryStream;
@@ -156,6 +164,9 @@ class MemoryPeer {
   size_t bytes_until_broken_ = 0;
   int broken_error_ = 0;
   bool stalled_ = false;
+  bool owes_output_ = false;
+  bool counts_unread_ = false;
+  size_t unread_bytes_ = 0;
   size_t writes_ = 0;
   Event readable_;
   Event writable_;   // an eventfd has room unless it is at its limit
@@ -179,6 +190,11 @@ class MemoryStream : public nbdinetd::Stream {
     return peer_.SendFile(file, offset, length);
   }
   void Abort() override { peer_.Close(); }
+  bool has_output() const override { return peer_.owes_output_; }
+  absl::optional<size_t> unread_bytes() const override {
+    if (!peer_.counts_unread_) return absl::nullopt;
+    return peer_.unread_bytes_ == 0 ? 0 : peer_.unread_bytes_--;
+  }
   int input_fd() const override { return peer_.readable_.fd(); }
   int output_fd() const override {
     return peer_.stalled_ ? peer_.unwritable_.fd() : peer_.writable_.fd();

@@ -160,6 +160,18 @@ void Peer::WaitUntilTaken() {
   }
 }
 
+void Peer::WaitUntilRead() {
+  const auto deadline = Clock::now() + kHangGuard;
+  for (;;) {
+    int unread = 0;
+    if (ioctl(out_, SIOCOUTQ, &unread) != 0) ioctl(out_, FIONREAD, &unread);
+    pollfd entry = {out_, 0, 0};
+    if (unread == 0 || (poll(&entry, 1, 0) > 0 && entry.revents != 0)) return;
+    Require(Clock::now() < deadline, "hang: the server doesn't read");
+    sched_yield();
+  }
+}
+
 bool Peer::TrySend(std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t count = write(out_, bytes.data(), bytes.size());

@@ -101,6 +101,9 @@ class Peer {
   // Each byte in a packet of its own, the next one only when the server took
   // the last.
   void SendByteByByte(std::string_view bytes);
+  // Waits until the server has read all that was sent (a TCP socket only tells
+  // that its machine has it), or has closed.
+  void WaitUntilRead();
   // As much as can go out without waiting; false when the server has already
   // closed.
   bool TrySend(std::string_view bytes);

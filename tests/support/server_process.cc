@@ -154,6 +154,33 @@ void ServerProcess::Signal(int signal) const {
   if (!report_.has_value()) kill(pid_, signal);
 }
 
+long ServerProcess::Sleeps() const {
+  std::ifstream status("/proc/" + std::to_string(pid_) + "/status");
+  std::string word;
+  while (status >> word) {
+    long count = 0;
+    if (word == "voluntary_ctxt_switches:" && status >> count) return count;
+  }
+  return -1;
+}
+
+void ServerProcess::WaitUntilAsleep() const {
+  const auto deadline = std::chrono::steady_clock::now() + kHangGuard;
+  for (;;) {
+    std::ifstream file("/proc/" + std::to_string(pid_) + "/stat");
+    std::string text;
+    std::getline(file, text);
+    // Behind the program's name, which is in parentheses.
+    const size_t at = text.rfind(") ");
+    const char state = at == std::string::npos ? 'X' : text[at + 2];
+    if (state != 'R' && state != 'D') return;
+    if (std::chrono::steady_clock::now() > deadline) {
+      throw BrokenConversation("the server never sleeps");
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(300));
+  }
+}
+
 std::string ServerProcess::StandardError() const { return ReadAll(error_fd_); }
 
 long ServerProcess::PeakMemoryKib() const {

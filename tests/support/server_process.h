@@ -51,6 +51,10 @@ class ServerProcess {
 
   pid_t pid() const { return pid_; }
   void Signal(int signal) const;
+  // How often the main thread has gone to sleep so far; -1 when it is gone.
+  long Sleeps() const;
+  // Waits until the main thread sleeps, or has ended.
+  void WaitUntilAsleep() const;
   // What the server has written to standard error so far.
   std::string StandardError() const;
   // The most memory the process ever had resident, in KiB (VmHWM).
