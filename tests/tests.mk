@@ -105,8 +105,8 @@ check_LIBRARIES += tests/support/libsupport.a
 check_PROGRAMS += $(unit_tests) $(protocol_tests)
 TESTS += $(unit_tests) $(protocol_tests)
 if HAVE_OPENSSL
-check_PROGRAMS += tests/stream/tls_stream_test
-TESTS += tests/stream/tls_stream_test
+check_PROGRAMS += tests/stream/tls_stream_test tests/tls_key_updates_test
+TESTS += tests/stream/tls_stream_test tests/tls_key_updates_test
 endif
 if HAVE_LIBNBD
 check_PROGRAMS += tests/libnbd_test
@@ -131,6 +131,7 @@ tests_support_libsupport_a_SOURCES = \
 LDADD = tests/support/libsupport.a src/libnbdinetd.a $(GTEST_LIBS) \
 	$(ABSL_LIBS)
 tests_stream_tls_stream_test_LDADD = $(LDADD) $(OPENSSL_LIBS)
+tests_tls_key_updates_test_LDADD = $(LDADD) $(OPENSSL_LIBS)
 tests_libnbd_test_LDADD = $(LDADD) $(LIBNBD_LIBS)
 tests_support_eio_fs_SOURCES = tests/support/eio_fs.c
 tests_support_eio_fs_CFLAGS = $(AM_CFLAGS) $(FUSE3_CFLAGS)

@@ -41,8 +41,8 @@ class Stream {
   virtual void Abort() = 0;
 
   // What poll() can't know. has_input(): Read() has something to return although
-  // the descriptor may have nothing. has_output(): the next Read() also has
-  // something to send, for which the descriptor should be writable.
+  // the descriptor may have nothing. has_output(): Read() returns nothing before
+  // it has sent something, for which the descriptor has to be writable.
   virtual bool has_input() const { return false; }
   virtual bool has_output() const { return false; }
   // How much of what was written the peer hasn't taken: in bytes, more or less, so

@@ -235,7 +235,13 @@ int OpenSslStream::Flush() {
   while (sent_ < output_.size()) {
     const iovec rest = {output_.data() + sent_, output_.size() - sent_};
     const ssize_t n = below_->Write(absl::MakeConstSpan(&rest, 1));
-    if (n < 0) return static_cast<int>(n);
+    if (n == -EAGAIN) return -EAGAIN;
+    if (n < 0) {
+      broken_ = true;
+      output_.clear();
+      sent_ = 0;
+      return static_cast<int>(n);
+    }
     sent_ += static_cast<size_t>(n);
   }
   output_.clear();
@@ -254,7 +260,7 @@ int OpenSslStream::Handshake() {
   if (accepted != 1) {
     const int error = lib_.SSL_get_error(ssl_, accepted);
     const int flushed = Flush();  // our next messages, or the alert
-    handshake_wants_output_ = error == SSL_ERROR_WANT_WRITE;
+    wants_output_ = error == SSL_ERROR_WANT_WRITE;
     if ((error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) &&
         (flushed == 0 || flushed == -EAGAIN)) {
       return -EAGAIN;
@@ -262,7 +268,7 @@ int OpenSslStream::Handshake() {
     SetHandshakeFailure();
     return -EPROTO;
   }
-  handshake_wants_output_ = false;
+  wants_output_ = false;
   if (kernel_tried_) LeaveKernel();
   Flush();
   established_ = true;
@@ -338,9 +344,8 @@ std::string OpenSslStream::description() const {
 
 ssize_t OpenSslStream::ResultOf(int result) {
   const int error = lib_.SSL_get_error(ssl_, result);
-  if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) {
-    return -EAGAIN;
-  }
+  wants_output_ = error == SSL_ERROR_WANT_WRITE;
+  if (error == SSL_ERROR_WANT_READ || wants_output_) return -EAGAIN;
   if (error == SSL_ERROR_SYSCALL && below_error_ == 0 && !end_seen_) {
     below_error_ = errno != 0 ? errno : ECONNRESET;
   }
@@ -363,8 +368,11 @@ ssize_t OpenSslStream::ResultOf(int result) {
 
 ssize_t OpenSslStream::Read(absl::Span<char> buffer) {
   if (read_end_.has_value()) return *read_end_;
+  // A peer that asks for answers and reads none is read from no more.
+  if (Flush() == -EAGAIN) return -EAGAIN;
   lib_.ERR_clear_error();
   receives_left_ = kTlsReceivesInARow;
+  wants_output_ = false;
   size_t total = 0;
   while (total < buffer.size()) {
     size_t n = 0;
@@ -374,7 +382,9 @@ ssize_t OpenSslStream::Read(absl::Span<char> buffer) {
     if (result == 1) continue;
     const ssize_t why = ResultOf(result);
     if (why != -EAGAIN) read_end_ = why;
-    break;
+    // OpenSSL has more input, of which poll() knows nothing, behind answers for
+    // which there was no room.
+    if (!wants_output_ || output_.empty() || Flush() != 0) break;
   }
   if (new_keys_wanted_) {
     failure_ = "client wants new keys, which the kernel's TLS can't change";
@@ -382,7 +392,7 @@ ssize_t OpenSslStream::Read(absl::Span<char> buffer) {
     read_end_ = -EPROTO;
   }
   // Answers to what OpenSSL has handled by itself.
-  if (has_output()) Flush();
+  Flush();
   // When there is no more room there may be more.
   has_input_ = total == buffer.size();
   if (total > 0) return static_cast<ssize_t>(total);

@@ -68,7 +68,8 @@ class OpenSslStream : public TlsStream {
     return has_input_ || read_end_.has_value();
   }
   bool has_output() const override {
-    return (!output_.empty() && owed_ == 0) || handshake_wants_output_;
+    return !read_end_.has_value() &&
+           ((!output_.empty() && owed_ == 0) || wants_output_);
   }
   absl::optional<size_t> unread_bytes() const override {
     return below_->unread_bytes();
@@ -93,12 +94,13 @@ class OpenSslStream : public TlsStream {
                             void* stream);
 
   // Sends output_ as far as the stream below takes it: 0, or a negated errno.
+  // But for -EAGAIN nothing can be sent any more, and output_ is dropped.
   int Flush();
   // Encrypts what there is room for; how many bytes. 0 after a failure.
   size_t Encrypt(absl::Span<const iovec> pieces);
   size_t Gather(absl::Span<const iovec> pieces, size_t offset);
   // What a call that returned `result` says about the stream: -EAGAIN, 0 for
-  // its end, or another negated errno after a failure.
+  // its end, or another negated errno after a failure. Sets wants_output_.
   ssize_t ResultOf(int result);
   void SetHandshakeFailure();
   std::string OpenSslReason() const;
@@ -126,7 +128,8 @@ class OpenSslStream : public TlsStream {
   bool established_ = false;
   bool kernel_tried_ = false;
   bool kernel_sends_ = false;
-  bool handshake_wants_output_ = false;
+  // OpenSSL goes on when there is room for what it sends.
+  bool wants_output_ = false;
   bool new_keys_wanted_ = false;  // and the kernel can't change its keys
 
   bool broken_ = false;  // nothing may be sent any more

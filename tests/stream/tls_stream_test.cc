@@ -360,6 +360,67 @@ TEST(Tls13, ReturnsBetweenManyWishesForNewKeys) {
   EXPECT_EQ(std::string(buffer.data(), 5), "hello");
 }
 
+// A client that reads none of the answers is read from no more, and whoever waits
+// for the stream is told to wait for its output. When it reads again, what is
+// behind those wishes comes without anything new from the client.
+TEST(Tls13, ReadsNothingWhileItsAnswersAreNotTaken) {
+  Pair pair(TLS1_3_VERSION);
+  ASSERT_EQ(pair.ShakeHands(), 0);
+  pair.ClientRead();
+  std::string text;
+  ASSERT_EQ(pair.ReadAll(&text), -EAGAIN);
+  EXPECT_FALSE(pair.server().has_output());
+  pair.peer().Stall();
+  // More than there is room for answers to, and no more than is received at
+  // once.
+  while (pair.peer().unread() < kTlsOutputBytes * 5 / 4) {
+    for (int i = 0; i < 100; ++i) {
+      ASSERT_EQ(SSL_key_update(pair.client(), SSL_KEY_UPDATE_REQUESTED), 1);
+      ASSERT_EQ(SSL_do_handshake(pair.client()), 1);
+    }
+    pair.Pump();
+  }
+  pair.ClientWrite("hello");
+  EXPECT_EQ(pair.ReadAll(&text), -EAGAIN);
+  EXPECT_TRUE(pair.server().has_output());
+  EXPECT_EQ(pair.peer().unread(), 0u);
+  pair.peer().Send("x");
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(pair.ReadAll(&text), -EAGAIN);
+    EXPECT_TRUE(pair.server().has_output());
+    EXPECT_FALSE(pair.server().has_input());
+  }
+  EXPECT_EQ(pair.peer().unread(), 1u);
+  EXPECT_EQ(text, "");
+  pair.peer().Stall(false);
+  for (int i = 0; i < 100 && text.empty(); ++i) {
+    // Whatever is still in the peer's hands is of no use before it.
+    ASSERT_TRUE(pair.server().has_output() || pair.server().has_input()) << i;
+    EXPECT_EQ(pair.ReadAll(&text), -EAGAIN) << pair.server().failure();
+  }
+  EXPECT_EQ(text, "hello");
+}
+
+// Answers that can be sent no more are no reason to wait for anything.
+TEST(Tls13, DropsAnswersToAClientThatReadsNoMore) {
+  Pair pair(TLS1_3_VERSION);
+  ASSERT_EQ(pair.ShakeHands(), 0);
+  pair.ClientRead();
+  // OpenSSL answers the first when it sees the second.
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_EQ(SSL_key_update(pair.client(), SSL_KEY_UPDATE_REQUESTED), 1);
+    ASSERT_EQ(SSL_do_handshake(pair.client()), 1);
+  }
+  pair.ClientWrite("bye");
+  const size_t writes = pair.peer().writes();
+  pair.peer().BreakAfter(0, -EPIPE);
+  std::string text;
+  EXPECT_EQ(pair.ReadAll(&text), -EAGAIN);
+  EXPECT_GT(pair.peer().writes(), writes);
+  EXPECT_EQ(text, "bye");
+  EXPECT_FALSE(pair.server().has_output());
+}
+
 TEST(Tls12, RefusesToRenegotiate) {
   Pair pair(TLS1_2_VERSION);
   ASSERT_EQ(pair.ShakeHands(), 0);

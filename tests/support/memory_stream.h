@@ -88,7 +88,7 @@ class MemoryPeer {
     before_file_ = std::move(before);
   }
   // A full send buffer: writes are refused, and poll() finds no room.
-  void Stall() { stalled_ = true; }
+  void Stall(bool stall = true) { stalled_ = stall; }
   // The stream reads nothing before it has sent something, and says so.
   void OweOutput(bool owe) { owes_output_ = owe; }
   // From so many bytes on, of which there is one less at each look, the stream
