@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <string>
@@ -60,6 +62,9 @@ Identity Identify(int fd) {
     case S_IFBLK:
       return {Kind::kFile, "a block device"};
     case S_IFCHR:
+      if (st.st_rdev == makedev(1, 3)) {
+        return {Kind::kOther, "/dev/null, a character device"};
+      }
       return {Kind::kOther, isatty(fd) ? "a terminal" : "a character device"};
     case S_IFDIR:
       return {Kind::kOther, "a directory"};
@@ -145,36 +150,43 @@ struct Listed {
   absl::Status status;
   int count = 0;
   std::vector<std::string> names;
+  // What LISTEN_FDS is, where it hands nothing to this process.
+  std::string found = "not set";
+  // It hands sockets to another process.
+  bool sockets_of_another = false;
 };
 
-absl::Status ReadListenFds(Listed* listed) {
-  const char* pid_text = getenv("LISTEN_PID");
-  const char* count_text = getenv("LISTEN_FDS");
-  // No descriptors are no activation.
-  if (count_text == nullptr || pid_text == nullptr ||
-      absl::string_view(count_text) == "0") {
-    return absl::OkStatus();
+absl::Status Unusable(absl::string_view why) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "the environment's LISTEN_FDS and LISTEN_PID are unusable: ", why));
+}
+
+// Closes the sockets that came along with a variable for process `pid`, such as
+// the shell that has started this one. A listening socket that stays open takes
+// clients that nobody serves; and a socket that was handed over is a reason not
+// to listen on another. Other descriptors may be anybody's.
+void CloseSocketsOf(pid_t pid, absl::string_view count_text, Listed* listed) {
+  listed->found =
+      absl::StrCat("for process ", pid, ", not for this process ", getpid());
+  int count = 0;
+  if (!absl::SimpleAtoi(count_text, &count)) return;
+  for (int i = 0; i < std::min(count, kMaxListenFds); ++i) {
+    if (!S_ISSOCK(ModeOf(kListenFdsStart + i))) continue;
+    close(kListenFdsStart + i);
+    listed->sockets_of_another = true;
   }
-  const auto unusable = [](absl::string_view why) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the environment's LISTEN_FDS and LISTEN_PID are unusable: ", why));
-  };
-  pid_t pid = 0;
-  if (!absl::SimpleAtoi(pid_text, &pid) || pid <= 0) {
-    return unusable(absl::StrCat("LISTEN_PID=", Quoted(pid_text),
-                                 " is no process id"));
-  }
-  // Meant for another process, such as a shell that started this one.
-  if (pid != getpid()) return absl::OkStatus();
+}
+
+absl::Status TakeDescriptors(absl::string_view count_text, Listed* listed) {
   int count = 0;
   if (!absl::SimpleAtoi(count_text, &count) || count < 0 ||
       count > kMaxListenFds) {
-    return unusable(absl::StrCat("LISTEN_FDS=", Quoted(count_text),
+    return Unusable(absl::StrCat("LISTEN_FDS=", Quoted(count_text),
                                  " is no number of descriptors"));
   }
   for (int fd = kListenFdsStart; fd < kListenFdsStart + count; ++fd) {
     if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) {
-      return unusable(absl::StrCat("file descriptor ", fd, ": ",
+      return Unusable(absl::StrCat("file descriptor ", fd, ": ",
                                    ErrnoText(errno)));
     }
   }
@@ -182,12 +194,36 @@ absl::Status ReadListenFds(Listed* listed) {
   if (const char* names_text = getenv("LISTEN_FDNAMES")) {
     names = absl::StrSplit(names_text, ':');
     if (names.size() != static_cast<size_t>(count)) {
-      return unusable(absl::StrCat("LISTEN_FDNAMES has ", names.size(),
+      return Unusable(absl::StrCat("LISTEN_FDNAMES has ", names.size(),
                                    " names for ", count, " descriptors"));
     }
   }
   listed->count = count;
   listed->names = std::move(names);
+  listed->found = "without a socket";
+  return absl::OkStatus();
+}
+
+absl::Status ReadListenFds(Listed* listed) {
+  const char* pid_text = getenv("LISTEN_PID");
+  const char* count_text = getenv("LISTEN_FDS");
+  if (count_text == nullptr) return absl::OkStatus();
+  if (pid_text == nullptr) {
+    listed->found = "set, but LISTEN_PID is not";
+    return absl::OkStatus();
+  }
+  // No descriptors are no activation.
+  if (absl::string_view(count_text) == "0") {
+    listed->found = "0";
+    return absl::OkStatus();
+  }
+  pid_t pid = 0;
+  if (!absl::SimpleAtoi(pid_text, &pid) || pid <= 0) {
+    return Unusable(absl::StrCat("LISTEN_PID=", Quoted(pid_text),
+                                 " is no process id"));
+  }
+  if (pid == getpid()) return TakeDescriptors(count_text, listed);
+  CloseSocketsOf(pid, count_text, listed);
   return absl::OkStatus();
 }
 
@@ -303,7 +339,26 @@ void TakeStandardInput(bool single, Inherited* inherited) {
       Connection{*std::move(in), *std::move(out), std::move(peer)};
 }
 
-// Rules 1 and 2, in this order.
+// Rule 3: whether to listen. By hand at a terminal nothing else can be meant; but
+// a service, a cron job or a part of a pipeline that finds no connection has been
+// started wrongly, and must not become a server on every address.
+absl::Status CheckStandAlone(const Listed& listed,
+                             const ActivationOptions& options) {
+  if (!options.own_socket.empty() || options.foreground) {
+    return absl::OkStatus();
+  }
+  if (isatty(STDIN_FILENO) && !listed.sockets_of_another) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "there is no connection to serve: LISTEN_FDS, by which systemd passes one, "
+      "is ", listed.found, ", and standard input, where inetd passes one, is ",
+      Identify(STDIN_FILENO).description,
+      "; under systemd start nbdinetd.socket instead; to listen without a "
+      "service manager, ask for it by -f, -p, -i, -U, --vsock or --run"));
+}
+
+// The three rules, in this order.
 Inherited TakeAny(const ActivationOptions& options) {
   const Listed listed = TakeListenFds();
   if (!listed.status.ok()) {
@@ -312,10 +367,13 @@ Inherited TakeAny(const ActivationOptions& options) {
     return inherited;
   }
   Inherited inherited = TakeActivated(listed, options);
+  if (!inherited.status.ok() || inherited.activated) return inherited;
   const bool stand_alone = !options.own_socket.empty() || options.foreground;
-  if (inherited.status.ok() && !inherited.activated &&
-      (options.single || !stand_alone)) {
+  if (options.single || !stand_alone) {
     TakeStandardInput(options.single, &inherited);
+  }
+  if (inherited.status.ok() && !inherited.connection.has_value()) {
+    inherited.status = CheckStandAlone(listed, options);
   }
   return inherited;
 }

@@ -1,5 +1,5 @@
 // How the process comes by its sockets and files: socket activation, or
-// standard input.
+// standard input, or else by itself, where that is asked for.
 //
 // Invariant: afterwards descriptors 0, 1 and 2 are open, and none of them is
 // the client's, so that nothing (a library's last words, either) can write
@@ -30,7 +30,8 @@ struct NamedFile {
 };
 
 struct Inherited {
-  // There is a connection, or there are listeners, or neither; never both.
+  // There is a connection, or there are listeners, never both; or neither, when
+  // stand-alone is asked for: the process is to listen by itself.
   absl::optional<Connection> connection;
   std::vector<UniqueFd> listeners;
   std::vector<NamedFile> files;
@@ -39,7 +40,8 @@ struct Inherited {
   // Standard error was the client's own; it is /dev/null now.
   bool standard_error_is_peer = false;
   // InvalidArgument: what was inherited can't be served, or doesn't go with the
-  // options; it says which descriptor is what.
+  // options, and it says which descriptor is what; or there is nothing to serve,
+  // and it says where that was looked for, what is there, and what to do.
   absl::Status status;
 };
 
@@ -53,8 +55,10 @@ struct ActivationOptions {
 
 // Takes over what LISTEN_FDS hands to this process, or else standard input if
 // that is a connected socket and nothing asks for stand-alone, or, with
-// `single`, a pipe. The variables of the socket activation protocol are unset,
-// and everything taken is close-on-exec.
+// `single`, a pipe. Stand-alone is asked for by an option, or by a terminal as
+// standard input. The variables of the socket activation protocol are unset,
+// everything taken is close-on-exec, and sockets that LISTEN_FDS hands to another
+// process are closed.
 Inherited TakeInherited(const ActivationOptions& options);
 
 }  // namespace nbdinetd

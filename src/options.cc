@@ -411,7 +411,8 @@ absl::string_view HelpText() {
 
 Serve a regular file or block device to NBD clients, with one process for each
 connection. The connection comes from systemd, xinetd, inetd or ssh; or the
-listening sockets come from systemd; or else nbdinetd listens by itself.
+listening sockets come from systemd; or nbdinetd listens by itself, when an
+option under "Listening" asks for it or standard input is a terminal.
 
   -r, --readonly             export read-only
   -e, --exportname=NAME      the export's name (without it, any name will do)
@@ -433,7 +434,7 @@ listening sockets come from systemd; or else nbdinetd listens by itself.
 The client at hand:
   -s, --single               serve standard input and output, then exit
 
-Listening:
+Listening (-p, -i, -U, --vsock, -f or --run asks for it):
   -p, --port=PORT            TCP port, 10809 by default
   -i, --ipaddr=IP            only on this address, not on all
   -U, --unix=PATH            on a Unix socket; - makes a private one

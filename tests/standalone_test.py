@@ -8,6 +8,7 @@ It is longer than 500 lines because it follows the options, of which there are m
 import errno
 import grp
 import os
+import pty
 import pwd
 import random
 import signal
@@ -96,6 +97,151 @@ def ids(pid):
     text = Path(f"/proc/{pid}/status").read_text()
     return tuple([int(n) for n in matches(rf"^{name}:[ \t]*(.*)$", text)[1].split()]
                  for name in ("Uid", "Gid", "Groups"))
+
+
+# ------------------------------------------------------------------ who asks for it
+
+def nothing_listens():
+    """In a network of our own: no server on the port where one without options would be."""
+    return not is_private or (tcp("127.0.0.1", NBD_PORT), tcp("::1", NBD_PORT)) == (None, None)
+
+
+def not_asked(process, found, listen_fds="not set"):
+    """It ends at once, and its one sentence says what it looked for, what it found and what to do."""
+    process.expect(EX_USAGE)
+    matches(rf"\Anbdinetd: .*LISTEN_FDS.* is {listen_fds}, .*standard input.* is {found}; "
+            r".*nbdinetd\.socket.* -f, .*\n\Z", process.stderr())
+    eq(nothing_listens(), True, "nobody listens")
+    wait_until(lambda: all(state_of(pid) in ("Z", None) for pid in servers_below(os.getpid())),
+               "every process to be gone")
+
+
+def terminal(t):
+    """A terminal that is nobody's controlling one."""
+    leader, follower = pty.openpty()
+    t.defer(os.close, leader)
+    t.defer(os.close, follower)
+    return follower
+
+
+@test("without a connection, and without being asked to, it never listens: exit status 64, and the "
+      "message says what was looked for, what is there, and what to do")
+def _(t):
+    image = t.pattern_image(MIB)
+    reading, writing = os.pipe()
+    regular, folder = os.open(image, os.O_RDWR), os.open(t.dir, os.O_RDONLY)
+    for descriptor in (reading, writing, regular, folder):
+        t.defer(os.close, descriptor)
+    # A pipeline, a service, a cron job, a shell's "&", and no standard input at all.
+    for how, found in (({"fds": {0: reading, 1: writing}}, "a pipe"), ({}, "/dev/null.*"),
+                       ({"fds": {0: CLOSED}}, "/dev/null.*"), ({"fds": {0: regular}}, "a regular file"),
+                       ({"fds": {0: folder}}, "a directory"),
+                       # That standard output is one says nothing.
+                       ({"fds": {1: terminal(t), 0: reading}}, "a pipe")):
+        for options in ([], ["-r", "-P", t.path("pid"), "--max-connections=3", "--log=stderr"]):
+            not_asked(t.spawn([NBDINETD, *options, image], **how), found)
+    eq(os.path.exists(t.path("pid")), False, "the pidfile")
+    process = t.run(["/bin/sh", "-c", f"sleep 0 | {NBDINETD} {image} | cat; "
+                     f"nohup {NBDINETD} {image} & wait $!; echo $?"])
+    eq(process.stdout(), f"{EX_USAGE}\n")
+    eq(process.stderr().count("ask for it by -f"), 2, process.stderr())
+
+
+@test("by hand at a terminal it listens without being asked, in the background")
+def _(t):
+    require(is_private, "needs a network of its own, where port 10809 is free")
+    image, ours = t.pattern_image(MIB), terminal(t)
+    reading, writing = os.pipe()
+    t.defer(os.close, reading)
+    t.defer(os.close, writing)
+    # Standard input decides: `nbdinetd disk.img | tee log` is by hand, too.
+    for output in (ours, writing):
+        server = Background(t, image, fds={0: ours, 1: output, 2: output})
+        eq(reachable("127.0.0.1", NBD_PORT), True)
+        server.stop()
+    # And what a service manager says that has nothing to do with this process changes nothing.
+    server = Background(t, image, fds={0: ours}, listen_fds=1, listen_pid=os.getpid())
+    eq(reachable("127.0.0.1", NBD_PORT), True)
+    server.stop()
+
+
+@test("-p, -i, -U, --vsock, --run and -f ask for it, whatever standard input is")
+def _(t):
+    image, path = t.pattern_image(MIB), t.path("nbd.sock")
+    reading, writing = os.pipe()
+    t.defer(os.close, reading)
+    t.defer(os.close, writing)
+    for standard_input in (reading, CLOSED, terminal(t)):
+        fds = {0: standard_input}
+        for options, address in ((["-p", port := free_port()], ("127.0.0.1", port)),
+                                 (["-i", "127.0.0.1", "-p", port := free_port()],
+                                  ("127.0.0.1", port)), (["-U", path], path)):
+            server = Background(t, *options, image, fds=fds)
+            visit(Client(connect(address)))
+            server.stop()
+        if is_private:
+            for options in (["-f"], ["-i", "127.0.0.1", "-f"]):
+                process = t.spawn([NBDINETD, *options, image], fds=fds)
+                wait_until(lambda: is_listening(("127.0.0.1", NBD_PORT)), "the server to listen")
+                eq(reachable("127.0.0.1", NBD_PORT), True)
+                stop(process)
+        t.run([NBDINETD, "--run", "true", image], fds=fds)
+        # Where there is no vsock this fails for that reason.
+        process = t.spawn([NBDINETD, "--vsock", "-p", random.randrange(1 << 17, 1 << 31),
+                           "--run", "true", image], fds=fds)
+        eq(process.wait() in (EX_OK, EX_CANTCREAT), True, process.stderr())
+
+
+@test("a socket in LISTEN_FDS that is for another process is never served, never left open, and a "
+      "reason not to listen even at a terminal")
+def _(t):
+    image, path = t.pattern_image(MIB), t.path("nbd.sock")
+    door, other = Door(t), os.getpid()
+    for standard_input in (None, terminal(t)):
+        ours, theirs = t.connection()
+        process = t.spawn([NBDINETD, image], listen_fds=2, listen_pid=other,
+                          fds={3: door, 4: theirs, **({} if standard_input is None else
+                                                      {0: standard_input})})
+        theirs.close()
+        not_asked(process, "a terminal" if standard_input else "/dev/null.*",
+                  rf"for process {other}, not for this process {process.pid}")
+        client = Client(ours)
+        client.expect_end()
+        eq(bytes(client.received), b"", "what the client has got")
+    # One that listens by itself has them no more; what is no socket may be anybody's.
+    file, (ours, theirs) = opened(t, image), t.connection()
+    process = foreground(t, "-U", path, image, address=path, listen_fds=3, listen_pid=other,
+                         fds={3: door, 4: file, 5: theirs})
+    theirs.close()
+    Client(ours).expect_end()
+    descriptors = process.descriptors()
+    eq(len([what for what in descriptors.values() if what.startswith("socket:")]), 1,
+       f"its own listening socket alone is a socket of {descriptors}")
+    eq(listening_sockets(process.pid) != [3], True)
+    client = door.client()
+    visit(Client(connect(path)))
+    eq((door.waiting(), client.ended()), (True, False), "somebody still waits to be accepted")
+    stop(process)
+
+
+@test("a shell between systemd-socket-activate and nbdinetd makes no server: LISTEN_PID is the "
+      "shell's, and the client sees the end")
+def _(t):
+    program = need("systemd-socket-activate")
+    image, path = t.pattern_image(MIB), t.path("nbd.sock")
+    for accept in ([], ["--accept"]):
+        process = t.spawn([program, *accept, "-l", path, "/bin/sh", "-c",
+                           f"{NBDINETD} {image}; echo status $?; exit 3"])
+        wait_until(lambda: is_listening(path), "systemd-socket-activate to listen")
+        client = Client(connect(path))
+        client.expect_end()
+        eq(bytes(client.received), b"", "what the client has got")
+        wait_until(lambda: "status" in process.stdout(), "nbdinetd to end")
+        matches(rf"^status {EX_USAGE}$", process.stdout())
+        matches(r"^nbdinetd: .*LISTEN_FDS.*for process \d+", process.stderr())
+        eq(nothing_listens(), True, "nobody listens")
+        process.stop()
+        os.unlink(path)
 
 
 # ------------------------------------------------------------------ where

@@ -497,6 +497,22 @@ def _(t):
     eq(systemd.instances(), [], "units")
 
 
+@test("an instance that is started by hand has no connection and makes no server: exit status 64, and "
+      "the journal says to start the socket")
+def _(t):
+    path = t.path("nbd.sock")
+    units = InstalledUnits(t, systemd, t.pattern_image(MIB), listen=[path])
+    since = systemd.now_us()
+    systemd.systemctl("start", "nbdinetd@by-hand.service", check=False)
+    eq(units.ended(1), [f"exit-code exited {EX_USAGE}"])
+    entry, = wait_for_entries(since, 1)
+    eq(entry["PRIORITY"], ERROR)
+    matches(r"LISTEN_FDS.* not set.* standard input.* /dev/null.* start nbdinetd\.socket",
+            entry["MESSAGE"])
+    # As if nothing had happened.
+    session(path)
+
+
 # ------------------------------------------------------------------ the socket, and stopping
 
 def socket_option(pid, local_port, level, option):

@@ -95,6 +95,10 @@ void Check(const nbdinetd::Inherited& inherited, Descriptors& descriptors,
   }
   Require(!options.single || inherited.connection.has_value(),
           "--single without a connection");
+  Require(inherited.connection.has_value() || !inherited.listeners.empty() ||
+              options.foreground || !options.own_socket.empty() ||
+              descriptors.Find(STDIN_FILENO)->file.kind == Kind::kTerminal,
+          "stand-alone, and nobody has asked for it");
   for (const nbdinetd::UniqueFd& listener : inherited.listeners) {
     const auto* found = descriptors.Find(listener.get());
     Require(found != nullptr && found->file.kind == Kind::kListener &&
