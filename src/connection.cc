@@ -201,7 +201,7 @@ ExitStatus ServeConnection(Connection connection, Catalog& catalog,
   Statistics statistics;
   Ending ending;
   {
-    Channel channel(MakeStream(connection, timeouts), shutdown.fd());
+    Channel channel(MakeStream(connection, timeouts), shutdown.fd(), &manager);
     // Nothing is opened from here on, nor does anything have to be set.
     Sandbox sandbox(SandboxFactsOf(catalog, tls != nullptr, exclusive));
     if (sandbox_mode != SandboxMode::kOff &&

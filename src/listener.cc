@@ -80,9 +80,6 @@ Listener::Listener(std::vector<UniqueFd> sockets, const ListenerLimits& limits,
       idle_since_(SteadyNow()),
       next_status_(SteadyNow()) {
   for (const UniqueFd& socket : sockets_) MakeNonBlocking(socket.get());
-  if (manager_.keep_alive_interval() != absl::InfiniteDuration()) {
-    next_keep_alive_ = SteadyNow() + manager_.keep_alive_interval();
-  }
 }
 
 absl::StatusOr<Signals> Listener::CreateSignals() {
@@ -100,7 +97,7 @@ std::variant<Connection, int> Listener::Run() {
     for (const UniqueFd& socket : sockets_) {
       fds.push_back({paused ? -1 : socket.get(), POLLIN, 0});
     }
-    const int ready = PollUntil(absl::MakeSpan(fds), NextDeadline());
+    const int ready = manager_.PollUntil(absl::MakeSpan(fds), NextDeadline());
     while (absl::optional<int> number = signals_.Take()) OnSignal(*number);
     TellManager();
     TellDueSuppressed();
@@ -130,8 +127,7 @@ std::variant<Connection, int> Listener::Run() {
 }
 
 absl::Time Listener::NextDeadline() const {
-  absl::Time next = std::min(
-      {next_keep_alive_, denials_.rate.due(), faults_.rate.due()});
+  absl::Time next = std::min(denials_.rate.due(), faults_.rate.due());
   if (SteadyNow() < paused_until_) next = std::min(next, paused_until_);
   if (processes_.empty()) {
     next = std::min(next, idle_since_ + limits_.exit_idle);
@@ -152,10 +148,6 @@ std::string Listener::Status() const {
 void Listener::TellManager() {
   if (!manager_.present()) return;
   const absl::Time now = SteadyNow();
-  if (now >= next_keep_alive_) {
-    manager_.KeepAlive();
-    next_keep_alive_ = now + manager_.keep_alive_interval();
-  }
   if (status_changed_ && now >= next_status_) {
     manager_.Status(Status());
     status_changed_ = false;
@@ -229,7 +221,7 @@ absl::optional<Connection> Listener::Accept(int socket) {
 bool Listener::HasRoom() {
   if (processes_.size() < limits_.max_connections) return true;
   pollfd fd = {signals_.fd(), POLLIN, 0};
-  PollUntil(absl::MakeSpan(&fd, 1), SteadyNow() + kReapGrace);
+  manager_.PollUntil(absl::MakeSpan(&fd, 1), SteadyNow() + kReapGrace);
   Reap();
   return processes_.size() < limits_.max_connections;
 }
@@ -360,7 +352,8 @@ void Listener::Drain() {
       if (command_ > 0) kill(command_, SIGKILL);
     }
     pollfd fd = {signals_.fd(), POLLIN, 0};
-    PollUntil(absl::MakeSpan(&fd, 1), killed ? absl::InfiniteFuture() : limit);
+    manager_.PollUntil(absl::MakeSpan(&fd, 1),
+                       killed ? absl::InfiniteFuture() : limit);
     while (signals_.Take().has_value()) {
     }
     Reap();

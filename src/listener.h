@@ -121,7 +121,6 @@ class Listener {
   LimitedMessages faults_;
   absl::Time idle_since_;
   absl::Time paused_until_ = absl::InfinitePast();
-  absl::Time next_keep_alive_ = absl::InfiniteFuture();
   absl::Time next_status_;
   bool status_changed_ = false;
 

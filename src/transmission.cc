@@ -148,12 +148,25 @@ bool Transmission::Over() const {
 Ending Transmission::Finish() {
   // On a shutdown nobody will ask for a flush any more.
   if (channel_.shutdown_requested() && !target_.facts().read_only) {
-    if (const int error = target_.Flush()) {
+    if (const int error = FinalFlush()) {
       return {ExitStatus::kSystem,
               absl::StrCat("the final flush failed: ", ErrnoText(error))};
     }
   }
   return *std::move(ending_);
+}
+
+int Transmission::FinalFlush() {
+  auto task = std::make_unique<Task>(workers_.buffers());
+  task->request.type = NBD_CMD_FLUSH;
+  std::unique_ptr<Task> done = workers_.Start(std::move(task));
+  while (done == nullptr) {
+    channel_.WaitForWorkers(workers_.event_fd());
+    for (std::unique_ptr<Task>& finished : workers_.TakeFinished()) {
+      done = std::move(finished);
+    }
+  }
+  return done->error;
 }
 
 void Transmission::OnInput() {

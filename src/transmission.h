@@ -98,6 +98,9 @@ class Transmission {
   void End(ExitStatus status, std::string reason);
   bool Over() const;
   Ending Finish();
+  // Flushes the export; an errno value. The storage may take long, and the wait
+  // for it is like any other.
+  int FinalFlush();
 
   Channel& channel_;
   const Negotiated& negotiated_;

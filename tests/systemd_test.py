@@ -513,6 +513,30 @@ def _(t):
     session(path)
 
 
+@test("WATCHDOG: with WatchdogSec= an idle client stays connected, and only a process that hangs is "
+      "killed")
+def _(t):
+    path, watchdog_us = t.path("nbd.sock"), 3_000_000
+    units = InstalledUnits(t, systemd, t.pattern_image(MIB), listen=[path],
+                           service="WatchdogSec=3s\nLimitCORE=0\n")
+    client = Client(connect(path)).start()
+    unit, = systemd.instances()
+
+    def heard_us():
+        return int(systemd.systemctl("show", "--value", "--property=WatchdogTimestampMonotonic",
+                                     unit) or 0)
+    # systemd itself says when it has heard from it: without a word it would be dead by now.
+    since = heard_us()
+    assert since > 0, "systemd watches it"
+    wait_until(lambda: heard_us() > since + 2 * watchdog_us or not systemd.instances(),
+               "two such times to pass")
+    eq(systemd.instances(), [unit])
+    eq(client.read(4096, 512), pattern(4096, 512))
+    os.kill(systemd.main_pid(unit), signal.SIGSTOP)
+    client.expect_end()
+    eq(units.ended(1), ["watchdog killed ABRT"])
+
+
 # ------------------------------------------------------------------ the socket, and stopping
 
 def socket_option(pid, local_port, level, option):

@@ -94,6 +94,7 @@ python_tests = \
 	tests/timeouts_test.py \
 	tests/tls_clients_test.py \
 	tests/tls_test.py \
+	tests/watchdog_test.py \
 	tests/who_may_connect_test.py
 
 check_PROGRAMS =

@@ -3,12 +3,14 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/datagram_socket.h"
+#include "base/steady_clock.h"
 
 namespace nbdinetd {
 
@@ -37,6 +39,8 @@ ServiceManager::ServiceManager() {
   socket_ = ConnectDatagramSocket(name);
   // "recommended ... every half of the time" (sd_watchdog_enabled(3)).
   if (present()) interval_ = WatchdogTimeout() / 2;
+  // How long it has been since the manager began to count, nobody knows.
+  if (interval_ != absl::InfiniteDuration()) next_ = absl::InfinitePast();
 }
 
 void ServiceManager::Notify(const std::string& state) {
@@ -55,11 +59,26 @@ void ServiceManager::Status(absl::string_view status) {
   Notify(absl::StrCat("STATUS=", status));
 }
 
-void ServiceManager::KeepAlive() { Notify("WATCHDOG=1"); }
+void ServiceManager::KeepAliveIfDue() {
+  const absl::Time now = SteadyNow();
+  if (now < next_) return;
+  Notify("WATCHDOG=1");
+  next_ = now + interval_;
+}
+
+int ServiceManager::PollUntil(absl::Span<pollfd> fds, absl::Time deadline) {
+  for (;;) {
+    KeepAlive();
+    const int ready = nbdinetd::PollUntil(fds, std::min(deadline, next_));
+    // Only the wait for the next WATCHDOG=1 may be over, not that of the caller.
+    if (ready != 0 || next_ >= deadline) return ready;
+  }
+}
 
 void ServiceManager::Forget() {
   socket_.Reset();
   interval_ = absl::InfiniteDuration();
+  next_ = absl::InfiniteFuture();
   unsetenv("NOTIFY_SOCKET");
   unsetenv("WATCHDOG_USEC");
   unsetenv("WATCHDOG_PID");

@@ -18,9 +18,11 @@ constexpr int kMaxWaitsUnpolled = 64;
 
 }  // namespace
 
-Channel::Channel(std::unique_ptr<Stream> stream, int shutdown_fd)
+Channel::Channel(std::unique_ptr<Stream> stream, int shutdown_fd,
+                 ServiceManager* manager)
     : stream_(std::move(stream)),
       shutdown_fd_(shutdown_fd),
+      manager_(manager),
       last_progress_(SteadyNow()),
       buffer_(std::make_unique_for_overwrite<char[]>(kInputBytes)) {}
 
@@ -37,7 +39,7 @@ void Channel::NoteShutdown() { shutdown_since_ = SteadyNow(); }
 
 void Channel::LookForShutdown() {
   pollfd fd = ShutdownEntry();
-  if (PollUntil(absl::MakeSpan(&fd, 1), absl::InfinitePast()) != 0) {
+  if (Poll(absl::MakeSpan(&fd, 1), absl::InfinitePast()) != 0) {
     NoteShutdown();
   }
 }
@@ -59,7 +61,7 @@ void Channel::PollPeer(absl::Span<pollfd> fds, absl::Time deadline) {
     const absl::Time stalled = stall_.has_value()
                                    ? stall_->since() + stall_timeout_
                                    : absl::InfiniteFuture();
-    if (PollUntil(fds, std::min(deadline, stalled)) != 0) return;
+    if (Poll(fds, std::min(deadline, stalled)) != 0) return;
     if (!stall_.has_value() || SteadyNow() < stalled) return;
     if (!stall_->HasMoved(*stream_)) {
       send_timed_out_ = broken_ = true;
@@ -68,8 +70,19 @@ void Channel::PollPeer(absl::Span<pollfd> fds, absl::Time deadline) {
   }
 }
 
+int Channel::Poll(absl::Span<pollfd> fds, absl::Time deadline) {
+  return manager_ == nullptr ? PollUntil(fds, deadline)
+                             : manager_->PollUntil(fds, deadline);
+}
+
+void Channel::WaitForWorkers(int workers_fd) {
+  pollfd fd = {workers_fd, POLLIN, 0};
+  Poll(absl::MakeSpan(&fd, 1), absl::InfiniteFuture());
+}
+
 Channel::Wake Channel::Wait(bool want_input, int workers_fd,
                             absl::Time deadline, Patience patience) {
+  KeepAlive();
   want_input &= input().size() < kInputBytes;
   // Input that is there already would only wake us again and again.
   const bool output_first = want_input && stream_->has_output();
@@ -90,7 +103,7 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
   const bool may_spin = patience != Patience::kSleep && want_input;
   // A client that is always quick must not hide a shutdown.
   const bool ready = may_spin && ++waits_unpolled_ == kMaxWaitsUnpolled &&
-                     PollUntil(absl::MakeSpan(fds), absl::InfinitePast()) != 0;
+                     Poll(absl::MakeSpan(fds), absl::InfinitePast()) != 0;
   if (waits_unpolled_ == kMaxWaitsUnpolled) waits_unpolled_ = 0;
   if (may_spin && !ready) {
     if (patience == Patience::kGatherFirst) spinner_.LetGather();
@@ -192,6 +205,7 @@ size_t Channel::SendFile(int file, uint64_t offset, size_t length) {
 }
 
 bool Channel::Send(absl::Span<iovec> pieces, bool more) {
+  KeepAlive();
   while (!broken_ && !pieces.empty()) {
     if (pieces[0].iov_len == 0) {
       pieces.remove_prefix(1);

@@ -1,8 +1,9 @@
 // A Stream with an input buffer, and the one place that waits.
 //
 // Whatever phase the connection is in, waiting for the peer also notices a
-// shutdown signal and a descriptor of the workers; whatever the peer does
-// comes back as a value.
+// shutdown signal and a descriptor of the workers, and tells the service manager's
+// watchdog that the process is alive; whatever the peer does comes back as a
+// value.
 //
 // Invariant: a shutdown is a state. Whoever notices it, in whatever wait, each
 // later wait ends by a time that follows from shutdown_since(); so no phase
@@ -20,6 +21,7 @@
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
+#include "base/service_manager.h"
 #include "stream/spinner.h"
 #include "stream/stream.h"
 
@@ -27,8 +29,10 @@ namespace nbdinetd {
 
 class Channel {
  public:
-  // `shutdown_fd` is borrowed, and readable once the process should end.
-  Channel(std::unique_ptr<Stream> stream, int shutdown_fd);
+  // `shutdown_fd` is borrowed, and readable once the process should end; so is
+  // `manager`, which may be nobody.
+  Channel(std::unique_ptr<Stream> stream, int shutdown_fd,
+          ServiceManager* manager = nullptr);
 
   // Puts a stream over the one there is, as TLS is. Nothing of the old one's may
   // be in input().
@@ -69,6 +73,9 @@ class Channel {
   // says so.
   Wake Wait(bool want_input, int workers_fd, absl::Time deadline,
             Patience patience = Patience::kSleep);
+
+  // Waits for the workers alone, as long as it takes.
+  void WaitForWorkers(int workers_fd);
 
   // True from the moment that Wait(), a Send() that has to wait, or
   // LookForShutdown() has noticed the shutdown signal.
@@ -134,6 +141,12 @@ class Channel {
   // Polls until something is ready, or `deadline`; gives up on a peer that
   // stalls.
   void PollPeer(absl::Span<pollfd> fds, absl::Time deadline);
+  // Every wait is made here.
+  int Poll(absl::Span<pollfd> fds, absl::Time deadline);
+  // Between two waits there may be much work.
+  void KeepAlive() {
+    if (manager_ != nullptr) manager_->KeepAlive();
+  }
   bool WaitWritable();
   void NoteShutdown();
   // For poll(); the signal stays pending, and must not wake it again and again.
@@ -142,6 +155,7 @@ class Channel {
 
   std::unique_ptr<Stream> stream_;
   const int shutdown_fd_;
+  ServiceManager* const manager_;
   absl::Time shutdown_since_ = absl::InfiniteFuture();
   bool broken_ = false;
   bool send_timed_out_ = false;
