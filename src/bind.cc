@@ -5,6 +5,7 @@
 #include <linux/vm_sockets.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -78,6 +79,7 @@ absl::StatusOr<BoundSockets> BindTcp(const ListenAddress& address,
   }
   const auto free_found = absl::MakeCleanup([found] { freeaddrinfo(found); });
   BoundSockets bound;
+  bound.where = where;
   int first_error = 0;
   for (const addrinfo* info = found; info != nullptr; info = info->ai_next) {
     BoundSocket socket =
@@ -112,8 +114,78 @@ std::string AbsolutePath(const std::string& path) {
   return absl::StrCat(folder, "/", path);
 }
 
+// The right to replace or remove the socket at a path, among those who ask for it.
+// It is a file beside the socket, which is locked (flock(2): the kernel unlocks it
+// when its holder ends, however that is) and removed in the end.
+class PathLock {
+ public:
+  PathLock() = default;
+  PathLock(const PathLock&) = delete;
+  PathLock& operator=(const PathLock&) = delete;
+  // As long as it is locked nobody else removes it.
+  ~PathLock() {
+    if (fd_.valid()) unlink(path_.c_str());
+  }
+
+  // 0, or an errno; EADDRINUSE when somebody else has it.
+  int Take(const std::string& socket_path) {
+    path_ = absl::StrCat(socket_path, kSuffix);
+    for (;;) {
+      UniqueFd fd(open(path_.c_str(),
+                       O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK |
+                           O_NOCTTY,
+                       0600));
+      if (!fd.valid()) return errno;
+      if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+        return errno == EWOULDBLOCK ? EADDRINUSE : errno;
+      }
+      struct stat ours, there;
+      if (fstat(fd.get(), &ours) != 0) return errno;
+      if (lstat(path_.c_str(), &there) != 0) {
+        if (errno != ENOENT) return errno;
+      } else if (ours.st_dev == there.st_dev && ours.st_ino == there.st_ino) {
+        fd_ = std::move(fd);
+        return 0;
+      }
+      // Whoever had it has removed it between our open() and our flock().
+    }
+  }
+
+ private:
+  static constexpr char kSuffix[] = ".nbdinetd-lock";
+  std::string path_;
+  UniqueFd fd_;
+};
+
+// Binds and listens; an errno.
+int BindPath(BoundSockets& bound) {
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  if (bound.unix_path.size() >= sizeof(address.sun_path)) return ENAMETOOLONG;
+  std::memcpy(address.sun_path, bound.unix_path.c_str(),
+              bound.unix_path.size() + 1);
+  PathLock lock;
+  if (const int error = lock.Take(bound.unix_path)) return error;
+  if (IsStale(address)) unlink(address.sun_path);
+  BoundSocket socket = BindSocket(
+      AF_UNIX, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  if (socket.error != 0) return socket.error;
+  struct stat st;
+  if (listen(socket.fd.get(), kBacklog) != 0 ||
+      lstat(address.sun_path, &st) != 0) {
+    const int error = errno;
+    unlink(address.sun_path);
+    return error;
+  }
+  bound.device = st.st_dev;
+  bound.inode = st.st_ino;
+  bound.listeners.push_back(std::move(socket.fd));
+  return 0;
+}
+
 absl::StatusOr<BoundSockets> BindUnix(const std::string& path) {
   BoundSockets bound;
+  bound.where = absl::StrCat("Unix socket ", Quoted(path));
   if (path == "-") {
     char folder[] = "/tmp/nbdinetdXXXXXX";
     if (mkdtemp(folder) == nullptr) {
@@ -125,19 +197,10 @@ absl::StatusOr<BoundSockets> BindUnix(const std::string& path) {
   } else {
     bound.unix_path = AbsolutePath(path);
   }
-  sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
-  const std::string where = absl::StrCat("Unix socket ", Quoted(path));
-  if (bound.unix_path.size() >= sizeof(address.sun_path)) {
-    return BindError(ENAMETOOLONG, where);
+  if (const int error = BindPath(bound)) {
+    if (!bound.private_folder.empty()) rmdir(bound.private_folder.c_str());
+    return BindError(error, bound.where);
   }
-  std::memcpy(address.sun_path, bound.unix_path.c_str(),
-              bound.unix_path.size() + 1);
-  if (IsStale(address)) unlink(address.sun_path);
-  BoundSocket socket = BindSocket(
-      AF_UNIX, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-  if (socket.error != 0) return BindError(socket.error, where);
-  bound.listeners.push_back(std::move(socket.fd));
   return bound;
 }
 
@@ -148,10 +211,9 @@ absl::StatusOr<BoundSockets> BindVsock(uint32_t port) {
   address.svm_port = port;
   BoundSocket socket = BindSocket(
       AF_VSOCK, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-  if (socket.error != 0) {
-    return BindError(socket.error, absl::StrCat("vsock port ", port));
-  }
   BoundSockets bound;
+  bound.where = absl::StrCat("vsock port ", port);
+  if (socket.error != 0) return BindError(socket.error, bound.where);
   bound.listeners.push_back(std::move(socket.fd));
   return bound;
 }
@@ -174,7 +236,7 @@ std::string PercentEncoded(absl::string_view text, absl::string_view kept) {
 absl::Status BoundSockets::Listen() const {
   for (const UniqueFd& listener : listeners) {
     if (listen(listener.get(), kBacklog) != 0) {
-      return BindError(errno, "what was bound");
+      return BindError(errno, where);
     }
   }
   return absl::OkStatus();
@@ -198,7 +260,17 @@ void BoundSockets::GiveTo(uid_t uid, gid_t gid) const {
 }
 
 void BoundSockets::RemoveUnixSocket() const {
-  if (!unix_path.empty()) unlink(unix_path.c_str());
+  if (unix_path.empty()) return;
+  if (!unix_path.empty()) {
+    // Without the lock, too: who has it finds that ours is still listened on.
+    PathLock lock;
+    lock.Take(unix_path);
+    struct stat st;
+    if (lstat(unix_path.c_str(), &st) == 0 && st.st_dev == device &&
+        st.st_ino == inode) {
+      unlink(unix_path.c_str());
+    }
+  }
   if (!private_folder.empty()) rmdir(private_folder.c_str());
 }
 

@@ -68,6 +68,8 @@ absl::Status FindGroup(const std::string& group, Identity* identity) {
   return absl::OkStatus();
 }
 
+std::string PidfileText() { return absl::StrCat(getpid(), "\n"); }
+
 }  // namespace
 
 absl::StatusOr<Background> Background::Enter() {
@@ -102,31 +104,58 @@ void Background::Failed(absl::string_view message) {
   parent_.Reset();
 }
 
-absl::Status WritePidfile(const std::string& path) {
-  const std::string what = absl::StrCat("failed to write pidfile ", Quoted(path));
+absl::StatusOr<Pidfile> Pidfile::Write(const std::string& path) {
   const auto fail = [&](absl::string_view reason) {
-    return absl::AlreadyExistsError(absl::StrCat(what, ": ", reason));
+    return absl::AlreadyExistsError(absl::StrCat(
+        "failed to write pidfile ", Quoted(path), ": ", reason));
   };
+  const size_t slash = path.rfind('/');
+  Pidfile pidfile;
+  pidfile.name_ = slash == std::string::npos ? path : path.substr(slash + 1);
+  // Kept open: the current folder may be another one in the end.
+  pidfile.directory_.Reset(
+      open(slash == std::string::npos ? "." : path.substr(0, slash + 1).c_str(),
+           O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!pidfile.directory_.valid()) return fail(ErrnoText(errno));
   // Who may write to the folder, such as the user of --user, may have put
   // anything there. Nothing is cut off before it is known.
-  const UniqueFd fd(open(path.c_str(),
-                         O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW |
-                             O_NONBLOCK | O_NOCTTY,
-                         0644));
-  if (!fd.valid()) {
+  pidfile.file_.Reset(openat(pidfile.directory_.get(), pidfile.name_.c_str(),
+                             O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW |
+                                 O_NONBLOCK | O_NOCTTY,
+                             0644));
+  const int fd = pidfile.file_.get();
+  if (!pidfile.file_.valid()) {
     return fail(errno == ELOOP ? "it is a symbolic link, and none is followed"
                                : ErrnoText(errno));
   }
   struct stat st;
-  if (fstat(fd.get(), &st) != 0) return fail(ErrnoText(errno));
+  if (fstat(fd, &st) != 0) return fail(ErrnoText(errno));
   if (!S_ISREG(st.st_mode)) return fail("it is no regular file");
   if (st.st_nlink > 1) return fail("the file has another name, too");
-  const std::string text = absl::StrCat(getpid(), "\n");
-  if (ftruncate(fd.get(), 0) != 0) return fail(ErrnoText(errno));
-  const ssize_t n = write(fd.get(), text.data(), text.size());
+  const std::string text = PidfileText();
+  if (ftruncate(fd, 0) != 0) return fail(ErrnoText(errno));
+  const ssize_t n = pwrite(fd, text.data(), text.size(), 0);
   if (n < 0) return fail(ErrnoText(errno));
   if (n != static_cast<ssize_t>(text.size())) return fail(ErrnoText(ENOSPC));
-  return absl::OkStatus();
+  return pidfile;
+}
+
+void Pidfile::Remove() {
+  if (!file_.valid()) return;
+  char text[32];
+  const ssize_t n = pread(file_.get(), text, sizeof(text), 0);
+  struct stat ours, there;
+  // Another process has written over it.
+  const bool is_ours =
+      n > 0 && absl::string_view(text, static_cast<size_t>(n)) == PidfileText();
+  if (is_ours && fstat(file_.get(), &ours) == 0 &&
+      fstatat(directory_.get(), name_.c_str(), &there, AT_SYMLINK_NOFOLLOW) ==
+          0 &&
+      ours.st_dev == there.st_dev && ours.st_ino == there.st_ino &&
+      unlinkat(directory_.get(), name_.c_str(), 0) != 0) {
+    [[maybe_unused]] const int ignored = ftruncate(file_.get(), 0);
+  }
+  *this = Pidfile();
 }
 
 absl::StatusOr<Identity> FindIdentity(const std::string& user,

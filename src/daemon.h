@@ -35,9 +35,26 @@ class Background {
   UniqueFd parent_;
 };
 
-// Writes the process id and a newline to a new file, or over what is in a regular
-// file. AlreadyExists when it can't, or when it would be by a link.
-absl::Status WritePidfile(const std::string& path);
+// A pidfile, from the start of the process that it names to its end. What is in
+// another's place, or names another process, is never removed. Movable; to forget it
+// removes nothing, which is what a process forked off does.
+class Pidfile {
+ public:
+  // None.
+  Pidfile() = default;
+  // Writes the process id and a newline to a new file, or over what is in a regular
+  // file. AlreadyExists when it can't, or when it would be by a link.
+  static absl::StatusOr<Pidfile> Write(const std::string& path);
+  // Removes it. Where this process, which may be another user's by now, has no
+  // right to, it is emptied: it must not name a process that is no more, whose
+  // number may soon be another's.
+  void Remove();
+
+ private:
+  UniqueFd directory_;
+  UniqueFd file_;
+  std::string name_;  // in the directory
+};
 
 // Who a process is to become. kUnchanged stands for what it is.
 struct Identity {

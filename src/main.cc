@@ -215,27 +215,33 @@ int Serve(Connection connection, const Options& options,
       *shutdown, manager, log));
 }
 
-void RemovePidfile(const Options& options) {
-  if (!options.pidfile.empty()) unlink(options.pidfile.c_str());
-}
+// What a listener has in the file system until it stops.
+struct OwnFiles {
+  BoundSockets bound;
+  Pidfile pidfile;
+
+  void Remove() {
+    bound.RemoveUnixSocket();
+    pidfile.Remove();
+  }
+};
 
 // Listens until it is told to stop; in each process that it forks, serves.
 int Listen(std::vector<UniqueFd> sockets, const Options& options,
            const std::vector<NamedFile>& files, Signals signals, pid_t command,
-           const BoundSockets& bound, ServiceManager& manager, Log& log) {
+           OwnFiles own, ServiceManager& manager, Log& log) {
   std::variant<Connection, int> outcome;
   {
     Listener listener(std::move(sockets), options.limits, std::move(signals),
                       log, manager);
     listener.set_access(options.access);
     listener.set_command(command);
-    listener.set_on_stop([&] {
-      bound.RemoveUnixSocket();
-      RemovePidfile(options);
-    });
+    listener.set_on_stop([&own] { own.Remove(); });
     outcome = listener.Run();
   }
   if (Connection* connection = std::get_if<Connection>(&outcome)) {
+    // They are the listener's.
+    own = OwnFiles();
     return Serve(std::move(*connection), options, files, manager, log);
   }
   return std::get<int>(outcome);
@@ -243,18 +249,16 @@ int Listen(std::vector<UniqueFd> sockets, const Options& options,
 
 // What stands between the sockets and the first accept: --pidfile, --user and
 // --group.
-absl::Status PrepareToListen(const BoundSockets& bound, Options& options) {
+absl::Status PrepareToListen(const Options& options, OwnFiles& own) {
   if (!options.pidfile.empty()) {
-    if (absl::Status status = WritePidfile(options.pidfile); !status.ok()) {
-      // What is there isn't ours to remove.
-      options.pidfile.clear();
-      return status;
-    }
+    absl::StatusOr<Pidfile> pidfile = Pidfile::Write(options.pidfile);
+    if (!pidfile.ok()) return pidfile.status();
+    own.pidfile = *std::move(pidfile);
   }
   const absl::StatusOr<Identity> identity =
       FindIdentity(options.user, options.group);
   if (!identity.ok()) return identity.status();
-  bound.GiveTo(identity->uid, identity->gid);
+  own.bound.GiveTo(identity->uid, identity->gid);
   return Become(*identity);
 }
 
@@ -293,17 +297,17 @@ void MakeAbsolute(std::string* path) {
 // Everything between bound sockets and the first accept. The command's process,
 // or -1.
 absl::StatusOr<pid_t> StartStandAlone(const std::vector<NamedFile>& files,
-                                      const BoundSockets& bound,
-                                      const Log& log, Options& options) {
-  absl::Status status = PrepareToListen(bound, options);
+                                      const Options& options, const Log& log,
+                                      OwnFiles& own) {
+  absl::Status status = PrepareToListen(options, own);
   // As the user that will serve it: what can't be served is better told now
   // than to the first client.
   if (status.ok()) status = OpenCatalog(options, files, log).status();
   // What this loads of OpenSSL is there for every connection's process.
   if (status.ok()) status = LoadTls(options).status();
-  if (status.ok()) status = bound.Listen();
+  if (status.ok()) status = own.bound.Listen();
   if (!status.ok()) return status;
-  return StartRun(options, bound);
+  return StartRun(options, own.bound);
 }
 
 int StandAlone(Options options, const std::vector<NamedFile>& files,
@@ -330,17 +334,20 @@ int StandAlone(Options options, const std::vector<NamedFile>& files,
 
   absl::StatusOr<BoundSockets> bound = Bind(options.listen);
   if (!bound.ok()) return fail_to_start(bound.status());
+  OwnFiles own{*std::move(bound), Pidfile()};
   absl::optional<Background> child;
   if (background) {
     absl::StatusOr<Background> entered = Background::Enter();
-    if (!entered.ok()) return fail_to_start(entered.status());
+    if (!entered.ok()) {
+      own.Remove();
+      return fail_to_start(entered.status());
+    }
     child = *std::move(entered);
   }
   const absl::StatusOr<pid_t> command =
-      StartStandAlone(files, *bound, log, options);
+      StartStandAlone(files, options, log, own);
   if (!command.ok()) {
-    bound->RemoveUnixSocket();
-    RemovePidfile(options);
+    own.Remove();
     if (child.has_value()) {
       child->Failed(command.status().message());
       return 1;
@@ -351,16 +358,15 @@ int StandAlone(Options options, const std::vector<NamedFile>& files,
     // The current folder is left behind.
     MakeAbsolute(&options.file);
     MakeAbsolute(&options.directory);
-    MakeAbsolute(&options.pidfile);
     MakeAbsolute(&options.tls.certificates);
     MakeAbsolute(&options.tls.psk_file);
     if (!options.log.has_value()) log.UseSyslog();
     child->Ready(options.verbose ||
                  options.log == LogDestination::kStandardError);
   }
-  std::vector<UniqueFd> sockets = std::move(bound->listeners);
+  std::vector<UniqueFd> sockets = std::move(own.bound.listeners);
   return Listen(std::move(sockets), options, files, *std::move(signals),
-                *command, *bound, manager, log);
+                *command, std::move(own), manager, log);
 }
 
 int Main(int argc, char** argv) {
@@ -399,9 +405,9 @@ int Main(int argc, char** argv) {
   }
   absl::StatusOr<Signals> signals = Listener::CreateSignals();
   if (!signals.ok()) return Fail(log, signals.status());
-  if (absl::Status status =
-          PrepareToListen(BoundSockets(), options);
-      !status.ok()) {
+  OwnFiles own;
+  if (absl::Status status = PrepareToListen(options, own); !status.ok()) {
+    own.Remove();
     return Fail(log, status);
   }
   // An export that can't be opened now may be there later; until then its
@@ -409,13 +415,17 @@ int Main(int argc, char** argv) {
   if (const auto catalog = OpenCatalog(options, inherited.files, log);
       !catalog.ok()) {
     const int exit_status = Fail(log, catalog.status());
-    if (absl::IsInvalidArgument(catalog.status())) return exit_status;
+    if (absl::IsInvalidArgument(catalog.status())) {
+      own.Remove();
+      return exit_status;
+    }
   }
   if (const absl::Status status = LoadTls(options).status(); !status.ok()) {
+    own.Remove();
     return Fail(log, status);
   }
   return Listen(std::move(inherited.listeners), options, inherited.files,
-                *std::move(signals), /*command=*/-1, BoundSockets(), manager,
+                *std::move(signals), /*command=*/-1, std::move(own), manager,
                 log);
 }
 

@@ -75,9 +75,21 @@ TEST(Bind, ASocketThatNobodyListensOnIsReplacedAndALiveOneIsNot) {
   bound->RemoveUnixSocket();
 }
 
+TEST(Bind, ASocketThatIsBoundIsNeverTakenForOneThatWasLeftOver) {
+  ListenAddress address;
+  address.unix_path = testing::TempDir() + "/bind_test.sock";
+  const absl::StatusOr<BoundSockets> bound = Bind(address);
+  ASSERT_TRUE(bound.ok()) << bound.status();
+  const absl::StatusOr<BoundSockets> other = Bind(address);
+  EXPECT_EQ(other.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(access(address.unix_path.c_str(), F_OK), 0);
+  bound->RemoveUnixSocket();
+  EXPECT_NE(access(address.unix_path.c_str(), F_OK), 0);
+}
+
 // Whoever may write to the folder may put something else where the socket was;
-// nobody is given a file that way.
-TEST(Bind, GivesAwayTheSocketAndNothingThatIsInItsPlace) {
+// nobody is given a file that way, and nothing of theirs is removed.
+TEST(Bind, GivesAwayAndRemovesTheSocketAndNothingThatIsInItsPlace) {
   if (geteuid() != 0) GTEST_SKIP() << "giving files away needs root";
   constexpr uid_t kSomebody = 12345;
   const auto owner = [](const std::string& path) {
@@ -100,10 +112,12 @@ TEST(Bind, GivesAwayTheSocketAndNothingThatIsInItsPlace) {
   EXPECT_EQ(owner(precious), geteuid());
   EXPECT_EQ(owner(address.unix_path), geteuid());
   bound->RemoveUnixSocket();
+  ASSERT_EQ(unlink(address.unix_path.c_str()), 0);
   ASSERT_EQ(link(precious.c_str(), address.unix_path.c_str()), 0);
   bound->GiveTo(kSomebody, kSomebody);
   EXPECT_EQ(owner(precious), geteuid());
   bound->RemoveUnixSocket();
+  ASSERT_EQ(unlink(address.unix_path.c_str()), 0);
   std::remove(precious.c_str());
 }
 

@@ -6,6 +6,7 @@ It is longer than 500 lines because it follows the options, of which there are m
 """
 
 import errno
+import fcntl
 import grp
 import os
 import pty
@@ -41,8 +42,8 @@ def foreground(t, *arguments, address, prefix=(), **how):
 class Background:
     """A stand-alone server in the background. Its parent has exited with 0."""
 
-    def __init__(self, t, *arguments, prefix=(), **how):
-        self.pidfile = t.fresh(".pid")
+    def __init__(self, t, *arguments, prefix=(), pidfile=None, **how):
+        self.pidfile = pidfile or t.fresh(".pid")
         self.parent = t.run([*prefix, NBDINETD, "-P", self.pidfile, *arguments], **how)
         self.pid = int(Path(self.pidfile).read_text())
         t.defer(self._end)
@@ -311,6 +312,86 @@ def _(t):
         eq(file.read(), b"precious")
 
 
+@test("of two servers that start together on one path exactly one succeeds, each time, whether a "
+      "socket is left over there or not, and clients reach it")
+def _(t):
+    image, path, port = t.pattern_image(MIB), t.path("nbd.sock"), free_port()
+    # At first what is done between the name and the first client takes long, so that the other one
+    # surely finds a socket there that doesn't listen yet.
+    strace = [need("strace"), "-D", "-f", "-qq", "-o", t.path("trace"), "-e", "trace=listen", "-e",
+              "inject=listen:delay_enter=300000", "--"]
+    for number in range(53):
+        # Every fifth time on a port, where it is the kernel that decides.
+        arguments, address = ((["-i", "127.0.0.1", "-p", port], ("127.0.0.1", port))
+                              if number % 5 == 4 else (["-U", path], path))
+        both = [t.spawn([*(strace if number < 3 else []), NBDINETD, "-f", *arguments, image],
+                        env={"ASAN_OPTIONS": "detect_leaks=0"}) for _ in range(2)]
+        wait_until(lambda: any(one.poll() is not None for one in both), "one of them to fail")
+        loser = both[0] if both[0].poll() is not None else both[1]
+        winner, = [one for one in both if one is not loser]
+        loser.expect(EX_CANTCREAT)
+        matches(r"^nbdinetd: .*(nbd\.sock|127\.0\.0\.1 port \d+).*in use", loser.stderr())
+        wait_until(lambda: is_listening(address) or winner.poll() is not None, "the other to listen")
+        for _ in range(2):
+            visit(Client(connect(address)))
+        eq(winner.poll(), None, "the winner's end")
+        # A socket is left over every other time.
+        winner.signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
+        wait_until(lambda: winner.poll() is not None, "its end")
+    stop(foreground(t, "-U", path, image, address=path))
+    eq([name for name in os.listdir(t.dir) if name.startswith("nbd.sock")], [], "left behind")
+
+
+@test("a server's end removes its own Unix socket, never what somebody else has put there")
+def _(t):
+    image, path = t.pattern_image(MIB), t.path("nbd.sock")
+
+    def start():
+        process = t.spawn([NBDINETD, "-f", "-U", path, image])
+        wait_until(lambda: listening_sockets(process.pid) and os.path.exists(path),
+                   "the server to listen")
+        return process
+    for make in (start,
+                 lambda: Path(path).write_text("precious"), lambda: os.symlink(image, path),
+                 lambda: os.mkdir(path)):
+        old = start()
+        os.unlink(path)
+        successor = make()
+        stop(old)
+        eq(os.path.lexists(path), True, "what is there now")
+        if successor and not isinstance(successor, int):
+            visit(Client(connect(path)))
+            stop(successor)
+            eq(os.path.exists(path), False, "the successor's socket after its end")
+        else:
+            eq(Path(image).stat().st_size, MIB)
+            os.rmdir(path) if os.path.isdir(path) else os.unlink(path)
+
+
+@test("a lock file that somebody holds, or that is left over, beside a Unix socket")
+def _(t):
+    image, path = t.pattern_image(MIB), t.path("nbd.sock")
+    lock = Path(path + ".nbdinetd-lock")
+    lock.touch()
+    with open(lock, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = t.run([NBDINETD, "-f", "-U", path, image], status=EX_CANTCREAT)
+        matches(r"nbd\.sock.*in use", process.stderr())
+    # Nobody holds it, as after a crash.
+    process = foreground(t, "-U", path, image, address=path)
+    wait_until(lambda: not lock.exists(), "the lock file to be gone")
+    # What is held when it ends keeps it from nothing.
+    lock.touch()
+    with open(lock, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        stop(process)
+    eq((os.path.exists(path), lock.exists()), (False, True))
+    # And it is never followed.
+    lock.unlink()
+    os.symlink(image, lock)
+    t.run([NBDINETD, "-f", "-U", path, image], status=EX_CANTCREAT)
+
+
 @test("a path too long for a Unix socket is an error and not another path")
 def _(t):
     path = t.path("x" * 120)
@@ -565,6 +646,79 @@ def _(t):
     eq(Path(f"/proc/{server.pid}/comm").read_text(), "nbdinetd\n")
     server.stop()
     eq(os.path.exists(server.pidfile), False)
+
+
+@test("with -u a pidfile is removed where that user may, and else it is emptied: it never names a "
+      "process that is gone")
+def _(t):
+    need_root("to become another user")
+    image, path = t.pattern_image(MIB), t.path("nbd.sock")
+    nobody = pwd.getpwnam("nobody").pw_uid
+    theirs = Path(t.path("theirs"))
+    theirs.mkdir()
+    os.chown(theirs, nobody, -1)
+    for pidfile, is_removed in ((theirs / "pid", True), (Path(t.path("pid")), False)):
+        for how in ("foreground", "background", "activated"):
+            if how == "background":
+                server = Background(t, "-u", "nobody", "-U", path, image, pidfile=pidfile)
+                server.stop()
+            else:
+                process = (activate(t, "-P", pidfile, "-u", "nobody", image, inherited=[Door(t)])
+                           if how == "activated" else
+                           foreground(t, "-P", pidfile, "-u", "nobody", "-U", path, image,
+                                      address=path))
+                wait_until(lambda: pidfile.exists() and pidfile.read_text() == f"{process.pid}\n",
+                           "the pidfile")
+                wait_until(lambda: ids(process.pid)[0][0] == nobody, "the change")
+                stop(process)
+            eq(pidfile.exists() and pidfile.read_text(), False if is_removed else "",
+               f"{pidfile} after the end, {how}")
+            if how != "activated":
+                # As the socket, which the next one replaces.
+                eq(os.path.exists(path), True)
+    # The next server takes an emptied one as it takes any.
+    process = foreground(t, "-P", t.path("pid"), "-U", path, image, address=path)
+    wait_until(lambda: Path(t.path("pid")).read_text() == f"{process.pid}\n", "the pidfile")
+    stop(process)
+    eq(os.path.exists(t.path("pid")), False)
+
+
+@test("a pidfile that another process has written over, or replaced, is not removed; nor is one of "
+      "a server that couldn't start left behind")
+def _(t):
+    image, pidfile = t.pattern_image(MIB), Path(t.path("pid"))
+    for number, change in enumerate((lambda: pidfile.write_text("4711\n"),
+                                     lambda: (pidfile.unlink(), pidfile.write_text("4711\n")),
+                                     lambda: (pidfile.rename(t.path("moved")),
+                                              os.symlink(t.path("moved"), pidfile)))):
+        path = t.fresh(".sock")
+        process = foreground(t, "-P", pidfile, "-U", path, image, address=path)
+        wait_until(lambda: pidfile.exists() and pidfile.read_text() == f"{process.pid}\n",
+                   "the pidfile")
+        change()
+        stop(process)
+        eq(pidfile.read_text(), "4711\n" if number < 2 else f"{process.pid}\n", f"change {number}")
+        pidfile.unlink()
+    for arguments in (["-U", t.path("s"), t.path("missing.img")], ["-U", t.path("s"), "--tls=on",
+                      "--tls-certificates", t.path("missing"), image]):
+        t.run([NBDINETD, "-f", "-P", pidfile, *arguments], status=None)
+        eq((pidfile.exists(), os.path.exists(t.path("s"))), (False, False), str(arguments))
+    for arguments in ([], ["--tls=on", "--tls-certificates", t.path("missing"), image]):
+        process = activate(t, "-P", pidfile, *arguments, inherited=[Door(t)])
+        assert process.wait() != EX_OK
+        eq(pidfile.exists(), False, f"activated with {arguments}")
+
+
+@test("the process of a connection holds neither the pidfile nor its folder open")
+def _(t):
+    image, path, folder = t.pattern_image(MIB), t.path("nbd.sock"), Path(t.path("run"))
+    folder.mkdir()
+    process = foreground(t, "-P", folder / "pid", "-U", path, image, address=path)
+    client = Client(connect(path)).start()
+    child, = children_of(process.pid)
+    eq([what for what in descriptors_of(child).values() if what.startswith(str(folder))], [])
+    client.disconnect()
+    stop(process)
 
 
 @test("a pidfile that can't be written is exit status 73 in the foreground")

@@ -94,6 +94,7 @@ ERRORS = {
     "fcntl": [_E.EMFILE],
     "fdatasync": [_E.EINTR, _E.EIO, _E.ENOSPC, _E.EDQUOT, _E.EROFS],
     "fsync": [_E.EINTR, _E.EIO],
+    "flock": [_E.EWOULDBLOCK, _E.ENOLCK, _E.ENOSYS],
     "fork": [_E.EAGAIN, _E.ENOMEM, _E.ENOSYS],
     "fstat": [_E.EIO, _E.ENOMEM, _E.EOVERFLOW],
     "fstatfs": [_E.EIO, _E.EINTR, _E.ENOMEM, _E.ENOSYS],
@@ -104,6 +105,7 @@ ERRORS = {
     "listen": [_E.EADDRINUSE, _E.EOPNOTSUPP],
     # Not ENXIO, which is an answer: that there is no data.
     "lseek": [_E.EINVAL, _E.EIO, _E.EOVERFLOW, _E.EOPNOTSUPP],
+    "lstat": [_E.EACCES, _E.EIO, _E.ENOENT, _E.ENOMEM],
     "open": [_E.EACCES, _E.EINTR, _E.EIO, _E.EMFILE, _E.ENFILE, _E.ENOENT, _E.ENOMEM, _E.EPERM,
              _E.EROFS, _E.ETXTBSY, _E.ENXIO],
     "openat": [_E.EACCES, _E.EINTR, _E.EMFILE, _E.ENFILE, _E.ENOENT, _E.ENOMEM],

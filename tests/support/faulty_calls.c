@@ -36,6 +36,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/sendfile.h>
@@ -310,7 +311,9 @@ WRAP(int, sync_file_range, kStorage, (int fd, off64_t offset, off64_t length, un
 WRAP(int, fallocate, kInterruptible | kStorage, (int fd, int mode, off_t offset, off_t length),
      (fd, mode, offset, length))
 WRAP(off_t, lseek, kStorage, (int fd, off_t offset, int whence), (fd, offset, whence))
+WRAP(int, flock, kOther, (int fd, int operation), (fd, operation))
 WRAP(int, fstat, kOther, (int fd, struct stat* st), (fd, st))
+WRAP(int, lstat, kOther, (const char* path, struct stat* st), (path, st))
 WRAP(int, fstatfs, kOther, (int fd, struct statfs* st), (fd, st))
 
 // These return their error.
