@@ -22,7 +22,7 @@ _MNT_DETACH = 2
 _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
 _LO_FLAGS_READ_ONLY, _LO_FLAGS_AUTOCLEAR, _LO_FLAGS_PARTSCAN = 1, 4, 8
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
-_BLKGETSIZE64, _BLKPG, _BLKPG_ADD_PARTITION = 0x80081272, 0x1269, 1
+_BLKROSET, _BLKGETSIZE64, _BLKPG, _BLKPG_ADD_PARTITION = 0x125D, 0x80081272, 0x1269, 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _have_private_mounts = False
@@ -149,6 +149,8 @@ class LoopDevice:
                     raise
                 continue
             self._fd = fd
+            # Whoever had the device before us may have left it read-only ('blockdev --setro').
+            fcntl.ioctl(fd, _BLKROSET, struct.pack("i", self.read_only))
             return
         raise OSError(errno.EBUSY, "no loop device could be taken")
 

@@ -4,6 +4,7 @@
 #define NBDINETD_TESTS_SUPPORT_LOOP_DEVICE_H_
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <sys/ioctl.h>
 
@@ -40,6 +41,9 @@ class LoopDevice {
       config.info.lo_flags = LO_FLAGS_AUTOCLEAR | (read_only ? LO_FLAGS_READ_ONLY : 0);
       if (ioctl(device.get(), LOOP_CONFIGURE, &config) == 0) {
         device_ = std::move(device);
+        // Whoever had the device before us may have left it read-only.
+        const int set_read_only = read_only;
+        if (ioctl(device_.get(), BLKROSET, &set_read_only) != 0) device_.Reset();
       } else if (errno != EBUSY) {
         break;
       }
