@@ -126,6 +126,7 @@ tests_support_libsupport_a_SOURCES = \
 	tests/support/session.cc tests/support/session.h \
 	tests/support/tap_main.cc \
 	tests/support/torture_client.cc tests/support/torture_client.h \
+	tests/support/torture_disk.cc tests/support/torture_disk.h \
 	tests/support/torture_model.cc tests/support/torture_model.h \
 	tests/support/wire.cc tests/support/wire.h
 

@@ -14,7 +14,7 @@ namespace {
 constexpr size_t kMaxDepth = 64;
 // Beyond it the client waits for replies first, whatever its depth is.
 constexpr uint64_t kMaxBytesUnderWay = 16u << 20;
-constexpr uint32_t kMaxLength = 5u << 20;
+constexpr uint32_t kMaxLength = 6u << 20;
 
 std::string CommandName(uint16_t command) {
   constexpr std::array kNames = {"READ",  "WRITE", "DISC",         "FLUSH",
@@ -81,12 +81,21 @@ bool TortureClient::OverlapsOwnChange(const Range& range) const {
       });
 }
 
+TortureClient::Range TortureClient::Around(const Range& range) {
+  const uint64_t more = range.length + Random(model_.size());
+  const uint64_t begin = range.offset - std::min(range.offset, Random(more));
+  const uint64_t end =
+      std::min(model_.size(), range.offset + range.length + Random(more));
+  return {begin, static_cast<uint32_t>(std::min<uint64_t>(end - begin, kMaxLength))};
+}
+
 uint16_t TortureClient::RandomCommand() {
-  const uint64_t pick = Random(100);
-  if (pick < 42) return kCmdRead;
-  if (pick < 75) return kCmdWrite;
-  if (pick < 82) return kCmdWriteZeroes;
-  if (pick < 87) return kCmdTrim;
+  const uint64_t pick = setup_.read_only ? 45 + Random(55) : Random(100);
+  if (pick < 33) return kCmdWrite;
+  if (pick < 40) return kCmdWriteZeroes;
+  if (pick < 45) return kCmdTrim;
+  // From here on nothing that changes a byte.
+  if (pick < 87) return kCmdRead;
   if (pick < 90) return kCmdCache;
   if (pick < 93) return kCmdFlush;
   return setup_.structured ? kCmdBlockStatus : kCmdRead;
@@ -110,30 +119,38 @@ uint16_t TortureClient::RandomFlags(uint16_t command) {
   return flags;
 }
 
+Request TortureClient::RandomRequest() {
+  const auto take = [&](std::vector<Range>& ranges, uint16_t command) {
+    Range range = ranges.back();
+    ranges.pop_back();
+    if (OneIn(3) || command == kCmdBlockStatus) range = Around(range);
+    return Request{.type = command,
+                   .flags = RandomFlags(command),
+                   .offset = range.offset,
+                   .length = range.length};
+  };
+  if (!to_ask_.empty() && OneIn(2)) return take(to_ask_, kCmdBlockStatus);
+  if (!to_read_.empty() && OneIn(2)) return take(to_read_, kCmdRead);
+  Request request;
+  request.type = RandomCommand();
+  request.flags = RandomFlags(request.type);
+  if (request.type == kCmdFlush) return request;
+  const Range range =
+      RandomRange(RandomLength(), request.type == kCmdWrite ||
+                                      request.type == kCmdTrim ||
+                                      request.type == kCmdWriteZeroes);
+  request.offset = range.offset;
+  request.length = range.length;
+  return request;
+}
+
 void TortureClient::SendSome() {
   Bytes batch;
   for (uint64_t left = 1 + Random(8);
        left > 0 && operations_.size() < depth_ &&
        bytes_under_way_ < kMaxBytesUnderWay;
        --left) {
-    Request request;
-    if (!to_read_.empty() && OneIn(2)) {
-      const Range range = to_read_.back();
-      to_read_.pop_back();
-      request = {.type = kCmdRead, .offset = range.offset, .length = range.length};
-    } else {
-      request.type = RandomCommand();
-      request.flags = RandomFlags(request.type);
-      if (request.type != kCmdFlush) {
-        const Range range =
-            RandomRange(RandomLength(), request.type == kCmdWrite ||
-                                            request.type == kCmdTrim ||
-                                            request.type == kCmdWriteZeroes);
-        request.offset = range.offset;
-        request.length = range.length;
-      }
-    }
-    batch += Prepare(request);
+    batch += Prepare(RandomRequest());
   }
   peer_.Send(batch);
 }
@@ -217,6 +234,12 @@ void TortureClient::CompleteChange(const Operation& operation,
   }
   if (OneIn(3)) to_read_.push_back({request.offset, request.length});
   if (to_read_.size() > 32) to_read_.erase(to_read_.begin());
+  // Before anybody has asked for a flush: what isn't on the storage yet is where
+  // a map of the storage is wrong.
+  if (setup_.structured && request.type == kCmdWrite && OneIn(6)) {
+    to_ask_.push_back({request.offset, request.length});
+    if (to_ask_.size() > 8) to_ask_.erase(to_ask_.begin());
+  }
 }
 
 void TortureClient::CheckStatus(const Operation& operation,
@@ -226,7 +249,12 @@ void TortureClient::CheckStatus(const Operation& operation,
     if (offset + extent.length > model_.size()) {
       Wrong(operation, "an extent goes beyond the end of the export");
     }
-    if ((extent.flags & kStateZero) != 0) {
+    // The server knows no hole that doesn't read as zeroes.
+    if (extent.flags != 0 && extent.flags != (kStateHole | kStateZero)) {
+      Wrong(operation, "an extent has the flags " + std::to_string(extent.flags));
+    }
+    if (extent.flags != 0) {
+      hole_bytes_ += extent.length;
       if (const auto wrong = model_.CheckZeroes(operation.read_start, offset,
                                                 extent.length)) {
         Wrong(operation, "told to be zeroes: " + *wrong);

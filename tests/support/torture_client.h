@@ -24,6 +24,8 @@ class TortureClient {
     uint64_t own_begin = 0;
     uint64_t own_end = 0;
     bool structured = true;
+    // The export is: nothing is written, and all else must succeed.
+    bool read_only = false;
     // Reads late and sends in odd pieces.
     bool slow = false;
     uint64_t seed = 0;
@@ -56,6 +58,8 @@ class TortureClient {
 
   // May be asked while it runs.
   uint64_t requests() const { return requests_; }
+  // How much block statuses have told to be holes, each time.
+  uint64_t hole_bytes() const { return hole_bytes_; }
 
  private:
   struct Operation {
@@ -79,6 +83,9 @@ class TortureClient {
   bool OverlapsOwnChange(const Range& range) const;
   uint16_t RandomCommand();
   uint16_t RandomFlags(uint16_t command);
+  Request RandomRequest();
+  // As much again before and behind the range, and more.
+  Range Around(const Range& range);
   // One or several requests in one piece.
   void SendSome();
   Bytes Prepare(const Request& request);
@@ -96,10 +103,13 @@ class TortureClient {
   size_t depth_ = 1;
   std::atomic<bool> shutdown_ = false;
   std::atomic<uint64_t> requests_ = 0;
+  uint64_t hole_bytes_ = 0;
   uint64_t bytes_under_way_ = 0;
   std::map<uint64_t, Operation> operations_;  // by cookie
-  // Ranges to be read soon: just written, or just told to be zeroes.
+  // Ranges to be read soon: just written, or just told to be zeroes; and to be
+  // asked about: just written.
   std::vector<Range> to_read_;
+  std::vector<Range> to_ask_;
 };
 
 }  // namespace nbdtest
