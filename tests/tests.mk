@@ -78,6 +78,7 @@ python_tests = \
 	tests/exclusive_test.py \
 	tests/faults_test.py \
 	tests/feature_pairs_test.py \
+	tests/file_systems_test.py \
 	tests/handed_over_test.py \
 	tests/hardening_test.py \
 	tests/limits_test.py \
@@ -141,6 +142,7 @@ tests_support_eio_fs_LDADD = $(FUSE3_LIBS) -lpthread
 
 EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/clients.py tests/support/faults.py \
+	tests/support/file_systems.py \
 	tests/support/harness.py tests/support/listening.py \
 	tests/support/nbd_client.py \
 	tests/support/private_systemd.py tests/support/tls.py \
@@ -176,12 +178,18 @@ tests_support_faulty_calls_so_LDADD = -ldl
 
 # What 'make check' does a sample of, or for half a minute. The environment, in
 # one line for the shell, is that of the tests.
-.PHONY: torture faults-long check-sanitizers check-valgrind
+.PHONY: torture torture-file-systems faults-long check-sanitizers check-valgrind
 torture: all
 	$(MAKE) $(check_LIBRARIES) $(check_PROGRAMS)
 	$(AM_TESTS_ENVIRONMENT) \
 	NBDINETD_TORTURE_SECONDS=$${NBDINETD_TORTURE_SECONDS:-600} \
 	  tests/torture_test
+
+torture-file-systems: all
+	$(MAKE) $(check_LIBRARIES) $(check_PROGRAMS)
+	$(AM_TESTS_ENVIRONMENT) \
+	NBDINETD_FILE_SYSTEMS_SECONDS=$${NBDINETD_FILE_SYSTEMS_SECONDS:-60} \
+	  /usr/bin/python3 $(srcdir)/tests/file_systems_test.py
 
 faults-long: all
 	$(MAKE) $(check_PROGRAMS)

@@ -1,6 +1,6 @@
 // A file system that fails and stalls when it is told to, for the tests of faults.
 //
-//     eio_fs [--no-fallocate] [--no-lseek] [--stable=FILE] BACKING MOUNTPOINT
+//     eio_fs [--no-fallocate] [--no-lseek] [--sync] [--stable=FILE] BACKING MOUNTPOINT
 //
 // It shows one file, MOUNTPOINT/disk, whose bytes live in BACKING. A real disk that fails can't
 // be had in a test, and a preloaded library can't reach what the kernel does by itself (a loop
@@ -25,6 +25,8 @@
 // With --stable, FILE gets, at each successful sync, what was written since the one before. It
 // is what a power cut would have left: the page cache of the kernel and BACKING survive the
 // death of a server, so only this tells a flush that reached the disk from one that didn't.
+//
+// With --sync, a sync is one of BACKING, too; without, it writes nothing there back.
 //
 // "ready" on standard output says that the file system is mounted. End of file on standard input
 // takes it away again, with whatever is still held, so that a test that dies leaves nothing.
@@ -83,6 +85,7 @@ static uint64_t g_held;
 static uint64_t g_release_numbers[kOpCount];  // grow with each release
 
 static int g_backing = -1;
+static bool g_syncs_backing;
 static int g_stable = -1;
 static uint8_t* g_dirty;  // one byte per kDirtyBlock of the disk
 static uint64_t g_dirty_blocks;
@@ -215,7 +218,9 @@ static int FsFsync(const char* path, int data_only, struct fuse_file_info* info)
   (void)data_only;
   (void)info;
   const int error = ApplyRules(kSync, 0, 1);
-  return error != 0 ? error : CopyDirtyToStable();
+  if (error != 0) return error;
+  if (g_syncs_backing && fdatasync(g_backing) != 0) return -errno;
+  return CopyDirtyToStable();
 }
 
 static int FsFallocate(const char* path, int mode, off_t offset, off_t length,
@@ -360,6 +365,8 @@ int main(int argc, char** argv) {
       g_operations.fallocate = NULL;
     } else if (strcmp(argv[argument], "--no-lseek") == 0) {
       g_operations.lseek = NULL;
+    } else if (strcmp(argv[argument], "--sync") == 0) {
+      g_syncs_backing = true;
     } else if (strncmp(argv[argument], "--stable=", 9) == 0) {
       stable = argv[argument] + 9;
     } else {
@@ -368,7 +375,8 @@ int main(int argc, char** argv) {
   }
   if (argc - argument != 2) {
     fprintf(stderr,
-            "usage: eio_fs [--no-fallocate] [--no-lseek] [--stable=FILE] BACKING MOUNTPOINT\n");
+            "usage: eio_fs [--no-fallocate] [--no-lseek] [--sync] [--stable=FILE] BACKING "
+            "MOUNTPOINT\n");
     return 2;
   }
   const char* backing = argv[argument];
