@@ -68,16 +68,8 @@ absl::StatusOr<std::unique_ptr<Export>> BlockDeviceExport::Create(
                                      PageBytes())));
 }
 
-BlockDeviceExport::Range BlockDeviceExport::WholeBlocks(uint64_t offset,
-                                                        uint64_t length) const {
-  const uint64_t block = command_block_bytes_;
-  const uint64_t begin = (offset + block - 1) / block * block;
-  const uint64_t end = (offset + length) / block * block;
-  return {begin, end > begin ? end - begin : 0};
-}
-
 int BlockDeviceExport::Trim(uint64_t offset, uint64_t length) {
-  const Range whole = WholeBlocks(offset, length);
+  const Range whole = WholeBlocks(offset, length, command_block_bytes_);
   if (whole.length == 0) return 0;
   const Busy busy(*this, Busy::kReadsAndWrites);
   const int error = RangeIoctl(fd(), BLKDISCARD, whole.offset, whole.length);
@@ -113,7 +105,7 @@ int BlockDeviceExport::Zero(uint64_t offset, uint64_t length, Hole hole,
     return EOPNOTSUPP;
   }
   const Busy busy(*this, Busy::kReadsAndWrites);
-  const Range whole = WholeBlocks(offset, length);
+  const Range whole = WholeBlocks(offset, length, command_block_bytes_);
   int error = EOPNOTSUPP;
   if (whole.length != 0) {
     // Succeeds only where the device zeroes by a command of its own. It may
@@ -128,11 +120,7 @@ int BlockDeviceExport::Zero(uint64_t offset, uint64_t length, Hole hole,
     return speed == Speed::kFastOnly ? EOPNOTSUPP : WriteZeroes(offset, length);
   }
   if (error != 0) return error;
-  // The parts of blocks at both ends.
-  error = WriteZeroes(offset, whole.offset - offset);
-  if (error != 0) return error;
-  const uint64_t whole_end = whole.offset + whole.length;
-  return WriteZeroes(whole_end, offset + length - whole_end);
+  return WriteZeroesAround(whole, offset, length);
 }
 
 }  // namespace nbdinetd

@@ -23,20 +23,14 @@ class BlockDeviceExport : public Export {
   BlockDeviceExport(std::string path, UniqueFd fd, Facts facts,
                     uint64_t command_block_bytes);
 
-  struct Range {
-    uint64_t offset;
-    uint64_t length;
-  };
-  // The whole blocks in a range, which are what the device's own commands take;
-  // and whole pages, since the kernel zeroes the rest of a page in its cache,
-  // whether the command then succeeds or not.
-  Range WholeBlocks(uint64_t offset, uint64_t length) const;
   // Makes whole blocks read as zeroes by unmapping them; EOPNOTSUPP where the
   // device has no such command.
   int Unmap(Range whole);
   // Whether it is worth to try that, and safe to fail.
   bool MayZeroFast(uint64_t offset, uint64_t length);
 
+  // What the device's own commands take; and whole pages, since the kernel zeroes
+  // the rest of a page in its cache, whether the command then succeeds or not.
   const uint64_t command_block_bytes_;
   // Unmap() has failed with EOPNOTSUPP.
   std::atomic<bool> refuses_unmap_ = false;

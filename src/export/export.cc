@@ -209,6 +209,19 @@ int Export::WriteZeroes(uint64_t offset, uint64_t length) {
   return 0;
 }
 
+Export::Range Export::WholeBlocks(uint64_t offset, uint64_t length,
+                                  uint64_t block_bytes) {
+  const uint64_t begin = (offset + block_bytes - 1) / block_bytes * block_bytes;
+  const uint64_t end = (offset + length) / block_bytes * block_bytes;
+  return {begin, end > begin ? end - begin : 0};
+}
+
+int Export::WriteZeroesAround(Range whole, uint64_t offset, uint64_t length) {
+  if (const int error = WriteZeroes(offset, whole.offset - offset)) return error;
+  const uint64_t whole_end = whole.offset + whole.length;
+  return WriteZeroes(whole_end, offset + length - whole_end);
+}
+
 int Export::Prefetch(uint64_t offset, uint64_t length) {
   // 0 would mean "to the end of the file".
   if (length == 0) return 0;

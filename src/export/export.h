@@ -142,6 +142,15 @@ class Export {
   Export(std::string path, UniqueFd fd, Facts facts);
 
   int fd() const { return fd_.get(); }
+  struct Range {
+    uint64_t offset;
+    uint64_t length;
+  };
+  // What of a range is whole blocks of so many bytes; perhaps nothing.
+  static Range WholeBlocks(uint64_t offset, uint64_t length,
+                           uint64_t block_bytes);
+  // Zeroes what is left of a range at both ends of its whole blocks.
+  int WriteZeroesAround(Range whole, uint64_t offset, uint64_t length);
   // Makes a system call that reports lost writes, `call()` giving its errno.
   // The kernel tells a lost write to one such call, and the next one succeeds.
   // So success is believed only once every call that was under way at the same

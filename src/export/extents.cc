@@ -28,6 +28,13 @@ constexpr uint32_t kMapExtents = 256;
 // than this is data as a whole.
 constexpr uint64_t kMinCleanBytes = 1 << 20;
 
+// The file system or device doesn't tell where holes are: all of it may be data.
+// (ENOENT: ext4, of a file whose data is in its inode.)
+bool KnowsNoHoles(int error_number) {
+  return error_number == EINVAL || error_number == EOPNOTSUPP ||
+         error_number == ENOSYS || error_number == ENOENT;
+}
+
 class Finder {
  public:
   Finder(int fd, const ExtentQuery& query, ExtentSource source,
@@ -97,7 +104,9 @@ uint64_t Finder::SeekData(int* error) {
   *error = 0;
   const off_t data = lseek(fd_, static_cast<off_t>(offset_), SEEK_DATA);
   if (data >= 0) return static_cast<uint64_t>(data);
-  if (errno != ENXIO) *error = errno;
+  if (errno == ENXIO) return size_;
+  if (KnowsNoHoles(errno)) return offset_;
+  *error = errno;
   return size_;
 }
 
@@ -130,12 +139,6 @@ int Finder::Seek(uint64_t end) {
   while (offset_ < end && !enough()) {
     int error;
     const uint64_t data = SeekData(&error);
-    // The file system or device doesn't know: all of it may be data. An error of
-    // the storage is one.
-    if (error == EINVAL || error == EOPNOTSUPP || error == ENOSYS) {
-      Append(size_, false);
-      return 0;
-    }
     if (error != 0) return error;
     if (data > offset_) {
       if (source_ == ExtentSource::kSeekWhereClean) {
@@ -149,8 +152,8 @@ int Finder::Seek(uint64_t end) {
       continue;
     }
     const off_t hole = lseek(fd_, static_cast<off_t>(offset_), SEEK_HOLE);
-    // The file was truncated between the two calls: what was data is none now.
-    if (hole < 0 && errno != ENXIO) return errno;
+    // Truncated between the two calls, what was data is none now.
+    if (hole < 0 && errno != ENXIO && !KnowsNoHoles(errno)) return errno;
     Append(hole < 0 ? size_
                     : std::max(static_cast<uint64_t>(hole), offset_ + 1),
            false);

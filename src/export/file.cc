@@ -5,6 +5,8 @@
 #include <bit>
 #include <cerrno>
 
+#include "base/page_size.h"
+
 namespace nbdinetd {
 namespace {
 
@@ -44,8 +46,9 @@ int FileExport::PunchHole(uint64_t offset, uint64_t length) {
 }
 
 int FileExport::Trim(uint64_t offset, uint64_t length) {
-  if (length == 0) return 0;
-  const int error = PunchHole(offset, length);
+  const Range whole = WholeBlocks(offset, length, PageBytes());
+  if (whole.length == 0) return 0;
+  const int error = PunchHole(whole.offset, whole.length);
   return error == EOPNOTSUPP ? 0 : error;
 }
 
@@ -59,19 +62,31 @@ int FileExport::ZeroAllocated(uint64_t offset, uint64_t length) {
   return error != 0 ? error : Allocate(0, offset, length);
 }
 
-int FileExport::Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed) {
-  if (length == 0) return 0;
+int FileExport::ZeroWhole(Range whole, Hole hole) {
   int error = EOPNOTSUPP;
   if (hole == Hole::kAllowed) {
     // A hole can't restore what a truncation took away; reading beyond the
     // end of the file would fail. ZERO_RANGE and writes extend the file.
     struct stat st;
     if (fstat(fd(), &st) != 0) return errno;
-    if (static_cast<uint64_t>(st.st_size) >= offset + length) {
-      error = PunchHole(offset, length);
+    if (static_cast<uint64_t>(st.st_size) >= whole.offset + whole.length) {
+      error = PunchHole(whole.offset, whole.length);
     }
   }
-  if (error == EOPNOTSUPP) error = ZeroAllocated(offset, length);
+  return error != EOPNOTSUPP ? error
+                             : ZeroAllocated(whole.offset, whole.length);
+}
+
+// Only whole pages are left to fallocate(). XFS drops all pages that a range
+// touches from the page cache, and zeroes them in doing so; a peer that is being
+// sent one of them (SendFile) would get zeroes beside the range.
+int FileExport::Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed) {
+  if (length == 0) return 0;
+  const Range whole = WholeBlocks(offset, length, PageBytes());
+  // Less than two pages are written sooner than a client could send them.
+  if (whole.length == 0) return WriteZeroes(offset, length);
+  const int error = ZeroWhole(whole, hole);
+  if (error == 0) return WriteZeroesAround(whole, offset, length);
   if (error != EOPNOTSUPP || speed == Speed::kFastOnly) return error;
   return WriteZeroes(offset, length);
 }
