@@ -193,7 +193,7 @@ def _(t):
 
 
 # A file that lies in its inode is small.
-@row("ext4, inline_data", ("ext4",), ("mkfs.ext4",), "always", sizes=(None, 150, 3000))
+@row("ext4, inline_data", ("ext4",), ("mkfs.ext4",), sizes=(None, 150, 3000))
 def _(t):
     return on_image(t, "ext4", f"mkfs.ext4 {MKFS_EXT} -O inline_data -I 512")
 
