@@ -1,7 +1,10 @@
 #include "stream/psk_file.h"
 
+#include <optional>
+#include <utility>
+
+#include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -9,12 +12,27 @@
 namespace nbdinetd {
 namespace {
 
-bool IsHex(absl::string_view text) {
-  if (text.empty() || text.size() % 2 != 0) return false;
-  for (const char c : text) {
-    if (!absl::ascii_isxdigit(static_cast<unsigned char>(c))) return false;
+// The value of one hexadecimal digit.
+unsigned HexDigit(char c) {
+  return absl::ascii_isdigit(static_cast<unsigned char>(c))
+             ? static_cast<unsigned>(c - '0')
+             : static_cast<unsigned>(absl::ascii_tolower(
+                   static_cast<unsigned char>(c)) - 'a' + 10);
+}
+
+// The bytes that `hex` spells; nothing unless there is at least one, and all
+// digits are hexadecimal. (absl::HexStringToBytes() believes its argument in
+// Abseil of 2022, and that form is deprecated in Abseil of 2024.)
+std::optional<std::string> BytesOfHex(absl::string_view hex) {
+  if (hex.empty() || hex.size() % 2 != 0 ||
+      !absl::c_all_of(hex, [](unsigned char c) { return absl::ascii_isxdigit(c); })) {
+    return std::nullopt;
   }
-  return true;
+  std::string bytes;
+  for (size_t i = 0; i < hex.size(); i += 2) {
+    bytes += static_cast<char>(HexDigit(hex[i]) << 4 | HexDigit(hex[i + 1]));
+  }
+  return bytes;
 }
 
 absl::Status LineError(size_t line, absl::string_view reason) {
@@ -31,10 +49,12 @@ absl::Status AddLine(absl::string_view line, size_t number, PskMap* keys) {
   }
   std::string identity(line.substr(0, colon));
   if (absl::StartsWith(identity, "#")) {
-    if (!IsHex(absl::string_view(identity).substr(1))) {
+    std::optional<std::string> bytes =
+        BytesOfHex(absl::string_view(identity).substr(1));
+    if (!bytes.has_value()) {
       return LineError(number, "an identity after # must be hexadecimal");
     }
-    identity = absl::HexStringToBytes(absl::string_view(identity).substr(1));
+    identity = *std::move(bytes);
   }
   if (identity.empty() || identity.size() > kMaxPskIdentityBytes ||
       identity.find('\0') != std::string::npos) {
@@ -42,12 +62,12 @@ absl::Status AddLine(absl::string_view line, size_t number, PskMap* keys) {
                                           kMaxPskIdentityBytes,
                                           " bytes, none of them NUL"));
   }
-  const absl::string_view hex = line.substr(colon + 1);
-  if (!IsHex(hex) || hex.size() > 2 * kMaxPskBytes) {
+  std::optional<std::string> key = BytesOfHex(line.substr(colon + 1));
+  if (!key.has_value() || key->size() > kMaxPskBytes) {
     return LineError(number, absl::StrCat("a key is hexadecimal, from 1 to ",
                                           kMaxPskBytes, " bytes"));
   }
-  if (!keys->emplace(std::move(identity), absl::HexStringToBytes(hex)).second) {
+  if (!keys->emplace(std::move(identity), *std::move(key)).second) {
     return LineError(number, "its identity has a key already");
   }
   return absl::OkStatus();
