@@ -1,5 +1,6 @@
 # Builds the fuzz targets with clang, in a folder of their own, beside whatever
 # the tree is configured for. tests/fuzz/fuzz.mk calls it, and gives it
+#   CLANG     the compiler
 #   SRCDIR    the top of the sources
 #   OUT       where to build
 #   SOURCES   what the program is made of, but main.cc
@@ -10,7 +11,6 @@
 #   WRAPPED_NEGOTIATION, WRAPPED_TRANSMISSION, WRAPPED_ENVIRONMENT
 #             the system calls that are simulated for each
 
-CLANG ?= clang++-14
 # Whose inputs are messages of NBD.
 SPOKEN = negotiation transmission
 

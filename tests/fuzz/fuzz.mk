@@ -9,7 +9,6 @@ FUZZ_TARGETS = command_line environment negotiation option \
 	tls_files transmission
 FUZZ_SECONDS = 60
 FUZZ_LONG_SECONDS = 900
-FUZZ_CLANG = clang++-14
 
 # The calls that simulation.cc, storage.cc, locks.cc and descriptors.cc take
 # over.
@@ -94,14 +93,15 @@ fuzz_build = +@$(MAKE) --no-print-directory -f $(srcdir)/tests/fuzz/clang.mk \
 	WRAPPED_TRANSMISSION='$(fuzz_clock_calls) $(fuzz_file_calls)' \
 	WRAPPED_ENVIRONMENT='$(fuzz_descriptor_calls)'
 fuzz_run = /usr/bin/python3 $(srcdir)/tests/fuzz/run.py \
-	--corpus=$(srcdir)/tests/fuzz/corpus --work=build-fuzz
+	--corpus=$(srcdir)/tests/fuzz/corpus --work=build-fuzz \
+	--clang='$(FUZZ_CLANG)'
 
 .PHONY: fuzz fuzz-clang fuzz-build fuzz-long fuzz-coverage-build fuzz-coverage fuzz-corpus
 fuzz-build fuzz-coverage-build: fuzz-clang
 fuzz-clang:
 	@command -v $(FUZZ_CLANG) >/dev/null || { \
-	  echo 'fuzzing needs $(FUZZ_CLANG): install the packages clang-14,' \
-	    'libclang-rt-14-dev and llvm-14, or name another by FUZZ_CLANG='; \
+	  echo 'fuzzing needs $(FUZZ_CLANG): install the packages clang,' \
+	    'libclang-rt-dev and llvm, or name another by FUZZ_CLANG='; \
 	  exit 1; }
 fuzz-build: Makefile
 	$(fuzz_build) OUT=build-fuzz/fuzz MODE=fuzz

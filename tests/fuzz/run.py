@@ -30,6 +30,12 @@ def options_of(target):
     return ["-max_len=24576" if target in ("negotiation", "transmission") else "-max_len=8192"]
 
 
+def llvm_tool(arguments, name):
+    """The tool of this name that fits the clang which has built the programs."""
+    return subprocess.run([arguments.clang, f"--print-prog-name={name}"], check=True,
+                          capture_output=True, text=True).stdout.strip()
+
+
 def folder(path):
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -98,11 +104,12 @@ def coverage(arguments):
         programs.append(program)
         profiles.append(profile)
     merged = work / "all.profdata"
-    subprocess.run(["llvm-profdata-14", "merge", "-sparse", "-o", str(merged),
+    subprocess.run([llvm_tool(arguments, "llvm-profdata"), "merge", "-sparse", "-o", str(merged),
                     *map(str, profiles)], check=True)
     objects = [str(programs[0])] + [f"-object={program}" for program in programs[1:]]
-    report = subprocess.run(["llvm-cov-14", "export", "-format=lcov", f"-instr-profile={merged}",
-                             *objects], check=True, capture_output=True, text=True).stdout
+    report = subprocess.run([llvm_tool(arguments, "llvm-cov"), "export", "-format=lcov",
+                             f"-instr-profile={merged}", *objects],
+                            check=True, capture_output=True, text=True).stdout
     return print_coverage(report, arguments.at_least)
 
 
@@ -163,6 +170,7 @@ def main():
     parser.add_argument("targets", nargs="+")
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--clang", default="clang++")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--found", action="store_true")
