@@ -243,9 +243,9 @@ class DaemonTest : public testing::Test {
 
   void SetJournal(bool runs) {
     journal_.reset();
-    if (runs) journal_.emplace("/run/systemd/journal/socket");
+    if (runs) journal_ = std::make_unique<Listener>("/run/systemd/journal/socket");
   }
-  void StartSyslog() { syslog_.emplace("/dev/log"); }
+  void StartSyslog() { syslog_ = std::make_unique<Listener>("/dev/log"); }
   void JournalReadsStandardError() { setenv("JOURNAL_STREAM", JournalStream().c_str(), 1); }
 
   // What came where since the last time, in words: "journal(a) syslog(b) stderr(c)".
@@ -275,7 +275,8 @@ class DaemonTest : public testing::Test {
  private:
   bool run_mounted_ = false, dev_mounted_ = false;
   std::optional<CapturedStandardError> captured_;
-  std::optional<Listener> journal_, syslog_;
+  // Pointers, since g++ 14 takes what is in an optional for uninitialized.
+  std::unique_ptr<Listener> journal_, syslog_;
 };
 
 TEST_F(DaemonTest, TheJournalGetsPriorityAndFields) {
