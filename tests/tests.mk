@@ -9,9 +9,11 @@ AM_TESTS_ENVIRONMENT = \
 	NBDINETD_SRCDIR='$(abs_top_srcdir)'; export NBDINETD_SRCDIR; \
 	NBDINETD_BUILDDIR='$(abs_top_builddir)'; export NBDINETD_BUILDDIR; \
 	NBDINETD_TOOLS="$${NBDINETD_TOOLS:-$(abs_top_builddir)/.tools}"; \
-	export NBDINETD_TOOLS;
+	export NBDINETD_TOOLS; \
+	LC_ALL=C.UTF-8; export LC_ALL;
 
 TEST_EXTENSIONS = .py
+LOG_COMPILER = /usr/bin/python3 $(srcdir)/tests/support/surroundings.py
 LOG_DRIVER = env AM_TAP_AWK='$(AWK)' $(SHELL) \
 	$(top_srcdir)/build-aux/tap-driver.sh
 PY_LOG_DRIVER = $(LOG_DRIVER)
@@ -91,6 +93,7 @@ python_tests = \
 	tests/seed-systemd_test.py \
 	tests/standalone_test.py \
 	tests/superservers_test.py \
+	tests/surroundings_test.py \
 	tests/systemd_test.py \
 	tests/timeouts_test.py \
 	tests/tls_clients_test.py \
@@ -145,7 +148,8 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/file_systems.py \
 	tests/support/harness.py tests/support/listening.py \
 	tests/support/nbd_client.py \
-	tests/support/private_systemd.py tests/support/tls.py \
+	tests/support/private_systemd.py tests/support/surroundings.py \
+	tests/support/tls.py \
 	tests/support/fake_export.h tests/support/loop_device.h \
 	tests/support/memory_stream.h tests/support/private_mount.h \
 	tests/sandbox/child.h

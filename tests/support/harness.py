@@ -11,6 +11,10 @@ It is longer than 500 lines because the parts belong to one life: what Test star
 be able to end.
 """
 
+# pylint: disable=wrong-import-position
+import surroundings
+surroundings.settle()
+
 import ctypes
 import fcntl
 import hashlib
@@ -273,12 +277,9 @@ class Process:
 
 
 def clean_environment(changes=None):
-    """Our environment without what a superserver would have set; None deletes a variable."""
-    result = {name: value for name, value in os.environ.items()
-              if not name.startswith(("LISTEN_", "REMOTE_"))
-              and name not in ("JOURNAL_STREAM", "NOTIFY_SOCKET", "INVOCATION_ID",
-                               "CREDENTIALS_DIRECTORY", "NBDINETD_OPTIONS")}
-    result["LC_ALL"] = "C.UTF-8"
+    """Our environment, which holds nothing of a superserver's (see surroundings.py), with changes;
+    None deletes a variable."""
+    result = dict(os.environ)
     for name, value in (changes or {}).items():
         if value is None:
             result.pop(name, None)
@@ -313,11 +314,7 @@ def _exec_child(argv, fds, environment, listen_fds, listen_pid, limits, outlives
             environment["LISTEN_PID"] = str(os.getpid())
         elif listen_pid is not None:
             environment["LISTEN_PID"] = str(listen_pid)
-        # Python ignores the first two, the shell SIGINT and SIGQUIT of what it runs in the background,
-        # and nohup SIGHUP; and a program inherits that.
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT,
-                       signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
+        surroundings.default_signals()
         for which, value in limits.items():
             resource.setrlimit(which, (value, value))
         os.execve(argv[0], argv, environment)

@@ -28,6 +28,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import surroundings
 from harness import NBDINETD, find_tool, is_listening, note, shipped, skip_all, wait_until
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -159,8 +160,7 @@ class PrivateSystemd:
             for source, target in ((null, 0), (log, 1), (log, 2)):
                 os.dup2(source, target)
             os.closerange(3, 1024)
-            for number in (signal.SIGPIPE, signal.SIGXFSZ):
-                signal.signal(number, signal.SIG_DFL)
+            surroundings.default_signals()
             os.execve(argv[0], argv, self.environment)
         finally:
             os._exit(127)
