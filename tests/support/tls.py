@@ -44,7 +44,8 @@ class Authority:
         (self.directory / "ca.cnf").write_text(
             f"[ca]\ndefault_ca = x\n[x]\ndatabase = {self.directory}/index\n"
             f"crlnumber = {self.directory}/crlnumber\ndefault_md = sha256\n"
-            f"default_crl_days = 30\n[req]\ndistinguished_name = dn\n[dn]\n")
+            f"default_crl_days = 30\nnew_certs_dir = {self.directory}\nrand_serial = yes\n"
+            "policy = any\n[any]\ncommonName = supplied\n[req]\ndistinguished_name = dn\n[dn]\n")
         (self.directory / "index").touch()
         (self.directory / "crlnumber").write_text("01\n")
         extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"]
@@ -71,15 +72,22 @@ class Authority:
         if done.returncode:
             raise AssertionError(f"openssl {arguments}: {done.stderr.decode()}")
 
-    def issue(self, name, subject, extension="extendedKeyUsage=clientAuth", days=30):
-        """NAME-cert.pem and NAME-key.pem. With days of -1 it has expired. Returns itself."""
+    def issue(self, name, subject, extension="extendedKeyUsage=clientAuth", expired=False):
+        """NAME-cert.pem and NAME-key.pem. Returns itself."""
         request, extensions = self.path(f"{name}.csr"), self.path(f"{name}.ext")
         Path(extensions).write_text(extension + "\n")
         self._run("req", "-nodes", "-utf8", *self._key(f"{name}-key.pem"), "-out", request,
                   "-subj", subject)
-        self._run("x509", "-req", "-in", request, "-CA", self.path("ca-cert.pem"), "-CAkey",
-                  self.path("ca-key.pem"), "-CAcreateserial", "-days", days, "-extfile",
-                  extensions, "-out", self.path(f"{name}-cert.pem"))
+        if expired:
+            # OpenSSL 3.5 takes no -days below 0, and 3.0 lets only ca name the dates.
+            self._run("ca", "-batch", "-notext", "-config", self.path("ca.cnf"), "-in", request,
+                      "-cert", self.path("ca-cert.pem"), "-keyfile", self.path("ca-key.pem"),
+                      "-startdate", "20200101000000Z", "-enddate", "20200201000000Z", "-extfile",
+                      extensions, "-out", self.path(f"{name}-cert.pem"))
+        else:
+            self._run("x509", "-req", "-in", request, "-CA", self.path("ca-cert.pem"), "-CAkey",
+                      self.path("ca-key.pem"), "-CAcreateserial", "-days", "30", "-extfile",
+                      extensions, "-out", self.path(f"{name}-cert.pem"))
         return self
 
     def revoke(self, name=None):
@@ -121,7 +129,7 @@ def authority(name="Test CA"):
         made = Authority(Path(_made[None]) / str(len(_made)), name)
         made.issue("alice", "/O=Örg, Inc./CN=alice.example.com")
         made.issue("bob", "/O=Other/CN=bob.example.com")
-        made.issue("late", "/CN=late.example.com", days=-1)
+        made.issue("late", "/CN=late.example.com", expired=True)
         made.issue("other", "/CN=other.example.com", "extendedKeyUsage=serverAuth")
         made.revoke("bob")
         _made[name] = made
