@@ -87,6 +87,7 @@ python_tests = \
 	tests/listen_units_test.py \
 	tests/listener_load_test.py \
 	tests/listener_test.py \
+	tests/other_release_test.py \
 	tests/sandbox_test.py \
 	tests/seed-activation_test.py \
 	tests/seed-logging_test.py \
@@ -144,8 +145,8 @@ tests_support_eio_fs_CFLAGS = $(AM_CFLAGS) $(FUSE3_CFLAGS)
 tests_support_eio_fs_LDADD = $(FUSE3_LIBS) -lpthread
 
 EXTRA_DIST += $(python_tests) tests/conformance.md \
-	tests/support/clients.py tests/support/faults.py \
-	tests/support/file_systems.py \
+	tests/support/client_root.py tests/support/clients.py \
+	tests/support/faults.py tests/support/file_systems.py \
 	tests/support/harness.py tests/support/listening.py \
 	tests/support/nbd_client.py \
 	tests/support/private_systemd.py tests/support/surroundings.py \

@@ -194,7 +194,7 @@ def _(context):
 
 @test("after the greeting a TLS connection opens no file or socket, and maps nothing executable")
 def _(context):
-    strace = need("strace")
+    strace = need_beside_server("strace")
     ca = authority()
     # With workers, holes, writes and a certificate of the client's to verify: all that needs more.
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):

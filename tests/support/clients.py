@@ -23,7 +23,7 @@ class SocketActivate:
     """nbdinetd behind `systemd-socket-activate --accept`, on a Unix path or a TCP port."""
 
     def __init__(self, context, *arguments, tcp=False, env=None):
-        program = harness.need("systemd-socket-activate")
+        program = harness.need_beside_server("systemd-socket-activate")
         arguments = [str(a) for a in arguments]
         for attempt in range(10):
             self.address = ("127.0.0.1", harness.free_port()) if tcp else context.fresh(".sock")

@@ -85,6 +85,15 @@ def tmpfs(path, size_bytes):
     return Mount("tmpfs", path, "tmpfs", f"size={size_bytes},mode=755")
 
 
+def bind(source, path, recursive=False):
+    """Shows the directory `source` again at `path`, for as long as our namespace lasts."""
+    private_mounts()
+    os.makedirs(path, exist_ok=True)
+    _check(_libc.mount(source.encode(), path.encode(), None,
+                       ctypes.c_ulong(_MS_BIND | (_MS_REC if recursive else 0)), None),
+           f"binding {source} to {path}")
+
+
 class ReadOnlyBind:
     """Shows the directory `source` again at `path`, read-only."""
 
@@ -92,10 +101,7 @@ class ReadOnlyBind:
         self.source, self.path = source, path
 
     def __enter__(self):
-        private_mounts()
-        os.makedirs(self.path, exist_ok=True)
-        _check(_libc.mount(self.source.encode(), self.path.encode(), None,
-                           ctypes.c_ulong(_MS_BIND), None), "bind")
+        bind(self.source, self.path)
         _check(_libc.mount(None, self.path.encode(), None,
                            ctypes.c_ulong(_MS_BIND | _MS_REMOUNT | _MS_RDONLY), None),
                "bind read-only")

@@ -35,6 +35,7 @@ import time
 import traceback
 from pathlib import Path
 
+import client_root
 from nbd_client import *
 from nbd_client import GUARD, Client, HangGuard
 
@@ -95,6 +96,15 @@ def need(name, *directories):
     """The path of a program without which the test can't run."""
     path = find_tool(name, *directories)
     require(path is not None, f"{name} is not installed")
+    return path
+
+
+def need_beside_server(name):
+    """The path of a program that runs with nbdinetd in its command, as a superserver does."""
+    if not client_root.is_entered():
+        return need(name)
+    path = f"/usr/bin/{name}"
+    require(client_root.is_program_outside(path), f"{name} is not installed")
     return path
 
 
@@ -292,9 +302,11 @@ _libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
-def _exec_child(argv, fds, environment, listen_fds, listen_pid, limits, outlives):
+def _exec_child(argv, fds, environment, listen_fds, listen_pid, limits, outlives, outside):
     """In the child: arranges the descriptors and becomes the program. Never returns."""
     try:
+        if outside:
+            client_root.leave()
         if not outlives:
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         # Move every source out of the way first: a source may sit on another one's target.
@@ -386,9 +398,12 @@ class Test:
         """Starts a program. It gets exactly these descriptors: by default /dev/null as 0 and
         files as 1 and 2, anything in fds instead or besides, and nothing for CLOSED."""
         argv = [str(a) for a in argv]
+        # In the root of another release only clients are that release's.
+        outside = client_root.is_entered() and NBDINETD in argv
         if "/" not in argv[0]:
             argv[0] = need(argv[0])
-        elif not os.access(argv[0], os.X_OK):
+        elif not (client_root.is_program_outside(argv[0]) if outside
+                  else os.access(argv[0], os.X_OK)):
             raise AssertionError(f"there is no program {argv[0]}")
         stdout_path, stderr_path = self.fresh(".stdout"), self.fresh(".stderr")
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -405,7 +420,8 @@ class Test:
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
-            _exec_child(argv, placed, environment, listen_fds, listen_pid, limits or {}, outlives)
+            _exec_child(argv, placed, environment, listen_fds, listen_pid, limits or {}, outlives,
+                        outside)
         for descriptor in (null, out, err):
             os.close(descriptor)
         process = Process(pid, argv, stdout_path, stderr_path)
