@@ -71,6 +71,7 @@ namespace nbdinetd {
   F(SSL_CTX_use_PrivateKey)            \
   F(SSL_CTX_use_certificate)           \
   F(SSL_accept)                        \
+  F(SSL_clear_options)                 \
   F(SSL_free)                          \
   F(SSL_get0_peer_certificate)         \
   F(SSL_get_current_cipher)            \

@@ -92,6 +92,7 @@ OpenSslStream::OpenSslStream(const Server& server,
   lib_.SSL_set_ex_data(ssl_, kSelf, this);
   kernel_tried_ = TryKernel();
   if (kernel_tried_) return;
+  ForgetKernel();
   BIO* bio = MakeBio();
   lib_.SSL_set_bio(ssl_, bio, bio);
 }
@@ -208,8 +209,17 @@ bool OpenSslStream::TryKernel() {
   return true;
 }
 
+// From here on OpenSSL tries no key in the kernel. It would with each KeyUpdate,
+// and where the kernel doesn't take the key, OpenSSL 3.2 to 3.5 at least loses what
+// it has received behind the message (ssl_set_new_record_layer() gives its second
+// attempt the buffer of the first, instead of the old layer's).
+void OpenSslStream::ForgetKernel() {
+  lib_.SSL_clear_options(ssl_, SSL_OP_ENABLE_KTLS);
+}
+
 // Goes back to our own BIO, in each direction that the kernel hasn't taken.
 void OpenSslStream::LeaveKernel() {
+  ForgetKernel();
   BIO* writer = lib_.SSL_get_wbio(ssl_);
   kernel_sends_ = lib_.BIO_ctrl(writer, BIO_CTRL_GET_KTLS_SEND, 0, nullptr) > 0;
   const bool receives =

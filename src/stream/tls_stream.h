@@ -89,6 +89,7 @@ class OpenSslStream : public TlsStream {
   // True if OpenSSL is to use the socket itself, so as to let the kernel encrypt.
   bool TryKernel();
   void LeaveKernel();
+  void ForgetKernel();
   static void WatchMessages(int is_write, int version, int content_type,
                             const void* data, size_t size, SSL* ssl,
                             void* stream);
