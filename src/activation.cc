@@ -190,16 +190,17 @@ absl::Status TakeDescriptors(absl::string_view count_text, Listed* listed) {
                                    ErrnoText(errno)));
     }
   }
-  std::vector<std::string> names(static_cast<size_t>(count), kUnnamed);
+  // Also when their names are unusable: they are this process's to close.
+  listed->count = count;
+  listed->names.assign(static_cast<size_t>(count), kUnnamed);
   if (const char* names_text = getenv("LISTEN_FDNAMES")) {
-    names = absl::StrSplit(names_text, ':');
+    std::vector<std::string> names = absl::StrSplit(names_text, ':');
     if (names.size() != static_cast<size_t>(count)) {
       return Unusable(absl::StrCat("LISTEN_FDNAMES has ", names.size(),
                                    " names for ", count, " descriptors"));
     }
+    listed->names = std::move(names);
   }
-  listed->count = count;
-  listed->names = std::move(names);
   listed->found = "without a socket";
   return absl::OkStatus();
 }
@@ -270,11 +271,12 @@ Inherited TakeActivated(const Listed& listed,
                          "one process serves one connection; set Accept=yes "
                          "in the .socket unit"));
           // Not closed yet: standard error may be the same socket.
-          inherited.listeners.push_back(std::move(fd));
+          inherited.surplus.emplace_back(std::move(fd));
         } else {
           std::string peer = PeerName(fd.get());
           inherited.connection =
-              Connection{std::move(fd), UniqueFd(), std::move(peer)};
+              Connection{ConnectionFd(std::move(fd)), UniqueFd(),
+                         std::move(peer)};
         }
         break;
       case Kind::kListener:
@@ -336,7 +338,8 @@ void TakeStandardInput(bool single, Inherited* inherited) {
   const int ends[] = {in->get(), out->get()};
   DetachStandardDescriptors(ends, inherited);
   inherited->connection =
-      Connection{*std::move(in), *std::move(out), std::move(peer)};
+      Connection{ConnectionFd(*std::move(in)), *std::move(out),
+                 std::move(peer)};
 }
 
 // Rule 3: whether to listen. By hand at a terminal nothing else can be meant; but
@@ -361,12 +364,11 @@ absl::Status CheckStandAlone(const Listed& listed,
 // The three rules, in this order.
 Inherited TakeAny(const ActivationOptions& options) {
   const Listed listed = TakeListenFds();
+  Inherited inherited = TakeActivated(listed, options);
   if (!listed.status.ok()) {
-    Inherited inherited;
     inherited.status = listed.status;
     return inherited;
   }
-  Inherited inherited = TakeActivated(listed, options);
   if (!inherited.status.ok() || inherited.activated) return inherited;
   const bool stand_alone = !options.own_socket.empty() || options.foreground;
   if (options.single || !stand_alone) {

@@ -12,13 +12,14 @@
 
 #include "absl/status/status.h"
 #include "absl/types/optional.h"
+#include "base/connection_fd.h"
 #include "base/unique_fd.h"
 
 namespace nbdinetd {
 
 // An accepted connection, whoever accepted it.
 struct Connection {
-  UniqueFd input;
+  ConnectionFd input;
   UniqueFd output;   // only for a pair of pipes; a socket is both
   std::string peer;  // who it is, for the log: "127.0.0.1:40000"
 };
@@ -35,6 +36,8 @@ struct Inherited {
   absl::optional<Connection> connection;
   std::vector<UniqueFd> listeners;
   std::vector<NamedFile> files;
+  // Connections beside the first, which are an error, and only ended.
+  std::vector<ConnectionFd> surplus;
   // The sockets came by socket activation.
   bool activated = false;
   // Standard error was the client's own; it is /dev/null now.

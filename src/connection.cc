@@ -58,11 +58,11 @@ void PrepareSocket(int fd, const Timeouts& timeouts) {
 std::unique_ptr<Stream> MakeStream(Connection& connection,
                                    const Timeouts& timeouts) {
   if (connection.output.valid()) {
-    return std::make_unique<PipeStream>(std::move(connection.input),
+    return std::make_unique<PipeStream>(connection.input.Release(),
                                         std::move(connection.output));
   }
   PrepareSocket(connection.input.get(), timeouts);
-  return std::make_unique<SocketStream>(std::move(connection.input));
+  return std::make_unique<SocketStream>(connection.input.Release());
 }
 
 // ", TLS (TLSv1.3, ...) with "CN=alice"".

@@ -194,7 +194,8 @@ void Listener::Reap() {
 
 absl::optional<Connection> Listener::Accept(int socket) {
   for (int i = 0; i < kAcceptsInARow; ++i) {
-    UniqueFd connection(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC));
+    ConnectionFd connection(
+        UniqueFd(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC)));
     if (connection.valid()) {
       if (!MayConnect(connection.get())) continue;
       if (!HasRoom()) {
@@ -236,7 +237,7 @@ void Listener::Pause(int error_number) {
   }
 }
 
-absl::optional<Connection> Listener::Fork(UniqueFd connection) {
+absl::optional<Connection> Listener::Fork(ConnectionFd connection) {
   const pid_t pid = fork();
   if (pid < 0) {
     Refuse(std::move(connection),
@@ -245,6 +246,8 @@ absl::optional<Connection> Listener::Fork(UniqueFd connection) {
     return absl::nullopt;
   }
   if (pid > 0) {
+    // Only closed here: it is the new process's.
+    connection.Release();
     processes_.insert(pid);
     ++served_;
     status_changed_ = true;
@@ -259,7 +262,7 @@ absl::optional<Connection> Listener::Fork(UniqueFd connection) {
   return Connection{std::move(connection), UniqueFd(), std::move(peer)};
 }
 
-void Listener::Refuse(UniqueFd connection, const std::string& reason) {
+void Listener::Refuse(ConnectionFd connection, const std::string& reason) {
   ++refused_;
   status_changed_ = true;
   // Once, not for each of a thousand: what follows is the same.
@@ -316,7 +319,8 @@ bool Listener::MayConnect(int connection) {
 bool Listener::ShedForWantOfDescriptors(int socket) {
   const int error_number = errno;
   spare_.Reset();
-  UniqueFd connection(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC));
+  ConnectionFd connection(
+      UniqueFd(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC)));
   const bool shed = connection.valid();
   if (shed) Refuse(std::move(connection), ErrnoText(error_number));
   spare_ = OpenSpare();

@@ -75,8 +75,8 @@ class Listener {
   // Accepts what is waiting on one socket. A connection only in a forked
   // process.
   absl::optional<Connection> Accept(int socket);
-  absl::optional<Connection> Fork(UniqueFd connection);
-  void Refuse(UniqueFd connection, const std::string& reason);
+  absl::optional<Connection> Fork(ConnectionFd connection);
+  void Refuse(ConnectionFd connection, const std::string& reason);
   // Whether the peer may connect; logs why not.
   bool MayConnect(int connection);
   // Messages of one kind that peers can cause at will: a few are logged one by

@@ -369,6 +369,18 @@ int StandAlone(Options options, const std::vector<NamedFile>& files,
                 *command, std::move(own), manager, log);
 }
 
+// Whether there is nothing to serve: a service that is restarted gets the
+// connection that its process before has ended.
+bool IsOver(const Connection& connection, const Log& log) {
+  if (!connection.input.IsShutDown()) return false;
+  log.Write(Priority::kNotice,
+            absl::StrCat("the connection of ", connection.peer,
+                         " has been shut down already, by the client or by a "
+                         "process before this one: nothing is served"),
+            {{"NBD_PEER", connection.peer}});
+  return true;
+}
+
 int Main(int argc, char** argv) {
   // A peer or a reader of messages that is gone, and a limit on file sizes, are
   // answers, no reasons to die.
@@ -380,6 +392,11 @@ int Main(int argc, char** argv) {
   Inherited inherited = TakeInherited(options.activation);
   Log log({options.log, options.verbose, inherited.standard_error_is_peer});
   if (!usage.ok()) return Fail(log, usage);
+  if ((options.help || options.version || options.check) &&
+      inherited.connection.has_value()) {
+    // Whoever asks for these may go on with it.
+    inherited.connection->input.Release();
+  }
   if (options.help || options.version) {
     Print(options.help ? HelpText() : "nbdinetd " PACKAGE_VERSION "\n");
     return 0;
@@ -389,6 +406,11 @@ int Main(int argc, char** argv) {
 
   ServiceManager manager;
   if (inherited.connection.has_value()) {
+    if (IsOver(*inherited.connection, log)) {
+      // What was sent on it may still be on its way.
+      inherited.connection->input.Release();
+      return 0;
+    }
     if (const auto status = Refused(*inherited.connection, options, log)) {
       return *status;
     }

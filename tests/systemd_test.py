@@ -338,6 +338,65 @@ def _(t):
                "the error in the journal")
 
 
+# ------------------------------------------------------------------ a connection's unit by hand
+
+@test("systemctl stop of a connection's unit ends the connection for its client")
+def _(t):
+    image = t.pattern_image(MIB)
+    port, path = free_port(), t.path("nbd.sock")
+    units = InstalledUnits(t, systemd, image, listen=[f"127.0.0.1:{port}", path])
+    for number, address in enumerate((("127.0.0.1", port), path), 1):
+        client = Client(connect(address)).start()
+        unit, = systemd.instances()
+        systemd.systemctl("stop", unit)
+        client.expect_end()
+        client.close()
+        eq(len(units.ended(number)), number)
+
+
+@test("a client sees the end of its connection though systemd keeps the socket until the unit is gone")
+def _(t):
+    image, leave = t.pattern_image(MIB), Path(t.path("leave"))
+    port, path = free_port(), t.path("nbd.sock")
+    units = InstalledUnits(t, systemd, image, listen=[f"127.0.0.1:{port}", path],
+                           service="ExecStopPost=/bin/sh -c 'until test -e "
+                                   f"{leave}; do sleep 0.02; done'\n")
+    for number, address in enumerate((("127.0.0.1", port), path), 1):
+        client = Client(connect(address)).start()
+        unit, = systemd.instances()
+        systemd.systemctl("stop", "--no-block", unit)
+        client.expect_end()
+        client.close()
+        contains("deactivating", systemd.systemctl("list-units", "--all", unit))
+        leave.touch()
+        units.ended(number)
+        leave.unlink()
+
+
+@test("systemctl restart of a connection's unit ends the connection, and starts no second dialogue")
+def _(t):
+    image = t.pattern_image(MIB)
+    port, path = free_port(), t.path("nbd.sock")
+    units = InstalledUnits(t, systemd, image, listen=[f"127.0.0.1:{port}", path])
+    for number, address in enumerate((("127.0.0.1", port), path), 1):
+        since = systemd.now_us()
+        client = Client(connect(address)).start()
+        cookie = client.request(NBD_CMD_READ, 0, 512)
+        unit, = systemd.instances()
+        systemd.systemctl("restart", unit)
+        eq(client.answer(cookie).check().data, pattern(0, 512))
+        # The second process has the same socket, and says nothing.
+        eq(units.ended(2 * number)[-2:], ["success exited 0"] * 2)
+        client.expect_end()
+        client.close()
+        messages = [entry["MESSAGE"] for entry in wait_for_entries(since, 3)]
+        eq(len(messages), 3, messages)
+        contains("serving export", messages[0])
+        contains("ended: the server is shutting down", messages[1])
+        contains("has been shut down already", messages[2])
+    eq(systemd.failed(), [])
+
+
 # ------------------------------------------------------------------ many, and faulty ones
 
 @test("64 connections at once are 64 processes, and afterwards no process, unit or descriptor is "

@@ -77,6 +77,7 @@ python_tests = \
 	tests/bench-smoke_test.py \
 	tests/clients_test.py \
 	tests/directory_exports_test.py \
+	tests/ends_test.py \
 	tests/exclusive_test.py \
 	tests/faults_test.py \
 	tests/feature_pairs_test.py \

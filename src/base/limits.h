@@ -74,6 +74,11 @@ inline constexpr size_t kTlsOutputBytes = 9 * (16384 + 2048 + 5);
 // A client's certificate and those that it sends with it.
 inline constexpr size_t kMaxCertificateBytes = 100 << 10;
 
+// ---- The end
+
+// What a client has sent, and is read away unseen at the end of its connection.
+inline constexpr size_t kMaxDiscardedBytes = 8 << 20;
+
 // ---- Threads
 
 // Workers of a connection: as many reads in flight as clients keep.

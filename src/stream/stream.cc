@@ -8,6 +8,8 @@
 
 #include <cerrno>
 
+#include "base/limits.h"
+
 namespace nbdinetd {
 namespace {
 
@@ -67,11 +69,13 @@ void GrowSendBuffer(int fd) {
 
 ssize_t Stream::SendFile(int, uint64_t, size_t) { return -EOPNOTSUPP; }
 
-SocketStream::SocketStream(UniqueFd socket) : socket_(std::move(socket)) {
-  if (IsUnixSocket(socket_.get())) GrowSendBuffer(socket_.get());
+SocketStream::SocketStream(UniqueFd socket)
+    : socket_(std::move(socket)), is_unix_(IsUnixSocket(socket_.get())) {
+  if (is_unix_) GrowSendBuffer(socket_.get());
 }
 
 SocketStream::~SocketStream() {
+  End();
   if (blocking_flags_ >= 0) fcntl(socket_.get(), F_SETFL, blocking_flags_);
 }
 
@@ -105,7 +109,28 @@ absl::optional<size_t> SocketStream::unread_bytes() const {
   return static_cast<size_t>(bytes);
 }
 
-void SocketStream::Abort() { shutdown(socket_.get(), SHUT_RDWR); }
+void SocketStream::Abort() {
+  aborted_ = true;
+  shutdown(socket_.get(), SHUT_RDWR);
+}
+
+void SocketStream::End() {
+  if (aborted_ || shutdown(socket_.get(), SHUT_WR) != 0) return;
+  // TCP resets a connection on which data arrives that nobody will read, or that
+  // is closed with unread data; and a reset takes along what is still on its way
+  // to the peer. So what is there is read away, and no more is let in only when
+  // the peer's machine has all that it was sent.
+  char unread[16 << 10];
+  size_t discarded = 0;
+  while (discarded < kMaxDiscardedBytes) {
+    const ssize_t n = Read(absl::MakeSpan(unread));
+    if (n <= 0) break;
+    discarded += static_cast<size_t>(n);
+  }
+  if (is_unix_ || unread_bytes().value_or(0) == 0) {
+    shutdown(socket_.get(), SHUT_RD);
+  }
+}
 
 PipeStream::PipeStream(UniqueFd input, UniqueFd output)
     : input_(std::move(input)), output_(std::move(output)) {

@@ -56,7 +56,9 @@ class Stream {
   virtual int output_fd() const = 0;
 };
 
-// A stream socket of any family. sendfile(2) knows no flags: from the first
+// A stream socket of any family. Its end is shut down before it is closed, so
+// that the peer hears of it though somebody else holds a duplicate; what has been
+// sent still arrives. sendfile(2) knows no flags: from the first
 // SendFile() until the end the socket is non-blocking, for whoever else holds it,
 // too; and the process must ignore SIGPIPE by then.
 class SocketStream : public Stream {
@@ -75,7 +77,11 @@ class SocketStream : public Stream {
   int output_fd() const override { return socket_.get(); }
 
  private:
+  void End();
+
   UniqueFd socket_;
+  const bool is_unix_;
+  bool aborted_ = false;
   int blocking_flags_ = -1;  // its flags before it was made non-blocking
 };
 

@@ -154,6 +154,16 @@ int Descriptors::PeerAddress(int fd, sockaddr* address, socklen_t* length) {
   return 0;
 }
 
+int Descriptors::Shutdown(int fd) {
+  const Descriptor* found = Find(fd);
+  if (found == nullptr) return -EBADF;
+  Require(found->file.kind != Kind::kListener,
+          "a listening socket is shut down, which others may go on with");
+  if (TypeOf(found->file.kind) != S_IFSOCK) return -ENOTSOCK;
+  ended_.insert(found->file.number);
+  return 0;
+}
+
 namespace {
 
 template <typename T>
@@ -254,6 +264,13 @@ int __wrap_getpeername(int fd, sockaddr* address, socklen_t* length) {
   return descriptors == nullptr
              ? __real_getpeername(fd, address, length)
              : Result(descriptors->PeerAddress(fd, address, length));
+}
+
+int __real_shutdown(int, int);
+int __wrap_shutdown(int fd, int how) {
+  Descriptors* descriptors = Descriptors::Current();
+  return descriptors == nullptr ? __real_shutdown(fd, how)
+                                : Result(descriptors->Shutdown(fd));
 }
 
 }  // extern "C"

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <string>
 #include <map>
+#include <set>
 #include <optional>
 
 namespace nbdfuzz {
@@ -65,8 +66,13 @@ class Descriptors {
   int Stat(int fd, struct stat* st);
   int SocketOption(int fd, int option, int* value);
   int PeerAddress(int fd, sockaddr* address, socklen_t* length);
+  int Shutdown(int fd);
+
+  // Whether a connection has been shut down.
+  bool has_ended(const File& file) const { return ended_.count(file.number) != 0; }
 
  private:
+  std::set<int> ended_;
   std::map<int, Descriptor> table_;
 };
 

@@ -15,6 +15,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "activation.h"
 #include "fuzz/descriptors.h"
@@ -58,10 +59,10 @@ bool IsPrintable(const std::string& text) {
 void CheckConnection(const nbdinetd::Connection& connection,
                      Descriptors& descriptors) {
   std::set<int> client;
-  for (const nbdinetd::UniqueFd* fd : {&connection.input, &connection.output}) {
-    if (!fd->valid()) continue;
-    const auto* found = descriptors.Find(fd->get());
-    Require(fd->get() > STDERR_FILENO, "the client has a standard descriptor");
+  for (const int fd : {connection.input.get(), connection.output.get()}) {
+    if (fd < 0) continue;
+    const auto* found = descriptors.Find(fd);
+    Require(fd > STDERR_FILENO, "the client has a standard descriptor");
     Require(found != nullptr, "the client has no descriptor");
     Require(found->close_on_exec, "the client's descriptor isn't close-on-exec");
     client.insert(found->file.number);
@@ -144,9 +145,21 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     beyond += fd > STDERR_FILENO;
   }
   SetEnvironment(bytes);
+  std::vector<Descriptors::File> connections;
   {
     const nbdinetd::Inherited inherited = nbdinetd::TakeInherited(options);
     Check(inherited, descriptors, options);
+    if (inherited.connection.has_value()) {
+      connections.push_back(
+          descriptors.Find(inherited.connection->input.get())->file);
+    }
+    for (const nbdinetd::ConnectionFd& other : inherited.surplus) {
+      connections.push_back(descriptors.Find(other.get())->file);
+    }
+  }
+  for (const Descriptors::File& file : connections) {
+    Require(file.kind == Kind::kPipe || descriptors.has_ended(file),
+            "a connection is closed, and hasn't ended");
   }
   // What was taken has been closed; what wasn't is still there.
   Require(descriptors.count() <= beyond + 3, "a descriptor is left open");

@@ -28,7 +28,7 @@ fuzz_descriptor_calls = close dup2 fcntl fstat getpeername getsockopt isatty \
 	open
 fuzz_descriptor_wrap = -Wl,--wrap=close -Wl,--wrap=dup2 -Wl,--wrap=fcntl \
 	-Wl,--wrap=fstat -Wl,--wrap=getpeername -Wl,--wrap=getsockopt \
-	-Wl,--wrap=isatty -Wl,--wrap=open
+	-Wl,--wrap=isatty -Wl,--wrap=open -Wl,--wrap=shutdown
 
 fuzz_programs = \
 	tests/fuzz/command_line_replay \
