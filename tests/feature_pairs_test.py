@@ -472,12 +472,19 @@ def _(t):
     image = t.pattern_image(MIB)
     process, first = t.activated("--exclusive", image)
     first.start()
-    waiting_process, waiting = t.activated("--exclusive=wait", image)
+    # One that waits for as long as it takes, and says nothing more.
+    waiting_process, waiting = t.activated("--exclusive=wait", "--handshake-timeout=0", image)
     waiting.handshake()
     waiting.option(NBD_OPT_GO, Client.info_bytes())
-    waiting_process.signal(signal.SIGTERM)
-    waiting.read_to_end()
-    waiting_process.expect(EX_OK)
+    # One that has been refused, and stays.
+    refused_process, refused = t.activated("--exclusive", "--handshake-timeout=0", image)
+    refused.handshake()
+    expect_in_use(refused)
+    for its_process, client in ((waiting_process, waiting), (refused_process, refused)):
+        its_process.signal(signal.SIGTERM)
+        client.read_to_end()
+        its_process.expect(EX_OK)
+        matches(" ended: the server is shutting down;", its_process.stderr())
     drained(process, first)
     process, second = t.activated("--exclusive", image)
     second.start()

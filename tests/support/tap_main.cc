@@ -5,8 +5,10 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <string_view>
 
@@ -32,12 +34,35 @@ std::string OnOneLine(std::string_view text) {
   return line;
 }
 
+// A test that hangs is one that fails, and not one that keeps the suite from
+// ending. So long takes none, under valgrind neither.
+constexpr unsigned kTestGuardSeconds = 300;
+
+// What is to be said then; nothing can be made up in a signal handler.
+std::string g_hang_line;  // NOLINT
+
+void OnHang(int) {
+  [[maybe_unused]] const ssize_t n =
+      write(STDOUT_FILENO, g_hang_line.data(), g_hang_line.size());
+  _exit(1);
+}
+
 class TapListener : public testing::EmptyTestEventListener {
  public:
   void OnTestIterationStart(const testing::UnitTest& unit_test, int) override {
     number_ = 0;
     std::printf("1..%d\n", unit_test.test_to_run_count());
     std::fflush(stdout);
+  }
+
+  void OnTestStart(const testing::TestInfo& test) override {
+    g_hang_line = "not ok " + std::to_string(number_ + 1) + " - " +
+                  test.test_suite_name() + "." + test.name() +
+                  "\n# It has hung.\n";
+    // The one test that takes as long as it is told to.
+    const char* torture = getenv("NBDINETD_TORTURE_SECONDS");
+    alarm(kTestGuardSeconds +
+          (torture == nullptr ? 0 : static_cast<unsigned>(atoi(torture))));
   }
 
   // Printed when it happens and not at the end of the test: a test that crashes
@@ -51,6 +76,7 @@ class TapListener : public testing::EmptyTestEventListener {
   }
 
   void OnTestEnd(const testing::TestInfo& test) override {
+    alarm(0);
     const testing::TestResult& result = *test.result();
     std::string line = result.Failed() ? "not ok " : "ok ";
     line += std::to_string(++number_) + " - " + test.test_suite_name() + "." +
@@ -77,6 +103,7 @@ class TapListener : public testing::EmptyTestEventListener {
 int main(int argc, char** argv) {
   // What the shell, or nohup, has ignored for who runs in the background.
   for (const int number : {SIGINT, SIGQUIT, SIGHUP}) signal(number, SIG_DFL);
+  signal(SIGALRM, OnHang);
   testing::InitGoogleTest(&argc, argv);
   testing::TestEventListeners& listeners =
       testing::UnitTest::GetInstance()->listeners();
