@@ -23,10 +23,6 @@ namespace {
 // How long nothing is accepted after accept() has failed for good.
 constexpr absl::Duration kPause = absl::Milliseconds(100);
 
-// A client that has seen the end of its connection may be back before the
-// process of that connection is gone.
-constexpr absl::Duration kReapGrace = absl::Milliseconds(5);
-
 UniqueFd OpenSpare() { return UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC)); }
 
 // A listener that came from systemd may block, and accept() on it would, when a
@@ -102,6 +98,9 @@ std::variant<Connection, int> Listener::Run() {
     TellManager();
     TellDueSuppressed();
     if (state_ != State::kListening) break;
+    if (absl::optional<Connection> connection = ServeWaiting()) {
+      return *std::move(connection);
+    }
     if (ready == 0 && processes_.empty() &&
         SteadyNow() - idle_since_ >= limits_.exit_idle) {
       // A connection that arrives from here on stays in the socket's backlog,
@@ -128,6 +127,7 @@ std::variant<Connection, int> Listener::Run() {
 
 absl::Time Listener::NextDeadline() const {
   absl::Time next = std::min(denials_.rate.due(), faults_.rate.due());
+  if (!waiting_.empty()) next = std::min(next, waiting_.front().until);
   if (SteadyNow() < paused_until_) next = std::min(next, paused_until_);
   if (processes_.empty()) {
     next = std::min(next, idle_since_ + limits_.exit_idle);
@@ -198,11 +198,9 @@ absl::optional<Connection> Listener::Accept(int socket) {
         UniqueFd(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC)));
     if (connection.valid()) {
       if (!MayConnect(connection.get())) continue;
-      if (!HasRoom()) {
-        Refuse(std::move(connection),
-               absl::StrCat("there are ", processes_.size(),
-                            " connections, the most that --max-connections "
-                            "allows"));
+      // Nobody overtakes those that wait.
+      if (!HasRoom() || !waiting_.empty()) {
+        KeepWaiting(std::move(connection));
         continue;
       }
       absl::optional<Connection> forked = Fork(std::move(connection));
@@ -219,12 +217,29 @@ absl::optional<Connection> Listener::Accept(int socket) {
   return absl::nullopt;
 }
 
-bool Listener::HasRoom() {
-  if (processes_.size() < limits_.max_connections) return true;
-  pollfd fd = {signals_.fd(), POLLIN, 0};
-  manager_.PollUntil(absl::MakeSpan(&fd, 1), SteadyNow() + kReapGrace);
-  Reap();
-  return processes_.size() < limits_.max_connections;
+void Listener::KeepWaiting(UniqueFd connection) {
+  if (waiting_.size() == kMaxWaiting) RefuseOldest();
+  waiting_.push_back({std::move(connection), SteadyNow() + kReapGrace});
+}
+
+absl::optional<Connection> Listener::ServeWaiting() {
+  while (!waiting_.empty() && HasRoom()) {
+    UniqueFd connection = std::move(waiting_.front().connection);
+    waiting_.pop_front();
+    absl::optional<Connection> forked = Fork(std::move(connection));
+    if (forked.has_value()) return forked;
+  }
+  if (waiting_.empty()) return absl::nullopt;
+  const absl::Time now = SteadyNow();
+  while (!waiting_.empty() && waiting_.front().until <= now) RefuseOldest();
+  return absl::nullopt;
+}
+
+void Listener::RefuseOldest() {
+  Refuse(std::move(waiting_.front().connection),
+         absl::StrCat("there are ", processes_.size(),
+                      " connections, the most that --max-connections allows"));
+  waiting_.pop_front();
 }
 
 void Listener::Pause(int error_number) {
@@ -256,6 +271,7 @@ absl::optional<Connection> Listener::Fork(ConnectionFd connection) {
   }
   // The new process: nothing of the listener's stays with it.
   sockets_.clear();
+  waiting_.clear();
   spare_.Reset();
   manager_.Forget();
   std::string peer = PeerName(connection.get());
@@ -318,6 +334,10 @@ bool Listener::MayConnect(int connection) {
 // report it for ever: the spare one makes room to accept and close it.
 bool Listener::ShedForWantOfDescriptors(int socket) {
   const int error_number = errno;
+  if (!waiting_.empty()) {
+    RefuseOldest();
+    return true;
+  }
   spare_.Reset();
   ConnectionFd connection(
       UniqueFd(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC)));
@@ -332,6 +352,7 @@ void Listener::Drain() {
   // The names first: once the sockets are closed, a successor may take them.
   on_stop_();
   sockets_.clear();
+  while (!waiting_.empty()) RefuseOldest();
   TellSuppressed(denials_);
   TellSuppressed(faults_);
   manager_.Stopping(absl::StrCat("ending, with ", Status()));

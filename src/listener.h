@@ -8,6 +8,7 @@
 
 #include <sys/types.h>
 
+#include <deque>
 #include <functional>
 #include <limits>
 #include <variant>
@@ -70,8 +71,13 @@ class Listener {
   absl::Time NextDeadline() const;
   void OnSignal(int number);
   void Reap();
-  // Whether there is room for one more connection.
-  bool HasRoom();
+  bool HasRoom() const { return processes_.size() < limits_.max_connections; }
+  // Keeps a connection that there is no room for, until kReapGrace is over.
+  void KeepWaiting(UniqueFd connection);
+  // Forks for those that wait as far as there is room, and refuses whose time is
+  // over. A connection only in a forked process.
+  absl::optional<Connection> ServeWaiting();
+  void RefuseOldest();
   // Accepts what is waiting on one socket. A connection only in a forked
   // process.
   absl::optional<Connection> Accept(int socket);
@@ -113,6 +119,13 @@ class Listener {
   absl::flat_hash_set<pid_t> processes_;
   uint64_t served_ = 0;
   uint64_t refused_ = 0;
+  // Beyond max_connections: a client that has seen the end of its connection may
+  // be back before the process of that connection is gone. Oldest first.
+  struct Waiting {
+    UniqueFd connection;
+    absl::Time until;
+  };
+  std::deque<Waiting> waiting_;
   // The reason that was logged last; the same again is only counted.
   std::string told_refusal_;
   // Refused by --allow and --deny.

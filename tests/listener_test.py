@@ -398,6 +398,58 @@ def _(t):
     assert refused <= visits // 20, f"{refused} of {visits} were refused"
 
 
+def sleeps(pid):
+    """How often a process has slept, to wait for something."""
+    text = open(f"/proc/{pid}/status", encoding="ascii").read()
+    return int(matches(r"^voluntary_ctxt_switches:\s+(\d+)$", text)[1])
+
+
+@test("a burst beyond --max-connections costs the listener one wait for room, not one for each")
+def _(t):
+    door, burst = Door(t), 600
+    allow_descriptors(burst + 100)
+    process = activate(t, "--max-connections=1", "--handshake-timeout=10min", t.pattern_image(MIB),
+                       inherited=[door])
+    client = door.client().start()
+    process.signal(signal.SIGSTOP)
+    wait_until(lambda: state_of(process.pid) == "T", "the listener to be stopped")
+    crowd = [door.connect() for _ in range(burst)]
+    before = sleeps(process.pid)
+    process.signal(signal.SIGCONT)
+    for connection in crowd:
+        expect_shut(connection)
+    count = sleeps(process.pid) - before
+    note(f"{burst} were refused with {count} sleeps")
+    assert count <= burst // 10, f"{count} sleeps for {burst} connections"
+    eq(client.read(0, 512), pattern(0, 512))
+    client.disconnect()
+    wait_alone(process)
+    visit(door.client())
+    stop(process)
+
+
+@test("who is refused sees the end also when somebody was served just before: no other process holds "
+      "the connection")
+def _(t):
+    door, both = Door(t), 0
+    process = activate(t, "--max-connections=1", "--handshake-timeout=10min", t.pattern_image(MIB),
+                       inherited=[door])
+    for _ in range(40):
+        first = door.client().start()
+        waiting = [door.connect() for _ in range(4)]
+        first.send(first.request_bytes(NBD_CMD_DISC))
+        # Those who come while it ends are served or refused; the one that is served stays.
+        got = [connection.recv(18) for connection in waiting]
+        eq({len(greeting) for greeting in got} <= {0, 18}, True, f"got {got}")
+        both += any(got)
+        assert sum(map(bool, got)) <= 1, f"several were served at once: {got}"
+        for connection in waiting:
+            connection.close()
+        wait_alone(process)
+    note(f"in {both} of 40 rounds one was served, and the others refused")
+    stop(process)
+
+
 @test("--exit-idle=TIME ends an activated listener, exit status 0, once nobody has been "
       "connected for so long, and not while somebody is")
 def _(t):

@@ -138,6 +138,11 @@ inline constexpr int kKeepaliveProbes = 4;
 // Connections that are accepted from one socket before the signals and the other
 // sockets have their turn.
 inline constexpr int kAcceptsInARow = 64;
+// How long a connection beyond --max-connections is kept before it is refused: the
+// process of another may be about to end.
+inline constexpr absl::Duration kReapGrace = absl::Milliseconds(50);
+// So many of them at once; with one more the oldest is refused.
+inline constexpr size_t kMaxWaiting = 64;
 // How long the connections' processes may drain until they are killed.
 inline constexpr absl::Duration kDrainLimit = absl::Seconds(10);
 
