@@ -200,7 +200,7 @@ absl::optional<Connection> Listener::Accept(int socket) {
       if (!MayConnect(connection.get())) continue;
       // Nobody overtakes those that wait.
       if (!HasRoom() || !waiting_.empty()) {
-        KeepWaiting(std::move(connection));
+        KeepWaiting(connection.Release());
         continue;
       }
       absl::optional<Connection> forked = Fork(std::move(connection));
@@ -224,7 +224,7 @@ void Listener::KeepWaiting(UniqueFd connection) {
 
 absl::optional<Connection> Listener::ServeWaiting() {
   while (!waiting_.empty() && HasRoom()) {
-    UniqueFd connection = std::move(waiting_.front().connection);
+    ConnectionFd connection(std::move(waiting_.front().connection));
     waiting_.pop_front();
     absl::optional<Connection> forked = Fork(std::move(connection));
     if (forked.has_value()) return forked;
@@ -236,7 +236,7 @@ absl::optional<Connection> Listener::ServeWaiting() {
 }
 
 void Listener::RefuseOldest() {
-  Refuse(std::move(waiting_.front().connection),
+  Refuse(ConnectionFd(std::move(waiting_.front().connection)),
          absl::StrCat("there are ", processes_.size(),
                       " connections, the most that --max-connections allows"));
   waiting_.pop_front();

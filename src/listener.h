@@ -122,6 +122,7 @@ class Listener {
   // Beyond max_connections: a client that has seen the end of its connection may
   // be back before the process of that connection is gone. Oldest first.
   struct Waiting {
+    // Not a ConnectionFd: a forked process only closes its copy.
     UniqueFd connection;
     absl::Time until;
   };
