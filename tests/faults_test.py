@@ -1309,10 +1309,14 @@ def _(context):
         got = client.read(0, 64 * 1024)
         eq(got in (content[:64 * 1024], bytes(64 * 1024)), True, "what the trim has left")
         for flags in (0, NBD_CMD_FLAG_NO_HOLE):
-            before = client.read(128 * 1024, 1000)
-            expect_error(client.call(NBD_CMD_WRITE_ZEROES, 128 * 1024, 1000,
-                                     NBD_CMD_FLAG_FAST_ZERO | flags), NBD_ENOTSUP)
-            eq(client.read(128 * 1024, 1000), before)
+            for offset, length in ((128 * 1024, 4096), (128 * 1024 + 100, 100000)):
+                before = client.read(offset, length)
+                expect_error(client.call(NBD_CMD_WRITE_ZEROES, offset, length,
+                                         NBD_CMD_FLAG_FAST_ZERO | flags), NBD_ENOTSUP)
+                eq(client.read(offset, length) == before, True, "nothing has changed")
+            # Within two pages to write them is as fast as it can be.
+            client.write_zeroes(128 * 1024 + 100, 4000, NBD_CMD_FLAG_FAST_ZERO | flags)
+            eq(client.read(128 * 1024 + 100, 4000) == bytes(4000), True, "zeroes at last")
         for offset, length, flags in ((256 * 1024 + 1, 300000, 0), (900000, 1, 0),
                                       (600000, 77, NBD_CMD_FLAG_NO_HOLE)):
             client.write_zeroes(offset, length, flags)
