@@ -144,8 +144,8 @@ tests_support_eio_fs_SOURCES = tests/support/eio_fs.c
 tests_support_eio_fs_CFLAGS = $(AM_CFLAGS) $(FUSE3_CFLAGS)
 tests_support_eio_fs_LDADD = $(FUSE3_LIBS) -lpthread
 
-# Not among TESTS yet: two of its rows fail, a FUSE file system without a sync (block
-# status) and, now and then, a copied-up file of an overlayfs over ext3 (a read).
+# Not among TESTS yet: one of its rows fails, block status on a FUSE file system that knows no
+# sync. `make torture-file-systems` runs it.
 EXTRA_DIST += tests/file_systems_test.py
 EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/client_root.py tests/support/clients.py \

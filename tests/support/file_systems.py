@@ -304,7 +304,8 @@ def _(t):
             file.truncate(size)
         shell(t, mount)
     return Place(f"{directory}/disk", source=f"{base}/lower/disk", fresh=fresh,
-                 hook={"begin": begin, "ready": mount,
+                 # Copying up, overlayfs itself believes SEEK_DATA, which misses dirty pages here.
+                 hook={"begin": begin, "ready": f"sync {base}/lower/disk; {mount}",
                        "remount": f"umount {directory}; {below.hook['remount']}; {mount}"})
 
 
