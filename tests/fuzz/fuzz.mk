@@ -25,7 +25,7 @@ fuzz_file_wrap = -Wl,--wrap=fallocate -Wl,--wrap=fdatasync -Wl,--wrap=fstat \
 fuzz_lock_calls = fcntl nanosleep syscall
 fuzz_lock_wrap = -Wl,--wrap=fcntl -Wl,--wrap=nanosleep -Wl,--wrap=syscall
 fuzz_descriptor_calls = close dup2 fcntl fstat getpeername getsockopt isatty \
-	open
+	open shutdown
 fuzz_descriptor_wrap = -Wl,--wrap=close -Wl,--wrap=dup2 -Wl,--wrap=fcntl \
 	-Wl,--wrap=fstat -Wl,--wrap=getpeername -Wl,--wrap=getsockopt \
 	-Wl,--wrap=isatty -Wl,--wrap=open -Wl,--wrap=shutdown
