@@ -210,9 +210,9 @@ bool OpenSslStream::TryKernel() {
 }
 
 // From here on OpenSSL tries no key in the kernel. It would with each KeyUpdate,
-// and where the kernel doesn't take the key, OpenSSL 3.2 to 3.5 at least loses what
-// it has received behind the message (ssl_set_new_record_layer() gives its second
-// attempt the buffer of the first, instead of the old layer's).
+// and where the kernel doesn't take the key, OpenSSL 3.5 loses what it has received
+// behind the message, as far as its source tells: ssl_set_new_record_layer() gives
+// its second attempt the buffer of the first, instead of the old layer's.
 void OpenSslStream::ForgetKernel() {
   lib_.SSL_clear_options(ssl_, SSL_OP_ENABLE_KTLS);
 }
