@@ -85,7 +85,8 @@ absl::StatusOr<Signals> Listener::CreateSignals() {
 }
 
 std::variant<Connection, int> Listener::Run() {
-  manager_.Ready(Status());
+  // What it hasn't heard, it is told with the status.
+  if (!manager_.Ready(Status())) status_changed_ = true;
   while (state_ == State::kListening) {
     std::vector<pollfd> fds = {{signals_.fd(), POLLIN, 0}};
     if (!spare_.valid()) spare_ = OpenSpare();
@@ -149,8 +150,7 @@ void Listener::TellManager() {
   if (!manager_.present()) return;
   const absl::Time now = SteadyNow();
   if (status_changed_ && now >= next_status_) {
-    manager_.Status(Status());
-    status_changed_ = false;
+    status_changed_ = !manager_.Status(Status());
     next_status_ = now + kStatusInterval;
   }
 }

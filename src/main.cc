@@ -240,6 +240,7 @@ int Listen(std::vector<UniqueFd> sockets, const Options& options,
     outcome = listener.Run();
   }
   if (Connection* connection = std::get_if<Connection>(&outcome)) {
+    log.Renew();
     // They are the listener's.
     own = OwnFiles();
     return Serve(std::move(*connection), options, files, manager, log);

@@ -25,9 +25,9 @@ AM_CPPFLAGS += -I$(top_srcdir)/tests $(GTEST_CFLAGS)
 # Of one room each, on bytes.
 unit_tests = \
 	tests/access_test \
-	tests/base/datagram_socket_test \
 	tests/base/errors_test \
 	tests/base/log_test \
+	tests/base/message_socket_test \
 	tests/base/rate_limit_test \
 	tests/base/signals_test \
 	tests/base/time_span_test \
@@ -92,6 +92,7 @@ python_tests = \
 	tests/seed-activation_test.py \
 	tests/seed-logging_test.py \
 	tests/seed-systemd_test.py \
+	tests/stalled_daemons_test.py \
 	tests/standalone_test.py \
 	tests/superservers_test.py \
 	tests/surroundings_test.py \

@@ -109,6 +109,10 @@ inline constexpr absl::Duration kDenialsInterval = absl::Seconds(10);
 // killed, which it logs one by one in an interval; of the others the number.
 inline constexpr int kMaxFaultsLogged = 10;
 inline constexpr absl::Duration kFaultsInterval = absl::Seconds(10);
+// How long messages to a log daemon or service manager that has no room for more
+// may wait in all, in an interval; then they are lost.
+inline constexpr absl::Duration kMessagePatience = absl::Seconds(1);
+inline constexpr absl::Duration kMessagePatienceInterval = absl::Seconds(60);
 // How often a connection or the listener tells the service manager its status.
 inline constexpr absl::Duration kStatusInterval = absl::Seconds(1);
 

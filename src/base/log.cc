@@ -15,7 +15,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "base/datagram_socket.h"
 
 namespace nbdinetd {
 namespace {
@@ -50,6 +49,7 @@ std::string CutLine(std::string line) {
   return line;
 }
 
+constexpr char kSyslogSocket[] = "/dev/log";
 constexpr char kJournalSocket[] = "/run/systemd/journal/socket";
 
 // "FIELD=value" and a newline; a value that has newlines itself goes behind its
@@ -99,7 +99,7 @@ Log::Log(const Config& config) : verbose_(config.verbose) {
 }
 
 bool Log::ReachJournal() {
-  if (!journal_.valid()) journal_ = ConnectDatagramSocket(kJournalSocket);
+  if (!journal_.valid()) journal_ = MessageSocket(kJournalSocket);
   return journal_.valid();
 }
 
@@ -108,7 +108,12 @@ void Log::UseSyslog() {
   // Connects, and learns the time zone that messages carry, now; later, this
   // process may not be allowed to.
   tzset();
-  openlog(kIdentifier, LOG_PID | LOG_NDELAY, LOG_DAEMON);
+  syslog_ = MessageSocket(kSyslogSocket, MessageSocket::Kind::kDatagramOrStream);
+}
+
+void Log::Renew() {
+  if (journal_.valid()) journal_.Renew();
+  if (sink_ == Sink::kSyslog) syslog_.Renew();
 }
 
 void Log::SetField(absl::string_view name, absl::string_view value) {
@@ -146,12 +151,27 @@ void Log::WriteTo(Sink sink, Priority priority, absl::string_view message,
       return;
     }
     case Sink::kSyslog:
-      syslog(level, "%.*s", static_cast<int>(message.size()), message.data());
+      WriteToSyslog(priority, message);
       return;
     case Sink::kJournal:
       WriteToJournal(priority, message, extra);
       return;
   }
+}
+
+// As syslog(3) writes it, in the form of RFC 3164 without a host name; not by
+// syslog(3), which waits for a daemon that doesn't read for as long as that
+// doesn't.
+void Log::WriteToSyslog(Priority priority, absl::string_view message) const {
+  const time_t now = time(nullptr);
+  // localtime() would read the time zone again.
+  tm local = {};
+  localtime_r(&now, &local);
+  char stamp[sizeof("Mmm dd hh:mm:ss")];
+  strftime(stamp, sizeof(stamp), "%b %e %T", &local);
+  syslog_.Send(absl::StrCat("<", LOG_DAEMON | static_cast<int>(priority), ">",
+                            stamp, " ", kIdentifier, "[", getpid(), "]: ",
+                            message));
 }
 
 void Log::WriteToJournal(Priority priority, absl::string_view message,
@@ -166,7 +186,7 @@ void Log::WriteToJournal(Priority priority, absl::string_view message,
   for (const LogField& field : extra) {
     AppendField(field.first, field.second, &datagram);
   }
-  SendDatagram(journal_.get(), datagram);
+  journal_.Send(datagram);
 }
 
 }  // namespace nbdinetd

@@ -2,8 +2,10 @@
 //
 // Invariant: no message is ever written to the client's own socket or pipe;
 // Log only learns of a standard error that is not the peer's. What it needs is
-// opened by the constructor and UseSyslog(), nothing later. Threads: the main
-// thread only.
+// opened by the constructor and UseSyslog(); later it is only tried to replace the
+// socket of a daemon that is gone. A daemon that doesn't read, or a pipe's reader
+// that doesn't, holds up nobody (see message_socket.h). Threads: the main thread
+// only.
 //
 // Only main and connection (and whoever accepts connections) log above debug;
 // everything below them returns what went wrong as a value.
@@ -17,7 +19,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
-#include "base/unique_fd.h"
+#include "base/message_socket.h"
 
 namespace nbdinetd {
 
@@ -63,6 +65,10 @@ class Log {
   // The process has gone into the background: it has no standard error.
   void UseSyslog();
 
+  // For a process forked off: sockets of its own, which a fault of it can't spoil
+  // for its parent, to the daemons that run now.
+  void Renew();
+
   // Every later message carries this field.
   void SetField(absl::string_view name, absl::string_view value);
 
@@ -79,10 +85,12 @@ class Log {
   bool ReachJournal();
   void WriteTo(Sink sink, Priority priority, absl::string_view message,
                absl::Span<const LogField> extra) const;
+  void WriteToSyslog(Priority priority, absl::string_view message) const;
   void WriteToJournal(Priority priority, absl::string_view message,
                       absl::Span<const LogField> extra) const;
 
-  UniqueFd journal_;
+  mutable MessageSocket journal_;
+  mutable MessageSocket syslog_;
   Sink sink_;
   Sink debug_sink_;
   bool verbose_;

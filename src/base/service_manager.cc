@@ -9,7 +9,6 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "base/datagram_socket.h"
 #include "base/steady_clock.h"
 
 namespace nbdinetd {
@@ -36,33 +35,38 @@ absl::Duration WatchdogTimeout() {
 ServiceManager::ServiceManager() {
   const char* name = getenv("NOTIFY_SOCKET");
   if (name == nullptr) return;
-  socket_ = ConnectDatagramSocket(name);
+  socket_ = MessageSocket(name);
   // "recommended ... every half of the time" (sd_watchdog_enabled(3)).
   if (present()) interval_ = WatchdogTimeout() / 2;
   // How long it has been since the manager began to count, nobody knows.
   if (interval_ != absl::InfiniteDuration()) next_ = absl::InfinitePast();
 }
 
-void ServiceManager::Notify(const std::string& state) {
-  if (present()) SendDatagram(socket_.get(), state);
+bool ServiceManager::Notify(absl::string_view lasting,
+                            absl::string_view passing) {
+  if (!present()) return true;
+  absl::StrAppend(&owed_, lasting);
+  const bool heard = socket_.Send(absl::StrCat(owed_, passing));
+  if (heard) owed_.clear();
+  return heard;
 }
 
-void ServiceManager::Ready(absl::string_view status) {
-  Notify(absl::StrCat("READY=1\nSTATUS=", status));
+bool ServiceManager::Ready(absl::string_view status) {
+  return Notify("READY=1\n", absl::StrCat("STATUS=", status));
 }
 
-void ServiceManager::Stopping(absl::string_view status) {
-  Notify(absl::StrCat("STOPPING=1\nSTATUS=", status));
+bool ServiceManager::Stopping(absl::string_view status) {
+  return Notify("STOPPING=1\n", absl::StrCat("STATUS=", status));
 }
 
-void ServiceManager::Status(absl::string_view status) {
-  Notify(absl::StrCat("STATUS=", status));
+bool ServiceManager::Status(absl::string_view status) {
+  return Notify("", absl::StrCat("STATUS=", status));
 }
 
 void ServiceManager::KeepAliveIfDue() {
   const absl::Time now = SteadyNow();
   if (now < next_) return;
-  Notify("WATCHDOG=1");
+  Notify("", "WATCHDOG=1");
   next_ = now + interval_;
 }
 
@@ -76,7 +80,8 @@ int ServiceManager::PollUntil(absl::Span<pollfd> fds, absl::Time deadline) {
 }
 
 void ServiceManager::Forget() {
-  socket_.Reset();
+  socket_ = MessageSocket();
+  owed_.clear();
   interval_ = absl::InfiniteDuration();
   next_ = absl::InfiniteFuture();
   unsetenv("NOTIFY_SOCKET");

@@ -214,6 +214,14 @@ class NotifySocket:
             self._taken.append((sender, dict(line.split("=", 1) for line in
                                              data.decode().splitlines())))
 
+    def discard(self, datagram):
+        """Reads as long as it gets these datagrams, which no manager understands."""
+        try:
+            while self._socket.recv(len(datagram), socket.MSG_PEEK) == datagram:
+                self._socket.recv(len(datagram))
+        except BlockingIOError:
+            pass
+
     def values(self, variable):
         """What was sent of one variable, oldest first."""
         return [state[variable] for _, state in self.messages() if variable in state]
@@ -237,13 +245,10 @@ class Syslog:
         need("unshare")
         directory = Path(context.fresh(".syslog"))
         directory.mkdir(mode=0o755)
-        path = str(directory / "log")
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        context.defer(self._socket.close)
-        self._socket.setblocking(False)
-        self._socket.bind(path)
-        os.chmod(path, 0o666)
+        self.path = path = str(directory / "log")
+        self._context, self._socket, self._connections = context, None, []
         self._taken = []
+        self.restart()
         devices = "null zero full random urandom tty"
         self.prefix = [
             "/usr/bin/unshare", "--mount", "--", "/bin/sh", "-c",
@@ -255,19 +260,56 @@ class Syslog:
 
     def close(self):
         """The daemon has gone."""
-        self._socket.close()
+        for end in (self._socket, *self._connections):
+            end.close()
+        self._connections = []
+
+    def restart(self, kind=socket.SOCK_DGRAM):
+        """A new daemon in the place of the one that there was. What that has not read is lost."""
+        if self._socket is not None:
+            self.close()
+            os.unlink(self.path)
+        self._socket = socket.socket(socket.AF_UNIX, kind)
+        self._context.defer(self._socket.close)
+        self._socket.setblocking(False)
+        self._socket.bind(self.path)
+        os.chmod(self.path, 0o666)
+        if kind == socket.SOCK_STREAM:
+            self._socket.listen()
+
+    def _receive(self):
+        """What has come since the last time, as messages."""
+        if self._socket.type == socket.SOCK_DGRAM:
+            return [self._socket.recv(1 << 16).decode()]
+        try:
+            while True:
+                self._connections.append(self._socket.accept()[0])
+                self._connections[-1].setblocking(False)
+        except BlockingIOError:
+            pass
+        for connection in self._connections:
+            try:
+                # Short messages come whole, and each has its end.
+                *messages, rest = connection.recv(1 << 16).decode().split("\0")
+            except BlockingIOError:
+                continue
+            eq(rest, "", "a message without an end")
+            if messages:
+                return messages
+        raise BlockingIOError
 
     def messages(self):
         """[(priority without facility, process id, text)], oldest first, all up to now."""
         while True:
             try:
-                data = self._socket.recv(1 << 16).decode()
+                received = self._receive()
             except BlockingIOError:
                 return self._taken
-            found = re.fullmatch(r"<(\d+)>.*? nbdinetd\[(\d+)\]: (.*)", data, re.DOTALL)
-            if not found:
-                raise AssertionError(f"not a message of nbdinetd: {data!r}")
-            self._taken.append((int(found[1]) & 7, int(found[2]), found[3]))
+            for data in received:
+                found = re.fullmatch(r"<(\d+)>.*? nbdinetd\[(\d+)\]: (.*)", data, re.DOTALL)
+                if not found:
+                    raise AssertionError(f"not a message of nbdinetd: {data!r}")
+                self._taken.append((int(found[1]) & 7, int(found[2]), found[3]))
 
     def text(self):
         return "\n".join(text for _, _, text in self.messages())

@@ -1,0 +1,124 @@
+#include "base/message_socket.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/limits.h"
+#include "base/poll.h"
+#include "base/steady_clock.h"
+
+namespace nbdinetd {
+namespace {
+
+// The length of the address, or 0 for a name that is none.
+socklen_t MakeAddress(absl::string_view name, sockaddr_un* address) {
+  *address = {};
+  address->sun_family = AF_UNIX;
+  if (name.size() < 2 || (name[0] != '/' && name[0] != '@') ||
+      name.size() >= sizeof(address->sun_path)) {
+    return 0;
+  }
+  std::memcpy(address->sun_path, name.data(), name.size());
+  size_t length = offsetof(sockaddr_un, sun_path) + name.size();
+  if (name[0] == '@') {
+    // An abstract name begins with a zero byte, and ends where the address does.
+    address->sun_path[0] = '\0';
+  } else {
+    ++length;
+  }
+  return static_cast<socklen_t>(length);
+}
+
+// Another daemon may listen where the one that this socket was connected to did.
+bool IsDisconnected(int error_number) {
+  switch (error_number) {
+    case ECONNREFUSED:
+    case ECONNRESET:
+    case ENOTCONN:
+    case EPIPE:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+MessageSocket::MessageSocket(std::string name, Kind kind)
+    : name_(std::move(name)), kind_(kind), socket_(Connect()) {}
+
+UniqueFd MessageSocket::Connect() {
+  sockaddr_un address;
+  const socklen_t length = MakeAddress(name_, &address);
+  if (length == 0) return UniqueFd();
+  UniqueFd fd;
+  const auto connect_as = [&](int type) {
+    // Non-blocking, since a stream socket whose daemon accepts nobody would block
+    // even here.
+    fd.Reset(socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    return fd.valid() &&
+           connect(fd.get(), reinterpret_cast<const sockaddr*>(&address),
+                   length) == 0;
+  };
+  bool is_stream = false;
+  if (!connect_as(SOCK_DGRAM)) {
+    is_stream = errno == EPROTOTYPE && kind_ == Kind::kDatagramOrStream;
+    if (!is_stream || !connect_as(SOCK_STREAM)) return UniqueFd();
+  }
+  is_stream_ = is_stream;
+  return fd;
+}
+
+void MessageSocket::Renew() {
+  if (UniqueFd fd = Connect(); fd.valid()) socket_ = std::move(fd);
+}
+
+bool MessageSocket::Send(absl::string_view message) {
+  int error = socket_.valid() ? Deliver(message) : ENOTCONN;
+  if (IsDisconnected(error)) {
+    socket_ = Connect();
+    if (socket_.valid()) error = Deliver(message);
+  }
+  lacks_room_ = error == EAGAIN;
+  return error == 0;
+}
+
+int MessageSocket::Deliver(absl::string_view message) {
+  const std::string text =
+      absl::StrCat(message, absl::string_view("", is_stream_ ? 1 : 0));
+  for (;;) {
+    const ssize_t n =
+        send(socket_.get(), text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n >= 0) {
+      if (!is_stream_ || static_cast<size_t>(n) == text.size()) return 0;
+      // What comes next would be taken for the rest of this message.
+      socket_.Reset();
+      return EMSGSIZE;
+    }
+    const int error = errno;
+    if (error == EINTR) continue;
+    if (error != EAGAIN || !WaitForRoom()) return error;
+  }
+}
+
+bool MessageSocket::WaitForRoom() {
+  if (lacks_room_) return false;
+  const absl::Time now = SteadyNow();
+  if (now >= next_patience_) {
+    patience_ = kMessagePatience;
+    next_patience_ = now + kMessagePatienceInterval;
+  }
+  if (patience_ <= absl::ZeroDuration()) return false;
+  pollfd room = {socket_.get(), POLLOUT, 0};
+  PollUntil(absl::MakeSpan(&room, 1), now + patience_);
+  patience_ -= SteadyNow() - now;
+  return true;
+}
+
+}  // namespace nbdinetd
