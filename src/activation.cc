@@ -84,6 +84,12 @@ bool IsSameFile(int a, int b) {
          sa.st_ino == sb.st_ino;
 }
 
+bool IsNull(int fd) {
+  const dev_t null = makedev(1, 3);  // Linux's allocated devices
+  struct stat st;
+  return fstat(fd, &st) == 0 && S_ISCHR(st.st_mode) && st.st_rdev == null;
+}
+
 absl::Status OpenNull(int fd) {
   const int null = open("/dev/null", O_RDWR);
   if (null < 0) {
@@ -381,6 +387,13 @@ Inherited TakeAny(const ActivationOptions& options) {
 }
 
 }  // namespace
+
+void DetachStandardInputAndOutput() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO}) {
+    // Where there is no /dev/null, they stay what they are.
+    if (!IsNull(fd)) OpenNull(fd).IgnoreError();
+  }
+}
 
 Inherited TakeInherited(const ActivationOptions& options) {
   absl::Status status = FillStandardDescriptors();

@@ -64,6 +64,10 @@ struct ActivationOptions {
 // process are closed.
 Inherited TakeInherited(const ActivationOptions& options);
 
+// Makes descriptors 0 and 1 /dev/null: for the process of a connection, which
+// needs neither, and mustn't be able to use what it was started with.
+void DetachStandardInputAndOutput();
+
 }  // namespace nbdinetd
 
 #endif  // NBDINETD_ACTIVATION_H_

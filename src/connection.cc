@@ -7,11 +7,13 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <utility>
 #include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/errors.h"
+#include "base/event_fd.h"
 #include "base/limits.h"
 #include "base/steady_clock.h"
 #include "negotiation.h"
@@ -126,6 +128,17 @@ void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
       fields);
 }
 
+// What the process reads from and writes to, besides its exports and its log.
+void AddDescriptors(const Connection& connection, int signals_fd,
+                    int workers_fd, SandboxFacts* facts) {
+  facts->input_fd = connection.input.get();
+  facts->output_fd = connection.output.valid() ? connection.output.get()
+                                               : connection.input.get();
+  facts->kernel_tls = !IsUnixSocket(facts->input_fd);
+  facts->signals_fd = signals_fd;
+  facts->workers_fd = workers_fd;
+}
+
 // What is to be done about an incomplete sandbox: nothing but a line in the log,
 // or false, when the client can't be served.
 bool Accept(const absl::Status& sandboxed, SandboxMode mode, const Log& log) {
@@ -140,7 +153,8 @@ bool Accept(const absl::Status& sandboxed, SandboxMode mode, const Log& log) {
 Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
              const Timeouts& timeouts, const Tls* tls, bool require_tls,
              Exclusive exclusive, SandboxMode sandbox_mode, Sandbox& sandbox,
-             ServiceManager& manager, Log& log, Statistics& statistics) {
+             UniqueFd event_fd, ServiceManager& manager, Log& log,
+             Statistics& statistics) {
   const TlsMode mode = tls == nullptr ? TlsMode::kOff
                        : require_tls  ? TlsMode::kRequire
                                       : TlsMode::kOn;
@@ -172,7 +186,8 @@ Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
   Progress progress(manager, statistics,
                     absl::StrCat("serving ", Quoted(negotiated.export_name),
                                  " to ", peer));
-  return Transmission(channel, negotiated, timeouts, log, statistics, progress)
+  return Transmission(channel, negotiated, timeouts, log, statistics, progress,
+                      std::move(event_fd))
       .Run();
 }
 
@@ -201,15 +216,19 @@ ExitStatus ServeConnection(Connection connection, Catalog& catalog,
   Statistics statistics;
   Ending ending;
   {
+    UniqueFd event_fd = CreateEventFd();
+    SandboxFacts facts = SandboxFactsOf(catalog, tls != nullptr, exclusive);
+    AddDescriptors(connection, shutdown.fd(), event_fd.get(), &facts);
     Channel channel(MakeStream(connection, timeouts), shutdown.fd(), &manager);
     // Nothing is opened from here on, nor does anything have to be set.
-    Sandbox sandbox(SandboxFactsOf(catalog, tls != nullptr, exclusive));
+    Sandbox sandbox(facts);
     if (sandbox_mode != SandboxMode::kOff &&
         !Accept(sandbox.Enter(), sandbox_mode, log)) {
       return ExitStatus::kSystem;
     }
     ending = Serve(channel, peer, catalog, timeouts, tls, require_tls, exclusive,
-                   sandbox_mode, sandbox, manager, log, statistics);
+                   sandbox_mode, sandbox, std::move(event_fd), manager, log,
+                   statistics);
   }
   if (ending.status == ExitStatus::kOk && shutdown.Take() == kTakeoverSignal) {
     absl::StrAppend(&ending.reason, ", since another takes over the export");

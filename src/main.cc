@@ -158,8 +158,10 @@ absl::string_view ExclusiveInWords(Exclusive exclusive) {
 absl::StatusOr<std::string> CheckSandbox(const Options& options,
                                          const Catalog& catalog) {
   if (options.sandbox == SandboxMode::kOff) return "in no sandbox\n";
-  Sandbox sandbox(SandboxFactsOf(
-      catalog, options.tls.mode != TlsMode::kOff, options.exclusive));
+  SandboxFacts facts = SandboxFactsOf(
+      catalog, options.tls.mode != TlsMode::kOff, options.exclusive);
+  facts.output_fd = STDOUT_FILENO;
+  Sandbox sandbox(facts);
   const absl::Status status = sandbox.Enter();
   if (status.ok()) return sandbox.InWords();
   if (options.sandbox == SandboxMode::kRequire) {
@@ -195,6 +197,7 @@ int Check(const Options& options, const std::vector<NamedFile>& files,
 int Serve(Connection connection, const Options& options,
           const std::vector<NamedFile>& files, ServiceManager& manager,
           Log& log) {
+  DetachStandardInputAndOutput();
   // From here on every message says whom it is about.
   log.SetField("NBD_PEER", connection.peer);
   // Who has no lock to give up takes no notice of a takeover.

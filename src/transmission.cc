@@ -26,7 +26,8 @@ constexpr uint64_t kMinSendFile = 128 << 10;
 
 Transmission::Transmission(Channel& channel, const Negotiated& negotiated,
                            const Timeouts& timeouts, const Log& log,
-                           Statistics& statistics, Progress& progress)
+                           Statistics& statistics, Progress& progress,
+                           UniqueFd event_fd)
     : channel_(channel),
       negotiated_(negotiated),
       target_(*negotiated.target),
@@ -35,7 +36,7 @@ Transmission::Transmission(Channel& channel, const Negotiated& negotiated,
       statistics_(statistics),
       progress_(progress),
       replies_(channel, negotiated.style, statistics),
-      workers_(target_) {
+      workers_(target_, std::move(event_fd)) {
   channel_.set_stall_timeout(timeouts_.stall);
 }
 

@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
+#include "base/event_fd.h"
 #include "base/exit_status.h"
 #include "base/log.h"
 #include "engine/task.h"
@@ -33,10 +34,10 @@ namespace nbdinetd {
 class Transmission {
  public:
   // All borrowed. `statistics` is kept up to date, and `progress` asked to
-  // tell of it.
+  // tell of it. `event_fd` is for the workers.
   Transmission(Channel& channel, const Negotiated& negotiated,
                const Timeouts& timeouts, const Log& log, Statistics& statistics,
-               Progress& progress);
+               Progress& progress, UniqueFd event_fd = CreateEventFd());
 
   // Serves until the client disconnects, breaks the protocol or vanishes, or a
   // shutdown is requested; every request that was accepted has been carried

@@ -120,6 +120,23 @@ def faults_of_systemd(sources):
             if name.startswith("systemd/")]
 
 
+# What the sandbox doesn't let a connection call, and what is called instead.
+INSTEAD = {"fstat": "FileStatus()", "stat": "FileStatus()", "eventfd": "CreateEventFd()",
+           "sendmsg": "send()", "syslog": "Log"}
+# Where some of them are called all the same: before there is a sandbox, or by what is called instead.
+BEFORE = {"fstat": ("src/base/", "src/activation.cc", "src/bind.cc", "src/daemon.cc",
+                    "src/listener.cc", "src/options.cc", "src/stream/tls.cc"),
+          "eventfd": ("src/base/event_fd.h",)}
+CALL = re.compile(rf"(?<![\w.>:])(?:::)?({'|'.join(INSTEAD)})\(")
+
+
+def faults_of_calls(sources):
+    """Calls that would end a connection's process."""
+    return [f"{path} calls {name}(), not {INSTEAD[name]}" for path, text in sources.items()
+            for name in CALL.findall(re.sub(r"//.*", "", text))
+            if not path.startswith(BEFORE.get(name, ()) or "-")]
+
+
 def the_project():
     return (read_rooms((SRCDIR / "ARCHITECTURE.md").read_text()), read_sources(SRCDIR))
 
@@ -151,6 +168,12 @@ def _(_context):
 def _(_context):
     _rooms, sources = the_project()
     eq(faults_of_systemd(sources), [])
+
+
+@test("nobody calls what a connection in its sandbox can't")
+def _(_context):
+    _rooms, sources = the_project()
+    eq(faults_of_calls(sources), [])
 
 
 # ------------------------------------------------------------------ the check itself
@@ -187,7 +210,7 @@ def faults_with(**changes):
     tree = {**TREE, **{f"src/{path}": text for path, text in changes.get("files", {}).items()}}
     rooms = read_rooms(changes.get("table", TABLE))
     return (faults_of_rooms(rooms, list(tree)) + faults_of_includes(rooms, tree) + circles(rooms)
-            + faults_of_systemd(tree))
+            + faults_of_systemd(tree) + faults_of_calls(tree))
 
 
 @test("the check finds nothing wrong with a tree that follows its table")
@@ -220,6 +243,15 @@ def _(_context):
        ["src/low/a.cc includes ../one.h, which is not in src/"])
     eq(faults_with(files={"low/a.cc": '#include <systemd/sd-daemon.h>\n'}),
        ["src/low/a.cc includes <systemd/sd-daemon.h>"])
+
+
+@test("the check finds a call that ends a connection's process")
+def _(_context):
+    eq(faults_with(files={"low/a.cc": "struct stat st;\nif (fstat(fd, &st) != 0) return;\n"}),
+       ["src/low/a.cc calls fstat(), not FileStatus()"])
+    eq(faults_with(files={"low/a.cc": "// fstat() is\nmy_fstat(fd); x.fstat(); X::stat();\n",
+                          "low/a.h": "int n = ::sendmsg(fd, &m, 0);\n"}),
+       ["src/low/a.h calls sendmsg(), not send()"])
 
 
 @test("the check finds a source without a room, and a room without sources")

@@ -247,6 +247,27 @@ def _(t):
     process.expect(EX_OK)
 
 
+@test("pipes that are given up in the middle of a reply are closed from inside the sandbox")
+def _(t):
+    require(library_path() is not None, "needs tests/support/faulty_calls.so")
+    image, faults = t.pattern_image(MIB), Faults(t)
+    given_up, length = 0, 700000
+    # A simple reply can't tell of an error once its header is sent. Which call comes after that is
+    # found by trying.
+    for nth in range(1, 40):
+        with open(image, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        faults.arm("pread", errno.EIO, nth)
+        process, client = t.piped("-s", "--sandbox=require", image, env=faults.environment())
+        client.start(structured=False)
+        client.send(client.request_bytes(NBD_CMD_READ, 0, length) +
+                    client.request_bytes(NBD_CMD_DISC))
+        given_up += 16 < len(client.read_to_end()) < 16 + length
+        eq((process.wait() >= 0, process.stderr().splitlines()[-1][:9]), (True, "nbdinetd:"))
+    if given_up == 0:
+        raise AssertionError("no read has failed behind its header")
+
+
 # ------------------------------------------------------------------ where there is less
 
 def lacks(t, prefix, words, filters="0"):
@@ -306,7 +327,11 @@ def _(t):
     for nth in range(1, 20):
         faults.arm("syscall", errno.ENOMEM, nth)
         process, client = t.activated("--sandbox=on", image, env=faults.environment())
-        client.start()
+        try:
+            client.start()
+        except Disconnected:
+            process.expect(EX_NOINPUT)  # it was fstat(), of the export
+            continue
         eq(client.read(0, 4096), pattern(0, 4096))
         client.disconnect()
         process.expect(EX_OK)
@@ -382,24 +407,27 @@ def _(t):
 
 # ------------------------------------------------------------------ from inside
 
-def intrude(t, step, attempt, *arguments, free=False, env=None):
+def intrude(t, step, attempt, *arguments, free=False, env=None, files=(), family="socketpair",
+            speak=lambda client: client.go("disk")):
     """What becomes of an intruder's attempt: None when the process was ended for it, 0 when it
-    succeeded, or its errno."""
+    succeeded, or its errno. `speak` is the client's part, from the greeting to transmission."""
     require(os.access(INTRUDER, os.X_OK), "needs tests/nbdinetd-intruder")
-    ours, theirs = t.connection()
+    ours, theirs = t.connection(family)
     environment = {"NBDINETD_INTRUDER": f"{step} {attempt}", **(env or {})}
     if free:
         environment["NBDINETD_INTRUDER_FREE"] = "1"
-    process = t.spawn([INTRUDER, "--sandbox=require", *arguments], fds={3: theirs}, env=environment,
-                      listen_fds=1, listen_pid="own")
+    process = t.spawn([INTRUDER, "--sandbox=require", *arguments],
+                      fds={3: theirs, **{4 + i: file for i, file in enumerate(files)}},
+                      env=environment, listen_fds=1 + len(files), listen_pid="own")
     theirs.close()
     client = Client(ours)
     try:
         client.handshake()
-        client.go("disk")
+        speak(client)
         client.read(0, 512)
         client.disconnect()
-    except (Disconnected, BrokenPipeError, ConnectionResetError):
+    except (Disconnected, BrokenPipeError, ConnectionResetError, NotNbd):
+        # The process has ended, or somebody has spoken to the client before it.
         client.close()
     status = process.wait()
     found = re.search(r"^intruder: (done|error (\d+))$", process.stderr(), re.MULTILINE)
@@ -420,15 +448,20 @@ FORBIDDEN = (
     "open", "openat", "openat2", "creat", "open_by_handle_at", "readlink", "access", "statx",
     "unlink", "rename", "link", "symlink", "mkdir", "mknod", "chmod", "fchmod", "chown", "truncate",
     "ftruncate", "setxattr", "mount", "umount2", "chroot", "chdir", "inotify_init1", "memfd_create",
-    "collapse range",
+    "collapse range", "newfstatat", "newfstatat as fstat",
+    "read standard error", "write standard output", "write export", "writev standard output",
+    "sendfile standard output", "sendfile export", "flags of standard error",
+    "shutdown of the manager's socket", "ioctl TIOCOUTQ of standard output",
+    "sendmsg", "sendmsg somebody", "sendmsg client", "recvmsg",
     "execve", "execveat", "fork", "vfork", "clone3", "unshare", "setns", "ptrace",
     "process_vm_readv", "kill", "tgkill", "tgkill abort", "pidfd_open", "pidfd_send_signal",
     "signal handler", "setuid", "setgroups", "capset", "setrlimit", "prctl", "personality", "seccomp",
+    "seccomp listener",
     "mmap exec", "mmap file", "mprotect exec", "pkey_mprotect", "shmget",
     "socket", "socketpair", "connect", "bind", "listen", "accept4", "sendto somebody", "setsockopt",
-    "setsockopt TLS",
+    "setsockopt TLS", "setsockopt TLS elsewhere",
     "io_uring_setup", "io_setup", "bpf", "userfaultfd", "perf_event_open", "add_key", "init_module",
-    "splice", "pipe2", "dup", "ioctl TIOCSTI", "ioctl BLKDISCARD", "ioctl BLKGETSIZE64",
+    "splice", "pipe2", "eventfd2", "dup", "ioctl TIOCSTI", "ioctl BLKDISCARD", "ioctl BLKGETSIZE64",
     "fcntl F_DUPFD", "fcntl F_OFD_SETLK", "unknown")
 # As good as done without the sandbox: the kernel has looked at the arguments, and these are no
 # words of a sandbox's. What it has no use for at all is not tried.
@@ -436,11 +469,14 @@ NOT_THERE = (errno.ENOSYS, errno.EPERM, errno.EACCES)
 
 
 def victim(t):
-    """A process to be killed, and the file to be spoilt."""
+    """A process to be killed, the file to be spoilt, a socket for what is stolen, and, so that the
+    process has a socket besides the client's, a service manager."""
+    manager, thief = NotifySocket(t), NotifySocket(t)
     process = subprocess.Popen(["/bin/sleep", "600"], stdout=subprocess.DEVNULL)
     t.defer(process.wait)
     t.defer(process.kill)
-    return {"INTRUDER_VICTIM": str(process.pid), "INTRUDER_FILE": t.path("spoilt")}
+    return {"INTRUDER_VICTIM": str(process.pid), "INTRUDER_FILE": t.path("spoilt"),
+            "INTRUDER_SOCKET": thief.path, "NOTIFY_SOCKET": manager.path}
 
 
 def _forbidden(step, when):
@@ -518,11 +554,15 @@ def _(t):
 def _(t):
     image, env = t.pattern_image(MIB), victim(t)
     ebadf, ended = errno.EBADF, ENDED
+    certificates = f"--tls-certificates={authority().server_files(t)}"
     cases = (
         ("pwrite", [], ebadf, ebadf),
         ("pwrite", ["-r"], ended, ended),
-        ("setsockopt TLS", ["--tls=on", f"--tls-certificates={authority().server_files(t)}"], ebadf,
-         ended),
+        ("setsockopt TLS", ["--tls=on", certificates], errno.EOPNOTSUPP, ended),
+        ("setsockopt TLS elsewhere", ["--tls=on", certificates], ended, ended),
+        # Not a socket of TCP's, which the kernel could encrypt for.
+        ("sendmsg client", ["--tls=on", certificates], ended, ended),
+        ("recvmsg", ["--tls=on", certificates], ended, ended),
         ("fcntl F_OFD_SETLK", ["--exclusive"], ebadf, ended),
         ("pidfd_open", ["--exclusive"], ended, ended),
         ("pidfd_open", ["--exclusive=takeover"], 0, ended),
@@ -534,6 +574,33 @@ def _(t):
     with LoopDevice(image) as device:
         eq(intrude(t, "tighten", "ioctl BLKDISCARD", device.path), ebadf)
         eq(intrude(t, "tighten", "ioctl BLKDISCARD", "-r", device.path), ended)
+
+
+@test("where the kernel may encrypt, the client's socket is the only one for messages of more than bytes")
+def _(t):
+    image, env = t.pattern_image(MIB), victim(t)
+    options = ["--tls=on", f"--tls-certificates={authority().server_files(t)}", image]
+    for step in ("enter", "tighten"):
+        for attempt in ("sendmsg", "sendmsg somebody"):
+            eq(intrude(t, step, attempt, *options, family="tcp", env=env), ENDED, attempt)
+        # Where it is allowed: TCP sends the byte, and no descriptor.
+        eq(intrude(t, step, "sendmsg client", *options, family="tcp", env=env), 0)
+
+
+@test("a file that is handed over for writing, and served read-only, can't be written to in any way")
+def _(t):
+    """By a user who can't open it anew, so that what is served is what was handed over."""
+    image = t.pattern_image(MIB)
+    os.chmod(image, 0o600)
+    need_root("to run the program as a user without rights")
+    for step in ("enter", "tighten"):
+        for attempt in ("write export", "sendfile export"):
+            for free in (True, False):
+                with open(image, "r+b") as file:
+                    outcome = intrude(t, step, attempt, "-r", f"--user={NOBODY}",
+                                      f"--group={NOBODY}", files=[file], free=free,
+                                      speak=lambda client: client.go(client.list_exports()[0][0]))
+                eq(outcome, 0 if free else ENDED, f"{step} {attempt} free={free}")
 
 
 @test("nobody is in the program that is installed")

@@ -26,6 +26,7 @@ AM_CPPFLAGS += -I$(top_srcdir)/tests $(GTEST_CFLAGS)
 unit_tests = \
 	tests/access_test \
 	tests/base/errors_test \
+	tests/base/file_status_test \
 	tests/base/log_test \
 	tests/base/message_socket_test \
 	tests/base/rate_limit_test \

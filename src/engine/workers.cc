@@ -82,7 +82,7 @@ void* Workers::ThreadMain(void* workers) {
 }
 
 bool Workers::AddThread() {
-  if (!event_fd_.valid()) event_fd_.Reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  // Nobody would hear of its results.
   if (!event_fd_.valid()) return false;
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);

@@ -28,9 +28,11 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/event_fd.h"
 #include "base/limits.h"
 #include "base/unique_fd.h"
 #include "engine/buffer_pool.h"
@@ -40,8 +42,10 @@ namespace nbdinetd {
 
 class Workers {
  public:
-  // `target` is borrowed and must outlive the workers.
-  explicit Workers(Export& target) : target_(target) {}
+  // `target` is borrowed and must outlive the workers. `event_fd` is what
+  // CreateEventFd() gave; without a valid one there are no threads.
+  explicit Workers(Export& target, UniqueFd event_fd = CreateEventFd())
+      : target_(target), event_fd_(std::move(event_fd)) {}
   // Waits for the tasks that have been started.
   ~Workers();
 
@@ -64,8 +68,7 @@ class Workers {
   // change nothing.
   void DropReads();
 
-  // Readable while TakeFinished() has something to give; -1 before the first
-  // Start().
+  // Readable while TakeFinished() has something to give.
   int event_fd() const { return event_fd_.get(); }
 
   // How many threads may be at one kind of task while there is no other.

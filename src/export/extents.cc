@@ -12,6 +12,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/file_status.h"
+
 namespace nbdinetd {
 namespace {
 
@@ -90,7 +92,7 @@ void Finder::Append(uint64_t end, bool hole) {
 
 int Finder::AppendHole(uint64_t hole_end, uint64_t end) {
   struct stat st;
-  if (fstat(fd_, &st) != 0) return errno;
+  if (FileStatus(fd_, &st) != 0) return errno;
   // Where the file has been truncated, what the export still promises beyond its
   // end is no hole but lost, and reading it must fail.
   Append(std::min(hole_end, static_cast<uint64_t>(st.st_size)), true);

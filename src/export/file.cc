@@ -5,6 +5,7 @@
 #include <bit>
 #include <cerrno>
 
+#include "base/file_status.h"
 #include "base/page_size.h"
 
 namespace nbdinetd {
@@ -68,7 +69,7 @@ int FileExport::ZeroWhole(Range whole, Hole hole) {
     // A hole can't restore what a truncation took away; reading beyond the
     // end of the file would fail. ZERO_RANGE and writes extend the file.
     struct stat st;
-    if (fstat(fd(), &st) != 0) return errno;
+    if (FileStatus(fd(), &st) != 0) return errno;
     if (static_cast<uint64_t>(st.st_size) >= whole.offset + whole.length) {
       error = PunchHole(whole.offset, whole.length);
     }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "base/file_status.h"
 #include "export/block_device.h"
 #include "export/export.h"
 #include "export/file.h"
@@ -30,7 +31,7 @@ absl::StatusOr<std::unique_ptr<Export>> ExportOf(
     UniqueFd fd, const std::string& path, bool read_only,
     std::string* read_only_reason) {
   struct stat st;
-  if (fstat(fd.get(), &st) != 0) return NoInput(path, ErrnoText(errno));
+  if (FileStatus(fd.get(), &st) != 0) return NoInput(path, ErrnoText(errno));
   if (S_ISREG(st.st_mode)) {
     return FileExport::Create(path, std::move(fd), st, read_only);
   }

@@ -51,7 +51,7 @@ void AddRule(scmp_filter_ctx context, uint32_t action, const SystemCall& call) {
   int number;
   if (!NumberOf(call, &number)) return;
   std::vector<scmp_arg_cmp> conditions;
-  for (const Condition& condition : {call.first, call.second}) {
+  for (const Condition& condition : {call.first, call.second, call.third}) {
     switch (condition.kind) {
       case Condition::Kind::kNone:
         break;

@@ -24,10 +24,16 @@ struct Filter {
 };
 
 // Numbers that stand in a filter for what is only known when it is loaded: this
-// process's id, and the descriptor of the directory. Neither is any other
-// number of the table.
+// process's id, and descriptors (SandboxFacts). None is any other number of the
+// table. A descriptor that there is not is -1, on which every call fails.
 inline constexpr uint32_t kOwnProcess = 0x7e6b5d41;
 inline constexpr uint32_t kDirectory = 0x7e6b5d42;
+inline constexpr uint32_t kInput = 0x7e6b5d43;
+inline constexpr uint32_t kOutput = 0x7e6b5d44;
+inline constexpr uint32_t kSocket = 0x7e6b5d45;     // that is both
+inline constexpr uint32_t kKernelTls = 0x7e6b5d46;  // and may have kernel TLS
+inline constexpr uint32_t kSignals = 0x7e6b5d47;
+inline constexpr uint32_t kWorkers = 0x7e6b5d48;
 
 // The facts as bits.
 inline constexpr unsigned kIfTls = 1;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "sandbox/filters.h"
 
@@ -46,11 +47,24 @@ int LoadFilter(const Filter& filter, const SandboxFacts& facts) {
   if (filter.count == 0) return kNoFilters;
   sock_filter instructions[kMaxFilterLength];
   std::copy_n(filter.instructions, filter.count, instructions);
-  const auto own_process = static_cast<uint32_t>(getpid());
+  const int socket = facts.input_fd == facts.output_fd ? facts.input_fd : -1;
+  const std::pair<uint32_t, int> known[] = {
+      {kOwnProcess, getpid()},
+      {kDirectory, facts.directory_fd},
+      {kInput, facts.input_fd},
+      {kOutput, facts.output_fd},
+      {kSocket, socket},
+      {kKernelTls, facts.kernel_tls ? socket : -1},
+      {kSignals, facts.signals_fd},
+      {kWorkers, facts.workers_fd},
+  };
   for (size_t i = 0; i < filter.count; ++i) {
-    uint32_t& number = instructions[i].k;
-    if (number == kOwnProcess) number = own_process;
-    if (number == kDirectory) number = static_cast<uint32_t>(facts.directory_fd);
+    for (const auto& [placeholder, number] : known) {
+      if (instructions[i].k == placeholder) {
+        instructions[i].k = static_cast<uint32_t>(number);
+        break;
+      }
+    }
   }
   return Load({static_cast<unsigned short>(filter.count), instructions});
 }

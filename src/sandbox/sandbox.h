@@ -43,7 +43,14 @@ struct SandboxFacts {
   bool block_devices = false;  // an export may be a block device
   bool exclusive = false;      // exports are locked
   bool takeover = false;       // and whoever has one locked is asked to leave
-  int directory_fd = -1;       // beneath which exports are opened, or -1
+  // Descriptors, or -1: what exports are opened beneath; what comes from the
+  // client and goes to it; of signals; what workers tell of their results by.
+  int directory_fd = -1;
+  int input_fd = -1;
+  int output_fd = -1;
+  bool kernel_tls = false;  // if TLS, the kernel may encrypt for that socket
+  int signals_fd = -1;
+  int workers_fd = -1;
 };
 
 class Sandbox {

@@ -4,9 +4,12 @@
 // compile_filters.cc makes the filters of this. A row that depends on a fact is
 // only in the filters of connections of which that is true; several rows of one
 // system call add up. Numbers of the kernel that only newer headers have stand
-// here as numbers. What this can't tell: a filter sees numbers, not what pointers
-// point to. So fstat(), which the C library makes by newfstatat(), also lets
-// anybody who has taken over the process look whether a path exists.
+// here as numbers. A filter sees numbers, not what pointers point to: what could
+// reach past the connection by a pointer alone, such as sendmsg() (an address, and
+// descriptors) or newfstatat() (a path), is only here where nothing else will do.
+// For the same reason whatever writes bytes to a descriptor that others may share
+// names it. What doesn't, only moves bytes of files that are open (pread64), or
+// sends to a socket that is connected already (sendto without an address).
 #ifndef NBDINETD_SANDBOX_SYSTEM_CALLS_H_
 #define NBDINETD_SANDBOX_SYSTEM_CALLS_H_
 
@@ -23,10 +26,12 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdint>
 
+#include "base/file_status.h"
 #include "sandbox/filters.h"
 
 namespace nbdinetd {
@@ -57,7 +62,7 @@ struct SystemCall {
   When when;
   unsigned needs;     // facts that all have to be true: kIfTls | ...
   const char* user;   // who makes it
-  Condition first = {}, second = {};
+  Condition first = {}, second = {}, third = {};
   int refused_by = 0;  // not allowed: this errno, in place of the process's end
 };
 
@@ -75,28 +80,39 @@ inline constexpr uint32_t kSetxidSignal = __SIGRTMIN + 1;
 // Newer than some C libraries' headers.
 inline constexpr uint32_t kSolTls = 282;           // SOL_TLS
 inline constexpr uint32_t kPrSetVma = 0x53564d41;  // PR_SET_VMA
+inline constexpr uint32_t kSpeculation = 4;  // SECCOMP_FILTER_FLAG_SPEC_ALLOW
 
 inline constexpr SystemCall kSystemCalls[] = {
     // ---- The client
     {"recvfrom", When::kAlways, 0, "SocketStream::Read"},
-    {"sendmsg", When::kAlways, 0, "SocketStream::Write, OpenSSL's last record"},
-    {"recvmsg", When::kAlways, kIfTls, "OpenSSL, of a socket that decrypts"},
-    {"sendfile", When::kAlways, 0, "SocketStream::SendFile"},
-    {"read", When::kAlways, 0,
-     "PipeStream, OpenSSL, signalfd, eventfd: no descriptor leads elsewhere"},
-    {"write", When::kAlways, 0, "Log to standard error, OpenSSL, eventfd"},
-    {"writev", When::kAlways, 0, "PipeStream, the C library's last words"},
+    {"sendto", When::kAlways, 0, "SocketStream::Write; MessageSocket", IsNull(4)},
+    {"sendmsg", When::kAlways, kIfTls, "OpenSSL's last record, if the kernel encrypts",
+     Is(0, kKernelTls)},
+    {"recvmsg", When::kAlways, kIfTls, "OpenSSL, if the kernel decrypts",
+     Is(0, kKernelTls)},
+    {"sendfile", When::kAlways, 0, "SocketStream::SendFile", Is(0, kSocket)},
+    {"read", When::kAlways, 0, "PipeStream, OpenSSL", Is(0, kInput)},
+    {"read", When::kAlways, 0, "Signals", Is(0, kSignals)},
+    {"read", When::kAlways, 0, "Workers", Is(0, kWorkers)},
+    {"write", When::kAlways, 0, "OpenSSL, --check", Is(0, kOutput)},
+    {"write", When::kAlways, 0, "Log to standard error", Is(0, STDERR_FILENO)},
+    {"write", When::kAlways, 0, "Workers", Is(0, kWorkers)},
+    {"writev", When::kAlways, 0, "PipeStream", Is(0, kOutput)},
+    {"writev", When::kAlways, 0, "the C library's last words",
+     Is(0, STDERR_FILENO)},
     {"poll", When::kAlways, 0, "PollUntil, Log"},
     {"ppoll", When::kAlways, 0, "the same, where there is no poll"},
-    {"shutdown", When::kAlways, 0, "SocketStream::Abort"},
+    {"shutdown", When::kAlways, 0, "SocketStream::Abort", Is(0, kSocket)},
     {"fcntl", When::kAlways, 0, "SocketStream, PipeStream", Is(1, F_GETFL)},
-    {"fcntl", When::kAlways, 0, "SocketStream, PipeStream", Is(1, F_SETFL)},
+    {"fcntl", When::kAlways, 0, "SocketStream, PipeStream", Is(0, kInput),
+     Is(1, F_SETFL)},
+    {"fcntl", When::kAlways, 0, "PipeStream", Is(0, kOutput), Is(1, F_SETFL)},
     {"ioctl", When::kAlways, 0, "how much the client hasn't read: SIOCOUTQ",
-     Is(1, TIOCOUTQ)},
+     Is(0, kSocket), Is(1, TIOCOUTQ)},
     {"setsockopt", When::kNegotiation, kIfTls, "TCP_ULP: TLS in the kernel",
-     Is(1, IPPROTO_TCP), Is(2, TCP_ULP)},
+     Is(0, kSocket), Is(1, IPPROTO_TCP), Is(2, TCP_ULP)},
     {"setsockopt", When::kNegotiation, kIfTls, "OpenSSL, its keys to the kernel",
-     Is(1, kSolTls)},
+     Is(0, kKernelTls), Is(1, kSolTls)},
 
     // ---- The export
     {"preadv2", When::kAlways, 0, "Export::ReadCached"},
@@ -114,8 +130,10 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"sync_file_range", When::kAlways, 0, "Export::WriteBack"},
     {"fstatfs", When::kAlways, 0, "what kind of file system it is on"},
     {"fstat", When::kAlways, 0, "its length now: Zero, FindExtents"},
-    {"newfstatat", When::kAlways, 0, "fstat() by the C library",
+#ifndef NBDINETD_HAS_FSTAT_CALL
+    {"newfstatat", When::kAlways, 0, "the same, where there is no fstat",
      Is(3, AT_EMPTY_PATH)},
+#endif
     {"fdatasync", When::kAlways, 0, "Export::Flush, of a read-only one too"},
     {"pwrite64", When::kAlways, kIfWritable, "Export::Write"},
     {"pwritev2", When::kAlways, kIfWritable, "Export::Write, durably"},
@@ -171,11 +189,10 @@ inline constexpr SystemCall kSystemCalls[] = {
 
     // ---- Workers
     {"futex", When::kAlways, 0, "Workers, DurableCall"},
-    {"eventfd2", When::kAlways, 0, "Workers"},
     {"sched_yield", When::kAlways, 0, "Spinner"},
     // Its flags are in memory, where a filter doesn't see them; the C library
     // then uses clone.
-    {"clone3", When::kAlways, 0, "pthread_create", {}, {}, ENOSYS},
+    {"clone3", When::kAlways, 0, "pthread_create", {}, {}, {}, ENOSYS},
     {"clone", When::kAlways, 0, "pthread_create", Has(0, kThreadMask, kThread)},
     {"set_robust_list", When::kAlways, 0, "a thread's start"},
     {"rseq", When::kAlways, 0, "a thread's start"},
@@ -191,9 +208,7 @@ inline constexpr SystemCall kSystemCalls[] = {
 
     // ---- Everybody
     {"close", When::kAlways, 0, "UniqueFd"},
-    {"sendto", When::kAlways, 0, "Log, ServiceManager, on connected sockets",
-     IsNull(4)},
-    {"getpid", When::kAlways, 0, "syslog, OpenSSL, ExclusiveLock, LoadFilter"},
+    {"getpid", When::kAlways, 0, "Log, OpenSSL, ExclusiveLock, LoadFilter"},
     {"gettid", When::kAlways, 0, "abort"},
     {"tgkill", When::kAlways, 0, "abort", Is(0, kOwnProcess), Is(2, SIGABRT)},
     {"clock_gettime", When::kAlways, 0, "where the vDSO asks the kernel"},
@@ -202,15 +217,17 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"restart_syscall", When::kAlways, 0, "the kernel, after SIGSTOP and SIGCONT"},
     {"exit_group", When::kAlways, 0, "the end"},
     {"seccomp", When::kNegotiation, 0, "Sandbox::Tighten",
-     Is(0, SECCOMP_SET_MODE_FILTER)},
+     Is(0, SECCOMP_SET_MODE_FILTER), Has(1, ~kSpeculation, 0)},
 
     // ---- What libraries try by themselves, and can do without
     {"openat", When::kAlways, 0, "malloc: how many processors there are",
-     {}, {}, EACCES},
-    {"open", When::kAlways, 0, "the same, by older C libraries", {}, {}, EACCES},
-    {"socket", When::kAlways, 0, "syslog, whose daemon is gone", {}, {}, EACCES},
+     {}, {}, {}, EACCES},
+    {"open", When::kAlways, 0, "the same, by older C libraries", {}, {}, {},
+     EACCES},
+    {"socket", When::kAlways, 0, "MessageSocket, whose daemon is gone", {}, {}, {},
+     EACCES},
     {"prctl", When::kAlways, 0, "newer C libraries, which name memory",
-     Is(0, kPrSetVma), {}, EINVAL},
+     Is(0, kPrSetVma), {}, {}, EINVAL},
 };
 
 }  // namespace nbdinetd

@@ -32,13 +32,6 @@ int MakeNonBlocking(int fd) {
   return flags;
 }
 
-bool IsUnixSocket(int fd) {
-  int domain = 0;
-  socklen_t length = sizeof(domain);
-  return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 &&
-         domain == AF_UNIX;
-}
-
 // What a Unix socket holds that the peer hasn't read yet: by default 208 KiB,
 // and a writer that has filled it sleeps until three quarters of that are read.
 // A peer on another processor then reads the last quarter before the writer has
@@ -67,6 +60,13 @@ void GrowSendBuffer(int fd) {
 
 }  // namespace
 
+bool IsUnixSocket(int fd) {
+  int domain = 0;
+  socklen_t length = sizeof(domain);
+  return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 &&
+         domain == AF_UNIX;
+}
+
 ssize_t Stream::SendFile(int, uint64_t, size_t) { return -EOPNOTSUPP; }
 
 SocketStream::SocketStream(UniqueFd socket)
@@ -85,13 +85,14 @@ ssize_t SocketStream::Read(absl::Span<char> buffer) {
   });
 }
 
+// One piece at a time, by send(): what sendmsg() would do besides, passing
+// descriptors to the peer of a Unix socket, a filter of system calls couldn't see.
+// Several pieces are rare, and TCP sends them together all the same.
 ssize_t SocketStream::Write(absl::Span<const iovec> pieces, bool more) {
-  const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0);
-  msghdr message = {};
-  message.msg_iov = const_cast<iovec*>(pieces.data());
-  message.msg_iovlen = pieces.size();
+  const int flags = MSG_DONTWAIT | MSG_NOSIGNAL |
+                    (more || pieces.size() > 1 ? MSG_MORE : 0);
   return Retry([&] {
-    return sendmsg(socket_.get(), &message, flags);
+    return send(socket_.get(), pieces[0].iov_base, pieces[0].iov_len, flags);
   });
 }
 
@@ -138,22 +139,25 @@ PipeStream::PipeStream(UniqueFd input, UniqueFd output)
   output_flags_ = MakeNonBlocking(output_.get());
 }
 
-PipeStream::~PipeStream() {
+PipeStream::~PipeStream() { Abort(); }
+
+// Once only: the sandbox knows the two by their numbers, and no -1.
+void PipeStream::Abort() {
+  if (!input_.valid()) return;
   if (input_flags_ >= 0) fcntl(input_.get(), F_SETFL, input_flags_);
   if (output_flags_ >= 0) fcntl(output_.get(), F_SETFL, output_flags_);
-}
-
-void PipeStream::Abort() {
   input_.Reset();
   output_.Reset();
 }
 
 ssize_t PipeStream::Read(absl::Span<char> buffer) {
+  if (!input_.valid()) return -ECONNABORTED;
   return Retry(
       [&] { return read(input_.get(), buffer.data(), buffer.size()); });
 }
 
 ssize_t PipeStream::Write(absl::Span<const iovec> pieces, bool) {
+  if (!output_.valid()) return -EPIPE;
   return Retry([&] {
     return writev(output_.get(), pieces.data(),
                   static_cast<int>(pieces.size()));

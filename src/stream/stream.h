@@ -18,6 +18,9 @@
 
 namespace nbdinetd {
 
+// False, too, when it can't be told.
+bool IsUnixSocket(int fd);
+
 class Stream {
  public:
   virtual ~Stream() = default;

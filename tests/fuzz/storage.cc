@@ -640,7 +640,11 @@ __attribute__((no_sanitize_address)) long __wrap_syscall(long number, ...) {
   long arguments[6];
   for (long& argument : arguments) argument = va_arg(list, long);
   va_end(list);
-  if (number != kCachestat || !IsOurs(static_cast<int>(arguments[0]))) {
+  const auto fd = static_cast<int>(arguments[0]);
+  if (number == SYS_fstat && IsOurs(fd)) {
+    return __wrap_fstat(fd, reinterpret_cast<struct stat*>(arguments[1]));
+  }
+  if (number != kCachestat || !IsOurs(fd)) {
     return __real_syscall(number, arguments[0], arguments[1], arguments[2],
                           arguments[3], arguments[4], arguments[5]);
   }

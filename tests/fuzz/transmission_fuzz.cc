@@ -92,7 +92,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   nbdinetd::Progress progress(*manager, statistics, "");
   const nbdinetd::Ending ending =
       nbdinetd::Transmission(channel, negotiated, timeouts, log, statistics,
-                             progress)
+                             progress, /*event_fd=*/nbdinetd::UniqueFd())
           .Run();
   checker.Finish(static_cast<int>(ending.status));
   return 0;

@@ -38,14 +38,50 @@ const char kSecret[] = "/etc/passwd";
 const char* const kShell[] = {"/bin/sh", "-c", "echo intruder: done >&2", nullptr};
 char** environment() { return ::environ; }
 
-// The directory whose exports are served.
-int DirectoryFd() {
-  for (int fd = 3; fd < 64; ++fd) {
+// Where the tests put the client's socket.
+constexpr int kClient = 3;
+
+// The first descriptor from there on of a kind. Not by the C library's fstat(), which is
+// newfstatat().
+int FdOf(mode_t kind, int from = kClient) {
+  for (int fd = from; fd < 64; ++fd) {
     struct stat st;
-    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) return fd;
+    if (syscall(SYS_fstat, fd, &st) == 0 && (st.st_mode & S_IFMT) == kind) return fd;
   }
   return -1;
 }
+
+// The directory whose exports are served, and the export.
+int DirectoryFd() { return FdOf(S_IFDIR); }
+int ExportFd() { return FdOf(S_IFREG); }
+
+// Sends a message that has a descriptor with it, by a socket, to whoever the socket is connected to
+// or to `name`.
+long SendDescriptor(int socket, int descriptor, const char* name) {
+  iovec piece = {const_cast<char*>("x"), 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  sockaddr_un address = {};
+  msghdr message = {};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  cmsghdr* head = CMSG_FIRSTHDR(&message);
+  head->cmsg_level = SOL_SOCKET;
+  head->cmsg_type = SCM_RIGHTS;
+  head->cmsg_len = CMSG_LEN(sizeof(int));
+  memcpy(CMSG_DATA(head), &descriptor, sizeof(descriptor));
+  if (name != nullptr) {
+    address.sun_family = AF_UNIX;
+    strncpy(address.sun_path, name, sizeof(address.sun_path) - 1);
+    message.msg_name = &address;
+    message.msg_namelen = sizeof(address);
+  }
+  return syscall(SYS_sendmsg, socket, &message, MSG_DONTWAIT);
+}
+
+// The socket of the service manager, which is the only one besides the client's.
+int ManagerFd() { return FdOf(S_IFSOCK, kClient + 1); }
 
 long OpenAt2(int directory, const char* path, uint64_t flags) {
   open_how how = {};
@@ -102,6 +138,42 @@ const Attempt kAttempts[] = {
     {"memfd_create", [] { return syscall(SYS_memfd_create, "x", 0); }},
     {"collapse range", [] { return syscall(SYS_fallocate, -1, FALLOC_FL_COLLAPSE_RANGE, 0L, 1L); }},
     {"pwrite", [] { return syscall(SYS_pwrite64, -1, g_page, 1L, 0L); }},
+    {"newfstatat", [] { return syscall(SYS_newfstatat, AT_FDCWD, kSecret, g_page, 0); }},
+    {"newfstatat as fstat",
+     [] { return syscall(SYS_newfstatat, AT_FDCWD, kSecret, g_page, AT_EMPTY_PATH); }},
+    // What others may share
+    {"read standard error", [] { return syscall(SYS_read, 2, g_page, 1L); }},
+    {"write standard output", [] { return syscall(SYS_write, 1, "x", 1L); }},
+    {"write export", [] { return syscall(SYS_write, ExportFd(), "x", 1L); }},
+    {"writev standard output",
+     [] {
+       iovec piece = {const_cast<char*>("x"), 1};
+       return syscall(SYS_writev, 1, &piece, 1);
+     }},
+    {"sendfile standard output",
+     [] {
+       off_t offset = 0;
+       return syscall(SYS_sendfile, 1, ExportFd(), &offset, 1L);
+     }},
+    {"sendfile export",
+     [] {
+       off_t offset = 512;
+       return syscall(SYS_sendfile, ExportFd(), ExportFd(), &offset, 1L);
+     }},
+    {"flags of standard error", [] { return syscall(SYS_fcntl, 2, F_SETFL, O_APPEND); }},
+    {"shutdown of the manager's socket",
+     [] { return syscall(SYS_shutdown, ManagerFd(), SHUT_RDWR); }},
+    {"ioctl TIOCOUTQ of standard output",
+     [] { return syscall(SYS_ioctl, 1, TIOCOUTQ, g_page); }},
+    {"sendmsg", [] { return SendDescriptor(ManagerFd(), ExportFd(), nullptr); }},
+    {"sendmsg somebody",
+     [] { return SendDescriptor(ManagerFd(), ExportFd(), getenv("INTRUDER_SOCKET")); }},
+    {"sendmsg client", [] { return SendDescriptor(kClient, ExportFd(), nullptr); }},
+    {"recvmsg",
+     [] {
+       msghdr message = {};
+       return syscall(SYS_recvmsg, kClient, &message, MSG_DONTWAIT);
+     }},
     // Beneath the directory, or not
     {"beneath: look", [] { return OpenAt2(DirectoryFd(), ".", O_RDONLY | O_DIRECTORY); }},
     {"beneath: absolute", [] { return OpenAt2(DirectoryFd(), kSecret, O_RDONLY); }},
@@ -147,6 +219,11 @@ const Attempt kAttempts[] = {
     {"prctl", [] { return syscall(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0); }},
     {"personality", [] { return syscall(SYS_personality, 0xffffffffUL); }},
     {"seccomp", [] { return syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, g_page); }},
+    {"seccomp listener",
+     [] {
+       return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER,
+                      nullptr);
+     }},
     // Memory that can be executed
     {"mmap exec",
      [] {
@@ -170,7 +247,9 @@ const Attempt kAttempts[] = {
     {"sendto somebody", [] { return syscall(SYS_sendto, -1, g_page, 1L, 0, g_page, 16); }},
     {"setsockopt", [] { return syscall(SYS_setsockopt, -1, SOL_SOCKET, SO_DEBUG, g_page, 4); }},
     {"setsockopt TLS",
-     [] { return syscall(SYS_setsockopt, -1, IPPROTO_TCP, TCP_ULP, "tls", 4); }},
+     [] { return syscall(SYS_setsockopt, kClient, IPPROTO_TCP, TCP_ULP, "tls", 4); }},
+    {"setsockopt TLS elsewhere",
+     [] { return syscall(SYS_setsockopt, ManagerFd(), IPPROTO_TCP, TCP_ULP, "tls", 4); }},
     // The kernel's other doors
     {"io_uring_setup", [] { return syscall(SYS_io_uring_setup, 1, g_page); }},
     {"io_setup", [] { return syscall(SYS_io_setup, 1, g_page); }},
@@ -181,6 +260,7 @@ const Attempt kAttempts[] = {
     {"init_module", [] { return syscall(SYS_init_module, g_page, 0L, ""); }},
     {"splice", [] { return syscall(SYS_splice, -1, nullptr, -1, nullptr, 1L, 0); }},
     {"pipe2", [] { return syscall(SYS_pipe2, g_page, 0); }},
+    {"eventfd2", [] { return syscall(SYS_eventfd2, 0, 0); }},
     {"dup", [] { return syscall(SYS_dup, 2); }},
     {"ioctl TIOCSTI", [] { return syscall(SYS_ioctl, 2, TIOCSTI, "x"); }},
     {"ioctl BLKDISCARD", [] { return syscall(SYS_ioctl, -1, BLKDISCARD, g_page); }},
