@@ -1,19 +1,25 @@
 #include "activation.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -386,7 +392,79 @@ Inherited TakeAny(const ActivationOptions& options) {
   return inherited;
 }
 
+// What is to stay open, in order.
+std::vector<int> Known(const Inherited& inherited,
+                       absl::Span<const std::string> paths) {
+  std::vector<int> known = {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO};
+  if (inherited.connection.has_value()) {
+    known.push_back(inherited.connection->input.get());
+    known.push_back(inherited.connection->output.get());
+  }
+  for (const UniqueFd& fd : inherited.listeners) known.push_back(fd.get());
+  for (const ConnectionFd& fd : inherited.surplus) known.push_back(fd.get());
+  for (const NamedFile& file : inherited.files) known.push_back(file.fd.get());
+  for (const std::string& path : paths) {
+    for (absl::string_view folder : {"/dev/fd/", "/proc/self/fd/"}) {
+      int fd;
+      if (absl::StartsWith(path, folder) &&
+          absl::SimpleAtoi(*absl::StrSplit(path.substr(folder.size()), '/').begin(),
+                           &fd)) {
+        known.push_back(fd);
+      }
+    }
+  }
+  std::sort(known.begin(), known.end());
+  return known;
+}
+
+// False where the kernel has no close_range(2) (Linux 5.9), or a container's
+// filter doesn't know it.
+bool CloseRange(unsigned first, unsigned last) {
+  constexpr long kCloseRange = 436;  // of every architecture
+  return first > last || syscall(kCloseRange, first, last, 0) == 0;
+}
+
+// All but `known`, which are sorted.
+bool CloseRanges(absl::Span<const int> known) {
+  unsigned first = 0;
+  for (const int fd : known) {
+    if (fd < 0) continue;
+    const auto number = static_cast<unsigned>(fd);
+    if (number > first && !CloseRange(first, number - 1)) return false;
+    first = number + 1;
+  }
+  return CloseRange(first, UINT_MAX);
+}
+
+// The descriptors that are open: from /proc, or else all that can be.
+std::vector<int> OpenDescriptors() {
+  std::vector<int> numbers;
+  if (DIR* folder = opendir("/proc/self/fd")) {
+    while (const dirent* entry = readdir(folder)) {
+      int fd;
+      if (absl::SimpleAtoi(entry->d_name, &fd)) numbers.push_back(fd);
+    }
+    closedir(folder);
+    if (!numbers.empty()) return numbers;
+  }
+  constexpr rlim_t kEnough = 1 << 16;
+  rlimit limit = {kEnough, kEnough};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  numbers.resize(std::min(limit.rlim_cur, kEnough));
+  std::iota(numbers.begin(), numbers.end(), 0);
+  return numbers;
+}
+
 }  // namespace
+
+void CloseOtherDescriptors(const Inherited& inherited,
+                           absl::Span<const std::string> paths) {
+  const std::vector<int> known = Known(inherited, paths);
+  if (CloseRanges(known)) return;
+  for (const int fd : OpenDescriptors()) {
+    if (!std::binary_search(known.begin(), known.end(), fd)) close(fd);
+  }
+}
 
 void DetachStandardInputAndOutput() {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO}) {

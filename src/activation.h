@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/optional.h"
+#include "absl/types/span.h"
 #include "base/connection_fd.h"
 #include "base/unique_fd.h"
 
@@ -63,6 +64,12 @@ struct ActivationOptions {
 // everything taken is close-on-exec, and sockets that LISTEN_FDS hands to another
 // process are closed.
 Inherited TakeInherited(const ActivationOptions& options);
+
+// Closes what the process has inherited, and nobody has asked for: every
+// descriptor but 0, 1, 2, those in `inherited`, and those that one of `paths`
+// names (/dev/fd/N). To be called before anything else is opened.
+void CloseOtherDescriptors(const Inherited& inherited,
+                           absl::Span<const std::string> paths);
 
 // Makes descriptors 0 and 1 /dev/null: for the process of a connection, which
 // needs neither, and mustn't be able to use what it was started with.

@@ -197,7 +197,6 @@ int Check(const Options& options, const std::vector<NamedFile>& files,
 int Serve(Connection connection, const Options& options,
           const std::vector<NamedFile>& files, ServiceManager& manager,
           Log& log) {
-  DetachStandardInputAndOutput();
   // From here on every message says whom it is about.
   log.SetField("NBD_PEER", connection.peer);
   // Who has no lock to give up takes no notice of a takeover.
@@ -212,6 +211,8 @@ int Serve(Connection connection, const Options& options,
   // from the next connection on.
   absl::StatusOr<std::unique_ptr<Tls>> tls = LoadTls(options);
   if (!tls.ok()) return Fail(log, tls.status());
+  // One of them may have been the export (/dev/stdin).
+  DetachStandardInputAndOutput();
   return static_cast<int>(ServeConnection(
       std::move(connection), **catalog, options.timeouts, tls->get(),
       options.tls.mode == TlsMode::kRequire, options.exclusive, options.sandbox,
@@ -394,6 +395,9 @@ int Main(int argc, char** argv) {
   const absl::Status usage = ParseOptions(argc, argv, &options);
   // Before anything is printed: standard output and error may be the client's.
   Inherited inherited = TakeInherited(options.activation);
+  CloseOtherDescriptors(inherited, {options.file, options.directory,
+                                    options.tls.certificates,
+                                    options.tls.psk_file, options.pidfile});
   Log log({options.log, options.verbose, inherited.standard_error_is_peer});
   if (!usage.ok()) return Fail(log, usage);
   if ((options.help || options.version || options.check) &&
