@@ -27,6 +27,7 @@
 #include "export/export.h"
 #include "listener.h"
 #include "options.h"
+#include "sandbox/privileges.h"
 #include "sandbox/sandbox.h"
 #include "stream/tls.h"
 
@@ -120,10 +121,21 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
       "both FILE and files handed over as descriptors: give one or the other");
 }
 
+// Whether the log is told what is unsafe about the keys. For a process that a
+// listener has forked, the listener has told it.
+enum class KeyWarnings { kTell, kTold };
+
 // nullptr with --tls=off.
-absl::StatusOr<std::unique_ptr<Tls>> LoadTls(const Options& options) {
+absl::StatusOr<std::unique_ptr<Tls>> LoadTls(const Options& options,
+                                             KeyWarnings warnings,
+                                             const Log& log) {
   if (options.tls.mode == TlsMode::kOff) return nullptr;
-  return Tls::Load(options.tls);
+  absl::StatusOr<std::unique_ptr<Tls>> tls = Tls::Load(options.tls);
+  if (tls.ok() && warnings == KeyWarnings::kTell &&
+      !(*tls)->warning().empty()) {
+    log.Write(Priority::kWarning, (*tls)->warning());
+  }
+  return tls;
 }
 
 // Who is refused hears nothing, not even a greeting. Exit status 77, or nullopt
@@ -174,7 +186,8 @@ int Check(const Options& options, const std::vector<NamedFile>& files,
           const Log& log) {
   const auto catalog = OpenCatalog(options, files, log);
   if (!catalog.ok()) return Fail(log, catalog.status());
-  const absl::StatusOr<std::unique_ptr<Tls>> tls = LoadTls(options);
+  const absl::StatusOr<std::unique_ptr<Tls>> tls =
+      LoadTls(options, KeyWarnings::kTell, log);
   if (!tls.ok()) return Fail(log, tls.status());
   const absl::StatusOr<std::string> sandbox = CheckSandbox(options, **catalog);
   if (!sandbox.ok()) return Fail(log, sandbox.status());
@@ -195,8 +208,11 @@ int Check(const Options& options, const std::vector<NamedFile>& files,
 }
 
 int Serve(Connection connection, const Options& options,
-          const std::vector<NamedFile>& files, ServiceManager& manager,
-          Log& log) {
+          const std::vector<NamedFile>& files, KeyWarnings warnings,
+          ServiceManager& manager, Log& log) {
+  if (const int error = ForbidCoreDumps()) {
+    return Fail(log, ErrnoStatus(error, "failed to forbid core dumps"));
+  }
   // From here on every message says whom it is about.
   log.SetField("NBD_PEER", connection.peer);
   // Who has no lock to give up takes no notice of a takeover.
@@ -209,7 +225,7 @@ int Serve(Connection connection, const Options& options,
   if (!catalog.ok()) return Fail(log, catalog.status());
   // Each connection reads its keys and certificates, so that renewed ones hold
   // from the next connection on.
-  absl::StatusOr<std::unique_ptr<Tls>> tls = LoadTls(options);
+  absl::StatusOr<std::unique_ptr<Tls>> tls = LoadTls(options, warnings, log);
   if (!tls.ok()) return Fail(log, tls.status());
   // One of them may have been the export (/dev/stdin).
   DetachStandardInputAndOutput();
@@ -247,7 +263,8 @@ int Listen(std::vector<UniqueFd> sockets, const Options& options,
     log.Renew();
     // They are the listener's.
     own = OwnFiles();
-    return Serve(std::move(*connection), options, files, manager, log);
+    return Serve(std::move(*connection), options, files, KeyWarnings::kTold,
+                 manager, log);
   }
   return std::get<int>(outcome);
 }
@@ -309,7 +326,9 @@ absl::StatusOr<pid_t> StartStandAlone(const std::vector<NamedFile>& files,
   // than to the first client.
   if (status.ok()) status = OpenCatalog(options, files, log).status();
   // What this loads of OpenSSL is there for every connection's process.
-  if (status.ok()) status = LoadTls(options).status();
+  if (status.ok()) {
+    status = LoadTls(options, KeyWarnings::kTell, log).status();
+  }
   if (status.ok()) status = own.bound.Listen();
   if (!status.ok()) return status;
   return StartRun(options, own.bound);
@@ -428,7 +447,7 @@ int Main(int argc, char** argv) {
         identity.ok() ? Become(*identity) : identity.status();
     if (!status.ok()) return Fail(log, status);
     return Serve(*std::move(inherited.connection), options, inherited.files,
-                 manager, log);
+                 KeyWarnings::kTell, manager, log);
   }
   if (inherited.listeners.empty()) {
     return StandAlone(std::move(options), inherited.files, manager, log);
@@ -450,7 +469,9 @@ int Main(int argc, char** argv) {
       return exit_status;
     }
   }
-  if (const absl::Status status = LoadTls(options).status(); !status.ok()) {
+  if (const absl::Status status =
+          LoadTls(options, KeyWarnings::kTell, log).status();
+      !status.ok()) {
     own.Remove();
     return Fail(log, status);
   }

@@ -91,6 +91,7 @@ python_tests = \
 	tests/listener_test.py \
 	tests/other_release_test.py \
 	tests/sandbox_test.py \
+	tests/secrets_test.py \
 	tests/seed-activation_test.py \
 	tests/seed-logging_test.py \
 	tests/seed-systemd_test.py \

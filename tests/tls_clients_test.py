@@ -53,13 +53,13 @@ def uri(door, parameter, user=""):
     return start.format(user=user and user + "@") + "?" + "&".join([*parameters, parameter])
 
 
-def there_and_back(context, address, image):
+def there_and_back(context, address, image, env=None):
     """nbdcopy out of an export and into it."""
     copy = context.fresh(".copy")
-    context.run(["nbdcopy", address, copy])
+    context.run(["nbdcopy", address, copy], env=env)
     eq(Path(copy).read_bytes(), Path(image).read_bytes())
     new = context.random_image(Path(image).stat().st_size, seed=9)
-    context.run(["nbdcopy", "--flush", new, address])
+    context.run(["nbdcopy", "--flush", new, address], env=env)
     eq(Path(image).read_bytes(), Path(new).read_bytes())
 
 
@@ -92,6 +92,25 @@ def _(context):
         stop(process)
         matches(r'serving export .* with "CN=alice', process.stderr())
         matches("handshake failed: .*certificate", process.stderr())
+
+
+@test("clients that know no TLS 1.3 are served, with certificates and with pre-shared keys")
+def _(context):
+    need("nbdcopy")
+    # GnuTLS's own configuration (gnutls_priority_init, "Overriding algorithms and parameters").
+    configuration = context.path("gnutls.cfg")
+    Path(configuration).write_text("[overrides]\ndisabled-version = tls1.3\n")
+    env = {"GNUTLS_SYSTEM_PRIORITY_FILE": configuration}
+    keys, ca = psk_file(context, "alice"), authority()
+    for server, client, user, told in (
+            (f"--tls-psk={keys}/keys.psk", f"tls-psk-file={keys}/keys.psk", "alice",
+             "ECDHE-PSK-CHACHA20-POLY1305"),
+            (f"--tls-certificates={ca.server_files(context)}",
+             f"tls-certificates={ca.client_files(context)}", "", "ECDHE-ECDSA-AES128-GCM-SHA256")):
+        process, door, image = listener(context, "--tls=require", server)
+        there_and_back(context, uri(door, client, user), image, env=env)
+        stop(process)
+        matches(rf"serving export .* TLS \(TLSv1\.2, {told}\)", process.stderr())
 
 
 @test("a wrong key, an unknown user and a user who isn't allowed are refused")

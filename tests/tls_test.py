@@ -632,6 +632,55 @@ def _(context):
     expect_refused(process, client, "handshake failed: .*(version|protocol)")
 
 
+# What a client of TLS 1.2 may ask for, with a key of each kind. Each has its own name in OpenSSL.
+TLS12_SERVED = {
+    "ec": ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384",
+           "ECDHE-ECDSA-CHACHA20-POLY1305"),
+    "rsa": ("ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-AES256-GCM-SHA384",
+            "ECDHE-RSA-CHACHA20-POLY1305")}
+TLS12_REFUSED = {
+    "ec": ("ECDHE-ECDSA-AES128-SHA256", "ECDHE-ECDSA-AES128-SHA"),  # CBC
+    "rsa": ("DHE-RSA-AES128-GCM-SHA256", "DHE-RSA-AES256-GCM-SHA384",  # finite fields
+            "DHE-RSA-CHACHA20-POLY1305",
+            "ECDHE-RSA-AES128-SHA256", "ECDHE-RSA-AES256-SHA", "DHE-RSA-AES128-SHA256",  # CBC
+            "AES128-GCM-SHA256", "AES128-SHA")}  # no forward secrecy
+
+
+@test("TLS 1.2 is spoken with elliptic curves and authenticated encryption only")
+def _(context):
+    ca = authority()
+    ca.issue("rsa", "/CN=localhost", "subjectAltName=DNS:localhost", rsa=True)
+    for kind in ("ec", "rsa"):
+        files = ca.server_files(context)
+        if kind == "rsa":
+            for part in ("cert", "key"):
+                shutil.copy(ca.path(f"rsa-{part}.pem"), f"{files}/server-{part}.pem")
+        for cipher in (*TLS12_SERVED[kind], *TLS12_REFUSED[kind]):
+            process, client = context.activated("--tls=require", f"--tls-certificates={files}",
+                                                context.pattern_image(MIB))
+            client = TlsClient.of(client)
+            client.handshake()
+            client.ask_for_tls()
+            wanted = client_context(version=ssl.TLSVersion.TLSv1_2)
+            wanted.set_ciphers(f"{cipher}:@SECLEVEL=0")
+            client.begin_tls(wanted)
+            if cipher in TLS12_SERVED[kind]:
+                client.shake_hands()
+                eq(client.tls.cipher()[0], cipher)
+                client.start()
+                eq(client.read(4096, 512), pattern(4096, 512))
+                client.send(client.request_bytes(NBD_CMD_DISC))
+                client.expect_end()
+                process.expect(EX_OK)
+                continue
+            try:
+                client.shake_hands()
+            except (ssl.SSLError, Disconnected):
+                expect_refused(process, client, "handshake failed: .*no shared cipher")
+            else:
+                raise AssertionError(f"{cipher} was accepted")
+
+
 @test("--handshake-timeout covers the TLS handshake and what follows it")
 def _(context):
     for steps in (1, 2, 3):

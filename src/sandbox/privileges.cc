@@ -2,6 +2,7 @@
 
 #include <linux/capability.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -33,6 +34,14 @@ int DropCapabilities() {
   }
   const __user_cap_data_struct none[2] = {};
   return syscall(SYS_capset, &header, none) == 0 ? 0 : errno;
+}
+
+int ForbidCoreDumps() {
+  constexpr rlimit kNone = {0, 0};
+  return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 &&
+                 setrlimit(RLIMIT_CORE, &kNone) == 0
+             ? 0
+             : errno;
 }
 
 }  // namespace nbdinetd

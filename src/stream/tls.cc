@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/errors.h"
 #include "base/limits.h"
@@ -34,23 +35,38 @@ constexpr char kRevocationList[] = "ca-crl.pem";
 constexpr char kCiphersOfTls13[] =
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:"
     "TLS_CHACHA20_POLY1305_SHA256";
-// All of them have forward secrecy and authenticated encryption, but the last
-// for PSK, which is what other libraries have in common with OpenSSL.
+// All of them have forward secrecy and authenticated encryption: no CBC, and keys
+// are agreed on by elliptic curves, since finite fields cost a server much for
+// what they cost a client ("DHEat"), in groups that a client of TLS 1.2 can't
+// check. For PSK that leaves one, which OpenSSL and GnuTLS have in common.
 constexpr char kCiphersOfTls12[] =
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
-    "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!PSK:!aNULL";
-constexpr char kPskCiphersOfTls12[] =
-    "DHE-PSK-AES128-GCM-SHA256:DHE-PSK-AES256-GCM-SHA384:"
-    "ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-CHACHA20-POLY1305:"
-    "ECDHE-PSK-AES128-CBC-SHA256";
+    "ECDHE+AESGCM:ECDHE+CHACHA20:!PSK:!aNULL";
+constexpr char kPskCiphersOfTls12[] = "ECDHE-PSK-CHACHA20-POLY1305";
 
 // Text that is overwritten when it isn't needed any more.
 struct Secret {
   Secret() = default;
-  Secret(Secret&& other) noexcept : text(std::move(other.text)) {}
+  Secret(Secret&& other) noexcept
+      : text(std::move(other.text)), mode(other.mode) {}
   ~Secret() { explicit_bzero(text.data(), text.size()); }
   std::string text;
+  mode_t mode = 0;  // of its file
 };
+
+// What is unsafe about a file of keys. A group may be there to share it, as
+// Debian's ssl-cert is.
+std::string WarningOf(absl::string_view path, mode_t mode) {
+  if ((mode & (S_IROTH | S_IWOTH)) == 0) return "";
+  return absl::StrFormat(
+      "the keys in %s are no secret: every user of this machine may %s the file "
+      "(mode %04o); take that from others by chmod o-rwx",
+      Quoted(path),
+      (mode & S_IWOTH) == 0   ? "read"
+      : (mode & S_IROTH) == 0 ? "write"
+                              : "read and write",
+      mode & 07777);
+}
 
 absl::Status WrongFile(absl::string_view path, absl::string_view reason) {
   return absl::FailedPreconditionError(
@@ -88,6 +104,7 @@ absl::StatusOr<Secret> ReadFile(const std::string& path,
     return WrongFile(path, absl::StrCat("it has more than ", kMaxFileBytes,
                                         " bytes"));
   }
+  content.mode = st.st_mode;
   // At once, so that no copy stays behind in memory.
   content.text.resize(static_cast<size_t>(st.st_size));
   size_t done = 0;
@@ -155,6 +172,7 @@ class OpenSslTls : public Tls {
 
   absl::Status Load(const TlsSettings& settings);
   std::string description() const override { return description_; }
+  std::string warning() const override { return warning_; }
   std::unique_ptr<TlsStream> Wrap(
       std::unique_ptr<Stream> plain) const override {
     return std::make_unique<OpenSslStream>(server_, std::move(plain));
@@ -180,6 +198,7 @@ class OpenSslTls : public Tls {
   const LibSsl& lib_;
   OpenSslStream::Server server_;
   std::string description_;
+  std::string warning_;
 };
 
 absl::Status OpenSslTls::OpenSslError(absl::string_view path) const {
@@ -218,7 +237,6 @@ absl::Status OpenSslTls::MakeContext() {
   lib_.SSL_CTX_set_default_read_buffer_len(context, kTlsInputBytes);
   lib_.SSL_CTX_ctrl(context, SSL_CTRL_SET_MAX_CERT_LIST, kMaxCertificateBytes,
                     nullptr);
-  lib_.SSL_CTX_ctrl(context, SSL_CTRL_SET_DH_AUTO, 1, nullptr);
   if (lib_.SSL_CTX_set_ciphersuites(context, kCiphersOfTls13) != 1) {
     return absl::FailedPreconditionError(
         "OpenSSL knows none of the ciphers of TLS 1.3");
@@ -232,6 +250,7 @@ absl::Status OpenSslTls::LoadKeys(const TlsSettings& settings) {
   absl::StatusOr<PskMap> keys = ParsePskFile(content->text);
   if (!keys.ok()) return WrongFile(settings.psk_file, keys.status().message());
   server_.keys = *std::move(keys);
+  warning_ = WarningOf(settings.psk_file, content->mode);
   lib_.SSL_CTX_set_psk_server_callback(server_.context,
                                        &OpenSslStream::FindKey);
   if (lib_.SSL_CTX_set_cipher_list(server_.context, kPskCiphersOfTls12) != 1) {
@@ -319,6 +338,7 @@ absl::Status OpenSslTls::UseKey(const std::string& path) {
   const bool used = lib_.SSL_CTX_use_PrivateKey(server_.context, key) == 1 &&
                     lib_.SSL_CTX_check_private_key(server_.context) == 1;
   lib_.EVP_PKEY_free(key);
+  warning_ = WarningOf(path, content->mode);
   return used ? absl::OkStatus() : OpenSslError(path);
 }
 

@@ -53,6 +53,8 @@ class Tls {
 
   // A clause on what was loaded, for a person: "X.509 certificates from ...".
   virtual std::string description() const = 0;
+  // A sentence on what is unsafe about the files, for the log; mostly empty.
+  virtual std::string warning() const = 0;
 
   // Wraps the stream of a client that sends its first TLS record next. This must
   // outlive the result.

@@ -48,7 +48,8 @@ unsigned GiveKey(SSL* ssl, const char*, char* identity, unsigned, unsigned char*
 class Pair {
  public:
   explicit Pair(int version, ClientKey key = {},
-                std::vector<std::string> allow = {})
+                std::vector<std::string> allow = {},
+                const char* ciphers_of_tls12 = "PSK")
       : key_(std::move(key)) {
     char path[] = "/tmp/nbdinetd-psk-XXXXXX";
     close(mkstemp(path));
@@ -66,7 +67,7 @@ class Pair {
     context_ = SSL_CTX_new(TLS_client_method());
     SSL_CTX_set_min_proto_version(context_, version);
     SSL_CTX_set_max_proto_version(context_, version);
-    SSL_CTX_set_cipher_list(context_, "PSK");
+    EXPECT_EQ(SSL_CTX_set_cipher_list(context_, ciphers_of_tls12), 1) << ciphers_of_tls12;
     SSL_CTX_set_psk_client_callback(context_, &GiveKey);
     client_ = SSL_new(context_);
     SSL_set_connect_state(client_);
@@ -419,6 +420,21 @@ TEST(Tls13, DropsAnswersToAClientThatReadsNoMore) {
   EXPECT_GT(pair.peer().writes(), writes);
   EXPECT_EQ(text, "bye");
   EXPECT_FALSE(pair.server().has_output());
+}
+
+// With elliptic curves and authenticated encryption; no finite fields, no CBC.
+TEST(Tls12, HasOneKindOfCipherForPreSharedKeys) {
+  Pair served(TLS1_2_VERSION, {}, {}, "ECDHE-PSK-CHACHA20-POLY1305");
+  EXPECT_EQ(served.ShakeHands(), 0) << served.server().failure();
+  for (const char* cipher :
+       {"DHE-PSK-AES128-GCM-SHA256", "DHE-PSK-AES256-GCM-SHA384", "DHE-PSK-CHACHA20-POLY1305",
+        "DHE-PSK-AES128-CBC-SHA256", "ECDHE-PSK-AES128-CBC-SHA256", "ECDHE-PSK-AES256-CBC-SHA384",
+        "PSK-AES128-GCM-SHA256", "PSK-AES128-CBC-SHA", "RSA-PSK-AES128-GCM-SHA256"}) {
+    Pair refused(TLS1_2_VERSION, {}, {}, cipher);
+    EXPECT_EQ(refused.ShakeHands(), -EPROTO) << cipher;
+    EXPECT_NE(refused.server().failure().find("no shared cipher"), std::string::npos)
+        << cipher << ": " << refused.server().failure();
+  }
 }
 
 TEST(Tls12, RefusesToRenegotiate) {

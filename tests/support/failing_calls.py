@@ -126,6 +126,7 @@ ERRORS = {
     "sendfile": [_E.EAGAIN, _E.EINTR, _E.EIO, _E.EINVAL, _E.EPIPE, _E.ECONNRESET, _E.ENOMEM],
     "send": [_E.EAGAIN, _E.EINTR, _E.EPIPE, _E.ECONNRESET, _E.ETIMEDOUT, _E.ENOBUFS, _E.ENOMEM],
     "sendmsg": [_E.EAGAIN, _E.EINTR, _E.EPIPE, _E.ECONNRESET],
+    "setrlimit": [_E.EPERM],
     "setsid": [_E.EPERM],
     "setsockopt": [_E.ENOPROTOOPT, _E.EINVAL, _E.ENOMEM],
     "shutdown": [_E.ENOTCONN],

@@ -39,6 +39,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -455,5 +456,7 @@ WRAP(pid_t, fork, kOther, (void), ())
 // Never interrupted: it is told not to wait.
 WRAP(pid_t, waitpid, kOther, (pid_t pid, int* status, int options), (pid, status, options))
 WRAP(pid_t, setsid, kOther, (void), ())
+WRAP(int, setrlimit, kOther, (__rlimit_resource_t resource, const struct rlimit* limit),
+     (resource, limit))
 WRAP(int, unlink, kOther, (const char* path), (path))
 WRAP(int, chdir, kOther, (const char* path), (path))

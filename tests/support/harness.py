@@ -233,6 +233,7 @@ class Process:
         self.argv = argv
         self._pidfd = os.pidfd_open(pid)
         self._status = None
+        self.core_dumped = None  # whether, once it has ended by a signal
         self._stdout_path = stdout_path
         self._stderr_path = stderr_path
 
@@ -242,6 +243,7 @@ class Process:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid == self.pid:
                 self._status = os.waitstatus_to_exitcode(status)
+                self.core_dumped = os.WIFSIGNALED(status) and os.WCOREDUMP(status)
                 os.close(self._pidfd)
                 self._pidfd = -1
         return self._status

@@ -63,9 +63,9 @@ class Authority:
     def path(self, name):
         return str(self.directory / name)
 
-    def _key(self, name):
-        return ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", self.path(name),
-                "-config", self.path("ca.cnf")]
+    def _key(self, name, rsa=False):
+        kind = ["rsa:2048"] if rsa else ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+        return ["-newkey", *kind, "-keyout", self.path(name), "-config", self.path("ca.cnf")]
 
     def _run(self, *arguments):
         done = subprocess.run([self._openssl, *map(str, arguments)], capture_output=True,
@@ -73,11 +73,12 @@ class Authority:
         if done.returncode:
             raise AssertionError(f"openssl {arguments}: {done.stderr.decode()}")
 
-    def issue(self, name, subject, extension="extendedKeyUsage=clientAuth", expired=False):
+    def issue(self, name, subject, extension="extendedKeyUsage=clientAuth", expired=False,
+              rsa=False):
         """NAME-cert.pem and NAME-key.pem. Returns itself."""
         request, extensions = self.path(f"{name}.csr"), self.path(f"{name}.ext")
         Path(extensions).write_text(extension + "\n")
-        self._run("req", "-nodes", "-utf8", *self._key(f"{name}-key.pem"), "-out", request,
+        self._run("req", "-nodes", "-utf8", *self._key(f"{name}-key.pem", rsa), "-out", request,
                   "-subj", subject)
         if expired:
             # OpenSSL 3.5 takes no -days below 0, and 3.0 lets only ca name the dates.
