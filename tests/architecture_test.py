@@ -137,6 +137,13 @@ def faults_of_calls(sources):
             if not path.startswith(BEFORE.get(name, ()) or "-")]
 
 
+def unused_functions(table, sources):
+    """Functions of OpenSSL that nobody calls: without one of them, TLS is not to be had."""
+    names = re.findall(r"\bF\((\w+)\)", table)
+    text = "".join(re.sub(r"//.*", "", source) for source in sources)
+    return [name for name in names if not re.search(rf"(?:\.|->)\s*{name}\b", text)]
+
+
 def the_project():
     return (read_rooms((SRCDIR / "ARCHITECTURE.md").read_text()), read_sources(SRCDIR))
 
@@ -174,6 +181,19 @@ def _(_context):
 def _(_context):
     _rooms, sources = the_project()
     eq(faults_of_calls(sources), [])
+
+
+@test("every function that is loaded from OpenSSL is called")
+def _(_context):
+    _rooms, sources = the_project()
+    table = sources["src/stream/libssl.h"]
+    if table.count("  F(") < 50:
+        raise AssertionError("no table of functions found")
+    eq(unused_functions(table, [text for path, text in sources.items()
+                                if path != "src/stream/libssl.h"] +
+                        [table.partition("struct LibSsl")[2]]), [])
+    eq(unused_functions("F(SSL_new) \\\nF(SSL_free)\n", ["lib_.SSL_free(x); // lib_.SSL_new"]),
+       ["SSL_new"])
 
 
 # ------------------------------------------------------------------ the check itself

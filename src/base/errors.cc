@@ -1,6 +1,8 @@
 #include "base/errors.h"
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -9,23 +11,49 @@
 namespace nbdinetd {
 namespace {
 
-// Characters that do something instead of being seen: a terminal may obey U+0080
-// to U+009F as it obeys escape sequences; U+200E, U+200F, U+202A to U+202E and
-// U+2066 to U+2069 turn what follows around, so that a name may look like another
-// or like the rest of the message; U+2028 and U+2029 end a line.
-bool HasHiddenControl(absl::string_view text) {
-  const auto in = [](unsigned char c, unsigned first, unsigned last) {
-    return c >= first && c <= last;
-  };
-  for (size_t i = 0; i + 1 < text.size(); ++i) {
-    const auto next = static_cast<unsigned char>(text[i + 1]);
-    if (text[i] == '\xc2' && in(next, 0x80, 0x9f)) return true;
-    if (text[i] != '\xe2' || i + 2 >= text.size()) continue;
-    const auto last = static_cast<unsigned char>(text[i + 2]);
-    if (next == 0x80 && (in(last, 0x8e, 0x8f) || in(last, 0xa8, 0xae))) {
+// Characters that do something instead of being seen, by their properties in
+// Unicode 16: controls (Cc), which a terminal may obey; format characters (Cf),
+// among them all that turn what follows around (Bidi_Control) and the tags;
+// separators of lines and paragraphs (Zl, Zp); and what nobody shows who doesn't
+// know it (Default_Ignorable_Code_Point: fillers, variation selectors, and places
+// kept for more of them). With any of these a name may look like another, or like
+// the rest of the message. Those of ASCII are escaped in any case.
+struct Range {
+  char32_t first, last;
+};
+constexpr Range kUnseen[] = {
+    {0x80, 0x9f},       {0xad, 0xad},       {0x34f, 0x34f},
+    {0x600, 0x605},     {0x61c, 0x61c},     {0x6dd, 0x6dd},
+    {0x70f, 0x70f},     {0x890, 0x891},     {0x8e2, 0x8e2},
+    {0x115f, 0x1160},   {0x17b4, 0x17b5},   {0x180b, 0x180f},
+    {0x200b, 0x200f},   {0x2028, 0x202e},   {0x2060, 0x206f},
+    {0x3164, 0x3164},   {0xfe00, 0xfe0f},   {0xfeff, 0xfeff},
+    {0xffa0, 0xffa0},   {0xfff0, 0xfffb},   {0x110bd, 0x110bd},
+    {0x110cd, 0x110cd}, {0x13430, 0x1343f}, {0x1bca0, 0x1bca3},
+    {0x1d173, 0x1d17a}, {0xe0000, 0xe0fff},
+};
+
+// The character at `*i` of well-formed UTF-8, and `*i` behind it.
+char32_t TakeCharacter(absl::string_view text, size_t* i) {
+  const auto lead = static_cast<unsigned char>(text[(*i)++]);
+  if (lead < 0x80) return lead;
+  const int more = lead < 0xe0 ? 1 : lead < 0xf0 ? 2 : 3;
+  char32_t character = lead & (0x3f >> more);
+  for (int k = 0; k < more; ++k) {
+    character = character << 6 | (static_cast<unsigned char>(text[(*i)++]) & 0x3f);
+  }
+  return character;
+}
+
+bool HasUnseen(absl::string_view text) {
+  for (size_t i = 0; i < text.size();) {
+    const char32_t character = TakeCharacter(text, &i);
+    const auto range = std::upper_bound(
+        std::begin(kUnseen), std::end(kUnseen), character,
+        [](char32_t c, const Range& r) { return c < r.first; });
+    if (range != std::begin(kUnseen) && character <= std::prev(range)->last) {
       return true;
     }
-    if (next == 0x81 && in(last, 0xa6, 0xa9)) return true;
   }
   return false;
 }
@@ -46,7 +74,7 @@ absl::Status ErrnoStatus(int error_number, absl::string_view what,
 std::string Quoted(absl::string_view name) {
   // Utf8SafeCEscape lets every byte from 0x80 pass, so that it is only for names
   // that are known to be harmless.
-  const bool harmless = IsValidUtf8(name) && !HasHiddenControl(name);
+  const bool harmless = IsValidUtf8(name) && !HasUnseen(name);
   return absl::StrCat(
       "\"", harmless ? absl::Utf8SafeCEscape(name) : absl::CEscape(name), "\"");
 }

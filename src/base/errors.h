@@ -17,8 +17,8 @@ absl::Status ErrnoStatus(int error_number, absl::string_view what,
 // The system's text for `error_number`, in any thread.
 std::string ErrnoText(int error_number);
 
-// `name` between double quotes, with quotes, control characters and bytes that
-// are no UTF-8 escaped: the only way in which a name reaches a message, since
+// `name` between double quotes, with quotes, characters that can't be seen and
+// bytes that are no UTF-8 escaped: the only way in which a name reaches a message, since
 // a client, or whoever named a file, may have chosen it to forge a log line.
 std::string Quoted(absl::string_view name);
 

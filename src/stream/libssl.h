@@ -41,14 +41,11 @@ namespace nbdinetd {
   F(BIO_set_data)                      \
   F(BIO_set_flags)                     \
   F(BIO_set_init)                      \
-  F(BIO_up_ref)                        \
   F(ERR_clear_error)                   \
-  F(ERR_error_string_n)                \
   F(ERR_peek_error)                    \
   F(ERR_peek_last_error)               \
   F(ERR_reason_error_string)           \
   F(EVP_PKEY_free)                     \
-  F(OPENSSL_cleanse)                   \
   F(OPENSSL_init_ssl)                  \
   F(PEM_read_bio_PrivateKey)           \
   F(PEM_read_bio_X509)                 \
@@ -77,7 +74,6 @@ namespace nbdinetd {
   F(SSL_get_current_cipher)            \
   F(SSL_get_error)                     \
   F(SSL_get_ex_data)                   \
-  F(SSL_get_rbio)                      \
   F(SSL_get_verify_result)             \
   F(SSL_get_version)                   \
   F(SSL_get_wbio)                      \
