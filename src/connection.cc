@@ -27,34 +27,41 @@
 namespace nbdinetd {
 namespace {
 
+// The kernel has them in seconds, and no more than this.
+constexpr int64_t kMaxKeepaliveSeconds = 32767;
+
+// Asks the machine of a silent peer whether it is there, so that the last answer
+// may be as old as `keepalive`. Not by TCP_USER_TIMEOUT, with which the kernel
+// gives up at the first probe that is lost (tcp_keepalive_timer()), and which
+// bounds what is sent, too: that is the channel's (Channel::set_stall_timeout()).
+void SetKeepalive(int fd, absl::Duration keepalive) {
+  const auto set = [fd](int level, int name, int64_t value) {
+    const int number = static_cast<int>(value);
+    setsockopt(fd, level, name, &number, sizeof(number));
+  };
+  const int64_t seconds = std::max<int64_t>(
+      absl::ToInt64Seconds(absl::Ceil(keepalive, absl::Seconds(1))), 2);
+  if (seconds > 2 * kMaxKeepaliveSeconds) return;
+  const int64_t interval = std::max<int64_t>(seconds / 2 / kKeepaliveProbes, 1);
+  const int64_t probes =
+      std::min<int64_t>(kKeepaliveProbes, (seconds - 1) / interval);
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, seconds - probes * interval);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, interval);
+  set(IPPROTO_TCP, TCP_KEEPCNT, probes);
+}
+
 // "If TCP sockets are used, both the client and server SHOULD disable Nagle's
 // algorithm" ("Protocol phases"). On other sockets the first option fails, and
 // there is no need of any.
 void PrepareSocket(int fd, const Timeouts& timeouts) {
-  const auto set = [fd](int level, int name, int value) {
-    return setsockopt(fd, level, name, &value, sizeof(value)) == 0;
-  };
-  const auto seconds = [](absl::Duration duration) {
-    return static_cast<int>(absl::ToInt64Seconds(duration));
-  };
-  if (!set(IPPROTO_TCP, TCP_NODELAY, 1)) return;
+  const int on = 1;
+  if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) != 0) return;
   int keepalive = 0;
   socklen_t length = sizeof(keepalive);
   getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &keepalive, &length);
-  if (keepalive == 0) {
-    // Where it is on, as from a .socket unit, its times are set as wanted.
-    set(SOL_SOCKET, SO_KEEPALIVE, 1);
-    set(IPPROTO_TCP, TCP_KEEPIDLE, seconds(kKeepaliveIdle));
-    set(IPPROTO_TCP, TCP_KEEPINTVL, seconds(kKeepaliveInterval));
-    set(IPPROTO_TCP, TCP_KEEPCNT, kKeepaliveProbes);
-  }
-  if (timeouts.stall != absl::InfiniteDuration()) {
-    // How long what has been sent may stay unacknowledged; it ends keepalive
-    // probes, too.
-    set(IPPROTO_TCP, TCP_USER_TIMEOUT,
-        static_cast<int>(std::min<int64_t>(
-            absl::ToInt64Milliseconds(timeouts.stall), 1 << 30)));
-  }
+  // Where it is on, as from a .socket unit, its times are set as wanted.
+  if (keepalive == 0) SetKeepalive(fd, timeouts.keepalive);
 }
 
 std::unique_ptr<Stream> MakeStream(Connection& connection,

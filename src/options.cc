@@ -31,6 +31,7 @@ enum LongOnly {
   kHandshakeTimeout,
   kStallTimeout,
   kIdleTimeout,
+  kKeepaliveTime,
   kTls,
   kTlsCertificates,
   kTlsPsk,
@@ -64,6 +65,7 @@ constexpr option kLongOptions[] = {
     {"handshake-timeout", required_argument, nullptr, kHandshakeTimeout},
     {"stall-timeout", required_argument, nullptr, kStallTimeout},
     {"idle-timeout", required_argument, nullptr, kIdleTimeout},
+    {"keepalive", required_argument, nullptr, kKeepaliveTime},
     {"tls", required_argument, nullptr, kTls},
     {"tls-certificates", required_argument, nullptr, kTlsCertificates},
     {"tls-psk", required_argument, nullptr, kTlsPsk},
@@ -266,6 +268,8 @@ absl::Status ApplyOption(int letter, const char* argument, Options* options) {
       return ParseTime("--stall-timeout", argument, &options->timeouts.stall);
     case kIdleTimeout:
       return ParseTime("--idle-timeout", argument, &options->timeouts.idle);
+    case kKeepaliveTime:
+      return ParseTime("--keepalive", argument, &options->timeouts.keepalive);
     case kTls:
       return ParseTls(argument, options);
     case kTlsCertificates:
@@ -467,6 +471,7 @@ Limits for the peer (10s, 2min, 0 for none):
       --handshake-timeout=TIME   from accept to the end of negotiation, 10s
       --stall-timeout=TIME       no progress inside a message, 60s
       --idle-timeout=TIME        no request, off
+      --keepalive=TIME           TCP: silent, and no answer of its machine, 2min
 
 The manual pages nbdinetd(8) and nbdinetd-service(8) explain all of it.
 )";

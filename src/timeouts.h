@@ -15,6 +15,8 @@ struct Timeouts {
   absl::Duration stall = kStallTimeout;
   // Between two requests, when no reply is owed.
   absl::Duration idle = absl::InfiniteDuration();
+  // Without an answer of the machine of a silent TCP peer; from two seconds on.
+  absl::Duration keepalive = kKeepalive;
 };
 
 }  // namespace nbdinetd

@@ -129,6 +129,13 @@ void Transmission::OnUnsentReplies() {
   workers_.DropReads();
   if (channel_.shutdown_requested()) {
     End(ExitStatus::kOk, "the server is shutting down");
+  } else if (channel_.unacknowledged()) {
+    End(ExitStatus::kTimedOut,
+        absl::StrCat("client vanished: the connection timed out, nothing was "
+                     "acknowledged for ",
+                     absl::FormatDuration(timeouts_.stall)));
+  } else if (channel_.vanished()) {
+    End(ExitStatus::kTimedOut, "client vanished: the connection timed out");
   } else if (channel_.send_timed_out()) {
     End(ExitStatus::kTimedOut,
         absl::StrCat("client read no replies for ",

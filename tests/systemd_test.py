@@ -618,20 +618,25 @@ def socket_option(pid, local_port, level, option):
     raise AssertionError(f"process {pid} has no TCP socket on port {local_port}")
 
 
-@test("TCP_NODELAY and keepalive are on, also where the socket unit doesn't set them")
+@test("TCP_NODELAY and keepalive are on, also where the socket unit doesn't set them; the times are those "
+      "of --keepalive unless the socket unit has its own")
 def _(t):
     image = t.random_image(MIB)
-    for name, extra in (("nbdinetd", ""), ("plain", "KeepAlive=no\nNoDelay=no\n")):
+    own = "KeepAlive=yes\nKeepAliveTimeSec=77\n"
+    for name, extra, options, idle in (("nbdinetd", "", "", 60),
+                                       ("plain", "KeepAlive=no\nNoDelay=no\n", "", 60),
+                                       ("longer", "", "--keepalive=1h", 1800),
+                                       ("units", own, "--keepalive=1h", 77)):
         port = free_port()
-        InstalledUnits(t, systemd, image, listen=[f"127.0.0.1:{port}"], name=name, socket=extra)
+        InstalledUnits(t, systemd, image, listen=[f"127.0.0.1:{port}"], name=name, socket=extra,
+                       options=options)
         client = Client(connect(("127.0.0.1", port))).start()
         pid = systemd.main_pid(systemd.instances(name)[0])
         for level, option in ((socket.IPPROTO_TCP, socket.TCP_NODELAY),
                               (socket.SOL_SOCKET, socket.SO_KEEPALIVE)):
             eq(bool(socket_option(pid, port, level, option)), True, f"{name}: option {option}")
-        if not extra:
-            # Not the kernel's two hours: the unit's own times have been inherited.
-            eq(socket_option(pid, port, socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 60)
+        # Not the kernel's two hours.
+        eq(socket_option(pid, port, socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), idle, name)
         client.disconnect()
 
 

@@ -85,6 +85,7 @@ python_tests = \
 	tests/handed_over_test.py \
 	tests/hardening_test.py \
 	tests/inherited_descriptors_test.py \
+	tests/keepalive_test.py \
 	tests/limits_test.py \
 	tests/listen_units_test.py \
 	tests/listener_load_test.py \

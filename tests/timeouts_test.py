@@ -192,43 +192,74 @@ def _(t):
 def _(t):
     image = t.pattern_image(4 * MIB)
     argument = f"--stall-timeout={LONG:g}s"
-    reading, reader = t.activated(argument, image)
+    # On TCP it is also looked at what the kernel holds and the client has not acknowledged.
+    pairs = [t.activated(argument, image, family=family) for family in ("socketpair", "tcp")]
+    readers = [client for _, client in pairs]
     writing, writer = t.activated(argument, image)
-    reader.start(structured=False)
     writer.start()
-    reader.send(reader.request_bytes(NBD_CMD_READ, 0, 4 * MIB))
+    for reader in readers:
+        reader.start(structured=False)
+        reader.send(reader.request_bytes(NBD_CMD_READ, 0, 4 * MIB))
     write = writer.request_bytes(NBD_CMD_WRITE, 0, 64, cookie=5, payload=b"\x2a" * 64)
-    got = b""
+    got = [b"" for _ in readers]
 
     def read_some(most):
         # Not Client.receive(), which takes in all that there is.
-        reader._poll(True, False)
-        return os.read(reader._rfd, most)
+        for index, reader in enumerate(readers):
+            if len(got[index]) < 16 + 4 * MIB:
+                reader._poll(True, False)
+                got[index] += os.read(reader._rfd, most)
     since = time.monotonic()
     for number in range(len(write)):
         writer.send(write[number:number + 1])
-        got += read_some(16384)
+        read_some(16384)
         time.sleep(LONG / 30)
     seconds = time.monotonic() - since
     assert seconds > LONG * 2, f"{seconds:.1f} s are not long"
     eq(struct.unpack(">IHHQI", writer.receive(20))[3], 5, "the reply's cookie")
-    while len(got) < 16 + 4 * MIB:
-        got += read_some(MIB)
-    eq(got[16:] == pattern(0, 4 * MIB), True, "what the slow reader has got")
-    for process, client in ((reading, reader), (writing, writer)):
+    while min(map(len, got)) < 16 + 4 * MIB:
+        read_some(MIB)
+    for data in got:
+        eq(data[16:] == pattern(0, 4 * MIB), True, "what the slow reader has got")
+    for process, client in (*pairs, (writing, writer)):
         client.disconnect()
         process.expect(EX_OK)
 
 
+@test("a TCP client that takes nothing of a reply that the kernel holds is cut at --stall-timeout")
+def _(t):
+    image = t.pattern_image(MIB)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.socket()
+        # Its window is far smaller than the reply, and the server's buffer is larger.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        ours.connect(listener.getsockname())
+        theirs, _ = listener.accept()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
+    process = t.spawn([NBDINETD, "--stall-timeout=300ms", image], fds={3: theirs}, listen_fds=1,
+                      listen_pid="own")
+    theirs.close()
+    client = Client(ours).start()
+    since = time.monotonic()
+    client.send(client.request_bytes(NBD_CMD_READ, 0, 64 << 10))
+    process.expect(EX_TIMED_OUT)
+    assert time.monotonic() - since >= SHORT
+    matches(r" ended: client vanished: .* nothing was acknowledged for 300ms; ", process.stderr())
+
+
 @test("--stall-timeout leaves a client alone that has nothing to say")
 def _(t):
-    process, client = t.activated("--stall-timeout=300ms", t.pattern_image(MIB))
-    client.start()
+    running = [t.activated("--stall-timeout=300ms", t.pattern_image(MIB), family=family)
+               for family in ("socketpair", "tcp")]
+    for _, client in running:
+        client.start()
     for _ in range(2):
         time.sleep(SHORT * 3)
-        eq(client.read(0, 512), pattern(0, 512))
-    client.disconnect()
-    process.expect(EX_OK)
+        for _, client in running:
+            eq(client.read(0, 512), pattern(0, 512))
+    for process, client in running:
+        client.disconnect()
+        process.expect(EX_OK)
 
 
 # ------------------------------------------------------------------ idle
@@ -293,7 +324,8 @@ def _(t):
 @test("times are spelled as systemd does; anything else is wrong usage that names the option")
 def _(t):
     image = t.pattern_image(MIB)
-    options = ("--handshake-timeout", "--stall-timeout", "--idle-timeout", "--exit-idle")
+    options = ("--handshake-timeout", "--stall-timeout", "--idle-timeout", "--exit-idle",
+               "--keepalive")
     good = ("10s", "2min", "1h 30min", "1min30s", "500ms", "1.5s", "5", "0", "infinity", " 3 sec ",
             "2 hours", "1d", "250000us", "1w")
     bad = ("", " ", "s", "-1", "-1s", "10x", "10 s s", "1e3", "0x10", "ten", "nan", "inf", "1..5s",
@@ -311,7 +343,8 @@ def _(t):
     image = t.pattern_image(MIB)
     for value in ("99999999d", "1000000000000000000s", "99999999999999999999999999h"):
         process, client = t.activated(f"--handshake-timeout={value}", f"--stall-timeout={value}",
-                                      f"--idle-timeout={value}", image, family="tcp")
+                                      f"--idle-timeout={value}", f"--keepalive={value}", image,
+                                      family="tcp")
         client.start()
         client.read(0, 512)
         time.sleep(0.1)
@@ -322,26 +355,40 @@ def _(t):
 
 # ------------------------------------------------------------------ TCP
 
-@test("on TCP keepalive and the user timeout are set, the latter to --stall-timeout")
+@test("on TCP keepalive is set to --keepalive, and left alone where it is on; the kernel has no other "
+      "time, whatever --stall-timeout is")
 def _(t):
     image = t.pattern_image(MIB)
-    for arguments, milliseconds in (([], 60000), (["--stall-timeout=5s"], 5000),
-                                    (["--stall-timeout=0"], 0), (["--stall-timeout=300ms"], 300)):
+
+    def options_of(server):
+        return tuple(server.getsockopt(*option) for option in (
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), (socket.IPPROTO_TCP, socket.TCP_KEEPCNT)))
+    cases = [([], (60, 10, 6)), (["--keepalive=2min"], (60, 10, 6)), (["--keepalive=1s"], (1, 1, 1)),
+             (["--keepalive=2s"], (1, 1, 1)), (["--keepalive=2500ms"], (1, 1, 2)),
+             (["--keepalive=7s"], (1, 1, 6)), (["--keepalive=25s"], (13, 2, 6)),
+             (["--keepalive=1h"], (1800, 300, 6)), (["--keepalive=18h"], (32400, 5400, 6)),
+             (["--keepalive=19h"], None), (["--keepalive=0"], None), (["--keepalive=infinity"], None),
+             (["--stall-timeout=5s"], (60, 10, 6)), (["--stall-timeout=0"], (60, 10, 6))]
+    for arguments, wanted in cases:
         for family in ("tcp", "tcp6"):
-            # Our own copy of the server's end: the options belong to the socket.
-            ours, theirs = t.connection(family)
-            process = t.spawn([NBDINETD, *arguments, image], fds={3: theirs}, listen_fds=1,
-                              listen_pid="own")
-            client = Client(ours).start()
-            eq(theirs.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1)
-            eq(theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), milliseconds,
-               f"TCP_USER_TIMEOUT with {arguments}")
-            idle, interval, probes = (theirs.getsockopt(socket.IPPROTO_TCP, option) for option in (
-                socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT))
-            # The system's defaults would notice after more than two hours.
-            assert idle + interval * probes <= 300, (idle, interval, probes)
-            client.send(client.request_bytes(NBD_CMD_DISC))
-            process.expect(EX_OK)
+            for given in (None, (11, 12, 13)):
+                # Our own copy of the server's end: the options belong to the socket.
+                ours, theirs = t.connection(family)
+                if given:
+                    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    for option, value in zip((socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL,
+                                              socket.TCP_KEEPCNT), given):
+                        theirs.setsockopt(socket.IPPROTO_TCP, option, value)
+                before = options_of(theirs)
+                process = t.spawn([NBDINETD, *arguments, image], fds={3: theirs}, listen_fds=1,
+                                  listen_pid="own")
+                client = Client(ours).start()
+                eq(options_of(theirs), before if given or not wanted else (1, *wanted),
+                   f"keepalive with {arguments}")
+                eq(theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 0)
+                client.send(client.request_bytes(NBD_CMD_DISC))
+                process.expect(EX_OK)
 
 
 @test("a TCP peer that has vanished without a word is noticed while a reply is on its way to it")

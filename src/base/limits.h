@@ -122,6 +122,9 @@ inline constexpr absl::Duration kStatusInterval = absl::Seconds(1);
 inline constexpr absl::Duration kHandshakeTimeout = absl::Seconds(10);
 // Without progress in the middle of a message, in either direction.
 inline constexpr absl::Duration kStallTimeout = absl::Seconds(60);
+// How often within that time the peer is looked at: it may be given up by one look
+// later than the time says.
+inline constexpr int kStallLooks = 16;
 // After SIGTERM: how long a client has to hear NBD_REP_ERR_SHUTDOWN.
 inline constexpr absl::Duration kShutdownGrace = absl::Milliseconds(250);
 // After SIGTERM: how long without a request until the connection is closed. The
@@ -129,13 +132,11 @@ inline constexpr absl::Duration kShutdownGrace = absl::Milliseconds(250);
 inline constexpr absl::Duration kShutdownIdle = absl::Milliseconds(250);
 // After SIGTERM: how long a client that goes on asking is answered.
 inline constexpr absl::Duration kShutdownLimit = absl::Seconds(1);
-// A TCP peer whose machine is gone says nothing: after so long without a word it
-// is asked.
-inline constexpr absl::Duration kKeepaliveIdle = absl::Seconds(60);
-// How long it has to answer until it is asked again.
-inline constexpr absl::Duration kKeepaliveInterval = absl::Seconds(15);
-// After so many questions without an answer the peer is given up.
-inline constexpr int kKeepaliveProbes = 4;
+// A TCP peer that is silent, and whose machine doesn't answer: a suspended or dead
+// one, or a link that is down.
+inline constexpr absl::Duration kKeepalive = absl::Seconds(120);
+// Keepalive probes in the second half of that time; each may be lost, but not all.
+inline constexpr int kKeepaliveProbes = 6;
 
 // ---- The listener
 

@@ -109,6 +109,8 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"fcntl", When::kAlways, 0, "PipeStream", Is(0, kOutput), Is(1, F_SETFL)},
     {"ioctl", When::kAlways, 0, "how much the client hasn't read: SIOCOUTQ",
      Is(0, kSocket), Is(1, TIOCOUTQ)},
+    {"getsockopt", When::kAlways, 0, "what the client has acknowledged",
+     Is(0, kSocket), Is(1, IPPROTO_TCP), Is(2, TCP_INFO)},
     {"setsockopt", When::kNegotiation, kIfTls, "TCP_ULP: TLS in the kernel",
      Is(0, kSocket), Is(1, IPPROTO_TCP), Is(2, TCP_ULP)},
     {"setsockopt", When::kNegotiation, kIfTls, "OpenSSL, its keys to the kernel",

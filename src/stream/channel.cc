@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <utility>
+#include <limits>
 
 #include "base/limits.h"
 #include "base/poll.h"
@@ -15,6 +15,23 @@ namespace {
 // How often in a row spinning may find input before the other descriptors are
 // looked at.
 constexpr int kMaxWaitsUnpolled = 64;
+
+// The peer's machine has not answered for too long; of a negated errno. What the
+// last router has said of it takes the place of ETIMEDOUT (tcp_write_err() in the
+// kernel).
+bool IsTimeout(ssize_t result) {
+  switch (-result) {
+    case ETIMEDOUT:
+    case EHOSTUNREACH:
+    case EHOSTDOWN:
+    case ENETUNREACH:
+    case ENETDOWN:
+    case ENONET:
+      return true;
+    default:
+      return false;
+  }
+}
 
 }  // namespace
 
@@ -44,29 +61,72 @@ void Channel::LookForShutdown() {
   }
 }
 
-Channel::Stall::Stall(const Stream& stream)
-    : since_(SteadyNow()), unread_(stream.unread_bytes()) {}
+Channel::Stall::Stall(absl::optional<uint64_t> taken)
+    : since_(SteadyNow()), looked_(since_), taken_(taken) {}
 
-// A socket is writable once a good part of what it holds has been read: much
-// later than when a slow peer last read something.
-bool Channel::Stall::HasMoved(const Stream& stream) {
-  since_ = SteadyNow();
-  const absl::optional<size_t> before =
-      std::exchange(unread_, stream.unread_bytes());
-  return before.has_value() && unread_.has_value() && *unread_ < *before;
+absl::Time Channel::Stall::due(absl::Duration timeout) const {
+  return std::min(since_ + timeout, looked_ + timeout / kStallLooks);
+}
+
+bool Channel::Stall::IsOver(absl::optional<uint64_t> taken,
+                            absl::Duration timeout) {
+  looked_ = SteadyNow();
+  if (taken.has_value() && taken_.has_value() && *taken > *taken_) {
+    since_ = looked_;
+  }
+  taken_ = taken;
+  return looked_ >= since_ + timeout;
+}
+
+void Channel::set_stall_timeout(absl::Duration timeout) {
+  stall_timeout_ = timeout;
+  tells_acknowledged_ = timeout != absl::InfiniteDuration() &&
+                        stream_->acknowledged_bytes().has_value();
+}
+
+void Channel::NoteSent() {
+  last_progress_ = SteadyNow();
+  if (tells_acknowledged_ && look_at_way_ == absl::InfiniteFuture()) {
+    look_at_way_ = last_progress_ + stall_timeout_ / kStallLooks;
+  }
+}
+
+absl::optional<uint64_t> Channel::TakenWhileBlocked() const {
+  const absl::optional<size_t> unread = stream_->unread_bytes();
+  if (!unread.has_value()) return absl::nullopt;
+  return std::numeric_limits<uint64_t>::max() - *unread;
+}
+
+bool Channel::GiveUpStalled() {
+  const absl::Time now = SteadyNow();
+  if (stall_.has_value() && now >= stall_->due(stall_timeout_) &&
+      stall_->IsOver(TakenWhileBlocked(), stall_timeout_)) {
+    send_timed_out_ = broken_ = true;
+  } else if (now >= look_at_way_) {
+    if (stream_->unread_bytes().value_or(0) == 0) {
+      on_its_way_.reset();
+      look_at_way_ = absl::InfiniteFuture();
+      return false;
+    }
+    const absl::optional<uint64_t> taken = stream_->acknowledged_bytes();
+    if (!on_its_way_.has_value()) {
+      on_its_way_.emplace(taken);
+    } else if (on_its_way_->IsOver(taken, stall_timeout_)) {
+      send_timed_out_ = broken_ = unacknowledged_ = true;
+    }
+    look_at_way_ = on_its_way_->due(stall_timeout_);
+  }
+  return send_timed_out_;
 }
 
 void Channel::PollPeer(absl::Span<pollfd> fds, absl::Time deadline) {
   for (;;) {
-    const absl::Time stalled = stall_.has_value()
-                                   ? stall_->since() + stall_timeout_
-                                   : absl::InfiniteFuture();
-    if (Poll(fds, std::min(deadline, stalled)) != 0) return;
-    if (!stall_.has_value() || SteadyNow() < stalled) return;
-    if (!stall_->HasMoved(*stream_)) {
-      send_timed_out_ = broken_ = true;
-      return;
-    }
+    const absl::Time look = std::min(
+        look_at_way_, stall_.has_value() ? stall_->due(stall_timeout_)
+                                         : absl::InfiniteFuture());
+    const int ready = Poll(fds, std::min(deadline, look));
+    if (look == absl::InfiniteFuture()) return;
+    if (GiveUpStalled() || ready != 0 || look >= deadline) return;
   }
 }
 
@@ -90,7 +150,7 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
   if (!output_first) {
     stall_.reset();
   } else if (!stall_.has_value()) {
-    stall_.emplace(*stream_);
+    stall_.emplace(TakenWhileBlocked());
   }
   const bool has_input = want_input && stream_->has_input();
   // poll() ignores negative descriptors.
@@ -159,7 +219,7 @@ Channel::Receipt Channel::ReceiveNow() {
   }
   if (n == 0) return Receipt::kEnd;
   if (n == -EAGAIN) return Receipt::kNothing;
-  return n == -ETIMEDOUT ? Receipt::kTimedOut : Receipt::kReset;
+  return IsTimeout(n) ? Receipt::kTimedOut : Receipt::kReset;
 }
 
 void Channel::Consume(size_t n) {
@@ -179,7 +239,7 @@ bool Channel::WaitWritable() {
       {stream_->output_fd(), POLLOUT, 0},
       ShutdownEntry(),
   };
-  stall_.emplace(*stream_);
+  stall_.emplace(TakenWhileBlocked());
   PollPeer(absl::MakeSpan(fds),
            std::min(HandshakeLimit(), shutdown_since_ + kShutdownLimit));
   stall_.reset();
@@ -200,7 +260,7 @@ size_t Channel::SendFile(int file, uint64_t offset, size_t length) {
       break;
     }
   }
-  last_progress_ = SteadyNow();
+  NoteSent();
   return sent;
 }
 
@@ -213,7 +273,8 @@ bool Channel::Send(absl::Span<iovec> pieces, bool more) {
     }
     const ssize_t n = stream_->Write(pieces, more);
     if (n < 0) {
-      send_timed_out_ |= n == -ETIMEDOUT;
+      vanished_ |= IsTimeout(n);
+      send_timed_out_ |= vanished_;
       broken_ = n != -EAGAIN || !WaitWritable();
       continue;
     }
@@ -226,7 +287,7 @@ bool Channel::Send(absl::Span<iovec> pieces, bool more) {
       if (pieces[0].iov_len == 0) pieces.remove_prefix(1);
     }
   }
-  last_progress_ = SteadyNow();
+  NoteSent();
   return !broken_;
 }
 

@@ -47,10 +47,15 @@ class Channel {
   void EndHandshake() { handshake_deadline_.reset(); }
   // When that is; InfiniteFuture() outside a handshake.
   absl::Time HandshakeLimit() const;
-  // How long Send() waits for a peer that reads nothing.
-  void set_stall_timeout(absl::Duration timeout) { stall_timeout_ = timeout; }
+  // How long Send() waits for a peer that reads nothing, and what was sent may stay
+  // on its way to a TCP peer.
+  void set_stall_timeout(absl::Duration timeout);
   // Send() or Wait() has given up on a peer that doesn't read, or doesn't answer.
   bool send_timed_out() const { return send_timed_out_; }
+  // It was a TCP peer of whose machine nothing was heard: for the stall timeout, or
+  // for as long as the kernel waits.
+  bool unacknowledged() const { return unacknowledged_; }
+  bool vanished() const { return vanished_; }
 
   enum class Wake { kInput, kWorkers, kShutdown, kTimeout };
 
@@ -70,7 +75,8 @@ class Channel {
   // While the stream can't read before it has sent something (TLS answers some
   // messages by itself), that is what is waited for, as in Send(): a peer that
   // takes nothing for the stall timeout has timed out, and send_timed_out()
-  // says so.
+  // says so. So has a TCP peer whose machine acknowledges nothing of what is on its
+  // way to it, whatever is waited for.
   Wake Wait(bool want_input, int workers_fd, absl::Time deadline,
             Patience patience = Patience::kSleep);
 
@@ -125,28 +131,38 @@ class Channel {
   void Abort();
 
  private:
-  // A peer that takes nothing of what it is sent.
+  // A peer that takes nothing of what it is sent, as far as the looks at it tell.
   class Stall {
    public:
-    explicit Stall(const Stream& stream);
-    absl::Time since() const { return since_; }
-    // Whether it has taken something after all; then it begins anew.
-    bool HasMoved(const Stream& stream);
+    // `taken` grows with what the peer has taken; nothing where nobody knows.
+    explicit Stall(absl::optional<uint64_t> taken);
+    // When to look again.
+    absl::Time due(absl::Duration timeout) const;
+    // Looks. Whether it has taken nothing for `timeout`.
+    bool IsOver(absl::optional<uint64_t> taken, absl::Duration timeout);
 
    private:
     absl::Time since_;
-    absl::optional<size_t> unread_;
+    absl::Time looked_;
+    absl::optional<uint64_t> taken_;
   };
 
-  // Polls until something is ready, or `deadline`; gives up on a peer that
-  // stalls.
-  void PollPeer(absl::Span<pollfd> fds, absl::Time deadline);
   // Every wait is made here.
   int Poll(absl::Span<pollfd> fds, absl::Time deadline);
   // Between two waits there may be much work.
   void KeepAlive() {
     if (manager_ != nullptr) manager_->KeepAlive();
   }
+  // Polls until something is ready, or `deadline`; gives up on a peer that
+  // stalls.
+  void PollPeer(absl::Span<pollfd> fds, absl::Time deadline);
+  // Looks at a peer that takes nothing, and at what is on its way, if it is time to.
+  // True when the peer is given up.
+  bool GiveUpStalled();
+  // For a Stall while nothing is sent: a socket is writable once a good part of what
+  // it holds has been read, much later than when a slow peer last read something.
+  absl::optional<uint64_t> TakenWhileBlocked() const;
+  void NoteSent();
   bool WaitWritable();
   void NoteShutdown();
   // For poll(); the signal stays pending, and must not wake it again and again.
@@ -162,8 +178,16 @@ class Channel {
   absl::Time last_progress_;
   absl::optional<absl::Time> handshake_deadline_;
   absl::Duration stall_timeout_ = absl::InfiniteDuration();
-  // While the stream can't read before it has sent something.
+  // While the stream can't read before it has sent something, or Send() waits.
   absl::optional<Stall> stall_;
+  // The stream tells what the peer's machine has acknowledged. Of what is on its way
+  // a time to look is known first, so that a request that is answered and
+  // acknowledged costs nothing; and a Stall if there still is something by then.
+  bool tells_acknowledged_ = false;
+  absl::Time look_at_way_ = absl::InfiniteFuture();
+  absl::optional<Stall> on_its_way_;
+  bool unacknowledged_ = false;
+  bool vanished_ = false;
   Spinner spinner_;
   int waits_unpolled_ = 0;
   // What spinning has received, for Receive() to tell.

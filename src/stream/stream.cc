@@ -2,11 +2,14 @@
 
 #include <fcntl.h>
 #include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <sys/ioctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <cstddef>
 
 #include "base/limits.h"
 
@@ -108,6 +111,17 @@ absl::optional<size_t> SocketStream::unread_bytes() const {
   int bytes;
   if (ioctl(socket_.get(), SIOCOUTQ, &bytes) != 0) return absl::nullopt;
   return static_cast<size_t>(bytes);
+}
+
+absl::optional<uint64_t> SocketStream::acknowledged_bytes() const {
+  tcp_info info = {};
+  socklen_t length = sizeof(info);
+  if (getsockopt(socket_.get(), IPPROTO_TCP, TCP_INFO, &info, &length) != 0 ||
+      length < offsetof(tcp_info, tcpi_bytes_acked) +
+                   sizeof(info.tcpi_bytes_acked)) {
+    return absl::nullopt;
+  }
+  return info.tcpi_bytes_acked;
 }
 
 void SocketStream::Abort() {

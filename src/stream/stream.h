@@ -51,6 +51,11 @@ class Stream {
   // How much of what was written the peer hasn't taken: in bytes, more or less, so
   // that only a difference tells something. Nothing where the kernel doesn't say.
   virtual absl::optional<size_t> unread_bytes() const { return absl::nullopt; }
+  // How much of what was written a TCP peer's machine has acknowledged, in bytes of
+  // the wire; it only grows. Nothing elsewhere.
+  virtual absl::optional<uint64_t> acknowledged_bytes() const {
+    return absl::nullopt;
+  }
   // After a failure that is more than an errno, a phrase for the log.
   virtual std::string failure() const { return ""; }
 
@@ -75,6 +80,7 @@ class SocketStream : public Stream {
   // TCP: what isn't acknowledged. A Unix socket: with what the kernel needs to
   // hold it.
   absl::optional<size_t> unread_bytes() const override;
+  absl::optional<uint64_t> acknowledged_bytes() const override;
   void Abort() override;
   int input_fd() const override { return socket_.get(); }
   int output_fd() const override { return socket_.get(); }

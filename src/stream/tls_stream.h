@@ -74,6 +74,9 @@ class OpenSslStream : public TlsStream {
   absl::optional<size_t> unread_bytes() const override {
     return below_->unread_bytes();
   }
+  absl::optional<uint64_t> acknowledged_bytes() const override {
+    return below_->acknowledged_bytes();
+  }
   void Abort() override;
   std::string failure() const override { return failure_; }
   int input_fd() const override { return below_->input_fd(); }

@@ -248,14 +248,90 @@ TEST_F(ChannelTest, APeerThatTakesALittleHasNotStalled) {
   channel_.set_stall_timeout(absl::Milliseconds(20));
   peer_.OweOutput(true);
   peer_.Stall();
-  peer_.CountUnread(10);  // one less at each look
+  peer_.CountUnread(10 * kStallLooks);  // one less at each look
   const absl::Time start = SteadyNow();
   EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
   EXPECT_TRUE(channel_.send_timed_out());
   EXPECT_GE(SteadyNow(), start + 10 * absl::Milliseconds(20));
 }
 
+constexpr absl::Duration kShort = absl::Milliseconds(20);
+
+TEST_F(ChannelTest, GivesUpOnAPeerWhoseMachineAcknowledgesNothing) {
+  peer_.TellAcknowledged(/*on_its_way=*/true, 0);
+  channel_.set_stall_timeout(kShort);
+  const absl::Time start = SteadyNow();
+  EXPECT_TRUE(channel_.Send("abc"));
+  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
+  EXPECT_GE(SteadyNow(), start + kShort);
+  EXPECT_TRUE(channel_.send_timed_out());
+  EXPECT_TRUE(channel_.unacknowledged());
+  EXPECT_FALSE(channel_.Send("abc"));
+}
+
+TEST_F(ChannelTest, NoticesThatNothingIsAcknowledgedHoweverOftenItIsInterrupted) {
+  peer_.TellAcknowledged(/*on_its_way=*/true, 0);
+  channel_.set_stall_timeout(kShort);
+  workers_.Set();
+  EXPECT_TRUE(channel_.Send("abc"));
+  while (channel_.Send("def") &&
+         channel_.Wait(false, workers_.fd(), kForever) ==
+             Channel::Wake::kWorkers) {
+  }
+  EXPECT_TRUE(channel_.unacknowledged());
+}
+
+TEST_F(ChannelTest, APeerWhoseMachineAcknowledgesALittleHasNotStalled) {
+  peer_.TellAcknowledged(/*on_its_way=*/true, 1);
+  channel_.set_stall_timeout(kShort);
+  EXPECT_TRUE(channel_.Send("abc"));
+  EXPECT_EQ(channel_.Wait(true, -1, SteadyNow() + 10 * kShort),
+            Channel::Wake::kTimeout);
+  EXPECT_FALSE(channel_.send_timed_out());
+  EXPECT_TRUE(channel_.Send("abc"));
+}
+
+TEST_F(ChannelTest, ASilentPeerToWhichNothingIsOnItsWayHasNotStalled) {
+  peer_.TellAcknowledged(/*on_its_way=*/false, 0);
+  channel_.set_stall_timeout(kShort);
+  EXPECT_TRUE(channel_.Send("abc"));
+  EXPECT_EQ(channel_.Wait(true, -1, SteadyNow() + 5 * kShort),
+            Channel::Wake::kTimeout);
+  EXPECT_FALSE(channel_.send_timed_out());
+  // What is sent after that is looked at anew.
+  peer_.TellAcknowledged(/*on_its_way=*/true, 0);
+  EXPECT_EQ(channel_.Wait(true, -1, SteadyNow() + 5 * kShort),
+            Channel::Wake::kTimeout);
+  EXPECT_FALSE(channel_.send_timed_out());
+  EXPECT_TRUE(channel_.Send("abc"));
+  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
+  EXPECT_TRUE(channel_.unacknowledged());
+}
+
+TEST_F(ChannelTest, WithoutATimeNobodyStalls) {
+  peer_.TellAcknowledged(/*on_its_way=*/true, 0);
+  channel_.set_stall_timeout(absl::InfiniteDuration());
+  EXPECT_TRUE(channel_.Send("abc"));
+  EXPECT_EQ(channel_.Wait(true, -1, SteadyNow() + 5 * kShort),
+            Channel::Wake::kTimeout);
+  EXPECT_FALSE(channel_.send_timed_out());
+}
+
 // -- Receiving
+
+TEST_F(ChannelTest, APeerWhoseMachineDoesNotAnswerHasTimedOut) {
+  for (const int error : {ETIMEDOUT, EHOSTUNREACH, EHOSTDOWN, ENETUNREACH,
+                          ENETDOWN, ENONET}) {
+    MemoryPeer peer;
+    Channel channel(std::make_unique<MemoryStream>(peer), shutdown_.fd());
+    peer.BreakAfter(0, -error);
+    EXPECT_FALSE(channel.Send("abc"));
+    EXPECT_TRUE(channel.send_timed_out()) << error;
+    EXPECT_TRUE(channel.vanished()) << error;
+    peer.Fail(error);
+    EXPECT_EQ(channel.Receive(), Channel::Receipt::kTimedOut) << error;
+  }
+}
 
 TEST_F(ChannelTest, ReceivesWhatIsThereAtOnce) {
   peer_.Send("abc");

@@ -63,7 +63,8 @@ class MemoryPeer {
   // Behind what has been sent comes the end of the stream.
   void Close() { EndWith(0); }
   // Behind what has been sent the connection fails.
-  void Reset() { EndWith(-ECONNRESET); }
+  void Reset() { Fail(ECONNRESET); }
+  void Fail(int error) { EndWith(-error); }
 
   // What the server has written, and no call returns twice.
   std::string Receive() { return std::exchange(from_server_, ""); }
@@ -96,6 +97,14 @@ class MemoryPeer {
   void CountUnread(size_t bytes) {
     counts_unread_ = true;
     unread_bytes_ = bytes;
+  }
+  // As TCP does, the stream tells what the client's machine has acknowledged: so much
+  // more at each look. With `on_its_way` something always is.
+  void TellAcknowledged(bool on_its_way, uint64_t more_at_each_look) {
+    acknowledged_ = 0;
+    acknowledged_at_each_look_ = more_at_each_look;
+    counts_unread_ = true;
+    unread_bytes_ = on_its_way ? SIZE_MAX : 0;
   }
 
  private:
@@ -167,6 +176,8 @@ class MemoryPeer {
   bool owes_output_ = false;
   bool counts_unread_ = false;
   size_t unread_bytes_ = 0;
+  absl::optional<uint64_t> acknowledged_;
+  uint64_t acknowledged_at_each_look_ = 0;
   size_t writes_ = 0;
   Event readable_;
   Event writable_;   // an eventfd has room unless it is at its limit
@@ -194,6 +205,12 @@ class MemoryStream : public nbdinetd::Stream {
   absl::optional<size_t> unread_bytes() const override {
     if (!peer_.counts_unread_) return absl::nullopt;
     return peer_.unread_bytes_ == 0 ? 0 : peer_.unread_bytes_--;
+  }
+  absl::optional<uint64_t> acknowledged_bytes() const override {
+    if (peer_.acknowledged_.has_value()) {
+      *peer_.acknowledged_ += peer_.acknowledged_at_each_look_;
+    }
+    return peer_.acknowledged_;
   }
   int input_fd() const override { return peer_.readable_.fd(); }
   int output_fd() const override {
