@@ -2,6 +2,7 @@
 """Files and block devices that are handed over as descriptors, as systemd's OpenFile= does: exports
 under their LISTEN_FDNAMES names, with no path and no right to open anything."""
 
+import fcntl
 import os
 import signal
 import stat
@@ -258,27 +259,82 @@ def _(t):
     process.expect(EX_OK)
 
 
-@test("a file that is handed over open for appending is written where the client says, whoever the "
-      "program runs as")
+def status_flags(descriptor):
+    """What all who share the open file description share, but for the file's offset."""
+    return fcntl.fcntl(descriptor, fcntl.F_GETFL)
+
+
+def has_no_append(t):
+    """Whether the kernel has RWF_NOAPPEND (Linux 6.9)."""
+    RWF_NOAPPEND = 0x20
+    try:
+        os.preadv(opened(t, t.pattern_image(512)), [bytearray(1)], 0, RWF_NOAPPEND)
+    except OSError:
+        return False
+    return True
+
+
+@test("a file that is handed over open for appending is written where the client says, and stays so "
+      "for whoever else has it; where that isn't possible, a sentence says what is")
 def _(t):
     for prefix in ([], as_nobody()):
         path = t.pattern_image(MIB)
         os.chmod(path, 0o600)
-        process, client = beside_connection(
-            t, files=[("disk", opened(t, path, os.O_RDWR | os.O_APPEND))], prefix=prefix)
+        descriptor = opened(t, path, os.O_RDWR | os.O_APPEND)
+        before = status_flags(descriptor)
+        process, client = beside_connection(t, files=[("disk", descriptor)], prefix=prefix)
+        if prefix and not has_no_append(t):
+            refused_with(process, '"disk".*O_APPEND.*--readonly', status=EX_NOINPUT, client=client)
+            eq(status_flags(descriptor), before)
+            continue
         client.start("disk")
         client.write(4096, b"\x33" * 512)
         client.write(65536, b"\x44" * 512, NBD_CMD_FLAG_FUA)
+        client.write(131072 - 7, b"\x55" * 300000)
         eq(client.read(4096, 512) == b"\x33" * 512, True, "what was written is read")
+        eq(status_flags(descriptor), before, "while it is served")
         client.disconnect()
         process.expect(EX_OK)
+        eq(status_flags(descriptor), before, "afterwards")
         eq(os.path.getsize(path), MIB, "the file's size")
         with open(path, "rb") as file:
             content = file.read()
         eq((content[4096:4608], content[65536:66048]), (b"\x33" * 512, b"\x44" * 512))
+        eq(content[131072 - 7:][:300000], b"\x55" * 300000)
 
 
-@test("a file that is handed over for unbuffered access is read and written at any offset")
+@test("a file that is handed over open for appending is served read-only on any kernel")
+def _(t):
+    path = t.pattern_image(MIB)
+    os.chmod(path, 0o600)
+    process, client = beside_connection(
+        t, "-r", files=[("disk", opened(t, path, os.O_RDWR | os.O_APPEND))], prefix=as_nobody())
+    client.start("disk")
+    eq(client.read(4096, 512), pattern(4096, 512))
+    client.disconnect()
+    process.expect(EX_OK)
+
+
+@test("without RWF_NOAPPEND a shared file that is open for appending is refused, and left as it is")
+def _(t):
+    strace = [need("strace"), "-f", "-qq", "-e", "signal=none", "-e", "trace=preadv2", "-e",
+              "inject=preadv2:error=EOPNOTSUPP", "-o", "/dev/null"]
+    path = t.pattern_image(MIB)
+    os.chmod(path, 0o600)
+    descriptor = opened(t, path, os.O_RDWR | os.O_APPEND)
+    before = status_flags(descriptor)
+    ours, theirs = t.connection()
+    process = t.spawn([*as_nobody(), *strace, "/bin/sh", "-c", 'LISTEN_PID=$$ exec "$0" "$@"',
+                       NBDINETD], fds={0: theirs, 1: theirs, 3: descriptor}, listen_fds=1,
+                      env={"LISTEN_FDNAMES": "disk"})
+    theirs.close()
+    refused_with(process, '"disk".*O_APPEND.*open the file anew.*--readonly', status=EX_NOINPUT,
+                 client=Client(ours))
+    eq(status_flags(descriptor), before)
+
+
+@test("a file that is handed over for unbuffered access is read and written at any offset, or refused "
+      "with a sentence where it can't be opened anew; it stays as it is")
 def _(t):
     for prefix in ([], as_nobody()):
         path = t.pattern_image(MIB)
@@ -287,13 +343,47 @@ def _(t):
             descriptor = opened(t, path, os.O_RDWR | os.O_DIRECT)
         except OSError as error:
             raise Skip(f"{t.dir} is on a file system without O_DIRECT") from error
+        before = status_flags(descriptor)
+        for readonly in ([], ["-r"]):
+            process, client = beside_connection(t, *readonly, files=[("disk", descriptor)],
+                                                prefix=prefix)
+            if prefix:
+                refused_with(process, '"disk".*O_DIRECT.*open the file anew', status=EX_NOINPUT,
+                             client=client)
+                eq(status_flags(descriptor), before)
+                continue
+            client.start("disk")
+            eq(client.read(513, 1001), pattern(513, 1001))
+            if not readonly:
+                client.write(77, b"odd")
+            eq(client.read(70, 20), pattern(70, 7) + b"odd" + pattern(80, 10))
+            client.disconnect()
+            process.expect(EX_OK)
+            eq(status_flags(descriptor), before)
+
+
+@test("serving a file moves nobody's offset in it")
+def _(t):
+    for prefix in ([], as_nobody()):
+        # On tmpfs, which tells its holes by lseek(2) only.
+        descriptor = os.memfd_create("disk")
+        t.defer(os.close, descriptor)
+        os.fchmod(descriptor, 0o600)
+        os.truncate(descriptor, 4 * MIB)
+        os.pwrite(descriptor, b"data", 2 * MIB)
+        os.lseek(descriptor, 12345, os.SEEK_SET)
         process, client = beside_connection(t, files=[("disk", descriptor)], prefix=prefix)
-        client.start("disk")
-        eq(client.read(513, 1001), pattern(513, 1001))
-        client.write(77, b"odd")
-        eq(client.read(70, 20), pattern(70, 7) + b"odd" + pattern(80, 10))
+        client.start("disk", contexts=["base:allocation"])
+        client.block_status(0, 4 * MIB)
+        client.read(0, 4 * MIB)
+        client.write(0, bytes(512 << 10))
+        client.write_zeroes(MIB, MIB)
+        client.flush()
+        client.block_status(0, 4 * MIB)
+        eq(os.lseek(descriptor, 0, os.SEEK_CUR), 12345, "while it is served")
         client.disconnect()
         process.expect(EX_OK)
+        eq(os.lseek(descriptor, 0, os.SEEK_CUR), 12345, "afterwards")
 
 
 @test("where there is no /proc either, the descriptor itself serves")

@@ -112,8 +112,12 @@ int Export::Write(uint64_t offset, absl::Span<const char> data, bool durable) {
 
 int Export::WriteToCache(uint64_t offset, absl::Span<const char> data) {
   while (!data.empty()) {
+    const iovec piece = {const_cast<char*>(data.data()), data.size()};
     const ssize_t n =
-        pwrite(fd(), data.data(), data.size(), static_cast<off_t>(offset));
+        write_flags_ == 0
+            ? pwrite(fd(), data.data(), data.size(), static_cast<off_t>(offset))
+            : pwritev2(fd(), &piece, 1, static_cast<off_t>(offset),
+                       write_flags_);
     if (n < 0) {
       if (errno == EINTR) continue;
       return errno;
@@ -130,7 +134,7 @@ int Export::WriteDurably(uint64_t offset, absl::Span<const char> data) {
     while (!data.empty()) {
       const iovec piece = {const_cast<char*>(data.data()), data.size()};
       const ssize_t n = pwritev2(fd(), &piece, 1, static_cast<off_t>(offset),
-                                 RWF_DSYNC);
+                                 RWF_DSYNC | write_flags_);
       if (n < 0) {
         if (errno == EINTR) continue;
         supported = errno != EOPNOTSUPP;
@@ -260,6 +264,11 @@ bool Export::MakeClean(uint64_t offset, uint64_t length) {
 
 int Export::FindExtents(uint64_t offset, uint64_t length, size_t limit,
                         Extents* out) {
+  if (shares_description_) {
+    // To look for holes would move the offset of the file for others, too.
+    out->push_back({facts_.size_bytes - offset, false});
+    return 0;
+  }
   const ExtentSource source =
       facts_.block_device ? ExtentSource::kSeek : ExtentSourceOf(fd());
   if (source == ExtentSource::kSeekAfterSync) {

@@ -30,6 +30,9 @@ namespace nbdinetd {
 // Not an errno of the system's: the block layer has its own use for each.
 inline constexpr int kTruncated = -1;
 
+// RWF_NOAPPEND of pwritev2(2), Linux 6.9: newer than the C library's headers.
+inline constexpr int kRwfNoAppend = 0x20;
+
 class Export {
  public:
   // What is known when the export is opened, and doesn't change afterwards.
@@ -60,9 +63,13 @@ class Export {
   // description.
   int lock_fd() const { return fd_.get(); }
   // Other processes may have that description, too: it was handed over, and
-  // couldn't be opened anew.
+  // couldn't be opened anew. What they share, the file's offset and the file status
+  // flags, is left as it is; with `appends` O_APPEND is one of these.
   bool shares_description() const { return shares_description_; }
-  void set_shares_description() { shares_description_ = true; }
+  void set_shares_description(bool appends) {
+    shares_description_ = true;
+    write_flags_ = appends ? kRwfNoAppend : 0;
+  }
 
   // Reads what the page cache holds, without waiting for the storage: the
   // number of bytes, perhaps fewer than wanted; 0 when nothing is to be had
@@ -174,6 +181,7 @@ class Export {
   const UniqueFd fd_;
   const Facts facts_;
   bool shares_description_ = false;
+  int write_flags_ = 0;  // of pwritev2(2), for every write
   std::atomic<bool> finding_extents_may_sync_ = false;
   // The file system answers RWF_NOWAIT reads.
   std::atomic<bool> reads_nowait_ = true;

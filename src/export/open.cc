@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -46,6 +47,36 @@ absl::StatusOr<std::unique_ptr<Export>> ExportOf(
                  S_ISDIR(st.st_mode)
                      ? "it is a directory"
                      : "it is neither a regular file nor a block device");
+}
+
+// Whether a single write can leave O_APPEND out (Linux 6.9). A read is asked: it
+// knows the flag as well, and changes nothing.
+bool HasNoAppend(int fd) {
+  char byte;
+  const iovec piece = {&byte, 1};
+  return preadv2(fd, &piece, 1, 0, kRwfNoAppend) >= 0;
+}
+
+// Whether requests can be carried out on an open file description that is somebody
+// else's, too. Its file status flags hold for all who share it, so that they are left
+// as they are.
+absl::Status CheckShared(int fd, const std::string& name, int flags,
+                         bool appends) {
+  constexpr char kAdvice[] =
+      ", and this process may not open the file anew: give it the right to, or "
+      "hand the file over without that flag";
+  if ((flags & O_DIRECT) != 0) {
+    return NoInput(name,
+                   absl::StrCat("the descriptor handed over is open for "
+                                "unbuffered access (O_DIRECT)",
+                                kAdvice));
+  }
+  if (appends && !HasNoAppend(fd)) {
+    return NoInput(name, absl::StrCat("the descriptor handed over is open for "
+                                      "appending (O_APPEND)",
+                                      kAdvice, ", or use --readonly"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -128,24 +159,21 @@ absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
     *read_only_reason = "the descriptor handed over is open for reading only";
   }
   const std::string link = absl::StrCat("/proc/self/fd/", fd);
-  bool is_shared = false;
   UniqueFd own(
       open(link.c_str(), (read_only ? O_RDONLY : O_RDWR) | kOpenFlags));
-  if (!own.valid()) {
-    is_shared = true;
-    own.Reset(fcntl(fd, F_DUPFD_CLOEXEC, 0));
-    // With these, writes would go to the end of the file whatever their offset
-    // is, and unaligned requests fail.
-    const bool cleared =
-        fcntl(own.get(), F_SETFL, flags & ~(O_APPEND | O_DIRECT)) == 0;
-    if (!cleared && !read_only && (flags & O_APPEND) != 0) {
-      return NoInput(name, "the descriptor handed over can only append");
-    }
+  if (own.valid()) {
+    return ExportOf(std::move(own), name, read_only, read_only_reason);
   }
+  const bool appends = !read_only && (flags & O_APPEND) != 0;
+  if (absl::Status status = CheckShared(fd, name, flags, appends);
+      !status.ok()) {
+    return status;
+  }
+  own.Reset(fcntl(fd, F_DUPFD_CLOEXEC, 0));
   if (!own.valid()) return NoInput(name, ErrnoText(errno));
   absl::StatusOr<std::unique_ptr<Export>> opened =
       ExportOf(std::move(own), name, read_only, read_only_reason);
-  if (opened.ok() && is_shared) (*opened)->set_shares_description();
+  if (opened.ok()) (*opened)->set_shares_description(appends);
   return opened;
 }
 
