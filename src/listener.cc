@@ -25,11 +25,17 @@ constexpr absl::Duration kPause = absl::Milliseconds(100);
 
 UniqueFd OpenSpare() { return UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC)); }
 
-// A listener that came from systemd may block, and accept() on it would, when a
-// client has left again in the meantime.
-void MakeNonBlocking(int fd) {
+// accept() knows no flag by which it doesn't wait, and a listener that came from
+// systemd may block. Others have it, too: so that is set back when it is given up.
+// True when it did block.
+bool SetBlocking(int fd, bool blocking) {
   const int flags = fcntl(fd, F_GETFL);
-  if (flags >= 0) fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+  if (flags < 0) return false;
+  const bool blocks = (flags & O_NONBLOCK) == 0;
+  if (blocks != blocking) {
+    fcntl(fd, F_SETFL, blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
+  }
+  return blocks;
 }
 
 // accept() fails with these when the connection has (accept(2), "Error
@@ -74,9 +80,7 @@ Listener::Listener(std::vector<UniqueFd> sockets, const ListenerLimits& limits,
               " more refused connections or killed processes in ",
               kFaultsInterval},
       idle_since_(SteadyNow()),
-      next_status_(SteadyNow()) {
-  for (const UniqueFd& socket : sockets_) MakeNonBlocking(socket.get());
-}
+      next_status_(SteadyNow()) {}
 
 absl::StatusOr<Signals> Listener::CreateSignals() {
   // Ignored, it would have the kernel reap the processes that we count.
@@ -193,6 +197,8 @@ void Listener::Reap() {
 }
 
 absl::optional<Connection> Listener::Accept(int socket) {
+  // Each time: whoever had the socket before may just have set it back.
+  if (SetBlocking(socket, false)) blocking_.insert(socket);
   for (int i = 0; i < kAcceptsInARow; ++i) {
     ConnectionFd connection(
         UniqueFd(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC)));
@@ -351,6 +357,9 @@ bool Listener::ShedForWantOfDescriptors(int socket) {
 void Listener::Drain() {
   // The names first: once the sockets are closed, a successor may take them.
   on_stop_();
+  for (const UniqueFd& socket : sockets_) {
+    if (blocking_.contains(socket.get())) SetBlocking(socket.get(), true);
+  }
   sockets_.clear();
   while (!waiting_.empty()) RefuseOldest();
   TellSuppressed(denials_);

@@ -108,6 +108,8 @@ class Listener {
   void Drain();
 
   std::vector<UniqueFd> sockets_;
+  // Those that blocked before, and will again for whoever else has them.
+  absl::flat_hash_set<int> blocking_;
   const ListenerLimits limits_;
   Signals signals_;
   const Log& log_;
