@@ -136,11 +136,10 @@ void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
 }
 
 // What the process reads from and writes to, besides its exports and its log.
-void AddDescriptors(const Connection& connection, int signals_fd,
-                    int workers_fd, SandboxFacts* facts) {
-  facts->input_fd = connection.input.get();
-  facts->output_fd = connection.output.valid() ? connection.output.get()
-                                               : connection.input.get();
+void AddDescriptors(const Stream& stream, int signals_fd, int workers_fd,
+                    SandboxFacts* facts) {
+  facts->input_fd = stream.input_fd();
+  facts->output_fd = stream.output_fd();
   facts->kernel_tls = !IsUnixSocket(facts->input_fd);
   facts->signals_fd = signals_fd;
   facts->workers_fd = workers_fd;
@@ -225,8 +224,9 @@ ExitStatus ServeConnection(Connection connection, Catalog& catalog,
   {
     UniqueFd event_fd = CreateEventFd();
     SandboxFacts facts = SandboxFactsOf(catalog, tls != nullptr, exclusive);
-    AddDescriptors(connection, shutdown.fd(), event_fd.get(), &facts);
-    Channel channel(MakeStream(connection, timeouts), shutdown.fd(), &manager);
+    std::unique_ptr<Stream> stream = MakeStream(connection, timeouts);
+    AddDescriptors(*stream, shutdown.fd(), event_fd.get(), &facts);
+    Channel channel(std::move(stream), shutdown.fd(), &manager);
     // Nothing is opened from here on, nor does anything have to be set.
     Sandbox sandbox(facts);
     if (sandbox_mode != SandboxMode::kOff &&

@@ -96,6 +96,7 @@ python_tests = \
 	tests/seed-activation_test.py \
 	tests/seed-logging_test.py \
 	tests/seed-systemd_test.py \
+	tests/shared_flags_test.py \
 	tests/stalled_daemons_test.py \
 	tests/standalone_test.py \
 	tests/superservers_test.py \
@@ -143,6 +144,7 @@ tests_support_libsupport_a_SOURCES = \
 LDADD = tests/support/libsupport.a src/libnbdinetd.a $(GTEST_LIBS) \
 	$(ABSL_LIBS)
 tests_stream_tls_stream_test_LDADD = $(LDADD) $(OPENSSL_LIBS)
+tests_stream_tls_stream_test_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=setsockopt
 tests_tls_key_updates_test_LDADD = $(LDADD) $(OPENSSL_LIBS)
 tests_libnbd_test_LDADD = $(LDADD) $(LIBNBD_LIBS)
 tests_support_eio_fs_SOURCES = tests/support/eio_fs.c

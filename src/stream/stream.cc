@@ -1,17 +1,25 @@
 #include "stream/stream.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sys/ioctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/vfs.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstddef>
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "base/limits.h"
+#include "base/poll.h"
 
 namespace nbdinetd {
 namespace {
@@ -26,13 +34,18 @@ ssize_t Retry(Call call) {
   return n < 0 ? -errno : n;
 }
 
-// Returns the flags from before, or -1.
-int MakeNonBlocking(int fd) {
-  const int flags = fcntl(fd, F_GETFL);
-  if (flags >= 0 && (flags & O_NONBLOCK) == 0) {
-    fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-  }
-  return flags;
+// Whether a call would not wait for `events`.
+bool IsReady(int fd, short events) {
+  pollfd entry = {fd, events, 0};
+  return PollUntil(absl::MakeSpan(&entry, 1), absl::InfinitePast()) != 0;
+}
+
+// A pipe without a name. One with a name that is opened anew, when its writers are
+// gone, waits for the next one instead of telling the end.
+bool IsAnonymousPipe(int fd) {
+  struct statfs st;
+  return fstatfs(fd, &st) == 0 &&
+         static_cast<uint64_t>(st.f_type) == PIPEFS_MAGIC;
 }
 
 // What a Unix socket holds that the peer hasn't read yet: by default 208 KiB,
@@ -61,6 +74,15 @@ void GrowSendBuffer(int fd) {
   }
 }
 
+// How much one sendfile() sends at most, so that whoever watches the time and the
+// signals has a turn while a slow peer takes it.
+constexpr size_t kSendFileBytes = 1 << 20;
+
+bool SetShortestSendTimeout(int fd) {
+  const timeval timeout = {0, 1};  // rounded up to a tick of the kernel's
+  return setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) == 0;
+}
+
 }  // namespace
 
 bool IsUnixSocket(int fd) {
@@ -75,11 +97,22 @@ ssize_t Stream::SendFile(int, uint64_t, size_t) { return -EOPNOTSUPP; }
 SocketStream::SocketStream(UniqueFd socket)
     : socket_(std::move(socket)), is_unix_(IsUnixSocket(socket_.get())) {
   if (is_unix_) GrowSendBuffer(socket_.get());
+  sends_files_ = SetShortestSendTimeout(socket_.get());
 }
 
 SocketStream::~SocketStream() {
   End();
-  if (blocking_flags_ >= 0) fcntl(socket_.get(), F_SETFL, blocking_flags_);
+  SetNonBlocking(false);
+}
+
+void SocketStream::SetNonBlocking(bool on) {
+  if (on == made_non_blocking_) return;
+  const int flags = fcntl(socket_.get(), F_GETFL);
+  if (flags < 0 || (on && (flags & O_NONBLOCK) != 0)) return;
+  if (fcntl(socket_.get(), F_SETFL,
+            on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK) == 0) {
+    made_non_blocking_ = on;
+  }
 }
 
 ssize_t SocketStream::Read(absl::Span<char> buffer) {
@@ -100,10 +133,10 @@ ssize_t SocketStream::Write(absl::Span<const iovec> pieces, bool more) {
 }
 
 ssize_t SocketStream::SendFile(int file, uint64_t offset, size_t length) {
-  if (blocking_flags_ < 0) blocking_flags_ = MakeNonBlocking(socket_.get());
   return Retry([&] {
     auto position = static_cast<off_t>(offset);
-    return sendfile(socket_.get(), file, &position, length);
+    return sendfile(socket_.get(), file, &position,
+                    std::min(length, kSendFileBytes));
   });
 }
 
@@ -126,6 +159,7 @@ absl::optional<uint64_t> SocketStream::acknowledged_bytes() const {
 
 void SocketStream::Abort() {
   aborted_ = true;
+  SetNonBlocking(false);
   shutdown(socket_.get(), SHUT_RDWR);
 }
 
@@ -147,34 +181,45 @@ void SocketStream::End() {
   }
 }
 
-PipeStream::PipeStream(UniqueFd input, UniqueFd output)
-    : input_(std::move(input)), output_(std::move(output)) {
-  input_flags_ = MakeNonBlocking(input_.get());
-  output_flags_ = MakeNonBlocking(output_.get());
+PipeStream::End PipeStream::Take(UniqueFd pipe, int access) {
+  const int flags = fcntl(pipe.get(), F_GETFL);
+  if (flags >= 0 && (flags & O_NONBLOCK) != 0) return {std::move(pipe), false};
+  if (IsAnonymousPipe(pipe.get())) {
+    UniqueFd anew(open(absl::StrCat("/proc/self/fd/", pipe.get()).c_str(),
+                       access | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
+    if (anew.valid()) return {std::move(anew), false};
+  }
+  return {std::move(pipe), true};
 }
 
-PipeStream::~PipeStream() { Abort(); }
+PipeStream::PipeStream(UniqueFd input, UniqueFd output)
+    : input_(Take(std::move(input), O_RDONLY)),
+      output_(Take(std::move(output), O_WRONLY)) {}
 
-// Once only: the sandbox knows the two by their numbers, and no -1.
 void PipeStream::Abort() {
-  if (!input_.valid()) return;
-  if (input_flags_ >= 0) fcntl(input_.get(), F_SETFL, input_flags_);
-  if (output_flags_ >= 0) fcntl(output_.get(), F_SETFL, output_flags_);
-  input_.Reset();
-  output_.Reset();
+  input_.fd.Reset();
+  output_.fd.Reset();
 }
 
 ssize_t PipeStream::Read(absl::Span<char> buffer) {
-  if (!input_.valid()) return -ECONNABORTED;
-  return Retry(
-      [&] { return read(input_.get(), buffer.data(), buffer.size()); });
+  // The sandbox knows the two by their numbers, and no -1.
+  if (!input_.fd.valid()) return -ECONNABORTED;
+  if (input_.waits && !IsReady(input_fd(), POLLIN)) return -EAGAIN;
+  return Retry([&] { return read(input_fd(), buffer.data(), buffer.size()); });
 }
 
 ssize_t PipeStream::Write(absl::Span<const iovec> pieces, bool) {
-  if (!output_.valid()) return -EPIPE;
+  if (!output_.fd.valid()) return -EPIPE;
+  if (!output_.waits) {
+    return Retry([&] {
+      return writev(output_fd(), pieces.data(),
+                    static_cast<int>(pieces.size()));
+    });
+  }
+  if (!IsReady(output_fd(), POLLOUT)) return -EAGAIN;
   return Retry([&] {
-    return writev(output_.get(), pieces.data(),
-                  static_cast<int>(pieces.size()));
+    return write(output_fd(), pieces[0].iov_base,
+                 std::min<size_t>(pieces[0].iov_len, PIPE_BUF));
   });
 }
 

@@ -59,6 +59,11 @@ class Stream {
   // After a failure that is more than an errno, a phrase for the log.
   virtual std::string failure() const { return ""; }
 
+  // For who has to use the descriptor by other means than this, and without
+  // waiting. Holders of a duplicate share that; so it is taken back at the end, if
+  // it wasn't before, and Abort() is one.
+  virtual void SetNonBlocking(bool) {}
+
   // For poll() only.
   virtual int input_fd() const = 0;
   virtual int output_fd() const = 0;
@@ -66,21 +71,25 @@ class Stream {
 
 // A stream socket of any family. Its end is shut down before it is closed, so
 // that the peer hears of it though somebody else holds a duplicate; what has been
-// sent still arrives. sendfile(2) knows no flags: from the first
-// SendFile() until the end the socket is non-blocking, for whoever else holds it,
-// too; and the process must ignore SIGPIPE by then.
+// sent still arrives.
+//
+// Those who hold a duplicate share the file status flags, so that these are left as
+// they are: each call says by itself that it doesn't wait. sendfile(2) can't; the
+// socket gets a timeout for sending instead, the shortest there is. SIGPIPE has to
+// be ignored by the first SendFile().
 class SocketStream : public Stream {
  public:
   explicit SocketStream(UniqueFd socket);
   ~SocketStream() override;
   ssize_t Read(absl::Span<char> buffer) override;
   ssize_t Write(absl::Span<const iovec> pieces, bool more = false) override;
-  bool sends_files() const override { return true; }
+  bool sends_files() const override { return sends_files_; }
   ssize_t SendFile(int file, uint64_t offset, size_t length) override;
   // TCP: what isn't acknowledged. A Unix socket: with what the kernel needs to
   // hold it.
   absl::optional<size_t> unread_bytes() const override;
   absl::optional<uint64_t> acknowledged_bytes() const override;
+  void SetNonBlocking(bool on) override;
   void Abort() override;
   int input_fd() const override { return socket_.get(); }
   int output_fd() const override { return socket_.get(); }
@@ -91,27 +100,34 @@ class SocketStream : public Stream {
   UniqueFd socket_;
   const bool is_unix_;
   bool aborted_ = false;
-  int blocking_flags_ = -1;  // its flags before it was made non-blocking
+  bool sends_files_ = false;
+  bool made_non_blocking_ = false;
 };
 
-// A pair of pipes, as from ssh. They are made non-blocking, and set back at the
-// end: the other holders of an inherited pipe share its flags. The process must
-// ignore SIGPIPE.
+// A pair of pipes, as from ssh. Other holders of an inherited pipe share its file
+// status flags, so that these are left as they are: each pipe is opened anew,
+// without waiting, where the process may do that. Else it is asked before each
+// call, and written to in pieces for which a pipe always has room when poll() says
+// so. SIGPIPE has to be ignored.
 class PipeStream : public Stream {
  public:
   PipeStream(UniqueFd input, UniqueFd output);
-  ~PipeStream() override;
   ssize_t Read(absl::Span<char> buffer) override;
   ssize_t Write(absl::Span<const iovec> pieces, bool more = false) override;
   void Abort() override;
-  int input_fd() const override { return input_.get(); }
-  int output_fd() const override { return output_.get(); }
+  int input_fd() const override { return input_.fd.get(); }
+  int output_fd() const override { return output_.fd.get(); }
 
  private:
-  UniqueFd input_;
-  UniqueFd output_;
-  int input_flags_;
-  int output_flags_;
+  struct End {
+    UniqueFd fd;
+    bool waits;  // a call on it may
+  };
+  // `access` is O_RDONLY or O_WRONLY.
+  static End Take(UniqueFd pipe, int access);
+
+  End input_;
+  End output_;
 };
 
 }  // namespace nbdinetd

@@ -1,6 +1,5 @@
 #include "stream/tls_stream.h"
 
-#include <fcntl.h>
 #include <fnmatch.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -201,10 +200,9 @@ bool OpenSslStream::TryKernel() {
   }
   // OpenSSL hands its keys to the kernel when it ends the handshake on a
   // BIO of its own, which wants a non-blocking socket.
-  const int flags = fcntl(fd, F_GETFL);
-  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) return false;
   BIO* bio = lib_.BIO_new_socket(fd, BIO_NOCLOSE);
   if (bio == nullptr) return false;
+  below_->SetNonBlocking(true);
   lib_.SSL_set_bio(ssl_, bio, bio);
   return true;
 }
@@ -226,6 +224,7 @@ void OpenSslStream::LeaveKernel() {
       lib_.BIO_ctrl(writer, BIO_CTRL_GET_KTLS_RECV, 0, nullptr) > 0;
   if (!kernel_sends_) lib_.SSL_set0_wbio(ssl_, MakeBio());
   if (!receives) lib_.SSL_set0_rbio(ssl_, MakeBio());
+  if (!kernel_sends_ && !receives) below_->SetNonBlocking(false);
   if (kernel_sends_) lib_.SSL_set_msg_callback(ssl_, &WatchMessages);
 }
 

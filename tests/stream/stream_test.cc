@@ -5,14 +5,18 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/steady_clock.h"
 
@@ -156,13 +160,50 @@ TEST_F(SocketStreamTest, SendingAFileToAPeerThatIsGoneIsAnError) {
   EXPECT_EQ(stream_->SendFile(file.get(), 0, 3), -EPIPE);
 }
 
-TEST_F(SocketStreamTest, SetsTheSocketsFlagsBackAfterSendingFiles) {
+// Whoever holds a duplicate of a descriptor shares its file status flags.
+TEST_F(SocketStreamTest, LeavesTheSocketsFlagsAloneWhenItSendsFiles) {
   const UniqueFd shared(dup(stream_->input_fd()));
-  const UniqueFd file = File("abc");
-  EXPECT_EQ(stream_->SendFile(file.get(), 0, 3), 3);
-  EXPECT_NE(fcntl(shared.get(), F_GETFL) & O_NONBLOCK, 0);
+  const UniqueFd file = File(std::string(1 << 20, 'x'));
+  while (stream_->SendFile(file.get(), 0, 1 << 20) > 0) {
+  }
+  EXPECT_EQ(fcntl(shared.get(), F_GETFL) & O_NONBLOCK, 0);
   stream_.reset();
   EXPECT_EQ(fcntl(shared.get(), F_GETFL) & O_NONBLOCK, 0);
+}
+
+TEST_F(SocketStreamTest, TakesNonBlockingBackAtEachEnd) {
+  const UniqueFd shared(dup(stream_->input_fd()));
+  const auto blocks = [&] {
+    return (fcntl(shared.get(), F_GETFL) & O_NONBLOCK) == 0;
+  };
+  stream_->SetNonBlocking(true);
+  EXPECT_FALSE(blocks());
+  stream_->SetNonBlocking(false);
+  EXPECT_TRUE(blocks());
+  stream_->SetNonBlocking(true);
+  stream_->Abort();
+  EXPECT_TRUE(blocks());
+  // Of another process's making in between.
+  fcntl(shared.get(), F_SETFL, fcntl(shared.get(), F_GETFL) | O_NONBLOCK);
+  stream_.reset();
+  EXPECT_FALSE(blocks());
+}
+
+TEST_F(SocketStreamTest, TakesNonBlockingBackWhenItIsDestroyed) {
+  const UniqueFd shared(dup(stream_->input_fd()));
+  stream_->SetNonBlocking(true);
+  stream_.reset();
+  EXPECT_EQ(fcntl(shared.get(), F_GETFL) & O_NONBLOCK, 0);
+}
+
+TEST_F(SocketStreamTest, LeavesASocketNonBlockingThatWasSo) {
+  const UniqueFd shared(dup(stream_->input_fd()));
+  fcntl(shared.get(), F_SETFL, fcntl(shared.get(), F_GETFL) | O_NONBLOCK);
+  stream_->SetNonBlocking(true);
+  stream_->SetNonBlocking(false);
+  EXPECT_NE(fcntl(shared.get(), F_GETFL) & O_NONBLOCK, 0);
+  stream_.reset();
+  EXPECT_NE(fcntl(shared.get(), F_GETFL) & O_NONBLOCK, 0);
 }
 
 TEST_F(SocketStreamTest, TellsHowMuchThePeerHasNotRead) {
@@ -211,69 +252,164 @@ TEST_F(SocketStreamTest, APeerThatIsGoneIsAnErrorAndNoSignal) {
   EXPECT_EQ(Write(*stream_, "abc"), -EPIPE);
 }
 
-TEST_F(SocketStreamTest, ClosesItsSocketAtTheEnd) {
+TEST_F(SocketStreamTest, ItsEndIsOneForThePeerWhoeverHoldsADuplicate) {
+  const UniqueFd shared(dup(stream_->input_fd()));
+  ASSERT_EQ(Write(*stream_, "bye"), 3);
+  ASSERT_EQ(write(peer_.get(), "unread", 6), 6);
   stream_.reset();
-  char byte;
-  EXPECT_EQ(read(peer_.get(), &byte, 1), 0);
+  char bytes[8];
+  EXPECT_EQ(recv(peer_.get(), bytes, sizeof(bytes), MSG_DONTWAIT), 3);
+  EXPECT_EQ(recv(peer_.get(), bytes, sizeof(bytes), MSG_DONTWAIT), 0);
+  EXPECT_EQ(send(peer_.get(), "x", 1, MSG_NOSIGNAL), -1);
 }
 
-class PipeStreamTest : public testing::Test {
+TEST_F(SocketStreamTest, UnreadInputIsNoErrorForThePeer) {
+  ASSERT_EQ(Write(*stream_, "bye"), 3);
+  ASSERT_EQ(write(peer_.get(), "unread", 6), 6);
+  stream_.reset();
+  char bytes[8];
+  EXPECT_EQ(recv(peer_.get(), bytes, sizeof(bytes), MSG_DONTWAIT), 3);
+  // Not ECONNRESET, as when it is closed with that.
+  EXPECT_EQ(recv(peer_.get(), bytes, sizeof(bytes), MSG_DONTWAIT), 0);
+}
+
+TEST_F(SocketStreamTest, AnAbortIsTheEndAtOnce) {
+  const UniqueFd shared(dup(stream_->input_fd()));
+  stream_->Abort();
+  char byte;
+  EXPECT_EQ(recv(peer_.get(), &byte, 1, MSG_DONTWAIT), 0);
+}
+
+// The first is opened anew. The second isn't, since it has a name; nor could it be
+// without a /proc, or of another user.
+enum class PipeKind { kAnonymous, kNamed };
+
+class PipeStreamTest : public testing::TestWithParam<PipeKind> {
  protected:
   void SetUp() override {
-    int in[2], out[2];
-    ASSERT_EQ(pipe2(in, O_CLOEXEC), 0);
-    ASSERT_EQ(pipe2(out, O_CLOEXEC), 0);
+    Ends in, out;
+    Make(&in);
+    Make(&out);
     // The other holders of the two ends.
-    shared_input_.Reset(fcntl(in[0], F_DUPFD_CLOEXEC, 0));
-    shared_output_.Reset(fcntl(out[1], F_DUPFD_CLOEXEC, 0));
-    to_stream_.Reset(in[1]);
-    from_stream_.Reset(out[0]);
-    stream_ = std::make_unique<PipeStream>(UniqueFd(in[0]), UniqueFd(out[1]));
+    shared_input_.Reset(fcntl(in.read.get(), F_DUPFD_CLOEXEC, 0));
+    shared_output_.Reset(fcntl(out.write.get(), F_DUPFD_CLOEXEC, 0));
+    to_stream_ = std::move(in.write);
+    from_stream_ = std::move(out.read);
+    stream_ = std::make_unique<PipeStream>(std::move(in.read),
+                                           std::move(out.write));
     signal(SIGPIPE, SIG_IGN);
   }
+
+  bool AreBlocking() const {
+    return (fcntl(shared_input_.get(), F_GETFL) & O_NONBLOCK) == 0 &&
+           (fcntl(shared_output_.get(), F_GETFL) & O_NONBLOCK) == 0;
+  }
+
   UniqueFd shared_input_, shared_output_;
   UniqueFd to_stream_, from_stream_;
   std::unique_ptr<PipeStream> stream_;
-};
 
-TEST_F(PipeStreamTest, ReadsOneAndWritesTheOther) {
+ private:
+  struct Ends {
+    UniqueFd read, write;
+  };
+  static void Make(Ends* ends) {
+    if (GetParam() == PipeKind::kAnonymous) {
+      int fds[2];
+      ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
+      ends->read.Reset(fds[0]);
+      ends->write.Reset(fds[1]);
+      return;
+    }
+    char folder[] = "/tmp/nbdinetd-fifo-XXXXXX";
+    ASSERT_NE(mkdtemp(folder), nullptr);
+    const std::string path = std::string(folder) + "/fifo";
+    ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+    ends->read.Reset(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    ends->write.Reset(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    fcntl(ends->read.get(), F_SETFL, 0);
+    unlink(path.c_str());
+    rmdir(folder);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Kind, PipeStreamTest,
+                         testing::Values(PipeKind::kAnonymous,
+                                         PipeKind::kNamed));
+
+TEST_P(PipeStreamTest, ReadsOneAndWritesTheOther) {
   ASSERT_EQ(write(to_stream_.get(), "abc", 3), 3);
   EXPECT_EQ(Read(*stream_), "abc");
-  std::string a = "de", b = "f";
-  const iovec pieces[] = {Piece(a), Piece(b)};
-  EXPECT_EQ(stream_->Write(pieces), 3);
+  ASSERT_EQ(Write(*stream_, "def"), 3);
   char received[8];
   ASSERT_EQ(read(from_stream_.get(), received, sizeof(received)), 3);
   EXPECT_EQ(std::string(received, 3), "def");
   EXPECT_NE(stream_->input_fd(), stream_->output_fd());
 }
 
-TEST_F(PipeStreamTest, DoesNotWait) {
-  EXPECT_EQ(Read(*stream_), kAgain);
-  const std::string block(1 << 16, 'x');
-  ssize_t n;
-  size_t blocks = 0;
-  while ((n = Write(*stream_, block)) > 0) ASSERT_LT(++blocks, 10000u);
-  EXPECT_EQ(n, -EAGAIN);
+TEST_P(PipeStreamTest, WritesPiecesInOrder) {
+  std::string a(5000, 'a'), b = "b";
+  std::vector<iovec> pieces = {Piece(a), Piece(b)};
+  absl::Span<iovec> rest = absl::MakeSpan(pieces);
+  while (!rest.empty()) {
+    const ssize_t n = stream_->Write(rest);
+    ASSERT_GT(n, 0);
+    auto left = static_cast<size_t>(n);
+    while (left > 0) {
+      const size_t part = std::min(left, rest[0].iov_len);
+      rest[0].iov_base = static_cast<char*>(rest[0].iov_base) + part;
+      rest[0].iov_len -= part;
+      left -= part;
+      if (rest[0].iov_len == 0) rest.remove_prefix(1);
+    }
+  }
+  std::string received(5001, '\0');
+  ASSERT_EQ(read(from_stream_.get(), received.data(), received.size()), 5001);
+  EXPECT_EQ(received, a + b);
 }
 
-TEST_F(PipeStreamTest, TellsTheEndOfTheStream) {
+TEST_P(PipeStreamTest, DoesNotWait) {
+  EXPECT_EQ(Read(*stream_), kAgain);
+  for (const size_t size : {size_t{1} << 16, size_t{1}, size_t{4095}}) {
+    const std::string block(size, 'x');
+    ssize_t n;
+    size_t blocks = 0;
+    while ((n = Write(*stream_, block)) > 0) ASSERT_LT(++blocks, 100000u);
+    EXPECT_EQ(n, -EAGAIN);
+    std::string received(100, '\0');
+    ASSERT_EQ(read(from_stream_.get(), received.data(), received.size()), 100);
+  }
+}
+
+TEST_P(PipeStreamTest, TellsTheEndOfTheStream) {
+  ASSERT_EQ(write(to_stream_.get(), "abc", 3), 3);
   to_stream_.Reset();
+  EXPECT_EQ(Read(*stream_), "abc");
   EXPECT_EQ(Read(*stream_), "");
 }
 
-TEST_F(PipeStreamTest, APeerThatIsGoneIsAnError) {
+TEST_P(PipeStreamTest, APeerThatIsGoneIsAnError) {
   from_stream_.Reset();
   EXPECT_EQ(Write(*stream_, "abc"), -EPIPE);
 }
 
-// A shell that shares the pipe would not expect that its own reads fail with EAGAIN.
-TEST_F(PipeStreamTest, SetsThePipesBackAtTheEnd) {
-  EXPECT_NE(fcntl(shared_input_.get(), F_GETFL) & O_NONBLOCK, 0);
-  EXPECT_NE(fcntl(shared_output_.get(), F_GETFL) & O_NONBLOCK, 0);
+TEST_P(PipeStreamTest, ItsEndIsOneForThePeer) {
+  shared_output_.Reset();
   stream_.reset();
-  EXPECT_EQ(fcntl(shared_input_.get(), F_GETFL) & O_NONBLOCK, 0);
-  EXPECT_EQ(fcntl(shared_output_.get(), F_GETFL) & O_NONBLOCK, 0);
+  char byte;
+  EXPECT_EQ(read(from_stream_.get(), &byte, 1), 0);
+}
+
+// A shell that shares the pipe would not expect that its own reads fail with EAGAIN.
+TEST_P(PipeStreamTest, LeavesTheFlagsOfTheOtherHoldersAlone) {
+  EXPECT_TRUE(AreBlocking());
+  ASSERT_EQ(write(to_stream_.get(), "abc", 3), 3);
+  EXPECT_EQ(Read(*stream_), "abc");
+  ASSERT_EQ(Write(*stream_, "def"), 3);
+  EXPECT_TRUE(AreBlocking());
+  stream_->Abort();
+  EXPECT_TRUE(AreBlocking());
+  stream_.reset();
+  EXPECT_TRUE(AreBlocking());
 }
 
 }  // namespace

@@ -3,8 +3,12 @@
 
 #include "stream/tls_stream.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <openssl/ssl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -18,6 +22,19 @@
 #include "base/limits.h"
 #include "stream/tls.h"
 #include "support/memory_stream.h"
+
+// What the linker puts in place of the call; see --wrap in ld(1).
+namespace {
+bool pretends_kernel_tls = false;
+}  // namespace
+extern "C" {
+int __real_setsockopt(int, int, int, const void*, socklen_t);
+int __wrap_setsockopt(int fd, int level, int name, const void* value,
+                      socklen_t length) {
+  if (pretends_kernel_tls && level == IPPROTO_TCP && name == TCP_ULP) return 0;
+  return __real_setsockopt(fd, level, name, value, length);
+}
+}  // extern "C"
 
 namespace nbdinetd {
 namespace {
@@ -44,6 +61,20 @@ unsigned GiveKey(SSL* ssl, const char*, char* identity, unsigned, unsigned char*
   return static_cast<unsigned>(mine->key.size());
 }
 
+std::unique_ptr<Tls> LoadTls(std::vector<std::string> allow = {}) {
+  char path[] = "/tmp/nbdinetd-psk-XXXXXX";
+  close(mkstemp(path));
+  std::ofstream(path) << kKeys;
+  TlsSettings settings;
+  settings.mode = TlsMode::kRequire;
+  settings.psk_file = path;
+  settings.allow = std::move(allow);
+  auto tls = Tls::Load(settings);
+  unlink(path);
+  EXPECT_TRUE(tls.ok()) << tls.status();
+  return *std::move(tls);
+}
+
 // A server's stream and its client, which exchange bytes when Pump() is called.
 class Pair {
  public:
@@ -51,17 +82,7 @@ class Pair {
                 std::vector<std::string> allow = {},
                 const char* ciphers_of_tls12 = "PSK")
       : key_(std::move(key)) {
-    char path[] = "/tmp/nbdinetd-psk-XXXXXX";
-    close(mkstemp(path));
-    std::ofstream(path) << kKeys;
-    TlsSettings settings;
-    settings.mode = TlsMode::kRequire;
-    settings.psk_file = path;
-    settings.allow = std::move(allow);
-    auto tls = Tls::Load(settings);
-    unlink(path);
-    EXPECT_TRUE(tls.ok()) << tls.status();
-    tls_ = *std::move(tls);
+    tls_ = LoadTls(std::move(allow));
     server_ = tls_->Wrap(std::make_unique<MemoryStream>(peer_));
 
     context_ = SSL_CTX_new(TLS_client_method());
@@ -471,6 +492,92 @@ TEST(Reset, IsAnErrnoAndNoFailureOfTls) {
   std::string text;
   EXPECT_EQ(pair.ReadAll(&text), -ECONNRESET);
   EXPECT_EQ(pair.server().failure(), "");
+}
+
+// The kernel says that it has TLS, and then takes none of OpenSSL's keys.
+class KernelTls : public testing::Test {
+ protected:
+  void SetUp() override {
+    const UniqueFd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof(address);
+    auto* generic = reinterpret_cast<sockaddr*>(&address);
+    ASSERT_EQ(bind(listener.get(), generic, length), 0);
+    ASSERT_EQ(listen(listener.get(), 1), 0);
+    ASSERT_EQ(getsockname(listener.get(), generic, &length), 0);
+    client_fd_.Reset(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(connect(client_fd_.get(), generic, length), 0);
+    fcntl(client_fd_.get(), F_SETFL, O_RDWR | O_NONBLOCK);
+    UniqueFd server(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    ASSERT_TRUE(server.valid());
+    shared_.Reset(fcntl(server.get(), F_DUPFD_CLOEXEC, 0));
+
+    pretends_kernel_tls = true;
+    server_ = tls_->Wrap(std::make_unique<SocketStream>(std::move(server)));
+    pretends_kernel_tls = false;
+    context_ = SSL_CTX_new(TLS_client_method());
+    SSL_CTX_set_psk_client_callback(context_, &GiveKey);
+    client_ = SSL_new(context_);
+    SSL_set_app_data(client_, &key_);
+    SSL_set_fd(client_, client_fd_.get());
+    SSL_set_connect_state(client_);
+  }
+  void TearDown() override {
+    SSL_free(client_);
+    SSL_CTX_free(context_);
+  }
+
+  bool IsBlocking() const {
+    return (fcntl(shared_.get(), F_GETFL) & O_NONBLOCK) == 0;
+  }
+  // The server's last result.
+  int ShakeHands() {
+    int server = -EAGAIN;
+    for (int client = 0; server == -EAGAIN || client != 1;) {
+      client = SSL_do_handshake(client_);
+      if (server == -EAGAIN) server = server_->Handshake();
+      if (server != 0 && server != -EAGAIN) break;
+    }
+    return server;
+  }
+
+  ClientKey key_;
+  UniqueFd client_fd_;
+  UniqueFd shared_;  // somebody else's duplicate
+  std::unique_ptr<Tls> tls_ = LoadTls();
+  std::unique_ptr<TlsStream> server_;
+  SSL_CTX* context_;
+  SSL* client_;
+};
+
+TEST_F(KernelTls, IsDoneWithoutAndLeavesTheSocketAsItWas) {
+  EXPECT_FALSE(IsBlocking());
+  ASSERT_EQ(ShakeHands(), 0) << server_->failure();
+  EXPECT_TRUE(IsBlocking());
+  std::string hello = "hello";
+  const iovec piece = {hello.data(), hello.size()};
+  EXPECT_EQ(server_->Write(absl::MakeConstSpan(&piece, 1)), 5);
+  char buffer[8];
+  size_t n = 0;
+  while (SSL_read_ex(client_, buffer, sizeof(buffer), &n) != 1) {
+    ASSERT_EQ(SSL_get_error(client_, 0), SSL_ERROR_WANT_READ);
+  }
+  EXPECT_EQ(std::string(buffer, n), "hello");
+}
+
+TEST_F(KernelTls, AHandshakeThatIsGivenUpLeavesTheSocketAsItWas) {
+  EXPECT_EQ(server_->Handshake(), -EAGAIN);
+  EXPECT_FALSE(IsBlocking());
+  server_.reset();
+  EXPECT_TRUE(IsBlocking());
+}
+
+TEST_F(KernelTls, AnAbortLeavesTheSocketAsItWas) {
+  EXPECT_FALSE(IsBlocking());
+  server_->Abort();
+  EXPECT_TRUE(IsBlocking());
 }
 
 }  // namespace
