@@ -125,12 +125,14 @@ inline constexpr absl::Duration kStallTimeout = absl::Seconds(60);
 // How often within that time the peer is looked at: it may be given up by one look
 // later than the time says.
 inline constexpr int kStallLooks = 16;
-// After SIGTERM: how long a client has to hear NBD_REP_ERR_SHUTDOWN.
+// After SIGTERM: how long a client has to hear NBD_REP_ERR_SHUTDOWN; the end of
+// every wait in the handshake.
 inline constexpr absl::Duration kShutdownGrace = absl::Milliseconds(250);
 // After SIGTERM: how long without a request until the connection is closed. The
 // client hears NBD_ESHUTDOWN meanwhile.
 inline constexpr absl::Duration kShutdownIdle = absl::Milliseconds(250);
-// After SIGTERM: how long a client that goes on asking is answered.
+// After SIGTERM: how long a client that goes on asking is answered, one that goes
+// on sending is read from, and one that doesn't read is waited for.
 inline constexpr absl::Duration kShutdownLimit = absl::Seconds(1);
 // A TCP peer that is silent, and whose machine doesn't answer: a suspended or dead
 // one, or a link that is down.
