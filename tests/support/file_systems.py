@@ -321,7 +321,9 @@ def _(t):
 
 
 def passed_on(t, *options):
-    """A file system by FUSE that asks the file below, in an ext3, where data is (SEEK_DATA)."""
+    """A file system by FUSE that asks the file below, in an ext3, where data is (SEEK_DATA). Its
+    sync is one of that file, too; of one whose sync does nothing (libfuse's passthrough.c) no
+    block status can be right, unless all is called data."""
     below = on_image(t, "ext4", f"mkfs.ext3 {MKFS_EXT}")
     directory = t.path("fuse")
     unmounted_at_the_end(t, directory)
@@ -343,13 +345,6 @@ def passed_on(t, *options):
      needs=("fuse", "loop"))
 def _(t):
     return passed_on(t, "--sync")
-
-
-# As libfuse's own example passthrough.c has it.
-@row("FUSE that passes on where data is, and no sync", ("fuse", "ext4"), ("mkfs.ext3",),
-     needs=("fuse", "loop"))
-def _(t):
-    return passed_on(t)
 
 
 def by_fuse_on_image(t, mkfs, mount):
