@@ -82,6 +82,7 @@ python_tests = \
 	tests/exclusive_test.py \
 	tests/faults_test.py \
 	tests/feature_pairs_test.py \
+	tests/file_systems_test.py \
 	tests/handed_over_test.py \
 	tests/hardening_test.py \
 	tests/inherited_descriptors_test.py \
@@ -151,9 +152,6 @@ tests_support_eio_fs_SOURCES = tests/support/eio_fs.c
 tests_support_eio_fs_CFLAGS = $(AM_CFLAGS) $(FUSE3_CFLAGS)
 tests_support_eio_fs_LDADD = $(FUSE3_LIBS) -lpthread
 
-# Not among TESTS yet: one of its rows fails, block status on a FUSE file system that knows no
-# sync. `make torture-file-systems` runs it.
-EXTRA_DIST += tests/file_systems_test.py
 EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/client_root.py tests/support/clients.py \
 	tests/support/faults.py tests/support/file_systems.py \
