@@ -264,13 +264,14 @@ bool Export::MakeClean(uint64_t offset, uint64_t length) {
 
 int Export::FindExtents(uint64_t offset, uint64_t length, size_t limit,
                         Extents* out) {
-  if (shares_description_) {
-    // To look for holes would move the offset of the file for others, too.
+  // Block devices know no holes, and to ask for them (lseek) would wait for every
+  // read that is under way, and make those that come wait, too. Of a description
+  // that others share, it would move the offset.
+  if (facts_.block_device || shares_description_) {
     out->push_back({facts_.size_bytes - offset, false});
     return 0;
   }
-  const ExtentSource source =
-      facts_.block_device ? ExtentSource::kSeek : ExtentSourceOf(fd());
+  const ExtentSource source = ExtentSourceOf(fd());
   if (source == ExtentSource::kSeekAfterSync) {
     finding_extents_may_sync_.store(true, std::memory_order_relaxed);
     if (Flush() != 0) {
