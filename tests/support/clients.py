@@ -131,6 +131,15 @@ def allocated_bytes(path):
     return os.stat(path).st_blocks * 512
 
 
+def shows_preallocated_as_data(context):
+    """Whether the file system's map has data where space is allocated and nothing was written yet,
+    as ext4's has, or holes, as tmpfs's has."""
+    probe = context.sparse_image(1 << 20)
+    with open(probe, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, 1 << 20)
+    return not any(hole for _, _, hole in holes_of(probe))
+
+
 def merged(extents):
     """[(start, length, value)] with neighbours of one value made one."""
     result = []
