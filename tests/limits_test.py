@@ -152,6 +152,12 @@ def _(t):
             assert int(status["Threads"]) <= limit("kMaxThreads") + 1, status["Threads"]
             # The workers' event descriptor.
             assert len(process.descriptors()) <= descriptors + 1, process.descriptors()
+            if command == NBD_CMD_READ:
+                # Results that nobody takes are no more.
+                fs.release()
+                memory = wait_steady(lambda: own_memory(process.pid) >> 20) * MIB - idle
+                note(f"command {command}: {memory >> 10} KiB more when it is done")
+                assert memory <= most_memory() + CLOSE_ENOUGH, f"{memory} bytes"
             os.kill(process.pid, signal.SIGKILL)
             fs.clear()
 

@@ -132,6 +132,18 @@ def wait_until(condition, what, timeout=GUARD):
         pause = min(pause * 2, 0.05)
 
 
+def wait_steady(value):
+    """Waits until what value() returns stays the same for a while, and returns it. If that comes too
+    early, a test sees less than it could, and never what isn't there."""
+    samples = []
+
+    def steady():
+        samples.append(value())
+        return len(samples) >= 8 and len(set(map(str, samples[-8:]))) == 1
+    wait_until(steady, "something to stay as it is")
+    return samples[-1]
+
+
 def matches(pattern, text, what=""):
     """The match of a regular expression that has to be somewhere in the text."""
     found = re.search(pattern, text, re.MULTILINE)
