@@ -555,6 +555,41 @@ def waits_of(pid):
                        Path(f"/proc/{pid}/task/{pid}/status").read_text())[1])
 
 
+@test("SIGTERM, once or more, while the storage is at it: what is under way is answered, then the "
+      "connection ends")
+def _(context):
+    need_privilege("fuse")
+    content = image_bytes(4 * MIB)
+    requests = {
+        "a read": ("read", (NBD_CMD_READ, MIB, PAGE)),
+        "a long read": ("read", (NBD_CMD_READ, MIB, MIB)),
+        "a flush": ("sync", (NBD_CMD_FLUSH,)),
+        "a durable write": ("sync", (NBD_CMD_WRITE, 0, 0, NBD_CMD_FLAG_FUA, b"x" * PAGE)),
+        "nothing but the last flush": ("sync", None),
+    }
+    for name, (operation, request) in requests.items():
+        for times in (1, 3):
+            with FailingFs(context.fresh("fs"), content) as fs:
+                process, client = serve(context, fs.disk)
+                client.write(2 * MIB, b"y" * PAGE)
+                fs.rule(operation, "hold")
+                held = client.request(*request) if request else None
+                if request:
+                    fs.wait_held(1)
+                for _ in range(times):
+                    process.signal(signal.SIGTERM)
+                # Until its last flush, or, for certain, not before what is under way.
+                if not request:
+                    fs.wait_held(1)
+                    process.signal(signal.SIGTERM)
+                eq(process.poll(), None, f"{name}: the end")
+                fs.release()
+                if request:
+                    client.answer(held).check()
+                client.expect_end()
+                process.expect(EX_OK)
+
+
 @test("a slow read does not hold up the reads behind it")
 def _(context):
     need_privilege("fuse")

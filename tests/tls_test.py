@@ -5,11 +5,13 @@ the upgrade, and how it ends.
 Clients that others have written are in tls_clients_test.py.
 """
 
+import fcntl
 import os
 import re
 import signal
 import socket
 import ssl
+import struct
 import sys
 import warnings
 from pathlib import Path
@@ -21,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 from clients import program_output
 from harness import *
 from harness import need, need_root, test
+from listening import state_of
 from tls import *
 
 MIB = 1 << 20
@@ -707,6 +710,91 @@ def _(context):
         client.expect_end()
         process.expect(EX_OK)
         contains("shutting down", process.stderr())
+
+
+def settled(client, process):
+    """The server has read all that the client sent, and sleeps."""
+    SIOCOUTQ = 0x5411
+    wait_until(lambda: struct.unpack("i", fcntl.ioctl(client._wfd, SIOCOUTQ, bytes(4)))[0] == 0
+               and state_of(process.pid) == "S", "the server to wait")
+
+
+def sleeps_of(process):
+    """How often the server's main thread has gone to sleep; None when it is gone."""
+    try:
+        return re.search(r"^voluntary_ctxt_switches:\s+(\d+)",
+                         Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)[1]
+    except (FileNotFoundError, ProcessLookupError, TypeError):
+        return None
+
+
+def part_of_hello(client):
+    client.handshake()
+    client.ask_for_tls()
+    client.begin_tls()
+    try:
+        client.tls.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    client.send_raw(client._outgoing.read()[:100])
+
+
+def hello_alone(client):
+    """The server has sent its part, and waits for ours."""
+    client.handshake()
+    client.ask_for_tls()
+    client.begin_tls()
+    try:
+        client.tls.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    client._flush_tls()
+    client._poll(True, False)
+
+
+GO = Client.option_bytes(NBD_OPT_GO, Client.info_bytes())
+# What the client does; what it sends when the server has heard the signal.
+STATES = {
+    "inside the ClientHello": (part_of_hello, None),
+    "behind the ServerHello": (hello_alone, None),
+    "between options": (lambda c: c.start_tls().list_exports(), None),
+    "inside an option's header": (lambda c: c.start_tls().send(GO[:9]), None),
+    "inside NBD_OPT_GO": (lambda c: c.start_tls().send(GO[:18]), None),
+    "inside NBD_OPT_GO, whose rest comes": (lambda c: c.start_tls().send(GO[:18]), GO[18:]),
+    "idle": (lambda c: c.start(), None),
+    "inside a request": (lambda c: c.start().send(c.request_bytes(NBD_CMD_READ, 0, 512)[:13]), None),
+    "inside a write": (lambda c: c.start().send(
+        c.request_bytes(NBD_CMD_WRITE, 0, MIB, payload=bytes(MIB // 2))), None),
+    "inside a record": (lambda c: c.start().send_raw(
+        c.encrypt(c.request_bytes(NBD_CMD_READ, 0, 512))[:20]), None),
+    "inside replies": (lambda c: c.start().send_raw(
+        c.encrypt(c.request_bytes(NBD_CMD_READ, 0, MIB) * 32)), None),
+}
+
+
+@test("SIGTERM ends a connection over TLS in whatever it is", guard=180)
+def _(context):
+    for family in ("socketpair", "tcp"):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            running = []
+            for name, (reach, then) in STATES.items():
+                process, client = certified(context, family=family)
+                reach(client)
+                if name != "inside replies":
+                    settled(client, process)
+                running.append((name, process, client, then))
+            for name, process, client, then in running:
+                before = sleeps_of(process)
+                process.signal(number)
+                if then:
+                    wait_until(lambda p=process, b=before: sleeps_of(p) != b,
+                               "the server to hear the signal")
+                    try:
+                        client.send(then)
+                    except (BrokenPipeError, ConnectionResetError):
+                        pass
+            for name, process, client, then in running:
+                eq(process.wait(), EX_OK, f"{family}: {name}: {process.stderr()}")
 
 
 @test("SIGTERM while serving over TLS answers what is under way, and says goodbye")
