@@ -782,6 +782,28 @@ def _(t):
     stop(process)
 
 
+@test("with -u alone the user's other groups come along; -g drops them")
+def _(t):
+    need_root("to become another user")
+    need("unshare")
+    image = t.pattern_image(MIB)
+    extra, chosen = grp.getgrnam("games").gr_gid, grp.getgrnam("daemon").gr_gid
+    own = pwd.getpwnam("nobody").pw_gid
+    groups = Path(t.path("group"))
+    groups.write_text("".join(line + ("nobody" if line.startswith("games:") else "") + "\n"
+                              for line in Path("/etc/group").read_text().splitlines()))
+    prefix = ["/usr/bin/unshare", "--mount", "--", "/bin/sh", "-c",
+              f"mount --bind {groups} /etc/group && exec \"$0\" \"$@\""]
+    for of_group, expected in ((["-g", "daemon"], {chosen}), ([], {own, extra})):
+        path = t.fresh(".sock")
+        process = foreground(t, "-u", "nobody", *of_group, "-U", path, image, address=path,
+                             prefix=prefix)
+        wait_until(lambda: ids(process.pid)[0][0] == pwd.getpwnam("nobody").pw_uid, "the change")
+        eq(set(ids(process.pid)[2]), expected, f"groups with {of_group}")
+        visit(Client(connect(path)))
+        stop(process)
+
+
 @test("a user that is a number without an entry never keeps root's groups")
 def _(t):
     need_root("to become another user")

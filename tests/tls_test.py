@@ -567,6 +567,22 @@ def _(context):
     contains("vanished inside a TLS record", process.stderr())
 
 
+@test("a client that disconnects and says goodbye in one breath sees an end, and no reset")
+def _(context):
+    process, client = certified(context, family="tcp")
+    client.start()
+    records = client.encrypt(client.request_bytes(NBD_CMD_DISC))
+    try:
+        client.tls.unwrap()
+    except ssl.SSLWantReadError:
+        pass
+    client.send_raw(records + client._outgoing.read())
+    # A server that closes the socket with the close_notify unread sends a reset.
+    process.expect(EX_OK)
+    while os.read(client._rfd, 4096):
+        pass
+
+
 @test("replies that are still owed are sent before the close_notify")
 def _(context):
     process, client = certified(context)

@@ -979,17 +979,21 @@ TEST_F(StructuredRead, HolesAreToldAsHolesAndTheBytesAreRight) {
 TEST_F(StructuredRead,
        ChunksBeginAndEndOnMultiplesOf512WhereTheRequestLetsThem) {
   ServeSparse();
-  for (uint64_t offset :
-       {uint64_t{0}, uint64_t{777}, uint64_t{(2 << 20) - 1}}) {
-    const Request request = {
-        .type = kCmdRead, .offset = offset, .length = 5 << 20};
-    const Reply reply = Do(request);
-    EXPECT_TRUE(
-        SameBytes(reply.data, Expected().substr(offset, request.length)));
-    for (const Piece& piece : reply.pieces) {
-      EXPECT_TRUE(piece.offset == offset || piece.offset % 512 == 0);
-      const uint64_t end = piece.offset + piece.length;
-      EXPECT_TRUE(end == offset + request.length || end % 512 == 0);
+  for (const bool is_cached : {true, false}) {
+    for (uint64_t offset :
+         {uint64_t{0}, uint64_t{777}, uint64_t{(2 << 20) - 1}}) {
+      // What isn't in the cache is sent in several chunks of data.
+      if (!is_cached) sparse().DropCache();
+      const Request request = {
+          .type = kCmdRead, .offset = offset, .length = 5 << 20};
+      const Reply reply = Do(request);
+      EXPECT_TRUE(
+          SameBytes(reply.data, Expected().substr(offset, request.length)));
+      for (const Piece& piece : reply.pieces) {
+        EXPECT_TRUE(piece.offset == offset || piece.offset % 512 == 0);
+        const uint64_t end = piece.offset + piece.length;
+        EXPECT_TRUE(end == offset + request.length || end % 512 == 0);
+      }
     }
   }
   session().End();
