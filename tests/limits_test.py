@@ -99,6 +99,15 @@ def push(client, process, requests, most_bytes):
     """Sends `requests` over and over, reading nothing, until the server takes no more and has nothing
     left to do; how many bytes it has taken."""
     sent = 0
+    # At its first look there is as much as the socket holds.
+    os.kill(process.pid, signal.SIGSTOP)
+    wait_until(lambda: "(stopped)" in Path(f"/proc/{process.pid}/status").read_text(), "the stop")
+    try:
+        while sent < most_bytes:
+            sent += os.write(client._wfd, requests[sent % len(requests):])
+    except BlockingIOError:
+        pass
+    os.kill(process.pid, signal.SIGCONT)
 
     def stuck():
         nonlocal sent
