@@ -1,8 +1,8 @@
 # The tests, all speaking TAP, run by 'make check'.
 #
-# A program's source is the file of its name with .cc. tests/**/foo_test.cc
-# tests src/**/foo.cc; the others are named by what they prove, and drive the
-# real program.
+# tests/unit/ mirrors src/, and is one program; elsewhere a program's source is the
+# file of its name with .cc. The others are named by what they prove, and drive
+# the real program.
 
 AM_TESTS_ENVIRONMENT = \
 	NBDINETD='$(abs_top_builddir)/src/nbdinetd'; export NBDINETD; \
@@ -22,92 +22,103 @@ PY_LOG_COMPILER = /usr/bin/python3
 AM_DEFAULT_SOURCE_EXT = .cc
 AM_CPPFLAGS += -I$(top_srcdir)/tests $(GTEST_CFLAGS)
 
-# Of one room each, on bytes.
-unit_tests = \
-	tests/access_test \
-	tests/base/errors_test \
-	tests/base/file_status_test \
-	tests/base/log_test \
-	tests/base/message_socket_test \
-	tests/base/rate_limit_test \
-	tests/base/signals_test \
-	tests/base/time_span_test \
-	tests/base/utf8_test \
-	tests/bind_test \
-	tests/engine/buffer_pool_test \
-	tests/engine/task_test \
-	tests/engine/workers_test \
-	tests/export/block_device_test \
-	tests/export/calls_under_way_test \
-	tests/export/catalog_test \
-	tests/export/directory_test \
-	tests/export/exclusive_test \
-	tests/export/export_test \
-	tests/export/extents_test \
-	tests/guards_test \
-	tests/negotiation_test \
-	tests/options_test \
-	tests/protocol/nbd_error_test \
-	tests/protocol/option_test \
-	tests/protocol/reply_test \
-	tests/protocol/request_test \
-	tests/protocol/wire_test \
-	tests/protocol/zero_blocks_test \
-	tests/reply_sender_test \
-	tests/sandbox/landlock_test \
-	tests/sandbox/load_filter_test \
-	tests/sandbox/privileges_test \
-	tests/stream/channel_test \
-	tests/stream/psk_file_test \
-	tests/stream/spinner_test \
-	tests/stream/stream_test \
-	tests/zero_copy_test
+# Of one room each, on bytes: one program.
+unit_sources = \
+	tests/unit/base/errors_test.cc \
+	tests/unit/base/file_status_test.cc \
+	tests/unit/base/log_test.cc \
+	tests/unit/base/message_socket_test.cc \
+	tests/unit/base/rate_limit_test.cc \
+	tests/unit/base/signals_test.cc \
+	tests/unit/base/time_span_test.cc \
+	tests/unit/base/utf8_test.cc \
+	tests/unit/cli/options_test.cc \
+	tests/unit/export/block_device_test.cc \
+	tests/unit/export/calls_under_way_test.cc \
+	tests/unit/export/catalog_test.cc \
+	tests/unit/export/directory_test.cc \
+	tests/unit/export/exclusive_test.cc \
+	tests/unit/export/export_test.cc \
+	tests/unit/export/extents_test.cc \
+	tests/unit/negotiation/negotiation_test.cc \
+	tests/unit/protocol/nbd_error_test.cc \
+	tests/unit/protocol/option_test.cc \
+	tests/unit/protocol/reply_test.cc \
+	tests/unit/protocol/request_test.cc \
+	tests/unit/protocol/wire_test.cc \
+	tests/unit/protocol/zero_blocks_test.cc \
+	tests/unit/sandbox/landlock_test.cc \
+	tests/unit/sandbox/load_filter_test.cc \
+	tests/unit/sandbox/privileges_test.cc \
+	tests/unit/server/access_test.cc \
+	tests/unit/server/bind_test.cc \
+	tests/unit/stream/channel_test.cc \
+	tests/unit/stream/psk_file_test.cc \
+	tests/unit/stream/spinner_test.cc \
+	tests/unit/stream/stream_test.cc \
+	tests/unit/transmission/buffer_pool_test.cc \
+	tests/unit/transmission/guards_test.cc \
+	tests/unit/transmission/reply_sender_test.cc \
+	tests/unit/transmission/task_test.cc \
+	tests/unit/transmission/workers_test.cc \
+	tests/unit/transmission/zero_copy_test.cc
+
+unit_tests = tests/unit/unit_test
+tests_unit_unit_test_SOURCES = $(unit_sources) tests/unit/sandbox/child.h
+tests_unit_unit_test_LDADD = $(LDADD)
+tests_unit_unit_test_LDFLAGS = $(AM_LDFLAGS)
+if HAVE_OPENSSL
+tests_unit_unit_test_SOURCES += tests/unit/stream/tls_stream_test.cc
+tests_unit_unit_test_LDADD += $(OPENSSL_LIBS)
+tests_unit_unit_test_LDFLAGS += -Wl,--wrap=setsockopt
+endif
 
 # Of the real program, over a socket pair.
 protocol_tests = \
-	tests/handshake_test \
-	tests/shutdown_test \
-	tests/stream_test \
-	tests/torture_test \
-	tests/transmission_test
+	tests/protocol/handshake_test \
+	tests/protocol/shutdown_test \
+	tests/protocol/stream_test \
+	tests/protocol/transmission_test
+
+torture_tests = tests/torture/torture_test
 
 # Of the real program with clients, superservers and faults.
 python_tests = \
-	tests/activation_test.py \
-	tests/architecture_test.py \
-	tests/bench-smoke_test.py \
-	tests/clients_test.py \
-	tests/directory_exports_test.py \
-	tests/ends_test.py \
-	tests/exclusive_test.py \
-	tests/faults_test.py \
-	tests/feature_pairs_test.py \
-	tests/file_systems_test.py \
-	tests/handed_over_test.py \
-	tests/hardening_test.py \
-	tests/inherited_descriptors_test.py \
-	tests/keepalive_test.py \
-	tests/limits_test.py \
-	tests/listen_units_test.py \
-	tests/listener_load_test.py \
-	tests/listener_test.py \
-	tests/other_release_test.py \
-	tests/sandbox_test.py \
-	tests/secrets_test.py \
-	tests/seed-activation_test.py \
-	tests/seed-logging_test.py \
-	tests/seed-systemd_test.py \
-	tests/shared_flags_test.py \
-	tests/stalled_daemons_test.py \
-	tests/standalone_test.py \
-	tests/superservers_test.py \
-	tests/surroundings_test.py \
-	tests/systemd_test.py \
-	tests/timeouts_test.py \
-	tests/tls_clients_test.py \
-	tests/tls_test.py \
-	tests/watchdog_test.py \
-	tests/who_may_connect_test.py
+	tests/system/activation_test.py \
+	tests/system/bench_smoke_test.py \
+	tests/system/clients_test.py \
+	tests/system/directory_exports_test.py \
+	tests/system/ends_test.py \
+	tests/system/exclusive_test.py \
+	tests/system/faults_test.py \
+	tests/system/feature_pairs_test.py \
+	tests/system/handed_over_test.py \
+	tests/system/hardening_test.py \
+	tests/system/inherited_descriptors_test.py \
+	tests/system/keepalive_test.py \
+	tests/system/limits_test.py \
+	tests/system/listen_units_test.py \
+	tests/system/listener_load_test.py \
+	tests/system/listener_test.py \
+	tests/system/other_release_test.py \
+	tests/system/sandbox_test.py \
+	tests/system/secrets_test.py \
+	tests/system/service_page_activation_test.py \
+	tests/system/service_page_logging_test.py \
+	tests/system/service_page_systemd_test.py \
+	tests/system/shared_flags_test.py \
+	tests/system/stalled_daemons_test.py \
+	tests/system/standalone_test.py \
+	tests/system/superservers_test.py \
+	tests/system/surroundings_test.py \
+	tests/system/systemd_test.py \
+	tests/system/timeouts_test.py \
+	tests/system/tls_clients_test.py \
+	tests/system/tls_test.py \
+	tests/system/watchdog_test.py \
+	tests/system/who_may_connect_test.py \
+	tests/torture/file_systems_test.py \
+	tests/unit/architecture_test.py
 
 check_PROGRAMS =
 check_LIBRARIES =
@@ -115,15 +126,15 @@ TESTS = $(python_tests)
 
 if HAVE_GTEST
 check_LIBRARIES += tests/support/libsupport.a
-check_PROGRAMS += $(unit_tests) $(protocol_tests)
-TESTS += $(unit_tests) $(protocol_tests)
+check_PROGRAMS += $(unit_tests) $(protocol_tests) $(torture_tests)
+TESTS += $(unit_tests) $(protocol_tests) $(torture_tests)
 if HAVE_OPENSSL
-check_PROGRAMS += tests/stream/tls_stream_test tests/tls_key_updates_test
-TESTS += tests/stream/tls_stream_test tests/tls_key_updates_test
+check_PROGRAMS += tests/protocol/tls_key_updates_test
+TESTS += tests/protocol/tls_key_updates_test
 endif
 if HAVE_LIBNBD
-check_PROGRAMS += tests/libnbd_test
-TESTS += tests/libnbd_test
+check_PROGRAMS += tests/system/libnbd_test
+TESTS += tests/system/libnbd_test
 endif
 endif
 if HAVE_FUSE3
@@ -144,10 +155,8 @@ tests_support_libsupport_a_SOURCES = \
 
 LDADD = tests/support/libsupport.a src/libnbdinetd.a $(GTEST_LIBS) \
 	$(ABSL_LIBS)
-tests_stream_tls_stream_test_LDADD = $(LDADD) $(OPENSSL_LIBS)
-tests_stream_tls_stream_test_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=setsockopt
-tests_tls_key_updates_test_LDADD = $(LDADD) $(OPENSSL_LIBS)
-tests_libnbd_test_LDADD = $(LDADD) $(LIBNBD_LIBS)
+tests_protocol_tls_key_updates_test_LDADD = $(LDADD) $(OPENSSL_LIBS)
+tests_system_libnbd_test_LDADD = $(LDADD) $(LIBNBD_LIBS)
 tests_support_eio_fs_SOURCES = tests/support/eio_fs.c
 tests_support_eio_fs_CFLAGS = $(AM_CFLAGS) $(FUSE3_CFLAGS)
 tests_support_eio_fs_LDADD = $(FUSE3_LIBS) -lpthread
@@ -160,8 +169,7 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/private_systemd.py tests/support/surroundings.py \
 	tests/support/tls.py \
 	tests/support/fake_export.h tests/support/loop_device.h \
-	tests/support/memory_stream.h tests/support/private_mount.h \
-	tests/sandbox/child.h
+	tests/support/memory_stream.h tests/support/private_mount.h
 
 check-local: all
 
@@ -178,8 +186,8 @@ tests_nbdinetd_intruder_LDFLAGS = $(AM_LDFLAGS) $(STATIC_RUNTIME_LDFLAGS) \
 
 # ---- Faults ----
 
-TESTS += tests/failing_calls_test.py
-EXTRA_DIST += tests/failing_calls_test.py tests/support/failing_calls.py \
+TESTS += tests/system/failing_calls_test.py
+EXTRA_DIST += tests/system/failing_calls_test.py tests/support/failing_calls.py \
 	tests/support/under_valgrind
 
 # A library to preload; no libtool for it alone.
@@ -196,7 +204,7 @@ torture: all
 	$(MAKE) $(check_LIBRARIES) $(check_PROGRAMS)
 	$(AM_TESTS_ENVIRONMENT) \
 	NBDINETD_TORTURE_SECONDS=$${NBDINETD_TORTURE_SECONDS:-600} \
-	  tests/torture_test
+	  tests/torture/torture_test
 
 torture-file-systems: all
 	$(MAKE) $(check_LIBRARIES) $(check_PROGRAMS)
@@ -210,7 +218,8 @@ faults-long: all
 	  /usr/bin/python3 $(srcdir)/tests/failing_calls_test.py
 
 # Leaks and bad accesses, with and without faults, in a build of its own.
-memory_tests = $(unit_tests) $(protocol_tests) tests/failing_calls_test.py
+memory_tests = $(unit_tests) $(protocol_tests) $(torture_tests) \
+	tests/system/failing_calls_test.py
 check-sanitizers:
 	rm -rf sanitized
 	$(MAKE) distdir distdir=sanitized
@@ -227,7 +236,7 @@ check-valgrind: all
 	NBDINETD=$(abs_top_srcdir)/tests/support/under_valgrind; \
 	export NBDINETD; \
 	NBDINETD_TORTURE_SECONDS=$${NBDINETD_TORTURE_SECONDS:-60} \
-	  tests/torture_test && \
+	  tests/torture/torture_test && \
 	NBDINETD_FAULTS_SECONDS=$${NBDINETD_FAULTS_SECONDS:-120} \
 	  /usr/bin/python3 $(srcdir)/tests/failing_calls_test.py
 

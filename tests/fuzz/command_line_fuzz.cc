@@ -11,10 +11,10 @@
 #include <string_view>
 #include <vector>
 
-#include "access.h"
+#include "server/access.h"
 #include "base/time_span.h"
 #include "fuzz/simulation.h"
-#include "options.h"
+#include "cli/options.h"
 #include "support/wire.h"
 
 namespace {

@@ -17,10 +17,10 @@
 #include <string_view>
 #include <vector>
 
-#include "activation.h"
+#include "server/activation.h"
 #include "fuzz/descriptors.h"
 #include "fuzz/simulation.h"
-#include "peer.h"
+#include "server/peer.h"
 
 namespace {
 

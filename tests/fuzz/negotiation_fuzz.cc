@@ -16,7 +16,7 @@
 #include "fuzz/negotiation_checker.h"
 #include "fuzz/simulation.h"
 #include "fuzz/sizes.h"
-#include "negotiation.h"
+#include "negotiation/negotiation.h"
 #include "support/fake_export.h"
 
 namespace {

@@ -14,7 +14,7 @@
 #include "fuzz/sizes.h"
 #include "fuzz/storage.h"
 #include "fuzz/transmission_checker.h"
-#include "transmission.h"
+#include "transmission/transmission.h"
 
 const nbdfuzz::Phase nbdfuzz::kFuzzedPhase = nbdfuzz::Phase::kTransmission;
 

@@ -1,9 +1,9 @@
 // Workers without threads: the same class, whose tasks run when the input says
 // so, in the order that it says. What depends on how threads happen to be
 // scheduled can so be tried again and again. Linked instead of
-// src/engine/workers.cc, whose own tests have the threads. One queue is enough here.
+// src/transmission/workers.cc, whose own tests have the threads. One queue is enough here.
 
-#include "engine/workers.h"
+#include "transmission/workers.h"
 
 #include <memory>
 #include <utility>

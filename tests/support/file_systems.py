@@ -1,5 +1,5 @@
 """File systems and devices to serve a file from, each in an image of its own: the rows of
-tests/file_systems_test.py.
+tests/torture/file_systems_test.py.
 
 What the kernel lacks is skipped by name; in CI only what is known to be missing there
 (KNOWN_MISSING), anything else is a failure. All is taken down at the end of the test, and mounted

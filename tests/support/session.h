@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "image.h"
-#include "peer.h"
+#include "server/peer.h"
 #include "server_process.h"
 
 namespace nbdtest {

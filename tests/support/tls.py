@@ -2,7 +2,7 @@
 
 The client is Python's own OpenSSL on buffers in memory, so that a test sees, and can spoil, what
 goes over the wire. Pre-shared keys, which Python can't do, are for the tests with real clients and
-for tests/stream/tls_stream_test.cc.
+for tests/unit/stream/tls_stream_test.cc.
 """
 
 import atexit

@@ -1,0 +1,61 @@
+// The command line.
+#ifndef NBDINETD_CLI_OPTIONS_H_
+#define NBDINETD_CLI_OPTIONS_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+#include "server/access.h"
+#include "server/activation.h"
+#include "base/log.h"
+#include "server/bind.h"
+#include "export/exclusive.h"
+#include "server/listener.h"
+#include "sandbox/sandbox.h"
+#include "stream/tls.h"
+#include "base/timeouts.h"
+
+namespace nbdinetd {
+
+struct Options {
+  std::string file;       // empty when none was given
+  std::string directory;  // --directory, in place of a file; else empty
+  bool read_only = false;
+  absl::optional<std::string> export_name;
+  std::string description;
+  absl::optional<LogDestination> log;
+  bool verbose = false;
+  Timeouts timeouts;
+  TlsSettings tls;
+  bool tls_given = false;  // by --tls itself
+  AccessRules access;
+  Exclusive exclusive = Exclusive::kOff;
+  SandboxMode sandbox = kDefaultSandbox;
+
+  bool check = false;
+  bool version = false;
+  bool help = false;
+
+  // Where the client, or the clients, come from.
+  ActivationOptions activation;
+  ListenAddress listen;
+  std::string run;
+  std::string pidfile;
+  std::string user;
+  std::string group;
+  ListenerLimits limits;
+};
+
+// Parses in the manner of GNU getopt_long. InvalidArgument says what is wrong;
+// `*options` then still holds all that could be understood, since where an
+// error may be told depends on it. Prints nothing.
+absl::Status ParseOptions(int argc, char** argv, Options* options);
+
+// The text of --help, with its last newline.
+absl::string_view HelpText();
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_CLI_OPTIONS_H_

@@ -1,0 +1,247 @@
+#include "connection/connection.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/errors.h"
+#include "base/event_fd.h"
+#include "base/limits.h"
+#include "base/steady_clock.h"
+#include "negotiation/negotiation.h"
+#include "transmission/progress.h"
+#include "sandbox/sandbox.h"
+#include "stream/channel.h"
+#include "stream/stream.h"
+#include "stream/tls_upgrade.h"
+#include "transmission/transmission.h"
+
+namespace nbdinetd {
+namespace {
+
+// The kernel has them in seconds, and no more than this.
+constexpr int64_t kMaxKeepaliveSeconds = 32767;
+
+// Asks the machine of a silent peer whether it is there, so that the last answer
+// may be as old as `keepalive`. Not by TCP_USER_TIMEOUT, with which the kernel
+// gives up at the first probe that is lost (tcp_keepalive_timer()), and which
+// bounds what is sent, too: that is the channel's (Channel::set_stall_timeout()).
+void SetKeepalive(int fd, absl::Duration keepalive) {
+  const auto set = [fd](int level, int name, int64_t value) {
+    const int number = static_cast<int>(value);
+    setsockopt(fd, level, name, &number, sizeof(number));
+  };
+  const int64_t seconds = std::max<int64_t>(
+      absl::ToInt64Seconds(absl::Ceil(keepalive, absl::Seconds(1))), 2);
+  if (seconds > 2 * kMaxKeepaliveSeconds) return;
+  const int64_t interval = std::max<int64_t>(seconds / 2 / kKeepaliveProbes, 1);
+  const int64_t probes =
+      std::min<int64_t>(kKeepaliveProbes, (seconds - 1) / interval);
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, seconds - probes * interval);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, interval);
+  set(IPPROTO_TCP, TCP_KEEPCNT, probes);
+}
+
+// "If TCP sockets are used, both the client and server SHOULD disable Nagle's
+// algorithm" ("Protocol phases"). On other sockets the first option fails, and
+// there is no need of any.
+void PrepareSocket(int fd, const Timeouts& timeouts) {
+  const int on = 1;
+  if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) != 0) return;
+  int keepalive = 0;
+  socklen_t length = sizeof(keepalive);
+  getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &keepalive, &length);
+  // Where it is on, as from a .socket unit, its times are set as wanted.
+  if (keepalive == 0) SetKeepalive(fd, timeouts.keepalive);
+}
+
+std::unique_ptr<Stream> MakeStream(Connection& connection,
+                                   const Timeouts& timeouts) {
+  if (connection.output.valid()) {
+    return std::make_unique<PipeStream>(connection.input.Release(),
+                                        std::move(connection.output));
+  }
+  PrepareSocket(connection.input.get(), timeouts);
+  return std::make_unique<SocketStream>(connection.input.Release());
+}
+
+// ", TLS (TLSv1.3, ...) with "CN=alice"".
+std::string TlsClause(const TlsPeer& tls) {
+  return absl::StrCat(", TLS (", tls.description, ")",
+                      tls.identity.empty()
+                          ? ""
+                          : absl::StrCat(" with ", Quoted(tls.identity)));
+}
+
+void LogStart(Log& log, const std::string& peer, const Negotiated& negotiated,
+              const absl::optional<TlsPeer>& tls) {
+  const Export& target = *negotiated.target;
+  log.SetField("NBD_EXPORT", negotiated.export_name);
+  if (!negotiated.read_only_reason.empty()) {
+    log.Write(Priority::kNotice,
+              ReadOnlyNotice(target.path(), negotiated.read_only_reason));
+  }
+  log.Write(
+      Priority::kInfo,
+      absl::StrCat("serving export ", Quoted(negotiated.export_name), " to ",
+                   peer, ": ", Quoted(target.path()), ", ",
+                   target.facts().size_bytes, " bytes, ",
+                   target.facts().read_only ? "read-only" : "read-write", ", ",
+                   negotiated.style == ReplyStyle::kSimple ? "simple"
+                                                           : "structured",
+                   " replies", tls.has_value() ? TlsClause(*tls) : ""));
+}
+
+Priority PriorityOf(ExitStatus status) {
+  switch (status) {
+    case ExitStatus::kOk:
+      return Priority::kInfo;
+    case ExitStatus::kProtocol:
+    case ExitStatus::kTimedOut:
+    case ExitStatus::kRefused:
+    case ExitStatus::kUnavailable:
+      return Priority::kWarning;
+    default:
+      return Priority::kError;
+  }
+}
+
+void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
+            const Statistics& statistics, absl::Duration duration) {
+  const LogField fields[] = {
+      {"NBD_REQUESTS", absl::StrCat(statistics.requests)},
+      {"NBD_BYTES_READ", absl::StrCat(statistics.bytes_read)},
+      {"NBD_BYTES_WRITTEN", absl::StrCat(statistics.bytes_written)},
+      {"NBD_ERRORS", absl::StrCat(statistics.errors)},
+      {"NBD_DURATION_USEC", absl::StrCat(absl::ToInt64Microseconds(duration))},
+  };
+  log.Write(
+      PriorityOf(ending.status),
+      absl::StrCat(peer, " ended: ", ending.reason, "; ", statistics.requests,
+                   " requests, ", statistics.bytes_read, " bytes read, ",
+                   statistics.bytes_written, " bytes written, ",
+                   statistics.errors, " errors, in ",
+                   absl::FormatDuration(
+                       absl::Trunc(duration, absl::Microseconds(1)))),
+      fields);
+}
+
+// What the process reads from and writes to, besides its exports and its log.
+void AddDescriptors(const Stream& stream, int signals_fd, int workers_fd,
+                    SandboxFacts* facts) {
+  facts->input_fd = stream.input_fd();
+  facts->output_fd = stream.output_fd();
+  facts->kernel_tls = !IsUnixSocket(facts->input_fd);
+  facts->signals_fd = signals_fd;
+  facts->workers_fd = workers_fd;
+}
+
+// What is to be done about an incomplete sandbox: nothing but a line in the log,
+// or false, when the client can't be served.
+bool Accept(const absl::Status& sandboxed, SandboxMode mode, const Log& log) {
+  if (sandboxed.ok()) return true;
+  const bool required = mode == SandboxMode::kRequire;
+  log.Write(required ? Priority::kError : Priority::kNotice,
+            absl::StrCat(required ? kNotServing : "the sandbox is incomplete: ",
+                         sandboxed.message()));
+  return !required;
+}
+
+Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
+             const Timeouts& timeouts, const Tls* tls, bool require_tls,
+             Exclusive exclusive, SandboxMode sandbox_mode, Sandbox& sandbox,
+             UniqueFd event_fd, ServiceManager& manager, Log& log,
+             Statistics& statistics) {
+  const TlsMode mode = tls == nullptr ? TlsMode::kOff
+                       : require_tls  ? TlsMode::kRequire
+                                      : TlsMode::kOn;
+  Negotiation negotiation(channel, catalog, log, timeouts.handshake, mode);
+  negotiation.set_exclusive(exclusive);
+  std::variant<Negotiated, TlsUpgrade, Ending> outcome = negotiation.Run();
+  absl::optional<TlsPeer> tls_peer;
+  if (const TlsUpgrade* upgrade = std::get_if<TlsUpgrade>(&outcome)) {
+    tls_peer.emplace();
+    if (absl::optional<Ending> ending =
+            UpgradeToTls(channel, *tls, &*tls_peer)) {
+      return *std::move(ending);
+    }
+    log.SetField("NBD_TLS_IDENTITY", tls_peer->identity);
+    // All that was negotiated in plain text is forgotten.
+    Negotiation secure(channel, catalog, log, timeouts.handshake, *upgrade);
+    secure.set_exclusive(exclusive);
+    outcome = secure.Run();
+  }
+  if (Ending* ending = std::get_if<Ending>(&outcome)) {
+    return std::move(*ending);
+  }
+  const Negotiated& negotiated = std::get<Negotiated>(outcome);
+  if (sandbox_mode != SandboxMode::kOff &&
+      !Accept(sandbox.Tighten(), sandbox_mode, log)) {
+    return {ExitStatus::kSystem, "the sandbox can't be tightened"};
+  }
+  LogStart(log, peer, negotiated, tls_peer);
+  Progress progress(manager, statistics,
+                    absl::StrCat("serving ", Quoted(negotiated.export_name),
+                                 " to ", peer));
+  return Transmission(channel, negotiated, timeouts, log, statistics, progress,
+                      std::move(event_fd))
+      .Run();
+}
+
+}  // namespace
+
+SandboxFacts SandboxFactsOf(const Catalog& catalog, bool tls,
+                            Exclusive exclusive) {
+  const Catalog::Kinds kinds = catalog.kinds();
+  SandboxFacts facts;
+  facts.tls = tls;
+  facts.writable = kinds.writable;
+  facts.block_devices = kinds.block_devices;
+  facts.exclusive = exclusive != Exclusive::kOff;
+  facts.takeover = exclusive == Exclusive::kTakeover;
+  facts.directory_fd = catalog.directory_fd();
+  return facts;
+}
+
+ExitStatus ServeConnection(Connection connection, Catalog& catalog,
+                           const Timeouts& timeouts, const Tls* tls,
+                           bool require_tls, Exclusive exclusive,
+                           SandboxMode sandbox_mode, Signals& shutdown,
+                           ServiceManager& manager, Log& log) {
+  const absl::Time start = SteadyNow();
+  const std::string peer = connection.peer;
+  Statistics statistics;
+  Ending ending;
+  {
+    UniqueFd event_fd = CreateEventFd();
+    SandboxFacts facts = SandboxFactsOf(catalog, tls != nullptr, exclusive);
+    std::unique_ptr<Stream> stream = MakeStream(connection, timeouts);
+    AddDescriptors(*stream, shutdown.fd(), event_fd.get(), &facts);
+    Channel channel(std::move(stream), shutdown.fd(), &manager);
+    // Nothing is opened from here on, nor does anything have to be set.
+    Sandbox sandbox(facts);
+    if (sandbox_mode != SandboxMode::kOff &&
+        !Accept(sandbox.Enter(), sandbox_mode, log)) {
+      return ExitStatus::kSystem;
+    }
+    ending = Serve(channel, peer, catalog, timeouts, tls, require_tls, exclusive,
+                   sandbox_mode, sandbox, std::move(event_fd), manager, log,
+                   statistics);
+  }
+  if (ending.status == ExitStatus::kOk && shutdown.Take() == kTakeoverSignal) {
+    absl::StrAppend(&ending.reason, ", since another takes over the export");
+  }
+  LogEnd(log, peer, ending, statistics, SteadyNow() - start);
+  return ending.status;
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,398 @@
+#include "server/listener.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+#include "base/limits.h"
+#include "base/poll.h"
+#include "base/steady_clock.h"
+#include "server/peer.h"
+
+namespace nbdinetd {
+namespace {
+
+// How long nothing is accepted after accept() has failed for good.
+constexpr absl::Duration kPause = absl::Milliseconds(100);
+
+UniqueFd OpenSpare() { return UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC)); }
+
+// accept() knows no flag by which it doesn't wait, and a listener that came from
+// systemd may block. Others have it, too: so that is set back when it is given up.
+// True when it did block.
+bool SetBlocking(int fd, bool blocking) {
+  const int flags = fcntl(fd, F_GETFL);
+  if (flags < 0) return false;
+  const bool blocks = (flags & O_NONBLOCK) == 0;
+  if (blocks != blocking) {
+    fcntl(fd, F_SETFL, blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
+  }
+  return blocks;
+}
+
+// accept() fails with these when the connection has (accept(2), "Error
+// handling"); the next one may be well.
+bool IsFaultOfTheConnection(int error_number) {
+  switch (error_number) {
+    case ECONNABORTED:
+    case EINTR:
+    case EPERM:
+    case EPROTO:
+    case ENOPROTOOPT:
+    case ENETDOWN:
+    case ENETUNREACH:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+    case ENONET:
+    case EOPNOTSUPP:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// The descriptors of the process or of the system are used up.
+bool IsOutOfDescriptors(int error_number) {
+  return error_number == EMFILE || error_number == ENFILE;
+}
+
+}  // namespace
+
+Listener::Listener(std::vector<UniqueFd> sockets, const ListenerLimits& limits,
+                   Signals signals, const Log& log, ServiceManager& manager)
+    : sockets_(std::move(sockets)),
+      limits_(limits),
+      signals_(std::move(signals)),
+      log_(log),
+      manager_(manager),
+      spare_(OpenSpare()),
+      denials_{RateLimit(kMaxDenialsLogged, kDenialsInterval), "refused ",
+               " more connections by --allow and --deny in ", kDenialsInterval},
+      faults_{RateLimit(kMaxFaultsLogged, kFaultsInterval), "",
+              " more refused connections or killed processes in ",
+              kFaultsInterval},
+      idle_since_(SteadyNow()),
+      next_status_(SteadyNow()) {}
+
+absl::StatusOr<Signals> Listener::CreateSignals() {
+  // Ignored, it would have the kernel reap the processes that we count.
+  signal(SIGCHLD, SIG_DFL);
+  return Signals::Create({SIGTERM, SIGINT, SIGHUP, SIGCHLD});
+}
+
+std::variant<Connection, int> Listener::Run() {
+  // What it hasn't heard, it is told with the status.
+  if (!manager_.Ready(Status())) status_changed_ = true;
+  while (state_ == State::kListening) {
+    std::vector<pollfd> fds = {{signals_.fd(), POLLIN, 0}};
+    if (!spare_.valid()) spare_ = OpenSpare();
+    const bool paused = SteadyNow() < paused_until_;
+    for (const UniqueFd& socket : sockets_) {
+      fds.push_back({paused ? -1 : socket.get(), POLLIN, 0});
+    }
+    const int ready = manager_.PollUntil(absl::MakeSpan(fds), NextDeadline());
+    while (absl::optional<int> number = signals_.Take()) OnSignal(*number);
+    TellManager();
+    TellDueSuppressed();
+    if (state_ != State::kListening) break;
+    if (absl::optional<Connection> connection = ServeWaiting()) {
+      return *std::move(connection);
+    }
+    if (ready == 0 && processes_.empty() &&
+        SteadyNow() - idle_since_ >= limits_.exit_idle) {
+      // A connection that arrives from here on stays in the socket's backlog,
+      // which systemd holds, too; it starts the service again for it.
+      log_.Write(Priority::kInfo,
+                 absl::StrCat("nobody has been connected for ",
+                              absl::FormatDuration(limits_.exit_idle),
+                              ": leaving the socket to the service manager"));
+      break;
+    }
+    for (size_t i = 1; i < fds.size(); ++i) {
+      if (fds[i].revents == 0) continue;
+      absl::optional<Connection> connection = Accept(fds[i].fd);
+      if (connection.has_value()) return *std::move(connection);
+      if ((fds[i].revents & (POLLHUP | POLLERR | POLLNVAL)) != 0) {
+        log_.Error("a listening socket has been shut down by somebody else");
+        sockets_[i - 1].Reset();
+      }
+    }
+  }
+  Drain();
+  return exit_status_;
+}
+
+absl::Time Listener::NextDeadline() const {
+  absl::Time next = std::min(denials_.rate.due(), faults_.rate.due());
+  if (!waiting_.empty()) next = std::min(next, waiting_.front().until);
+  if (SteadyNow() < paused_until_) next = std::min(next, paused_until_);
+  if (processes_.empty()) {
+    next = std::min(next, idle_since_ + limits_.exit_idle);
+  }
+  if (status_changed_ && manager_.present()) {
+    next = std::min(next, next_status_);
+  }
+  return next;
+}
+
+std::string Listener::Status() const {
+  return absl::StrCat(processes_.size(),
+                      processes_.size() == 1 ? " connection" : " connections",
+                      " now, ", served_,
+                      " served, ", refused_, " refused");
+}
+
+void Listener::TellManager() {
+  if (!manager_.present()) return;
+  const absl::Time now = SteadyNow();
+  if (status_changed_ && now >= next_status_) {
+    status_changed_ = !manager_.Status(Status());
+    next_status_ = now + kStatusInterval;
+  }
+}
+
+void Listener::OnSignal(int number) {
+  switch (number) {
+    case SIGCHLD:
+      Reap();
+      return;
+    case SIGHUP:
+      // Nobody could take over from a server that serves its own command.
+      state_ = command_ > 0 ? State::kDraining : State::kHandingOver;
+      return;
+    default:
+      state_ = State::kDraining;
+  }
+}
+
+void Listener::Reap() {
+  int status;
+  pid_t pid;
+  while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+    if (pid == command_) {
+      command_ = -1;
+      exit_status_ = WIFEXITED(status) ? WEXITSTATUS(status)
+                                       : 128 + WTERMSIG(status);
+      if (state_ == State::kListening) state_ = State::kDraining;
+      continue;
+    }
+    if (processes_.erase(pid) == 0) continue;
+    status_changed_ = true;
+    if (processes_.empty()) idle_since_ = SteadyNow();
+    if (WIFSIGNALED(status)) {
+      LogFault(Priority::kError,
+               absl::StrCat("the process of a connection, ", pid,
+                            ", was killed by signal ", WTERMSIG(status), " (",
+                            strsignal(WTERMSIG(status)), ")"));
+    }
+  }
+}
+
+absl::optional<Connection> Listener::Accept(int socket) {
+  // Each time: whoever had the socket before may just have set it back.
+  if (SetBlocking(socket, false)) blocking_.insert(socket);
+  for (int i = 0; i < kAcceptsInARow; ++i) {
+    ConnectionFd connection(
+        UniqueFd(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC)));
+    if (connection.valid()) {
+      if (!MayConnect(connection.get())) continue;
+      // Nobody overtakes those that wait.
+      if (!HasRoom() || !waiting_.empty()) {
+        KeepWaiting(connection.Release());
+        continue;
+      }
+      absl::optional<Connection> forked = Fork(std::move(connection));
+      if (forked.has_value()) return forked;
+    } else if (IsOutOfDescriptors(errno)) {
+      const int error = errno;
+      if (!ShedForWantOfDescriptors(socket)) Pause(error);
+      return absl::nullopt;
+    } else if (!IsFaultOfTheConnection(errno)) {
+      if (errno != EAGAIN) Pause(errno);
+      return absl::nullopt;
+    }
+  }
+  return absl::nullopt;
+}
+
+void Listener::KeepWaiting(UniqueFd connection) {
+  if (waiting_.size() == kMaxWaiting) RefuseOldest();
+  waiting_.push_back({std::move(connection), SteadyNow() + kReapGrace});
+}
+
+absl::optional<Connection> Listener::ServeWaiting() {
+  while (!waiting_.empty() && HasRoom()) {
+    ConnectionFd connection(std::move(waiting_.front().connection));
+    waiting_.pop_front();
+    absl::optional<Connection> forked = Fork(std::move(connection));
+    if (forked.has_value()) return forked;
+  }
+  if (waiting_.empty()) return absl::nullopt;
+  const absl::Time now = SteadyNow();
+  while (!waiting_.empty() && waiting_.front().until <= now) RefuseOldest();
+  return absl::nullopt;
+}
+
+void Listener::RefuseOldest() {
+  Refuse(ConnectionFd(std::move(waiting_.front().connection)),
+         absl::StrCat("there are ", processes_.size(),
+                      " connections, the most that --max-connections allows"));
+  waiting_.pop_front();
+}
+
+void Listener::Pause(int error_number) {
+  paused_until_ = SteadyNow() + kPause;
+  const std::string reason = absl::StrCat("failed to accept connections: ",
+                                          ErrnoText(error_number));
+  if (told_refusal_ != reason) {
+    told_refusal_ = reason;
+    LogFault(Priority::kError, reason);
+  }
+}
+
+absl::optional<Connection> Listener::Fork(ConnectionFd connection) {
+  const pid_t pid = fork();
+  if (pid < 0) {
+    Refuse(std::move(connection),
+           absl::StrCat("failed to fork a process for it: ",
+                        ErrnoText(errno)));
+    return absl::nullopt;
+  }
+  if (pid > 0) {
+    // Only closed here: it is the new process's.
+    connection.Release();
+    processes_.insert(pid);
+    ++served_;
+    status_changed_ = true;
+    told_refusal_.clear();
+    return absl::nullopt;
+  }
+  // The new process: nothing of the listener's stays with it.
+  sockets_.clear();
+  waiting_.clear();
+  spare_.Reset();
+  manager_.Forget();
+  std::string peer = PeerName(connection.get());
+  return Connection{std::move(connection), UniqueFd(), std::move(peer)};
+}
+
+void Listener::Refuse(ConnectionFd connection, const std::string& reason) {
+  ++refused_;
+  status_changed_ = true;
+  // Once, not for each of a thousand: what follows is the same.
+  if (told_refusal_ != reason) {
+    told_refusal_ = reason;
+    LogFault(Priority::kWarning,
+             absl::StrCat("refusing ", PeerName(connection.get()), ": ",
+                          reason));
+  }
+}
+
+bool Listener::Admit(LimitedMessages& kind) {
+  const absl::Time now = SteadyNow();
+  if (now >= kind.rate.due()) TellSuppressed(kind);
+  return kind.rate.Admit(now);
+}
+
+void Listener::LogFault(Priority priority, const std::string& message) {
+  if (Admit(faults_)) log_.Write(priority, message);
+}
+
+void Listener::TellSuppressed(LimitedMessages& kind) {
+  const uint64_t count = kind.rate.TakeSuppressed();
+  if (count == 0) return;
+  log_.Write(Priority::kWarning,
+             absl::StrCat(kind.before, count, kind.after,
+                          absl::FormatDuration(kind.interval)));
+}
+
+void Listener::TellDueSuppressed() {
+  const absl::Time now = SteadyNow();
+  for (LimitedMessages* kind : {&denials_, &faults_}) {
+    if (now >= kind->rate.due()) TellSuppressed(*kind);
+  }
+}
+
+bool Listener::MayConnect(int connection) {
+  if (access_ == nullptr) return true;
+  const absl::optional<std::string> reason = access_->WhyRefused(connection);
+  if (!reason.has_value()) return true;
+  ++refused_;
+  status_changed_ = true;
+  if (Admit(denials_)) {
+    const std::string peer = PeerName(connection);
+    log_.Write(Priority::kWarning,
+               absl::StrCat("refusing ", peer, ": ", *reason),
+               {{"NBD_PEER", peer}});
+  }
+  return false;
+}
+
+// Without a descriptor a waiting connection can't be accepted, and poll() would
+// report it for ever: the spare one makes room to accept and close it.
+bool Listener::ShedForWantOfDescriptors(int socket) {
+  const int error_number = errno;
+  if (!waiting_.empty()) {
+    RefuseOldest();
+    return true;
+  }
+  spare_.Reset();
+  ConnectionFd connection(
+      UniqueFd(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC)));
+  const bool shed = connection.valid();
+  if (shed) Refuse(std::move(connection), ErrnoText(error_number));
+  spare_ = OpenSpare();
+  return shed;
+}
+
+// Stops accepting; ends the processes of the connections, and waits for them.
+void Listener::Drain() {
+  // The names first: once the sockets are closed, a successor may take them.
+  on_stop_();
+  for (const UniqueFd& socket : sockets_) {
+    if (blocking_.contains(socket.get())) SetBlocking(socket.get(), true);
+  }
+  sockets_.clear();
+  while (!waiting_.empty()) RefuseOldest();
+  TellSuppressed(denials_);
+  TellSuppressed(faults_);
+  manager_.Stopping(absl::StrCat("ending, with ", Status()));
+  if (state_ == State::kHandingOver) {
+    log_.Write(Priority::kInfo,
+               absl::StrCat("handing over: ", processes_.size(),
+                            " connections go on by themselves"));
+    return;
+  }
+  if (command_ > 0) kill(command_, SIGTERM);
+  if (processes_.empty() && command_ < 0) return;
+  for (const pid_t pid : processes_) kill(pid, SIGTERM);
+  bool killed = false;
+  const absl::Time limit = SteadyNow() + kDrainLimit;
+  // A SIGCHLD that came before is among those to be taken.
+  while (!processes_.empty() || command_ > 0) {
+    if (!killed && SteadyNow() >= limit) {
+      killed = true;
+      log_.Error(absl::StrCat(processes_.size(),
+                              " connections didn't end in time: killing them"));
+      for (const pid_t pid : processes_) kill(pid, SIGKILL);
+      if (command_ > 0) kill(command_, SIGKILL);
+    }
+    pollfd fd = {signals_.fd(), POLLIN, 0};
+    manager_.PollUntil(absl::MakeSpan(&fd, 1),
+                       killed ? absl::InfiniteFuture() : limit);
+    while (signals_.Take().has_value()) {
+    }
+    Reap();
+  }
+  TellSuppressed(faults_);
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,174 @@
+#include "server/peer.h"
+
+#include <arpa/inet.h>
+#include <linux/vm_sockets.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+
+namespace nbdinetd {
+namespace {
+
+std::string Environment(const char* name) {
+  const char* value = getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+std::string UnixPeer(int fd) {
+  ucred peer = {};
+  socklen_t length = sizeof(peer);
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
+    return "unix";
+  }
+  return absl::StrCat("unix:pid=", peer.pid, ",uid=", peer.uid,
+                      ",gid=", peer.gid);
+}
+
+std::string IpPeer(const sockaddr_storage& address) {
+  char text[INET6_ADDRSTRLEN] = "";
+  if (address.ss_family == AF_INET) {
+    sockaddr_in in;
+    std::memcpy(&in, &address, sizeof(in));
+    inet_ntop(AF_INET, &in.sin_addr, text, sizeof(text));
+    return absl::StrCat(text, ":", ntohs(in.sin_port));
+  }
+  sockaddr_in6 in6;
+  std::memcpy(&in6, &address, sizeof(in6));
+  if (IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr)) {
+    inet_ntop(AF_INET, &in6.sin6_addr.s6_addr[12], text, sizeof(text));
+    return absl::StrCat(text, ":", ntohs(in6.sin6_port));
+  }
+  inet_ntop(AF_INET6, &in6.sin6_addr, text, sizeof(text));
+  return absl::StrCat("[", text, "]:", ntohs(in6.sin6_port));
+}
+
+// The groups that the peer had besides its primary one when it connected. False
+// when they can't be known, and then one of them may be denied.
+bool AppendSupplementaryGroups(int fd, std::vector<uint32_t>* gids) {
+  constexpr size_t kUsual = 32;
+  std::vector<uint32_t> groups(kUsual);
+  socklen_t length = kUsual * sizeof(uint32_t);
+  int result =
+      getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &length);
+  if (result != 0 && errno == ERANGE) {
+    // Now `length` is what it takes: no more than NGROUPS_MAX, 65536, of them.
+    groups.resize(length / sizeof(uint32_t));
+    result = getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &length);
+  }
+  if (result != 0) return false;
+  groups.resize(length / sizeof(uint32_t));
+  gids->insert(gids->end(), groups.begin(), groups.end());
+  return true;
+}
+
+PeerIdentity IdentifyUnixPeer(int fd, PeerGroups groups) {
+  PeerIdentity identity;
+  ucred peer = {};
+  socklen_t length = sizeof(peer);
+  // Where nobody has connected, the kernel says that the user is -1.
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 ||
+      peer.uid == static_cast<uid_t>(-1)) {
+    return identity;
+  }
+  identity.uid = peer.uid;
+  identity.gids.push_back(peer.gid);
+  if (groups == PeerGroups::kPrimary ||
+      AppendSupplementaryGroups(fd, &identity.gids)) {
+    identity.family = PeerIdentity::Family::kUnix;
+  }
+  return identity;
+}
+
+PeerIdentity IdentifyIpv6Peer(const sockaddr_in6& peer) {
+  PeerIdentity identity;
+  if (IN6_IS_ADDR_V4MAPPED(&peer.sin6_addr)) {
+    identity.family = PeerIdentity::Family::kIpv4;
+    std::memcpy(identity.address.data(), &peer.sin6_addr.s6_addr[12], 4);
+  } else {
+    identity.family = PeerIdentity::Family::kIpv6;
+    std::memcpy(identity.address.data(), &peer.sin6_addr, 16);
+  }
+  return identity;
+}
+
+}  // namespace
+
+PeerIdentity IdentifyPeer(int fd, PeerGroups groups) {
+  PeerIdentity identity;
+  sockaddr_storage address = {};
+  socklen_t length = sizeof(address);
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+    return identity;
+  }
+  switch (address.ss_family) {
+    case AF_UNIX:
+      return IdentifyUnixPeer(fd, groups);
+    case AF_INET: {
+      sockaddr_in in;
+      std::memcpy(&in, &address, sizeof(in));
+      identity.family = PeerIdentity::Family::kIpv4;
+      std::memcpy(identity.address.data(), &in.sin_addr, 4);
+      return identity;
+    }
+    case AF_INET6: {
+      sockaddr_in6 in6;
+      std::memcpy(&in6, &address, sizeof(in6));
+      return IdentifyIpv6Peer(in6);
+    }
+    case AF_VSOCK: {
+      sockaddr_vm vm;
+      std::memcpy(&vm, &address, sizeof(vm));
+      identity.family = PeerIdentity::Family::kVsock;
+      identity.cid = vm.svm_cid;
+      return identity;
+    }
+    default:
+      return identity;
+  }
+}
+
+// systemd, xinetd and others tell the peer in the environment; it is all there
+// is when the socket has no name any more, or was never one.
+std::string PeerFromEnvironment() {
+  std::string host = Environment("REMOTE_ADDR");
+  if (host.empty()) host = Environment("REMOTE_HOST");
+  if (host.empty()) return "";
+  // What the environment says may have come from anywhere.
+  host = Quoted(host);
+  host = host.substr(1, host.size() - 2);
+  uint32_t port;
+  if (!absl::SimpleAtoi(Environment("REMOTE_PORT"), &port)) return host;
+  return absl::StrContains(host, ':') ? absl::StrCat("[", host, "]:", port)
+                                      : absl::StrCat(host, ":", port);
+}
+
+std::string PeerName(int fd) {
+  sockaddr_storage address = {};
+  socklen_t length = sizeof(address);
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0) {
+    switch (address.ss_family) {
+      case AF_UNIX:
+        return UnixPeer(fd);
+      case AF_INET:
+      case AF_INET6:
+        return IpPeer(address);
+      case AF_VSOCK: {
+        sockaddr_vm vm;
+        std::memcpy(&vm, &address, sizeof(vm));
+        return absl::StrCat("vsock:", vm.svm_cid, ":", vm.svm_port);
+      }
+    }
+  }
+  const std::string peer = PeerFromEnvironment();
+  return peer.empty() ? "unknown peer" : peer;
+}
+
+}  // namespace nbdinetd

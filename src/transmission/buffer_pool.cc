@@ -1,0 +1,90 @@
+#include "transmission/buffer_pool.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <new>
+
+namespace nbdinetd {
+
+BufferPool::~BufferPool() { ShrinkTo(0); }
+
+size_t BufferPool::ClassOf(size_t bytes) {
+  return static_cast<size_t>(
+      std::countr_zero(SizeFor(bytes)) - std::countr_zero(kMinBytes));
+}
+
+size_t BufferPool::SizeFor(size_t bytes) {
+  return std::bit_ceil(std::max(bytes, kMinBytes));
+}
+
+size_t BufferPool::size_bytes() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return size_bytes_;
+}
+
+BufferPool::Buffer BufferPool::Take(size_t bytes) {
+  return Buffer(TakeBytes(bytes), Return(*this, bytes));
+}
+
+char* BufferPool::TakeBytes(size_t bytes) {
+  const size_t size = SizeFor(bytes);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (const size_t index = ClassOf(bytes);
+      index < kClasses && !free_[index].empty()) {
+    char* data = free_[index].back();
+    free_[index].pop_back();
+    free_bytes_ -= size;
+    return data;
+  }
+  ShrinkTo(kMaxTaskBytes - std::min(size, kMaxTaskBytes));
+  void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) return nullptr;
+  size_bytes_ += size;
+  return static_cast<char*>(data);
+}
+
+void BufferPool::Give(char* data, size_t bytes) {
+  const size_t size = SizeFor(bytes);
+  const size_t index = ClassOf(bytes);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (index >= kClasses || size_bytes_ > kMaxTaskBytes) {
+    munmap(data, size);
+    size_bytes_ -= size;
+    return;
+  }
+  free_[index].push_back(data);
+  free_bytes_ += size;
+}
+
+void BufferPool::Trim() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ShrinkTo(size_bytes_ - free_bytes_ + kIdleBytes);
+}
+
+void BufferPool::ShrinkTo(size_t bytes) {
+  for (size_t index = kClasses; index-- > 0 && size_bytes_ > bytes;) {
+    const size_t size = kMinBytes << index;
+    while (size_bytes_ > bytes && !free_[index].empty()) {
+      munmap(free_[index].back(), size);
+      free_[index].pop_back();
+      size_bytes_ -= size;
+      free_bytes_ -= size;
+    }
+  }
+}
+
+void* BufferPool::do_allocate(size_t bytes, size_t) {
+  // Mappings are aligned to more than anything needs.
+  char* data = TakeBytes(bytes);
+  if (data == nullptr) throw std::bad_alloc();
+  return data;
+}
+
+void BufferPool::do_deallocate(void* data, size_t bytes, size_t) {
+  Give(static_cast<char*>(data), bytes);
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,386 @@
+#include "cli/options.h"
+
+#include <getopt.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/exit_status.h"
+
+namespace nbdinetd {
+namespace {
+
+struct Parsed {
+  absl::Status status;
+  Options options;
+};
+
+Parsed Parse(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), "nbdinetd");
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  // A program parses its command line once; here, 0 makes the C library start
+  // anew.
+  optind = 0;
+  Parsed parsed;
+  parsed.status = ParseOptions(static_cast<int>(arguments.size()), argv.data(),
+                               &parsed.options);
+  return parsed;
+}
+
+// All that was understood, in words, so that one comparison also shows what was
+// not meant to change.
+std::string Words(const Options& options) {
+  std::ostringstream words;
+  if (options.read_only) words << "read-only ";
+  if (options.export_name.has_value())
+    words << "name(" << *options.export_name << ") ";
+  if (!options.description.empty())
+    words << "description(" << options.description << ") ";
+  if (options.activation.single) words << "single ";
+  if (options.activation.foreground) words << "foreground ";
+  if (options.check) words << "check ";
+  if (options.version) words << "version ";
+  if (options.help) words << "help ";
+  if (options.verbose) words << "verbose ";
+  if (options.log.has_value()) {
+    constexpr const char* kNames[] = {"stderr", "syslog", "journal", "null"};
+    words << "log(" << kNames[static_cast<int>(*options.log)] << ") ";
+  }
+  if (!options.directory.empty()) {
+    words << "directory(" << options.directory << ") ";
+  }
+  words << "file(" << options.file << ")";
+  return words.str();
+}
+
+struct Row {
+  std::vector<std::string> arguments;
+  std::string words;
+};
+
+std::string Join(const std::vector<std::string>& arguments) {
+  std::string text;
+  for (const std::string& argument : arguments) text += "[" + argument + "]";
+  return text;
+}
+
+void ExpectAll(const std::vector<Row>& rows) {
+  for (const Row& row : rows) {
+    const Parsed parsed = Parse(row.arguments);
+    EXPECT_TRUE(parsed.status.ok())
+        << Join(row.arguments) << ": " << parsed.status;
+    EXPECT_EQ(Words(parsed.options), row.words) << Join(row.arguments);
+  }
+}
+
+TEST(Options, EachHasItsMeaning) {
+  ExpectAll({
+      {{}, "file()"},
+      {{"disk"}, "file(disk)"},
+      {{"-r", "disk"}, "read-only file(disk)"},
+      {{"--readonly", "disk"}, "read-only file(disk)"},
+      {{"-e", "name", "disk"}, "name(name) file(disk)"},
+      {{"--exportname", "name", "disk"}, "name(name) file(disk)"},
+      {{"--exportname=name", "disk"}, "name(name) file(disk)"},
+      // nbdkit knows both spellings.
+      {{"--export-name=name", "disk"}, "name(name) file(disk)"},
+      {{"--description=a disk", "disk"}, "description(a disk) file(disk)"},
+      {{"--directory=/srv/nbd"}, "directory(/srv/nbd) file()"},
+      {{"--directory", "/srv/nbd", "--", ""}, "directory(/srv/nbd) file()"},
+      {{"-s", "disk"}, "single file(disk)"},
+      {{"--single", "disk"}, "single file(disk)"},
+      {{"-f", "disk"}, "foreground file(disk)"},
+      {{"--foreground", "disk"}, "foreground file(disk)"},
+      {{"-v", "disk"}, "verbose file(disk)"},
+      {{"--verbose", "disk"}, "verbose file(disk)"},
+      {{"--check", "disk"}, "check file(disk)"},
+      {{"-V"}, "version file()"},
+      {{"--version"}, "version file()"},
+      {{"--help"}, "help file()"},
+      {{"--log=stderr", "disk"}, "log(stderr) file(disk)"},
+      {{"--log=syslog", "disk"}, "log(syslog) file(disk)"},
+      {{"--log=journal", "disk"}, "log(journal) file(disk)"},
+      {{"--log=null", "disk"}, "log(null) file(disk)"},
+      {{"--log", "null", "disk"}, "log(null) file(disk)"},
+  });
+}
+
+TEST(Options, FollowTheConventionsOfGetopt) {
+  ExpectAll({
+      // Bundled letters, the last of which may take an argument.
+      {{"-rsv", "disk"}, "read-only single verbose file(disk)"},
+      {{"-rename", "disk"}, "read-only name(name) file(disk)"},
+      {{"-re", "name", "disk"}, "read-only name(name) file(disk)"},
+      {{"-ename", "disk"}, "name(name) file(disk)"},
+      // Options may stand behind FILE.
+      {{"disk", "-r", "-e", "name"}, "read-only name(name) file(disk)"},
+      {{"-r", "disk", "--log=null"}, "read-only log(null) file(disk)"},
+      // Nothing behind "--" is an option.
+      {{"--", "-r"}, "file(-r)"},
+      {{"-r", "--", "--help"}, "read-only file(--help)"},
+      {{"disk", "--"}, "file(disk)"},
+      {{"--"}, "file()"},
+      // A single dash is a name.
+      {{"-"}, "file(-)"},
+      // An argument may look like an option.
+      {{"-e", "-r", "disk"}, "name(-r) file(disk)"},
+      {{"-e", "--", "disk"}, "name(--) file(disk)"},
+      {{"--exportname", "--help", "disk"}, "name(--help) file(disk)"},
+      // Long options can be abbreviated as long as they stay unique.
+      {{"--read", "disk"}, "read-only file(disk)"},
+      {{"--desc=x", "disk"}, "description(x) file(disk)"},
+      {{"--verb", "disk"}, "verbose file(disk)"},
+      {{"--vers"}, "version file()"},
+      // Both completions mean the same.
+      {{"--export=name", "disk"}, "name(name) file(disk)"},
+      // Twice is no error; the last one counts.
+      {{"-r", "-r", "disk"}, "read-only file(disk)"},
+      {{"-e", "a", "-e", "b", "disk"}, "name(b) file(disk)"},
+      {{"--log=null", "--log=journal", "disk"}, "log(journal) file(disk)"},
+  });
+}
+
+TEST(Options, TheEmptyNameIsANameToo) {
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"-e", "", "disk"},
+        {"--exportname=", "disk"}}) {
+    const Parsed parsed = Parse(arguments);
+    EXPECT_TRUE(parsed.status.ok());
+    ASSERT_TRUE(parsed.options.export_name.has_value());
+    EXPECT_EQ(*parsed.options.export_name, "");
+  }
+  EXPECT_FALSE(Parse({"disk"}).options.export_name.has_value());
+}
+
+TEST(Options, AValueMayHoldAnEqualsSignAndSpaces) {
+  ExpectAll({{{"--description=a = b", "disk"}, "description(a = b) file(disk)"},
+             {{"-e", "a=b", "disk"}, "name(a=b) file(disk)"}});
+}
+
+// What is wrong is usage, exit status 64, and the message names the argument.
+struct Wrong {
+  std::vector<std::string> arguments;
+  std::vector<std::string> message;  // parts that it must have
+};
+
+void ExpectAllWrong(const std::vector<Wrong>& rows) {
+  for (const Wrong& row : rows) {
+    const Parsed parsed = Parse(row.arguments);
+    EXPECT_EQ(ExitStatusOf(parsed.status), ExitStatus::kUsage)
+        << Join(row.arguments);
+    for (const std::string& part : row.message) {
+      EXPECT_NE(std::string(parsed.status.message()).find(part),
+                std::string::npos)
+          << Join(row.arguments) << ": no '" << part << "' in '"
+          << parsed.status.message() << "'";
+    }
+  }
+}
+
+TEST(WrongUsage, AnUnknownOptionIsNamed) {
+  ExpectAllWrong({
+      {{"-x", "disk"}, {"\"-x\"", "unknown"}},
+      {{"-rx", "disk"}, {"\"-x\"", "unknown"}},
+      {{"-xr", "disk"}, {"\"-x\"", "unknown"}},
+      {{"disk", "-x"}, {"\"-x\"", "unknown"}},
+      {{"--nonsense", "disk"}, {"--nonsense", "unknown"}},
+      {{"--nonsense=1", "disk"}, {"--nonsense", "unknown"}},
+      {{"disk", "--nonsense"}, {"--nonsense", "unknown"}},
+      {{"-?", "disk"}, {"\"-?\"", "unknown"}},
+      // An option of the stand-alone mode.
+      {{"-Z", "disk"}, {"\"-Z\"", "unknown"}},
+  });
+}
+
+// getopt_long() has not moved on to the next argument when it meets a letter in
+// the middle of a bundle, so that the argument before must not be blamed.
+TEST(WrongUsage, AnUnknownLetterIsNamedWhateverStandsBeforeIt) {
+  ExpectAllWrong({
+      {{"--readonly", "-xr", "disk"}, {"\"-x\"", "unknown"}},
+      {{"--log=null", "-xr", "disk"}, {"\"-x\"", "unknown"}},
+      {{"--exportname", "name", "-sxr", "disk"}, {"\"-x\"", "unknown"}},
+      {{"disk", "--check", "-xr"}, {"\"-x\"", "unknown"}},
+  });
+}
+
+TEST(WrongUsage, AnAmbiguousAbbreviationIsRefused) {
+  ExpectAllWrong({
+      {{"--ver", "disk"}, {"--ver", "several"}},
+      {{"--v", "disk"}, {"--v", "several"}},
+  });
+}
+
+TEST(WrongUsage, AMissingArgumentIsSaidToBeMissing) {
+  ExpectAllWrong({
+      {{"-e"}, {"\"-e\"", "needs an argument"}},
+      {{"-re"}, {"\"-e\"", "needs an argument"}},
+      {{"--log=null", "-re"}, {"\"-e\"", "needs an argument"}},
+      {{"disk", "-e"}, {"\"-e\"", "needs an argument"}},
+      {{"--exportname"}, {"--exportname", "needs an argument"}},
+      {{"--description"}, {"--description", "needs an argument"}},
+      {{"disk", "--log"}, {"--log", "needs an argument"}},
+  });
+}
+
+TEST(WrongUsage, AnArgumentTooManyIsSaidToBeTooMany) {
+  ExpectAllWrong({
+      {{"--readonly=yes", "disk"}, {"--readonly", "takes no argument"}},
+      {{"--check=", "disk"}, {"--check", "takes no argument"}},
+      {{"--help=me"}, {"--help", "takes no argument"}},
+  });
+}
+
+// As from a shell's variable that isn't set: not to be taken for no such option,
+// and so for TCP on all addresses, or for the user who started it.
+TEST(WrongUsage, AnEmptyArgumentIsNotTakenForNoArgument) {
+  for (const char* option : {"--unix", "--ipaddr", "--run", "--pidfile", "--user",
+                             "--group", "--allow", "--deny"}) {
+    ExpectAllWrong({{{std::string(option) + "=", "disk"}, {option}}});
+  }
+  ExpectAllWrong({{{"-U", "", "disk"}, {"--unix is empty"}},
+                  {{"--tls=require", "--tls-allow=", "disk"},
+                   {"--tls-allow is empty"}}});
+}
+
+TEST(WrongUsage, ADirectoryGoesWithNoFileAndNoDescription) {
+  ExpectAllWrong({
+      {{"--directory=/srv", "disk"}, {"FILE", "--directory"}},
+      {{"disk", "--directory=/srv"}, {"FILE", "--directory"}},
+      {{"--directory=/srv", "--description=x"}, {"--description", "--directory"}},
+      {{"--directory="}, {"--directory"}},
+  });
+}
+
+TEST(WrongUsage, AnUnknownLogDestinationIsNamedBesideThoseThatExist) {
+  for (const char* name : {"file", "", "STDERR", "stderr ", "journald"}) {
+    ExpectAllWrong({{{std::string("--log=") + name, "disk"},
+                     {"--log=\"" + std::string(name) + "\"", "stderr", "syslog",
+                      "journal", "null"}}});
+  }
+}
+
+TEST(WrongUsage, SeveralFilesAreCounted) {
+  ExpectAllWrong({
+      {{"a", "b"}, {"2"}},
+      {{"a", "-r", "b", "c"}, {"3"}},
+      {{"--", "a", "b"}, {"2"}},
+  });
+}
+
+TEST(WrongUsage, StringsThatNbdCannotCarryAreRefused) {
+  const std::string long_text(4097, 'n');
+  ExpectAllWrong({
+      {{"-e", long_text, "disk"}, {"--exportname", "4096"}},
+      {{"-e", "\xff", "disk"}, {"--exportname", "UTF-8"}},
+      {{"--description=" + long_text, "disk"}, {"--description", "4096"}},
+      {{"--description=\xc3", "disk"}, {"--description", "UTF-8"}},
+  });
+  const std::string longest(4096, 'n');
+  EXPECT_TRUE(
+      Parse({"-e", longest, "--description", longest, "disk"}).status.ok());
+}
+
+// Where an error may be told depends on --log, --single and -v, wherever they
+// stand.
+TEST(WrongUsage, WhatCouldBeUnderstoodIsThereAllTheSame) {
+  const Parsed parsed =
+      Parse({"--nonsense", "-s", "--log=null", "-x", "disk", "-v"});
+  EXPECT_FALSE(parsed.status.ok());
+  EXPECT_EQ(Words(parsed.options), "single verbose log(null) file(disk)");
+}
+
+TEST(WrongUsage, TheFirstErrorIsTheOneThatIsTold) {
+  const Parsed parsed = Parse({"--nonsense", "-x", "--log=file", "a", "b"});
+  EXPECT_NE(parsed.status.message().find("--nonsense"), std::string::npos)
+      << parsed.status;
+}
+
+TEST(WrongUsage, AnOptionCannotForgeALogLine) {
+  const Parsed parsed = Parse({"--non\nsense"});
+  EXPECT_EQ(parsed.status.message().find('\n'), std::string::npos)
+      << parsed.status;
+  const Parsed log = Parse({"--log=a\nb"});
+  EXPECT_EQ(log.status.message().find('\n'), std::string::npos) << log.status;
+}
+
+TEST(WrongUsage, NothingIsPrinted) {
+  testing::internal::CaptureStderr();
+  testing::internal::CaptureStdout();
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"--nonsense"},
+        {"-x"},
+        {"-e"},
+        {"--ver"},
+        {"--help=x"},
+        {"--help"},
+        {"-V"}}) {
+    Parse(arguments);
+  }
+  EXPECT_EQ(testing::internal::GetCapturedStdout(), "");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+}
+
+TEST(Help, NamesEveryOption) {
+  const std::string help(HelpText());
+  for (const char* option :
+       {"-r, --readonly", "-e, --exportname=NAME", "--description=TEXT",
+        "-s, --single", "-f, --foreground", "--log=", "-v, --verbose",
+        "--check", "-V, --version", "--help", "-p, --port=PORT",
+        "-i, --ipaddr=IP", "-U, --unix=PATH", "--vsock", "--run=COMMAND",
+        "-P, --pidfile=PATH", "-u, --user=USER", "-g, --group=GROUP",
+        "--max-connections=N", "--exit-idle=TIME", "--handshake-timeout=TIME",
+        "--stall-timeout=TIME", "--idle-timeout=TIME", "--tls=off|on|require",
+        "--tls-certificates=DIR", "--tls-psk=FILE", "--tls-verify-peer",
+        "--tls-allow=PATTERN"}) {
+    EXPECT_NE(help.find(option), std::string::npos) << option;
+  }
+  EXPECT_EQ(help.back(), '\n');
+}
+
+TEST(Tls, IsOffUnlessItIsAskedFor) {
+  EXPECT_EQ(Parse({"f"}).options.tls.mode, TlsMode::kOff);
+  EXPECT_EQ(Parse({"--tls=on", "f"}).options.tls.mode, TlsMode::kOn);
+  EXPECT_EQ(Parse({"--tls=require", "f"}).options.tls.mode, TlsMode::kRequire);
+  EXPECT_EQ(Parse({"--tls-certificates=d", "f"}).options.tls.mode,
+            TlsMode::kOn);
+  EXPECT_EQ(Parse({"--tls-psk=k", "f"}).options.tls.mode, TlsMode::kOn);
+  EXPECT_EQ(Parse({"--tls-verify-peer", "f"}).options.tls.mode, TlsMode::kOn);
+  // Whatever the order.
+  EXPECT_EQ(Parse({"--tls=off", "--tls-psk=k", "f"}).options.tls.mode,
+            TlsMode::kOff);
+  EXPECT_EQ(Parse({"--tls-psk=k", "--tls=off", "f"}).options.tls.mode,
+            TlsMode::kOff);
+}
+
+TEST(Tls, RefusesWhatMakesNoSense) {
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"--tls=yes", "f"},
+        {"--tls=", "f"},
+        {"--tls-certificates=", "f"},
+        {"--tls-psk=", "f"},
+        {"--tls-allow=*", "f"},
+        {"--tls=on", "--tls-allow=*", "f"},
+        {"--tls-verify-peer=yes", "f"}}) {
+    EXPECT_EQ(ExitStatusOf(Parse(arguments).status), ExitStatus::kUsage)
+        << arguments[0];
+  }
+  const Parsed parsed =
+      Parse({"--tls=require", "--tls-allow=a", "--tls-allow=b", "f"});
+  EXPECT_TRUE(parsed.status.ok());
+  EXPECT_EQ(parsed.options.tls.allow, (std::vector<std::string>{"a", "b"}));
+}
+
+TEST(Help, FitsATerminal) {
+  std::istringstream help{std::string(HelpText())};
+  for (std::string line; std::getline(help, line);)
+    EXPECT_LE(line.size(), 80u) << line;
+}
+
+}  // namespace
+}  // namespace nbdinetd

@@ -1,0 +1,113 @@
+#include "transmission/buffer_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <set>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace nbdinetd {
+namespace {
+
+using Buffer = BufferPool::Buffer;
+
+TEST(BufferPool, GivesAsMuchAsIsAskedForRoundedUp) {
+  for (const auto& [bytes, size] : {std::pair<size_t, size_t>{1, 4096},
+                                    {4096, 4096},
+                                    {4097, 8192},
+                                    {100'000, 131'072},
+                                    {kPieceBytes, kPieceBytes}}) {
+    BufferPool pool;
+    const Buffer buffer = pool.Take(bytes);
+    ASSERT_NE(buffer, nullptr);
+    std::memset(buffer.get(), 'x', size);
+    EXPECT_EQ(pool.size_bytes(), size);
+    EXPECT_EQ(BufferPool::SizeFor(bytes), size);
+  }
+}
+
+TEST(BufferPool, WhatIsGivenBackServesTheNext) {
+  BufferPool pool;
+  std::set<const char*> seen;
+  for (int i = 0; i < 100; ++i) {
+    const Buffer buffer = pool.Take(kPieceBytes);
+    seen.insert(buffer.get());
+  }
+  EXPECT_EQ(seen.size(), 1u);
+  EXPECT_EQ(pool.size_bytes(), kPieceBytes);
+}
+
+// Buffers of one size must not keep those of another from their share.
+TEST(BufferPool, NeverHoldsMoreThanTasksMayWhateverWasTakenBefore) {
+  BufferPool pool;
+  for (const size_t bytes : {kPieceBytes, size_t{4096}, size_t{65536}, kPieceBytes / 2}) {
+    std::vector<Buffer> buffers;
+    for (size_t taken = 0; taken < kMaxTaskBytes; taken += bytes) {
+      buffers.push_back(pool.Take(bytes));
+      ASSERT_NE(buffers.back(), nullptr);
+      ASSERT_LE(pool.size_bytes(), kMaxTaskBytes);
+    }
+    EXPECT_EQ(pool.size_bytes(), kMaxTaskBytes);
+  }
+  EXPECT_EQ(pool.size_bytes(), kMaxTaskBytes);
+}
+
+TEST(BufferPool, WhatGoesBeyondTheBoundIsNotKept) {
+  BufferPool pool;
+  {
+    std::vector<Buffer> buffers;
+    for (size_t taken = 0; taken <= kMaxTaskBytes; taken += kPieceBytes) {
+      buffers.push_back(pool.Take(kPieceBytes));
+    }
+    EXPECT_EQ(pool.size_bytes(), kMaxTaskBytes + kPieceBytes);
+  }
+  EXPECT_EQ(pool.size_bytes(), kMaxTaskBytes);
+}
+
+TEST(BufferPool, AnIdleOneKeepsLittle) {
+  BufferPool pool;
+  {
+    std::vector<Buffer> buffers;
+    for (size_t taken = 0; taken < kMaxTaskBytes; taken += kPieceBytes) {
+      buffers.push_back(pool.Take(kPieceBytes));
+    }
+    pool.Trim();
+    EXPECT_EQ(pool.size_bytes(), kMaxTaskBytes);
+  }
+  pool.Trim();
+  EXPECT_EQ(pool.size_bytes(), size_t{2 << 20});
+}
+
+TEST(BufferPool, IsTheMemoryOfAVectorThatGrowsAndIsGivenBack) {
+  BufferPool pool;
+  {
+    std::pmr::vector<uint64_t> numbers(&pool);
+    for (uint64_t i = 0; i < 100'000; ++i) numbers.push_back(i);
+    EXPECT_EQ(numbers.back(), 99'999u);
+    EXPECT_GE(pool.size_bytes(), numbers.size() * sizeof(uint64_t));
+  }
+  // What is longer than a piece isn't kept.
+  EXPECT_LE(pool.size_bytes(), 2 * kPieceBytes);
+}
+
+TEST(BufferPool, IsForAllThreads) {
+  BufferPool pool;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&pool, i] {
+      for (size_t round = 0; round < 2000; ++round) {
+        const size_t bytes = size_t{4096} << (round + static_cast<size_t>(i)) % 7;
+        const Buffer buffer = pool.Take(bytes);
+        std::memset(buffer.get(), i, bytes);
+        for (size_t at = 0; at < bytes; at += 512) ASSERT_EQ(buffer[at], i);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_LE(pool.size_bytes(), kMaxTaskBytes);
+}
+
+}  // namespace
+}  // namespace nbdinetd

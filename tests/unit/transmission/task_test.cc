@@ -1,0 +1,408 @@
+// Tasks, carried out on files: what comes back in them.
+
+#include "transmission/task.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/limits.h"
+#include "support/fake_export.h"
+#include "support/image.h"
+#include "support/wire.h"
+
+namespace nbdinetd {
+
+// For readable failures.
+bool operator==(const Extent& a, const Extent& b) {
+  return a.length_bytes == b.length_bytes && a.hole == b.hole;
+}
+void PrintTo(const Extent& extent, std::ostream* out) {
+  *out << (extent.hole ? "hole " : "data ") << extent.length_bytes;
+}
+
+namespace {
+
+using nbdtest::Bytes;
+using nbdtest::Pattern;
+
+
+// A multiple of any block size that is to be expected, also that of a hole.
+constexpr uint64_t kBlock = 64 << 10;
+constexpr uint64_t kSize = 32 * kBlock;
+
+// On a disk file system, and in memory.
+class TaskTest : public testing::TestWithParam<bool> {
+ protected:
+  TaskTest() {
+    if (GetParam()) {
+      path_ = directory_.path() + "/image";
+      fd_.Reset(open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    } else {
+      fd_.Reset(memfd_create("image", MFD_CLOEXEC));
+      path_ = "/proc/self/fd/" + std::to_string(fd_.get());
+    }
+    Truncate(kSize);
+  }
+
+  void Put(uint64_t offset, const Bytes& bytes) {
+    ASSERT_EQ(pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)),
+              static_cast<ssize_t>(bytes.size()));
+  }
+  Bytes Get(uint64_t offset, size_t size) {
+    Bytes bytes(size, '#');
+    const ssize_t n = pread(fd_.get(), bytes.data(), size, static_cast<off_t>(offset));
+    bytes.resize(n < 0 ? 0 : static_cast<size_t>(n));
+    return bytes;
+  }
+  void Truncate(uint64_t size) { ASSERT_EQ(ftruncate(fd_.get(), static_cast<off_t>(size)), 0); }
+  uint64_t AllocatedBytes() {
+    fsync(fd_.get());
+    struct stat st;
+    return fstat(fd_.get(), &st) == 0 ? static_cast<uint64_t>(st.st_blocks) * 512 : 0;
+  }
+  // Data in even blocks, holes in odd ones.
+  void PutStripes(uint64_t stripe = kBlock) {
+    for (uint64_t at = 0; at < kSize; at += 2 * stripe) Put(at, Pattern(at, stripe));
+  }
+  Bytes Stripes(uint64_t offset, size_t size, uint64_t stripe = kBlock) {
+    Bytes bytes = Pattern(offset, size);
+    for (size_t i = 0; i < size; ++i) {
+      if ((offset + i) / stripe % 2 == 1) bytes[i] = '\0';
+    }
+    return bytes;
+  }
+
+  // The file as an export, opened at the first use.
+  Export& target() {
+    if (target_ == nullptr) {
+      std::string reason;
+      auto opened = OpenExport(path_, /*read_only=*/false, &reason);
+      if (opened.ok()) target_ = *std::move(opened);
+    }
+    return *target_;
+  }
+
+  Task Run(uint16_t type, uint64_t offset, uint64_t length, uint16_t flags = 0) {
+    Task task(pool_);
+    task.request.type = type;
+    task.request.flags = flags;
+    task.request.offset = offset;
+    task.request.length = length;
+    RunTask(target(), task);
+    return task;
+  }
+  Task Write(uint64_t offset, const Bytes& bytes, uint16_t flags = 0) {
+    Task task(pool_);
+    task.request.type = NBD_CMD_WRITE;
+    task.request.flags = flags;
+    task.request.offset = offset;
+    task.request.length = bytes.size();
+    task.carries_payload = true;
+    task.data = pool_.Take(bytes.size());
+    bytes.copy(task.data.get(), bytes.size());
+    RunTask(target(), task);
+    return task;
+  }
+
+  static Bytes DataOf(const Task& task) {
+    return task.data == nullptr ? "no data" : Bytes(task.data.get(), task.request.length);
+  }
+  static uint64_t Sum(const Extents& extents) {
+    uint64_t sum = 0;
+    for (const Extent& extent : extents) sum += extent.length_bytes;
+    return sum;
+  }
+
+  BufferPool pool_;
+
+ private:
+  nbdtest::TempDir directory_;
+  std::string path_;
+  UniqueFd fd_;
+  std::unique_ptr<Export> target_;
+};
+
+INSTANTIATE_TEST_SUITE_P(On, TaskTest, testing::Bool(), [](const auto& on_disk) {
+  return on_disk.param ? "Disk" : "Memory";
+});
+
+// -- Reads
+
+TEST_P(TaskTest, AShortReadBringsItsBytes) {
+  Put(0, Pattern(0, kSize));
+  for (const uint64_t offset : {uint64_t{0}, uint64_t{517}, kSize - kPieceBytes}) {
+    for (const size_t length : {size_t{1}, size_t{4096}, size_t{5000}, kPieceBytes}) {
+      const Task task = Run(NBD_CMD_READ, offset, length);
+      EXPECT_EQ(task.error, 0);
+      EXPECT_TRUE(DataOf(task) == Pattern(offset, length)) << offset << ", " << length;
+      EXPECT_TRUE(task.extents.empty());
+    }
+  }
+}
+
+TEST_P(TaskTest, AShortReadHasTheZeroesOfHoles) {
+  PutStripes();
+  for (const auto& [offset, length] :
+       {std::pair<uint64_t, size_t>{0, kPieceBytes}, {kBlock, kBlock}, {kBlock - 100, 200},
+        {517, 3 * kBlock}, {kSize - 1, 1}}) {
+    const Task task = Run(NBD_CMD_READ, offset, length);
+    EXPECT_EQ(task.error, 0);
+    EXPECT_TRUE(DataOf(task) == Stripes(offset, length)) << offset << ", " << length;
+  }
+}
+
+TEST_P(TaskTest, ALongReadCarriesNoBytesWhateverItsLength) {
+  PutStripes();
+  for (const uint64_t length : {uint64_t{kPieceBytes} + 1, kSize}) {
+    const Task task = Run(NBD_CMD_READ, 0, length);
+    EXPECT_EQ(task.error, 0);
+    EXPECT_EQ(task.data, nullptr);
+    EXPECT_EQ(task.memory_bytes(), kPieceBytes);
+  }
+}
+
+TEST_P(TaskTest, AfterALongReadItsDataIsInThePageCache) {
+  Put(0, Pattern(0, kSize));
+  Run(NBD_CMD_READ, 0, kSize);
+  Bytes bytes(kPieceBytes, '#');
+  for (uint64_t at = 0; at < kSize; at += kPieceBytes) {
+    ASSERT_EQ(target().ReadCached(at, absl::MakeSpan(bytes.data(), kPieceBytes)), kPieceBytes);
+    EXPECT_TRUE(bytes == Pattern(at, kPieceBytes));
+  }
+}
+
+TEST_P(TaskTest, AReadBeyondATruncationTellsWhereItStopped) {
+  Put(0, Pattern(0, kSize));
+  target();
+  Truncate(4 * kBlock + 100);
+  struct Row {
+    uint64_t offset, length, error_offset;
+  };
+  for (const Row& row : {Row{0, kSize, 4 * kBlock + 100},
+                         Row{4 * kBlock, 512, 4 * kBlock + 100},
+                         Row{4 * kBlock + 99, 2, 4 * kBlock + 100},
+                         Row{4 * kBlock + 100, 1, 4 * kBlock + 100},
+                         Row{8 * kBlock, 4096, 8 * kBlock},
+                         Row{kSize - 1, 1, kSize - 1}}) {
+    const Task task = Run(NBD_CMD_READ, row.offset, row.length);
+    EXPECT_EQ(task.error, kTruncated) << row.offset;
+    EXPECT_EQ(task.error_offset, row.error_offset) << row.offset << ", " << row.length;
+  }
+  EXPECT_EQ(Run(NBD_CMD_READ, 0, 4 * kBlock).error, 0);
+}
+
+// The same with holes: where a file ends must not look like one.
+TEST_P(TaskTest, AReadBeyondATruncationOfASparseFileFailsToo) {
+  PutStripes();
+  target();
+  Truncate(kBlock + 512);
+  const Task task = Run(NBD_CMD_READ, 0, 4 * kBlock);
+  EXPECT_EQ(task.error, kTruncated);
+  EXPECT_EQ(task.error_offset, kBlock + 512);
+  EXPECT_EQ(Run(NBD_CMD_READ, 0, kBlock + 512).error, 0);
+}
+
+// -- Writes
+
+TEST_P(TaskTest, AWriteWritesItsPayload) {
+  Put(0, Pattern(0, kSize));
+  Bytes wanted = Pattern(0, kSize);
+  for (const uint16_t flags : {uint16_t{0}, nbdtest::kCmdFlagFua}) {
+    for (const uint64_t offset : {uint64_t{0}, uint64_t{517}, kSize - 5000}) {
+      const Bytes bytes = Pattern(offset, 5000, /*seed=*/2 + flags);
+      EXPECT_EQ(Write(offset, bytes, flags).error, 0);
+      wanted.replace(offset, bytes.size(), bytes);
+    }
+  }
+  EXPECT_TRUE(Get(0, kSize + 1) == wanted);
+}
+
+TEST_P(TaskTest, AWriteWithoutPayloadOnlyBecomesDurable) {
+  Put(0, Pattern(0, kSize));
+  for (const uint16_t flags : {uint16_t{0}, nbdtest::kCmdFlagFua}) {
+    EXPECT_EQ(Run(NBD_CMD_WRITE, 0, kSize, flags).error, 0);
+    EXPECT_EQ(Run(NBD_CMD_WRITE, 0, 0, flags).error, 0);
+  }
+  EXPECT_TRUE(Get(0, kSize + 1) == Pattern(0, kSize));
+}
+
+TEST_P(TaskTest, WhatItCarriesIsCounted) {
+  Task task(pool_);
+  task.request.length = 1000;
+  task.request.type = NBD_CMD_READ;
+  EXPECT_EQ(task.memory_bytes(), BufferPool::SizeFor(1000));
+  task.request.length = kPieceBytes;
+  EXPECT_EQ(task.memory_bytes(), kPieceBytes);
+  // A piece to read through, whatever the length.
+  task.request.length = 32 << 20;
+  EXPECT_EQ(task.memory_bytes(), kPieceBytes);
+  task.request.length = 1000;
+  for (const uint16_t type : {NBD_CMD_WRITE, NBD_CMD_TRIM, NBD_CMD_FLUSH, NBD_CMD_CACHE,
+                              NBD_CMD_WRITE_ZEROES}) {
+    task.request.type = type;
+    EXPECT_EQ(task.memory_bytes(), 0u) << type;
+  }
+  task.request.type = NBD_CMD_BLOCK_STATUS;
+  EXPECT_EQ(task.memory_bytes(), BufferPool::SizeFor((kMaxDescriptors + 1) * sizeof(Extent)));
+  task.request.flags = NBD_CMD_FLAG_REQ_ONE;
+  EXPECT_EQ(task.memory_bytes(), BufferPool::SizeFor(1));
+  task.request.flags = 0;
+  task.request.type = NBD_CMD_WRITE;
+  task.carries_payload = true;
+  EXPECT_EQ(task.memory_bytes(), BufferPool::SizeFor(1000));
+}
+
+// -- Trim, zeroes, cache
+
+TEST_P(TaskTest, ATrimGivesStorageBack) {
+  Put(0, Pattern(0, kSize));
+  const uint64_t before = AllocatedBytes();
+  for (const uint16_t flags : {uint16_t{0}, nbdtest::kCmdFlagFua}) {
+    EXPECT_EQ(Run(NBD_CMD_TRIM, 0, kSize / 2, flags).error, 0);
+  }
+  EXPECT_LT(AllocatedBytes(), before);
+  EXPECT_TRUE(Get(kSize / 2, kSize / 2 + 1) == Pattern(kSize / 2, kSize / 2));
+}
+
+TEST_P(TaskTest, WriteZeroesTakesItsFlags) {
+  for (const uint16_t fua : {uint16_t{0}, nbdtest::kCmdFlagFua}) {
+    for (const uint16_t fast : {uint16_t{0}, nbdtest::kCmdFlagFastZero}) {
+      for (const uint16_t no_hole : {uint16_t{0}, nbdtest::kCmdFlagNoHole}) {
+        Put(0, Pattern(0, kSize));
+        const auto flags = static_cast<uint16_t>(fua | fast | no_hole);
+        EXPECT_EQ(Run(NBD_CMD_WRITE_ZEROES, kBlock, kSize - kBlock, flags).error, 0);
+        EXPECT_TRUE(Get(0, kSize + 1) == Pattern(0, kBlock) + Bytes(kSize - kBlock, '\0'));
+        EXPECT_EQ(AllocatedBytes() >= kSize, no_hole != 0) << flags;
+      }
+    }
+  }
+}
+
+TEST_P(TaskTest, ACacheRequestChangesNothing) {
+  Put(0, Pattern(0, kSize));
+  EXPECT_EQ(Run(NBD_CMD_CACHE, 0, kSize).error, 0);
+  EXPECT_EQ(Run(NBD_CMD_CACHE, 517, 0).error, 0);
+  EXPECT_EQ(Run(NBD_CMD_CACHE, kSize, 0).error, 0);
+  EXPECT_TRUE(Get(0, kSize + 1) == Pattern(0, kSize));
+}
+
+TEST_P(TaskTest, EmptyRequestsSucceedAndChangeNothing) {
+  Put(0, Pattern(0, kSize));
+  for (const uint16_t type : {NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES, NBD_CMD_CACHE, NBD_CMD_FLUSH}) {
+    for (const uint64_t offset : {uint64_t{0}, uint64_t{517}, kSize}) {
+      if (type == NBD_CMD_FLUSH && offset != 0) continue;
+      EXPECT_EQ(Run(type, offset, 0).error, 0) << type << " at " << offset;
+      EXPECT_EQ(Run(type, offset, 0, nbdtest::kCmdFlagFua).error, 0) << type << " at " << offset;
+    }
+  }
+  EXPECT_EQ(Run(NBD_CMD_WRITE_ZEROES, 0, 0, nbdtest::kCmdFlagFastZero).error, 0);
+  EXPECT_TRUE(Get(0, kSize + 1) == Pattern(0, kSize));
+}
+
+// -- Block status
+
+TEST_P(TaskTest, ABlockStatusHasTheExtentsAndTheLastMayReachFurther) {
+  PutStripes();
+  EXPECT_EQ(Run(NBD_CMD_BLOCK_STATUS, 0, kBlock + 1).extents,
+            (Extents{{kBlock, false}, {kBlock, true}}));
+  EXPECT_EQ(Run(NBD_CMD_BLOCK_STATUS, kBlock + 100, 1).extents, (Extents{{kBlock - 100, true}}));
+  EXPECT_EQ(Sum(Run(NBD_CMD_BLOCK_STATUS, 0, kSize).extents), kSize);
+}
+
+TEST_P(TaskTest, ABlockStatusOfOneExtentHasOne) {
+  PutStripes();
+  EXPECT_EQ(Run(NBD_CMD_BLOCK_STATUS, 0, kSize, nbdtest::kCmdFlagReqOne).extents,
+            (Extents{{kBlock, false}}));
+  EXPECT_EQ(Run(NBD_CMD_BLOCK_STATUS, kBlock, kSize - kBlock, nbdtest::kCmdFlagReqOne).extents,
+            (Extents{{kBlock, true}}));
+}
+
+TEST_P(TaskTest, ABlockStatusHasALimit) {
+  constexpr uint64_t kStripe = 4096;
+  constexpr uint64_t kStripes = 2 * kMaxDescriptors;
+  Truncate(0);
+  Truncate(kStripes * kStripe);
+  for (uint64_t i = 0; i < kStripes; i += 2) Put(i * kStripe, "x");
+  const Task task = Run(NBD_CMD_BLOCK_STATUS, 0, kStripes * kStripe);
+  EXPECT_EQ(task.error, 0);
+  EXPECT_LE(task.extents.size(), kMaxDescriptors);
+  EXPECT_GE(task.extents.size(), 1u);
+}
+
+// -- What the storage says
+
+BufferPool pool;
+
+// A storage in which nothing works.
+class BrokenExport : public nbdtest::FakeExport {
+ public:
+  BrokenExport() : FakeExport({kSize, 4096, false, false}) {}
+  int Trim(uint64_t, uint64_t) override { return EIO; }
+  int Zero(uint64_t, uint64_t, Hole, Speed) override { return ENOSPC; }
+};
+
+TEST(TaskError, IsTheOneThatTheStorageGave) {
+  struct Row {
+    uint16_t type;
+    int error;
+  };
+  // It has no descriptor, so that all the rest is EBADF.
+  for (const Row& row : {Row{NBD_CMD_READ, EBADF}, Row{NBD_CMD_WRITE, EBADF},
+                         Row{NBD_CMD_FLUSH, EBADF}, Row{NBD_CMD_TRIM, EIO},
+                         Row{NBD_CMD_WRITE_ZEROES, ENOSPC}, // What can't be asked for its holes is all data.
+                         Row{NBD_CMD_BLOCK_STATUS, 0}, Row{NBD_CMD_CACHE, EBADF}}) {
+    for (const uint16_t flags : {uint16_t{0}, nbdtest::kCmdFlagFua}) {
+      BrokenExport target;
+      Task task(pool);
+      task.request.type = row.type;
+      task.request.flags = flags;
+      task.request.offset = 512;
+      task.request.length = 512;
+      task.carries_payload = row.type == NBD_CMD_WRITE;
+      if (task.carries_payload) task.data = pool.Take(512);
+      RunTask(target, task);
+      EXPECT_EQ(task.error, row.error) << row.type;
+      EXPECT_EQ(task.error_offset, row.type == NBD_CMD_READ ? 512u : 0u) << row.type;
+    }
+  }
+}
+
+TEST(TaskError, OfAFlushMakesAForceUnitAccessFail) {
+  class Unflushable : public nbdtest::FakeExport {
+   public:
+    Unflushable() : FakeExport({kSize, 4096, false, false}) {}
+  };
+  for (const uint16_t type : {NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES, NBD_CMD_WRITE}) {
+    Unflushable target;
+    Task task(pool);
+    task.request.type = type;
+    task.request.length = 512;
+    RunTask(target, task);
+    EXPECT_EQ(task.error, 0) << type;
+    task.request.flags = nbdtest::kCmdFlagFua;
+    RunTask(target, task);
+    EXPECT_EQ(task.error, EBADF) << type;
+  }
+}
+
+TEST(TaskError, OfAnUnknownCommandIsEinval) {
+  BrokenExport target;
+  Task task(pool);
+  for (const uint16_t type : {uint16_t{NBD_CMD_DISC}, uint16_t{8}, uint16_t{65535}}) {
+    task.request.type = type;
+    RunTask(target, task);
+    EXPECT_EQ(task.error, EINVAL) << type;
+  }
+}
+
+}  // namespace
+}  // namespace nbdinetd
