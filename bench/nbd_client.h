@@ -1,9 +1,10 @@
-/* The part of NBD that the benchmark's C programs share: the specification's constants, exact
- * blocking I/O, and option haggling as a plain client does it, one option at a time.
+/* The part of NBD that the benchmark's C programs share: the specification's
+ * constants, exact blocking I/O, and option haggling as a plain client does it,
+ * one option at a time.
  *
- * It is a header with static functions, so that each program is compiled from one file with one
- * call of cc. Anything that goes wrong ends the program with a sentence on standard error: a
- * benchmark has nothing to recover. */
+ * It is a header with static functions, so that each program is compiled from
+ * one file with one call of cc. Anything that goes wrong ends the program with
+ * a sentence on standard error: a benchmark has nothing to recover. */
 #ifndef BENCH_NBD_CLIENT_H_
 #define BENCH_NBD_CLIENT_H_
 
@@ -105,7 +106,8 @@ struct session {
   bool block_status; /* base:allocation is selected */
 };
 
-__attribute__((noreturn, format(printf, 1, 2))) static inline void fail(const char *format, ...) {
+__attribute__((noreturn, format(printf, 1, 2))) static inline void fail(
+    const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
   vfprintf(stderr, format, arguments);
@@ -120,9 +122,9 @@ static inline uint64_t now_ns(void) {
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static inline void read_exactly(int fd, void *buffer, size_t length) {
+static inline void read_exactly(int fd, void* buffer, size_t length) {
   for (size_t done = 0; done < length;) {
-    ssize_t got = read(fd, (char *)buffer + done, length - done);
+    ssize_t got = read(fd, (char*)buffer + done, length - done);
     if (got == 0) fail("the server closed the connection");
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) fail("read from the server: %s", strerror(errno));
@@ -130,9 +132,10 @@ static inline void read_exactly(int fd, void *buffer, size_t length) {
   }
 }
 
-static inline void write_exactly(int fd, const void *buffer, size_t length) {
+static inline void write_exactly(int fd, const void* buffer, size_t length) {
   for (size_t done = 0; done < length;) {
-    ssize_t put = send(fd, (const char *)buffer + done, length - done, MSG_NOSIGNAL);
+    ssize_t put =
+        send(fd, (const char*)buffer + done, length - done, MSG_NOSIGNAL);
     if (put < 0 && errno == EINTR) continue;
     if (put < 0) fail("send to the server: %s", strerror(errno));
     done += (size_t)put;
@@ -148,13 +151,14 @@ static inline void discard_exactly(int fd, size_t length) {
   }
 }
 
-static inline int connect_unix(const char *path) {
+static inline int connect_unix(const char* path) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
-  if (strlen(path) >= sizeof address.sun_path) fail("%s is too long for a socket", path);
+  if (strlen(path) >= sizeof address.sun_path)
+    fail("%s is too long for a socket", path);
   strcpy(address.sun_path, path);
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) fail("socket: %s", strerror(errno));
-  if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0)
+  if (connect(fd, (struct sockaddr*)&address, sizeof address) != 0)
     fail("connect to %s: %s", path, strerror(errno));
   return fd;
 }
@@ -165,27 +169,32 @@ static inline int connect_loopback(unsigned port) {
                                 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) fail("socket: %s", strerror(errno));
-  if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0)
+  if (connect(fd, (struct sockaddr*)&address, sizeof address) != 0)
     fail("connect to port %u: %s", port, strerror(errno));
   int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   return fd;
 }
 
-static inline void send_option(int fd, uint32_t option, const void *payload, uint32_t length) {
+static inline void send_option(int fd, uint32_t option, const void* payload,
+                               uint32_t length) {
   unsigned char message[sizeof(struct nbd_option) + 4096];
   if (length > 4096) fail("an option of %u bytes is too long", length);
-  struct nbd_option header = {htobe64(IHAVEOPT), htobe32(option), htobe32(length)};
+  struct nbd_option header = {htobe64(IHAVEOPT), htobe32(option),
+                              htobe32(length)};
   memcpy(message, &header, sizeof header);
   if (length > 0) memcpy(message + sizeof header, payload, length);
   write_exactly(fd, message, sizeof header + length);
 }
 
-/* Reads one reply to an option; up to `room` bytes of payload are kept, the rest is dropped. */
-static inline uint32_t read_option_reply(int fd, uint32_t option, void *payload, size_t room) {
+/* Reads one reply to an option; up to `room` bytes of payload are kept, the
+ * rest is dropped. */
+static inline uint32_t read_option_reply(int fd, uint32_t option, void* payload,
+                                         size_t room) {
   struct nbd_option_reply reply;
   read_exactly(fd, &reply, sizeof reply);
-  if (be64toh(reply.magic) != NBD_OPTION_REPLY_MAGIC || be32toh(reply.option) != option)
+  if (be64toh(reply.magic) != NBD_OPTION_REPLY_MAGIC ||
+      be32toh(reply.option) != option)
     fail("not a reply to option %u", option);
   size_t length = be32toh(reply.length);
   size_t kept = length < room ? length : room;
@@ -200,22 +209,25 @@ static inline void read_greeting(int fd) {
     uint16_t flags;
   } __attribute__((packed)) greeting;
   read_exactly(fd, &greeting, sizeof greeting);
-  if (be64toh(greeting.magic) != NBDMAGIC || be64toh(greeting.version) != IHAVEOPT)
+  if (be64toh(greeting.magic) != NBDMAGIC ||
+      be64toh(greeting.version) != IHAVEOPT)
     fail("not the greeting of a newstyle server");
 }
 
-/* Everything after the greeting, up to transmission. A server without structured replies is
- * served as it is; one that refuses the export is an error. */
-static inline void haggle(struct session *session, const char *export_name, bool structured,
-                          bool block_status) {
+/* Everything after the greeting, up to transmission. A server without
+ * structured replies is served as it is; one that refuses the export is an
+ * error. */
+static inline void haggle(struct session* session, const char* export_name,
+                          bool structured, bool block_status) {
   unsigned char payload[4096];
   uint32_t flags = htobe32(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
   write_exactly(session->fd, &flags, sizeof flags);
 
   if (structured) {
     send_option(session->fd, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
-    session->structured = read_option_reply(session->fd, NBD_OPT_STRUCTURED_REPLY, payload,
-                                            sizeof payload) == NBD_REP_ACK;
+    session->structured =
+        read_option_reply(session->fd, NBD_OPT_STRUCTURED_REPLY, payload,
+                          sizeof payload) == NBD_REP_ACK;
   }
 
   uint32_t name_length = (uint32_t)strlen(export_name);
@@ -223,7 +235,7 @@ static inline void haggle(struct session *session, const char *export_name, bool
   uint32_t encoded_length = htobe32(name_length);
   memcpy(payload, &encoded_length, 4);
   memcpy(payload + 4, export_name, name_length);
-  unsigned char *end = payload + 4 + name_length;
+  unsigned char* end = payload + 4 + name_length;
 
   if (block_status && session->structured) {
     static const char context[] = "base:allocation";
@@ -235,8 +247,9 @@ static inline void haggle(struct session *session, const char *export_name, bool
                 (uint32_t)(end - payload) + 8 + sizeof context - 1);
     unsigned char answer[64];
     uint32_t type;
-    while ((type = read_option_reply(session->fd, NBD_OPT_SET_META_CONTEXT, answer,
-                                     sizeof answer)) == NBD_REP_META_CONTEXT)
+    while ((type = read_option_reply(session->fd, NBD_OPT_SET_META_CONTEXT,
+                                     answer, sizeof answer)) ==
+           NBD_REP_META_CONTEXT)
       session->block_status = true;
     if (type != NBD_REP_ACK) session->block_status = false;
   }
@@ -246,7 +259,8 @@ static inline void haggle(struct session *session, const char *export_name, bool
   send_option(session->fd, NBD_OPT_GO, payload, (uint32_t)(end - payload) + 2);
   unsigned char info[64] = {0};
   uint32_t type;
-  while ((type = read_option_reply(session->fd, NBD_OPT_GO, info, sizeof info)) == NBD_REP_INFO) {
+  while ((type = read_option_reply(session->fd, NBD_OPT_GO, info,
+                                   sizeof info)) == NBD_REP_INFO) {
     uint16_t kind, transmission_flags;
     memcpy(&kind, info, 2);
     if (be16toh(kind) != NBD_INFO_EXPORT) continue;
@@ -255,10 +269,12 @@ static inline void haggle(struct session *session, const char *export_name, bool
     session->size = be64toh(session->size);
     session->flags = be16toh(transmission_flags);
   }
-  if (type != NBD_REP_ACK) fail("the server refuses the export '%s': reply %#x", export_name, type);
+  if (type != NBD_REP_ACK)
+    fail("the server refuses the export '%s': reply %#x", export_name, type);
 }
 
-static inline struct nbd_request make_request(uint16_t type, uint64_t cookie, uint64_t offset,
+static inline struct nbd_request make_request(uint16_t type, uint64_t cookie,
+                                              uint64_t offset,
                                               uint32_t length) {
   return (struct nbd_request){.magic = htobe32(NBD_REQUEST_MAGIC),
                               .type = htobe16(type),
@@ -274,7 +290,8 @@ static inline void send_disconnect(int fd) {
 }
 
 /* One read with nothing else under way; the data is dropped. */
-static inline void read_once(const struct session *session, uint64_t offset, uint32_t length) {
+static inline void read_once(const struct session* session, uint64_t offset,
+                             uint32_t length) {
   struct nbd_request request = make_request(NBD_CMD_READ, 1, offset, length);
   write_exactly(session->fd, &request, sizeof request);
   for (;;) {
@@ -283,12 +300,13 @@ static inline void read_once(const struct session *session, uint64_t offset, uin
     if (be32toh(chunk.magic) == NBD_SIMPLE_REPLY_MAGIC) {
       struct nbd_simple_reply reply;
       memcpy(&reply, &chunk, sizeof reply);
-      if (reply.error != 0) fail("the read failed with error %u", be32toh(reply.error));
+      if (reply.error != 0)
+        fail("the read failed with error %u", be32toh(reply.error));
       discard_exactly(session->fd, length);
       return;
     }
     if (be32toh(chunk.magic) != NBD_STRUCTURED_REPLY_MAGIC) fail("not a reply");
-    read_exactly(session->fd, (char *)&chunk + sizeof(struct nbd_simple_reply),
+    read_exactly(session->fd, (char*)&chunk + sizeof(struct nbd_simple_reply),
                  sizeof chunk - sizeof(struct nbd_simple_reply));
     if (be16toh(chunk.type) & NBD_REPLY_TYPE_ERROR_BIT) fail("the read failed");
     discard_exactly(session->fd, be32toh(chunk.length));

@@ -1,19 +1,20 @@
 /* What a sender that does nothing else reaches: the reference for the copies.
  *
  *   sender nbd sendfile|write (--unix PATH | --port PORT) FILE
- *       Serves FILE to the client that the servers get too, with just enough NBD for it: fixed
- *       answers to the options, no check of a request, reads only, a process per connection.
- *   sender nbd memory (--unix PATH | --port PORT) FILE
- *       The same with answers that are ready: whatever bytes, and the file isn't read. It never
- *       sleeps while requests come, answers all that have come together by one system call, and
- *       gives structured replies to who asks for them, since these cost the client more. For
- *       small requests.
- *   sender raw sendfile|write (--unix | --tcp) --connections N --seconds S FILE
- *       No protocol at all: each of N processes sends its share of FILE over and over to a
- *       process that receives it into a buffer and drops it. Prints one line of JSON.
+ *       Serves FILE to the client that the servers get too, with just enough
+ * NBD for it: fixed answers to the options, no check of a request, reads only,
+ * a process per connection. sender nbd memory (--unix PATH | --port PORT) FILE
+ *       The same with answers that are ready: whatever bytes, and the file
+ * isn't read. It never sleeps while requests come, answers all that have come
+ * together by one system call, and gives structured replies to who asks for
+ * them, since these cost the client more. For small requests. sender raw
+ * sendfile|write (--unix | --tcp) --connections N --seconds S FILE No protocol
+ * at all: each of N processes sends its share of FILE over and over to a
+ *       process that receives it into a buffer and drops it. Prints one line of
+ * JSON.
  *
- * `nbd` is what a server can be held against, since the client's cost is the same; `raw` says how
- * much of the time is the client's. */
+ * `nbd` is what a server can be held against, since the client's cost is the
+ * same; `raw` says how much of the time is the client's. */
 #include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
@@ -25,16 +26,18 @@
 #include "nbd_client.h"
 
 enum {
-  kChunk = 128 * 1024, /* stays in the second-level cache between the read and the send */
+  kChunk =
+      128 *
+      1024, /* stays in the second-level cache between the read and the send */
   kReceiveBuffer = 256 * 1024,
   kMaxRequests = 512,
-  kGatherNs = 10 * 1000,        /* as nbdinetd does, for it helps */
+  kGatherNs = 10 * 1000, /* as nbdinetd does, for it helps */
   kIdleNs = 100 * 1000 * 1000,
 };
 
 struct options {
   bool use_sendfile, from_memory, tcp;
-  const char *unix_path;
+  const char* unix_path;
   unsigned port, connections;
   double seconds;
   int file;
@@ -44,21 +47,23 @@ struct options {
 /* One buffer for each process: room for a reply's header before the chunk. */
 static unsigned char buffer[sizeof(struct nbd_simple_reply) + kChunk];
 
-static bool send_all(int socket, const void *data, size_t length, int flags) {
+static bool send_all(int socket, const void* data, size_t length, int flags) {
   for (size_t done = 0; done < length;) {
-    ssize_t sent =
-        send(socket, (const char *)data + done, length - done, flags | MSG_NOSIGNAL);
+    ssize_t sent = send(socket, (const char*)data + done, length - done,
+                        flags | MSG_NOSIGNAL);
     if (sent <= 0) return false;
     done += (size_t)sent;
   }
   return true;
 }
 
-/* Sends `header_length` bytes from the front of the buffer, then the file's range. */
-static bool send_range(const struct options *options, int socket, size_t header_length,
-                       uint64_t offset, uint64_t length) {
+/* Sends `header_length` bytes from the front of the buffer, then the file's
+ * range. */
+static bool send_range(const struct options* options, int socket,
+                       size_t header_length, uint64_t offset, uint64_t length) {
   if (options->use_sendfile) {
-    if (header_length > 0 && !send_all(socket, buffer, header_length, MSG_MORE)) return false;
+    if (header_length > 0 && !send_all(socket, buffer, header_length, MSG_MORE))
+      return false;
     off_t at = (off_t)offset;
     while (length > 0) {
       ssize_t sent = sendfile(socket, options->file, &at, length);
@@ -69,7 +74,8 @@ static bool send_range(const struct options *options, int socket, size_t header_
   }
   while (length > 0) {
     size_t piece = length < kChunk ? (size_t)length : kChunk;
-    ssize_t got = pread(options->file, buffer + header_length, piece, (off_t)offset);
+    ssize_t got =
+        pread(options->file, buffer + header_length, piece, (off_t)offset);
     if (got <= 0) return false;
     if (!send_all(socket, buffer, header_length + (size_t)got, 0)) return false;
     offset += (uint64_t)got;
@@ -81,16 +87,17 @@ static bool send_range(const struct options *options, int socket, size_t header_
 
 /* ---- nbd ---- */
 
-static void reply_to_option(int socket, uint32_t option, uint32_t type, const void *payload,
-                            uint32_t length) {
-  struct nbd_option_reply reply = {htobe64(NBD_OPTION_REPLY_MAGIC), htobe32(option), htobe32(type),
+static void reply_to_option(int socket, uint32_t option, uint32_t type,
+                            const void* payload, uint32_t length) {
+  struct nbd_option_reply reply = {htobe64(NBD_OPTION_REPLY_MAGIC),
+                                   htobe32(option), htobe32(type),
                                    htobe32(length)};
   write_exactly(socket, &reply, sizeof reply);
   if (length > 0) write_exactly(socket, payload, length);
 }
 
 /* Returns whether replies have to be structured. */
-static bool answer_options(const struct options *options, int socket) {
+static bool answer_options(const struct options* options, int socket) {
   bool structured = false;
   static const unsigned char greeting[18] = "NBDMAGICIHAVEOPT\0\3";
   uint32_t client_flags;
@@ -106,9 +113,11 @@ static bool answer_options(const struct options *options, int socket) {
         uint16_t type;
         uint64_t size;
         uint16_t flags;
-      } __attribute__((packed)) info = {
-          htobe16(NBD_INFO_EXPORT), htobe64(options->size),
-          htobe16(NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY | NBD_FLAG_CAN_MULTI_CONN)};
+      } __attribute__((packed)) info;
+      info.type = htobe16(NBD_INFO_EXPORT);
+      info.size = htobe64(options->size);
+      info.flags = htobe16(NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY |
+                           NBD_FLAG_CAN_MULTI_CONN);
       reply_to_option(socket, option, NBD_REP_INFO, &info, sizeof info);
       reply_to_option(socket, option, NBD_REP_ACK, NULL, 0);
       return structured;
@@ -123,7 +132,7 @@ static bool answer_options(const struct options *options, int socket) {
   }
 }
 
-static bool send_pieces(int socket, struct iovec *pieces, size_t count) {
+static bool send_pieces(int socket, struct iovec* pieces, size_t count) {
   while (count > 0) {
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = count};
     ssize_t sent = sendmsg(socket, &message, MSG_NOSIGNAL);
@@ -131,14 +140,14 @@ static bool send_pieces(int socket, struct iovec *pieces, size_t count) {
     for (; count > 0 && (size_t)sent >= pieces->iov_len; pieces++, count--)
       sent -= (ssize_t)pieces->iov_len;
     if (count > 0) {
-      pieces->iov_base = (char *)pieces->iov_base + sent;
+      pieces->iov_base = (char*)pieces->iov_base + sent;
       pieces->iov_len -= (size_t)sent;
     }
   }
   return true;
 }
 
-static void serve_from_memory(const struct options *options, int socket) {
+static void serve_from_memory(const struct options* options, int socket) {
   static struct nbd_request requests[kMaxRequests];
   static struct {
     struct nbd_chunk chunk;
@@ -152,8 +161,9 @@ static void serve_from_memory(const struct options *options, int socket) {
   for (uint64_t last = now_ns();;) {
     for (uint64_t start = now_ns(); gather && now_ns() < start + kGatherNs;) {
     }
-    ssize_t got = recv(socket, (char *)requests + filled, sizeof requests - filled,
-                       now_ns() < last + kIdleNs ? MSG_DONTWAIT : 0);
+    ssize_t got =
+        recv(socket, (char*)requests + filled, sizeof requests - filled,
+             now_ns() < last + kIdleNs ? MSG_DONTWAIT : 0);
     if (got < 0 && errno == EAGAIN) continue;
     if (got <= 0) return;
     last = now_ns();
@@ -161,17 +171,20 @@ static void serve_from_memory(const struct options *options, int socket) {
     const size_t count = filled / sizeof requests[0];
     gather = count > 1;
     for (size_t i = 0; i < count; i++) {
-      const struct nbd_request *request = &requests[i];
+      const struct nbd_request* request = &requests[i];
       const uint32_t length = be32toh(request->length);
-      if (be16toh(request->type) != NBD_CMD_READ || length > sizeof buffer) return;
+      if (be16toh(request->type) != NBD_CMD_READ || length > sizeof buffer)
+        return;
       chunks[i].chunk = (struct nbd_chunk){
           htobe32(NBD_STRUCTURED_REPLY_MAGIC), htobe16(NBD_REPLY_FLAG_DONE),
           htobe16(NBD_REPLY_TYPE_OFFSET_DATA), request->cookie,
           htobe32(length + (uint32_t)sizeof request->offset)};
       chunks[i].offset = request->offset;
-      replies[i] = (struct nbd_simple_reply){htobe32(NBD_SIMPLE_REPLY_MAGIC), 0, request->cookie};
-      pieces[2 * i] = structured ? (struct iovec){&chunks[i], sizeof chunks[i]}
-                                 : (struct iovec){&replies[i], sizeof replies[i]};
+      replies[i] = (struct nbd_simple_reply){htobe32(NBD_SIMPLE_REPLY_MAGIC), 0,
+                                             request->cookie};
+      pieces[2 * i] = structured
+                          ? (struct iovec){&chunks[i], sizeof chunks[i]}
+                          : (struct iovec){&replies[i], sizeof replies[i]};
       pieces[2 * i + 1] = (struct iovec){buffer, length};
     }
     if (!send_pieces(socket, pieces, 2 * count)) return;
@@ -180,7 +193,7 @@ static void serve_from_memory(const struct options *options, int socket) {
   }
 }
 
-static void serve(const struct options *options, int socket) {
+static void serve(const struct options* options, int socket) {
   static unsigned char requests[kMaxRequests * sizeof(struct nbd_request)];
   size_t filled = 0;
   if (options->from_memory) {
@@ -193,11 +206,13 @@ static void serve(const struct options *options, int socket) {
     if (got <= 0) return;
     filled += (size_t)got;
     size_t at = 0;
-    for (; filled - at >= sizeof(struct nbd_request); at += sizeof(struct nbd_request)) {
+    for (; filled - at >= sizeof(struct nbd_request);
+         at += sizeof(struct nbd_request)) {
       struct nbd_request request;
       memcpy(&request, requests + at, sizeof request);
       if (be16toh(request.type) != NBD_CMD_READ) return;
-      struct nbd_simple_reply reply = {htobe32(NBD_SIMPLE_REPLY_MAGIC), 0, request.cookie};
+      struct nbd_simple_reply reply = {htobe32(NBD_SIMPLE_REPLY_MAGIC), 0,
+                                       request.cookie};
       memcpy(buffer, &reply, sizeof reply);
       if (!send_range(options, socket, sizeof reply, be64toh(request.offset),
                       be32toh(request.length)))
@@ -208,14 +223,15 @@ static void serve(const struct options *options, int socket) {
   }
 }
 
-static void listen_and_serve(const struct options *options) {
+static void listen_and_serve(const struct options* options) {
   int listener;
   if (options->unix_path != NULL) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (strlen(options->unix_path) >= sizeof address.sun_path) fail("the path is too long");
+    if (strlen(options->unix_path) >= sizeof address.sun_path)
+      fail("the path is too long");
     strcpy(address.sun_path, options->unix_path);
     listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (bind(listener, (struct sockaddr *)&address, sizeof address) != 0)
+    if (bind(listener, (struct sockaddr*)&address, sizeof address) != 0)
       fail("bind to %s: %s", options->unix_path, strerror(errno));
   } else {
     struct sockaddr_in address = {.sin_family = AF_INET,
@@ -224,7 +240,7 @@ static void listen_and_serve(const struct options *options) {
     int on = 1;
     listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(listener, (struct sockaddr *)&address, sizeof address) != 0)
+    if (bind(listener, (struct sockaddr*)&address, sizeof address) != 0)
       fail("bind to port %u: %s", options->port, strerror(errno));
   }
   if (listen(listener, 256) != 0) fail("listen: %s", strerror(errno));
@@ -233,7 +249,8 @@ static void listen_and_serve(const struct options *options) {
     int socket = accept(listener, NULL, NULL);
     if (socket < 0) continue;
     int on = 1;
-    if (options->port != 0) setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (options->port != 0)
+      setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     pid_t child = fork();
     if (child == 0) {
       serve(options, socket);
@@ -247,15 +264,17 @@ static void listen_and_serve(const struct options *options) {
 
 static void make_pair(bool tcp, int pair[2]) {
   if (!tcp) {
-    if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0) fail("socketpair: %s", strerror(errno));
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0)
+      fail("socketpair: %s", strerror(errno));
     return;
   }
-  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  struct sockaddr_in address = {.sin_family = AF_INET,
+                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   socklen_t length = sizeof address;
   int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (bind(listener, (struct sockaddr *)&address, sizeof address) != 0 ||
+  if (bind(listener, (struct sockaddr*)&address, sizeof address) != 0 ||
       listen(listener, 1) != 0 ||
-      getsockname(listener, (struct sockaddr *)&address, &length) != 0)
+      getsockname(listener, (struct sockaddr*)&address, &length) != 0)
     fail("a listener on the loopback: %s", strerror(errno));
   pair[1] = connect_loopback(ntohs(address.sin_port));
   pair[0] = accept(listener, NULL, NULL);
@@ -281,19 +300,22 @@ static void receive_all(int socket, int counts) {
   _exit(write(counts, &total, sizeof total) == sizeof total ? 0 : 1);
 }
 
-static void measure_raw(const struct options *options) {
+static void measure_raw(const struct options* options) {
   int counts[2];
   if (pipe(counts) != 0) fail("pipe: %s", strerror(errno));
-  uint64_t start = now_ns(), deadline = start + (uint64_t)(options->seconds * 1e9);
+  uint64_t start = now_ns(),
+           deadline = start + (uint64_t)(options->seconds * 1e9);
   uint64_t share = options->size / options->connections;
   for (unsigned i = 0; i < options->connections; i++) {
     int pair[2];
     make_pair(options->tcp, pair);
     if (fork_or_fail() == 0) {
       close(pair[1]);
-      /* The deadline is looked at after each 4 MiB, so that the processes end together. */
+      /* The deadline is looked at after each 4 MiB, so that the processes end
+       * together. */
       uint64_t step = share < (4u << 20) ? share : 4u << 20;
-      for (uint64_t at = 0; now_ns() < deadline; at = at + 2 * step <= share ? at + step : 0)
+      for (uint64_t at = 0; now_ns() < deadline;
+           at = at + 2 * step <= share ? at + step : 0)
         if (!send_range(options, pair[0], 0, i * share + at, step)) _exit(1);
       _exit(0);
     }
@@ -310,20 +332,22 @@ static void measure_raw(const struct options *options) {
     read_exactly(counts[0], &count, sizeof count);
     total += count;
   }
-  printf("{\"seconds\": %.6f, \"bytes\": %ju}\n", (double)(now_ns() - start) / 1e9,
-         (uintmax_t)total);
+  printf("{\"seconds\": %.6f, \"bytes\": %ju}\n",
+         (double)(now_ns() - start) / 1e9, (uintmax_t)total);
   while (wait(NULL) > 0) {
   }
 }
 
-int main(int argc, char **argv) {
-  static const struct option long_options[] = {{"unix", optional_argument, NULL, 'u'},
-                                               {"port", required_argument, NULL, 'p'},
-                                               {"tcp", no_argument, NULL, 't'},
-                                               {"connections", required_argument, NULL, 'c'},
-                                               {"seconds", required_argument, NULL, 's'},
-                                               {NULL, 0, NULL, 0}};
-  if (argc < 4) fail("usage: sender nbd|raw sendfile|write|memory OPTIONS FILE");
+int main(int argc, char** argv) {
+  static const struct option long_options[] = {
+      {"unix", optional_argument, NULL, 'u'},
+      {"port", required_argument, NULL, 'p'},
+      {"tcp", no_argument, NULL, 't'},
+      {"connections", required_argument, NULL, 'c'},
+      {"seconds", required_argument, NULL, 's'},
+      {NULL, 0, NULL, 0}};
+  if (argc < 4)
+    fail("usage: sender nbd|raw sendfile|write|memory OPTIONS FILE");
   bool raw = strcmp(argv[1], "raw") == 0;
   struct options options = {.use_sendfile = strcmp(argv[2], "sendfile") == 0,
                             .from_memory = strcmp(argv[2], "memory") == 0,
@@ -333,12 +357,23 @@ int main(int argc, char **argv) {
   optind = 3;
   while ((letter = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
     switch (letter) {
-      case 'u': options.unix_path = optarg; break;
-      case 'p': options.port = (unsigned)strtoul(optarg, NULL, 10); break;
-      case 't': options.tcp = true; break;
-      case 'c': options.connections = (unsigned)strtoul(optarg, NULL, 10); break;
-      case 's': options.seconds = strtod(optarg, NULL); break;
-      default: return 64;
+      case 'u':
+        options.unix_path = optarg;
+        break;
+      case 'p':
+        options.port = (unsigned)strtoul(optarg, NULL, 10);
+        break;
+      case 't':
+        options.tcp = true;
+        break;
+      case 'c':
+        options.connections = (unsigned)strtoul(optarg, NULL, 10);
+        break;
+      case 's':
+        options.seconds = strtod(optarg, NULL);
+        break;
+      default:
+        return 64;
     }
   }
   if (optind != argc - 1 || options.connections < 1) fail("one FILE, please");

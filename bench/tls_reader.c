@@ -1,54 +1,67 @@
-/* A client that reads over TLS and decrypts nothing, so that the server is what limits: no client
- * that decrypts can be fast enough to say how fast a server encrypts.
+/* A client that reads over TLS and decrypts nothing, so that the server is what
+ * limits: no client that decrypts can be fast enough to say how fast a server
+ * encrypts.
  *
- *   tls_reader (--unix PATH | --port PORT) [--psk USER:HEXKEY] [--seconds S] [--size BYTES]
+ *   tls_reader (--unix PATH | --port PORT) [--psk USER:HEXKEY] [--seconds S]
+ * [--size BYTES]
  *              [--depth N]
  *
- * It begins TLS and haggles by OpenSSL. Then it keeps --depth reads under way, in sequence, and
- * looks only at the headers of the records that come: with simple replies, whose length is known,
- * the sum of what is in them says how many replies have come. That only TLS 1.3 is spoken, with a
- * cipher that adds 16 bytes to each record, is checked. It prints one line of JSON. */
+ * It begins TLS and haggles by OpenSSL. Then it keeps --depth reads under way,
+ * in sequence, and looks only at the headers of the records that come: with
+ * simple replies, whose length is known, the sum of what is in them says how
+ * many replies have come. That only TLS 1.3 is spoken, with a cipher that adds
+ * 16 bytes to each record, is checked. It prints one line of JSON. */
 #include <getopt.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 
 #include "nbd_client.h"
 
-enum { kHeader = 5, kAdded = 17 /* a tag and the type of the content */, kReceive = 1 << 20 };
+enum {
+  kHeader = 5,
+  kAdded = 17 /* a tag and the type of the content */,
+  kReceive = 1 << 20
+};
 enum { NBD_OPT_STARTTLS = 5, kApplicationData = 23 };
 
-static SSL *tls;
+static SSL* tls;
 
-static const char *psk; /* user:hexkey */
+static const char* psk; /* user:hexkey */
 
-static unsigned give_key(SSL *ssl, const char *hint, char *identity, unsigned identity_room,
-                         unsigned char *key, unsigned key_room) {
+static unsigned give_key(SSL* ssl, const char* hint, char* identity,
+                         unsigned identity_room, unsigned char* key,
+                         unsigned key_room) {
   (void)ssl, (void)hint;
-  const char *colon = strchr(psk, ':');
-  if (colon == NULL || (size_t)(colon - psk) >= identity_room) fail("--psk wants USER:HEXKEY");
+  const char* colon = strchr(psk, ':');
+  if (colon == NULL || (size_t)(colon - psk) >= identity_room)
+    fail("--psk wants USER:HEXKEY");
   memcpy(identity, psk, (size_t)(colon - psk));
   identity[colon - psk] = 0;
   unsigned length = 0, byte;
-  for (const char *at = colon + 1; length < key_room && sscanf(at, "%2x", &byte) == 1; at += 2)
+  for (const char* at = colon + 1;
+       length < key_room && sscanf(at, "%2x", &byte) == 1; at += 2)
     key[length++] = (unsigned char)byte;
   return length;
 }
 
-static void check(int result, const char *what) {
+static void check(int result, const char* what) {
   if (result > 0) return;
   unsigned long error = ERR_get_error();
-  fail("%s: %s", what, error ? ERR_reason_error_string(error) : "the server closed the connection");
+  fail("%s: %s", what,
+       error ? ERR_reason_error_string(error)
+             : "the server closed the connection");
 }
 
-static void tls_read(void *buffer, size_t length) {
+static void tls_read(void* buffer, size_t length) {
   for (size_t done = 0; done < length;) {
     size_t got = 0;
-    check(SSL_read_ex(tls, (char *)buffer + done, length - done, &got), "read over TLS");
+    check(SSL_read_ex(tls, (char*)buffer + done, length - done, &got),
+          "read over TLS");
     done += got;
   }
 }
 
-static void tls_write(const void *buffer, size_t length) {
+static void tls_write(const void* buffer, size_t length) {
   size_t put;
   check(SSL_write_ex(tls, buffer, length, &put), "write over TLS");
 }
@@ -59,8 +72,11 @@ static uint64_t go(void) {
     struct nbd_option header;
     uint32_t name_length;
     uint16_t requests;
-  } __attribute__((packed)) option = {
-      {htobe64(IHAVEOPT), htobe32(NBD_OPT_GO), htobe32(6)}, 0, 0};
+  } __attribute__((packed)) option;
+  memset(&option, 0, sizeof option);
+  option.header.magic = htobe64(IHAVEOPT);
+  option.header.option = htobe32(NBD_OPT_GO);
+  option.header.length = htobe32(6);
   tls_write(&option, sizeof option);
   uint64_t size = 0;
   for (;;) {
@@ -71,7 +87,8 @@ static uint64_t go(void) {
     if (length > sizeof info) fail("a reply of %u bytes", length);
     tls_read(info, length);
     if (be32toh(reply.type) == NBD_REP_ACK) return size;
-    if (be32toh(reply.type) != NBD_REP_INFO) fail("the server refuses the export");
+    if (be32toh(reply.type) != NBD_REP_INFO)
+      fail("the server refuses the export");
     if (info[0] == 0 && info[1] == NBD_INFO_EXPORT) {
       memcpy(&size, info + 2, 8);
       size = be64toh(size);
@@ -79,23 +96,32 @@ static uint64_t go(void) {
   }
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   static const struct option options[] = {
-      {"unix", 1, NULL, 'u'}, {"port", 1, NULL, 'p'},  {"seconds", 1, NULL, 't'},
-      {"size", 1, NULL, 's'}, {"depth", 1, NULL, 'd'},
-      {"psk", 1, NULL, 'k'},  {NULL, 0, NULL, 0}};
-  const char *path = NULL;
+      {"unix", 1, NULL, 'u'},    {"port", 1, NULL, 'p'},
+      {"seconds", 1, NULL, 't'}, {"size", 1, NULL, 's'},
+      {"depth", 1, NULL, 'd'},   {"psk", 1, NULL, 'k'},
+      {NULL, 0, NULL, 0}};
+  const char* path = NULL;
   unsigned port = 0, depth = 8;
   uint32_t size = 256 << 10;
   double seconds = 1;
-  for (int letter; (letter = getopt_long(argc, argv, "", options, NULL)) != -1;) {
-    if (letter == 'u') path = optarg;
-    else if (letter == 'p') port = (unsigned)atoi(optarg);
-    else if (letter == 't') seconds = atof(optarg);
-    else if (letter == 's') size = (uint32_t)atoi(optarg);
-    else if (letter == 'd') depth = (unsigned)atoi(optarg);
-    else if (letter == 'k') psk = optarg;
-    else return 64;
+  for (int letter;
+       (letter = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+    if (letter == 'u')
+      path = optarg;
+    else if (letter == 'p')
+      port = (unsigned)atoi(optarg);
+    else if (letter == 't')
+      seconds = atof(optarg);
+    else if (letter == 's')
+      size = (uint32_t)atoi(optarg);
+    else if (letter == 'd')
+      depth = (unsigned)atoi(optarg);
+    else if (letter == 'k')
+      psk = optarg;
+    else
+      return 64;
   }
   int fd = path ? connect_unix(path) : connect_loopback(port);
   read_greeting(fd);
@@ -103,16 +129,17 @@ int main(int argc, char **argv) {
   write_exactly(fd, &flags, sizeof flags);
   unsigned char payload[64];
   send_option(fd, NBD_OPT_STARTTLS, NULL, 0);
-  if (read_option_reply(fd, NBD_OPT_STARTTLS, payload, sizeof payload) != NBD_REP_ACK)
+  if (read_option_reply(fd, NBD_OPT_STARTTLS, payload, sizeof payload) !=
+      NBD_REP_ACK)
     fail("the server refuses TLS");
 
-  SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+  SSL_CTX* context = SSL_CTX_new(TLS_client_method());
   SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION);
   if (psk != NULL) SSL_CTX_set_psk_client_callback(context, give_key);
   tls = SSL_new(context);
   SSL_set_fd(tls, fd);
   check(SSL_connect(tls), "the TLS handshake");
-  const char *cipher = SSL_get_cipher(tls);
+  const char* cipher = SSL_get_cipher(tls);
   if (strstr(cipher, "GCM") == NULL && strstr(cipher, "POLY1305") == NULL)
     fail("the length of records of %s is unknown", cipher);
   uint64_t blocks = go() / size;
@@ -131,7 +158,8 @@ int main(int argc, char **argv) {
     struct nbd_request requests[64];
     unsigned count = 0;
     while (!stop && asked < answered + depth && count < 64) {
-      requests[count++] = make_request(NBD_CMD_READ, asked++, next++ % blocks * size, size);
+      requests[count++] =
+          make_request(NBD_CMD_READ, asked++, next++ % blocks * size, size);
     }
     if (count > 0) tls_write(requests, count * sizeof *requests);
     ssize_t got = read(fd, buffer + filled, sizeof buffer - filled);
@@ -146,7 +174,8 @@ int main(int argc, char **argv) {
         continue;
       }
       if (filled - at < kHeader) break;
-      if (buffer[at] != kApplicationData) fail("a record of type %u", buffer[at]);
+      if (buffer[at] != kApplicationData)
+        fail("a record of type %u", buffer[at]);
       left = (size_t)buffer[at + 3] << 8 | buffer[at + 4];
       at += kHeader;
       plain += left - kAdded;
@@ -158,7 +187,10 @@ int main(int argc, char **argv) {
     if (answered > asked) fail("more replies than requests");
   }
   const double elapsed = (double)(now_ns() - start) / 1e9;
-  printf("{\"bytes\": %llu, \"operations\": %llu, \"seconds\": %.6f, \"cipher\": \"%s\"}\n",
-         (unsigned long long)(answered * size), (unsigned long long)answered, elapsed, cipher);
+  printf(
+      "{\"bytes\": %llu, \"operations\": %llu, \"seconds\": %.6f, \"cipher\": "
+      "\"%s\"}\n",
+      (unsigned long long)(answered * size), (unsigned long long)answered,
+      elapsed, cipher);
   return 0;
 }

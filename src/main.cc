@@ -11,24 +11,24 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/optional.h"
-#include "server/access.h"
-#include "server/activation.h"
 #include "base/errors.h"
 #include "base/exit_status.h"
 #include "base/log.h"
 #include "base/service_manager.h"
 #include "base/signals.h"
-#include "server/bind.h"
+#include "cli/options.h"
 #include "connection/connection.h"
-#include "server/daemon.h"
 #include "export/catalog.h"
 #include "export/directory.h"
 #include "export/exclusive.h"
 #include "export/export.h"
-#include "server/listener.h"
-#include "cli/options.h"
 #include "sandbox/privileges.h"
 #include "sandbox/sandbox.h"
+#include "server/access.h"
+#include "server/activation.h"
+#include "server/bind.h"
+#include "server/daemon.h"
+#include "server/listener.h"
 #include "stream/tls.h"
 
 namespace nbdinetd {
@@ -113,7 +113,8 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
                          options.export_name.value_or(""));
   }
   if (options.file.empty() && files.empty()) {
-    return absl::InvalidArgumentError("no FILE to serve, nor --directory; see nbdinetd --help");
+    return absl::InvalidArgumentError(
+        "no FILE to serve, nor --directory; see nbdinetd --help");
   }
   if (files.empty()) return OpenFile(options, log);
   if (options.file.empty()) return OpenFiles(options, files, log);
@@ -177,7 +178,8 @@ absl::StatusOr<std::string> CheckSandbox(const Options& options,
   const absl::Status status = sandbox.Enter();
   if (status.ok()) return sandbox.InWords();
   if (options.sandbox == SandboxMode::kRequire) {
-    return absl::Status(status.code(), absl::StrCat(kNotServing, status.message()));
+    return absl::Status(status.code(),
+                        absl::StrCat(kNotServing, status.message()));
   }
   return absl::StrCat("in an incomplete sandbox: ", status.message(), "\n");
 }
@@ -193,11 +195,10 @@ int Check(const Options& options, const std::vector<NamedFile>& files,
   if (!sandbox.ok()) return Fail(log, sandbox.status());
   Print((*catalog)->InWords());
   if (*tls != nullptr) {
-    Print(absl::StrCat(
-        "would use TLS: ", (*tls)->description(),
-        options.tls.mode == TlsMode::kRequire
-            ? "; clients without TLS would be refused\n"
-            : "; clients without TLS would be served, too\n"));
+    Print(absl::StrCat("would use TLS: ", (*tls)->description(),
+                       options.tls.mode == TlsMode::kRequire
+                           ? "; clients without TLS would be refused\n"
+                           : "; clients without TLS would be served, too\n"));
   }
   Print(ExclusiveInWords(options.exclusive));
   for (const std::string& line : options.access.InWords()) {
@@ -292,18 +293,19 @@ absl::StatusOr<pid_t> StartRun(const Options& options,
   const uint32_t port =
       options.listen.port == 0 ? kNbdPort : options.listen.port;
   const bool is_unix = !bound.unix_path.empty();
-  std::string host =
-      options.listen.ip_address.empty() ? "localhost" : options.listen.ip_address;
+  std::string host = options.listen.ip_address.empty()
+                         ? "localhost"
+                         : options.listen.ip_address;
   if (absl::StrContains(host, ':')) host = absl::StrCat("[", host, "]");
   return StartCommand(
       options.run,
       {{"nbd", options.listen.vsock ? ""
                : is_unix            ? absl::StrCat("nbd:unix:", bound.unix_path)
-                       : absl::StrCat("nbd:", host, ":", port)},
+                                    : absl::StrCat("nbd:", host, ":", port)},
        {"port", is_unix ? "" : absl::StrCat(port)},
        {"unixsocket", bound.unix_path},
        {"uri", UriOf(options.listen, bound.unix_path, name,
-                    options.tls.mode == TlsMode::kRequire)},
+                     options.tls.mode == TlsMode::kRequire)},
        {"exportname", name}});
 }
 
@@ -414,9 +416,9 @@ int Main(int argc, char** argv) {
   const absl::Status usage = ParseOptions(argc, argv, &options);
   // Before anything is printed: standard output and error may be the client's.
   Inherited inherited = TakeInherited(options.activation);
-  CloseOtherDescriptors(inherited, {options.file, options.directory,
-                                    options.tls.certificates,
-                                    options.tls.psk_file, options.pidfile});
+  CloseOtherDescriptors(
+      inherited, {options.file, options.directory, options.tls.certificates,
+                  options.tls.psk_file, options.pidfile});
   Log log({options.log, options.verbose, inherited.standard_error_is_peer});
   if (!usage.ok()) return Fail(log, usage);
   if ((options.help || options.version || options.check) &&

@@ -1,10 +1,10 @@
 // Owns the descriptor of a client's connection, and ends that connection.
 //
-// Whoever accepted the connection may keep a duplicate of its socket: systemd does
-// as long as the service's unit exists. close(2) alone tells the client nothing
-// then. So a socket is shut down before it is closed, for whatever reason the
-// process gives it up. There is no such call for a pipe, which is only closed.
-// Threads: none; move it to hand it over.
+// Whoever accepted the connection may keep a duplicate of its socket: systemd
+// does as long as the service's unit exists. close(2) alone tells the client
+// nothing then. So a socket is shut down before it is closed, for whatever
+// reason the process gives it up. There is no such call for a pipe, which is
+// only closed. Threads: none; move it to hand it over.
 #ifndef NBDINETD_BASE_CONNECTION_FD_H_
 #define NBDINETD_BASE_CONNECTION_FD_H_
 
@@ -36,8 +36,8 @@ class ConnectionFd {
   UniqueFd Release() { return std::move(fd_); }
 
   // True when nothing can be sent: a process before this one has ended the
-  // connection, or the client is gone. A client that has sent all it has to say,
-  // and shut down its own direction, still reads. False for a pipe.
+  // connection, or the client is gone. A client that has sent all it has to
+  // say, and shut down its own direction, still reads. False for a pipe.
   bool IsShutDown() const;
 
  private:

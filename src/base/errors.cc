@@ -14,10 +14,11 @@ namespace {
 // Characters that do something instead of being seen, by their properties in
 // Unicode 16: controls (Cc), which a terminal may obey; format characters (Cf),
 // among them all that turn what follows around (Bidi_Control) and the tags;
-// separators of lines and paragraphs (Zl, Zp); and what nobody shows who doesn't
-// know it (Default_Ignorable_Code_Point: fillers, variation selectors, and places
-// kept for more of them). With any of these a name may look like another, or like
-// the rest of the message. Those of ASCII are escaped in any case.
+// separators of lines and paragraphs (Zl, Zp); and what nobody shows who
+// doesn't know it (Default_Ignorable_Code_Point: fillers, variation selectors,
+// and places kept for more of them). With any of these a name may look like
+// another, or like the rest of the message. Those of ASCII are escaped in any
+// case.
 struct Range {
   char32_t first, last;
 };
@@ -40,7 +41,8 @@ char32_t TakeCharacter(absl::string_view text, size_t* i) {
   const int more = lead < 0xe0 ? 1 : lead < 0xf0 ? 2 : 3;
   char32_t character = lead & (0x3f >> more);
   for (int k = 0; k < more; ++k) {
-    character = character << 6 | (static_cast<unsigned char>(text[(*i)++]) & 0x3f);
+    character =
+        character << 6 | (static_cast<unsigned char>(text[(*i)++]) & 0x3f);
   }
   return character;
 }
@@ -72,8 +74,8 @@ absl::Status ErrnoStatus(int error_number, absl::string_view what,
 }
 
 std::string Quoted(absl::string_view name) {
-  // Utf8SafeCEscape lets every byte from 0x80 pass, so that it is only for names
-  // that are known to be harmless.
+  // Utf8SafeCEscape lets every byte from 0x80 pass, so that it is only for
+  // names that are known to be harmless.
   const bool harmless = IsValidUtf8(name) && !HasUnseen(name);
   return absl::StrCat(
       "\"", harmless ? absl::Utf8SafeCEscape(name) : absl::CEscape(name), "\"");

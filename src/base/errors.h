@@ -18,8 +18,9 @@ absl::Status ErrnoStatus(int error_number, absl::string_view what,
 std::string ErrnoText(int error_number);
 
 // `name` between double quotes, with quotes, characters that can't be seen and
-// bytes that are no UTF-8 escaped: the only way in which a name reaches a message, since
-// a client, or whoever named a file, may have chosen it to forge a log line.
+// bytes that are no UTF-8 escaped: the only way in which a name reaches a
+// message, since a client, or whoever named a file, may have chosen it to forge
+// a log line.
 std::string Quoted(absl::string_view name);
 
 }  // namespace nbdinetd

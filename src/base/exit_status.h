@@ -23,9 +23,9 @@ enum class ExitStatus : int {
 };
 
 // Set-up errors carry their exit status in their code: InvalidArgument is
-// wrong usage, NotFound a missing export, AlreadyExists a pidfile or socket that
-// can't be made, FailedPrecondition bad TLS files or configuration, everything
-// unlisted a system error.
+// wrong usage, NotFound a missing export, AlreadyExists a pidfile or socket
+// that can't be made, FailedPrecondition bad TLS files or configuration,
+// everything unlisted a system error.
 inline ExitStatus ExitStatusOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kOk:

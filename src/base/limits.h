@@ -1,4 +1,5 @@
-// What one peer can make a process hold or do at most: every bound, in one place.
+// What one peer can make a process hold or do at most: every bound, in one
+// place.
 //
 // Whoever takes something from a peer, or waits for one, has its bound from
 // here. SECURITY.md lists them all, and a test compares the two. A name ends in
@@ -24,7 +25,8 @@ inline constexpr size_t kMaxStringBytes = 4096;
 inline constexpr uint32_t kMaxOptionBytes = 64 << 10;
 // What one request reads or writes at most.
 inline constexpr uint32_t kMaxPayloadBytes = 64 << 20;
-// What is advertised of it ("Size constraints"). Clients that don't ask send more.
+// What is advertised of it ("Size constraints"). Clients that don't ask send
+// more.
 inline constexpr uint32_t kAdvertisedPayloadBytes = 32 << 20;
 // A reply without its data, and but for a block status.
 inline constexpr size_t kMaxReplyBytes = 512;
@@ -84,8 +86,8 @@ inline constexpr size_t kMaxDiscardedBytes = 8 << 20;
 // Workers of a connection: as many reads in flight as clients keep.
 inline constexpr size_t kMaxThreads = 32;
 // Those of them that each kind of request finds, whatever the other kinds do: a
-// client that goes on reading from a slow storage would otherwise keep them all, and
-// a flush never find one.
+// client that goes on reading from a slow storage would otherwise keep them
+// all, and a flush never find one.
 inline constexpr size_t kReservedThreads = 1;
 // How long reads may wait behind a slow one until they get one more worker.
 inline constexpr absl::Duration kReadPatience = absl::Milliseconds(2);
@@ -98,19 +100,21 @@ inline constexpr size_t kThreadStackBytes = 128 << 10;
 // Storage errors that one connection logs, since a failing disk would fill the
 // journal; further ones are only counted.
 inline constexpr int kMaxStorageErrorsLogged = 10;
-// Exports of a directory that can't be opened, of which one negotiation logs the
-// reason (with TLS there are two); a client may ask for them again and again.
+// Exports of a directory that can't be opened, of which one negotiation logs
+// the reason (with TLS there are two); a client may ask for them again and
+// again.
 inline constexpr int kMaxOpenErrorsLogged = 10;
-// Peers whom --allow and --deny refuse, and whom a listener logs one by one in an
-// interval; of the others it logs the number.
+// Peers whom --allow and --deny refuse, and whom a listener logs one by one in
+// an interval; of the others it logs the number.
 inline constexpr int kMaxDenialsLogged = 10;
 inline constexpr absl::Duration kDenialsInterval = absl::Seconds(10);
-// Connections that a listener can't serve, and processes of connections that were
-// killed, which it logs one by one in an interval; of the others the number.
+// Connections that a listener can't serve, and processes of connections that
+// were killed, which it logs one by one in an interval; of the others the
+// number.
 inline constexpr int kMaxFaultsLogged = 10;
 inline constexpr absl::Duration kFaultsInterval = absl::Seconds(10);
-// How long messages to a log daemon or service manager that has no room for more
-// may wait in all, in an interval; then they are lost.
+// How long messages to a log daemon or service manager that has no room for
+// more may wait in all, in an interval; then they are lost.
 inline constexpr absl::Duration kMessagePatience = absl::Seconds(1);
 inline constexpr absl::Duration kMessagePatienceInterval = absl::Seconds(60);
 // How often a connection or the listener tells the service manager its status.
@@ -122,8 +126,8 @@ inline constexpr absl::Duration kStatusInterval = absl::Seconds(1);
 inline constexpr absl::Duration kHandshakeTimeout = absl::Seconds(10);
 // Without progress in the middle of a message, in either direction.
 inline constexpr absl::Duration kStallTimeout = absl::Seconds(60);
-// How often within that time the peer is looked at: it may be given up by one look
-// later than the time says.
+// How often within that time the peer is looked at: it may be given up by one
+// look later than the time says.
 inline constexpr int kStallLooks = 16;
 // After SIGTERM: how long a client has to hear NBD_REP_ERR_SHUTDOWN; the end of
 // every wait in the handshake.
@@ -131,22 +135,23 @@ inline constexpr absl::Duration kShutdownGrace = absl::Milliseconds(250);
 // After SIGTERM: how long without a request until the connection is closed. The
 // client hears NBD_ESHUTDOWN meanwhile.
 inline constexpr absl::Duration kShutdownIdle = absl::Milliseconds(250);
-// After SIGTERM: how long a client that goes on asking is answered, one that goes
-// on sending is read from, and one that doesn't read is waited for.
+// After SIGTERM: how long a client that goes on asking is answered, one that
+// goes on sending is read from, and one that doesn't read is waited for.
 inline constexpr absl::Duration kShutdownLimit = absl::Seconds(1);
-// A TCP peer that is silent, and whose machine doesn't answer: a suspended or dead
-// one, or a link that is down.
+// A TCP peer that is silent, and whose machine doesn't answer: a suspended or
+// dead one, or a link that is down.
 inline constexpr absl::Duration kKeepalive = absl::Seconds(120);
-// Keepalive probes in the second half of that time; each may be lost, but not all.
+// Keepalive probes in the second half of that time; each may be lost, but not
+// all.
 inline constexpr int kKeepaliveProbes = 6;
 
 // ---- The listener
 
-// Connections that are accepted from one socket before the signals and the other
-// sockets have their turn.
+// Connections that are accepted from one socket before the signals and the
+// other sockets have their turn.
 inline constexpr int kAcceptsInARow = 64;
-// How long a connection beyond --max-connections is kept before it is refused: the
-// process of another may be about to end.
+// How long a connection beyond --max-connections is kept before it is refused:
+// the process of another may be about to end.
 inline constexpr absl::Duration kReapGrace = absl::Milliseconds(50);
 // So many of them at once; with one more the oldest is refused.
 inline constexpr size_t kMaxWaiting = 64;

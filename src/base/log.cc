@@ -36,9 +36,9 @@ bool StandardErrorIsJournal() {
          st.st_ino == inode;
 }
 
-// No longer than a pipe that poll() finds writable takes at once: the rest would
-// be waited for, and lines of several processes would mix (pipe(7), "PIPE_BUF").
-// A client can make a line long, by the name of an export.
+// No longer than a pipe that poll() finds writable takes at once: the rest
+// would be waited for, and lines of several processes would mix (pipe(7),
+// "PIPE_BUF"). A client can make a line long, by the name of an export.
 std::string CutLine(std::string line) {
   constexpr char kRestIsCut[] = "...";
   constexpr size_t kMaxBytes = PIPE_BUF - 1;
@@ -108,7 +108,8 @@ void Log::UseSyslog() {
   // Connects, and learns the time zone that messages carry, now; later, this
   // process may not be allowed to.
   tzset();
-  syslog_ = MessageSocket(kSyslogSocket, MessageSocket::Kind::kDatagramOrStream);
+  syslog_ =
+      MessageSocket(kSyslogSocket, MessageSocket::Kind::kDatagramOrStream);
 }
 
 void Log::Renew() {
@@ -170,8 +171,8 @@ void Log::WriteToSyslog(Priority priority, absl::string_view message) const {
   char stamp[sizeof("Mmm dd hh:mm:ss")];
   strftime(stamp, sizeof(stamp), "%b %e %T", &local);
   syslog_.Send(absl::StrCat("<", LOG_DAEMON | static_cast<int>(priority), ">",
-                            stamp, " ", kIdentifier, "[", getpid(), "]: ",
-                            message));
+                            stamp, " ", kIdentifier, "[", getpid(),
+                            "]: ", message));
 }
 
 void Log::WriteToJournal(Priority priority, absl::string_view message,

@@ -2,10 +2,10 @@
 //
 // Invariant: no message is ever written to the client's own socket or pipe;
 // Log only learns of a standard error that is not the peer's. What it needs is
-// opened by the constructor and UseSyslog(); later it is only tried to replace the
-// socket of a daemon that is gone. A daemon that doesn't read, or a pipe's reader
-// that doesn't, holds up nobody (see message_socket.h). Threads: the main thread
-// only.
+// opened by the constructor and UseSyslog(); later it is only tried to replace
+// the socket of a daemon that is gone. A daemon that doesn't read, or a pipe's
+// reader that doesn't, holds up nobody (see message_socket.h). Threads: the
+// main thread only.
 //
 // Only main and connection (and whoever accepts connections) log above debug;
 // everything below them returns what went wrong as a value.
@@ -65,8 +65,8 @@ class Log {
   // The process has gone into the background: it has no standard error.
   void UseSyslog();
 
-  // For a process forked off: sockets of its own, which a fault of it can't spoil
-  // for its parent, to the daemons that run now.
+  // For a process forked off: sockets of its own, which a fault of it can't
+  // spoil for its parent, to the daemons that run now.
   void Renew();
 
   // Every later message carries this field.

@@ -27,7 +27,8 @@ socklen_t MakeAddress(absl::string_view name, sockaddr_un* address) {
   std::memcpy(address->sun_path, name.data(), name.size());
   size_t length = offsetof(sockaddr_un, sun_path) + name.size();
   if (name[0] == '@') {
-    // An abstract name begins with a zero byte, and ends where the address does.
+    // An abstract name begins with a zero byte, and ends where the address
+    // does.
     address->sun_path[0] = '\0';
   } else {
     ++length;
@@ -35,7 +36,8 @@ socklen_t MakeAddress(absl::string_view name, sockaddr_un* address) {
   return static_cast<socklen_t>(length);
 }
 
-// Another daemon may listen where the one that this socket was connected to did.
+// Another daemon may listen where the one that this socket was connected to
+// did.
 bool IsDisconnected(int error_number) {
   switch (error_number) {
     case ECONNREFUSED:
@@ -59,8 +61,8 @@ UniqueFd MessageSocket::Connect() {
   if (length == 0) return UniqueFd();
   UniqueFd fd;
   const auto connect_as = [&](int type) {
-    // Non-blocking, since a stream socket whose daemon accepts nobody would block
-    // even here.
+    // Non-blocking, since a stream socket whose daemon accepts nobody would
+    // block even here.
     fd.Reset(socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     return fd.valid() &&
            connect(fd.get(), reinterpret_cast<const sockaddr*>(&address),
@@ -93,8 +95,8 @@ int MessageSocket::Deliver(absl::string_view message) {
   const std::string text =
       absl::StrCat(message, absl::string_view("", is_stream_ ? 1 : 0));
   for (;;) {
-    const ssize_t n =
-        send(socket_.get(), text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    const ssize_t n = send(socket_.get(), text.data(), text.size(),
+                           MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n >= 0) {
       if (!is_stream_ || static_cast<size_t>(n) == text.size()) return 0;
       // What comes next would be taken for the rest of this message.

@@ -1,16 +1,16 @@
 // A Unix socket to a daemon that takes messages and never answers: the journal,
 // syslogd, the service manager.
 //
-// Their protocols are documented for those who speak them by themselves ("Native
-// Journal Protocol", RFC 3164 in the form that syslog(3) sends, sd_notify(3)).
-// The socket is opened with the object and kept, since a process that has shut
-// itself in can't open another; libsystemd opens its own with the first message,
-// or with each.
+// Their protocols are documented for those who speak them by themselves
+// ("Native Journal Protocol", RFC 3164 in the form that syslog(3) sends,
+// sd_notify(3)). The socket is opened with the object and kept, since a process
+// that has shut itself in can't open another; libsystemd opens its own with the
+// first message, or with each.
 //
 // Invariant: a daemon that doesn't read holds up nobody for long. All messages
 // of a socket together wait at most kMessagePatience for room in each
-// kMessagePatienceInterval; once one was lost for want of room, none waits until
-// the daemon has taken one. Threads: one at a time.
+// kMessagePatienceInterval; once one was lost for want of room, none waits
+// until the daemon has taken one. Threads: one at a time.
 #ifndef NBDINETD_BASE_MESSAGE_SOCKET_H_
 #define NBDINETD_BASE_MESSAGE_SOCKET_H_
 
@@ -34,15 +34,16 @@ class MessageSocket {
 
   // To nobody.
   MessageSocket() = default;
-  // To `name`: an absolute path, or an abstract name that begins with '@'. Where
-  // nobody listens, valid() is false, and each Send() tries to connect again.
+  // To `name`: an absolute path, or an abstract name that begins with '@'.
+  // Where nobody listens, valid() is false, and each Send() tries to connect
+  // again.
   explicit MessageSocket(std::string name, Kind kind = Kind::kDatagram);
 
   bool valid() const { return socket_.valid(); }
 
   // Sends one message, and says whether the daemon has got it. It hasn't when
-  // there is no room for the message, when it is too long, or when the daemon is
-  // gone and no other listens in its place. Otherwise it is lost.
+  // there is no room for the message, when it is too long, or when the daemon
+  // is gone and no other listens in its place. Otherwise it is lost.
   bool Send(absl::string_view message);
 
   // For a process forked off: a socket of its own, to the daemon that listens

@@ -1,5 +1,5 @@
-// The size of the kernel's pages, in which the page cache counts: 4 KiB on x86, and up
-// to 64 KiB elsewhere. Threads: any.
+// The size of the kernel's pages, in which the page cache counts: 4 KiB on x86,
+// and up to 64 KiB elsewhere. Threads: any.
 #ifndef NBDINETD_BASE_PAGE_SIZE_H_
 #define NBDINETD_BASE_PAGE_SIZE_H_
 

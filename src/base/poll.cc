@@ -18,8 +18,8 @@ int PollUntil(absl::Span<pollfd> fds, absl::Time deadline) {
     int timeout_ms = -1;
     if (deadline != absl::InfiniteFuture()) {
       // Rounded up, so as not to wake before the deadline and poll in circles.
-      const absl::Duration left = absl::Ceil(deadline - SteadyNow(),
-                                             absl::Milliseconds(1));
+      const absl::Duration left =
+          absl::Ceil(deadline - SteadyNow(), absl::Milliseconds(1));
       timeout_ms = static_cast<int>(std::clamp<int64_t>(
           absl::ToInt64Milliseconds(left), 0, kMaxTimeoutMs));
     }

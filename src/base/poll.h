@@ -10,8 +10,8 @@
 namespace nbdinetd {
 
 // Waits until one of `fds` is ready, and returns how many are; 0 when
-// `deadline`, a SteadyNow() that may be infinite, has passed. A descriptor of -1
-// is left out. It never fails: the signals that we know are blocked.
+// `deadline`, a SteadyNow() that may be infinite, has passed. A descriptor of
+// -1 is left out. It never fails: the signals that we know are blocked.
 int PollUntil(absl::Span<pollfd> fds, absl::Time deadline);
 
 }  // namespace nbdinetd

@@ -74,7 +74,8 @@ int ServiceManager::PollUntil(absl::Span<pollfd> fds, absl::Time deadline) {
   for (;;) {
     KeepAlive();
     const int ready = nbdinetd::PollUntil(fds, std::min(deadline, next_));
-    // Only the wait for the next WATCHDOG=1 may be over, not that of the caller.
+    // Only the wait for the next WATCHDOG=1 may be over, not that of the
+    // caller.
     if (ready != 0 || next_ >= deadline) return ready;
   }
 }

@@ -1,11 +1,11 @@
 // What the service manager hears from us: sd_notify(3).
 //
 // A process that the manager's watchdog watches waits here, and says WATCHDOG=1
-// whenever it is due: a listener and a connection, in every phase. So a process is
-// only silent while it neither waits nor comes round to it, which is what a
+// whenever it is due: a listener and a connection, in every phase. So a process
+// is only silent while it neither waits nor comes round to it, which is what a
 // watchdog is for. Without NOTIFY_SOCKET everything here does nothing but wait.
-// A manager that doesn't read holds up nobody (see message_socket.h); what it has
-// to know, it is told again with the next message. Threads: one.
+// A manager that doesn't read holds up nobody (see message_socket.h); what it
+// has to know, it is told again with the next message. Threads: one.
 #ifndef NBDINETD_BASE_SERVICE_MANAGER_H_
 #define NBDINETD_BASE_SERVICE_MANAGER_H_
 

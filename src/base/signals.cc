@@ -19,8 +19,7 @@ absl::StatusOr<Signals> Signals::Create(std::initializer_list<int> numbers) {
     // so that they are nobody's wish.
     struct sigaction action;
     sigaction(number, nullptr, &action);
-    if (action.sa_handler == SIG_IGN && number != SIGCHLD &&
-        number != SIGURG) {
+    if (action.sa_handler == SIG_IGN && number != SIGCHLD && number != SIGURG) {
       continue;
     }
     sigaddset(&set, number);
@@ -33,7 +32,8 @@ absl::StatusOr<Signals> Signals::Create(std::initializer_list<int> numbers) {
 
 absl::optional<int> Signals::Take() {
   signalfd_siginfo info;
-  if (read(fd_.get(), &info, sizeof(info)) != sizeof(info)) return absl::nullopt;
+  if (read(fd_.get(), &info, sizeof(info)) != sizeof(info))
+    return absl::nullopt;
   return static_cast<int>(info.ssi_signo);
 }
 

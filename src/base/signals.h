@@ -16,7 +16,8 @@ namespace nbdinetd {
 
 class Signals {
  public:
-  // Blocks `numbers`, but for those that are ignored. Fails when the process can have no more descriptors.
+  // Blocks `numbers`, but for those that are ignored. Fails when the process
+  // can have no more descriptors.
   static absl::StatusOr<Signals> Create(std::initializer_list<int> numbers);
 
   // Readable while a signal is pending.

@@ -18,21 +18,36 @@ struct Unit {
 
 absl::optional<absl::Duration> UnitOf(absl::string_view name) {
   const Unit units[] = {
-      {"", absl::Seconds(1)},        {"us", absl::Microseconds(1)},
-      {"usec", absl::Microseconds(1)}, {"ms", absl::Milliseconds(1)},
-      {"msec", absl::Milliseconds(1)}, {"s", absl::Seconds(1)},
-      {"sec", absl::Seconds(1)},     {"second", absl::Seconds(1)},
-      {"seconds", absl::Seconds(1)}, {"m", absl::Minutes(1)},
-      {"min", absl::Minutes(1)},     {"minute", absl::Minutes(1)},
-      {"minutes", absl::Minutes(1)}, {"h", absl::Hours(1)},
-      {"hr", absl::Hours(1)},        {"hour", absl::Hours(1)},
-      {"hours", absl::Hours(1)},     {"d", absl::Hours(24)},
-      {"day", absl::Hours(24)},      {"days", absl::Hours(24)},
-      {"w", absl::Hours(24 * 7)},    {"week", absl::Hours(24 * 7)},
-      {"weeks", absl::Hours(24 * 7)}, {"M", kMonth},
-      {"month", kMonth},             {"months", kMonth},
-      {"y", kYear},                  {"year", kYear},
-      {"years", kYear},              {"\xc2\xb5s", absl::Microseconds(1)},
+      {"", absl::Seconds(1)},
+      {"us", absl::Microseconds(1)},
+      {"usec", absl::Microseconds(1)},
+      {"ms", absl::Milliseconds(1)},
+      {"msec", absl::Milliseconds(1)},
+      {"s", absl::Seconds(1)},
+      {"sec", absl::Seconds(1)},
+      {"second", absl::Seconds(1)},
+      {"seconds", absl::Seconds(1)},
+      {"m", absl::Minutes(1)},
+      {"min", absl::Minutes(1)},
+      {"minute", absl::Minutes(1)},
+      {"minutes", absl::Minutes(1)},
+      {"h", absl::Hours(1)},
+      {"hr", absl::Hours(1)},
+      {"hour", absl::Hours(1)},
+      {"hours", absl::Hours(1)},
+      {"d", absl::Hours(24)},
+      {"day", absl::Hours(24)},
+      {"days", absl::Hours(24)},
+      {"w", absl::Hours(24 * 7)},
+      {"week", absl::Hours(24 * 7)},
+      {"weeks", absl::Hours(24 * 7)},
+      {"M", kMonth},
+      {"month", kMonth},
+      {"months", kMonth},
+      {"y", kYear},
+      {"year", kYear},
+      {"years", kYear},
+      {"\xc2\xb5s", absl::Microseconds(1)},
       {"\xce\xbcs", absl::Microseconds(1)},
   };
   for (const Unit& unit : units) {
@@ -59,14 +74,13 @@ absl::optional<absl::Duration> ParseTimeSpan(absl::string_view text) {
   if (text.empty()) return absl::nullopt;
   absl::Duration total;
   while (!text.empty()) {
-    const absl::string_view number = Take(
-        &text, [](char c) { return absl::ascii_isdigit(c) || c == '.'; });
+    const absl::string_view number =
+        Take(&text, [](char c) { return absl::ascii_isdigit(c) || c == '.'; });
     text = absl::StripLeadingAsciiWhitespace(text);
-    const absl::string_view unit_name =
-        Take(&text, [](char c) {
-          return absl::ascii_isalpha(static_cast<unsigned char>(c)) ||
-                 static_cast<unsigned char>(c) >= 0x80;
-        });
+    const absl::string_view unit_name = Take(&text, [](char c) {
+      return absl::ascii_isalpha(static_cast<unsigned char>(c)) ||
+             static_cast<unsigned char>(c) >= 0x80;
+    });
     text = absl::StripLeadingAsciiWhitespace(text);
     double value;
     const absl::optional<absl::Duration> unit = UnitOf(unit_name);

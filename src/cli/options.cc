@@ -87,9 +87,9 @@ absl::Status CheckString(absl::string_view option, absl::string_view text) {
   if (text.size() <= kMaxStringBytes && IsValidUtf8(text)) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      option, ": NBD wants valid UTF-8 of no more than ", kMaxStringBytes,
-      " bytes"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(option, ": NBD wants valid UTF-8 of no more than ",
+                   kMaxStringBytes, " bytes"));
 }
 
 // What `word` stands for, of those that an option knows.
@@ -140,8 +140,8 @@ absl::Status ParseSandbox(absl::string_view name, Options* options) {
                                    {"on", SandboxMode::kOn},
                                    {"require", SandboxMode::kRequire}});
   if (!mode.has_value()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--sandbox=", Quoted(name), ": use on, off or require"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--sandbox=", Quoted(name), ": use on, off or require"));
   }
   options->sandbox = *mode;
   return absl::OkStatus();
@@ -173,8 +173,8 @@ absl::Status ParseTls(absl::string_view name, Options* options) {
                                              {"on", TlsMode::kOn},
                                              {"require", TlsMode::kRequire}});
   if (!mode.has_value()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--tls=", Quoted(name), ": use off, on or require"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--tls=", Quoted(name), ": use off, on or require"));
   }
   options->tls.mode = *mode;
   return absl::OkStatus();
@@ -326,7 +326,8 @@ absl::Status GetoptError(int code, char** argv) {
   const absl::string_view argument = argv[optind - 1];
   const bool known = IsOptionValue(optopt);
   const bool is_long =
-      optopt == 0 || (known && (code == '?' || absl::StartsWith(argument, "--")));
+      optopt == 0 ||
+      (known && (code == '?' || absl::StartsWith(argument, "--")));
   const std::string name =
       is_long ? std::string(argument)
               : absl::StrCat("-", std::string(1, static_cast<char>(optopt)));
@@ -372,8 +373,8 @@ absl::Status CheckTogether(const Options& options) {
 // What --tls is when it isn't given, and what makes no sense with it.
 absl::Status SettleTls(Options* options) {
   TlsSettings& tls = options->tls;
-  if (!options->tls_given && (!tls.certificates.empty() ||
-                              !tls.psk_file.empty() || tls.verify_peer)) {
+  if (!options->tls_given &&
+      (!tls.certificates.empty() || !tls.psk_file.empty() || tls.verify_peer)) {
     tls.mode = TlsMode::kOn;
   }
   if (!tls.allow.empty() && tls.mode != TlsMode::kRequire) {

@@ -7,15 +7,15 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
+#include "base/log.h"
+#include "base/timeouts.h"
+#include "export/exclusive.h"
+#include "sandbox/sandbox.h"
 #include "server/access.h"
 #include "server/activation.h"
-#include "base/log.h"
 #include "server/bind.h"
-#include "export/exclusive.h"
 #include "server/listener.h"
-#include "sandbox/sandbox.h"
 #include "stream/tls.h"
-#include "base/timeouts.h"
 
 namespace nbdinetd {
 

@@ -17,11 +17,11 @@
 #include "base/limits.h"
 #include "base/steady_clock.h"
 #include "negotiation/negotiation.h"
-#include "transmission/progress.h"
 #include "sandbox/sandbox.h"
 #include "stream/channel.h"
 #include "stream/stream.h"
 #include "stream/tls_upgrade.h"
+#include "transmission/progress.h"
 #include "transmission/transmission.h"
 
 namespace nbdinetd {
@@ -30,10 +30,11 @@ namespace {
 // The kernel has them in seconds, and no more than this.
 constexpr int64_t kMaxKeepaliveSeconds = 32767;
 
-// Asks the machine of a silent peer whether it is there, so that the last answer
-// may be as old as `keepalive`. Not by TCP_USER_TIMEOUT, with which the kernel
-// gives up at the first probe that is lost (tcp_keepalive_timer()), and which
-// bounds what is sent, too: that is the channel's (Channel::set_stall_timeout()).
+// Asks the machine of a silent peer whether it is there, so that the last
+// answer may be as old as `keepalive`. Not by TCP_USER_TIMEOUT, with which the
+// kernel gives up at the first probe that is lost (tcp_keepalive_timer()), and
+// which bounds what is sent, too: that is the channel's
+// (Channel::set_stall_timeout()).
 void SetKeepalive(int fd, absl::Duration keepalive) {
   const auto set = [fd](int level, int name, int64_t value) {
     const int number = static_cast<int>(value);
@@ -76,10 +77,9 @@ std::unique_ptr<Stream> MakeStream(Connection& connection,
 
 // ", TLS (TLSv1.3, ...) with "CN=alice"".
 std::string TlsClause(const TlsPeer& tls) {
-  return absl::StrCat(", TLS (", tls.description, ")",
-                      tls.identity.empty()
-                          ? ""
-                          : absl::StrCat(" with ", Quoted(tls.identity)));
+  return absl::StrCat(
+      ", TLS (", tls.description, ")",
+      tls.identity.empty() ? "" : absl::StrCat(" with ", Quoted(tls.identity)));
 }
 
 void LogStart(Log& log, const std::string& peer, const Negotiated& negotiated,
@@ -92,13 +92,12 @@ void LogStart(Log& log, const std::string& peer, const Negotiated& negotiated,
   }
   log.Write(
       Priority::kInfo,
-      absl::StrCat("serving export ", Quoted(negotiated.export_name), " to ",
-                   peer, ": ", Quoted(target.path()), ", ",
-                   target.facts().size_bytes, " bytes, ",
-                   target.facts().read_only ? "read-only" : "read-write", ", ",
-                   negotiated.style == ReplyStyle::kSimple ? "simple"
-                                                           : "structured",
-                   " replies", tls.has_value() ? TlsClause(*tls) : ""));
+      absl::StrCat(
+          "serving export ", Quoted(negotiated.export_name), " to ", peer, ": ",
+          Quoted(target.path()), ", ", target.facts().size_bytes, " bytes, ",
+          target.facts().read_only ? "read-only" : "read-write", ", ",
+          negotiated.style == ReplyStyle::kSimple ? "simple" : "structured",
+          " replies", tls.has_value() ? TlsClause(*tls) : ""));
 }
 
 Priority PriorityOf(ExitStatus status) {
@@ -126,12 +125,12 @@ void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
   };
   log.Write(
       PriorityOf(ending.status),
-      absl::StrCat(peer, " ended: ", ending.reason, "; ", statistics.requests,
-                   " requests, ", statistics.bytes_read, " bytes read, ",
-                   statistics.bytes_written, " bytes written, ",
-                   statistics.errors, " errors, in ",
-                   absl::FormatDuration(
-                       absl::Trunc(duration, absl::Microseconds(1)))),
+      absl::StrCat(
+          peer, " ended: ", ending.reason, "; ", statistics.requests,
+          " requests, ", statistics.bytes_read, " bytes read, ",
+          statistics.bytes_written, " bytes written, ", statistics.errors,
+          " errors, in ",
+          absl::FormatDuration(absl::Trunc(duration, absl::Microseconds(1)))),
       fields);
 }
 
@@ -145,8 +144,8 @@ void AddDescriptors(const Stream& stream, int signals_fd, int workers_fd,
   facts->workers_fd = workers_fd;
 }
 
-// What is to be done about an incomplete sandbox: nothing but a line in the log,
-// or false, when the client can't be served.
+// What is to be done about an incomplete sandbox: nothing but a line in the
+// log, or false, when the client can't be served.
 bool Accept(const absl::Status& sandboxed, SandboxMode mode, const Log& log) {
   if (sandboxed.ok()) return true;
   const bool required = mode == SandboxMode::kRequire;
@@ -189,9 +188,9 @@ Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
     return {ExitStatus::kSystem, "the sandbox can't be tightened"};
   }
   LogStart(log, peer, negotiated, tls_peer);
-  Progress progress(manager, statistics,
-                    absl::StrCat("serving ", Quoted(negotiated.export_name),
-                                 " to ", peer));
+  Progress progress(
+      manager, statistics,
+      absl::StrCat("serving ", Quoted(negotiated.export_name), " to ", peer));
   return Transmission(channel, negotiated, timeouts, log, statistics, progress,
                       std::move(event_fd))
       .Run();
@@ -233,9 +232,9 @@ ExitStatus ServeConnection(Connection connection, Catalog& catalog,
         !Accept(sandbox.Enter(), sandbox_mode, log)) {
       return ExitStatus::kSystem;
     }
-    ending = Serve(channel, peer, catalog, timeouts, tls, require_tls, exclusive,
-                   sandbox_mode, sandbox, std::move(event_fd), manager, log,
-                   statistics);
+    ending = Serve(channel, peer, catalog, timeouts, tls, require_tls,
+                   exclusive, sandbox_mode, sandbox, std::move(event_fd),
+                   manager, log, statistics);
   }
   if (ending.status == ExitStatus::kOk && shutdown.Take() == kTakeoverSignal) {
     absl::StrAppend(&ending.reason, ", since another takes over the export");

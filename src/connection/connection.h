@@ -2,28 +2,28 @@
 #ifndef NBDINETD_CONNECTION_CONNECTION_H_
 #define NBDINETD_CONNECTION_CONNECTION_H_
 
-#include "server/activation.h"
 #include "base/exit_status.h"
 #include "base/log.h"
-#include "base/signals.h"
 #include "base/service_manager.h"
+#include "base/signals.h"
+#include "base/timeouts.h"
 #include "export/catalog.h"
 #include "export/exclusive.h"
 #include "sandbox/sandbox.h"
+#include "server/activation.h"
 #include "stream/tls.h"
-#include "base/timeouts.h"
 
 namespace nbdinetd {
 
 // Serves the client until the connection ends, or one of `shutdown` comes
-// (SIGTERM, kTakeoverSignal), and closes it. Logs who is served what, and how it
-// ended; `log` gets the connection's fields, and `manager` a status. Without
-// `tls` there is none, and with it `require_tls` says whether there must be. The
-// result is what the process exits with.
+// (SIGTERM, kTakeoverSignal), and closes it. Logs who is served what, and how
+// it ended; `log` gets the connection's fields, and `manager` a status. Without
+// `tls` there is none, and with it `require_tls` says whether there must be.
+// The result is what the process exits with.
 //
 // With `sandbox` this process is shut in before the first byte of the client is
-// read, and can do nothing else afterwards. What the system doesn't have of it is
-// logged, once; with kRequire the client is not served, and hears nothing.
+// read, and can do nothing else afterwards. What the system doesn't have of it
+// is logged, once; with kRequire the client is not served, and hears nothing.
 ExitStatus ServeConnection(Connection connection, Catalog& catalog,
                            const Timeouts& timeouts, const Tls* tls,
                            bool require_tls, Exclusive exclusive,

@@ -62,10 +62,9 @@ absl::StatusOr<std::unique_ptr<Export>> BlockDeviceExport::Create(
   facts.preferred_block_bytes =
       std::has_single_bit(preferred) && preferred <= (1 << 20) ? preferred
                                                                : 4096;
-  return std::unique_ptr<Export>(
-      new BlockDeviceExport(path, std::move(fd), facts,
-                            std::max(static_cast<uint64_t>(logical),
-                                     PageBytes())));
+  return std::unique_ptr<Export>(new BlockDeviceExport(
+      path, std::move(fd), facts,
+      std::max(static_cast<uint64_t>(logical), PageBytes())));
 }
 
 int BlockDeviceExport::Trim(uint64_t offset, uint64_t length) {

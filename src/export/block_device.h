@@ -29,8 +29,9 @@ class BlockDeviceExport : public Export {
   // Whether it is worth to try that, and safe to fail.
   bool MayZeroFast(uint64_t offset, uint64_t length);
 
-  // What the device's own commands take; and whole pages, since the kernel zeroes
-  // the rest of a page in its cache, whether the command then succeeds or not.
+  // What the device's own commands take; and whole pages, since the kernel
+  // zeroes the rest of a page in its cache, whether the command then succeeds
+  // or not.
   const uint64_t command_block_bytes_;
   // Unmap() has failed with EOPNOTSUPP.
   std::atomic<bool> refuses_unmap_ = false;

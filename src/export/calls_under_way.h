@@ -2,10 +2,11 @@
 // overlapped with it.
 //
 // Calls are in the order in which they began. One that has ended waits only for
-// those that had begun by then: newer ones, of which there may always be some, can't
-// keep it. (A shared lock for the call, and the whole lock behind it, would wait for
-// them, too: whoever has had the whole lock is in its next call before the others
-// have woken up, so that of many calls one at a time gets on.) Threads: any.
+// those that had begun by then: newer ones, of which there may always be some,
+// can't keep it. (A shared lock for the call, and the whole lock behind it,
+// would wait for them, too: whoever has had the whole lock is in its next call
+// before the others have woken up, so that of many calls one at a time gets
+// on.) Threads: any.
 #ifndef NBDINETD_EXPORT_CALLS_UNDER_WAY_H_
 #define NBDINETD_EXPORT_CALLS_UNDER_WAY_H_
 
@@ -26,7 +27,7 @@ class CallsUnderWay {
 
    private:
     friend class CallsUnderWay;
-    uint64_t begun = 0;     // how many calls had, with this one, when it began
+    uint64_t begun = 0;  // how many calls had, with this one, when it began
     uint64_t begun_by_end = 0;
     Call* older = nullptr;  // of those under way
     Call* newer = nullptr;
@@ -38,8 +39,8 @@ class CallsUnderWay {
 
   void Begin(Call& call);
   void End(Call& call);
-  // Waits until those calls have ended that were under way when `call`, which has
-  // ended, was.
+  // Waits until those calls have ended that were under way when `call`, which
+  // has ended, was.
   void WaitForOverlapping(const Call& call);
 
  private:

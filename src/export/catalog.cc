@@ -88,8 +88,8 @@ std::unique_ptr<Catalog> Catalog::OfOne(std::unique_ptr<Export> only,
                                         std::string description) {
   const bool any = !name.has_value();
   std::vector<Entry> entries;
-  entries.push_back({std::move(name).value_or(""), std::move(description),
-                     std::move(only)});
+  entries.push_back(
+      {std::move(name).value_or(""), std::move(description), std::move(only)});
   return std::make_unique<OpenedCatalog>(std::move(entries), any);
 }
 

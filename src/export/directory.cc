@@ -31,8 +31,7 @@ int OpenBeneath(int directory, const char* name, int flags) {
   how.flags = static_cast<uint64_t>(flags | O_CLOEXEC | O_LARGEFILE);
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
   while (true) {
-    const long fd =
-        syscall(SYS_openat2, directory, name, &how, sizeof(how));
+    const long fd = syscall(SYS_openat2, directory, name, &how, sizeof(how));
     if (fd >= 0 || errno != EINTR) return static_cast<int>(fd);
   }
 }
@@ -268,10 +267,9 @@ std::string DirectoryCatalog::InWords() {
     ++count;
     total_bytes += current_->facts().size_bytes;
     if (!current_read_only_reason_.empty()) {
-      absl::StrAppend(&rest,
-                      ReadOnlyNotice(PathOf(names[i]),
-                                     current_read_only_reason_),
-                      "\n");
+      absl::StrAppend(
+          &rest, ReadOnlyNotice(PathOf(names[i]), current_read_only_reason_),
+          "\n");
     }
   }
   current_.reset();
@@ -279,15 +277,14 @@ std::string DirectoryCatalog::InWords() {
   return absl::StrCat(
       "would serve ", count, count == 1 ? " file" : " files", " of ",
       Quoted(path_), ", ", SizeInWords(total_bytes), " in all, ",
-      read_only_ ? "read-only" : "read-write",
-      ", each under its own name\n",
+      read_only_ ? "read-only" : "read-write", ", each under its own name\n",
       default_name_.empty()
           ? std::string("the empty export name is unknown; --exportname=NAME "
                         "would make NAME the default export\n")
-          : absl::StrCat("the default export is ", Quoted(default_name_),
-                         Look(default_name_, &st).ok() ? ""
-                                                       : ", which isn't there",
-                         "\n"),
+          : absl::StrCat(
+                "the default export is ", Quoted(default_name_),
+                Look(default_name_, &st).ok() ? "" : ", which isn't there",
+                "\n"),
       rest);
 }
 
@@ -333,8 +330,9 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenDirectory(
   if (!probe.valid()) {
     if (errno == ENOSYS) {
       return absl::InternalError(absl::StrCat(
-          what, ": the kernel, or a sandbox around us, has no openat2(2), "
-                "which --directory needs"));
+          what,
+          ": the kernel, or a sandbox around us, has no openat2(2), "
+          "which --directory needs"));
     }
     return ErrnoStatus(errno, what, absl::StatusCode::kNotFound);
   }

@@ -38,8 +38,8 @@
 // certain, however quickly process ids are used again.
 //
 // Only processes that use this respect it. Block devices are locked by their
-// node in /dev, so that another node of the same device knows nothing of it; and
-// a device and its partitions are different exports.
+// node in /dev, so that another node of the same device knows nothing of it;
+// and a device and its partitions are different exports.
 //
 // System calls: fcntl (F_OFD_SETLK, F_OFD_GETLK, F_SETLK); read-only,
 // clock_nanosleep and getpid; for a takeover fcntl (F_GETLK), pidfd_open,
@@ -82,10 +82,10 @@ class ExclusiveLock {
   // error says why it can't be locked at all.
   absl::StatusOr<bool> Try();
 
-  // Asks whoever has the lock to leave; a holder that has been asked isn't asked
-  // again. FailedPrecondition and PermissionDenied say why it can't be asked.
-  // OK also while there is none to be found, as when it has just left: then
-  // another Try() is due.
+  // Asks whoever has the lock to leave; a holder that has been asked isn't
+  // asked again. FailedPrecondition and PermissionDenied say why it can't be
+  // asked. OK also while there is none to be found, as when it has just left:
+  // then another Try() is due.
   absl::Status AskHolder();
 
   // Readable once the process that was asked has ended; -1 when there is none.

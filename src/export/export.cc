@@ -97,9 +97,10 @@ int Export::Read(uint64_t offset, absl::Span<char> out, size_t* done) {
   return 0;
 }
 
-// A page that couldn't be read stays in the page cache all the same, without the
-// bytes, and IsCached() would count it. A simple reply would then begin with success,
-// and have to end with the connection, where an error could have been told.
+// A page that couldn't be read stays in the page cache all the same, without
+// the bytes, and IsCached() would count it. A simple reply would then begin
+// with success, and have to end with the connection, where an error could have
+// been told.
 void Export::ForgetFailedPages(uint64_t offset) {
   const uint64_t begin = offset / kMaxFolioBytes * kMaxFolioBytes;
   posix_fadvise(fd(), static_cast<off_t>(begin), kMaxFolioBytes,
@@ -190,8 +191,8 @@ int Export::Flush() {
       [&] {
         while (fdatasync(fd()) != 0) {
           if (errno == EINTR) continue;
-          // A file system that is never written to (erofs, squashfs) has no such
-          // call. Nothing can be dirty there.
+          // A file system that is never written to (erofs, squashfs) has no
+          // such call. Nothing can be dirty there.
           const bool has_none = errno == EINVAL || errno == EROFS;
           return has_none && facts_.read_only ? 0 : errno;
         }
@@ -221,7 +222,8 @@ Export::Range Export::WholeBlocks(uint64_t offset, uint64_t length,
 }
 
 int Export::WriteZeroesAround(Range whole, uint64_t offset, uint64_t length) {
-  if (const int error = WriteZeroes(offset, whole.offset - offset)) return error;
+  if (const int error = WriteZeroes(offset, whole.offset - offset))
+    return error;
   const uint64_t whole_end = whole.offset + whole.length;
   return WriteZeroes(whole_end, offset + length - whole_end);
 }
@@ -229,9 +231,9 @@ int Export::WriteZeroesAround(Range whole, uint64_t offset, uint64_t length) {
 int Export::Prefetch(uint64_t offset, uint64_t length) {
   // 0 would mean "to the end of the file".
   if (length == 0) return 0;
-  const int error = posix_fadvise(fd(), static_cast<off_t>(offset),
-                                  static_cast<off_t>(length),
-                                  POSIX_FADV_WILLNEED);
+  const int error =
+      posix_fadvise(fd(), static_cast<off_t>(offset),
+                    static_cast<off_t>(length), POSIX_FADV_WILLNEED);
   // A file system that takes no advice has done all it can.
   return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP ? 0 : error;
 }
@@ -240,11 +242,10 @@ int Export::WriteBack(uint64_t offset, uint64_t length) {
   // The call consumes the kernel's report of a lost write.
   return DurableCall(
       [&] {
-        return sync_file_range(fd(), static_cast<off_t>(offset),
-                               static_cast<off_t>(length),
-                               SYNC_FILE_RANGE_WAIT_BEFORE |
-                                   SYNC_FILE_RANGE_WRITE |
-                                   SYNC_FILE_RANGE_WAIT_AFTER) == 0
+        return sync_file_range(
+                   fd(), static_cast<off_t>(offset), static_cast<off_t>(length),
+                   SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                       SYNC_FILE_RANGE_WAIT_AFTER) == 0
                    ? 0
                    : errno;
       },
@@ -264,9 +265,9 @@ bool Export::MakeClean(uint64_t offset, uint64_t length) {
 
 int Export::FindExtents(uint64_t offset, uint64_t length, size_t limit,
                         Extents* out) {
-  // Block devices know no holes, and to ask for them (lseek) would wait for every
-  // read that is under way, and make those that come wait, too. Of a description
-  // that others share, it would move the offset.
+  // Block devices know no holes, and to ask for them (lseek) would wait for
+  // every read that is under way, and make those that come wait, too. Of a
+  // description that others share, it would move the offset.
   if (facts_.block_device || shares_description_) {
     out->push_back({facts_.size_bytes - offset, false});
     return 0;

@@ -63,8 +63,8 @@ class Export {
   // description.
   int lock_fd() const { return fd_.get(); }
   // Other processes may have that description, too: it was handed over, and
-  // couldn't be opened anew. What they share, the file's offset and the file status
-  // flags, is left as it is; with `appends` O_APPEND is one of these.
+  // couldn't be opened anew. What they share, the file's offset and the file
+  // status flags, is left as it is; with `appends` O_APPEND is one of these.
   bool shares_description() const { return shares_description_; }
   void set_shares_description(bool appends) {
     shares_description_ = true;
@@ -94,9 +94,10 @@ class Export {
   bool WriteWouldWait(uint64_t offset, uint64_t length);
 
   // Everything that was written before is on stable storage when this returns
-  // 0; of a read-only export on a file system that knows no sync, nothing was. Once this, or a durable write, has failed, every later call fails the
-  // same way: the kernel reports a lost write once, and a client must not
-  // take the next success for its rescue.
+  // 0; of a read-only export on a file system that knows no sync, nothing was.
+  // Once this, or a durable write, has failed, every later call fails the same
+  // way: the kernel reports a lost write once, and a client must not take the
+  // next success for its rescue.
   int Flush();
 
   // A hint; discards what it can.
@@ -117,8 +118,8 @@ class Export {
   // last one perhaps reaching beyond `length`. On success at least one. What is
   // called a hole reads as zeroes.
   int FindExtents(uint64_t offset, uint64_t length, size_t limit, Extents* out);
-  // Whether FindExtents() has to write back what is dirty, and waits for that; known
-  // from its first call on.
+  // Whether FindExtents() has to write back what is dirty, and waits for that;
+  // known from its first call on.
   bool finding_extents_may_sync() const {
     return finding_extents_may_sync_.load(std::memory_order_relaxed);
   }
@@ -167,8 +168,8 @@ class Export {
                   absl::FunctionRef<bool(int)> is_loss);
   // Writes zeroes the slow way.
   int WriteZeroes(uint64_t offset, uint64_t length);
-  // Writes back what is dirty in the range, which isn't durable then: the storage
-  // may have it in a cache of its own.
+  // Writes back what is dirty in the range, which isn't durable then: the
+  // storage may have it in a cache of its own.
   int WriteBack(uint64_t offset, uint64_t length);
 
  private:
@@ -193,11 +194,11 @@ class Export {
   std::atomic<int> writes_busy_ = 0;
 };
 
-// Opens `path` by `open_with`, which is given the flags of open(2) and returns a
-// descriptor, or -1 and errno. Read-write unless `read_only`; falls back to
+// Opens `path` by `open_with`, which is given the flags of open(2) and returns
+// a descriptor, or -1 and errno. Read-write unless `read_only`; falls back to
 // read-only when that is all that is allowed, and says why in
-// `*read_only_reason` (else left alone). Opening never waits, and what turns out
-// to be neither a regular file nor a block device is closed at once.
+// `*read_only_reason` (else left alone). Opening never waits, and what turns
+// out to be neither a regular file nor a block device is closed at once.
 //
 // NotFound when there is no such file; as OpenErrorStatus() else.
 absl::StatusOr<std::unique_ptr<Export>> OpenExportWith(

@@ -26,12 +26,12 @@ constexpr uint64_t kNtfs3Magic = 0x7366746e;
 // Extents that one system call brings: 14 KiB on a worker's stack.
 constexpr uint32_t kMapExtents = 256;
 
-// A hole is told in pieces while there are dirty pages in it; one that is no longer
-// than this is data as a whole.
+// A hole is told in pieces while there are dirty pages in it; one that is no
+// longer than this is data as a whole.
 constexpr uint64_t kMinCleanBytes = 1 << 20;
 
-// The file system or device doesn't tell where holes are: all of it may be data.
-// (ENOENT: ext4, of a file whose data is in its inode.)
+// The file system or device doesn't tell where holes are: all of it may be
+// data. (ENOENT: ext4, of a file whose data is in its inode.)
 bool KnowsNoHoles(int error_number) {
   return error_number == EINVAL || error_number == EOPNOTSUPP ||
          error_number == ENOSYS || error_number == ENOENT;
@@ -57,15 +57,15 @@ class Finder {
 
  private:
   bool enough() const { return out_->size() > limit_; }
-  // All up to `end`, joined with the last extent if that is alike. An extent too
-  // many tells that the one before it is complete; it is dropped.
+  // All up to `end`, joined with the last extent if that is alike. An extent
+  // too many tells that the one before it is complete; it is dropped.
   void Append(uint64_t end, bool hole);
   // What lies between extents or behind them, up to `hole_end`, as far as the
   // range that goes to `end` has to be told of it.
   int AppendHole(uint64_t hole_end, uint64_t end);
   int AppendMapped(const fiemap_extent& extent, uint64_t end);
-  // Where the next data begins, from where the last extent ended; size_ when there
-  // is none, and the errno of a failure in `*error`.
+  // Where the next data begins, from where the last extent ended; size_ when
+  // there is none, and the errno of a failure in `*error`.
   uint64_t SeekData(int* error);
   // A hole up to `hole_end`, in which dirty pages may hide; as far as `end`.
   int AppendDoubtfulHole(uint64_t hole_end, uint64_t end);
@@ -93,11 +93,11 @@ void Finder::Append(uint64_t end, bool hole) {
 int Finder::AppendHole(uint64_t hole_end, uint64_t end) {
   struct stat st;
   if (FileStatus(fd_, &st) != 0) return errno;
-  // Where the file has been truncated, what the export still promises beyond its
-  // end is no hole but lost, and reading it must fail.
+  // Where the file has been truncated, what the export still promises beyond
+  // its end is no hole but lost, and reading it must fail.
   Append(std::min(hole_end, static_cast<uint64_t>(st.st_size)), true);
-  // "the sum of the length fields of the first N-1 extents (if any) MUST be less
-  // than the requested length" (NBD_REPLY_TYPE_BLOCK_STATUS).
+  // "the sum of the length fields of the first N-1 extents (if any) MUST be
+  // less than the requested length" (NBD_REPLY_TYPE_BLOCK_STATUS).
   if (offset_ < end) Append(hole_end, false);
   return 0;
 }
@@ -125,8 +125,8 @@ int Finder::AppendDoubtfulHole(uint64_t hole_end, uint64_t end) {
       }
       continue;
     }
-    // Asked again: what was dirty before has its blocks by now, and what gets dirty
-    // from here on is written while this request is under way.
+    // Asked again: what was dirty before has its blocks by now, and what gets
+    // dirty from here on is written while this request is under way.
     const uint64_t piece_end = offset_ + length;
     int error;
     const uint64_t data = SeekData(&error);
@@ -156,9 +156,9 @@ int Finder::Seek(uint64_t end) {
     const off_t hole = lseek(fd_, static_cast<off_t>(offset_), SEEK_HOLE);
     // Truncated between the two calls, what was data is none now.
     if (hole < 0 && errno != ENXIO && !KnowsNoHoles(errno)) return errno;
-    Append(hole < 0 ? size_
-                    : std::max(static_cast<uint64_t>(hole), offset_ + 1),
-           false);
+    Append(
+        hole < 0 ? size_ : std::max(static_cast<uint64_t>(hole), offset_ + 1),
+        false);
   }
   return 0;
 }
@@ -181,8 +181,8 @@ int Finder::AppendMapped(const fiemap_extent& extent, uint64_t end) {
 }
 
 int Finder::Map(uint64_t end) {
-  alignas(fiemap) char buffer[sizeof(fiemap) +
-                              kMapExtents * sizeof(fiemap_extent)];
+  alignas(
+      fiemap) char buffer[sizeof(fiemap) + kMapExtents * sizeof(fiemap_extent)];
   auto* map = reinterpret_cast<fiemap*>(buffer);
   while (offset_ < end && !enough()) {
     std::memset(map, 0, sizeof(*map));
@@ -202,9 +202,9 @@ int Finder::Map(uint64_t end) {
   return 0;
 }
 
-// Whether the file's blocks are in a tree of extents, which ext4 looks up together
-// with what waits to be allocated; of a file of the older kind it forgets that, and
-// inline data it moves out at some time.
+// Whether the file's blocks are in a tree of extents, which ext4 looks up
+// together with what waits to be allocated; of a file of the older kind it
+// forgets that, and inline data it moves out at some time.
 bool IsPlainExt4File(int fd) {
   int flags = 0;
   return ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0 &&
@@ -238,8 +238,8 @@ ExtentSource ExtentSourceOf(int fd) {
 int FindExtents(int fd, const ExtentQuery& query, ExtentSource source,
                 IsClean is_clean, Extents* out) {
   Finder finder(fd, query, source, is_clean, out);
-  const bool has_map = source == ExtentSource::kMap ||
-                       source == ExtentSource::kMapWithoutHoles;
+  const bool has_map =
+      source == ExtentSource::kMap || source == ExtentSource::kMapWithoutHoles;
   int error = has_map ? finder.Map(query.end) : EOPNOTSUPP;
   if (error == EOPNOTSUPP) error = finder.Seek(query.end);
   if (out->size() > query.limit) out->resize(query.limit);

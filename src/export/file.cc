@@ -79,8 +79,8 @@ int FileExport::ZeroWhole(Range whole, Hole hole) {
 }
 
 // Only whole pages are left to fallocate(). XFS drops all pages that a range
-// touches from the page cache, and zeroes them in doing so; a peer that is being
-// sent one of them (SendFile) would get zeroes beside the range.
+// touches from the page cache, and zeroes them in doing so; a peer that is
+// being sent one of them (SendFile) would get zeroes beside the range.
 int FileExport::Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed) {
   if (length == 0) return 0;
   const Range whole = WholeBlocks(offset, length, PageBytes());

@@ -23,7 +23,8 @@ class FileExport : public Export {
   int Allocate(int mode, uint64_t offset, uint64_t length);
   int PunchHole(uint64_t offset, uint64_t length);
   int ZeroAllocated(uint64_t offset, uint64_t length);
-  // EOPNOTSUPP where the file system has no call for it; nothing has changed then.
+  // EOPNOTSUPP where the file system has no call for it; nothing has changed
+  // then.
   int ZeroWhole(Range whole, Hole hole);
 };
 

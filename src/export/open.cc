@@ -43,33 +43,31 @@ absl::StatusOr<std::unique_ptr<Export>> ExportOf(
     }
     return BlockDeviceExport::Create(path, std::move(fd), read_only);
   }
-  return NoInput(path,
-                 S_ISDIR(st.st_mode)
-                     ? "it is a directory"
-                     : "it is neither a regular file nor a block device");
+  return NoInput(path, S_ISDIR(st.st_mode)
+                           ? "it is a directory"
+                           : "it is neither a regular file nor a block device");
 }
 
-// Whether a single write can leave O_APPEND out (Linux 6.9). A read is asked: it
-// knows the flag as well, and changes nothing.
+// Whether a single write can leave O_APPEND out (Linux 6.9). A read is asked:
+// it knows the flag as well, and changes nothing.
 bool HasNoAppend(int fd) {
   char byte;
   const iovec piece = {&byte, 1};
   return preadv2(fd, &piece, 1, 0, kRwfNoAppend) >= 0;
 }
 
-// Whether requests can be carried out on an open file description that is somebody
-// else's, too. Its file status flags hold for all who share it, so that they are left
-// as they are.
+// Whether requests can be carried out on an open file description that is
+// somebody else's, too. Its file status flags hold for all who share it, so
+// that they are left as they are.
 absl::Status CheckShared(int fd, const std::string& name, int flags,
                          bool appends) {
   constexpr char kAdvice[] =
       ", and this process may not open the file anew: give it the right to, or "
       "hand the file over without that flag";
   if ((flags & O_DIRECT) != 0) {
-    return NoInput(name,
-                   absl::StrCat("the descriptor handed over is open for "
-                                "unbuffered access (O_DIRECT)",
-                                kAdvice));
+    return NoInput(name, absl::StrCat("the descriptor handed over is open for "
+                                      "unbuffered access (O_DIRECT)",
+                                      kAdvice));
   }
   if (appends && !HasNoAppend(fd)) {
     return NoInput(name, absl::StrCat("the descriptor handed over is open for "
@@ -137,9 +135,9 @@ absl::StatusOr<std::unique_ptr<Export>> OpenExportWith(
 
 absl::StatusOr<std::unique_ptr<Export>> OpenExport(
     const std::string& path, bool read_only, std::string* read_only_reason) {
-  absl::StatusOr<std::unique_ptr<Export>> opened = OpenExportWith(
-      [&](int flags) { return open(path.c_str(), flags); }, path, read_only,
-      read_only_reason);
+  absl::StatusOr<std::unique_ptr<Export>> opened =
+      OpenExportWith([&](int flags) { return open(path.c_str(), flags); }, path,
+                     read_only, read_only_reason);
   // Whatever is wrong with it, it is an export that isn't there.
   if (!opened.ok() && !absl::IsInternal(opened.status())) {
     return absl::NotFoundError(opened.status().message());

@@ -167,14 +167,14 @@ bool Negotiation::ReadOption() {
     return false;
   }
   if (!Require(kOptionHeaderBytes)) return false;
-  const absl::optional<OptionHeader> header = DecodeOptionHeader(
-      channel_.input().substr(0, kOptionHeaderBytes));
+  const absl::optional<OptionHeader> header =
+      DecodeOptionHeader(channel_.input().substr(0, kOptionHeaderBytes));
   if (!header.has_value()) {
     End(ExitStatus::kProtocol, "client broke the protocol: wrong option magic");
     return false;
   }
-  return HandleOption(*header) && !negotiated_.has_value() &&
-         !start_tls_ && !ending_.has_value();
+  return HandleOption(*header) && !negotiated_.has_value() && !start_tls_ &&
+         !ending_.has_value();
 }
 
 struct Negotiation::Refusal {
@@ -214,9 +214,9 @@ absl::optional<Negotiation::Refusal> Negotiation::WhyRefused(
 bool Negotiation::HandleOption(const OptionHeader& header) {
   const Rule* rule = FindRule(header.option);
   if (log_.verbose()) {
-    log_.Debug(absl::StrCat("option ",
-                            rule != nullptr ? rule->name : "unknown", " (",
-                            header.option, "), ", header.length, " bytes"));
+    log_.Debug(absl::StrCat("option ", rule != nullptr ? rule->name : "unknown",
+                            " (", header.option, "), ", header.length,
+                            " bytes"));
   }
   if (header.option == NBD_OPT_SET_META_CONTEXT) {
     // "replaces all previously-set metadata contexts (including when this

@@ -73,8 +73,8 @@ class Negotiation {
 
   // Sends the greeting, unless there was one, and haggles until the client has
   // chosen an export, or is to begin with TLS, or the connection has ended, for
-  // the reason given. Called once. The channel is in a handshake until an export
-  // is chosen.
+  // the reason given. Called once. The channel is in a handshake until an
+  // export is chosen.
   std::variant<Negotiated, TlsUpgrade, Ending> Run();
 
  private:
@@ -115,7 +115,8 @@ class Negotiation {
   struct Refusal;
   absl::optional<Refusal> WhyRefused(const OptionHeader& header,
                                      const Rule* rule) const;
-  // Answers the option so, or ends the connection where there is no such answer.
+  // Answers the option so, or ends the connection where there is no such
+  // answer.
   bool Refuse(const OptionHeader& header, const Refusal& refusal);
   bool SendReplies(const OptionReplies& replies);
   // The handshake's time is over, or the time that a shutdown leaves.

@@ -1,11 +1,11 @@
 // The part of Negotiation that locks the export that a client has chosen.
 //
 // It waits by trying again, at intervals that grow to kMaxPause, and not in
-// fcntl(F_OFD_SETLKW): only a signal could end that before its time, which needs
-// a thread to send it to and a handler; and read locks, which read-only exports
-// have to use, can't be waited for in that way. What it costs is some twenty
-// system calls a second, of a process that has ten seconds. A takeover is woken
-// by the end of the process that it waits for.
+// fcntl(F_OFD_SETLKW): only a signal could end that before its time, which
+// needs a thread to send it to and a handler; and read locks, which read-only
+// exports have to use, can't be waited for in that way. What it costs is some
+// twenty system calls a second, of a process that has ten seconds. A takeover
+// is woken by the end of the process that it waits for.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -25,10 +25,11 @@ constexpr absl::Duration kMaxPause = absl::Milliseconds(50);
 
 Negotiation::NotLocked Negotiation::InUse(const std::string& name,
                                           absl::string_view sentence) {
-  return {NBD_REP_ERR_POLICY, std::string(sentence),
+  return {NBD_REP_ERR_POLICY,
+          std::string(sentence),
           {ExitStatus::kUnavailable,
-           absl::StrCat("export ", Quoted(name), " is in use (exclusive): ",
-                        sentence)},
+           absl::StrCat("export ", Quoted(name),
+                        " is in use (exclusive): ", sentence)},
           /*over=*/false};
 }
 
@@ -36,8 +37,8 @@ absl::optional<Negotiation::NotLocked> Negotiation::WaitForHolder(
     int holder_fd, absl::Duration pause, const std::string& name) {
   // What a client sends that doesn't wait for the answer is kept, as far as
   // there is room for it.
-  const Channel::Wake wake = channel_.Wait(/*want_input=*/true, holder_fd,
-                                           SteadyNow() + pause);
+  const Channel::Wake wake =
+      channel_.Wait(/*want_input=*/true, holder_fd, SteadyNow() + pause);
   if (channel_.shutdown_requested()) {
     return NotLocked{NBD_REP_ERR_SHUTDOWN,
                      kShuttingDown,
@@ -50,9 +51,9 @@ absl::optional<Negotiation::NotLocked> Negotiation::WaitForHolder(
       return absl::nullopt;
     case Channel::Wake::kTimeout:
       if (SteadyNow() >= deadline_) {
-        NotLocked late = InUse(
-            name, absl::StrCat("another client has not left it within ",
-                               absl::FormatDuration(time_limit_)));
+        NotLocked late =
+            InUse(name, absl::StrCat("another client has not left it within ",
+                                     absl::FormatDuration(time_limit_)));
         late.over = true;
         return late;
       }
@@ -101,8 +102,8 @@ absl::optional<Negotiation::NotLocked> Negotiation::LockExport(
   }
 }
 
-// A client that was refused an export, and then does nothing but leave, has come
-// for nothing: that is no success.
+// A client that was refused an export, and then does nothing but leave, has
+// come for nothing: that is no success.
 void Negotiation::NoteInUse() {
   if (!in_use_.has_value() || !ending_.has_value() ||
       ending_->status != ExitStatus::kOk || channel_.shutdown_requested()) {

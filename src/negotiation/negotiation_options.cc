@@ -1,5 +1,5 @@
-// The second half of Negotiation: what each option does, and what is promised of
-// an export.
+// The second half of Negotiation: what each option does, and what is promised
+// of an export.
 #include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -86,8 +86,8 @@ void Negotiation::OnList(absl::string_view payload, OptionReplies& replies) {
     replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_LIST takes no data");
     return;
   }
-  const absl::Status status = catalog_.List(
-      [&](absl::string_view name, absl::string_view description) {
+  const absl::Status status =
+      catalog_.List([&](absl::string_view name, absl::string_view description) {
         replies.Server(name, description);
         return replies.bytes().size() < kOptionRepliesBytes ||
                SendSoFar(replies);
@@ -146,10 +146,10 @@ void Negotiation::OnStartTls(absl::string_view payload,
 
 void Negotiation::LogOpenError(const absl::Status& status) {
   if (++open_errors_logged_ > kMaxOpenErrorsLogged) return;
-  log_.Error(absl::StrCat(status.message(),
-                          open_errors_logged_ == kMaxOpenErrorsLogged
-                              ? "; further ones are not logged"
-                              : ""));
+  log_.Error(
+      absl::StrCat(status.message(), open_errors_logged_ == kMaxOpenErrorsLogged
+                                         ? "; further ones are not logged"
+                                         : ""));
 }
 
 void Negotiation::RefuseExport(const absl::Status& status,
@@ -235,7 +235,8 @@ void Negotiation::OnGo(absl::string_view payload, OptionReplies& replies) {
 void Negotiation::OnStructuredReply(absl::string_view payload,
                                     OptionReplies& replies) {
   if (!payload.empty()) {
-    replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_STRUCTURED_REPLY takes no data");
+    replies.Error(NBD_REP_ERR_INVALID,
+                  "NBD_OPT_STRUCTURED_REPLY takes no data");
   } else if (structured_replies_) {
     replies.Error(NBD_REP_ERR_INVALID,
                   "structured replies have been negotiated already");

@@ -9,7 +9,7 @@
 namespace nbdinetd {
 
 // Magic numbers.
-inline constexpr uint64_t NBD_MAGIC = 0x4e42444d41474943;  // "NBDMAGIC"
+inline constexpr uint64_t NBD_MAGIC = 0x4e42444d41474943;     // "NBDMAGIC"
 inline constexpr uint64_t NBD_IHAVEOPT = 0x49484156454F5054;  // "IHAVEOPT"
 inline constexpr uint64_t NBD_OPT_REPLY_MAGIC = 0x3e889045565a9;
 inline constexpr uint32_t NBD_REQUEST_MAGIC = 0x25609513;

@@ -29,8 +29,8 @@ std::string EncodeGreeting() {
   return WireWriter()
       .Write(NBD_MAGIC)
       .Write(NBD_IHAVEOPT)
-      .Write(static_cast<uint16_t>(NBD_FLAG_FIXED_NEWSTYLE |
-                                   NBD_FLAG_NO_ZEROES))
+      .Write(
+          static_cast<uint16_t>(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES))
       .bytes();
 }
 

@@ -2,8 +2,8 @@
 //
 // Nothing here knows an export or a descriptor. Strings that come out of a
 // parser are borrowed from the payload that went in. But for export names,
-// which are for the catalog to judge, they are valid strings in the sense of the
-// specification's "Conventions": UTF-8, no NUL, no more than 4096 bytes.
+// which are for the catalog to judge, they are valid strings in the sense of
+// the specification's "Conventions": UTF-8, no NUL, no more than 4096 bytes.
 #ifndef NBDINETD_PROTOCOL_OPTION_H_
 #define NBDINETD_PROTOCOL_OPTION_H_
 

@@ -96,7 +96,8 @@ char* ReplyEncoder::EncodeBlockStatus(
     char* out, uint64_t cookie, uint32_t context_id,
     absl::Span<const StatusDescriptor> descriptors) const {
   const auto length = static_cast<uint32_t>(4 + 8 * descriptors.size());
-  out = StoreChunkHeader(out, NBD_REPLY_TYPE_BLOCK_STATUS, true, cookie, length);
+  out =
+      StoreChunkHeader(out, NBD_REPLY_TYPE_BLOCK_STATUS, true, cookie, length);
   out = Store(out, context_id);
   for (const StatusDescriptor& descriptor : descriptors) {
     out = Store(out, descriptor.length);

@@ -6,7 +6,8 @@
 // still be told once a chunk's header is out.
 //
 // Each Encode function writes at `out` and returns the place behind what it
-// wrote: no more than kMaxReplyBytes, but for a block status. Nothing is allocated.
+// wrote: no more than kMaxReplyBytes, but for a block status. Nothing is
+// allocated.
 #ifndef NBDINETD_PROTOCOL_REPLY_H_
 #define NBDINETD_PROTOCOL_REPLY_H_
 

@@ -12,9 +12,9 @@ namespace {
 struct Rule {
   const char* name;
   uint16_t valid_flags;
-  uint16_t needs;       // the transmission flag that exposes the command
-  bool writes;          // refused on a read-only export
-  NbdError past_end;    // the error for a range that leaves the export
+  uint16_t needs;     // the transmission flag that exposes the command
+  bool writes;        // refused on a read-only export
+  NbdError past_end;  // the error for a range that leaves the export
 };
 
 const Rule* RuleOf(uint16_t type) {

@@ -8,8 +8,8 @@ namespace {
 
 const char kZeroes[kZeroBlockBytes] = {};
 
-// Most blocks end this at their first bytes; the C library's memcmp() compares the
-// others by the widest instructions that the processor has.
+// Most blocks end this at their first bytes; the C library's memcmp() compares
+// the others by the widest instructions that the processor has.
 bool IsZeroBlock(const char* block) {
   return std::memcmp(block, kZeroes, kZeroBlockBytes) == 0;
 }

@@ -9,12 +9,13 @@
 
 namespace nbdinetd {
 
-// The shortest run of zeroes that is worth a chunk of its own, and its alignment in
-// the export: a chunk's header costs as much as some hundred bytes.
+// The shortest run of zeroes that is worth a chunk of its own, and its
+// alignment in the export: a chunk's header costs as much as some hundred
+// bytes.
 inline constexpr size_t kZeroBlockBytes = 4096;
 
-// The first run of whole blocks of zeroes: how many bytes lie before it, and how long
-// it is. Without any, `before` is all there is.
+// The first run of whole blocks of zeroes: how many bytes lie before it, and
+// how long it is. Without any, `before` is all there is.
 struct ZeroRun {
   size_t before;
   size_t length;

@@ -73,9 +73,9 @@ void AddRule(scmp_filter_ctx context, uint32_t action, const SystemCall& call) {
 scmp_filter_ctx NewContext(uint32_t default_action) {
   scmp_filter_ctx context = seccomp_init(default_action);
   if (context == nullptr) Fail("begin", "a filter", EINVAL);
-  Check(seccomp_attr_set(context, SCMP_FLTATR_ACT_BADARCH,
-                         SCMP_ACT_KILL_PROCESS),
-        "set", "what becomes of other architectures");
+  Check(
+      seccomp_attr_set(context, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS),
+      "set", "what becomes of other architectures");
   Check(seccomp_attr_set(context, SCMP_FLTATR_CTL_OPTIMIZE, kBinaryTree), "set",
         "the order");
   return context;
@@ -140,7 +140,8 @@ class Output {
       key.push_back(word);
     }
     const auto [place, is_new] = places_.emplace(key, all_.size());
-    if (is_new) all_.insert(all_.end(), instructions.begin(), instructions.end());
+    if (is_new)
+      all_.insert(all_.end(), instructions.begin(), instructions.end());
     return place->second;
   }
 
@@ -169,12 +170,14 @@ void Run() {
       places[facts][i] = {output.Add(filters[i]), filters[i].size()};
     }
   }
-  std::printf("// Made by compile_filters.cc from system_calls.h.\n"
-              "#include \"sandbox/filters.h\"\n\n"
-              "namespace nbdinetd {\n\nnamespace {\n\n");
+  std::printf(
+      "// Made by compile_filters.cc from system_calls.h.\n"
+      "#include \"sandbox/filters.h\"\n\n"
+      "namespace nbdinetd {\n\nnamespace {\n\n");
   output.Print();
-  std::printf("\n}  // namespace\n\n"
-              "const CompiledFilters kCompiledFilters[kFactSets] = {\n");
+  std::printf(
+      "\n}  // namespace\n\n"
+      "const CompiledFilters kCompiledFilters[kFactSets] = {\n");
   for (const auto& [negotiation, transmission] : places) {
     std::printf("  {{kInstructions + %zu, %zu}, {kInstructions + %zu, %zu}},\n",
                 negotiation.start, negotiation.count, transmission.start,

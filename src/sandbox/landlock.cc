@@ -12,15 +12,15 @@
 namespace nbdinetd {
 namespace {
 
-// Newer than some C libraries' headers. Each version of the ABI knows the rights
-// of those before.
+// Newer than some C libraries' headers. Each version of the ABI knows the
+// rights of those before.
 constexpr uint64_t kFsOfVersion1 = (1u << 13) - 1;
-constexpr uint64_t kFsRefer = 1u << 13;       // version 2
-constexpr uint64_t kFsTruncate = 1u << 14;    // version 3
-constexpr uint64_t kNetBindConnect = 3;       // version 4
+constexpr uint64_t kFsRefer = 1u << 13;        // version 2
+constexpr uint64_t kFsTruncate = 1u << 14;     // version 3
+constexpr uint64_t kNetBindConnect = 3;        // version 4
 constexpr uint64_t kFsIoctlDevice = 1u << 15;  // version 5
-constexpr uint64_t kScopeAbstractSocket = 1;  // version 6
-constexpr uint64_t kScopeSignal = 2;          // version 6
+constexpr uint64_t kScopeAbstractSocket = 1;   // version 6
+constexpr uint64_t kScopeSignal = 2;           // version 6
 
 struct Ruleset {
   uint64_t fs = 0;
@@ -53,7 +53,8 @@ size_t SizeOf(long abi) {
 }
 
 // Opening, listing and measuring what is beneath the directory.
-int AllowDirectory(int ruleset_fd, uint64_t handled, const SandboxFacts& facts) {
+int AllowDirectory(int ruleset_fd, uint64_t handled,
+                   const SandboxFacts& facts) {
   landlock_path_beneath_attr rule = {};
   rule.parent_fd = facts.directory_fd;
   uint64_t allowed = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
@@ -73,8 +74,8 @@ int EnterLandlock(const SandboxFacts& facts) {
                            LANDLOCK_CREATE_RULESET_VERSION);
   if (abi < 0) return errno;
   const Ruleset ruleset = RulesetOf(abi, facts);
-  const UniqueFd fd(static_cast<int>(syscall(SYS_landlock_create_ruleset,
-                                             &ruleset, SizeOf(abi), 0)));
+  const UniqueFd fd(static_cast<int>(
+      syscall(SYS_landlock_create_ruleset, &ruleset, SizeOf(abi), 0)));
   if (!fd.valid()) return errno;
   if (facts.directory_fd >= 0) {
     if (const int error = AllowDirectory(fd.get(), ruleset.fs, facts)) {

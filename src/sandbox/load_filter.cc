@@ -20,9 +20,9 @@ unsigned BitsOf(const SandboxFacts& facts) {
 }
 
 int Load(const sock_fprog& program) {
-  // Without this flag, kernels before 5.16 slow down every process with a filter,
-  // so that it can't look into the memory of its own other half: there is none
-  // here. Those before 4.17 don't know it.
+  // Without this flag, kernels before 5.16 slow down every process with a
+  // filter, so that it can't look into the memory of its own other half: there
+  // is none here. Those before 4.17 don't know it.
   if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
               SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program) == 0) {
     return 0;

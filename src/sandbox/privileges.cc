@@ -25,11 +25,12 @@ int DropCapabilities() {
     any |= (set.effective | set.permitted | set.inheritable) != 0;
   }
   if (!any) return 0;
-  // The bounding set, while CAP_SETPCAP is there. Who may not change it keeps it,
-  // and gets nothing by it, since nothing that is executed can gain privileges.
+  // The bounding set, while CAP_SETPCAP is there. Who may not change it keeps
+  // it, and gets nothing by it, since nothing that is executed can gain
+  // privileges.
   if ((sets[0].effective & (1u << CAP_SETPCAP)) != 0) {
-    for (int capability = 0;
-         prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0; ++capability) {
+    for (int capability = 0; prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0;
+         ++capability) {
     }
   }
   const __user_cap_data_struct none[2] = {};

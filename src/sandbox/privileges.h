@@ -11,10 +11,10 @@ int ForbidNewPrivileges();
 // process stays whoever it is: root owns root's files. 0 or an errno.
 int DropCapabilities();
 
-// No core dump of this process, which has keys and a client's data in its memory,
-// is ever written; nor can other processes of its user look into it (ptrace(2),
-// most of /proc/PID). After the last change of user, which would allow both again
-// (PR_SET_DUMPABLE(2const)). 0 or an errno.
+// No core dump of this process, which has keys and a client's data in its
+// memory, is ever written; nor can other processes of its user look into it
+// (ptrace(2), most of /proc/PID). After the last change of user, which would
+// allow both again (PR_SET_DUMPABLE(2const)). 0 or an errno.
 int ForbidCoreDumps();
 
 }  // namespace nbdinetd

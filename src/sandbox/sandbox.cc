@@ -22,8 +22,8 @@ std::string NoFilter(const char* which, int error) {
              ? std::string(
                    "system calls can't be filtered: this program was built "
                    "without libseccomp")
-             : absl::StrCat("system calls can't be filtered",
-                            which, " (seccomp): ", ErrnoText(error));
+             : absl::StrCat("system calls can't be filtered", which,
+                            " (seccomp): ", ErrnoText(error));
 }
 
 }  // namespace
@@ -32,8 +32,8 @@ absl::Status Sandbox::Enter() {
   std::vector<std::string> lacking;
   // First: who may not gain privileges needs none for the rest.
   if (const int error = ForbidNewPrivileges()) {
-    lacking.push_back(absl::StrCat("new privileges can't be forbidden: ",
-                                   ErrnoText(error)));
+    lacking.push_back(
+        absl::StrCat("new privileges can't be forbidden: ", ErrnoText(error)));
   }
   if (const int error = DropCapabilities()) {
     lacking.push_back(
@@ -60,10 +60,10 @@ absl::Status Sandbox::Tighten() {
 std::string Sandbox::InWords() const {
   return absl::StrCat(
       "in a sandbox: without privileges, ",
-      facts_.directory_fd < 0
-          ? "with no file but what is open"
-      : facts_.writable ? "with no file but those of the directory"
-                        : "with no file but those of the directory, for reading",
+      facts_.directory_fd < 0 ? "with no file but what is open"
+      : facts_.writable
+          ? "with no file but those of the directory"
+          : "with no file but those of the directory, for reading",
       ", and with no system call that this doesn't need\n");
 }
 

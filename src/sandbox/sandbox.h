@@ -1,7 +1,7 @@
 // What the process of a connection gives up before it listens to a stranger.
 //
-// In two steps, and for ever. Enter() comes before the first byte of the client,
-// when all is open that the connection will need: no new privileges, no
+// In two steps, and for ever. Enter() comes before the first byte of the
+// client, when all is open that the connection will need: no new privileges, no
 // capabilities, no file but the exports that are still to be opened beneath a
 // directory (Landlock), no system call but those in system_calls.h (seccomp).
 // Tighten() comes when transmission starts, and takes away what only the
@@ -10,9 +10,9 @@
 //
 // A system call that isn't in the table ends the process (SIGSYS): nbdinetd
 // makes none, so that somebody else does. What a kernel, or whoever confines us
-// from outside, doesn't have is told to the caller, and the rest is done all the
-// same. Threads: the main thread, before there are any others; they inherit all
-// of it.
+// from outside, doesn't have is told to the caller, and the rest is done all
+// the same. Threads: the main thread, before there are any others; they inherit
+// all of it.
 #ifndef NBDINETD_SANDBOX_SANDBOX_H_
 #define NBDINETD_SANDBOX_SANDBOX_H_
 

@@ -4,12 +4,13 @@
 // compile_filters.cc makes the filters of this. A row that depends on a fact is
 // only in the filters of connections of which that is true; several rows of one
 // system call add up. Numbers of the kernel that only newer headers have stand
-// here as numbers. A filter sees numbers, not what pointers point to: what could
-// reach past the connection by a pointer alone, such as sendmsg() (an address, and
-// descriptors) or newfstatat() (a path), is only here where nothing else will do.
-// For the same reason whatever writes bytes to a descriptor that others may share
-// names it. What doesn't, only moves bytes of files that are open (pread64), or
-// sends to a socket that is connected already (sendto without an address).
+// here as numbers. A filter sees numbers, not what pointers point to: what
+// could reach past the connection by a pointer alone, such as sendmsg() (an
+// address, and descriptors) or newfstatat() (a path), is only here where
+// nothing else will do. For the same reason whatever writes bytes to a
+// descriptor that others may share names it. What doesn't, only moves bytes of
+// files that are open (pread64), or sends to a socket that is connected already
+// (sendto without an address).
 #ifndef NBDINETD_SANDBOX_SYSTEM_CALLS_H_
 #define NBDINETD_SANDBOX_SYSTEM_CALLS_H_
 
@@ -60,19 +61,19 @@ enum class When { kNegotiation, kAlways };
 struct SystemCall {
   const char* name;  // or "#NUMBER", of one that libseccomp may not know
   When when;
-  unsigned needs;     // facts that all have to be true: kIfTls | ...
-  const char* user;   // who makes it
+  unsigned needs;    // facts that all have to be true: kIfTls | ...
+  const char* user;  // who makes it
   Condition first = {}, second = {}, third = {};
   int refused_by = 0;  // not allowed: this errno, in place of the process's end
 };
 
 // Threads: all that makes them threads, nothing that makes namespaces.
 inline constexpr uint32_t kNewNamespaces =
-    CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
-    CLONE_NEWPID | CLONE_NEWNET;
-inline constexpr uint32_t kThreadMask = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD |
-                                        CLONE_VFORK | CLONE_PTRACE |
-                                        kNewNamespaces;
+    CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
+    CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
+inline constexpr uint32_t kThreadMask = CLONE_VM | CLONE_SIGHAND |
+                                        CLONE_THREAD | CLONE_VFORK |
+                                        CLONE_PTRACE | kNewNamespaces;
 inline constexpr uint32_t kThread = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD;
 
 // What the C library's threads tell each other of a new user by.
@@ -85,9 +86,10 @@ inline constexpr uint32_t kSpeculation = 4;  // SECCOMP_FILTER_FLAG_SPEC_ALLOW
 inline constexpr SystemCall kSystemCalls[] = {
     // ---- The client
     {"recvfrom", When::kAlways, 0, "SocketStream::Read"},
-    {"sendto", When::kAlways, 0, "SocketStream::Write; MessageSocket", IsNull(4)},
-    {"sendmsg", When::kAlways, kIfTls, "OpenSSL's last record, if the kernel encrypts",
-     Is(0, kKernelTls)},
+    {"sendto", When::kAlways, 0, "SocketStream::Write; MessageSocket",
+     IsNull(4)},
+    {"sendmsg", When::kAlways, kIfTls,
+     "OpenSSL's last record, if the kernel encrypts", Is(0, kKernelTls)},
     {"recvmsg", When::kAlways, kIfTls, "OpenSSL, if the kernel decrypts",
      Is(0, kKernelTls)},
     {"sendfile", When::kAlways, 0, "SocketStream::SendFile", Is(0, kSocket)},
@@ -113,8 +115,8 @@ inline constexpr SystemCall kSystemCalls[] = {
      Is(0, kSocket), Is(1, IPPROTO_TCP), Is(2, TCP_INFO)},
     {"setsockopt", When::kNegotiation, kIfTls, "TCP_ULP: TLS in the kernel",
      Is(0, kSocket), Is(1, IPPROTO_TCP), Is(2, TCP_ULP)},
-    {"setsockopt", When::kNegotiation, kIfTls, "OpenSSL, its keys to the kernel",
-     Is(0, kKernelTls), Is(1, kSolTls)},
+    {"setsockopt", When::kNegotiation, kIfTls,
+     "OpenSSL, its keys to the kernel", Is(0, kKernelTls), Is(1, kSolTls)},
 
     // ---- The export
     {"preadv2", When::kAlways, 0, "Export::ReadCached"},
@@ -216,20 +218,45 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"clock_gettime", When::kAlways, 0, "where the vDSO asks the kernel"},
     {"gettimeofday", When::kAlways, 0, "where the vDSO asks the kernel"},
     {"time", When::kAlways, 0, "where the vDSO asks the kernel"},
-    {"restart_syscall", When::kAlways, 0, "the kernel, after SIGSTOP and SIGCONT"},
+    {"restart_syscall", When::kAlways, 0,
+     "the kernel, after SIGSTOP and SIGCONT"},
     {"exit_group", When::kAlways, 0, "the end"},
     {"seccomp", When::kNegotiation, 0, "Sandbox::Tighten",
      Is(0, SECCOMP_SET_MODE_FILTER), Has(1, ~kSpeculation, 0)},
 
     // ---- What libraries try by themselves, and can do without
-    {"openat", When::kAlways, 0, "malloc: how many processors there are",
-     {}, {}, {}, EACCES},
-    {"open", When::kAlways, 0, "the same, by older C libraries", {}, {}, {},
+    {"openat",
+     When::kAlways,
+     0,
+     "malloc: how many processors there are",
+     {},
+     {},
+     {},
      EACCES},
-    {"socket", When::kAlways, 0, "MessageSocket, whose daemon is gone", {}, {}, {},
+    {"open",
+     When::kAlways,
+     0,
+     "the same, by older C libraries",
+     {},
+     {},
+     {},
      EACCES},
-    {"prctl", When::kAlways, 0, "newer C libraries, which name memory",
-     Is(0, kPrSetVma), {}, {}, EINVAL},
+    {"socket",
+     When::kAlways,
+     0,
+     "MessageSocket, whose daemon is gone",
+     {},
+     {},
+     {},
+     EACCES},
+    {"prctl",
+     When::kAlways,
+     0,
+     "newer C libraries, which name memory",
+     Is(0, kPrSetVma),
+     {},
+     {},
+     EINVAL},
 };
 
 }  // namespace nbdinetd

@@ -109,7 +109,8 @@ absl::Status AccessRules::AddOne(Action action, absl::string_view who) {
   if (absl::ConsumePrefix(&any, "any") || absl::ConsumePrefix(&any, "all")) {
     bool known = false;
     for (const Family family : kFamilies) {
-      if (!any.empty() && !absl::EqualsIgnoreCase(any, NameOf(family))) continue;
+      if (!any.empty() && !absl::EqualsIgnoreCase(any, NameOf(family)))
+        continue;
       rule.specificity = any.empty() ? kEverybody : 0;
       KeepAny(rule, family);
       known = true;
@@ -165,13 +166,12 @@ absl::Status AccessRules::AddNumbered(Rule rule, absl::string_view who,
     return absl::OkStatus();
   }
   const bool is_user = kind == "uid";
-  const bool found = is_number || (!value.empty() &&
-                                   FindId(kind, std::string(value),
-                                          &rule.number));
+  const bool found =
+      is_number ||
+      (!value.empty() && FindId(kind, std::string(value), &rule.number));
   if (!found || rule.number == kNobodysId) {
     return Wrong(rule.action, who,
-                 is_user ? "there is no such user"
-                         : "there is no such group");
+                 is_user ? "there is no such user" : "there is no such group");
   }
   rule.family = Family::kUnix;
   rule.kind = is_user ? Rule::Kind::kUser : Rule::Kind::kGroup;
@@ -204,21 +204,22 @@ absl::Status AccessRules::AddNetwork(Rule rule, absl::string_view who) {
   if (slash != absl::string_view::npos &&
       (!ParseNumber(who.substr(slash + 1), &bits) ||
        bits > static_cast<uint32_t>(longest))) {
-    return Wrong(rule.action, who,
-                 absl::StrCat("the length of an ", NameOf(rule.family),
-                              " network's prefix is a number from 0 to ",
-                              longest));
+    return Wrong(
+        rule.action, who,
+        absl::StrCat("the length of an ", NameOf(rule.family),
+                     " network's prefix is a number from 0 to ", longest));
   }
   rule.prefix_bits = static_cast<int>(bits);
   in6_addr in6;
   std::memcpy(&in6, rule.address.data(), sizeof(in6));
   if (rule.family == Family::kIpv6 && IN6_IS_ADDR_V4MAPPED(&in6)) {
-    // A shorter one would stand for the IPv6 clients in ::/80 or so, and no IPv4
-    // client would ever match it.
+    // A shorter one would stand for the IPv6 clients in ::/80 or so, and no
+    // IPv4 client would ever match it.
     if (rule.prefix_bits < 96) {
-      return Wrong(rule.action, who,
-                   "an IPv4 network that is written as an IPv6 one has a prefix "
-                   "of 96 or more");
+      return Wrong(
+          rule.action, who,
+          "an IPv4 network that is written as an IPv6 one has a prefix "
+          "of 96 or more");
     }
     rule.family = Family::kIpv4;
     rule.prefix_bits -= 96;
@@ -285,8 +286,8 @@ absl::optional<std::string> AccessRules::WhyRefused(
 
 absl::optional<std::string> AccessRules::WhyRefused(int fd) const {
   if (rules_.empty()) return absl::nullopt;
-  return WhyRefused(IdentifyPeer(
-      fd, has_groups_ ? PeerGroups::kAll : PeerGroups::kPrimary));
+  return WhyRefused(
+      IdentifyPeer(fd, has_groups_ ? PeerGroups::kAll : PeerGroups::kPrimary));
 }
 
 std::string AccessRules::WordsOf(const Rule& rule) {

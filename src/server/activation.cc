@@ -101,7 +101,8 @@ absl::Status OpenNull(int fd) {
   if (null < 0) {
     // Such as when there is no descriptor left: then `fd` is what it was.
     return ErrnoStatus(errno, absl::StrCat("failed to open '/dev/null' as file "
-                                           "descriptor ", fd));
+                                           "descriptor ",
+                                           fd));
   }
   if (null == fd) return absl::OkStatus();
   dup2(null, fd);
@@ -122,8 +123,7 @@ absl::Status FillStandardDescriptors() {
 absl::StatusOr<UniqueFd> MoveAway(int fd) {
   UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
   if (!copy.valid()) {
-    return ErrnoStatus(errno,
-                       "failed to take over standard input and output");
+    return ErrnoStatus(errno, "failed to take over standard input and output");
   }
   const absl::Status status = OpenNull(fd);
   if (!status.ok()) return status;
@@ -198,8 +198,8 @@ absl::Status TakeDescriptors(absl::string_view count_text, Listed* listed) {
   }
   for (int fd = kListenFdsStart; fd < kListenFdsStart + count; ++fd) {
     if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) {
-      return Unusable(absl::StrCat("file descriptor ", fd, ": ",
-                                   ErrnoText(errno)));
+      return Unusable(
+          absl::StrCat("file descriptor ", fd, ": ", ErrnoText(errno)));
     }
   }
   // Also when their names are unusable: they are this process's to close.
@@ -232,8 +232,8 @@ absl::Status ReadListenFds(Listed* listed) {
   }
   pid_t pid = 0;
   if (!absl::SimpleAtoi(pid_text, &pid) || pid <= 0) {
-    return Unusable(absl::StrCat("LISTEN_PID=", Quoted(pid_text),
-                                 " is no process id"));
+    return Unusable(
+        absl::StrCat("LISTEN_PID=", Quoted(pid_text), " is no process id"));
   }
   if (pid == getpid()) return TakeDescriptors(count_text, listed);
   CloseSocketsOf(pid, count_text, listed);
@@ -286,9 +286,8 @@ Inherited TakeActivated(const Listed& listed,
           inherited.surplus.emplace_back(std::move(fd));
         } else {
           std::string peer = PeerName(fd.get());
-          inherited.connection =
-              Connection{ConnectionFd(std::move(fd)), UniqueFd(),
-                         std::move(peer)};
+          inherited.connection = Connection{ConnectionFd(std::move(fd)),
+                                            UniqueFd(), std::move(peer)};
         }
         break;
       case Kind::kListener:
@@ -319,8 +318,8 @@ void TakeStandardInput(bool single, Inherited* inherited) {
   const Identity input = Identify(STDIN_FILENO);
   const Identity output = Identify(STDOUT_FILENO);
   const bool is_socket = input.kind == Kind::kConnection;
-  const bool are_pipes = single && input.kind == Kind::kPipe &&
-                         output.kind == Kind::kPipe;
+  const bool are_pipes =
+      single && input.kind == Kind::kPipe && output.kind == Kind::kPipe;
   if (input.kind == Kind::kListener) {
     inherited->status =
         UsageError(STDIN_FILENO, input.description,
@@ -338,8 +337,7 @@ void TakeStandardInput(bool single, Inherited* inherited) {
         "input and output");
     return;
   }
-  std::string peer =
-      is_socket ? PeerName(STDIN_FILENO) : PeerFromEnvironment();
+  std::string peer = is_socket ? PeerName(STDIN_FILENO) : PeerFromEnvironment();
   if (peer.empty()) peer = "pipe";
   absl::StatusOr<UniqueFd> in = MoveAway(STDIN_FILENO);
   absl::StatusOr<UniqueFd> out =
@@ -349,14 +347,13 @@ void TakeStandardInput(bool single, Inherited* inherited) {
   if (!inherited->status.ok()) return;
   const int ends[] = {in->get(), out->get()};
   DetachStandardDescriptors(ends, inherited);
-  inherited->connection =
-      Connection{ConnectionFd(*std::move(in)), *std::move(out),
-                 std::move(peer)};
+  inherited->connection = Connection{ConnectionFd(*std::move(in)),
+                                     *std::move(out), std::move(peer)};
 }
 
-// Rule 3: whether to listen. By hand at a terminal nothing else can be meant; but
-// a service, a cron job or a part of a pipeline that finds no connection has been
-// started wrongly, and must not become a server on every address.
+// Rule 3: whether to listen. By hand at a terminal nothing else can be meant;
+// but a service, a cron job or a part of a pipeline that finds no connection
+// has been started wrongly, and must not become a server on every address.
 absl::Status CheckStandAlone(const Listed& listed,
                              const ActivationOptions& options) {
   if (!options.own_socket.empty() || options.foreground) {
@@ -366,8 +363,10 @@ absl::Status CheckStandAlone(const Listed& listed,
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrCat(
-      "there is no connection to serve: LISTEN_FDS, by which systemd passes one, "
-      "is ", listed.found, ", and standard input, where inetd passes one, is ",
+      "there is no connection to serve: LISTEN_FDS, by which systemd passes "
+      "one, "
+      "is ",
+      listed.found, ", and standard input, where inetd passes one, is ",
       Identify(STDIN_FILENO).description,
       "; under systemd start nbdinetd.socket instead; to listen without a "
       "service manager, ask for it by -f, -p, -i, -U, --vsock or --run"));
@@ -407,8 +406,8 @@ std::vector<int> Known(const Inherited& inherited,
     for (absl::string_view folder : {"/dev/fd/", "/proc/self/fd/"}) {
       int fd;
       if (absl::StartsWith(path, folder) &&
-          absl::SimpleAtoi(*absl::StrSplit(path.substr(folder.size()), '/').begin(),
-                           &fd)) {
+          absl::SimpleAtoi(
+              *absl::StrSplit(path.substr(folder.size()), '/').begin(), &fd)) {
         known.push_back(fd);
       }
     }

@@ -44,8 +44,9 @@ struct Inherited {
   // Standard error was the client's own; it is /dev/null now.
   bool standard_error_is_peer = false;
   // InvalidArgument: what was inherited can't be served, or doesn't go with the
-  // options, and it says which descriptor is what; or there is nothing to serve,
-  // and it says where that was looked for, what is there, and what to do.
+  // options, and it says which descriptor is what; or there is nothing to
+  // serve, and it says where that was looked for, what is there, and what to
+  // do.
   absl::Status status;
 };
 
@@ -61,8 +62,8 @@ struct ActivationOptions {
 // that is a connected socket and nothing asks for stand-alone, or, with
 // `single`, a pipe. Stand-alone is asked for by an option, or by a terminal as
 // standard input. The variables of the socket activation protocol are unset,
-// everything taken is close-on-exec, and sockets that LISTEN_FDS hands to another
-// process are closed.
+// everything taken is close-on-exec, and sockets that LISTEN_FDS hands to
+// another process are closed.
 Inherited TakeInherited(const ActivationOptions& options);
 
 // Closes what the process has inherited, and nobody has asked for: every

@@ -69,13 +69,12 @@ absl::StatusOr<BoundSockets> BindTcp(const ListenAddress& address,
       address.ip_address.empty()
           ? absl::StrCat("TCP port ", port)
           : absl::StrCat(address.ip_address, " port ", port);
-  const int result =
-      getaddrinfo(address.ip_address.empty() ? nullptr
-                                             : address.ip_address.c_str(),
-                  absl::StrCat(port).c_str(), &hints, &found);
+  const int result = getaddrinfo(
+      address.ip_address.empty() ? nullptr : address.ip_address.c_str(),
+      absl::StrCat(port).c_str(), &hints, &found);
   if (result != 0) {
-    return absl::AlreadyExistsError(absl::StrCat(
-        "failed to listen on ", where, ": ", gai_strerror(result)));
+    return absl::AlreadyExistsError(absl::StrCat("failed to listen on ", where,
+                                                 ": ", gai_strerror(result)));
   }
   const auto free_found = absl::MakeCleanup([found] { freeaddrinfo(found); });
   BoundSockets bound;
@@ -86,8 +85,7 @@ absl::StatusOr<BoundSockets> BindTcp(const ListenAddress& address,
         BindSocket(info->ai_family, info->ai_addr, info->ai_addrlen);
     if (socket.error == 0) {
       bound.listeners.push_back(std::move(socket.fd));
-    } else if (socket.error == EAFNOSUPPORT ||
-               socket.error == EADDRNOTAVAIL) {
+    } else if (socket.error == EAFNOSUPPORT || socket.error == EADDRNOTAVAIL) {
       // A machine without IPv6, or without IPv4.
       if (first_error == 0) first_error = socket.error;
     } else {
@@ -114,9 +112,9 @@ std::string AbsolutePath(const std::string& path) {
   return absl::StrCat(folder, "/", path);
 }
 
-// The right to replace or remove the socket at a path, among those who ask for it.
-// It is a file beside the socket, which is locked (flock(2): the kernel unlocks it
-// when its holder ends, however that is) and removed in the end.
+// The right to replace or remove the socket at a path, among those who ask for
+// it. It is a file beside the socket, which is locked (flock(2): the kernel
+// unlocks it when its holder ends, however that is) and removed in the end.
 class PathLock {
  public:
   PathLock() = default;
@@ -131,10 +129,10 @@ class PathLock {
   int Take(const std::string& socket_path) {
     path_ = absl::StrCat(socket_path, kSuffix);
     for (;;) {
-      UniqueFd fd(open(path_.c_str(),
-                       O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK |
-                           O_NOCTTY,
-                       0600));
+      UniqueFd fd(open(
+          path_.c_str(),
+          O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY,
+          0600));
       if (!fd.valid()) return errno;
       if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
         return errno == EWOULDBLOCK ? EADDRINUSE : errno;
@@ -286,12 +284,13 @@ std::string UriOf(const ListenAddress& address, const std::string& unix_path,
   constexpr char kUnreserved[] = "-._~";
   const std::string name = PercentEncoded(export_name, kUnreserved);
   if (!unix_path.empty()) {
-    return absl::StrCat(scheme, "+unix:///", name, "?socket=",
-                        PercentEncoded(unix_path, "-._~/"));
+    return absl::StrCat(scheme, "+unix:///", name,
+                        "?socket=", PercentEncoded(unix_path, "-._~/"));
   }
   const uint32_t port = address.port == 0 ? kNbdPort : address.port;
   if (address.vsock) {
-    return absl::StrCat(scheme, "+vsock://", VMADDR_CID_LOCAL, ":", port, "/", name);
+    return absl::StrCat(scheme, "+vsock://", VMADDR_CID_LOCAL, ":", port, "/",
+                        name);
   }
   std::string host =
       address.ip_address.empty() ? "localhost" : address.ip_address;

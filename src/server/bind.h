@@ -1,10 +1,11 @@
 // Listening sockets of our own, for stand-alone use.
 //
-// A Unix socket is a name in the file system that outlives its process, and that
-// anybody may put something else under. So whoever looks at what is there, replaces
-// it or removes it does that alone, under a lock file beside it, which is there for
-// that moment only; and a name is removed only where it still leads to the socket
-// that was bound. Of several servers that start together on one path, one succeeds.
+// A Unix socket is a name in the file system that outlives its process, and
+// that anybody may put something else under. So whoever looks at what is there,
+// replaces it or removes it does that alone, under a lock file beside it, which
+// is there for that moment only; and a name is removed only where it still
+// leads to the socket that was bound. Of several servers that start together on
+// one path, one succeeds.
 #ifndef NBDINETD_SERVER_BIND_H_
 #define NBDINETD_SERVER_BIND_H_
 
@@ -46,18 +47,19 @@ struct BoundSockets {
   // Gives the Unix socket, and a folder of ours, to who is to use it; but not
   // what somebody else may have put in their place. Failing is no harm.
   void GiveTo(uid_t uid, gid_t gid) const;
-  // Removes the Unix socket from the file system, unless something else is in its
-  // place, and its folder. For the process that stops listening, not for those
-  // forked from it; and before the socket is closed. Failing is no harm.
+  // Removes the Unix socket from the file system, unless something else is in
+  // its place, and its folder. For the process that stops listening, not for
+  // those forked from it; and before the socket is closed. Failing is no harm.
   void RemoveUnixSocket() const;
 };
 
-// Opens and binds. TCP gets a socket for each address family that the machine has.
-// AlreadyExists says which address it was and why it failed. A Unix socket that
-// nobody listens on any more is replaced.
+// Opens and binds. TCP gets a socket for each address family that the machine
+// has. AlreadyExists says which address it was and why it failed. A Unix socket
+// that nobody listens on any more is replaced.
 //
-// Nobody can connect before Listen(), but to a Unix socket: one that is bound and
-// doesn't listen looks like one that was left over. Who connects early waits.
+// Nobody can connect before Listen(), but to a Unix socket: one that is bound
+// and doesn't listen looks like one that was left over. Who connects early
+// waits.
 absl::StatusOr<BoundSockets> Bind(const ListenAddress& address);
 
 // The NBD URI under which a client on this machine reaches the export; with

@@ -106,8 +106,8 @@ void Background::Failed(absl::string_view message) {
 
 absl::StatusOr<Pidfile> Pidfile::Write(const std::string& path) {
   const auto fail = [&](absl::string_view reason) {
-    return absl::AlreadyExistsError(absl::StrCat(
-        "failed to write pidfile ", Quoted(path), ": ", reason));
+    return absl::AlreadyExistsError(
+        absl::StrCat("failed to write pidfile ", Quoted(path), ": ", reason));
   };
   const size_t slash = path.rfind('/');
   Pidfile pidfile;
@@ -119,10 +119,9 @@ absl::StatusOr<Pidfile> Pidfile::Write(const std::string& path) {
   if (!pidfile.directory_.valid()) return fail(ErrnoText(errno));
   // Who may write to the folder, such as the user of --user, may have put
   // anything there. Nothing is cut off before it is known.
-  pidfile.file_.Reset(openat(pidfile.directory_.get(), pidfile.name_.c_str(),
-                             O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW |
-                                 O_NONBLOCK | O_NOCTTY,
-                             0644));
+  pidfile.file_.Reset(openat(
+      pidfile.directory_.get(), pidfile.name_.c_str(),
+      O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0644));
   const int fd = pidfile.file_.get();
   if (!pidfile.file_.valid()) {
     return fail(errno == ELOOP ? "it is a symbolic link, and none is followed"

@@ -36,14 +36,14 @@ class Background {
 };
 
 // A pidfile, from the start of the process that it names to its end. What is in
-// another's place, or names another process, is never removed. Movable; to forget it
-// removes nothing, which is what a process forked off does.
+// another's place, or names another process, is never removed. Movable; to
+// forget it removes nothing, which is what a process forked off does.
 class Pidfile {
  public:
   // None.
   Pidfile() = default;
-  // Writes the process id and a newline to a new file, or over what is in a regular
-  // file. AlreadyExists when it can't, or when it would be by a link.
+  // Writes the process id and a newline to a new file, or over what is in a
+  // regular file. AlreadyExists when it can't, or when it would be by a link.
   static absl::StatusOr<Pidfile> Write(const std::string& path);
   // Removes it. Where this process, which may be another user's by now, has no
   // right to, it is emptied: it must not name a process that is no more, whose

@@ -23,11 +23,13 @@ namespace {
 // How long nothing is accepted after accept() has failed for good.
 constexpr absl::Duration kPause = absl::Milliseconds(100);
 
-UniqueFd OpenSpare() { return UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC)); }
+UniqueFd OpenSpare() {
+  return UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC));
+}
 
-// accept() knows no flag by which it doesn't wait, and a listener that came from
-// systemd may block. Others have it, too: so that is set back when it is given up.
-// True when it did block.
+// accept() knows no flag by which it doesn't wait, and a listener that came
+// from systemd may block. Others have it, too: so that is set back when it is
+// given up. True when it did block.
 bool SetBlocking(int fd, bool blocking) {
   const int flags = fcntl(fd, F_GETFL);
   if (flags < 0) return false;
@@ -146,8 +148,7 @@ absl::Time Listener::NextDeadline() const {
 std::string Listener::Status() const {
   return absl::StrCat(processes_.size(),
                       processes_.size() == 1 ? " connection" : " connections",
-                      " now, ", served_,
-                      " served, ", refused_, " refused");
+                      " now, ", served_, " served, ", refused_, " refused");
 }
 
 void Listener::TellManager() {
@@ -179,8 +180,8 @@ void Listener::Reap() {
   while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
     if (pid == command_) {
       command_ = -1;
-      exit_status_ = WIFEXITED(status) ? WEXITSTATUS(status)
-                                       : 128 + WTERMSIG(status);
+      exit_status_ =
+          WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
       if (state_ == State::kListening) state_ = State::kDraining;
       continue;
     }
@@ -250,8 +251,8 @@ void Listener::RefuseOldest() {
 
 void Listener::Pause(int error_number) {
   paused_until_ = SteadyNow() + kPause;
-  const std::string reason = absl::StrCat("failed to accept connections: ",
-                                          ErrnoText(error_number));
+  const std::string reason =
+      absl::StrCat("failed to accept connections: ", ErrnoText(error_number));
   if (told_refusal_ != reason) {
     told_refusal_ = reason;
     LogFault(Priority::kError, reason);
@@ -262,8 +263,7 @@ absl::optional<Connection> Listener::Fork(ConnectionFd connection) {
   const pid_t pid = fork();
   if (pid < 0) {
     Refuse(std::move(connection),
-           absl::StrCat("failed to fork a process for it: ",
-                        ErrnoText(errno)));
+           absl::StrCat("failed to fork a process for it: ", ErrnoText(errno)));
     return absl::nullopt;
   }
   if (pid > 0) {
@@ -290,9 +290,9 @@ void Listener::Refuse(ConnectionFd connection, const std::string& reason) {
   // Once, not for each of a thousand: what follows is the same.
   if (told_refusal_ != reason) {
     told_refusal_ = reason;
-    LogFault(Priority::kWarning,
-             absl::StrCat("refusing ", PeerName(connection.get()), ": ",
-                          reason));
+    LogFault(
+        Priority::kWarning,
+        absl::StrCat("refusing ", PeerName(connection.get()), ": ", reason));
   }
 }
 

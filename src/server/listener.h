@@ -19,14 +19,14 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
-#include "server/access.h"
-#include "server/activation.h"
 #include "base/exit_status.h"
 #include "base/log.h"
 #include "base/rate_limit.h"
 #include "base/service_manager.h"
 #include "base/signals.h"
 #include "base/unique_fd.h"
+#include "server/access.h"
+#include "server/activation.h"
 
 namespace nbdinetd {
 
@@ -55,8 +55,8 @@ class Listener {
   // becomes the exit status.
   void set_command(pid_t pid) { command_ = pid; }
 
-  // Called when no more connections are accepted, before the sockets are closed;
-  // not in the forked processes.
+  // Called when no more connections are accepted, before the sockets are
+  // closed; not in the forked processes.
   void set_on_stop(std::function<void()> on_stop) {
     on_stop_ = std::move(on_stop);
   }
@@ -74,8 +74,8 @@ class Listener {
   bool HasRoom() const { return processes_.size() < limits_.max_connections; }
   // Keeps a connection that there is no room for, until kReapGrace is over.
   void KeepWaiting(UniqueFd connection);
-  // Forks for those that wait as far as there is room, and refuses whose time is
-  // over. A connection only in a forked process.
+  // Forks for those that wait as far as there is room, and refuses whose time
+  // is over. A connection only in a forked process.
   absl::optional<Connection> ServeWaiting();
   void RefuseOldest();
   // Accepts what is waiting on one socket. A connection only in a forked
@@ -121,8 +121,8 @@ class Listener {
   absl::flat_hash_set<pid_t> processes_;
   uint64_t served_ = 0;
   uint64_t refused_ = 0;
-  // Beyond max_connections: a client that has seen the end of its connection may
-  // be back before the process of that connection is gone. Oldest first.
+  // Beyond max_connections: a client that has seen the end of its connection
+  // may be back before the process of that connection is gone. Oldest first.
   struct Waiting {
     // Not a ConnectionFd: a forked process only closes its copy.
     UniqueFd connection;

@@ -16,9 +16,9 @@ namespace {
 // looked at.
 constexpr int kMaxWaitsUnpolled = 64;
 
-// The peer's machine has not answered for too long; of a negated errno. What the
-// last router has said of it takes the place of ETIMEDOUT (tcp_write_err() in the
-// kernel).
+// The peer's machine has not answered for too long; of a negated errno. What
+// the last router has said of it takes the place of ETIMEDOUT (tcp_write_err()
+// in the kernel).
 bool IsTimeout(ssize_t result) {
   switch (-result) {
     case ETIMEDOUT:
@@ -121,9 +121,9 @@ bool Channel::GiveUpStalled() {
 
 void Channel::PollPeer(absl::Span<pollfd> fds, absl::Time deadline) {
   for (;;) {
-    const absl::Time look = std::min(
-        look_at_way_, stall_.has_value() ? stall_->due(stall_timeout_)
-                                         : absl::InfiniteFuture());
+    const absl::Time look =
+        std::min(look_at_way_, stall_.has_value() ? stall_->due(stall_timeout_)
+                                                  : absl::InfiniteFuture());
     const int ready = Poll(fds, std::min(deadline, look));
     if (look == absl::InfiniteFuture()) return;
     if (GiveUpStalled() || ready != 0 || look >= deadline) return;
@@ -176,9 +176,9 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
     }
   }
   if (!ready) {
-    PollPeer(absl::MakeSpan(fds),
-             has_input ? absl::InfinitePast()
-                       : std::min(deadline, HandshakeLimit()));
+    PollPeer(absl::MakeSpan(fds), has_input
+                                      ? absl::InfinitePast()
+                                      : std::min(deadline, HandshakeLimit()));
     if (may_spin) spinner_.NoteSlept();
     waits_unpolled_ = 0;
   }
@@ -210,8 +210,8 @@ Channel::Receipt Channel::ReceiveNow() {
   // No room is not the end of the stream, which reading nothing looks like.
   if (input().size() == kInputBytes) return Receipt::kNothing;
   MakeRoomFor(input().size() + 1);
-  const ssize_t n = stream_->Read(
-      absl::MakeSpan(buffer_.get() + end_, kInputBytes - end_));
+  const ssize_t n =
+      stream_->Read(absl::MakeSpan(buffer_.get() + end_, kInputBytes - end_));
   if (n > 0) {
     end_ += static_cast<size_t>(n);
     last_progress_ = SteadyNow();

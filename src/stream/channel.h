@@ -1,9 +1,9 @@
 // A Stream with an input buffer, and the one place that waits.
 //
 // Whatever phase the connection is in, waiting for the peer also notices a
-// shutdown signal and a descriptor of the workers, and tells the service manager's
-// watchdog that the process is alive; whatever the peer does comes back as a
-// value.
+// shutdown signal and a descriptor of the workers, and tells the service
+// manager's watchdog that the process is alive; whatever the peer does comes
+// back as a value.
 //
 // Invariant: a shutdown is a state. Whoever notices it, in whatever wait, each
 // later wait ends by a time that follows from shutdown_since(); so no phase
@@ -34,8 +34,8 @@ class Channel {
   Channel(std::unique_ptr<Stream> stream, int shutdown_fd,
           ServiceManager* manager = nullptr);
 
-  // Puts a stream over the one there is, as TLS is. Nothing of the old one's may
-  // be in input().
+  // Puts a stream over the one there is, as TLS is. Nothing of the old one's
+  // may be in input().
   void Wrap(absl::FunctionRef<std::unique_ptr<Stream>(std::unique_ptr<Stream>)>
                 wrap) {
     stream_ = wrap(std::move(stream_));
@@ -47,13 +47,14 @@ class Channel {
   void EndHandshake() { handshake_deadline_.reset(); }
   // When that is; InfiniteFuture() outside a handshake.
   absl::Time HandshakeLimit() const;
-  // How long Send() waits for a peer that reads nothing, and what was sent may stay
-  // on its way to a TCP peer.
+  // How long Send() waits for a peer that reads nothing, and what was sent may
+  // stay on its way to a TCP peer.
   void set_stall_timeout(absl::Duration timeout);
-  // Send() or Wait() has given up on a peer that doesn't read, or doesn't answer.
+  // Send() or Wait() has given up on a peer that doesn't read, or doesn't
+  // answer.
   bool send_timed_out() const { return send_timed_out_; }
-  // It was a TCP peer of whose machine nothing was heard: for the stall timeout, or
-  // for as long as the kernel waits.
+  // It was a TCP peer of whose machine nothing was heard: for the stall
+  // timeout, or for as long as the kernel waits.
   bool unacknowledged() const { return unacknowledged_; }
   bool vanished() const { return vanished_; }
 
@@ -68,15 +69,15 @@ class Channel {
 
   // Waits until there is something to receive, `workers_fd` (unless -1) is
   // readable, this wait is the first to notice a shutdown, or `deadline` has
-  // passed. With `want_input` false the peer's input is left alone, and so it is
-  // when there is no room for it. When several things have happened, the workers
-  // come before a shutdown before input.
+  // passed. With `want_input` false the peer's input is left alone, and so it
+  // is when there is no room for it. When several things have happened, the
+  // workers come before a shutdown before input.
   //
   // While the stream can't read before it has sent something (TLS answers some
   // messages by itself), that is what is waited for, as in Send(): a peer that
   // takes nothing for the stall timeout has timed out, and send_timed_out()
-  // says so. So has a TCP peer whose machine acknowledges nothing of what is on its
-  // way to it, whatever is waited for.
+  // says so. So has a TCP peer whose machine acknowledges nothing of what is on
+  // its way to it, whatever is waited for.
   Wake Wait(bool want_input, int workers_fd, absl::Time deadline,
             Patience patience = Patience::kSleep);
 
@@ -131,7 +132,8 @@ class Channel {
   void Abort();
 
  private:
-  // A peer that takes nothing of what it is sent, as far as the looks at it tell.
+  // A peer that takes nothing of what it is sent, as far as the looks at it
+  // tell.
   class Stall {
    public:
     // `taken` grows with what the peer has taken; nothing where nobody knows.
@@ -156,11 +158,12 @@ class Channel {
   // Polls until something is ready, or `deadline`; gives up on a peer that
   // stalls.
   void PollPeer(absl::Span<pollfd> fds, absl::Time deadline);
-  // Looks at a peer that takes nothing, and at what is on its way, if it is time to.
-  // True when the peer is given up.
+  // Looks at a peer that takes nothing, and at what is on its way, if it is
+  // time to. True when the peer is given up.
   bool GiveUpStalled();
-  // For a Stall while nothing is sent: a socket is writable once a good part of what
-  // it holds has been read, much later than when a slow peer last read something.
+  // For a Stall while nothing is sent: a socket is writable once a good part of
+  // what it holds has been read, much later than when a slow peer last read
+  // something.
   absl::optional<uint64_t> TakenWhileBlocked() const;
   void NoteSent();
   bool WaitWritable();
@@ -180,9 +183,10 @@ class Channel {
   absl::Duration stall_timeout_ = absl::InfiniteDuration();
   // While the stream can't read before it has sent something, or Send() waits.
   absl::optional<Stall> stall_;
-  // The stream tells what the peer's machine has acknowledged. Of what is on its way
-  // a time to look is known first, so that a request that is answered and
-  // acknowledged costs nothing; and a Stall if there still is something by then.
+  // The stream tells what the peer's machine has acknowledged. Of what is on
+  // its way a time to look is known first, so that a request that is answered
+  // and acknowledged costs nothing; and a Stall if there still is something by
+  // then.
   bool tells_acknowledged_ = false;
   absl::Time look_at_way_ = absl::InfiniteFuture();
   absl::optional<Stall> on_its_way_;

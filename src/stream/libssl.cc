@@ -21,8 +21,8 @@ bool Find(void* library, const char* name, Function* function) {
 // A symbol is looked for in libcrypto, too, which libssl depends on.
 bool FindAll(void* library, LibSsl* functions) {
   return library != nullptr
-#define NBDINETD_FIND(name) && Find(library, #name, &functions->name)
-      NBDINETD_LIBSSL_FUNCTIONS(NBDINETD_FIND)
+#define NBDINETD_FIND(name) &&Find(library, #name, &functions->name)
+         NBDINETD_LIBSSL_FUNCTIONS(NBDINETD_FIND)
 #undef NBDINETD_FIND
       ;
 }

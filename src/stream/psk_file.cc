@@ -16,8 +16,9 @@ namespace {
 unsigned HexDigit(char c) {
   return absl::ascii_isdigit(static_cast<unsigned char>(c))
              ? static_cast<unsigned>(c - '0')
-             : static_cast<unsigned>(absl::ascii_tolower(
-                   static_cast<unsigned char>(c)) - 'a' + 10);
+             : static_cast<unsigned>(
+                   absl::ascii_tolower(static_cast<unsigned char>(c)) - 'a' +
+                   10);
 }
 
 // The bytes that `hex` spells; nothing unless there is at least one, and all
@@ -25,7 +26,8 @@ unsigned HexDigit(char c) {
 // Abseil of 2022, and that form is deprecated in Abseil of 2024.)
 std::optional<std::string> BytesOfHex(absl::string_view hex) {
   if (hex.empty() || hex.size() % 2 != 0 ||
-      !absl::c_all_of(hex, [](unsigned char c) { return absl::ascii_isxdigit(c); })) {
+      !absl::c_all_of(
+          hex, [](unsigned char c) { return absl::ascii_isxdigit(c); })) {
     return std::nullopt;
   }
   std::string bytes;
@@ -58,9 +60,9 @@ absl::Status AddLine(absl::string_view line, size_t number, PskMap* keys) {
   }
   if (identity.empty() || identity.size() > kMaxPskIdentityBytes ||
       identity.find('\0') != std::string::npos) {
-    return LineError(number, absl::StrCat("an identity has from 1 to ",
-                                          kMaxPskIdentityBytes,
-                                          " bytes, none of them NUL"));
+    return LineError(
+        number, absl::StrCat("an identity has from 1 to ", kMaxPskIdentityBytes,
+                             " bytes, none of them NUL"));
   }
   std::optional<std::string> key = BytesOfHex(line.substr(colon + 1));
   if (!key.has_value() || key->size() > kMaxPskBytes) {

@@ -83,8 +83,8 @@ class Spinner {
   static constexpr int64_t kYieldedNs = 10'000;
   static constexpr int kMaxSkippedWaits = 63;
   static constexpr int kTriesPerTurn = 4;
-  // Longer, and a client with four requests in flight waits for us; shorter, and
-  // one with 32 gains less.
+  // Longer, and a client with four requests in flight waits for us; shorter,
+  // and one with 32 gains less.
   static constexpr int64_t kGatherNs = 10'000;
   static constexpr int kPausesPerTurn = 8;
 

@@ -40,8 +40,8 @@ bool IsReady(int fd, short events) {
   return PollUntil(absl::MakeSpan(&entry, 1), absl::InfinitePast()) != 0;
 }
 
-// A pipe without a name. One with a name that is opened anew, when its writers are
-// gone, waits for the next one instead of telling the end.
+// A pipe without a name. One with a name that is opened anew, when its writers
+// are gone, waits for the next one instead of telling the end.
 bool IsAnonymousPipe(int fd) {
   struct statfs st;
   return fstatfs(fd, &st) == 0 &&
@@ -74,13 +74,14 @@ void GrowSendBuffer(int fd) {
   }
 }
 
-// How much one sendfile() sends at most, so that whoever watches the time and the
-// signals has a turn while a slow peer takes it.
+// How much one sendfile() sends at most, so that whoever watches the time and
+// the signals has a turn while a slow peer takes it.
 constexpr size_t kSendFileBytes = 1 << 20;
 
 bool SetShortestSendTimeout(int fd) {
   const timeval timeout = {0, 1};  // rounded up to a tick of the kernel's
-  return setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) == 0;
+  return setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) ==
+         0;
 }
 
 }  // namespace
@@ -122,11 +123,11 @@ ssize_t SocketStream::Read(absl::Span<char> buffer) {
 }
 
 // One piece at a time, by send(): what sendmsg() would do besides, passing
-// descriptors to the peer of a Unix socket, a filter of system calls couldn't see.
-// Several pieces are rare, and TCP sends them together all the same.
+// descriptors to the peer of a Unix socket, a filter of system calls couldn't
+// see. Several pieces are rare, and TCP sends them together all the same.
 ssize_t SocketStream::Write(absl::Span<const iovec> pieces, bool more) {
-  const int flags = MSG_DONTWAIT | MSG_NOSIGNAL |
-                    (more || pieces.size() > 1 ? MSG_MORE : 0);
+  const int flags =
+      MSG_DONTWAIT | MSG_NOSIGNAL | (more || pieces.size() > 1 ? MSG_MORE : 0);
   return Retry([&] {
     return send(socket_.get(), pieces[0].iov_base, pieces[0].iov_len, flags);
   });
@@ -165,10 +166,10 @@ void SocketStream::Abort() {
 
 void SocketStream::End() {
   if (aborted_ || shutdown(socket_.get(), SHUT_WR) != 0) return;
-  // TCP resets a connection on which data arrives that nobody will read, or that
-  // is closed with unread data; and a reset takes along what is still on its way
-  // to the peer. So what is there is read away, and no more is let in only when
-  // the peer's machine has all that it was sent.
+  // TCP resets a connection on which data arrives that nobody will read, or
+  // that is closed with unread data; and a reset takes along what is still on
+  // its way to the peer. So what is there is read away, and no more is let in
+  // only when the peer's machine has all that it was sent.
   char unread[16 << 10];
   size_t discarded = 0;
   while (discarded < kMaxDiscardedBytes) {

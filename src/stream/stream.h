@@ -43,16 +43,18 @@ class Stream {
   // the descriptors stay open until the end.
   virtual void Abort() = 0;
 
-  // What poll() can't know. has_input(): Read() has something to return although
-  // the descriptor may have nothing. has_output(): Read() returns nothing before
-  // it has sent something, for which the descriptor has to be writable.
+  // What poll() can't know. has_input(): Read() has something to return
+  // although the descriptor may have nothing. has_output(): Read() returns
+  // nothing before it has sent something, for which the descriptor has to be
+  // writable.
   virtual bool has_input() const { return false; }
   virtual bool has_output() const { return false; }
-  // How much of what was written the peer hasn't taken: in bytes, more or less, so
-  // that only a difference tells something. Nothing where the kernel doesn't say.
+  // How much of what was written the peer hasn't taken: in bytes, more or less,
+  // so that only a difference tells something. Nothing where the kernel doesn't
+  // say.
   virtual absl::optional<size_t> unread_bytes() const { return absl::nullopt; }
-  // How much of what was written a TCP peer's machine has acknowledged, in bytes of
-  // the wire; it only grows. Nothing elsewhere.
+  // How much of what was written a TCP peer's machine has acknowledged, in
+  // bytes of the wire; it only grows. Nothing elsewhere.
   virtual absl::optional<uint64_t> acknowledged_bytes() const {
     return absl::nullopt;
   }
@@ -60,8 +62,8 @@ class Stream {
   virtual std::string failure() const { return ""; }
 
   // For who has to use the descriptor by other means than this, and without
-  // waiting. Holders of a duplicate share that; so it is taken back at the end, if
-  // it wasn't before, and Abort() is one.
+  // waiting. Holders of a duplicate share that; so it is taken back at the end,
+  // if it wasn't before, and Abort() is one.
   virtual void SetNonBlocking(bool) {}
 
   // For poll() only.
@@ -70,13 +72,13 @@ class Stream {
 };
 
 // A stream socket of any family. Its end is shut down before it is closed, so
-// that the peer hears of it though somebody else holds a duplicate; what has been
-// sent still arrives.
+// that the peer hears of it though somebody else holds a duplicate; what has
+// been sent still arrives.
 //
-// Those who hold a duplicate share the file status flags, so that these are left as
-// they are: each call says by itself that it doesn't wait. sendfile(2) can't; the
-// socket gets a timeout for sending instead, the shortest there is. SIGPIPE has to
-// be ignored by the first SendFile().
+// Those who hold a duplicate share the file status flags, so that these are
+// left as they are: each call says by itself that it doesn't wait. sendfile(2)
+// can't; the socket gets a timeout for sending instead, the shortest there is.
+// SIGPIPE has to be ignored by the first SendFile().
 class SocketStream : public Stream {
  public:
   explicit SocketStream(UniqueFd socket);
@@ -104,11 +106,11 @@ class SocketStream : public Stream {
   bool made_non_blocking_ = false;
 };
 
-// A pair of pipes, as from ssh. Other holders of an inherited pipe share its file
-// status flags, so that these are left as they are: each pipe is opened anew,
-// without waiting, where the process may do that. Else it is asked before each
-// call, and written to in pieces for which a pipe always has room when poll() says
-// so. SIGPIPE has to be ignored.
+// A pair of pipes, as from ssh. Other holders of an inherited pipe share its
+// file status flags, so that these are left as they are: each pipe is opened
+// anew, without waiting, where the process may do that. Else it is asked before
+// each call, and written to in pieces for which a pipe always has room when
+// poll() says so. SIGPIPE has to be ignored.
 class PipeStream : public Stream {
  public:
   PipeStream(UniqueFd input, UniqueFd output);

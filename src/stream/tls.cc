@@ -35,10 +35,11 @@ constexpr char kRevocationList[] = "ca-crl.pem";
 constexpr char kCiphersOfTls13[] =
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:"
     "TLS_CHACHA20_POLY1305_SHA256";
-// All of them have forward secrecy and authenticated encryption: no CBC, and keys
-// are agreed on by elliptic curves, since finite fields cost a server much for
-// what they cost a client ("DHEat"), in groups that a client of TLS 1.2 can't
-// check. For PSK that leaves one, which OpenSSL and GnuTLS have in common.
+// All of them have forward secrecy and authenticated encryption: no CBC, and
+// keys are agreed on by elliptic curves, since finite fields cost a server much
+// for what they cost a client ("DHEat"), in groups that a client of TLS 1.2
+// can't check. For PSK that leaves one, which OpenSSL and GnuTLS have in
+// common.
 constexpr char kCiphersOfTls12[] =
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
     "ECDHE+AESGCM:ECDHE+CHACHA20:!PSK:!aNULL";
@@ -59,7 +60,8 @@ struct Secret {
 std::string WarningOf(absl::string_view path, mode_t mode) {
   if ((mode & (S_IROTH | S_IWOTH)) == 0) return "";
   return absl::StrFormat(
-      "the keys in %s are no secret: every user of this machine may %s the file "
+      "the keys in %s are no secret: every user of this machine may %s the "
+      "file "
       "(mode %04o); take that from others by chmod o-rwx",
       Quoted(path),
       (mode & S_IWOTH) == 0   ? "read"
@@ -77,10 +79,9 @@ absl::Status WrongFile(absl::string_view path, absl::string_view reason) {
 absl::StatusOr<Secret> ReadFile(const std::string& path,
                                 bool* found = nullptr) {
   const auto fail = [&path](absl::string_view what) {
-    return ErrnoStatus(errno,
-                       absl::StrCat("failed to ", what, " ", Quoted(path),
-                                    " for TLS"),
-                       absl::StatusCode::kFailedPrecondition);
+    return ErrnoStatus(
+        errno, absl::StrCat("failed to ", what, " ", Quoted(path), " for TLS"),
+        absl::StatusCode::kFailedPrecondition);
   };
   // Not to wait for a writer should it be a FIFO.
   const UniqueFd file(
@@ -101,8 +102,8 @@ absl::StatusOr<Secret> ReadFile(const std::string& path,
   if (fstat(file.get(), &st) != 0) return fail("look at");
   if (!S_ISREG(st.st_mode)) return WrongFile(path, "it is no regular file");
   if (static_cast<size_t>(st.st_size) > kMaxFileBytes) {
-    return WrongFile(path, absl::StrCat("it has more than ", kMaxFileBytes,
-                                        " bytes"));
+    return WrongFile(
+        path, absl::StrCat("it has more than ", kMaxFileBytes, " bytes"));
   }
   content.mode = st.st_mode;
   // At once, so that no copy stays behind in memory.
@@ -203,7 +204,8 @@ class OpenSslTls : public Tls {
 
 absl::Status OpenSslTls::OpenSslError(absl::string_view path) const {
   const char* reason = lib_.ERR_reason_error_string(lib_.ERR_peek_last_error());
-  return WrongFile(path, reason == nullptr ? "OpenSSL gives no reason" : reason);
+  return WrongFile(path,
+                   reason == nullptr ? "OpenSSL gives no reason" : reason);
 }
 
 absl::Status OpenSslTls::MakeContext() {
@@ -228,11 +230,11 @@ absl::Status OpenSslTls::MakeContext() {
   lib_.SSL_CTX_ctrl(context, SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_OFF,
                     nullptr);
   lib_.SSL_CTX_set_num_tickets(context, 0);
-  lib_.SSL_CTX_ctrl(
-      context, SSL_CTRL_MODE,
-      SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
-          SSL_MODE_NO_AUTO_CHAIN,
-      nullptr);
+  lib_.SSL_CTX_ctrl(context, SSL_CTRL_MODE,
+                    SSL_MODE_ENABLE_PARTIAL_WRITE |
+                        SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+                        SSL_MODE_NO_AUTO_CHAIN,
+                    nullptr);
   lib_.SSL_CTX_ctrl(context, SSL_CTRL_SET_READ_AHEAD, 1, nullptr);
   lib_.SSL_CTX_set_default_read_buffer_len(context, kTlsInputBytes);
   lib_.SSL_CTX_ctrl(context, SSL_CTRL_SET_MAX_CERT_LIST, kMaxCertificateBytes,
@@ -284,7 +286,8 @@ absl::StatusOr<int> OpenSslTls::ForEach(const std::string& path,
   if (ERR_GET_REASON(lib_.ERR_peek_last_error()) != PEM_R_NO_START_LINE) {
     return OpenSslError(path);
   }
-  if (count == 0) return WrongFile(path, "there is nothing in PEM format in it");
+  if (count == 0)
+    return WrongFile(path, "there is nothing in PEM format in it");
   return count;
 }
 
@@ -294,7 +297,8 @@ absl::Status OpenSslTls::UseCertificates(const std::string& path) {
   bool expired = false;
   // Its own certificate first, and then those on the way to the authority.
   const absl::StatusOr<int> count = ForEach<X509>(
-      path, *content, lib_.PEM_read_bio_X509, [&](X509* certificate, int index) {
+      path, *content, lib_.PEM_read_bio_X509,
+      [&](X509* certificate, int index) {
         if (index == 0) {
           expired = lib_.X509_cmp_current_time(
                         lib_.X509_get0_notAfter(certificate)) < 0;
@@ -350,7 +354,8 @@ absl::Status OpenSslTls::TrustAuthority(const std::string& path,
   return ForEach<X509>(path, *content, lib_.PEM_read_bio_X509,
                        [&](X509* certificate, int) {
                          const bool used =
-                             lib_.X509_STORE_add_cert(store, certificate) == 1 &&
+                             lib_.X509_STORE_add_cert(store, certificate) ==
+                                 1 &&
                              (!name_it_to_clients ||
                               lib_.SSL_CTX_add_client_CA(server_.context,
                                                          certificate) == 1);

@@ -56,8 +56,8 @@ class Tls {
   // A sentence on what is unsafe about the files, for the log; mostly empty.
   virtual std::string warning() const = 0;
 
-  // Wraps the stream of a client that sends its first TLS record next. This must
-  // outlive the result.
+  // Wraps the stream of a client that sends its first TLS record next. This
+  // must outlive the result.
   virtual std::unique_ptr<TlsStream> Wrap(
       std::unique_ptr<Stream> plain) const = 0;
 };

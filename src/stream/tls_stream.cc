@@ -35,10 +35,10 @@ constexpr size_t kKeyUpdateRequestAt = 4;
 // What a key of nobody's is replaced with.
 constexpr size_t kRandomKeyBytes = 32;
 
-// RFC 2253 has two ways to escape a character: "\\," and "\\2C". With the second
-// for all of them, a comma or plus sign is always one between attributes, so
-// that a glob can't take for another attribute what is in the value of one, which
-// the client may have chosen.
+// RFC 2253 has two ways to escape a character: "\\," and "\\2C". With the
+// second for all of them, a comma or plus sign is always one between
+// attributes, so that a glob can't take for another attribute what is in the
+// value of one, which the client may have chosen.
 std::string WithHexEscapes(absl::string_view name) {
   std::string escaped;
   for (size_t i = 0; i < name.size(); ++i) {
@@ -207,10 +207,11 @@ bool OpenSslStream::TryKernel() {
   return true;
 }
 
-// From here on OpenSSL tries no key in the kernel. It would with each KeyUpdate,
-// and where the kernel doesn't take the key, OpenSSL 3.5 loses what it has received
-// behind the message, as far as its source tells: ssl_set_new_record_layer() gives
-// its second attempt the buffer of the first, instead of the old layer's.
+// From here on OpenSSL tries no key in the kernel. It would with each
+// KeyUpdate, and where the kernel doesn't take the key, OpenSSL 3.5 loses what
+// it has received behind the message, as far as its source tells:
+// ssl_set_new_record_layer() gives its second attempt the buffer of the first,
+// instead of the old layer's.
 void OpenSslStream::ForgetKernel() {
   lib_.SSL_clear_options(ssl_, SSL_OP_ENABLE_KTLS);
 }
@@ -285,10 +286,10 @@ int OpenSslStream::Handshake() {
   has_input_ = true;
   SetIdentity();
   if (IsAllowed()) return 0;
-  failure_ = absl::StrCat("--tls-allow doesn't allow ",
-                          psk_identity_.empty() ? "the certificate "
-                                                : "the PSK identity ",
-                          Quoted(identity_));
+  failure_ = absl::StrCat(
+      "--tls-allow doesn't allow ",
+      psk_identity_.empty() ? "the certificate " : "the PSK identity ",
+      Quoted(identity_));
   return -EACCES;
 }
 
@@ -312,8 +313,8 @@ void OpenSslStream::SetHandshakeFailure() {
     absl::StrAppend(&failure_, OpenSslReason());
   }
   if (!psk_identity_.empty()) {
-    absl::StrAppend(&failure_, psk_known_ ? " (PSK identity "
-                                          : " (unknown PSK identity ",
+    absl::StrAppend(&failure_,
+                    psk_known_ ? " (PSK identity " : " (unknown PSK identity ",
                     Quoted(psk_identity_), ")");
   }
 }
@@ -344,11 +345,10 @@ bool OpenSslStream::IsAllowed() const {
 }
 
 std::string OpenSslStream::description() const {
-  return absl::StrCat(
-      lib_.SSL_get_version(ssl_), ", ",
-      absl::NullSafeStringView(
-          lib_.SSL_CIPHER_get_name(lib_.SSL_get_current_cipher(ssl_))),
-      kernel_sends_ ? ", in the kernel" : "");
+  return absl::StrCat(lib_.SSL_get_version(ssl_), ", ",
+                      absl::NullSafeStringView(lib_.SSL_CIPHER_get_name(
+                          lib_.SSL_get_current_cipher(ssl_))),
+                      kernel_sends_ ? ", in the kernel" : "");
 }
 
 ssize_t OpenSslStream::ResultOf(int result) {
@@ -411,7 +411,8 @@ ssize_t OpenSslStream::Read(absl::Span<char> buffer) {
 size_t OpenSslStream::Encrypt(absl::Span<const iovec> pieces) {
   size_t total = 0;
   size_t offset = 0;  // in pieces[0]
-  while (!pieces.empty() && output_.size() + kMaxRecordBytes <= kTlsOutputBytes) {
+  while (!pieces.empty() &&
+         output_.size() + kMaxRecordBytes <= kTlsOutputBytes) {
     if (offset == pieces[0].iov_len) {
       pieces.remove_prefix(1);
       offset = 0;
@@ -439,8 +440,8 @@ size_t OpenSslStream::Encrypt(absl::Span<const iovec> pieces) {
   return total;
 }
 
-// Copies up to a record's bytes from `pieces`, `offset` bytes into the first, to
-// record_; how many.
+// Copies up to a record's bytes from `pieces`, `offset` bytes into the first,
+// to record_; how many.
 size_t OpenSslStream::Gather(absl::Span<const iovec> pieces, size_t offset) {
   if (record_ == nullptr) {
     record_ = std::make_unique_for_overwrite<char[]>(kRecordBytes);

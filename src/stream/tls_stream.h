@@ -12,8 +12,8 @@
 // ask this of the system: getrandom and getpid, for random numbers; on a TCP
 // socket setsockopt(TCP_ULP), and where the kernel has TLS fcntl(F_GETFL,
 // F_SETFL), setsockopt(SOL_TLS), read, write, recvmsg and sendmsg. Nothing is
-// opened. Where one of the calls for the kernel's TLS is refused, OpenSSL goes on
-// by itself.
+// opened. Where one of the calls for the kernel's TLS is refused, OpenSSL goes
+// on by itself.
 //
 // Invariant: output_ holds encrypted bytes that the stream below hasn't taken;
 // owed_ says how many bytes of the caller's they stand for. Threads: one.
@@ -89,7 +89,8 @@ class OpenSslStream : public TlsStream {
   static long ControlBio(BIO* bio, int command, long number, void* pointer);
   BIO* MakeBio();
 
-  // True if OpenSSL is to use the socket itself, so as to let the kernel encrypt.
+  // True if OpenSSL is to use the socket itself, so as to let the kernel
+  // encrypt.
   bool TryKernel();
   void LeaveKernel();
   void ForgetKernel();

@@ -11,8 +11,8 @@ namespace nbdinetd {
 BufferPool::~BufferPool() { ShrinkTo(0); }
 
 size_t BufferPool::ClassOf(size_t bytes) {
-  return static_cast<size_t>(
-      std::countr_zero(SizeFor(bytes)) - std::countr_zero(kMinBytes));
+  return static_cast<size_t>(std::countr_zero(SizeFor(bytes)) -
+                             std::countr_zero(kMinBytes));
 }
 
 size_t BufferPool::SizeFor(size_t bytes) {

@@ -1,12 +1,13 @@
-// The memory of requests that wait for the storage: what they read, what they are to
-// write, and the extents that they find.
+// The memory of requests that wait for the storage: what they read, what they
+// are to write, and the extents that they find.
 //
 // It is taken by one thread and given back by another, in sizes from a page to
-// kPieceBytes. The C library's allocator keeps what is given back for the thread that
-// took it, and never gives back what lies below something that lives, so that what the
-// process holds can be much more than what is in use. Here each buffer is a mapping of
-// its own: free ones serve the next of their size, and are unmapped before there would
-// be more than kMaxTaskBytes of them together with those in use.
+// kPieceBytes. The C library's allocator keeps what is given back for the
+// thread that took it, and never gives back what lies below something that
+// lives, so that what the process holds can be much more than what is in use.
+// Here each buffer is a mapping of its own: free ones serve the next of their
+// size, and are unmapped before there would be more than kMaxTaskBytes of them
+// together with those in use.
 //
 // Invariant: size_bytes() is no more than kMaxTaskBytes, unless more is in use.
 // Threads: any.
@@ -37,8 +38,8 @@ class BufferPool : public std::pmr::memory_resource {
     BufferPool* pool_ = nullptr;
     size_t bytes_ = 0;
   };
-  // Owned by one side, and given back wherever it is destroyed; the pool has to be
-  // there still.
+  // Owned by one side, and given back wherever it is destroyed; the pool has to
+  // be there still.
   using Buffer = std::unique_ptr<char[], Return>;
 
   BufferPool() = default;
@@ -59,8 +60,8 @@ class BufferPool : public std::pmr::memory_resource {
   size_t size_bytes() const;
 
  private:
-  // The sizes are the powers of two from kMinBytes to kPieceBytes; what is longer
-  // (extents that outgrow their limit for a moment) is never kept.
+  // The sizes are the powers of two from kMinBytes to kPieceBytes; what is
+  // longer (extents that outgrow their limit for a moment) is never kept.
   static constexpr size_t kMinBytes = 4096;
   static constexpr size_t kClasses = 7;
   static_assert(kMinBytes << (kClasses - 1) == kPieceBytes);
@@ -70,7 +71,8 @@ class BufferPool : public std::pmr::memory_resource {
   static size_t ClassOf(size_t bytes);
   char* TakeBytes(size_t bytes);
   void Give(char* data, size_t bytes);
-  // Unmaps free buffers, the largest first, until no more than `bytes` are mapped.
+  // Unmaps free buffers, the largest first, until no more than `bytes` are
+  // mapped.
   void ShrinkTo(size_t bytes);
 
   // std::pmr::memory_resource, for the extents.

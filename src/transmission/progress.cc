@@ -29,16 +29,15 @@ uint64_t Sum(const Statistics& s) {
 }  // namespace
 
 absl::Time Progress::Tell() {
-  if (!manager_.present() ||
-      (told_ && Sum(statistics_) == told_sum_)) {
+  if (!manager_.present() || (told_ && Sum(statistics_) == told_sum_)) {
     return absl::InfiniteFuture();
   }
   const absl::Time now = SteadyNow();
   if (now < next_) return next_;
-  manager_.Status(absl::StrCat(what_, ": ", statistics_.requests,
-                               " requests, ", Amount(statistics_.bytes_read),
-                               " read, ", Amount(statistics_.bytes_written),
-                               " written, ", statistics_.errors, " errors"));
+  manager_.Status(absl::StrCat(what_, ": ", statistics_.requests, " requests, ",
+                               Amount(statistics_.bytes_read), " read, ",
+                               Amount(statistics_.bytes_written), " written, ",
+                               statistics_.errors, " errors"));
   told_ = true;
   told_sum_ = Sum(statistics_);
   next_ = now + kStatusInterval;

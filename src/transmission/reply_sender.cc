@@ -44,22 +44,21 @@ char* ReplySender::Reserve(size_t n) {
 }
 
 void ReplySender::Success(const Request& request) {
-  Commit(encoder_.EncodeSuccess(Reserve(kMaxReplyBytes),
-                                request.cookie));
+  Commit(encoder_.EncodeSuccess(Reserve(kMaxReplyBytes), request.cookie));
 }
 
 void ReplySender::Error(const Request& request, NbdError error,
                         absl::string_view sentence) {
   ++statistics_.errors;
-  Commit(encoder_.EncodeError(Reserve(kMaxReplyBytes),
-                              request.cookie, error, sentence));
+  Commit(encoder_.EncodeError(Reserve(kMaxReplyBytes), request.cookie, error,
+                              sentence));
 }
 
 void ReplySender::ErrorAt(const Request& request, NbdError error,
                           absl::string_view sentence, uint64_t offset) {
   ++statistics_.errors;
-  Commit(encoder_.EncodeErrorAt(Reserve(kMaxReplyBytes),
-                                request.cookie, error, sentence, offset));
+  Commit(encoder_.EncodeErrorAt(Reserve(kMaxReplyBytes), request.cookie, error,
+                                sentence, offset));
 }
 
 void ReplySender::BlockStatus(const Request& request, uint32_t context_id,
@@ -104,9 +103,9 @@ void ReplySender::CommitData(const Request& request, uint64_t offset,
 
 void ReplySender::CommitChunk(const Request& request, uint64_t offset,
                               size_t length, bool done) {
-  char* data = encoder_.EncodeDataHeader(buffer_.get() + size_, request.cookie,
-                                         offset, static_cast<uint32_t>(length),
-                                         done);
+  char* data =
+      encoder_.EncodeDataHeader(buffer_.get() + size_, request.cookie, offset,
+                                static_cast<uint32_t>(length), done);
   Commit(data + length);
   statistics_.bytes_read += length;
 }
@@ -140,9 +139,9 @@ void ReplySender::DataChunk(const Request& request, uint64_t offset,
     CommitChunk(request, offset, bytes.size(), done);
     return;
   }
-  Commit(encoder_.EncodeDataHeader(Reserve(kMaxReplyBytes),
-                                   request.cookie, offset,
-                                   static_cast<uint32_t>(bytes.size()), done));
+  Commit(encoder_.EncodeDataHeader(Reserve(kMaxReplyBytes), request.cookie,
+                                   offset, static_cast<uint32_t>(bytes.size()),
+                                   done));
   iovec pieces[] = {{buffer_.get(), size_},
                     {const_cast<char*>(bytes.data()), bytes.size()}};
   if (ok_) ok_ = channel_.Send(absl::MakeSpan(pieces));
@@ -152,15 +151,14 @@ void ReplySender::DataChunk(const Request& request, uint64_t offset,
 
 void ReplySender::Hole(const Request& request, uint64_t offset, uint64_t length,
                        bool done) {
-  Commit(encoder_.EncodeHole(Reserve(kMaxReplyBytes),
-                             request.cookie, offset,
+  Commit(encoder_.EncodeHole(Reserve(kMaxReplyBytes), request.cookie, offset,
                              static_cast<uint32_t>(length), done));
   statistics_.bytes_read += length;
 }
 
 void ReplySender::BeginData(const Request& request) {
-  Commit(encoder_.EncodeDataHeader(Reserve(kMaxReplyBytes),
-                                   request.cookie, request.offset,
+  Commit(encoder_.EncodeDataHeader(Reserve(kMaxReplyBytes), request.cookie,
+                                   request.offset,
                                    static_cast<uint32_t>(request.length),
                                    /*done=*/false));
 }
@@ -180,8 +178,7 @@ size_t ReplySender::SendFilePiece(int file, uint64_t offset, size_t length) {
 }
 
 void ReplySender::EndData(const Request& request) {
-  Commit(encoder_.EncodeDone(Reserve(kMaxReplyBytes),
-                             request.cookie));
+  Commit(encoder_.EncodeDone(Reserve(kMaxReplyBytes), request.cookie));
 }
 
 }  // namespace nbdinetd

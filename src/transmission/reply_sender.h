@@ -12,9 +12,9 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "transmission/task.h"
 #include "protocol/reply.h"
 #include "stream/channel.h"
+#include "transmission/task.h"
 
 namespace nbdinetd {
 

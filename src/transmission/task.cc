@@ -6,8 +6,8 @@
 namespace nbdinetd {
 namespace {
 
-// Reads [offset, offset + length) through one piece of memory, so that it is in the
-// page cache afterwards.
+// Reads [offset, offset + length) through one piece of memory, so that it is in
+// the page cache afterwards.
 int ReadIntoCache(Export& target, Task& task) {
   const BufferPool::Buffer piece = task.buffers.Take(kPieceBytes);
   if (piece == nullptr) return ENOMEM;
@@ -36,8 +36,8 @@ int RunRead(Export& target, Task& task) {
   task.data = task.buffers.Take(length);
   if (task.data == nullptr) return ENOMEM;
   size_t done = 0;
-  const int error = target.Read(
-      request.offset, absl::MakeSpan(task.data.get(), length), &done);
+  const int error = target.Read(request.offset,
+                                absl::MakeSpan(task.data.get(), length), &done);
   task.error_offset += done;
   return error;
 }
@@ -53,13 +53,12 @@ int RunWrite(Export& target, Task& task) {
 }
 
 int RunWriteZeroes(Export& target, const Request& request) {
-  return target.Zero(request.offset, request.length,
-                     request.has(NBD_CMD_FLAG_NO_HOLE)
-                         ? Export::Hole::kForbidden
-                         : Export::Hole::kAllowed,
-                     request.has(NBD_CMD_FLAG_FAST_ZERO)
-                         ? Export::Speed::kFastOnly
-                         : Export::Speed::kAny);
+  return target.Zero(
+      request.offset, request.length,
+      request.has(NBD_CMD_FLAG_NO_HOLE) ? Export::Hole::kForbidden
+                                        : Export::Hole::kAllowed,
+      request.has(NBD_CMD_FLAG_FAST_ZERO) ? Export::Speed::kFastOnly
+                                          : Export::Speed::kAny);
 }
 
 }  // namespace
@@ -92,8 +91,8 @@ void RunTask(Export& target, Task& task) {
       task.error = target.Prefetch(request.offset, request.length);
       return;
     case NBD_CMD_BLOCK_STATUS:
-      // At once as many as there may be, and one to tell that it is too many: to
-      // grow would take more for a moment.
+      // At once as many as there may be, and one to tell that it is too many:
+      // to grow would take more for a moment.
       task.extents.reserve(task.max_extents() + 1);
       task.error = target.FindExtents(request.offset, request.length,
                                       task.max_extents(), &task.extents);

@@ -8,9 +8,9 @@
 
 #include "absl/time/time.h"
 #include "base/limits.h"
-#include "transmission/buffer_pool.h"
 #include "export/export.h"
 #include "protocol/request.h"
+#include "transmission/buffer_pool.h"
 
 namespace nbdinetd {
 

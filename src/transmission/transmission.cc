@@ -50,11 +50,10 @@ Ending Transmission::Run() {
     if (!replies_.Flush()) OnUnsentReplies();
     if (Over()) return Finish();
     const absl::Time limit = WaitLimit();
-    switch (channel_.Wait(WantInput(), workers_.event_fd(),
-                          std::min({limit, progress_.Tell(),
-                                    workers_.RelieveReads()}),
-                          PatienceAfter(statistics_.requests -
-                                        requests_before))) {
+    switch (channel_.Wait(
+        WantInput(), workers_.event_fd(),
+        std::min({limit, progress_.Tell(), workers_.RelieveReads()}),
+        PatienceAfter(statistics_.requests - requests_before))) {
       case Channel::Wake::kWorkers:
       // From now on the limit is another.
       case Channel::Wake::kShutdown:
@@ -228,16 +227,16 @@ bool Transmission::HandleHeader() {
   const absl::optional<Request> request =
       DecodeRequest(channel_.input().substr(0, kRequestHeaderBytes));
   if (!request.has_value()) {
-    End(ExitStatus::kProtocol, "client broke the protocol: wrong request magic");
+    End(ExitStatus::kProtocol,
+        "client broke the protocol: wrong request magic");
     return false;
   }
   channel_.Consume(kRequestHeaderBytes);
   ++statistics_.requests;
   if (log_.verbose()) {
     log_.Debug(absl::StrCat(CommandName(request->type), " (", request->type,
-                            ") flags=", request->flags,
-                            " offset=", request->offset,
-                            " length=", request->length));
+                            ") flags=", request->flags, " offset=",
+                            request->offset, " length=", request->length));
   }
   if (request->type == NBD_CMD_DISC) {
     End(ExitStatus::kOk, "client disconnected");
@@ -321,9 +320,8 @@ bool Transmission::WritePiece(PendingWrite& write) {
       return false;
     }
   }
-  if (const int error =
-          target_.Write(offset, {channel_.input().data(), piece},
-                        /*durable=*/false)) {
+  if (const int error = target_.Write(offset, {channel_.input().data(), piece},
+                                      /*durable=*/false)) {
     LogStorageError(write.request, error);
     write.error = NbdErrorOf(error);
     write.sentence = FailureSentence(write.request, error);
@@ -404,8 +402,8 @@ void Transmission::StartTask(const Request& request,
   // To wake a worker and be woken takes longer than most block statuses, and
   // there is nobody else yet whom this one could hold up.
   if (request.type == NBD_CMD_BLOCK_STATUS && block_status_is_quick_ &&
-      !target_.finding_extents_may_sync() &&
-      workers_.pending() == 0 && channel_.input().empty()) {
+      !target_.finding_extents_may_sync() && workers_.pending() == 0 &&
+      channel_.input().empty()) {
     task->started = SteadyNow();
     RunTask(target_, *task);
     AnswerTask(*task);

@@ -21,13 +21,13 @@
 #include "base/event_fd.h"
 #include "base/exit_status.h"
 #include "base/log.h"
-#include "transmission/task.h"
-#include "transmission/workers.h"
+#include "base/timeouts.h"
 #include "negotiation/negotiation.h"
+#include "stream/channel.h"
 #include "transmission/progress.h"
 #include "transmission/reply_sender.h"
-#include "stream/channel.h"
-#include "base/timeouts.h"
+#include "transmission/task.h"
+#include "transmission/workers.h"
 
 namespace nbdinetd {
 

@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
-#include "base/steady_clock.h"
 #include "base/limits.h"
+#include "base/steady_clock.h"
 #include "protocol/nbd_error.h"
 #include "transmission/transmission.h"
 
@@ -21,10 +21,10 @@ constexpr uint64_t kMaxDescriptorLength = 0xfffffe00;
 // that one be slow, it holds up what comes meanwhile, once.
 constexpr absl::Duration kQuickBlockStatus = absl::Milliseconds(1);
 
-// The length of the content chunk that starts at `offset` of a read that goes to
-// `end`. "the server SHOULD use chunks with lengths and offsets as an integer
-// multiple of 512 bytes" (NBD_CMD_READ, structured replies): an unaligned read
-// is aligned from its second chunk on.
+// The length of the content chunk that starts at `offset` of a read that goes
+// to `end`. "the server SHOULD use chunks with lengths and offsets as an
+// integer multiple of 512 bytes" (NBD_CMD_READ, structured replies): an
+// unaligned read is aligned from its second chunk on.
 size_t ChunkLength(uint64_t offset, uint64_t end) {
   return std::min<uint64_t>(end - offset, kPieceBytes - offset % 512);
 }
@@ -97,7 +97,7 @@ void Transmission::AnswerTask(const Task& task) {
 }
 
 std::string Transmission::FailureSentence(const Request& request,
-                                           int error_number) {
+                                          int error_number) {
   const absl::string_view reason =
       error_number == kTruncated
           ? "the file has been truncated, and ends before the export does"

@@ -6,15 +6,15 @@
 //
 // A thread for each task would be woken for each. That is right for what keeps
 // the storage at work only while a thread waits for it; but the storage is at
-// work for a read that has been begun without waiting (Task::begun), and what is
-// left is to wait for its end. One thread does that for all such reads, in the
-// order in which they were begun; and as long as they keep it busy, nobody needs
-// to be woken but the transmission. Should one of them be so slow that it holds
-// up those behind it, more threads are called.
+// work for a read that has been begun without waiting (Task::begun), and what
+// is left is to wait for its end. One thread does that for all such reads, in
+// the order in which they were begun; and as long as they keep it busy, nobody
+// needs to be woken but the transmission. Should one of them be so slow that it
+// holds up those behind it, more threads are called.
 //
 // No kind of task can keep the others from the threads: each kind finds
-// kReservedThreads, whatever the others do (MayRun()). So a flush is never behind
-// slow reads, nor a read behind slow trims.
+// kReservedThreads, whatever the others do (MayRun()). So a flush is never
+// behind slow reads, nor a read behind slow trims.
 //
 // Threads: everything here is for the transmission thread, which alone may
 // construct and destroy.
@@ -72,8 +72,7 @@ class Workers {
   int event_fd() const { return event_fd_.get(); }
 
   // How many threads may be at one kind of task while there is no other.
-  static constexpr size_t kMostOfAKind =
-      kMaxThreads - 7 * kReservedThreads;
+  static constexpr size_t kMostOfAKind = kMaxThreads - 7 * kReservedThreads;
 
   size_t pending() const { return pending_; }
   // No further task should be started before one is taken back.
@@ -97,8 +96,8 @@ class Workers {
   static_assert(kMostOfAKind == kMaxThreads - (kKinds - 1) * kReservedThreads);
   static Kind KindOf(const Task& task);
 
-  // A task, or a call for one more thread that waits for begun reads, on its way to
-  // a thread. It counts as running.
+  // A task, or a call for one more thread that waits for begun reads, on its
+  // way to a thread. It counts as running.
   struct Work {
     Kind kind;
     std::unique_ptr<Task> task;  // nullptr for a call

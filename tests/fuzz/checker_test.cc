@@ -32,8 +32,8 @@ class Served {
       : simulation_(input_, Stream(requests)),
         storage_(input_, simulation_),
         checker_({.size = kSize,
-                  .flags = static_cast<uint16_t>(
-                      kFlags | (structured ? kSendDf : 0)),
+                  .flags = static_cast<uint16_t>(kFlags |
+                                                 (structured ? kSendDf : 0)),
                   .structured = structured,
                   .block_status = true},
                  simulation_, storage_) {
@@ -72,7 +72,8 @@ class Served {
   TransmissionChecker checker_;
 };
 
-std::string Simple(uint64_t cookie, uint32_t error, std::string_view data = {}) {
+std::string Simple(uint64_t cookie, uint32_t error,
+                   std::string_view data = {}) {
   return Writer()
       .U32(kSimpleReplyMagic)
       .U32(error)

@@ -1,7 +1,8 @@
 // The command line, and the times and the rules of access in it: whatever is
 // asked, the answer is options that keep their promises, or a sentence.
 //
-// An input is a letter, and then a time (t), rules of access (a), one a line with
+// An input is a letter, and then a time (t), rules of access (a), one a line
+// with
 // + for --allow and - for --deny, or words that end in a zero byte.
 
 #include <getopt.h>
@@ -11,10 +12,10 @@
 #include <string_view>
 #include <vector>
 
-#include "server/access.h"
 #include "base/time_span.h"
-#include "fuzz/simulation.h"
 #include "cli/options.h"
+#include "fuzz/simulation.h"
+#include "server/access.h"
 #include "support/wire.h"
 
 namespace {
@@ -73,7 +74,8 @@ void TryAccess(std::string_view text) {
     const Action action = line[0] == '-' ? Action::kDeny : Action::kAllow;
     AccessRules one;
     const absl::Status status = one.Add(action, line.substr(1));
-    Require(status.ok() || !status.message().empty(), "no word of what is wrong");
+    Require(status.ok() || !status.message().empty(),
+            "no word of what is wrong");
     Require(!status.ok() || !one.empty(), "a rule that is none");
     if (!status.ok()) continue;
     lists.emplace_back(action, line.substr(1));

@@ -2,9 +2,9 @@
 // exists for one input.
 //
 // While a Descriptors lives, what src/ does with descriptors that are in it, or
-// could be, by fcntl(), fstat(), getsockopt(), getpeername(), dup2(), close() and
-// open() ends up here (--wrap), so that a superserver's mistakes can be tried
-// without making them to the process of the fuzz target. Threads: one.
+// could be, by fcntl(), fstat(), getsockopt(), getpeername(), dup2(), close()
+// and open() ends up here (--wrap), so that a superserver's mistakes can be
+// tried without making them to the process of the fuzz target. Threads: one.
 
 #ifndef NBDINETD_TESTS_FUZZ_DESCRIPTORS_H_
 #define NBDINETD_TESTS_FUZZ_DESCRIPTORS_H_
@@ -13,10 +13,10 @@
 #include <sys/stat.h>
 
 #include <cstdint>
-#include <string>
 #include <map>
-#include <set>
 #include <optional>
+#include <set>
+#include <string>
 
 namespace nbdfuzz {
 
@@ -69,7 +69,9 @@ class Descriptors {
   int Shutdown(int fd);
 
   // Whether a connection has been shut down.
-  bool has_ended(const File& file) const { return ended_.count(file.number) != 0; }
+  bool has_ended(const File& file) const {
+    return ended_.count(file.number) != 0;
+  }
 
  private:
   std::set<int> ended_;

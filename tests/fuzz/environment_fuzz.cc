@@ -3,8 +3,8 @@
 // twice, standard output and error end up away from the client, and what isn't
 // served is refused with a sentence.
 //
-// An input is a byte of options, a byte how many descriptors there are, two bytes
-// for each from 0 on, and then NAME=value words that end in a zero byte.
+// An input is a byte of options, a byte how many descriptors there are, two
+// bytes for each from 0 on, and then NAME=value words that end in a zero byte.
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -17,9 +17,9 @@
 #include <string_view>
 #include <vector>
 
-#include "server/activation.h"
 #include "fuzz/descriptors.h"
 #include "fuzz/simulation.h"
+#include "server/activation.h"
 #include "server/peer.h"
 
 namespace {
@@ -27,9 +27,9 @@ namespace {
 using namespace nbdfuzz;  // NOLINT
 using Kind = Descriptors::Kind;
 
-constexpr const char* kNames[] = {"LISTEN_FDS",  "LISTEN_PID",
+constexpr const char* kNames[] = {"LISTEN_FDS",     "LISTEN_PID",
                                   "LISTEN_FDNAMES", "REMOTE_ADDR",
-                                  "REMOTE_HOST", "REMOTE_PORT"};
+                                  "REMOTE_HOST",    "REMOTE_PORT"};
 
 // Any NAME=value whose name is one of ours; "LISTEN_PID=P" is this process.
 void SetEnvironment(std::string_view words) {
@@ -64,7 +64,8 @@ void CheckConnection(const nbdinetd::Connection& connection,
     const auto* found = descriptors.Find(fd);
     Require(fd > STDERR_FILENO, "the client has a standard descriptor");
     Require(found != nullptr, "the client has no descriptor");
-    Require(found->close_on_exec, "the client's descriptor isn't close-on-exec");
+    Require(found->close_on_exec,
+            "the client's descriptor isn't close-on-exec");
     client.insert(found->file.number);
   }
   Require(!client.empty(), "a connection without a descriptor");
@@ -79,7 +80,8 @@ void CheckConnection(const nbdinetd::Connection& connection,
 void Check(const nbdinetd::Inherited& inherited, Descriptors& descriptors,
            const nbdinetd::ActivationOptions& options) {
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
-    Require(descriptors.Find(fd) != nullptr, "a standard descriptor isn't open");
+    Require(descriptors.Find(fd) != nullptr,
+            "a standard descriptor isn't open");
   }
   for (const char* name : {"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}) {
     Require(getenv(name) == nullptr, "a variable is left for others");
@@ -133,7 +135,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Descriptors descriptors;
   size_t beyond = 0;  // descriptors that nobody may take
   for (int fd = 0; fd < count; ++fd) {
-    const auto kind = static_cast<Kind>(next() % static_cast<int>(Kind::kKinds));
+    const auto kind =
+        static_cast<Kind>(next() % static_cast<int>(Kind::kKinds));
     const uint8_t more = next();
     if (kind == Kind::kClosed) continue;
     // The same file may be there several times.

@@ -4,15 +4,15 @@
 
 namespace nbdfuzz {
 
-std::string Expand(size_t verbatim, std::string_view stored,
-                   uint64_t length) {
+std::string Expand(size_t verbatim, std::string_view stored, uint64_t length) {
   if (StoredBytes(verbatim, length) == length || stored.size() < kSampleBytes) {
     return std::string(
         stored.substr(0, std::min<uint64_t>(length, stored.size())));
   }
   std::string payload;
   payload.reserve(length + kSampleBytes);
-  while (payload.size() < length) payload.append(stored.substr(0, kSampleBytes));
+  while (payload.size() < length)
+    payload.append(stored.substr(0, kSampleBytes));
   payload.resize(length);
   return payload;
 }

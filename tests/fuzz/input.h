@@ -5,10 +5,10 @@
 //      4 tapes   decisions, a byte each, in the order in which they come up
 //     the rest   what the client sends
 //
-// Every sequence of bytes is an input, since settings that are missing are 0 and
-// tapes end where the input does. A tape that has run out gives 0, the decision
-// of a machine where nothing goes wrong, so that recorded traffic is an input
-// once sixteen zeroes stand before it.
+// Every sequence of bytes is an input, since settings that are missing are 0
+// and tapes end where the input does. A tape that has run out gives 0, the
+// decision of a machine where nothing goes wrong, so that recorded traffic is
+// an input once sixteen zeroes stand before it.
 //
 // A long payload stands in the input by its first kSampleBytes bytes, which
 // repeat: the corpus stays small, and long payloads are tried at the price of
@@ -33,8 +33,8 @@ inline constexpr size_t kSampleBytes = 16;
 // Longer payloads aren't expanded: all that follows is their beginning.
 inline constexpr uint64_t kExpandedBytes = 3 << 20;
 
-// How many bytes of the input stand for a payload of `length` bytes, of which so
-// many would be verbatim.
+// How many bytes of the input stand for a payload of `length` bytes, of which
+// so many would be verbatim.
 constexpr uint64_t StoredBytes(size_t verbatim, uint64_t length) {
   return length > verbatim && length <= kExpandedBytes ? kSampleBytes : length;
 }
@@ -60,17 +60,17 @@ class Tape {
 
 struct Input {
   enum Setting {
-    kWhat,       // bits of what is served; each target has its own
-    kHow,        // more of them
-    kSize,       // the export's size
-    kLayout,     // its holes
-    kCache,      // what of it is in the page cache
-    kFileSystem, // what its file system can't do
-    kEnd,        // what the client does last
-    kShutdown,   // at which call of poll() the process should end; 0: never
-    kFlagsHigh,  // transmission flags
+    kWhat,        // bits of what is served; each target has its own
+    kHow,         // more of them
+    kSize,        // the export's size
+    kLayout,      // its holes
+    kCache,       // what of it is in the page cache
+    kFileSystem,  // what its file system can't do
+    kEnd,         // what the client does last
+    kShutdown,    // at which call of poll() the process should end; 0: never
+    kFlagsHigh,   // transmission flags
     kFlagsLow,
-    kTimes,      // how long a peer may take
+    kTimes,  // how long a peer may take
     kSpare,
     kSettings,
   };

@@ -30,8 +30,8 @@ Locks::~Locks() { current = nullptr; }
 Locks* Locks::Current() { return current; }
 
 // Of what is locked for real it is only told apart which byte it is by how: the
-// owner's and the candidate's by locks of a description, the holder's by one of a
-// process.
+// owner's and the candidate's by locks of a description, the holder's by one of
+// a process.
 int Locks::Control(int command, struct flock* lock) {
   Require(lock->l_len == 1 && lock->l_whence == SEEK_SET &&
               lock->l_start > INT64_MAX - (1 << 17),
@@ -83,7 +83,9 @@ void Locks::GetLock(struct flock* lock) {
   refused_ = true;
   lock->l_type = F_RDLCK;
   // Out of reach, or another one than before.
-  lock->l_pid = decision % 16 == 1 ? 0 : decision % 16 == 2 ? kHolder + 1 : kHolder;
+  lock->l_pid = decision % 16 == 1   ? 0
+                : decision % 16 == 2 ? kHolder + 1
+                                     : kHolder;
 }
 
 int Locks::OpenProcess() {

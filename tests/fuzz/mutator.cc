@@ -179,17 +179,28 @@ class Mutator {
   // ---- Options ----
 
   uint32_t OptionType() {
-    constexpr uint32_t kTypes[] = {1, 2, 3, 5, 6, 7, 8, 9, 10,
-                                   6, 7, 8, 9, 10, 10, 10, 4, 11, 0xffffffff};
+    constexpr uint32_t kTypes[] = {1, 2, 3, 5,  6,  7,  8, 9,  10,        6,
+                                   7, 8, 9, 10, 10, 10, 4, 11, 0xffffffff};
     return OneOf(kTypes);
   }
 
   std::string Name() {
-    const std::string kNames[] = {"", "disk", "a", "b", "only", "\xc3\xbc",
-                                  "", "disk", std::string(kMaxString, 'n'),
-                                  std::string(kMaxString + 1, 'n'), "none",
-                                  std::string("a\0b", 3), "\xff\xfe", "../a",
-                                  "\xed\xa0\x80", "\xf4\x8f\xbf\xbf"};
+    const std::string kNames[] = {"",
+                                  "disk",
+                                  "a",
+                                  "b",
+                                  "only",
+                                  "\xc3\xbc",
+                                  "",
+                                  "disk",
+                                  std::string(kMaxString, 'n'),
+                                  std::string(kMaxString + 1, 'n'),
+                                  "none",
+                                  std::string("a\0b", 3),
+                                  "\xff\xfe",
+                                  "../a",
+                                  "\xed\xa0\x80",
+                                  "\xf4\x8f\xbf\xbf"};
     return kNames[Below(std::size(kNames))];
   }
 
@@ -208,11 +219,17 @@ class Mutator {
       }
       case kOptListMetaContext:
       case kOptSetMetaContext: {
-        const std::string kQueries[] = {
-            "base:allocation", "base:allocation", "base:",
-            "base:other",      "qemu:dirty-bitmap:x", "x-none:",
-            ":",               "none",                "",
-            std::string(kMaxString, ':'), std::string(kMaxString + 1, 'q')};
+        const std::string kQueries[] = {"base:allocation",
+                                        "base:allocation",
+                                        "base:",
+                                        "base:other",
+                                        "qemu:dirty-bitmap:x",
+                                        "x-none:",
+                                        ":",
+                                        "none",
+                                        "",
+                                        std::string(kMaxString, ':'),
+                                        std::string(kMaxString + 1, 'q')};
         std::vector<std::string> queries;
         for (size_t n = Below(5); n > 0; --n) {
           queries.push_back(kQueries[Below(std::size(kQueries))]);
@@ -240,7 +257,7 @@ class Mutator {
         break;
       case 5: {
         // Around what an option, a string and the input buffer may be long.
-        constexpr uint32_t kLengths[] = {4096,  4097,  65536,  65537,
+        constexpr uint32_t kLengths[] = {4096,   4097,   65536,  65537,
                                          278511, 278512, 278513, 300000};
         message.length = OneOf(kLengths);
         message.stored.resize(message.stored_bytes(), 'p');
@@ -266,9 +283,10 @@ class Mutator {
 
   void PlaceRequest(Message& message) {
     constexpr uint32_t kLengths[] = {
-        0,      1,      2,      511,    512,     513,       4095,      4096,
-        4097,   8192,   65535,  65536,  65537,   100000,    262143,    262144,
-        262145, 300001, 524288, 524289, 1048576, 32u << 20, 0xfffffe00, 0xffffffff};
+        0,      1,      2,       511,       512,        513,
+        4095,   4096,   4097,    8192,      65535,      65536,
+        65537,  100000, 262143,  262144,    262145,     300001,
+        524288, 524289, 1048576, 32u << 20, 0xfffffe00, 0xffffffff};
     const uint64_t size = SizeOf(input_);
     message.length = OneOf(kLengths);
     switch (Below(7)) {
@@ -311,8 +329,8 @@ class Mutator {
   void MutateRequest(Message& message) {
     switch (Below(7)) {
       case 0:
-        message.type = static_cast<uint32_t>(OneIn(10) ? AnyNumber() & 0xffff
-                                                       : Below(8));
+        message.type =
+            static_cast<uint32_t>(OneIn(10) ? AnyNumber() & 0xffff : Below(8));
         break;
       case 1:
         message.flags = CommandFlags(message.type);
@@ -366,8 +384,8 @@ class Mutator {
     const size_t size = bytes.size();
     const size_t room = std::max(size, std::min(limit, size * 2 + 16));
     bytes.resize(room);
-    bytes.resize(LLVMFuzzerMutate(reinterpret_cast<uint8_t*>(bytes.data()), size,
-                                  room));
+    bytes.resize(
+        LLVMFuzzerMutate(reinterpret_cast<uint8_t*>(bytes.data()), size, room));
     return bytes;
   }
 

@@ -236,9 +236,9 @@ bool NegotiationChecker::AnswerExportName(std::string_view payload) {
   Require(reply.U64() == target.size, "NBD_OPT_EXPORT_NAME: wrong size");
   Require(reply.U16() == FlagsOf(target), "NBD_OPT_EXPORT_NAME: wrong flags");
   const std::string zeroes = reply.Rest();
-  Require(std::all_of(zeroes.begin(), zeroes.end(),
-                      [](char c) { return c == 0; }),
-          "NBD_OPT_EXPORT_NAME: the reserved bytes are not zero");
+  Require(
+      std::all_of(zeroes.begin(), zeroes.end(), [](char c) { return c == 0; }),
+      "NBD_OPT_EXPORT_NAME: the reserved bytes are not zero");
   server_ = {};
   CheckNegotiated(payload);
   return false;
@@ -247,10 +247,9 @@ bool NegotiationChecker::AnswerExportName(std::string_view payload) {
 bool NegotiationChecker::AnswerList() {
   if (setting_.list_refusal != 0) return Expect(setting_.list_refusal);
   for (const ServedExport& served : setting_.exports) {
-    if (!Expect(kRepServer, Writer()
-                                .String32(served.name)
-                                .Raw(served.description)
-                                .bytes())) {
+    if (!Expect(
+            kRepServer,
+            Writer().String32(served.name).Raw(served.description).bytes())) {
       return false;
     }
   }
@@ -289,7 +288,8 @@ bool NegotiationChecker::AnswerInfo(uint32_t option, std::string_view payload) {
     switch (info) {
       case kInfoExport:
         Require(reader.U64() == target.size, "NBD_INFO_EXPORT: wrong size");
-        Require(reader.U16() == FlagsOf(target), "NBD_INFO_EXPORT: wrong flags");
+        Require(reader.U16() == FlagsOf(target),
+                "NBD_INFO_EXPORT: wrong flags");
         Require(reader.left() == 0, "NBD_INFO_EXPORT is too long");
         break;
       case kInfoName:
@@ -356,7 +356,8 @@ std::optional<NegotiationChecker::Reply> NegotiationChecker::NextReply() {
     return std::nullopt;
   }
   Reader reader(server_);
-  Require(reader.U64() == kOptionReplyMagic, "an option reply's magic is wrong");
+  Require(reader.U64() == kOptionReplyMagic,
+          "an option reply's magic is wrong");
   Require(reader.U32() == option_, "a reply to another option");
   Reply reply;
   reply.type = reader.U32();
@@ -405,8 +406,7 @@ std::optional<size_t> NegotiationChecker::Find(std::string_view name) const {
 }
 
 uint16_t NegotiationChecker::FlagsOf(const ServedExport& target) const {
-  unsigned flags =
-      kHasFlags | kSendFlush | kSendFua | kSendCache;
+  unsigned flags = kHasFlags | kSendFlush | kSendFua | kSendCache;
   if (!setting_.exclusive) flags |= kCanMultiConn;
   flags |= target.read_only
                ? unsigned{kReadOnly}
@@ -442,7 +442,8 @@ void NegotiationChecker::CheckNegotiated(std::string_view name) {
 }
 
 void NegotiationChecker::CheckEnding(std::vector<int> statuses) {
-  Require(server_.empty() || setting_.output_cut, "a reply that nobody expects");
+  Require(server_.empty() || setting_.output_cut,
+          "a reply that nobody expects");
   if (outcome_.negotiated) {
     Require(false, "transmission starts without an export");
   }

@@ -1,4 +1,5 @@
-// What the specification says of option haggling, held against one conversation.
+// What the specification says of option haggling, held against one
+// conversation.
 //
 // A second, independent reading: it walks the client's bytes and the server's
 // together, and knows what each option must have been answered. Its numbers are
@@ -70,7 +71,10 @@ class NegotiationChecker {
   // `client` is all that the client would have sent, `server` what it got.
   NegotiationChecker(const NegotiationSetting& setting, std::string_view client,
                      std::string_view server, const NegotiationOutcome& outcome)
-      : setting_(setting), client_(client), server_(server), outcome_(outcome) {}
+      : setting_(setting),
+        client_(client),
+        server_(server),
+        outcome_(outcome) {}
   void Check();
 
  private:

@@ -34,8 +34,8 @@ Export::Facts FactsOf(const Input& input) {
   return facts;
 }
 
-// A catalog that can't open some of its exports, or list them, or that takes long
-// to list them, as that of a directory.
+// A catalog that can't open some of its exports, or list them, or that takes
+// long to list them, as that of a directory.
 class Unreliable : public Catalog {
  public:
   Unreliable(std::unique_ptr<Catalog> whole, const NegotiationSetting& setting)
@@ -68,7 +68,8 @@ class Unreliable : public Catalog {
     }
     return whole_->List([&](absl::string_view name, absl::string_view text) {
       const uint8_t decision = Simulation::Current()->schedule_tape().Next();
-      if (decision >= 0x80) Simulation::Current()->Pass(decision * 100'000'000ll);
+      if (decision >= 0x80)
+        Simulation::Current()->Pass(decision * 100'000'000ll);
       return visit(name, text);
     });
   }
@@ -157,8 +158,8 @@ Served MakeServed(const Input& input) {
   return served;
 }
 
-using Result = std::variant<nbdinetd::Negotiated, nbdinetd::TlsUpgrade,
-                            nbdinetd::Ending>;
+using Result =
+    std::variant<nbdinetd::Negotiated, nbdinetd::TlsUpgrade, nbdinetd::Ending>;
 
 // Behind the first NBD_OPT_STARTTLS; SIZE_MAX when there is none.
 size_t EndOfStartTls(std::string_view wire) {
@@ -200,15 +201,14 @@ NegotiationOutcome OutcomeOf(const Result& result, const Served& served,
 const nbdfuzz::Phase nbdfuzz::kFuzzedPhase = nbdfuzz::Phase::kNegotiation;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const Input input =
-      Input::Parse({reinterpret_cast<const char*>(data), size});
+  const Input input = Input::Parse({reinterpret_cast<const char*>(data), size});
   Served served = MakeServed(input);
   const nbdinetd::Log log({.destination = nbdinetd::LogDestination::kNull,
                            .verbose = input.bit(Input::kHow, 2),
                            .standard_error_is_peer = true});
   NegotiationSetting& setting = served.setting;
-  setting.tls = static_cast<NegotiationSetting::Tls>(
-      input.settings[Input::kSpare] % 3);
+  setting.tls =
+      static_cast<NegotiationSetting::Tls>(input.settings[Input::kSpare] % 3);
   setting.waits_for_tls = !input.bit(Input::kHow, 3);
   Simulation simulation(input, ExpandOptions(input.stream));
   // What is upgraded here stays in plain text: the phase doesn't know.
@@ -242,9 +242,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   setting.may_shut_down = simulation.shutdown_requested();
   setting.may_time_out = simulation.has_paused();
   setting.output_cut =
-      simulation.broken() ||
-      (simulation.has_stalled() &&
-       std::holds_alternative<nbdinetd::Ending>(result));
+      simulation.broken() || (simulation.has_stalled() &&
+                              std::holds_alternative<nbdinetd::Ending>(result));
   setting.ends_in_silence = simulation.ends_in_silence();
   setting.ends_in_error = simulation.ends_in_error();
   NegotiationOutcome outcome = OutcomeOf(result, served, channel);

@@ -37,7 +37,8 @@ class Numbers {
   uint64_t Next(size_t bytes) {
     uint64_t number = 0;
     for (; bytes > 0; --bytes) {
-      number = number << 8 | (rest_.empty() ? 0 : static_cast<uint8_t>(rest_[0]));
+      number =
+          number << 8 | (rest_.empty() ? 0 : static_cast<uint8_t>(rest_[0]));
       rest_.remove_prefix(std::min<size_t>(1, rest_.size()));
     }
     return number;
@@ -214,8 +215,8 @@ void TryRequest(std::string_view input) {
   Require(request->offset <= promises.size_bytes &&
               request->length <= promises.size_bytes - request->offset,
           "a request leaves the export");
-  const bool moves_data = request->type == nbdtest::kCmdRead ||
-                          request->type == nbdtest::kCmdWrite;
+  const bool moves_data =
+      request->type == nbdtest::kCmdRead || request->type == nbdtest::kCmdWrite;
   Require(!moves_data || request->length <= nbdtest::kLongestRequest,
           "a payload is too long");
   const bool changes = request->type == nbdtest::kCmdWrite ||
@@ -225,9 +226,10 @@ void TryRequest(std::string_view input) {
           "a change of a read-only export");
   Require(!request->has(nbdtest::kCmdFlagFua) || promised(nbdtest::kSendFua),
           "NBD_CMD_FLAG_FUA wasn't advertised");
-  Require(!request->has(nbdtest::kCmdFlagDf) ||
-              (promised(nbdtest::kSendDf) && request->type == nbdtest::kCmdRead),
-          "NBD_CMD_FLAG_DF is not valid here");
+  Require(
+      !request->has(nbdtest::kCmdFlagDf) ||
+          (promised(nbdtest::kSendDf) && request->type == nbdtest::kCmdRead),
+      "NBD_CMD_FLAG_DF is not valid here");
   Require(request->type != nbdtest::kCmdBlockStatus || promises.block_status,
           "block status without a metadata context");
 }
@@ -250,10 +252,9 @@ void TryReplies(std::string_view input) {
   };
   for (const bool at : {false, true}) {
     Reader reader(wrote(
-        at ? structured.EncodeErrorAt(out.data(), request.cookie, error,
-                                      told, request.offset)
-           : structured.EncodeError(out.data(), request.cookie, error,
-                                    told)));
+        at ? structured.EncodeErrorAt(out.data(), request.cookie, error, told,
+                                      request.offset)
+           : structured.EncodeError(out.data(), request.cookie, error, told)));
     Require(reader.U32() == nbdtest::kStructuredReplyMagic, "a chunk's magic");
     Require(reader.U16() == nbdtest::kReplyFlagDone, "a chunk's flags");
     Require(reader.U16() ==
@@ -267,18 +268,18 @@ void TryReplies(std::string_view input) {
     Require(!at || reader.U64() == request.offset, "a chunk's offset");
     Require(reader.left() == 0, "a chunk is too long");
   }
-  Reader reader(
-      wrote(simple.EncodeErrorAt(out.data(), request.cookie, error, told,
-                                 request.offset)));
+  Reader reader(wrote(simple.EncodeErrorAt(out.data(), request.cookie, error,
+                                           told, request.offset)));
   Require(reader.U32() == nbdtest::kSimpleReplyMagic &&
               reader.U32() == static_cast<uint32_t>(error) &&
               reader.U64() == request.cookie && reader.left() == 0,
           "a simple reply");
   Require(wrote(simple.EncodeDone(out.data(), request.cookie)).empty(),
           "a simple reply has no end");
-  Require(nbdtest::ErrorName(static_cast<uint32_t>(error))
-                  .rfind("undefined", 0) != 0,
-          "an error that the specification doesn't have");
+  Require(
+      nbdtest::ErrorName(static_cast<uint32_t>(error)).rfind("undefined", 0) !=
+          0,
+      "an error that the specification doesn't have");
 }
 
 }  // namespace
@@ -286,8 +287,9 @@ void TryReplies(std::string_view input) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   constexpr void (*kTries[])(std::string_view) = {
-      TryInfoRequest,   TryMetaContextRequest, TryString, TryOptionHeader,
-      TryOptionReplies, TryRequest,            TryReplies};
+      TryInfoRequest,  TryMetaContextRequest, TryString,
+      TryOptionHeader, TryOptionReplies,      TryRequest,
+      TryReplies};
   // A copy of its own, so that a byte read too many is found.
   const std::vector<char> copy(data + 1, data + size);
   kTries[data[0] % std::size(kTries)]({copy.data(), copy.size()});

@@ -24,8 +24,8 @@ std::string Read(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// The folders that are named on the command line; or else the target's own: that
-// of tests/fuzz/option_replay is tests/fuzz/corpus/option.
+// The folders that are named on the command line; or else the target's own:
+// that of tests/fuzz/option_replay is tests/fuzz/corpus/option.
 std::vector<std::filesystem::path> Folders(int argc, char** argv,
                                            const std::string& target) {
   if (argc > 1) return {argv + 1, argv + argc};

@@ -120,10 +120,11 @@ ssize_t Simulation::SendFile(int file, uint64_t offset, size_t length) {
   constexpr size_t kMost = 1 << 20;
   std::string bytes(std::min({static_cast<size_t>(allowed), length, kMost}),
                     '\0');
-  const ssize_t n = pread(file, bytes.data(), bytes.size(),
-                          static_cast<off_t>(offset));
+  const ssize_t n =
+      pread(file, bytes.data(), bytes.size(), static_cast<off_t>(offset));
   if (n <= 0) return n < 0 ? -errno : 0;
-  if (on_sent) on_sent(std::string_view(bytes).substr(0, static_cast<size_t>(n)));
+  if (on_sent)
+    on_sent(std::string_view(bytes).substr(0, static_cast<size_t>(n)));
   return n;
 }
 
@@ -166,14 +167,16 @@ int Simulation::Poll(pollfd* fds, size_t count, int timeout_ms) {
       ready += fds[i].revents != 0;
     }
     for (size_t i = 0; i < count; ++i) {
-      if (fds[i].fd == kWorkersFd && workers_ready && workers_ready(ready > 0)) {
+      if (fds[i].fd == kWorkersFd && workers_ready &&
+          workers_ready(ready > 0)) {
         fds[i].revents = fds[i].events;
         ++ready;
       }
     }
     if (ready > 0) return ready;
     int64_t next = limit;
-    for (const int64_t change : {silent_until_ns_, stalled_until_ns_, holder_ends_ns_}) {
+    for (const int64_t change :
+         {silent_until_ns_, stalled_until_ns_, holder_ends_ns_}) {
       if (change > now_ns_) next = std::min(next, change);
     }
     if (next == kNever && shutdown_at_ != 0) {

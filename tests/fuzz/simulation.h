@@ -3,9 +3,9 @@
 //
 // While a Simulation lives, what src/ calls poll(), clock_gettime() and
 // sched_yield() ends up here (the fuzz targets are linked with --wrap), so that
-// time passes only when the server waits for it, the same input always gives the
-// same run, and a server that waits for what never comes is found out. Threads:
-// those calls of other threads go to the real machine.
+// time passes only when the server waits for it, the same input always gives
+// the same run, and a server that waits for what never comes is found out.
+// Threads: those calls of other threads go to the real machine.
 
 #ifndef NBDINETD_TESTS_FUZZ_SIMULATION_H_
 #define NBDINETD_TESTS_FUZZ_SIMULATION_H_

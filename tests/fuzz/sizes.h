@@ -11,11 +11,17 @@
 namespace nbdfuzz {
 
 inline uint64_t SizeOf(const Input& input) {
-  constexpr uint64_t kSizes[] = {
-      1 << 20,          300'000,           0,
-      1,                4095,              64 << 10,
-      (512 << 10) + 77, 40 << 20,          uint64_t{5} << 30,
-      uint64_t{1} << 40, (uint64_t{1} << 63) - 1};
+  constexpr uint64_t kSizes[] = {1 << 20,
+                                 300'000,
+                                 0,
+                                 1,
+                                 4095,
+                                 64 << 10,
+                                 (512 << 10) + 77,
+                                 40 << 20,
+                                 uint64_t{5} << 30,
+                                 uint64_t{1} << 40,
+                                 (uint64_t{1} << 63) - 1};
   return kSizes[input.settings[Input::kSize] % std::size(kSizes)];
 }
 

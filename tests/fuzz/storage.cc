@@ -22,8 +22,8 @@ namespace {
 
 thread_local Storage* current = nullptr;
 
-// Data that a file has had from the beginning: one of a few pages, none of which
-// repeats itself.
+// Data that a file has had from the beginning: one of a few pages, none of
+// which repeats itself.
 constexpr size_t kPatterns = 7;
 const Storage::Page& PatternPage(uint64_t number) {
   static const auto* pages = [] {
@@ -262,15 +262,16 @@ ssize_t Storage::Write(std::string_view bytes, int64_t offset, bool durable) {
     return -fault;
   }
   const uint8_t decision = simulation_.storage_tape().Next();
-  const size_t length =
-      decision == 0 ? bytes.size()
-                    : std::min(bytes.size(), decision * size_t{997});
+  const size_t length = decision == 0
+                            ? bytes.size()
+                            : std::min(bytes.size(), decision * size_t{997});
   const auto begin = static_cast<uint64_t>(offset);
   bytes = bytes.substr(0, length);
   Changed& changed = Note(Change::kWrite, begin, length, bytes);
   changed.durable = durable;
   Fill(begin, length, bytes);
-  for (uint64_t page = begin / kPage; page <= (begin + length - 1) / kPage; ++page) {
+  for (uint64_t page = begin / kPage; page <= (begin + length - 1) / kPage;
+       ++page) {
     if (durable) continue;
     dirty_.insert(page);
     if (!IsData(page * kPage)) forgotten_.insert(page);
@@ -391,8 +392,9 @@ int Storage::Advise(int64_t offset, int64_t length) {
 }
 
 void Storage::Forget(int64_t offset, int64_t length) {
-  cached_.erase(cached_.lower_bound(static_cast<uint64_t>(offset) / kPage),
-                cached_.lower_bound(static_cast<uint64_t>(offset + length) / kPage));
+  cached_.erase(
+      cached_.lower_bound(static_cast<uint64_t>(offset) / kPage),
+      cached_.lower_bound(static_cast<uint64_t>(offset + length) / kPage));
 }
 
 long Storage::type() const {
@@ -406,7 +408,8 @@ int Storage::Map(fiemap* map) {
   if ((map_ >> kRefused & 1) != 0) return -ENOTTY;
   if (const int fault = Fault()) return -fault;
   const uint64_t file_end = (size_ + kPage - 1) / kPage * kPage;
-  const uint64_t end = std::min<uint64_t>(file_end, map->fm_start + map->fm_length);
+  const uint64_t end =
+      std::min<uint64_t>(file_end, map->fm_start + map->fm_length);
   map->fm_mapped_extents = 0;
   for (auto run = runs_.begin(); run != runs_.end() && run->first < end &&
                                  map->fm_mapped_extents < map->fm_extent_count;
@@ -421,7 +424,8 @@ int Storage::Map(fiemap* map) {
     extent = {};
     extent.fe_logical = run->first;
     extent.fe_length = run_end - run->first;
-    if ((map_ >> kUnwritten & 1) != 0) extent.fe_flags |= FIEMAP_EXTENT_UNWRITTEN;
+    if ((map_ >> kUnwritten & 1) != 0)
+      extent.fe_flags |= FIEMAP_EXTENT_UNWRITTEN;
     if ((map_ >> kDelayed & 1) != 0) extent.fe_flags |= FIEMAP_EXTENT_DELALLOC;
   }
   return 0;
@@ -467,10 +471,11 @@ std::optional<size_t> Storage::FirstDifference(uint64_t offset,
   static const Page zeroes = {};
   for (size_t done = 0; done < bytes.size();) {
     const uint64_t position = offset + done;
-    const size_t n = std::min<size_t>(bytes.size() - done,
-                                      kPage - position % kPage);
+    const size_t n =
+        std::min<size_t>(bytes.size() - done, kPage - position % kPage);
     const Page* page = PageAt(position / kPage);
-    const char* now = (page == nullptr ? zeroes : *page).data() + position % kPage;
+    const char* now =
+        (page == nullptr ? zeroes : *page).data() + position % kPage;
     if (std::memcmp(now, bytes.data() + done, n) != 0) {
       for (size_t i = 0; i < n; ++i) {
         if (now[i] != bytes[done + i] &&
@@ -531,7 +536,8 @@ using nbdfuzz::Storage;
 ssize_t __real_pread(int, void*, size_t, off_t);
 ssize_t __wrap_pread(int fd, void* out, size_t length, off_t offset) {
   if (!IsOurs(fd)) return __real_pread(fd, out, length, offset);
-  return Result(Storage::Current()->Read(static_cast<char*>(out), length, offset,
+  return Result(Storage::Current()->Read(static_cast<char*>(out), length,
+                                         offset,
                                          /*wait=*/true));
 }
 
@@ -549,9 +555,9 @@ ssize_t __wrap_preadv2(int fd, const iovec* pieces, int count, off_t offset,
   if (!IsOurs(fd)) return __real_preadv2(fd, pieces, count, offset, flags);
   nbdfuzz::Require(count == 1 && (flags & ~RWF_NOWAIT) == 0,
                    "a kind of preadv2() that is not simulated");
-  return Result(Storage::Current()->Read(
-      static_cast<char*>(pieces[0].iov_base), pieces[0].iov_len, offset,
-      /*wait=*/(flags & RWF_NOWAIT) == 0));
+  return Result(Storage::Current()->Read(static_cast<char*>(pieces[0].iov_base),
+                                         pieces[0].iov_len, offset,
+                                         /*wait=*/(flags & RWF_NOWAIT) == 0));
 }
 
 ssize_t __real_pwrite(int, const void*, size_t, off_t);
@@ -579,9 +585,8 @@ int __wrap_fdatasync(int fd) {
 
 int __real_fallocate(int, int, off_t, off_t);
 int __wrap_fallocate(int fd, int mode, off_t offset, off_t length) {
-  return IsOurs(fd)
-             ? Result(Storage::Current()->Allocate(mode, offset, length))
-             : __real_fallocate(fd, mode, offset, length);
+  return IsOurs(fd) ? Result(Storage::Current()->Allocate(mode, offset, length))
+                    : __real_fallocate(fd, mode, offset, length);
 }
 
 off_t __real_lseek(int, off_t, int);
@@ -595,7 +600,8 @@ off_t __wrap_lseek(int fd, off_t offset, int whence) {
 int __real_posix_fadvise(int, off_t, off_t, int);
 int __wrap_posix_fadvise(int fd, off_t offset, off_t length, int advice) {
   if (!IsOurs(fd)) return __real_posix_fadvise(fd, offset, length, advice);
-  if (advice != POSIX_FADV_DONTNEED) return -Storage::Current()->Advise(offset, length);
+  if (advice != POSIX_FADV_DONTNEED)
+    return -Storage::Current()->Advise(offset, length);
   Storage::Current()->Forget(offset, length);
   return 0;
 }
@@ -650,12 +656,13 @@ __attribute__((no_sanitize_address)) long __wrap_syscall(long number, ...) {
   }
   const auto* range = reinterpret_cast<const uint64_t*>(arguments[1]);
   auto* cached = reinterpret_cast<uint64_t*>(arguments[2]);
-  return Result(
-      Storage::Current()->CountCached(range[0], range[1], &cached[0], &cached[1]));
+  return Result(Storage::Current()->CountCached(range[0], range[1], &cached[0],
+                                                &cached[1]));
 }
 
 int __real_sync_file_range(int, off64_t, off64_t, unsigned);
-int __wrap_sync_file_range(int fd, off64_t offset, off64_t length, unsigned flags) {
+int __wrap_sync_file_range(int fd, off64_t offset, off64_t length,
+                           unsigned flags) {
   if (!IsOurs(fd)) return __real_sync_file_range(fd, offset, length, flags);
   return Result(Storage::Current()->WriteBack(offset, length));
 }

@@ -2,10 +2,11 @@
 // it the page cache has, what has reached the disk, and what goes wrong.
 //
 // While a Storage lives, what src/ does with kStorageFd by pread(), pwrite(),
-// fallocate(), fdatasync() and their like ends up here (--wrap), so that the real
-// exports are tried without a real file. It holds the file to its bounds, and it
-// remembers what each change has overwritten, so that a reader may be given any
-// of the values that a byte had while its request was under way. Threads: one.
+// fallocate(), fdatasync() and their like ends up here (--wrap), so that the
+// real exports are tried without a real file. It holds the file to its bounds,
+// and it remembers what each change has overwritten, so that a reader may be
+// given any of the values that a byte had while its request was under way.
+// Threads: one.
 
 #ifndef NBDINETD_TESTS_FUZZ_STORAGE_H_
 #define NBDINETD_TESTS_FUZZ_STORAGE_H_
@@ -80,7 +81,8 @@ class Storage {
   void Forget(int64_t offset, int64_t length);
   int Map(fiemap* map);
   // cachestat(): the pages that are cached, and those that are dirty.
-  int CountCached(uint64_t offset, uint64_t length, uint64_t* pages, uint64_t* dirty);
+  int CountCached(uint64_t offset, uint64_t length, uint64_t* pages,
+                  uint64_t* dirty);
   // sync_file_range() of all kinds.
   int WriteBack(int64_t offset, int64_t length);
   // FS_IOC_GETFLAGS.
@@ -120,7 +122,9 @@ class Storage {
   void SetRun(uint64_t offset, uint64_t length, bool data);
   bool IsData(uint64_t offset) const;
   // Whether SEEK_DATA misses what is dirty.
-  bool forgets() const { return (map_ & (1 << kHasNone | 1 << kNoExtents)) != 0; }
+  bool forgets() const {
+    return (map_ & (1 << kHasNone | 1 << kNoExtents)) != 0;
+  }
   void Clean(uint64_t first_page, uint64_t end_page);
   // nullptr for zeroes.
   const Page* PageAt(uint64_t number) const;
@@ -135,7 +139,14 @@ class Storage {
   const uint8_t cache_;
   uint8_t lacks_;
   // Bits: whether it has a map of the extents, and what it says in it.
-  enum MapBit { kHasNone, kUnwritten, kDelayed, kRefused, kLeavesOut, kNoExtents };
+  enum MapBit {
+    kHasNone,
+    kUnwritten,
+    kDelayed,
+    kRefused,
+    kLeavesOut,
+    kNoExtents
+  };
   const uint8_t map_;
   bool failed_ = false;
   bool lost_ = false;
@@ -145,8 +156,8 @@ class Storage {
   std::map<uint64_t, Page> pages_;
   std::set<uint64_t> cached_;
   std::set<uint64_t> dirty_;
-  // Dirty pages over what is a hole on the disk: a file system that is not to be
-  // believed takes them for a hole.
+  // Dirty pages over what is a hole on the disk: a file system that is not to
+  // be believed takes them for a hole.
   std::set<uint64_t> forgotten_;
   std::vector<Changed> changes_;
   size_t first_undurable_ = 0;

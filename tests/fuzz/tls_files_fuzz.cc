@@ -1,9 +1,9 @@
 // The files that TLS is made of: the list of pre-shared keys, and certificates,
-// key, authority and revocation list in PEM. Whatever is in them, they are used,
-// or refused with a sentence that gives no key away.
+// key, authority and revocation list in PEM. Whatever is in them, they are
+// used, or refused with a sentence that gives no key away.
 //
-// An input is a byte that chooses, and then the file, or four files that end in a
-// zero byte.
+// An input is a byte that chooses, and then the file, or four files that end in
+// a zero byte.
 
 #include <unistd.h>
 
@@ -30,8 +30,8 @@ void CheckRefusal(const absl::Status& status, std::string_view secret) {
   Require(std::all_of(status.message().begin(), status.message().end(),
                       [](char c) { return c >= 0x20 && c < 0x7f; }),
           "a message would break a line");
-  Require(secret.size() < 16 || std::string(status.message()).find(secret) ==
-                                    std::string::npos,
+  Require(secret.size() < 16 ||
+              std::string(status.message()).find(secret) == std::string::npos,
           "a message holds a key");
 }
 
@@ -41,7 +41,8 @@ void TryPskFile(const std::string& text) {
   constexpr const char* kDigits = "0123456789abcdefABCDEF";
   std::string longest;
   for (size_t at = 0; (at = text.find_first_of(kDigits, at)) < text.size();) {
-    const size_t end = std::min(text.find_first_not_of(kDigits, at), text.size());
+    const size_t end =
+        std::min(text.find_first_not_of(kDigits, at), text.size());
     if (end - at > longest.size()) longest = text.substr(at, end - at);
     at = end;
   }

@@ -154,8 +154,9 @@ void TransmissionChecker::OnChange(Storage::Change change, uint64_t offset,
     }
     switch (request.type) {
       case kCmdWrite:
-        wanted = change == Storage::Change::kWrite &&
-                 request.payload.substr(offset - request.offset, length) == bytes;
+        wanted =
+            change == Storage::Change::kWrite &&
+            request.payload.substr(offset - request.offset, length) == bytes;
         break;
       case kCmdTrim:
         wanted = change == Storage::Change::kZero;
@@ -201,7 +202,8 @@ TransmissionChecker::Request& TransmissionChecker::Find(uint64_t cookie) {
   const auto found = by_cookie_.find(cookie);
   if (found == by_cookie_.end()) Wrong("a reply to no request", cookie);
   Request& request = requests_[found->second];
-  if (!request.arrived || simulation_.received() < request.begin + kRequestHeader) {
+  if (!request.arrived ||
+      simulation_.received() < request.begin + kRequestHeader) {
     Wrong("a reply to a request that hasn't been read", cookie);
   }
   if (request.answered) Wrong("a second reply", cookie);
@@ -222,7 +224,8 @@ size_t TransmissionChecker::TakeSimple(std::string_view bytes) {
     Require(request.must_fail.empty(), "a bad read succeeds");
     return 0;
   }
-  TakeData(request, request.offset, bytes.substr(kSimpleHeader, request.length));
+  TakeData(request, request.offset,
+           bytes.substr(kSimpleHeader, request.length));
   Answered(request, 0, UINT64_MAX);
   return kSimpleHeader + request.length;
 }
@@ -297,8 +300,7 @@ void TransmissionChecker::TakeData(Request& request, uint64_t offset,
                                    std::string_view data) {
   if (data.empty() && request.length == 0) return;
   Cover(request, offset, data.size());
-  if (const auto at =
-          storage_.FirstDifference(offset, data, request.arrival)) {
+  if (const auto at = storage_.FirstDifference(offset, data, request.arrival)) {
     request.first_wrong = std::min(request.first_wrong, offset + *at);
   }
 }
@@ -306,8 +308,7 @@ void TransmissionChecker::TakeData(Request& request, uint64_t offset,
 void TransmissionChecker::TakeHole(Request& request, uint64_t offset,
                                    uint64_t length) {
   Cover(request, offset, length);
-  if (const auto at =
-          storage_.FirstNonZero(offset, length, request.arrival)) {
+  if (const auto at = storage_.FirstNonZero(offset, length, request.arrival)) {
     request.first_wrong = std::min(request.first_wrong, *at);
   }
 }
@@ -373,8 +374,7 @@ void TransmissionChecker::TakeErrorChunk(Request& request, uint16_t type,
 
 void TransmissionChecker::Answered(Request& request, uint32_t error,
                                    uint64_t error_offset) {
-  if (request.type == kCmdWrite &&
-      simulation_.received() < request.end) {
+  if (request.type == kCmdWrite && simulation_.received() < request.end) {
     Wrong("a write is answered before it has been read", request.cookie);
   }
   request.answered = true;

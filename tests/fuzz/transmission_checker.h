@@ -2,9 +2,9 @@
 // conversation while it goes on.
 //
 // A second, independent reading of requests and replies, with the numbers of
-// support/wire.h. It knows what each request must be answered, which bytes it may
-// read, what it may change, and what has to be on the disk when it is answered.
-// Whatever is wrong is thrown as BrokenConversation.
+// support/wire.h. It knows what each request must be answered, which bytes it
+// may read, what it may change, and what has to be on the disk when it is
+// answered. Whatever is wrong is thrown as BrokenConversation.
 
 #ifndef NBDINETD_TESTS_FUZZ_TRANSMISSION_CHECKER_H_
 #define NBDINETD_TESTS_FUZZ_TRANSMISSION_CHECKER_H_
@@ -57,8 +57,8 @@ class TransmissionChecker {
     std::set<uint32_t> must_fail;
 
     bool arrived = false;
-    size_t arrival = 0;   // Storage::time()
-    size_t answered_at = 0;  // the number of replies when it arrived
+    size_t arrival = 0;        // Storage::time()
+    size_t answered_at = 0;    // the number of replies when it arrived
     bool lost_before = false;  // a sync had failed by then
     bool answered = false;
     size_t reply_number = 0;  // if answered
@@ -95,7 +95,8 @@ class TransmissionChecker {
   void TakeHole(Request& request, uint64_t offset, uint64_t length);
   void Cover(Request& request, uint64_t offset, uint64_t length);
   void TakeStatus(Request& request, std::string_view payload);
-  void TakeErrorChunk(Request& request, uint16_t type, std::string_view payload);
+  void TakeErrorChunk(Request& request, uint16_t type,
+                      std::string_view payload);
   Request& Find(uint64_t cookie);
   void Answered(Request& request, uint32_t error, uint64_t error_offset);
   void CheckSuccess(Request& request);

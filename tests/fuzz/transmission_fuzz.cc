@@ -1,7 +1,7 @@
 // The whole transmission phase over a simulated file: whatever a client sends,
-// however it is cut into receives, in whatever order the workers end and whatever
-// the storage does, each request gets the one reply that the specification wants,
-// with the bytes that are there.
+// however it is cut into receives, in whatever order the workers end and
+// whatever the storage does, each request gets the one reply that the
+// specification wants, with the bytes that are there.
 
 #include <memory>
 #include <string>
@@ -32,13 +32,14 @@ nbdinetd::Negotiated Agree(const Input& input, nbdinetd::Export& target) {
   if (target.facts().read_only) {
     flags |= nbdtest::kReadOnly;
   } else {
-    flags |= nbdtest::kSendTrim | nbdtest::kSendWriteZeroes |
-             nbdtest::kSendFastZero;
+    flags |=
+        nbdtest::kSendTrim | nbdtest::kSendWriteZeroes | nbdtest::kSendFastZero;
   }
   if (structured) flags |= nbdtest::kSendDf;
   // The input takes some away.
-  const unsigned without = static_cast<unsigned>(
-      input.settings[Input::kFlagsHigh] << 8 | input.settings[Input::kFlagsLow]);
+  const unsigned without =
+      static_cast<unsigned>(input.settings[Input::kFlagsHigh] << 8 |
+                            input.settings[Input::kFlagsLow]);
   const unsigned may_lack = nbdtest::kSendFlush | nbdtest::kSendFua |
                             nbdtest::kSendCache | nbdtest::kSendTrim |
                             nbdtest::kSendWriteZeroes | nbdtest::kSendFastZero;
@@ -57,19 +58,16 @@ nbdinetd::Negotiated Agree(const Input& input, nbdinetd::Export& target) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const Input input =
-      Input::Parse({reinterpret_cast<const char*>(data), size});
+  const Input input = Input::Parse({reinterpret_cast<const char*>(data), size});
   static auto* manager = new nbdinetd::ServiceManager;
   const nbdinetd::Log log({.destination = nbdinetd::LogDestination::kNull,
                            .verbose = input.bit(Input::kWhat, kVerbose),
                            .standard_error_is_peer = true});
   Simulation simulation(input, ExpandRequests(input.stream));
   Storage storage(input, simulation);
-  const std::unique_ptr<nbdinetd::Export> target =
-      nbdinetd::FileExport::Create("/no/such/file",
-                                   nbdinetd::UniqueFd(kStorageFd),
-                                   storage.Stat(),
-                                   input.bit(Input::kWhat, kReadOnly));
+  const std::unique_ptr<nbdinetd::Export> target = nbdinetd::FileExport::Create(
+      "/no/such/file", nbdinetd::UniqueFd(kStorageFd), storage.Stat(),
+      input.bit(Input::kWhat, kReadOnly));
   const nbdinetd::Negotiated negotiated = Agree(input, *target);
   TransmissionChecker checker(
       {.size = negotiated.promises.size_bytes,

@@ -1,7 +1,8 @@
 // Workers without threads: the same class, whose tasks run when the input says
 // so, in the order that it says. What depends on how threads happen to be
 // scheduled can so be tried again and again. Linked instead of
-// src/transmission/workers.cc, whose own tests have the threads. One queue is enough here.
+// src/transmission/workers.cc, whose own tests have the threads. One queue is
+// enough here.
 
 #include "transmission/workers.h"
 
@@ -75,8 +76,9 @@ std::vector<std::unique_ptr<Task>> Workers::TakeFinished() {
   const uint8_t decision = Decide();
   size_t left = decision == 0 ? queues_[0].size() : decision % 8;
   while (left-- > 0 && !queues_[0].empty()) {
-    const auto which = queues_[0].begin() +
-                       static_cast<long>(decision == 0 ? 0 : Decide() % queues_[0].size());
+    const auto which =
+        queues_[0].begin() +
+        static_cast<long>(decision == 0 ? 0 : Decide() % queues_[0].size());
     std::unique_ptr<Task> task = std::move(*which);
     queues_[0].erase(which);
     if (queues_[0].empty()) begun.clear();

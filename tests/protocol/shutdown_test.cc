@@ -379,7 +379,8 @@ INSTANTIATE_TEST_SUITE_P(Stream, ShutdownOver,
 struct State {
   std::string name;
   std::vector<std::string> options = {};
-  // Brings the connection there. Nothing more is sent or read before the signal.
+  // Brings the connection there. Nothing more is sent or read before the
+  // signal.
   void (*reach)(Peer& peer);
   // What the client sends when the server has heard the signal.
   Bytes then = {};
@@ -522,8 +523,7 @@ struct Asking {
   bool exclusive = false;
 };
 
-class EachState
-    : public testing::TestWithParam<std::tuple<Transport, Asking>> {
+class EachState : public testing::TestWithParam<std::tuple<Transport, Asking>> {
  protected:
   struct Connection {
     State state;
@@ -574,9 +574,9 @@ class EachState
     EXPECT_TRUE(ExitedWith(session.WaitForExit(), kExitOk));
     if (connection.state.refused_option == 0) return;
     try {
-      EXPECT_TRUE(HasType(
-          session.peer().ReceiveAnswer(connection.state.refused_option),
-          kRepErrShutdown));
+      EXPECT_TRUE(
+          HasType(session.peer().ReceiveAnswer(connection.state.refused_option),
+                  kRepErrShutdown));
     } catch (const ConnectionEnded&) {
       // The rest came too late.
     }
@@ -629,7 +629,8 @@ TEST(ShutdownBeforeTheGreeting, IsNoticedWhileItCannotBeSent) {
   while (send(ends[1], filler.data(), filler.size(), MSG_DONTWAIT) > 0) {
   }
   const TempImage image = TempImage::WithPattern(kImageSize);
-  ServerProcess server({.arguments = {image.path()}, .in = ends[1], .out = ends[1]});
+  ServerProcess server(
+      {.arguments = {image.path()}, .in = ends[1], .out = ends[1]});
   close(ends[1]);
   // It reads nothing; so it sleeps for nothing else.
   long sleeps;
@@ -662,8 +663,7 @@ TEST_P(WhileItWaitsForTheExport, EndsWhenItIsAskedTo) {
   session.server().WaitUntilAsleep();
   session.server().Signal(signal);
   if (option == kOptGo) {
-    EXPECT_TRUE(
-        HasType(session.peer().ReceiveAnswer(kOptGo), kRepErrShutdown));
+    EXPECT_TRUE(HasType(session.peer().ReceiveAnswer(kOptGo), kRepErrShutdown));
   }
   EXPECT_TRUE(SameBytes(session.peer().ReceiveToEnd(), ""));
   EXPECT_TRUE(ExitedWith(session.WaitForExit(), kExitOk));

@@ -779,7 +779,8 @@ TEST_P(GreatestPayload, IsWrittenAndReadBackWithLittleMemory) {
   const Bytes data = Pattern(0, kLongestRequest, 17);
   EXPECT_TRUE(HasError(
       peer.Transact(
-          {.type = kCmdWrite, .offset = kOffset, .length = kLongestRequest}, data),
+          {.type = kCmdWrite, .offset = kOffset, .length = kLongestRequest},
+          data),
       kNbdOk));
   EXPECT_TRUE(SameBytes(image.Read(kOffset, kLongestRequest), data));
   const Reply warm = peer.Transact(
@@ -813,8 +814,8 @@ TEST_P(GreatestPayload, SeveralAtOnceAreAnsweredWithTheirBytes) {
   for (int i = 0; i < 4; ++i) {
     const Reply reply = peer.ReceiveReply();
     ASSERT_TRUE(HasError(reply, kNbdOk));
-    EXPECT_TRUE(SameBytes(reply.data,
-                          Pattern((reply.cookie - 1) * kPage, kLongestRequest)));
+    EXPECT_TRUE(SameBytes(
+        reply.data, Pattern((reply.cookie - 1) * kPage, kLongestRequest)));
   }
   session.End();
 }

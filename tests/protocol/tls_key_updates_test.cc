@@ -68,11 +68,11 @@ class KeyUpdates : public testing::Test {
 
     int ends[2];
     ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
-    server_ = std::make_unique<ServerProcess>(ServerProcess::Setup{
-        .arguments = {"--tls=require", "--tls-psk=" + keys,
-                      "--stall-timeout=2s", image_.path()},
-        .in = ends[1],
-        .out = ends[1]});
+    server_ = std::make_unique<ServerProcess>(
+        ServerProcess::Setup{.arguments = {"--tls=require", "--tls-psk=" + keys,
+                                           "--stall-timeout=2s", image_.path()},
+                             .in = ends[1],
+                             .out = ends[1]});
     close(ends[1]);
     fd_ = ends[0];
     plain_ = std::make_unique<Peer>(fd_, fd_);

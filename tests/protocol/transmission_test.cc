@@ -1027,8 +1027,8 @@ TEST_F(StructuredRead, DontFragmentWorksUpToTheMaximumPayload) {
   ASSERT_TRUE(HasError(reply, kNbdOk));
   EXPECT_EQ(reply.pieces.size(), 1u);
   EXPECT_TRUE(SameBytes(reply.data, large.Read(0, kLongestRequest)));
-  const Reply beyond =
-      Do({.type = kCmdRead, .flags = kCmdFlagDf, .length = kLongestRequest + 1});
+  const Reply beyond = Do(
+      {.type = kCmdRead, .flags = kCmdFlagDf, .length = kLongestRequest + 1});
   EXPECT_TRUE(HasError(beyond, kNbdEoverflow));
   session().End();
 }
@@ -1177,9 +1177,10 @@ TEST_F(BlockStatus,
   session().End();
 }
 
-// A descriptor's length has 32 bits: an extent that needs more is cut, and what follows it is for the
-// next request to tell, since it would be misplaced here.
-TEST_F(BlockStatus, AnExtentThatEndsBehind4GibIsCutAndTheOnesBehindItStayInTheirPlace) {
+// A descriptor's length has 32 bits: an extent that needs more is cut, and what
+// follows it is for the next request to tell, since it would be misplaced here.
+TEST_F(BlockStatus,
+       AnExtentThatEndsBehind4GibIsCutAndTheOnesBehindItStayInTheirPlace) {
   constexpr uint64_t kEdge = uint64_t{4} << 30;
   constexpr uint64_t kSize = kEdge + (1 << 20);
   const TempImage image = TempImage::Sparse(kSize);
@@ -1187,7 +1188,8 @@ TEST_F(BlockStatus, AnExtentThatEndsBehind4GibIsCutAndTheOnesBehindItStayInTheir
   image.DropCache();
   Serve(image, Style::kStructured);
   const std::vector<Segment> segments = image.Segments();
-  for (const uint64_t start : {uint64_t{0}, uint64_t{256}, uint64_t{512}, uint64_t{4096}}) {
+  for (const uint64_t start :
+       {uint64_t{0}, uint64_t{256}, uint64_t{512}, uint64_t{4096}}) {
     uint64_t at = start;
     while (at < kSize) {
       const Reply reply = Do({.type = kCmdBlockStatus,
@@ -1199,9 +1201,10 @@ TEST_F(BlockStatus, AnExtentThatEndsBehind4GibIsCutAndTheOnesBehindItStayInTheir
       for (const Extent& extent : reply.extents) {
         const bool hole = (extent.flags & kStateHole) != 0;
         // All of the extent is in one segment of the file.
-        const auto segment = std::find_if(segments.begin(), segments.end(), [&](const Segment& s) {
-          return s.offset <= at && at < s.offset + s.length;
-        });
+        const auto segment = std::find_if(
+            segments.begin(), segments.end(), [&](const Segment& s) {
+              return s.offset <= at && at < s.offset + s.length;
+            });
         ASSERT_NE(segment, segments.end()) << at;
         EXPECT_EQ(hole, segment->hole) << "from " << start << " at " << at;
         EXPECT_LE(at + extent.length, segment->offset + segment->length)

@@ -1,38 +1,50 @@
-// A file system that fails and stalls when it is told to, for the tests of faults.
+// A file system that fails and stalls when it is told to, for the tests of
+// faults.
 //
-//     eio_fs [--no-fallocate] [--no-lseek] [--sync] [--stable=FILE] BACKING MOUNTPOINT
+//     eio_fs [--no-fallocate] [--no-lseek] [--sync] [--stable=FILE] BACKING
+//     MOUNTPOINT
 //
-// It shows one file, MOUNTPOINT/disk, whose bytes live in BACKING. A real disk that fails can't
-// be had in a test, and a preloaded library can't reach what the kernel does by itself (a loop
-// device, a read through the page cache), so the fault is put where the kernel meets it: below
-// the page cache, in a file system of our own.
+// It shows one file, MOUNTPOINT/disk, whose bytes live in BACKING. A real disk
+// that fails can't be had in a test, and a preloaded library can't reach what
+// the kernel does by itself (a loop device, a read through the page cache), so
+// the fault is put where the kernel meets it: below the page cache, in a file
+// system of our own.
 //
-// Commands come in on standard input, one per line, and each is answered by one line:
+// Commands come in on standard input, one per line, and each is answered by one
+// line:
 //
-//     rule OP ACTION [FROM END [COUNT]]   "ok"; OP is read, write, sync, fallocate or lseek;
-//                                         ACTION is the name of an errno in small letters, or
-//                                         "hold": the request waits until it is released. FROM
-//                                         and END bound the bytes that are meant (END excluded),
-//                                         COUNT how many requests the rule catches.
-//     release [OP]                        "ok"; forgets the rules that hold (an OP), and lets go
+//     rule OP ACTION [FROM END [COUNT]]   "ok"; OP is read, write, sync,
+//     fallocate or lseek;
+//                                         ACTION is the name of an errno in
+//                                         small letters, or "hold": the request
+//                                         waits until it is released. FROM and
+//                                         END bound the bytes that are meant
+//                                         (END excluded), COUNT how many
+//                                         requests the rule catches.
+//     release [OP]                        "ok"; forgets the rules that hold (an
+//     OP), and lets go
 //                                         what they held
-//     clear                               "ok"; forgets all rules and lets go what they held
-//     count                               "reads N writes N syncs N fallocates N lseeks N held N"
+//     clear                               "ok"; forgets all rules and lets go
+//     what they held count                               "reads N writes N
+//     syncs N fallocates N lseeks N held N"
 //
-// Holding and releasing, and not a delay: a test of "B is answered while A is still waiting"
-// must not depend on how fast the machine is.
+// Holding and releasing, and not a delay: a test of "B is answered while A is
+// still waiting" must not depend on how fast the machine is.
 //
-// With --stable, FILE gets, at each successful sync, what was written since the one before. It
-// is what a power cut would have left: the page cache of the kernel and BACKING survive the
-// death of a server, so only this tells a flush that reached the disk from one that didn't.
+// With --stable, FILE gets, at each successful sync, what was written since the
+// one before. It is what a power cut would have left: the page cache of the
+// kernel and BACKING survive the death of a server, so only this tells a flush
+// that reached the disk from one that didn't.
 //
-// With --sync, a sync is one of BACKING, too; without, it writes nothing there back.
+// With --sync, a sync is one of BACKING, too; without, it writes nothing there
+// back.
 //
-// "ready" on standard output says that the file system is mounted. End of file on standard input
-// takes it away again, with whatever is still held, so that a test that dies leaves nothing.
+// "ready" on standard output says that the file system is mounted. End of file
+// on standard input takes it away again, with whatever is still held, so that a
+// test that dies leaves nothing.
 //
-// Threads: libfuse's workers run the operations; one thread reads the commands. The rules, the
-// counters and the map of dirty blocks are guarded by g_mutex.
+// Threads: libfuse's workers run the operations; one thread reads the commands.
+// The rules, the counters and the map of dirty blocks are guarded by g_mutex.
 
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 312
@@ -52,7 +64,8 @@
 
 enum Op { kRead, kWrite, kSync, kFallocate, kLseek, kOpCount };
 
-static const char* const kOpNames[kOpCount] = {"read", "write", "sync", "fallocate", "lseek"};
+static const char* const kOpNames[kOpCount] = {"read", "write", "sync",
+                                               "fallocate", "lseek"};
 
 struct ErrorName {
   const char* name;
@@ -60,8 +73,9 @@ struct ErrorName {
 };
 
 static const struct ErrorName kErrorNames[] = {
-    {"eio", EIO},       {"enospc", ENOSPC}, {"edquot", EDQUOT}, {"efbig", EFBIG},
-    {"einval", EINVAL}, {"enomem", ENOMEM}, {"erofs", EROFS},   {"eopnotsupp", EOPNOTSUPP},
+    {"eio", EIO},     {"enospc", ENOSPC},         {"edquot", EDQUOT},
+    {"efbig", EFBIG}, {"einval", EINVAL},         {"enomem", ENOMEM},
+    {"erofs", EROFS}, {"eopnotsupp", EOPNOTSUPP},
 };
 
 struct Rule {
@@ -72,7 +86,12 @@ struct Rule {
   uint64_t remaining;
 };
 
-enum { kMaxRules = 64, kDirtyBlock = 4096, kLineBytes = 256, kMaxThreads = 256 };
+enum {
+  kMaxRules = 64,
+  kDirtyBlock = 4096,
+  kLineBytes = 256,
+  kMaxThreads = 256
+};
 
 static const char kDiskPath[] = "/disk";
 
@@ -91,7 +110,8 @@ static uint8_t* g_dirty;  // one byte per kDirtyBlock of the disk
 static uint64_t g_dirty_blocks;
 static struct fuse* g_fuse;
 
-// Counts the request and applies the first rule that catches it. Returns 0 or a negative errno.
+// Counts the request and applies the first rule that catches it. Returns 0 or a
+// negative errno.
 static int ApplyRules(enum Op op, uint64_t from, uint64_t length) {
   int result = 0;
   pthread_mutex_lock(&g_mutex);
@@ -106,7 +126,8 @@ static int ApplyRules(enum Op op, uint64_t from, uint64_t length) {
     } else {
       const uint64_t before = g_release_numbers[op];
       g_held++;
-      while (g_release_numbers[op] == before) pthread_cond_wait(&g_released, &g_mutex);
+      while (g_release_numbers[op] == before)
+        pthread_cond_wait(&g_released, &g_mutex);
       g_held--;
     }
     break;
@@ -119,14 +140,16 @@ static void MarkDirty(uint64_t from, uint64_t length) {
   if (g_dirty == NULL || length == 0) return;
   pthread_mutex_lock(&g_mutex);
   for (uint64_t block = from / kDirtyBlock;
-       block <= (from + length - 1) / kDirtyBlock && block < g_dirty_blocks; block++) {
+       block <= (from + length - 1) / kDirtyBlock && block < g_dirty_blocks;
+       block++) {
     g_dirty[block] = 1;
   }
   pthread_mutex_unlock(&g_mutex);
 }
 
-// Copies the dirty blocks to the stable file. The mutex is held all through: a write that comes
-// in meanwhile marks its blocks dirty after us, and so isn't lost to the next sync.
+// Copies the dirty blocks to the stable file. The mutex is held all through: a
+// write that comes in meanwhile marks its blocks dirty after us, and so isn't
+// lost to the next sync.
 static int CopyDirtyToStable(void) {
   int result = 0;
   if (g_dirty == NULL) return 0;
@@ -137,7 +160,8 @@ static int CopyDirtyToStable(void) {
     g_dirty[block] = 0;
     const off_t offset = (off_t)(block * kDirtyBlock);
     const ssize_t got = pread(g_backing, bytes, sizeof bytes, offset);
-    if (got < 0 || pwrite(g_stable, bytes, (size_t)got, offset) != got) result = -EIO;
+    if (got < 0 || pwrite(g_stable, bytes, (size_t)got, offset) != got)
+      result = -EIO;
   }
   pthread_mutex_unlock(&g_mutex);
   return result;
@@ -146,17 +170,19 @@ static int CopyDirtyToStable(void) {
 static bool IsDisk(const char* path) { return strcmp(path, kDiskPath) == 0; }
 
 static void* FsInit(struct fuse_conn_info* conn, struct fuse_config* config) {
-  // Without read-ahead the kernel asks for the very pages that were read, so that a rule for one
-  // page catches one page.
+  // Without read-ahead the kernel asks for the very pages that were read, so
+  // that a rule for one page catches one page.
   conn->max_readahead = 0;
   conn->max_background = kMaxThreads;
-  // A changed mtime must not empty the page cache: tests rely on what is cached staying so.
+  // A changed mtime must not empty the page cache: tests rely on what is cached
+  // staying so.
   conn->want &= ~(unsigned)FUSE_CAP_AUTO_INVAL_DATA;
   config->kernel_cache = 1;
   return NULL;
 }
 
-static int FsGetattr(const char* path, struct stat* attributes, struct fuse_file_info* info) {
+static int FsGetattr(const char* path, struct stat* attributes,
+                     struct fuse_file_info* info) {
   (void)info;
   memset(attributes, 0, sizeof *attributes);
   if (strcmp(path, "/") == 0) {
@@ -168,8 +194,9 @@ static int FsGetattr(const char* path, struct stat* attributes, struct fuse_file
   return fstat(g_backing, attributes) == 0 ? 0 : -errno;
 }
 
-static int FsReaddir(const char* path, void* buffer, fuse_fill_dir_t fill, off_t offset,
-                     struct fuse_file_info* info, enum fuse_readdir_flags flags) {
+static int FsReaddir(const char* path, void* buffer, fuse_fill_dir_t fill,
+                     off_t offset, struct fuse_file_info* info,
+                     enum fuse_readdir_flags flags) {
   (void)path;
   (void)offset;
   (void)info;
@@ -185,7 +212,8 @@ static int FsOpen(const char* path, struct fuse_file_info* info) {
   return IsDisk(path) ? 0 : -ENOENT;
 }
 
-static int FsTruncate(const char* path, off_t size, struct fuse_file_info* info) {
+static int FsTruncate(const char* path, off_t size,
+                      struct fuse_file_info* info) {
   (void)path;
   (void)info;
   return ftruncate(g_backing, size) == 0 ? 0 : -errno;
@@ -201,8 +229,8 @@ static int FsRead(const char* path, char* buffer, size_t size, off_t offset,
   return got < 0 ? -errno : (int)got;
 }
 
-static int FsWrite(const char* path, const char* buffer, size_t size, off_t offset,
-                   struct fuse_file_info* info) {
+static int FsWrite(const char* path, const char* buffer, size_t size,
+                   off_t offset, struct fuse_file_info* info) {
   (void)path;
   (void)info;
   const int error = ApplyRules(kWrite, (uint64_t)offset, size);
@@ -213,7 +241,8 @@ static int FsWrite(const char* path, const char* buffer, size_t size, off_t offs
   return (int)put;
 }
 
-static int FsFsync(const char* path, int data_only, struct fuse_file_info* info) {
+static int FsFsync(const char* path, int data_only,
+                   struct fuse_file_info* info) {
   (void)path;
   (void)data_only;
   (void)info;
@@ -234,7 +263,8 @@ static int FsFallocate(const char* path, int mode, off_t offset, off_t length,
   return 0;
 }
 
-static off_t FsLseek(const char* path, off_t offset, int whence, struct fuse_file_info* info) {
+static off_t FsLseek(const char* path, off_t offset, int whence,
+                     struct fuse_file_info* info) {
   (void)path;
   (void)info;
   const int error = ApplyRules(kLseek, (uint64_t)offset, 1);
@@ -256,13 +286,14 @@ static struct fuse_operations g_operations = {
     .lseek = FsLseek,
 };
 
-// Drops the rules that hold, or all of them, and wakes what is held: of one operation, or of all
-// with kOpCount. The mutex is held.
+// Drops the rules that hold, or all of them, and wakes what is held: of one
+// operation, or of all with kOpCount. The mutex is held.
 static void ReleaseLocked(bool all, enum Op op) {
   size_t kept = 0;
   for (size_t i = 0; i < g_rule_count; i++) {
     const bool is_meant = op == kOpCount || g_rules[i].op == op;
-    if (!is_meant || (!all && g_rules[i].error != 0)) g_rules[kept++] = g_rules[i];
+    if (!is_meant || (!all && g_rules[i].error != 0))
+      g_rules[kept++] = g_rules[i];
   }
   g_rule_count = kept;
   for (int i = 0; i < kOpCount; i++) {
@@ -286,8 +317,8 @@ static bool ParseRule(const char* text, struct Rule* rule) {
   rule->from = 0;
   rule->end = UINT64_MAX;
   rule->remaining = UINT64_MAX;
-  if (sscanf(text, "%15s %15s %" SCNu64 " %" SCNu64 " %" SCNu64, op, action, &rule->from,
-             &rule->end, &rule->remaining) < 2) {
+  if (sscanf(text, "%15s %15s %" SCNu64 " %" SCNu64 " %" SCNu64, op, action,
+             &rule->from, &rule->end, &rule->remaining) < 2) {
     return false;
   }
   rule->op = OpOfName(op);
@@ -295,7 +326,8 @@ static bool ParseRule(const char* text, struct Rule* rule) {
   rule->error = 0;
   if (strcmp(action, "hold") == 0) return true;
   for (size_t i = 0; i < sizeof kErrorNames / sizeof kErrorNames[0]; i++) {
-    if (strcmp(action, kErrorNames[i].name) == 0) rule->error = kErrorNames[i].error;
+    if (strcmp(action, kErrorNames[i].name) == 0)
+      rule->error = kErrorNames[i].error;
   }
   return rule->error != 0;
 }
@@ -305,20 +337,22 @@ static void RunCommand(const char* line, char* answer, size_t answer_bytes) {
   struct Rule rule;
   pthread_mutex_lock(&g_mutex);
   snprintf(answer, answer_bytes, "ok");
-  if (strncmp(line, "rule ", 5) == 0 && ParseRule(line + 5, &rule) && g_rule_count < kMaxRules) {
+  if (strncmp(line, "rule ", 5) == 0 && ParseRule(line + 5, &rule) &&
+      g_rule_count < kMaxRules) {
     g_rules[g_rule_count++] = rule;
   } else if (strcmp(line, "release") == 0) {
     ReleaseLocked(false, kOpCount);
-  } else if (strncmp(line, "release ", 8) == 0 && OpOfName(line + 8) != kOpCount) {
+  } else if (strncmp(line, "release ", 8) == 0 &&
+             OpOfName(line + 8) != kOpCount) {
     ReleaseLocked(false, OpOfName(line + 8));
   } else if (strcmp(line, "clear") == 0) {
     ReleaseLocked(true, kOpCount);
   } else if (strcmp(line, "count") == 0) {
     snprintf(answer, answer_bytes,
-             "reads %" PRIu64 " writes %" PRIu64 " syncs %" PRIu64 " fallocates %" PRIu64
-             " lseeks %" PRIu64 " held %" PRIu64,
-             g_counts[kRead], g_counts[kWrite], g_counts[kSync], g_counts[kFallocate],
-             g_counts[kLseek], g_held);
+             "reads %" PRIu64 " writes %" PRIu64 " syncs %" PRIu64
+             " fallocates %" PRIu64 " lseeks %" PRIu64 " held %" PRIu64,
+             g_counts[kRead], g_counts[kWrite], g_counts[kSync],
+             g_counts[kFallocate], g_counts[kLseek], g_held);
   } else {
     snprintf(answer, answer_bytes, "error: not understood: %.100s", line);
   }
@@ -335,9 +369,9 @@ static void* ReadCommands(void* unused) {
     printf("%s\n", answer);
     fflush(stdout);
   }
-  // The mount goes first, so that nobody new comes in; leaving the process closes /dev/fuse, and
-  // the kernel then fails whatever is still held.
-  // What libfuse's workers say about the lost device is no news.
+  // The mount goes first, so that nobody new comes in; leaving the process
+  // closes /dev/fuse, and the kernel then fails whatever is still held. What
+  // libfuse's workers say about the lost device is no news.
   if (freopen("/dev/null", "w", stderr) == NULL) _exit(1);
   fuse_unmount(g_fuse);
   _exit(0);
@@ -347,7 +381,8 @@ static bool PrepareStable(const char* path) {
   struct stat attributes;
   g_stable = open(path, O_WRONLY | O_CLOEXEC);
   if (g_stable < 0 || fstat(g_backing, &attributes) != 0) return false;
-  g_dirty_blocks = ((uint64_t)attributes.st_size + kDirtyBlock - 1) / kDirtyBlock;
+  g_dirty_blocks =
+      ((uint64_t)attributes.st_size + kDirtyBlock - 1) / kDirtyBlock;
   g_dirty = calloc(g_dirty_blocks + 1, 1);
   return g_dirty != NULL;
 }
@@ -375,7 +410,8 @@ int main(int argc, char** argv) {
   }
   if (argc - argument != 2) {
     fprintf(stderr,
-            "usage: eio_fs [--no-fallocate] [--no-lseek] [--sync] [--stable=FILE] BACKING "
+            "usage: eio_fs [--no-fallocate] [--no-lseek] [--sync] "
+            "[--stable=FILE] BACKING "
             "MOUNTPOINT\n");
     return 2;
   }
@@ -401,7 +437,8 @@ int main(int argc, char** argv) {
   fuse_loop_cfg_set_idle_threads(config, kMaxThreads);
   printf("ready\n");
   fflush(stdout);
-  if (pthread_create(&commands, NULL, ReadCommands, NULL) != 0) return Fail("thread");
+  if (pthread_create(&commands, NULL, ReadCommands, NULL) != 0)
+    return Fail("thread");
   const int result = fuse_loop_mt(g_fuse, config);
   fuse_loop_cfg_destroy(config);
   return result == 0 ? 0 : 1;

@@ -1,5 +1,5 @@
-// An export without a file, for tests of what only asks it for its facts, or that want to decide
-// how its trims and zeroings go.
+// An export without a file, for tests of what only asks it for its facts, or
+// that want to decide how its trims and zeroings go.
 
 #ifndef NBDINETD_TESTS_SUPPORT_FAKE_EXPORT_H_
 #define NBDINETD_TESTS_SUPPORT_FAKE_EXPORT_H_

@@ -1,23 +1,27 @@
-// A library to preload, which makes calls of the C library fail when a test says so.
+// A library to preload, which makes calls of the C library fail when a test
+// says so.
 //
-// NBDINETD_FAULTS names a file of struct Control, made by the test, in which calls are counted
-// (by all processes that share it: a listener and those that it forks), and which says what
-// fails: the `nth` call of the function `name` and the `times - 1` after it give `error` instead
-// of being made. `fired` counts how often that was. `syncs` counts the calls that made something
+// NBDINETD_FAULTS names a file of struct Control, made by the test, in which
+// calls are counted (by all processes that share it: a listener and those that
+// it forks), and which says what fails: the `nth` call of the function `name`
+// and the `times - 1` after it give `error` instead of being made. `fired`
+// counts how often that was. `syncs` counts the calls that made something
 // durable, so that a test can tell an honest reply to a flush.
 //
 // Besides, or without that file, at random, one time in N each:
-//     NBDINETD_SHORTEN=N    reading and writing calls move fewer bytes than they were asked to
-//     NBDINETD_INTERRUPT=N  calls that can be interrupted give EINTR, and those that were told
+//     NBDINETD_SHORTEN=N    reading and writing calls move fewer bytes than
+//     they were asked to NBDINETD_INTERRUPT=N  calls that can be interrupted
+//     give EINTR, and those that were told
 //                           not to wait EAGAIN
 //     NBDINETD_STORAGE_ERRORS=N  calls on a file give EIO or ENOSPC
 //     NBDINETD_CONNECTION_ERRORS=N  calls on the peer give ECONNRESET or EPIPE
 //
-// It also tells valgrind, which knows only the head of FS_IOC_FIEMAP's answer, of the extents
-// behind it.
+// It also tells valgrind, which knows only the head of FS_IOC_FIEMAP's answer,
+// of the extents behind it.
 //
-// Only what the program calls by name is seen, not what the C library does inside. Nothing here
-// makes a system call of its own once the program runs, so that a sandbox has no say in it.
+// Only what the program calls by name is seen, not what the C library does
+// inside. Nothing here makes a system call of its own once the program runs, so
+// that a sandbox has no say in it.
 
 #define _GNU_SOURCE
 
@@ -82,7 +86,8 @@ static uint64_t number(const char* variable) {
 }
 
 __attribute__((constructor)) static void start(void) {
-  // The shell and valgrind, which come before the program under test, are spared.
+  // The shell and valgrind, which come before the program under test, are
+  // spared.
   const char* program = getenv("NBDINETD_UNDER_VALGRIND");
   if (program != NULL && strcmp(program_invocation_name, program) != 0) return;
   g_shorten = number("NBDINETD_SHORTEN");
@@ -91,10 +96,13 @@ __attribute__((constructor)) static void start(void) {
   g_connection_errors = number("NBDINETD_CONNECTION_ERRORS");
   const char* path = getenv("NBDINETD_FAULTS");
   if (path == NULL) return;
-  // By its number, so that it isn't counted, and the wrappers below aren't asked.
-  const int fd = (int)syscall(257 /* openat */, AT_FDCWD, path, O_RDWR | O_CLOEXEC);
+  // By its number, so that it isn't counted, and the wrappers below aren't
+  // asked.
+  const int fd =
+      (int)syscall(257 /* openat */, AT_FDCWD, path, O_RDWR | O_CLOEXEC);
   if (fd < 0) abort();
-  void* memory = mmap(NULL, sizeof(struct Control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  void* memory = mmap(NULL, sizeof(struct Control), PROT_READ | PROT_WRITE,
+                      MAP_SHARED, fd, 0);
   if (memory == MAP_FAILED) abort();
   syscall(3 /* close */, fd);
   g_control = memory;
@@ -103,21 +111,29 @@ __attribute__((constructor)) static void start(void) {
 // One time in n; never for 0.
 static bool chance(uint64_t n) {
   if (n == 0) return false;
-  if (g_random == 0) g_random = (uint64_t)(uintptr_t)&g_random ^ (uint64_t)getpid() << 32;
+  if (g_random == 0)
+    g_random = (uint64_t)(uintptr_t)&g_random ^ (uint64_t)getpid() << 32;
   g_random ^= g_random << 13;
   g_random ^= g_random >> 7;
   g_random ^= g_random << 17;
   return (g_random >> 20) % n == 0;
 }
 
-enum Kind { kOther = 0, kInterruptible = 1, kMayNotWait = 2, kStorage = 4, kConnection = 8 };
+enum Kind {
+  kOther = 0,
+  kInterruptible = 1,
+  kMayNotWait = 2,
+  kStorage = 4,
+  kConnection = 8
+};
 
 // The error that this call has to give instead of being made, or 0.
 static int fault(struct Counter** counter, const char* name, int kind) {
   if (*counter == NULL) {
     for (int i = 0; i < kMaxCalls; ++i) {
       struct Counter* entry = &g_control->counters[i];
-      // Two threads may be here at once, or two processes: who finds the name, wins.
+      // Two threads may be here at once, or two processes: who finds the name,
+      // wins.
       if (entry->name[0] == '\0') strncpy(entry->name, name, kNameBytes - 1);
       if (strcmp(entry->name, name) == 0) {
         *counter = entry;
@@ -126,7 +142,8 @@ static int fault(struct Counter** counter, const char* name, int kind) {
     }
     if (*counter == NULL) abort();
   }
-  const uint64_t n = __atomic_add_fetch(&(*counter)->calls, 1, __ATOMIC_SEQ_CST);
+  const uint64_t n =
+      __atomic_add_fetch(&(*counter)->calls, 1, __ATOMIC_SEQ_CST);
   if (strcmp(g_control->name, name) == 0 && n >= g_control->nth &&
       n < g_control->nth + g_control->times) {
     __atomic_add_fetch(&g_control->fired, 1, __ATOMIC_SEQ_CST);
@@ -134,8 +151,10 @@ static int fault(struct Counter** counter, const char* name, int kind) {
   }
   if ((kind & kMayNotWait) != 0 && chance(g_interrupt)) return EAGAIN;
   if ((kind & kInterruptible) != 0 && chance(g_interrupt)) return EINTR;
-  if ((kind & kStorage) != 0 && chance(g_storage_errors)) return chance(2) ? EIO : ENOSPC;
-  if ((kind & kConnection) != 0 && chance(g_connection_errors)) return chance(2) ? ECONNRESET : EPIPE;
+  if ((kind & kStorage) != 0 && chance(g_storage_errors))
+    return chance(2) ? EIO : ENOSPC;
+  if ((kind & kConnection) != 0 && chance(g_connection_errors))
+    return chance(2) ? ECONNRESET : EPIPE;
   return 0;
 }
 
@@ -143,10 +162,11 @@ static void note_sync(bool done) {
   if (done) __atomic_add_fetch(&g_control->syncs, 1, __ATOMIC_SEQ_CST);
 }
 
-// A length between 1 and itself. Those of an eventfd, or of a signalfd, have to stay.
+// A length between 1 and itself. Those of an eventfd, or of a signalfd, have to
+// stay.
 static size_t shortened(size_t length) {
-  if (length < 2 || length == sizeof(uint64_t) || length == sizeof(struct signalfd_siginfo) ||
-      !chance(g_shorten)) {
+  if (length < 2 || length == sizeof(uint64_t) ||
+      length == sizeof(struct signalfd_siginfo) || !chance(g_shorten)) {
     return length;
   }
   chance(1);  // the next number
@@ -156,7 +176,8 @@ static size_t shortened(size_t length) {
 enum { kMaxPieces = 64 };
 
 // Copies pieces so that their sum is shortened; the number of them.
-static int shorten_pieces(const struct iovec* pieces, int count, struct iovec* out) {
+static int shorten_pieces(const struct iovec* pieces, int count,
+                          struct iovec* out) {
   size_t sum = 0;
   if (count > kMaxPieces) count = kMaxPieces;
   for (int i = 0; i < count; ++i) sum += pieces[i].iov_len;
@@ -170,18 +191,18 @@ static int shorten_pieces(const struct iovec* pieces, int count, struct iovec* o
   return used;
 }
 
-#define REAL(name)                                                 \
-  static __typeof__(&name) real;                                   \
+#define REAL(name)               \
+  static __typeof__(&name) real; \
   if (real == NULL) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
 
 // What every wrapper begins with: `failed` is returned with errno set.
-#define BEGIN(name, kind, failed)                         \
-  REAL(name);                                             \
-  static struct Counter* counter;                         \
-  const int error = fault(&counter, #name, kind);         \
-  if (error != 0) {                                       \
-    errno = error;                                        \
-    return failed;                                        \
+#define BEGIN(name, kind, failed)                 \
+  REAL(name);                                     \
+  static struct Counter* counter;                 \
+  const int error = fault(&counter, #name, kind); \
+  if (error != 0) {                               \
+    errno = error;                                \
+    return failed;                                \
   }
 
 #define WRAP(result, name, kind, parameters, arguments) \
@@ -201,7 +222,10 @@ ssize_t __read_chk(int fd, void* buffer, size_t size, size_t room) {
   return read(fd, buffer, size);
 }
 ssize_t recv(int fd, void* buffer, size_t size, int flags) {
-  BEGIN(recv, kInterruptible | kConnection | ((flags & MSG_DONTWAIT) != 0 ? kMayNotWait : 0), -1)
+  BEGIN(recv,
+        kInterruptible | kConnection |
+            ((flags & MSG_DONTWAIT) != 0 ? kMayNotWait : 0),
+        -1)
   return real(fd, buffer, shortened(size), flags);
 }
 ssize_t __recv_chk(int fd, void* buffer, size_t size, size_t room, int flags) {
@@ -209,25 +233,30 @@ ssize_t __recv_chk(int fd, void* buffer, size_t size, size_t room, int flags) {
   return recv(fd, buffer, size, flags);
 }
 ssize_t send(int fd, const void* buffer, size_t size, int flags) {
-  BEGIN(send, kInterruptible | kConnection | ((flags & MSG_DONTWAIT) != 0 ? kMayNotWait : 0), -1)
+  BEGIN(send,
+        kInterruptible | kConnection |
+            ((flags & MSG_DONTWAIT) != 0 ? kMayNotWait : 0),
+        -1)
   return real(fd, buffer, shortened(size), flags);
 }
 ssize_t sendmsg(int fd, const struct msghdr* message, int flags) {
   BEGIN(sendmsg,
         message->msg_name != NULL
             ? kInterruptible
-            : kInterruptible | kConnection | ((flags & MSG_DONTWAIT) != 0 ? kMayNotWait : 0),
+            : kInterruptible | kConnection |
+                  ((flags & MSG_DONTWAIT) != 0 ? kMayNotWait : 0),
         -1)
   // A datagram must stay whole.
   if (message->msg_name != NULL) return real(fd, message, flags);
   struct iovec pieces[kMaxPieces];
   struct msghdr shorter = *message;
-  shorter.msg_iovlen = (size_t)shorten_pieces(message->msg_iov, (int)message->msg_iovlen, pieces);
+  shorter.msg_iovlen = (size_t)shorten_pieces(message->msg_iov,
+                                              (int)message->msg_iovlen, pieces);
   shorter.msg_iov = pieces;
   return real(fd, &shorter, flags);
 }
-WRAP(ssize_t, recvmsg, kInterruptible, (int fd, struct msghdr* message, int flags),
-     (fd, message, flags))
+WRAP(ssize_t, recvmsg, kInterruptible,
+     (int fd, struct msghdr* message, int flags), (fd, message, flags))
 ssize_t write(int fd, const void* buffer, size_t size) {
   BEGIN(write, kInterruptible, -1)
   return real(fd, buffer, fd == 2 ? size : shortened(size));
@@ -241,8 +270,8 @@ ssize_t sendfile(int out, int in, off_t* offset, size_t count) {
   BEGIN(sendfile, kInterruptible | kMayNotWait | kConnection, -1)
   return real(out, in, offset, shortened(count));
 }
-ssize_t splice(int in, off64_t* in_offset, int out, off64_t* out_offset, size_t length,
-               unsigned flags) {
+ssize_t splice(int in, off64_t* in_offset, int out, off64_t* out_offset,
+               size_t length, unsigned flags) {
   BEGIN(splice, kInterruptible | kMayNotWait | kConnection, -1)
   return real(in, in_offset, out, out_offset, shortened(length), flags);
 }
@@ -255,12 +284,15 @@ int __poll_chk(struct pollfd* fds, nfds_t count, int timeout, size_t room) {
   return poll(fds, count, timeout);
 }
 WRAP(int, ppoll, kInterruptible,
-     (struct pollfd * fds, nfds_t count, const struct timespec* timeout, const sigset_t* mask),
+     (struct pollfd * fds, nfds_t count, const struct timespec* timeout,
+      const sigset_t* mask),
      (fds, count, timeout, mask))
 WRAP(int, epoll_create1, kOther, (int flags), (flags))
-WRAP(int, epoll_ctl, kOther, (int epoll, int operation, int fd, struct epoll_event* event),
+WRAP(int, epoll_ctl, kOther,
+     (int epoll, int operation, int fd, struct epoll_event* event),
      (epoll, operation, fd, event))
-WRAP(int, epoll_wait, kInterruptible, (int epoll, struct epoll_event* events, int max, int timeout),
+WRAP(int, epoll_wait, kInterruptible,
+     (int epoll, struct epoll_event* events, int max, int timeout),
      (epoll, events, max, timeout))
 WRAP(int, shutdown, kOther, (int fd, int how), (fd, how))
 
@@ -270,7 +302,8 @@ ssize_t pread(int fd, void* buffer, size_t size, off_t offset) {
   BEGIN(pread, kInterruptible | kStorage, -1)
   return real(fd, buffer, shortened(size), offset);
 }
-ssize_t __pread_chk(int fd, void* buffer, size_t size, off_t offset, size_t room) {
+ssize_t __pread_chk(int fd, void* buffer, size_t size, off_t offset,
+                    size_t room) {
   if (size > room) abort();
   return pread(fd, buffer, size, offset);
 }
@@ -279,19 +312,26 @@ ssize_t preadv(int fd, const struct iovec* pieces, int count, off_t offset) {
   struct iovec shorter[kMaxPieces];
   return real(fd, shorter, shorten_pieces(pieces, count, shorter), offset);
 }
-ssize_t preadv2(int fd, const struct iovec* pieces, int count, off_t offset, int flags) {
-  BEGIN(preadv2, kInterruptible | kStorage | ((flags & RWF_NOWAIT) != 0 ? kMayNotWait : 0), -1)
+ssize_t preadv2(int fd, const struct iovec* pieces, int count, off_t offset,
+                int flags) {
+  BEGIN(
+      preadv2,
+      kInterruptible | kStorage | ((flags & RWF_NOWAIT) != 0 ? kMayNotWait : 0),
+      -1)
   struct iovec shorter[kMaxPieces];
-  return real(fd, shorter, shorten_pieces(pieces, count, shorter), offset, flags);
+  return real(fd, shorter, shorten_pieces(pieces, count, shorter), offset,
+              flags);
 }
 ssize_t pwrite(int fd, const void* buffer, size_t size, off_t offset) {
   BEGIN(pwrite, kInterruptible | kStorage, -1)
   return real(fd, buffer, shortened(size), offset);
 }
-ssize_t pwritev2(int fd, const struct iovec* pieces, int count, off_t offset, int flags) {
+ssize_t pwritev2(int fd, const struct iovec* pieces, int count, off_t offset,
+                 int flags) {
   BEGIN(pwritev2, kInterruptible | kStorage, -1)
   struct iovec shorter[kMaxPieces];
-  const ssize_t n = real(fd, shorter, shorten_pieces(pieces, count, shorter), offset, flags);
+  const ssize_t n =
+      real(fd, shorter, shorten_pieces(pieces, count, shorter), offset, flags);
   note_sync(n > 0 && (flags & (RWF_DSYNC | RWF_SYNC)) != 0);
   return n;
 }
@@ -307,11 +347,13 @@ int fsync(int fd) {
   note_sync(result == 0);
   return result;
 }
-WRAP(int, sync_file_range, kStorage, (int fd, off64_t offset, off64_t length, unsigned flags),
+WRAP(int, sync_file_range, kStorage,
+     (int fd, off64_t offset, off64_t length, unsigned flags),
      (fd, offset, length, flags))
-WRAP(int, fallocate, kInterruptible | kStorage, (int fd, int mode, off_t offset, off_t length),
-     (fd, mode, offset, length))
-WRAP(off_t, lseek, kStorage, (int fd, off_t offset, int whence), (fd, offset, whence))
+WRAP(int, fallocate, kInterruptible | kStorage,
+     (int fd, int mode, off_t offset, off_t length), (fd, mode, offset, length))
+WRAP(off_t, lseek, kStorage, (int fd, off_t offset, int whence),
+     (fd, offset, whence))
 WRAP(int, flock, kOther, (int fd, int operation), (fd, operation))
 WRAP(int, fstat, kOther, (int fd, struct stat* st), (fd, st))
 WRAP(int, lstat, kOther, (const char* path, struct stat* st), (path, st))
@@ -324,8 +366,8 @@ int posix_fadvise(int fd, off_t offset, off_t length, int advice) {
   const int error = fault(&counter, "posix_fadvise", kOther);
   return error != 0 ? error : real(fd, offset, length, advice);
 }
-int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*run)(void*),
-                   void* argument) {
+int pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
+                   void* (*run)(void*), void* argument) {
   REAL(pthread_create);
   static struct Counter* counter;
   const int error = fault(&counter, "pthread_create", kOther);
@@ -364,7 +406,8 @@ int fcntl(int fd, int command, ...) {
   va_end(more);
   REAL(fcntl);
   // Of an open descriptor all the others succeed.
-  if (command != F_DUPFD && command != F_DUPFD_CLOEXEC) return real(fd, command, argument);
+  if (command != F_DUPFD && command != F_DUPFD_CLOEXEC)
+    return real(fd, command, argument);
   static struct Counter* counter;
   const int error = fault(&counter, "fcntl", kOther);
   if (error == 0) return real(fd, command, argument);
@@ -389,8 +432,8 @@ int ioctl(int fd, unsigned long request, ...) {
   const int result = real(fd, request, argument);
   if (result == 0 && request == FS_IOC_FIEMAP) {
     const struct fiemap* map = (const struct fiemap*)argument;
-    (void)VALGRIND_MAKE_MEM_DEFINED(map->fm_extents,
-                                    map->fm_mapped_extents * sizeof(map->fm_extents[0]));
+    (void)VALGRIND_MAKE_MEM_DEFINED(
+        map->fm_extents, map->fm_mapped_extents * sizeof(map->fm_extents[0]));
   }
   return result;
 }
@@ -411,8 +454,8 @@ long syscall(long number, ...) {
       return -1;
     }
   }
-  return real(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4],
-              arguments[5]);
+  return real(number, arguments[0], arguments[1], arguments[2], arguments[3],
+              arguments[4], arguments[5]);
 }
 
 // The descriptor is gone even when closing it fails.
@@ -428,35 +471,48 @@ int close(int fd) {
 
 // -- What a process is made of
 
-WRAP(int, accept4, kInterruptible, (int fd, struct sockaddr* address, socklen_t* length, int flags),
+WRAP(int, accept4, kInterruptible,
+     (int fd, struct sockaddr* address, socklen_t* length, int flags),
      (fd, address, length, flags))
-WRAP(int, socket, kOther, (int family, int type, int protocol), (family, type, protocol))
-WRAP(int, bind, kOther, (int fd, const struct sockaddr* address, socklen_t length),
+WRAP(int, socket, kOther, (int family, int type, int protocol),
+     (family, type, protocol))
+WRAP(int, bind, kOther,
+     (int fd, const struct sockaddr* address, socklen_t length),
      (fd, address, length))
 WRAP(int, listen, kOther, (int fd, int backlog), (fd, backlog))
-WRAP(int, connect, kOther, (int fd, const struct sockaddr* address, socklen_t length),
+WRAP(int, connect, kOther,
+     (int fd, const struct sockaddr* address, socklen_t length),
      (fd, address, length))
-WRAP(int, getsockopt, kOther, (int fd, int level, int name, void* value, socklen_t* length),
+WRAP(int, getsockopt, kOther,
+     (int fd, int level, int name, void* value, socklen_t* length),
      (fd, level, name, value, length))
-WRAP(int, setsockopt, kOther, (int fd, int level, int name, const void* value, socklen_t length),
+WRAP(int, setsockopt, kOther,
+     (int fd, int level, int name, const void* value, socklen_t length),
      (fd, level, name, value, length))
-WRAP(int, getsockname, kOther, (int fd, struct sockaddr* address, socklen_t* length),
+WRAP(int, getsockname, kOther,
+     (int fd, struct sockaddr* address, socklen_t* length),
      (fd, address, length))
-WRAP(int, getpeername, kOther, (int fd, struct sockaddr* address, socklen_t* length),
+WRAP(int, getpeername, kOther,
+     (int fd, struct sockaddr* address, socklen_t* length),
      (fd, address, length))
 WRAP(int, dup2, kInterruptible, (int from, int to), (from, to))
-WRAP(int, dup3, kInterruptible, (int from, int to, int flags), (from, to, flags))
+WRAP(int, dup3, kInterruptible, (int from, int to, int flags),
+     (from, to, flags))
 WRAP(int, pipe2, kOther, (int fds[2], int flags), (fds, flags))
 WRAP(int, eventfd, kOther, (unsigned value, int flags), (value, flags))
 WRAP(int, eventfd_read, kOther, (int fd, eventfd_t* value), (fd, value))
 WRAP(int, eventfd_write, kOther, (int fd, eventfd_t value), (fd, value))
-WRAP(int, signalfd, kOther, (int fd, const sigset_t* mask, int flags), (fd, mask, flags))
-WRAP(int, sigprocmask, kOther, (int how, const sigset_t* set, sigset_t* old), (how, set, old))
+WRAP(int, signalfd, kOther, (int fd, const sigset_t* mask, int flags),
+     (fd, mask, flags))
+WRAP(int, sigprocmask, kOther, (int how, const sigset_t* set, sigset_t* old),
+     (how, set, old))
 WRAP(pid_t, fork, kOther, (void), ())
 // Never interrupted: it is told not to wait.
-WRAP(pid_t, waitpid, kOther, (pid_t pid, int* status, int options), (pid, status, options))
+WRAP(pid_t, waitpid, kOther, (pid_t pid, int* status, int options),
+     (pid, status, options))
 WRAP(pid_t, setsid, kOther, (void), ())
-WRAP(int, setrlimit, kOther, (__rlimit_resource_t resource, const struct rlimit* limit),
+WRAP(int, setrlimit, kOther,
+     (__rlimit_resource_t resource, const struct rlimit* limit),
      (resource, limit))
 WRAP(int, unlink, kOther, (const char* path), (path))
 WRAP(int, chdir, kOther, (const char* path), (path))

@@ -22,7 +22,8 @@ namespace nbdtest {
 class LoopDevice {
  public:
   LoopDevice(const std::string& file, uint32_t block_bytes, bool read_only) {
-    const nbdinetd::UniqueFd control(open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+    const nbdinetd::UniqueFd control(
+        open("/dev/loop-control", O_RDWR | O_CLOEXEC));
     const nbdinetd::UniqueFd backing(open(file.c_str(), O_RDWR | O_CLOEXEC));
     if (!control.valid() || !backing.valid()) {
       problem_ = std::string("no loop devices: ") + std::strerror(errno);
@@ -38,17 +39,20 @@ class LoopDevice {
       loop_config config = {};
       config.fd = static_cast<uint32_t>(backing.get());
       config.block_size = block_bytes;
-      config.info.lo_flags = LO_FLAGS_AUTOCLEAR | (read_only ? LO_FLAGS_READ_ONLY : 0);
+      config.info.lo_flags =
+          LO_FLAGS_AUTOCLEAR | (read_only ? LO_FLAGS_READ_ONLY : 0);
       if (ioctl(device.get(), LOOP_CONFIGURE, &config) == 0) {
         device_ = std::move(device);
         // Whoever had the device before us may have left it read-only.
         const int set_read_only = read_only;
-        if (ioctl(device_.get(), BLKROSET, &set_read_only) != 0) device_.Reset();
+        if (ioctl(device_.get(), BLKROSET, &set_read_only) != 0)
+          device_.Reset();
       } else if (errno != EBUSY) {
         break;
       }
     }
-    if (!device_.valid()) problem_ = std::string("no loop device: ") + std::strerror(errno);
+    if (!device_.valid())
+      problem_ = std::string("no loop device: ") + std::strerror(errno);
   }
 
   bool attached() const { return device_.valid(); }

@@ -1,5 +1,5 @@
-// A peer in memory, for tests of what lies above the stream: no socket, and every short read,
-// short write and error happens when the test says so.
+// A peer in memory, for tests of what lies above the stream: no socket, and
+// every short read, short write and error happens when the test says so.
 
 #ifndef NBDINETD_TESTS_SUPPORT_MEMORY_STREAM_H_
 #define NBDINETD_TESTS_SUPPORT_MEMORY_STREAM_H_
@@ -51,11 +51,12 @@ inline bool IsReadable(int fd) {
   return poll(&entry, 1, 0) == 1;
 }
 
-// The client's side of a MemoryStream. It belongs to the test, since the stream belongs to the
-// channel, and has to outlive both.
+// The client's side of a MemoryStream. It belongs to the test, since the stream
+// belongs to the channel, and has to outlive both.
 class MemoryPeer {
  public:
-  // The bytes are there for the server to read; they join what it has not read yet.
+  // The bytes are there for the server to read; they join what it has not read
+  // yet.
   void Send(std::string_view bytes) {
     to_server_.append(bytes);
     Signal();
@@ -76,16 +77,21 @@ class MemoryPeer {
   void LimitReads(size_t bytes) { read_limit_ = bytes; }
   void LimitWrites(size_t bytes) { write_limit_ = bytes; }
   // The next writes return these errors (as negated errno) before one succeeds.
-  void FailWrites(std::vector<int> errors) { write_errors_ = std::move(errors); }
+  void FailWrites(std::vector<int> errors) {
+    write_errors_ = std::move(errors);
+  }
   // Once the server has written so many bytes it gets the error, for good.
   void BreakAfter(size_t bytes, int error) {
     bytes_until_broken_ = bytes;
     broken_error_ = error;
   }
-  // Files can be sent; each call moves no more bytes than LimitWrites() says. `before` is called
-  // before each with the number of bytes that have been sent so, and may return what the call is to
-  // return instead of sending (0, or a negated errno), or 1 to go on.
-  void AllowFiles(std::function<ssize_t(size_t)> before = [](size_t) { return 1; }) {
+  // Files can be sent; each call moves no more bytes than LimitWrites() says.
+  // `before` is called before each with the number of bytes that have been sent
+  // so, and may return what the call is to return instead of sending (0, or a
+  // negated errno), or 1 to go on.
+  void AllowFiles(std::function<ssize_t(size_t)> before = [](size_t) {
+    return 1;
+  }) {
     before_file_ = std::move(before);
   }
   // A full send buffer: writes are refused, and poll() finds no room.
@@ -98,8 +104,8 @@ class MemoryPeer {
     counts_unread_ = true;
     unread_bytes_ = bytes;
   }
-  // As TCP does, the stream tells what the client's machine has acknowledged: so much
-  // more at each look. With `on_its_way` something always is.
+  // As TCP does, the stream tells what the client's machine has acknowledged:
+  // so much more at each look. With `on_its_way` something always is.
   void TellAcknowledged(bool on_its_way, uint64_t more_at_each_look) {
     acknowledged_ = 0;
     acknowledged_at_each_look_ = more_at_each_look;
@@ -152,9 +158,11 @@ class MemoryPeer {
   }
 
   ssize_t SendFile(int file, uint64_t offset, size_t length) {
-    if (const ssize_t instead = before_file_(file_bytes_); instead <= 0) return instead;
+    if (const ssize_t instead = before_file_(file_bytes_); instead <= 0)
+      return instead;
     std::string bytes(std::min(length, write_limit_), '\0');
-    const ssize_t got = pread(file, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    const ssize_t got =
+        pread(file, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (got <= 0) return got < 0 ? -errno : 0;
     from_server_.append(bytes, 0, static_cast<size_t>(got));
     file_bytes_ += static_cast<size_t>(got);
@@ -180,7 +188,7 @@ class MemoryPeer {
   uint64_t acknowledged_at_each_look_ = 0;
   size_t writes_ = 0;
   Event readable_;
-  Event writable_;   // an eventfd has room unless it is at its limit
+  Event writable_;  // an eventfd has room unless it is at its limit
   Event unwritable_;
 };
 

@@ -72,8 +72,8 @@ bool MayFailAtOffset(uint16_t type) {
          type == kCmdBlockStatus;
 }
 
-// poll() that ends at the hang guard. It waits in many short stretches, of which
-// a machine that was suspended takes away one at most.
+// poll() that ends at the hang guard. It waits in many short stretches, of
+// which a machine that was suspended takes away one at most.
 bool PollGuarded(pollfd* entries, nfds_t count) {
   constexpr int kStretches = 60;
   constexpr auto kStretch =
@@ -537,7 +537,8 @@ std::optional<Reply> Peer::ReceiveChunk() {
   Require((flags & ~kReplyFlagDone) == 0, "a chunk has an unknown flag");
   // The server may exceed its maximum payload by the fixed part of a chunk
   // only.
-  Require(length <= kLongestRequest + 14, "a chunk exceeds the maximum payload");
+  Require(length <= kLongestRequest + 14,
+          "a chunk exceeds the maximum payload");
   const Bytes payload_bytes = Receive(length);
   Reader payload(payload_bytes);
   pending.reply.structured = true;

@@ -89,8 +89,8 @@ class Peer {
   Peer(const Peer&) = delete;
   Peer& operator=(const Peer&) = delete;
 
-  // -- Raw bytes. Every wait ends with BrokenConversation at the hang guard, and
-  // with ConnectionEnded when the server has closed.
+  // -- Raw bytes. Every wait ends with BrokenConversation at the hang guard,
+  // and with ConnectionEnded when the server has closed.
 
   // Sends all of it. What arrives meanwhile is kept for later, so that two full
   // socket buffers never wait for each other.

@@ -1,5 +1,6 @@
-// A file system of one's own, for what the usual ones don't do: one that is full, one that cannot
-// punch holes. It is mounted where only this process sees it.
+// A file system of one's own, for what the usual ones don't do: one that is
+// full, one that cannot punch holes. It is mounted where only this process sees
+// it.
 
 #ifndef NBDINETD_TESTS_SUPPORT_PRIVATE_MOUNT_H_
 #define NBDINETD_TESTS_SUPPORT_PRIVATE_MOUNT_H_
@@ -20,23 +21,27 @@ namespace nbdtest {
 // In CI, a test that cannot run has failed.
 inline bool MustRun() {
   const char* ci = std::getenv("CI");
-  return ci != nullptr && *ci != '\0' && std::string(ci) != "0" && std::string(ci) != "false";
+  return ci != nullptr && *ci != '\0' && std::string(ci) != "0" &&
+         std::string(ci) != "false";
 }
 
-// Leaves the test when the machine can't run it: with a failure in CI, else skipped.
-#define NBDTEST_REQUIRE(condition, reason)                                            \
-  do {                                                                                \
-    if (!(condition)) {                                                               \
-      if (nbdtest::MustRun()) FAIL() << "this machine can't run the test: " << (reason); \
-      GTEST_SKIP() << (reason);                                                       \
-    }                                                                                 \
+// Leaves the test when the machine can't run it: with a failure in CI, else
+// skipped.
+#define NBDTEST_REQUIRE(condition, reason)                         \
+  do {                                                             \
+    if (!(condition)) {                                            \
+      if (nbdtest::MustRun())                                      \
+        FAIL() << "this machine can't run the test: " << (reason); \
+      GTEST_SKIP() << (reason);                                    \
+    }                                                              \
   } while (false)
 
-// From here on this process has mounts of its own, which end with it. False where that is not
-// allowed.
+// From here on this process has mounts of its own, which end with it. False
+// where that is not allowed.
 inline bool HavePrivateMounts() {
   static const bool have =
-      unshare(CLONE_NEWNS) == 0 && mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+      unshare(CLONE_NEWNS) == 0 &&
+      mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
   return have;
 }
 

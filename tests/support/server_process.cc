@@ -69,8 +69,8 @@ struct ChildPlan {
   static constexpr char kListenPid[] = "LISTEN_PID=";
 };
 
-[[noreturn]] void RunChild(const ServerProcess::Setup& setup,
-                           ChildPlan& plan, int error_fd) {
+[[noreturn]] void RunChild(const ServerProcess::Setup& setup, ChildPlan& plan,
+                           int error_fd) {
   // Copies above the standard descriptors first, so that no dup2 overwrites a
   // source.
   const int in = fcntl(setup.in, F_DUPFD_CLOEXEC, 10);

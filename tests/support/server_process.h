@@ -33,8 +33,8 @@ class ServerProcess {
     // copies.
     int in = -1;
     int out = -1;
-    // Descriptor 3 is `in`, and LISTEN_FDS says so: a connection (Accept=yes) or
-    // a listener (Accept=no). Descriptors 0 and 1 are /dev/null then.
+    // Descriptor 3 is `in`, and LISTEN_FDS says so: a connection (Accept=yes)
+    // or a listener (Accept=no). Descriptors 0 and 1 are /dev/null then.
     bool activated = false;
     // Besides the test's own: "NAME=value".
     std::vector<std::string> environment = {};

@@ -22,7 +22,8 @@ struct SessionSetup {
   // SO_SNDBUF and SO_RCVBUF of both ends; the kernel raises it to its minimum.
   std::optional<int> socket_buffer_bytes = std::nullopt;
   std::optional<unsigned long> file_size_limit = std::nullopt;
-  // As systemd with Accept=yes hands a connection over, instead of as inetd does.
+  // As systemd with Accept=yes hands a connection over, instead of as inetd
+  // does.
   bool activated = false;
   std::vector<std::string> environment = {};
 };

@@ -17,8 +17,9 @@ constexpr uint64_t kMaxBytesUnderWay = 16u << 20;
 constexpr uint32_t kMaxLength = 6u << 20;
 
 std::string CommandName(uint16_t command) {
-  constexpr std::array kNames = {"READ",  "WRITE", "DISC",         "FLUSH",
-                                 "TRIM",  "CACHE", "WRITE_ZEROES", "BLOCK_STATUS"};
+  constexpr std::array kNames = {"READ",         "WRITE",       "DISC",
+                                 "FLUSH",        "TRIM",        "CACHE",
+                                 "WRITE_ZEROES", "BLOCK_STATUS"};
   return kNames.at(command);
 }
 
@@ -35,8 +36,8 @@ uint64_t TortureClient::Random(uint64_t below) {
 uint32_t TortureClient::RandomLength() {
   // Around the sizes at which a server may change its mind: a page, a buffer's
   // worth, more than any buffer.
-  constexpr std::array<uint32_t, 6> kLimits = {64,      4096,    64u << 10,
-                                               300u << 10, 1u << 20, kMaxLength};
+  constexpr std::array<uint32_t, 6> kLimits = {
+      64, 4096, 64u << 10, 300u << 10, 1u << 20, kMaxLength};
   constexpr std::array<int, 6> kWeights = {20, 35, 22, 15, 5, 3};
   int pick = static_cast<int>(Random(100));
   size_t at = 0;
@@ -59,8 +60,8 @@ TortureClient::Range TortureClient::RandomRange(uint32_t length, bool changes) {
   if (changes && !own) begin = model_.size() / 2;
   Range range;
   for (int attempt = 0; attempt < 4; ++attempt) {
-    range.length = static_cast<uint32_t>(
-        std::min<uint64_t>(length, end - begin));
+    range.length =
+        static_cast<uint32_t>(std::min<uint64_t>(length, end - begin));
     const uint64_t room = end - begin - range.length;
     range.offset = begin + Random(room + 1);
     const uint64_t unit = OneIn(2) ? 4096 : OneIn(2) ? 512 : 1;
@@ -72,13 +73,13 @@ TortureClient::Range TortureClient::RandomRange(uint32_t length, bool changes) {
 }
 
 bool TortureClient::OverlapsOwnChange(const Range& range) const {
-  return std::any_of(
-      operations_.begin(), operations_.end(), [&](const auto& entry) {
-        const Request& other = entry.second.request;
-        return entry.second.changes &&
-               range.offset < other.offset + other.length &&
-               other.offset < range.offset + range.length;
-      });
+  return std::any_of(operations_.begin(), operations_.end(),
+                     [&](const auto& entry) {
+                       const Request& other = entry.second.request;
+                       return entry.second.changes &&
+                              range.offset < other.offset + other.length &&
+                              other.offset < range.offset + range.length;
+                     });
 }
 
 TortureClient::Range TortureClient::Around(const Range& range) {
@@ -86,7 +87,8 @@ TortureClient::Range TortureClient::Around(const Range& range) {
   const uint64_t begin = range.offset - std::min(range.offset, Random(more));
   const uint64_t end =
       std::min(model_.size(), range.offset + range.length + Random(more));
-  return {begin, static_cast<uint32_t>(std::min<uint64_t>(end - begin, kMaxLength))};
+  return {begin,
+          static_cast<uint32_t>(std::min<uint64_t>(end - begin, kMaxLength))};
 }
 
 uint16_t TortureClient::RandomCommand() {
@@ -135,10 +137,9 @@ Request TortureClient::RandomRequest() {
   request.type = RandomCommand();
   request.flags = RandomFlags(request.type);
   if (request.type == kCmdFlush) return request;
-  const Range range =
-      RandomRange(RandomLength(), request.type == kCmdWrite ||
-                                      request.type == kCmdTrim ||
-                                      request.type == kCmdWriteZeroes);
+  const Range range = RandomRange(
+      RandomLength(), request.type == kCmdWrite || request.type == kCmdTrim ||
+                          request.type == kCmdWriteZeroes);
   request.offset = range.offset;
   request.length = range.length;
   return request;
@@ -146,9 +147,8 @@ Request TortureClient::RandomRequest() {
 
 void TortureClient::SendSome() {
   Bytes batch;
-  for (uint64_t left = 1 + Random(8);
-       left > 0 && operations_.size() < depth_ &&
-       bytes_under_way_ < kMaxBytesUnderWay;
+  for (uint64_t left = 1 + Random(8); left > 0 && operations_.size() < depth_ &&
+                                      bytes_under_way_ < kMaxBytesUnderWay;
        --left) {
     batch += Prepare(RandomRequest());
   }
@@ -203,19 +203,17 @@ void TortureClient::ReceiveOne() {
 }
 
 void TortureClient::Complete(const Operation& operation, const Reply& reply) {
-  const bool refused_fast =
-      reply.error == kNbdEnotsup &&
-      (operation.request.flags & kCmdFlagFastZero) != 0;
+  const bool refused_fast = reply.error == kNbdEnotsup &&
+                            (operation.request.flags & kCmdFlagFastZero) != 0;
   const bool shut_down = reply.error == kNbdEshutdown && shutdown_;
-  if (reply.error != kNbdOk && !refused_fast && !shut_down &&
-      !setup_.faulty) {
+  if (reply.error != kNbdOk && !refused_fast && !shut_down && !setup_.faulty) {
     Wrong(operation, ErrorName(reply.error) + " " + reply.message);
   }
   if (operation.changes) CompleteChange(operation, reply);
   if (reply.error != kNbdOk) return;
   if (operation.request.type == kCmdRead) {
-    if (const auto wrong = model_.Check(
-            operation.read_start, operation.request.offset, reply.data)) {
+    if (const auto wrong = model_.Check(operation.read_start,
+                                        operation.request.offset, reply.data)) {
       Wrong(operation, *wrong);
     }
   }
@@ -234,8 +232,8 @@ void TortureClient::CompleteChange(const Operation& operation,
   }
   if (OneIn(3)) to_read_.push_back({request.offset, request.length});
   if (to_read_.size() > 32) to_read_.erase(to_read_.begin());
-  // Before anybody has asked for a flush: what isn't on the storage yet is where
-  // a map of the storage is wrong.
+  // Before anybody has asked for a flush: what isn't on the storage yet is
+  // where a map of the storage is wrong.
   if (setup_.structured && request.type == kCmdWrite && OneIn(6)) {
     to_ask_.push_back({request.offset, request.length});
     if (to_ask_.size() > 8) to_ask_.erase(to_ask_.begin());
@@ -251,12 +249,13 @@ void TortureClient::CheckStatus(const Operation& operation,
     }
     // The server knows no hole that doesn't read as zeroes.
     if (extent.flags != 0 && extent.flags != (kStateHole | kStateZero)) {
-      Wrong(operation, "an extent has the flags " + std::to_string(extent.flags));
+      Wrong(operation,
+            "an extent has the flags " + std::to_string(extent.flags));
     }
     if (extent.flags != 0) {
       hole_bytes_ += extent.length;
-      if (const auto wrong = model_.CheckZeroes(operation.read_start, offset,
-                                                extent.length)) {
+      if (const auto wrong =
+              model_.CheckZeroes(operation.read_start, offset, extent.length)) {
         Wrong(operation, "told to be zeroes: " + *wrong);
       }
       to_read_.push_back(
@@ -268,10 +267,10 @@ void TortureClient::CheckStatus(const Operation& operation,
 
 void TortureClient::Wrong(const Operation& operation, const std::string& what) {
   const Request& request = operation.request;
-  throw BrokenConversation(
-      CommandName(request.type) + " flags " + std::to_string(request.flags) +
-      " offset " + std::to_string(request.offset) + " length " +
-      std::to_string(request.length) + ": " + what);
+  throw BrokenConversation(CommandName(request.type) + " flags " +
+                           std::to_string(request.flags) + " offset " +
+                           std::to_string(request.offset) + " length " +
+                           std::to_string(request.length) + ": " + what);
 }
 
 void TortureClient::ChangePace() {

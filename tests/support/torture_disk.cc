@@ -107,8 +107,8 @@ class MadeDisk : public TortureDisk {
     const std::string source = given.source.empty() ? given.path : given.source;
     // Much data and little, and nothing but a hole: what a map of holes leaves
     // out is seen best where there are few of them.
-    constexpr std::array<std::pair<uint64_t, uint64_t>, 4> kLayouts = {{
-        {192 << 10, 384 << 10}, {64 << 10, 3 << 20}, {4000, 1 << 20}, {0, 1}}};
+    constexpr std::array<std::pair<uint64_t, uint64_t>, 4> kLayouts = {
+        {{192 << 10, 384 << 10}, {64 << 10, 3 << 20}, {4000, 1 << 20}, {0, 1}}};
     const auto [data, period] = kLayouts[random() % kLayouts.size()];
     const uint64_t size = Empty(source, given.size);
     if (random() % 4 == 0) Allocate(source, size);

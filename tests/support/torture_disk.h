@@ -28,15 +28,15 @@ class TortureDisk {
   // that the server has to wait. Not at the same time as Check().
   void Disturb(std::mt19937_64& random);
 
-  // No request is under way: what is wrong with the bytes, in the page cache and
-  // where they are stored; nothing if all are as the model says.
+  // No request is under way: what is wrong with the bytes, in the page cache
+  // and where they are stored; nothing if all are as the model says.
   virtual std::optional<std::string> Check() = 0;
 
  protected:
   TortureDisk() = default;
 
-  // Writes `data_bytes` at each multiple of `period_bytes` of the file at `path`,
-  // which exists and reads as `size` zeroes; the rest stays as it is.
+  // Writes `data_bytes` at each multiple of `period_bytes` of the file at
+  // `path`, which exists and reads as `size` zeroes; the rest stays as it is.
   void Fill(const std::string& path, uint64_t size, uint64_t data_bytes,
             uint64_t period_bytes);
   // The path to serve from now on.
@@ -60,8 +60,8 @@ std::unique_ptr<TortureDisk> MakeOwnDisk(Storage storage, uint64_t size);
 // tried; see GivenDisk::FromEnvironment().
 struct GivenDisk {
   std::string path;
-  // Where its bytes are put, if that isn't the path: a file that becomes part of
-  // an image, for instance.
+  // Where its bytes are put, if that isn't the path: a file that becomes part
+  // of an image, for instance.
   std::string source;
   // Run by the shell, if there is one, with an argument:
   //   begin   before the source is made anew

@@ -130,10 +130,9 @@ void TortureModel::End(const Change& change, Outcome outcome) {
   for (auto at = segments_.find(change.offset);
        at->first < change.offset + change.length; ++at) {
     Entries& entries = at->second;
-    const auto own =
-        std::find_if(entries.begin(), entries.end(), [&](const Entry& entry) {
-          return entry.start == change.start;
-        });
+    const auto own = std::find_if(
+        entries.begin(), entries.end(),
+        [&](const Entry& entry) { return entry.start == change.start; });
     if (outcome == Outcome::kRefused) {
       entries.erase(own);
       continue;
@@ -151,9 +150,8 @@ void TortureModel::Tidy(uint64_t offset, uint64_t length) {
   if (at != segments_.begin()) --at;
   const uint64_t end = std::min(offset + length + 1, size_);
   while (at->first < end) {
-    std::erase_if(at->second, [&](const Entry& entry) {
-      return entry.replaced <= oldest;
-    });
+    std::erase_if(at->second,
+                  [&](const Entry& entry) { return entry.replaced <= oldest; });
     const bool joins =
         at != segments_.begin() && std::prev(at)->second == at->second;
     at = joins ? segments_.erase(at) : std::next(at);
@@ -171,8 +169,9 @@ void TortureModel::EndReading(Time start) {
   readers_.erase(readers_.find(start));
 }
 
-std::vector<TortureModel::Allowed> TortureModel::AllowedSince(
-    Time start, uint64_t offset, uint64_t length) {
+std::vector<TortureModel::Allowed> TortureModel::AllowedSince(Time start,
+                                                              uint64_t offset,
+                                                              uint64_t length) {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::vector<Allowed> result;
   const uint64_t end = offset + length;

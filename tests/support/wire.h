@@ -145,7 +145,7 @@ inline constexpr uint32_t kNbdEshutdown = 108;
 inline constexpr size_t kMaxString = 4096;
 
 // What nbdinetd itself promises to its users.
-inline constexpr uint32_t kMaxPayload = 32u << 20;  // advertised
+inline constexpr uint32_t kMaxPayload = 32u << 20;      // advertised
 inline constexpr uint32_t kLongestRequest = 64u << 20;  // served
 inline constexpr uint32_t kMaxOptionPayload = 64u << 10;
 inline constexpr int kExitOk = 0;

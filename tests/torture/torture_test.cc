@@ -3,9 +3,9 @@
 // kind of transport, storage and start, with page cache dropped under the
 // server, clients that are slow, leave at once or see the server shut down.
 //
-// NBDINETD_TORTURE_SECONDS says how long all of it takes, about (25 by default);
-// NBDINETD_TORTURE_SEED repeats the requests of another run, though not how
-// they met in time. 'make torture' runs ten minutes of it.
+// NBDINETD_TORTURE_SECONDS says how long all of it takes, about (25 by
+// default); NBDINETD_TORTURE_SEED repeats the requests of another run, though
+// not how they met in time. 'make torture' runs ten minutes of it.
 //
 // NBDINETD_TORTURE_EXPORT names a file or block device that is to be served
 // instead, by tests/torture/file_systems_test.py for instance; see GivenDisk.
@@ -111,11 +111,13 @@ std::vector<Scenario> Scenarios() {
       {"PipesSimple", kInetd, kPipes, kFile, false},
       {"UnixListenerStructured", kListener, kUnix},
       {"TcpListenerSimple", kListener, kTcp, kFile, false},
-      {"UnixSmallBufferStructured", kActivated, kUnix, kFile, true, kSmallBuffer},
+      {"UnixSmallBufferStructured", kActivated, kUnix, kFile, true,
+       kSmallBuffer},
       {"UnixSmallBufferSimple", kInetd, kUnix, kFile, false, kSmallBuffer},
       {"TcpSmallBufferStructured", kActivated, kTcp, kFile, true, kSmallBuffer},
       {"TcpSmallBufferSimple", kActivated, kTcp, kFile, false, kSmallBuffer},
-      {"UnixSlowStructured", kActivated, kUnix, kFile, true, std::nullopt, true},
+      {"UnixSlowStructured", kActivated, kUnix, kFile, true, std::nullopt,
+       true},
       {"TcpSlowSimple", kActivated, kTcp, kFile, false, std::nullopt, true},
       {"TcpSlowSmallBufferStructured", kInetd, kTcp, kFile, true, kSmallBuffer,
        true},
@@ -123,8 +125,8 @@ std::vector<Scenario> Scenarios() {
       {"TmpfsTcpSimple", kActivated, kTcp, kTmpfs, false},
       {"LoopDeviceUnixStructured", kActivated, kUnix, kLoopDevice},
       {"LoopDeviceTcpSimple", kActivated, kTcp, kLoopDevice, false},
-      {"InterruptedUnixStructured", kActivated, kUnix, kFile, true, std::nullopt,
-       false, interrupted},
+      {"InterruptedUnixStructured", kActivated, kUnix, kFile, true,
+       std::nullopt, false, interrupted},
       {"InterruptedTcpSimple", kInetd, kTcp, kFile, false, std::nullopt, false,
        interrupted},
       {"InterruptedPipesStructured", kInetd, kPipes, kFile, true, std::nullopt,
@@ -283,7 +285,8 @@ class Torture : public testing::Test {
         random_(Seed() ^ std::hash<std::string>()(scenario_.name)) {}
 
   void TestBody() override {
-    NEED_OR_SKIP(scenario_.faults.empty() || access(FaultyCallsPath().c_str(), R_OK) == 0,
+    NEED_OR_SKIP(scenario_.faults.empty() ||
+                     access(FaultyCallsPath().c_str(), R_OK) == 0,
                  "needs tests/support/faulty_calls.so");
     const bool loop = scenario_.storage == Storage::kLoopDevice;
     NEED_OR_SKIP(!loop || access("/dev/loop-control", R_OK | W_OK) == 0,
@@ -300,8 +303,8 @@ class Torture : public testing::Test {
         if (rounds % 2 == 0) disk = MakeGivenDisk(*given, random_);
       } else if (disk == nullptr) {
         // A sector more than pages, and in a file some bytes more than sectors.
-        disk = MakeOwnDisk(scenario_.storage,
-                           (8 << 20) + 512 + (loop ? 0 : 101));
+        disk =
+            MakeOwnDisk(scenario_.storage, (8 << 20) + 512 + (loop ? 0 : 101));
       }
       RunRound(*disk);
       ++rounds;
@@ -309,9 +312,10 @@ class Torture : public testing::Test {
              (std::chrono::steady_clock::now() < deadline_ ||
               (given.has_value() && rounds < kMinGivenRounds)));
     EXPECT_TRUE(requests_ > 0 || scenario_.faulty || HasFailure());
-    std::printf("# %llu requests on %zu connections, %llu bytes told to be holes\n",
-                static_cast<unsigned long long>(requests_), connections_,
-                static_cast<unsigned long long>(hole_bytes_));
+    std::printf(
+        "# %llu requests on %zu connections, %llu bytes told to be holes\n",
+        static_cast<unsigned long long>(requests_), connections_,
+        static_cast<unsigned long long>(hole_bytes_));
   }
 
  private:
@@ -495,16 +499,16 @@ const bool kRegistered = [] {
               static_cast<unsigned long long>(Seed()));
   const std::vector<Scenario> scenarios =
       GivenDisk::FromEnvironment().has_value() ? GivenScenarios() : Scenarios();
-  const auto duration = std::chrono::milliseconds(
-      Number("NBDINETD_TORTURE_SECONDS", 25) * 1000 /
-      (scenarios.size() * Engines().size()));
+  const auto duration =
+      std::chrono::milliseconds(Number("NBDINETD_TORTURE_SECONDS", 25) * 1000 /
+                                (scenarios.size() * Engines().size()));
   for (const Scenario& scenario : scenarios) {
     for (const Engine& engine : Engines()) {
-      testing::RegisterTest(
-          "Torture", (scenario.name + engine.name).c_str(), nullptr, nullptr,
-          __FILE__, __LINE__, [=]() -> Torture* {
-            return new Torture(scenario, engine, duration);
-          });
+      testing::RegisterTest("Torture", (scenario.name + engine.name).c_str(),
+                            nullptr, nullptr, __FILE__, __LINE__,
+                            [=]() -> Torture* {
+                              return new Torture(scenario, engine, duration);
+                            });
     }
   }
   return true;

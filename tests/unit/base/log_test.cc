@@ -26,7 +26,8 @@ namespace {
 
 using Messages = std::vector<std::string>;
 
-// Everything that a descriptor has for us, one element for each write or datagram.
+// Everything that a descriptor has for us, one element for each write or
+// datagram.
 Messages ReceiveAll(int fd) {
   Messages messages;
   std::string buffer(1 << 16, '\0');
@@ -60,11 +61,12 @@ class CapturedStandardError {
 std::string JournalStream(ino_t inode_error = 0, dev_t device_error = 0) {
   struct stat st;
   fstat(STDERR_FILENO, &st);
-  return std::to_string(st.st_dev + device_error) + ":" + std::to_string(st.st_ino + inode_error);
+  return std::to_string(st.st_dev + device_error) + ":" +
+         std::to_string(st.st_ino + inode_error);
 }
 
-Log::Config Config(absl::optional<LogDestination> destination, bool verbose = false,
-                   bool standard_error_is_peer = false) {
+Log::Config Config(absl::optional<LogDestination> destination,
+                   bool verbose = false, bool standard_error_is_peer = false) {
   Log::Config config;
   config.destination = destination;
   config.verbose = verbose;
@@ -89,13 +91,14 @@ TEST_F(StandardErrorTest, GetsPlainLinesOneWriteEach) {
     log.Write(Priority::kInfo, "serving export \"disk\"");
     log.Write(Priority::kWarning, "100% of %s");
     log.Error("failed");
-    EXPECT_EQ(captured_.Take(), (Messages{"nbdinetd: serving export \"disk\"\n",
-                                          "nbdinetd: 100% of %s\n", "nbdinetd: failed\n"}));
+    EXPECT_EQ(captured_.Take(),
+              (Messages{"nbdinetd: serving export \"disk\"\n",
+                        "nbdinetd: 100% of %s\n", "nbdinetd: failed\n"}));
   }
 }
 
-// A pipe that has any room at all has room for PIPE_BUF bytes; for more, a write
-// could wait for ever. A client's export name, escaped, may be longer.
+// A pipe that has any room at all has room for PIPE_BUF bytes; for more, a
+// write could wait for ever. A client's export name, escaped, may be longer.
 TEST_F(StandardErrorTest, GetsNoLineThatAPipeCouldTakeInPartsOnly) {
   const std::string name(4 * PIPE_BUF, 'n');
   const Log log(Config(LogDestination::kStandardError));
@@ -123,14 +126,16 @@ TEST_F(StandardErrorTest, GetsPriorityPrefixesWhenTheJournalReadsIt) {
   log.Write(Priority::kNotice, "c");
   log.Write(Priority::kInfo, "d");
   log.Debug("e");
-  EXPECT_EQ(captured_.Take(), (Messages{"<3>a\n", "<4>b\n", "<5>c\n", "<6>d\n", "<7>e\n"}));
+  EXPECT_EQ(captured_.Take(),
+            (Messages{"<3>a\n", "<4>b\n", "<5>c\n", "<6>d\n", "<7>e\n"}));
 }
 
 // The variable is inherited by processes whose standard error is another one.
 TEST_F(StandardErrorTest, GetsNoPrefixesWhenTheJournalReadsAnother) {
   for (const std::string& value :
-       {JournalStream(1), JournalStream(0, 1), std::string(""), std::string(":"),
-        std::string("1"), std::string("a:b"), JournalStream() + "x", ":" + JournalStream()}) {
+       {JournalStream(1), JournalStream(0, 1), std::string(""),
+        std::string(":"), std::string("1"), std::string("a:b"),
+        JournalStream() + "x", ":" + JournalStream()}) {
     setenv("JOURNAL_STREAM", value.c_str(), 1);
     const Log log(Config(LogDestination::kStandardError));
     log.Write(Priority::kInfo, "x");
@@ -173,11 +178,14 @@ TEST_F(StandardErrorTest, MayBeClosedWithoutHarm) {
 class Listener {
  public:
   explicit Listener(const std::string& path)
-      : path_(path), fd_(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
+      : path_(path),
+        fd_(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
     sockaddr_un address = {};
     address.sun_family = AF_UNIX;
     std::strncpy(address.sun_path, path.c_str(), sizeof(address.sun_path) - 1);
-    if (bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) abort();
+    if (bind(fd_.get(), reinterpret_cast<sockaddr*>(&address),
+             sizeof(address)) != 0)
+      abort();
   }
   ~Listener() { unlink(path_.c_str()); }
   Messages Take() { return ReceiveAll(fd_.get()); }
@@ -187,8 +195,9 @@ class Listener {
   UniqueFd fd_;
 };
 
-// One message of the journal's native protocol: NAME=VALUE lines, or, where the value has a
-// newline, NAME, its length in 64 bits, the lowest byte first, and the value.
+// One message of the journal's native protocol: NAME=VALUE lines, or, where the
+// value has a newline, NAME, its length in 64 bits, the lowest byte first, and
+// the value.
 std::map<std::string, std::string> ParseJournal(const std::string& message) {
   std::map<std::string, std::string> fields;
   for (size_t at = 0; at < message.size();) {
@@ -206,7 +215,8 @@ std::map<std::string, std::string> ParseJournal(const std::string& message) {
     } else {
       uint64_t size = 0;
       for (size_t i = 0; i < 8; ++i) {
-        size |= uint64_t{static_cast<unsigned char>(message.at(at + i))} << (8 * i);
+        size |= uint64_t{static_cast<unsigned char>(message.at(at + i))}
+                << (8 * i);
       }
       name = line;
       value = message.substr(at + 8, size);
@@ -218,7 +228,8 @@ std::map<std::string, std::string> ParseJournal(const std::string& message) {
   return fields;
 }
 
-// /run and /dev are the test's own, so that nothing reaches the machine's real logs.
+// /run and /dev are the test's own, so that nothing reaches the machine's real
+// logs.
 class DaemonTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -243,12 +254,16 @@ class DaemonTest : public testing::Test {
 
   void SetJournal(bool runs) {
     journal_.reset();
-    if (runs) journal_ = std::make_unique<Listener>("/run/systemd/journal/socket");
+    if (runs)
+      journal_ = std::make_unique<Listener>("/run/systemd/journal/socket");
   }
   void StartSyslog() { syslog_ = std::make_unique<Listener>("/dev/log"); }
-  void JournalReadsStandardError() { setenv("JOURNAL_STREAM", JournalStream().c_str(), 1); }
+  void JournalReadsStandardError() {
+    setenv("JOURNAL_STREAM", JournalStream().c_str(), 1);
+  }
 
-  // What came where since the last time, in words: "journal(a) syslog(b) stderr(c)".
+  // What came where since the last time, in words: "journal(a) syslog(b)
+  // stderr(c)".
   std::string Where() {
     std::string words;
     const auto add = [&](const std::string& place, const std::string& message) {
@@ -289,15 +304,16 @@ TEST_F(DaemonTest, TheJournalGetsPriorityAndFields) {
   log.Error("failed");
   const Messages messages = journal().Take();
   ASSERT_EQ(messages.size(), 2u);
-  EXPECT_EQ(ParseJournal(messages[0]), (std::map<std::string, std::string>{
-                                           {"MESSAGE", "ended: because = 100% %s"},
-                                           {"PRIORITY", "4"},
-                                           {"SYSLOG_IDENTIFIER", "nbdinetd"},
-                                           {"NBD_PEER", "127.0.0.1:40000"},
-                                           {"NBD_EXPORT", "disk"},
-                                           {"NBD_REQUESTS", "12"},
-                                           {"NBD_ERRORS", "0"},
-                                       }));
+  EXPECT_EQ(ParseJournal(messages[0]),
+            (std::map<std::string, std::string>{
+                {"MESSAGE", "ended: because = 100% %s"},
+                {"PRIORITY", "4"},
+                {"SYSLOG_IDENTIFIER", "nbdinetd"},
+                {"NBD_PEER", "127.0.0.1:40000"},
+                {"NBD_EXPORT", "disk"},
+                {"NBD_REQUESTS", "12"},
+                {"NBD_ERRORS", "0"},
+            }));
   // Extra fields are one message's.
   EXPECT_EQ(ParseJournal(messages[1]), (std::map<std::string, std::string>{
                                            {"MESSAGE", "failed"},
@@ -333,12 +349,14 @@ TEST_F(DaemonTest, SyslogGetsOneLineEachWithFacilityAndPriority) {
   const std::string tag = "nbdinetd[" + std::to_string(getpid()) + "]: ";
   // Facility daemon, 3, times eight, plus the priority.
   EXPECT_EQ(messages[0].substr(0, 4), "<30>");
-  EXPECT_NE(messages[0].find(tag + "100% of %s"), std::string::npos) << messages[0];
+  EXPECT_NE(messages[0].find(tag + "100% of %s"), std::string::npos)
+      << messages[0];
   EXPECT_EQ(messages[1].substr(0, 4), "<27>");
   EXPECT_NE(messages[1].find(tag + "failed"), std::string::npos) << messages[1];
 }
 
-// Where a message goes: the whole table of destination, standard error and daemons.
+// Where a message goes: the whole table of destination, standard error and
+// daemons.
 struct Place {
   const char* what;
   absl::optional<LogDestination> destination;
@@ -351,36 +369,41 @@ struct Place {
 
 const Place kPlaces[] = {
     // Without --log it depends on standard error.
-    {"a terminal or file", absl::nullopt, true, false, false, "stderr(nbdinetd: m)",
-     "stderr(nbdinetd: d)"},
-    {"the journal's stream is upgraded", absl::nullopt, true, true, false, "journal(m)",
-     "stderr(<7>d)"},
-    {"unless the journal can't be reached", absl::nullopt, false, true, false, "stderr(<6>m)",
-     "stderr(<7>d)"},
-    {"the client's socket", absl::nullopt, true, false, true, "journal(m)", "journal(d)"},
-    {"the client's socket, no journal", absl::nullopt, false, false, true, "syslog(m)", ""},
-    {"the client's socket, a stale variable", absl::nullopt, false, true, true, "syslog(m)", ""},
-    // --log
-    {"--log=stderr", LogDestination::kStandardError, true, false, false, "stderr(nbdinetd: m)",
-     "stderr(nbdinetd: d)"},
-    {"--log=stderr, the journal's stream", LogDestination::kStandardError, true, true, false,
+    {"a terminal or file", absl::nullopt, true, false, false,
+     "stderr(nbdinetd: m)", "stderr(nbdinetd: d)"},
+    {"the journal's stream is upgraded", absl::nullopt, true, true, false,
+     "journal(m)", "stderr(<7>d)"},
+    {"unless the journal can't be reached", absl::nullopt, false, true, false,
      "stderr(<6>m)", "stderr(<7>d)"},
-    {"--log=stderr, the client's socket", LogDestination::kStandardError, true, false, true,
-     "journal(m)", "journal(d)"},
-    {"--log=stderr, the client's socket, no journal", LogDestination::kStandardError, false, false,
-     true, "syslog(m)", ""},
+    {"the client's socket", absl::nullopt, true, false, true, "journal(m)",
+     "journal(d)"},
+    {"the client's socket, no journal", absl::nullopt, false, false, true,
+     "syslog(m)", ""},
+    {"the client's socket, a stale variable", absl::nullopt, false, true, true,
+     "syslog(m)", ""},
+    // --log
+    {"--log=stderr", LogDestination::kStandardError, true, false, false,
+     "stderr(nbdinetd: m)", "stderr(nbdinetd: d)"},
+    {"--log=stderr, the journal's stream", LogDestination::kStandardError, true,
+     true, false, "stderr(<6>m)", "stderr(<7>d)"},
+    {"--log=stderr, the client's socket", LogDestination::kStandardError, true,
+     false, true, "journal(m)", "journal(d)"},
+    {"--log=stderr, the client's socket, no journal",
+     LogDestination::kStandardError, false, false, true, "syslog(m)", ""},
     {"--log=syslog", LogDestination::kSyslog, true, false, false, "syslog(m)",
      "stderr(nbdinetd: d)"},
-    {"--log=syslog, the client's socket", LogDestination::kSyslog, true, false, true, "syslog(m)",
-     "journal(d)"},
-    {"--log=journal", LogDestination::kJournal, true, false, false, "journal(m)",
-     "stderr(nbdinetd: d)"},
+    {"--log=syslog, the client's socket", LogDestination::kSyslog, true, false,
+     true, "syslog(m)", "journal(d)"},
+    {"--log=journal", LogDestination::kJournal, true, false, false,
+     "journal(m)", "stderr(nbdinetd: d)"},
     {"--log=journal, no journal", LogDestination::kJournal, false, false, false,
      "stderr(nbdinetd: m)", "stderr(nbdinetd: d)"},
-    {"--log=journal, no journal, the client's socket", LogDestination::kJournal, false, false,
-     true, "syslog(m)", ""},
-    {"--log=null", LogDestination::kNull, true, false, false, "", "stderr(nbdinetd: d)"},
-    {"--log=null, the client's socket", LogDestination::kNull, false, false, true, "", ""},
+    {"--log=journal, no journal, the client's socket", LogDestination::kJournal,
+     false, false, true, "syslog(m)", ""},
+    {"--log=null", LogDestination::kNull, true, false, false, "",
+     "stderr(nbdinetd: d)"},
+    {"--log=null, the client's socket", LogDestination::kNull, false, false,
+     true, "", ""},
 };
 
 TEST_F(DaemonTest, EveryMessageGoesWhereTheManualSays) {
@@ -389,7 +412,8 @@ TEST_F(DaemonTest, EveryMessageGoesWhereTheManualSays) {
     unsetenv("JOURNAL_STREAM");
     if (place.journal_reads_standard_error) JournalReadsStandardError();
     SetJournal(place.journal_runs);
-    const Log log(Config(place.destination, /*verbose=*/true, place.standard_error_is_peer));
+    const Log log(Config(place.destination, /*verbose=*/true,
+                         place.standard_error_is_peer));
     log.Write(Priority::kInfo, "m");
     EXPECT_EQ(Where(), place.message) << place.what;
     log.Debug("d");
@@ -406,9 +430,11 @@ TEST_F(DaemonTest, NothingIsEverWrittenToTheClient) {
       unsetenv("JOURNAL_STREAM");
       if (stream) JournalReadsStandardError();
       for (const Place& place : kPlaces) {
-        const Log log(Config(place.destination, /*verbose=*/true, /*peer=*/true));
-        for (const Priority priority : {Priority::kError, Priority::kWarning, Priority::kNotice,
-                                        Priority::kInfo, Priority::kDebug}) {
+        const Log log(
+            Config(place.destination, /*verbose=*/true, /*peer=*/true));
+        for (const Priority priority :
+             {Priority::kError, Priority::kWarning, Priority::kNotice,
+              Priority::kInfo, Priority::kDebug}) {
           log.Write(priority, "m");
         }
         log.Error("m");

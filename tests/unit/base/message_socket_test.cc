@@ -49,7 +49,8 @@ class Daemon {
 
   // All that has come, a datagram each; of a stream socket all at once.
   Messages Take() {
-    UniqueFd accepted(accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    UniqueFd accepted(
+        accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (accepted.valid()) connection_ = std::move(accepted);
     const int fd = connection_.valid() ? connection_.get() : socket_.get();
     Messages messages;
@@ -78,7 +79,9 @@ class MessageSocketTest : public testing::Test {
     daemon_.reset();
     rmdir(folder_.c_str());
   }
-  void Start(int type = SOCK_DGRAM) { daemon_ = std::make_unique<Daemon>(name_, type); }
+  void Start(int type = SOCK_DGRAM) {
+    daemon_ = std::make_unique<Daemon>(name_, type);
+  }
 
   // Sends until a message is lost; how many were not.
   static int Fill(MessageSocket& socket) {
@@ -89,12 +92,14 @@ class MessageSocketTest : public testing::Test {
 
   // The same by a socket of the test's own, which doesn't wait.
   int FillAtOnce() {
-    const UniqueFd filler(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    const UniqueFd filler(
+        socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     sockaddr_un address = {};
     address.sun_family = AF_UNIX;
     std::strncpy(address.sun_path, name_.c_str(), sizeof(address.sun_path) - 1);
     int sent = 0;
-    while (sendto(filler.get(), "x", 1, 0, reinterpret_cast<sockaddr*>(&address),
+    while (sendto(filler.get(), "x", 1, 0,
+                  reinterpret_cast<sockaddr*>(&address),
                   sizeof(address)) == 1) {
       ++sent;
     }
@@ -133,7 +138,8 @@ TEST_F(MessageSocketTest, FindsAnAbstractName) {
 
 TEST_F(MessageSocketTest, HasNobodyWhereNobodyListens) {
   for (const std::string& name :
-       {std::string(), std::string("/"), std::string("relative"), name_, "/" + std::string(200, 'x')}) {
+       {std::string(), std::string("/"), std::string("relative"), name_,
+        "/" + std::string(200, 'x')}) {
     MessageSocket socket(name);
     EXPECT_FALSE(socket.valid()) << name;
     EXPECT_FALSE(socket.Send("lost")) << name;
@@ -180,12 +186,13 @@ TEST_F(MessageSocketTest, IsNotHeldUpByADaemonThatDoesNotRead) {
     const absl::Time start = SteadyNow();
     std::vector<std::unique_ptr<MessageSocket>> sockets;
     for (int i = 0; i < 2; ++i) {
-      sockets.push_back(
-          std::make_unique<MessageSocket>(name_, MessageSocket::Kind::kDatagramOrStream));
+      sockets.push_back(std::make_unique<MessageSocket>(
+          name_, MessageSocket::Kind::kDatagramOrStream));
       if (!sockets.back()->valid()) break;
       const int sent = Fill(*sockets.back());
       EXPECT_TRUE(sent > 0 || i > 0);
-      for (int lost = 0; lost < 100; ++lost) EXPECT_FALSE(sockets.back()->Send("lost"));
+      for (int lost = 0; lost < 100; ++lost)
+        EXPECT_FALSE(sockets.back()->Send("lost"));
     }
     // Each waits once, for all of its hundred.
     EXPECT_LT(SteadyNow() - start, 25 * kMessagePatience);
@@ -205,7 +212,8 @@ TEST_F(MessageSocketTest, WaitsForADaemonThatReads) {
   });
   EXPECT_TRUE(socket.Send("one"));
   reader.join();
-  for (std::string& message : daemon_->Take()) taken.push_back(std::move(message));
+  for (std::string& message : daemon_->Take())
+    taken.push_back(std::move(message));
   EXPECT_EQ(taken.size(), static_cast<size_t>(full) + 1);
   EXPECT_EQ(taken.back(), "one");
 }
@@ -231,7 +239,8 @@ TEST_F(MessageSocketTest, LosesAMessageThatIsTooLongAndGoesOn) {
   EXPECT_EQ(daemon_->Take(), Messages{"one"});
 }
 
-// Of a message that a stream socket has taken in part, the rest would be the beginning of the next.
+// Of a message that a stream socket has taken in part, the rest would be the
+// beginning of the next.
 TEST_F(MessageSocketTest, DoesNotMixMessagesInAStream) {
   Start(SOCK_STREAM);
   MessageSocket socket(name_, MessageSocket::Kind::kDatagramOrStream);

@@ -8,13 +8,14 @@
 namespace nbdinetd {
 namespace {
 
-// The encoding of any number by the scheme of UTF-8, also where UTF-8 forbids the number or a
-// shorter form exists.
+// The encoding of any number by the scheme of UTF-8, also where UTF-8 forbids
+// the number or a shorter form exists.
 std::string Encode(uint32_t point, int length) {
   if (length == 1) return std::string(1, static_cast<char>(point));
   std::string text;
   const uint32_t marks[] = {0, 0, 0xc0, 0xe0, 0xf0, 0xf8, 0xfc};
-  text.push_back(static_cast<char>(marks[length] | (point >> (6 * (length - 1)))));
+  text.push_back(
+      static_cast<char>(marks[length] | (point >> (6 * (length - 1)))));
   for (int i = length - 2; i >= 0; --i) {
     text.push_back(static_cast<char>(0x80 | ((point >> (6 * i)) & 0x3f)));
   }
@@ -27,7 +28,9 @@ int ShortestLength(uint32_t point) {
 
 TEST(Utf8, TheEmptyStringIsValid) { EXPECT_TRUE(IsValidUtf8("")); }
 
-TEST(Utf8, NulIsWellFormed) { EXPECT_TRUE(IsValidUtf8(absl::string_view("a\0b", 3))); }
+TEST(Utf8, NulIsWellFormed) {
+  EXPECT_TRUE(IsValidUtf8(absl::string_view("a\0b", 3)));
+}
 
 TEST(Utf8, EveryScalarValueInItsShortestFormIsValidAndSurrogatesAreNot) {
   for (uint32_t point = 0; point <= 0x10ffff; ++point) {
@@ -38,7 +41,8 @@ TEST(Utf8, EveryScalarValueInItsShortestFormIsValidAndSurrogatesAreNot) {
 }
 
 TEST(Utf8, NothingAboveTheLastCodePointIsValid) {
-  for (const uint32_t point : {0x110000u, 0x110001u, 0x13ffffu, 0x140000u, 0x1fffffu}) {
+  for (const uint32_t point :
+       {0x110000u, 0x110001u, 0x13ffffu, 0x140000u, 0x1fffffu}) {
     EXPECT_FALSE(IsValidUtf8(Encode(point, 4))) << std::hex << point;
   }
   EXPECT_FALSE(IsValidUtf8(Encode(0x200000, 5)));
@@ -48,7 +52,8 @@ TEST(Utf8, NothingAboveTheLastCodePointIsValid) {
 TEST(Utf8, NoOverlongFormIsValid) {
   for (uint32_t point = 0; point < 0x10000; ++point) {
     for (int length = ShortestLength(point) + 1; length <= 4; ++length) {
-      ASSERT_FALSE(IsValidUtf8(Encode(point, length))) << std::hex << point << " in " << length;
+      ASSERT_FALSE(IsValidUtf8(Encode(point, length)))
+          << std::hex << point << " in " << length;
     }
   }
 }
@@ -62,12 +67,16 @@ TEST(Utf8, NoByteOutOfRangeStandsAlone) {
 }
 
 TEST(Utf8, ATruncatedSequenceIsInvalidWhereverItIsCut) {
-  for (const uint32_t point : {0x80u, 0x7ffu, 0x800u, 0xffffu, 0x10000u, 0x10ffffu}) {
+  for (const uint32_t point :
+       {0x80u, 0x7ffu, 0x800u, 0xffffu, 0x10000u, 0x10ffffu}) {
     const std::string whole = Encode(point, ShortestLength(point));
     for (size_t size = 1; size < whole.size(); ++size) {
-      EXPECT_FALSE(IsValidUtf8(whole.substr(0, size))) << std::hex << point << " at " << size;
-      EXPECT_FALSE(IsValidUtf8(whole.substr(0, size) + "abc")) << std::hex << point;
-      EXPECT_FALSE(IsValidUtf8(whole.substr(0, size) + whole)) << std::hex << point;
+      EXPECT_FALSE(IsValidUtf8(whole.substr(0, size)))
+          << std::hex << point << " at " << size;
+      EXPECT_FALSE(IsValidUtf8(whole.substr(0, size) + "abc"))
+          << std::hex << point;
+      EXPECT_FALSE(IsValidUtf8(whole.substr(0, size) + whole))
+          << std::hex << point;
     }
   }
 }
@@ -79,7 +88,8 @@ TEST(Utf8, EveryContinuationByteMustBeOne) {
       for (const int byte : {0x00, 0x41, 0x7f, 0xc0, 0xff}) {
         std::string broken = whole;
         broken[i] = static_cast<char>(byte);
-        EXPECT_FALSE(IsValidUtf8(broken)) << std::hex << point << ", byte " << i;
+        EXPECT_FALSE(IsValidUtf8(broken))
+            << std::hex << point << ", byte " << i;
       }
     }
   }

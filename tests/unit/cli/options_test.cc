@@ -236,23 +236,24 @@ TEST(WrongUsage, AnArgumentTooManyIsSaidToBeTooMany) {
   });
 }
 
-// As from a shell's variable that isn't set: not to be taken for no such option,
-// and so for TCP on all addresses, or for the user who started it.
+// As from a shell's variable that isn't set: not to be taken for no such
+// option, and so for TCP on all addresses, or for the user who started it.
 TEST(WrongUsage, AnEmptyArgumentIsNotTakenForNoArgument) {
-  for (const char* option : {"--unix", "--ipaddr", "--run", "--pidfile", "--user",
-                             "--group", "--allow", "--deny"}) {
+  for (const char* option : {"--unix", "--ipaddr", "--run", "--pidfile",
+                             "--user", "--group", "--allow", "--deny"}) {
     ExpectAllWrong({{{std::string(option) + "=", "disk"}, {option}}});
   }
-  ExpectAllWrong({{{"-U", "", "disk"}, {"--unix is empty"}},
-                  {{"--tls=require", "--tls-allow=", "disk"},
-                   {"--tls-allow is empty"}}});
+  ExpectAllWrong(
+      {{{"-U", "", "disk"}, {"--unix is empty"}},
+       {{"--tls=require", "--tls-allow=", "disk"}, {"--tls-allow is empty"}}});
 }
 
 TEST(WrongUsage, ADirectoryGoesWithNoFileAndNoDescription) {
   ExpectAllWrong({
       {{"--directory=/srv", "disk"}, {"FILE", "--directory"}},
       {{"disk", "--directory=/srv"}, {"FILE", "--directory"}},
-      {{"--directory=/srv", "--description=x"}, {"--description", "--directory"}},
+      {{"--directory=/srv", "--description=x"},
+       {"--description", "--directory"}},
       {{"--directory="}, {"--directory"}},
   });
 }
@@ -328,16 +329,34 @@ TEST(WrongUsage, NothingIsPrinted) {
 
 TEST(Help, NamesEveryOption) {
   const std::string help(HelpText());
-  for (const char* option :
-       {"-r, --readonly", "-e, --exportname=NAME", "--description=TEXT",
-        "-s, --single", "-f, --foreground", "--log=", "-v, --verbose",
-        "--check", "-V, --version", "--help", "-p, --port=PORT",
-        "-i, --ipaddr=IP", "-U, --unix=PATH", "--vsock", "--run=COMMAND",
-        "-P, --pidfile=PATH", "-u, --user=USER", "-g, --group=GROUP",
-        "--max-connections=N", "--exit-idle=TIME", "--handshake-timeout=TIME",
-        "--stall-timeout=TIME", "--idle-timeout=TIME", "--tls=off|on|require",
-        "--tls-certificates=DIR", "--tls-psk=FILE", "--tls-verify-peer",
-        "--tls-allow=PATTERN"}) {
+  for (const char* option : {"-r, --readonly",
+                             "-e, --exportname=NAME",
+                             "--description=TEXT",
+                             "-s, --single",
+                             "-f, --foreground",
+                             "--log=",
+                             "-v, --verbose",
+                             "--check",
+                             "-V, --version",
+                             "--help",
+                             "-p, --port=PORT",
+                             "-i, --ipaddr=IP",
+                             "-U, --unix=PATH",
+                             "--vsock",
+                             "--run=COMMAND",
+                             "-P, --pidfile=PATH",
+                             "-u, --user=USER",
+                             "-g, --group=GROUP",
+                             "--max-connections=N",
+                             "--exit-idle=TIME",
+                             "--handshake-timeout=TIME",
+                             "--stall-timeout=TIME",
+                             "--idle-timeout=TIME",
+                             "--tls=off|on|require",
+                             "--tls-certificates=DIR",
+                             "--tls-psk=FILE",
+                             "--tls-verify-peer",
+                             "--tls-allow=PATTERN"}) {
     EXPECT_NE(help.find(option), std::string::npos) << option;
   }
   EXPECT_EQ(help.back(), '\n');

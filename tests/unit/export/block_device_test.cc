@@ -1,5 +1,6 @@
-// A block device as an export: a loop device over a file, which has all that a device needs (block
-// sizes, discard, zeroing by command) and shows what became of it.
+// A block device as an export: a loop device over a file, which has all that a
+// device needs (block sizes, discard, zeroing by command) and shows what became
+// of it.
 
 #include "export/block_device.h"
 
@@ -52,7 +53,8 @@ class BlockDeviceTest : public testing::TestWithParam<uint32_t> {
   Bytes Read(uint64_t offset, size_t size) {
     Bytes bytes(size, '#');
     size_t done = 0;
-    EXPECT_EQ(target_->Read(offset, absl::MakeSpan(bytes.data(), size), &done), 0);
+    EXPECT_EQ(target_->Read(offset, absl::MakeSpan(bytes.data(), size), &done),
+              0);
     return bytes;
   }
   Export& target() { return *target_; }
@@ -67,19 +69,32 @@ class BlockDeviceTest : public testing::TestWithParam<uint32_t> {
   std::string read_only_reason_;
 };
 
-INSTANTIATE_TEST_SUITE_P(BlockBytes, BlockDeviceTest, testing::Values(512, 4096),
+INSTANTIATE_TEST_SUITE_P(BlockBytes, BlockDeviceTest,
+                         testing::Values(512, 4096),
                          testing::PrintToStringParamName());
 
-#define ATTACH(...)            \
-  Attach(__VA_ARGS__);         \
+#define ATTACH(...)    \
+  Attach(__VA_ARGS__); \
   if (IsSkipped() || HasFatalFailure()) return
 
-// Ranges that begin and end on blocks or not; within a page, within a block, and empty ones.
+// Ranges that begin and end on blocks or not; within a page, within a block,
+// and empty ones.
 constexpr std::pair<uint64_t, uint64_t> kRanges[] = {
-    {0, kSize},     {kBlock, 2 * kBlock}, {kBlock + 1, 2 * kBlock}, {kBlock - 517, kBlock},
-    {100, 200},     {4095, 2},            {kSize - 1, 1},           {512, 512},
-    {512, 4096},    {4096 - 512, 8192},   {0, 1},                   {kSize - 5000, 5000},
-    {2 * kBlock, 0}, {517, 0},            {kSize, 0},
+    {0, kSize},
+    {kBlock, 2 * kBlock},
+    {kBlock + 1, 2 * kBlock},
+    {kBlock - 517, kBlock},
+    {100, 200},
+    {4095, 2},
+    {kSize - 1, 1},
+    {512, 512},
+    {512, 4096},
+    {4096 - 512, 8192},
+    {0, 1},
+    {kSize - 5000, 5000},
+    {2 * kBlock, 0},
+    {517, 0},
+    {kSize, 0},
 };
 
 TEST_P(BlockDeviceTest, TellsSizeAndBlockSize) {
@@ -106,9 +121,11 @@ TEST_P(BlockDeviceTest, ReadsAndWritesAnyRange) {
   for (const bool durable : {false, true}) {
     Fill();
     Bytes wanted = Pattern(0, kSize);
-    for (const auto& [offset, size] :
-         {std::pair<uint64_t, size_t>{0, 1}, {4095, 2}, {kBlock - 100, 10000}, {512, 512},
-          {kSize - 517, 517}}) {
+    for (const auto& [offset, size] : {std::pair<uint64_t, size_t>{0, 1},
+                                       {4095, 2},
+                                       {kBlock - 100, 10000},
+                                       {512, 512},
+                                       {kSize - 517, 517}}) {
       const Bytes bytes = Pattern(offset, size, /*seed=*/7);
       EXPECT_EQ(Write(offset, bytes, durable), 0);
       wanted.replace(offset, size, bytes);
@@ -143,7 +160,8 @@ TEST_P(BlockDeviceTest, ATrimTouchesNothingOutsideItsRange) {
 }
 
 TEST_P(BlockDeviceTest, ATrimGivesTheStorageBack) {
-  if (!image().CanPunchHoles()) GTEST_SKIP() << "no holes on the file system of the tests";
+  if (!image().CanPunchHoles())
+    GTEST_SKIP() << "no holes on the file system of the tests";
   ATTACH();
   Fill();
   EXPECT_EQ(target().Flush(), 0);
@@ -154,7 +172,8 @@ TEST_P(BlockDeviceTest, ATrimGivesTheStorageBack) {
 
 TEST_P(BlockDeviceTest, ZeroingMakesTheRangeZeroesAndTouchesNothingElse) {
   ATTACH();
-  for (const Export::Hole hole : {Export::Hole::kAllowed, Export::Hole::kForbidden}) {
+  for (const Export::Hole hole :
+       {Export::Hole::kAllowed, Export::Hole::kForbidden}) {
     for (const auto& [offset, length] : kRanges) {
       Fill();
       EXPECT_EQ(target().Zero(offset, length, hole, Export::Speed::kAny), 0);
@@ -170,36 +189,45 @@ TEST_P(BlockDeviceTest, ZeroingMakesTheRangeZeroesAndTouchesNothingElse) {
 // It succeeds and has zeroed, or is refused and has changed nothing.
 TEST_P(BlockDeviceTest, AFastZeroDoesAllOrNothing) {
   ATTACH();
-  for (const Export::Hole hole : {Export::Hole::kAllowed, Export::Hole::kForbidden}) {
+  for (const Export::Hole hole :
+       {Export::Hole::kAllowed, Export::Hole::kForbidden}) {
     for (const auto& [offset, length] : kRanges) {
       Fill();
-      const int error = target().Zero(offset, length, hole, Export::Speed::kFastOnly);
+      const int error =
+          target().Zero(offset, length, hole, Export::Speed::kFastOnly);
       EXPECT_TRUE(error == 0 || (error == EOPNOTSUPP && length != 0))
           << offset << ", " << length << ": " << error;
       Bytes wanted = Pattern(0, kSize);
       if (error == 0) wanted.replace(offset, length, length, '\0');
-      EXPECT_TRUE(Read(0, kSize) == wanted) << offset << ", " << length << ": " << error;
+      EXPECT_TRUE(Read(0, kSize) == wanted)
+          << offset << ", " << length << ": " << error;
       EXPECT_EQ(target().Flush(), 0);
-      EXPECT_TRUE(image().Read(0, kSize) == wanted) << offset << ", " << length << ": " << error;
+      EXPECT_TRUE(image().Read(0, kSize) == wanted)
+          << offset << ", " << length << ": " << error;
     }
   }
 }
 
 TEST_P(BlockDeviceTest, AFastZeroOfWholeBlocksSucceedsWhereTheDeviceUnmaps) {
-  if (!image().CanPunchHoles()) GTEST_SKIP() << "no holes on the file system of the tests";
+  if (!image().CanPunchHoles())
+    GTEST_SKIP() << "no holes on the file system of the tests";
   ATTACH();
   Fill();
-  EXPECT_EQ(
-      target().Zero(kBlock, kBlock, Export::Hole::kAllowed, Export::Speed::kFastOnly), 0);
+  EXPECT_EQ(target().Zero(kBlock, kBlock, Export::Hole::kAllowed,
+                          Export::Speed::kFastOnly),
+            0);
 }
 
 TEST_P(BlockDeviceTest, ZeroingWithoutHolesKeepsTheStorage) {
-  if (!image().CanZeroRanges()) GTEST_SKIP() << "no zeroing on the file system of the tests";
+  if (!image().CanZeroRanges())
+    GTEST_SKIP() << "no zeroing on the file system of the tests";
   ATTACH();
   Fill();
   EXPECT_EQ(target().Flush(), 0);
   const uint64_t before = image().AllocatedBytes();
-  EXPECT_EQ(target().Zero(0, kSize, Export::Hole::kForbidden, Export::Speed::kAny), 0);
+  EXPECT_EQ(
+      target().Zero(0, kSize, Export::Hole::kForbidden, Export::Speed::kAny),
+      0);
   EXPECT_EQ(target().Flush(), 0);
   EXPECT_GE(image().AllocatedBytes(), before);
 }

@@ -16,7 +16,8 @@ namespace {
 
 using Call = CallsUnderWay::Call;
 
-// Whatever waits here does so for ever, if it is wrong: then the program is ended.
+// Whatever waits here does so for ever, if it is wrong: then the program is
+// ended.
 class HangGuard : public testing::Test {
  protected:
   HangGuard() { alarm(60); }
@@ -79,8 +80,8 @@ class DurableExport : public nbdtest::FakeExport {
   using Export::DurableCall;
 };
 
-// Many writes with FUA are under way at once, and stay so: each call here ends only when the
-// threads are all in one.
+// Many writes with FUA are under way at once, and stay so: each call here ends
+// only when the threads are all in one.
 TEST_F(DurableCallsTest, GoOnSideBySide) {
   constexpr int kThreads = 8;
   DurableExport target;
@@ -100,8 +101,8 @@ TEST_F(DurableCallsTest, GoOnSideBySide) {
   for (std::thread& thread : threads) thread.join();
 }
 
-// The kernel reports a lost write to one of two calls that are under way, and the other one may end
-// first, with success: it is told all the same.
+// The kernel reports a lost write to one of two calls that are under way, and
+// the other one may end first, with success: it is told all the same.
 TEST_F(DurableCallsTest, ASuccessWaitsForTheCallThatGetsTheReport) {
   for (const bool reported_first : {false, true}) {
     DurableExport target;
@@ -111,8 +112,9 @@ TEST_F(DurableCallsTest, ASuccessWaitsForTheCallThatGetsTheReport) {
       const bool waits = error != 0 && !reported_first;
       const auto call = [&] {
         both.arrive_and_wait();
-        // Time enough for the other one to come back with what it believes: a wrong answer shows, and
-        // a right one, which doesn't come before this ends, is no matter of time.
+        // Time enough for the other one to come back with what it believes: a
+        // wrong answer shows, and a right one, which doesn't come before this
+        // ends, is no matter of time.
         for (int i = 0; waits && i < 100 && results == 0; ++i) usleep(1000);
         return error;
       };
@@ -136,7 +138,9 @@ TEST_F(DurableCallsTest, ACallThatIsAloneDoesNotWait) {
   const auto succeed = [] { return 0; };
   const auto is_loss = [](int) { return true; };
   EXPECT_EQ(target.DurableCall(succeed, is_loss), 0);
-  EXPECT_EQ(target.DurableCall([] { return ENOSPC; }, [](int) { return false; }), ENOSPC);
+  EXPECT_EQ(
+      target.DurableCall([] { return ENOSPC; }, [](int) { return false; }),
+      ENOSPC);
   EXPECT_EQ(target.DurableCall(succeed, is_loss), 0);
 }
 

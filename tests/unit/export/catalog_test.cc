@@ -71,8 +71,9 @@ TEST(Catalog, FindsTheExportUnderItsNames) {
 }
 
 TEST(Catalog, TakesNoNameThatIsNoString) {
-  const auto any = Catalog::OfOne(
-      std::make_unique<nbdtest::FakeExport>(Export::Facts{}), absl::nullopt, "");
+  const auto any =
+      Catalog::OfOne(std::make_unique<nbdtest::FakeExport>(Export::Facts{}),
+                     absl::nullopt, "");
   const auto named =
       Catalog::OfOne(std::make_unique<nbdtest::FakeExport>(Export::Facts{}),
                      std::string("disk"), "");
@@ -98,10 +99,9 @@ TEST(Catalog, HasTheDescription) {
 
 TEST(Catalog, SaysInWordsWhatItServes) {
   const auto words = [](absl::optional<std::string> name, bool read_only) {
-    return Catalog::OfOne(
-               std::make_unique<nbdtest::FakeExport>(
-                   Export::Facts{.size_bytes = 517, .read_only = read_only}),
-               std::move(name), "")
+    return Catalog::OfOne(std::make_unique<nbdtest::FakeExport>(Export::Facts{
+                              .size_bytes = 517, .read_only = read_only}),
+                          std::move(name), "")
         ->InWords();
   };
   EXPECT_EQ(words(absl::nullopt, true),

@@ -58,9 +58,9 @@ class Directory : public testing::Test {
     sockaddr_un address = {};
     address.sun_family = AF_UNIX;
     PathOf(name).copy(address.sun_path, sizeof(address.sun_path) - 1);
-    ASSERT_EQ(bind(fd.get(), reinterpret_cast<sockaddr*>(&address),
-                   sizeof(address)),
-              0);
+    ASSERT_EQ(
+        bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)),
+        0);
   }
 
   std::unique_ptr<Catalog> Open(bool read_only = false,
@@ -231,18 +231,34 @@ TEST_F(Directory, HasNoOtherExports) {
   Make("no \xff string", "x");
   const auto catalog = Open();
   EXPECT_EQ(NamesOf(*catalog), std::vector<std::string>{"disk"});
-  for (const std::string& name :
-       {std::string(), std::string("sub"), std::string("sub/below"),
-        std::string("fifo"), std::string("socket"), std::string("link inside"),
-        std::string("link outside"), std::string("absolute link"),
-        std::string("dangling link"), std::string("magic link"),
-        std::string("."), std::string(".."), std::string("./disk"),
-        std::string("../outside"), std::string("../exports/disk"),
-        PathOf("disk"), std::string("/etc/passwd"), std::string("/"),
-        std::string("disk/"), std::string("disk\0", 5),
-        std::string("disk\0x", 6), std::string("no \xff string"),
-        std::string(255, 'n'), std::string(256, 'n'), std::string(4096, 'n'),
-        std::string(65000, 'n'), std::string("Disk"), std::string("nothing")}) {
+  for (const std::string& name : {std::string(),
+                                  std::string("sub"),
+                                  std::string("sub/below"),
+                                  std::string("fifo"),
+                                  std::string("socket"),
+                                  std::string("link inside"),
+                                  std::string("link outside"),
+                                  std::string("absolute link"),
+                                  std::string("dangling link"),
+                                  std::string("magic link"),
+                                  std::string("."),
+                                  std::string(".."),
+                                  std::string("./disk"),
+                                  std::string("../outside"),
+                                  std::string("../exports/disk"),
+                                  PathOf("disk"),
+                                  std::string("/etc/passwd"),
+                                  std::string("/"),
+                                  std::string("disk/"),
+                                  std::string("disk\0", 5),
+                                  std::string("disk\0x", 6),
+                                  std::string("no \xff string"),
+                                  std::string(255, 'n'),
+                                  std::string(256, 'n'),
+                                  std::string(4096, 'n'),
+                                  std::string(65000, 'n'),
+                                  std::string("Disk"),
+                                  std::string("nothing")}) {
     EXPECT_TRUE(absl::IsNotFound(catalog->Find(name))) << name;
     EXPECT_TRUE(absl::IsNotFound(catalog->Open(name).status())) << name;
   }
@@ -275,17 +291,17 @@ TEST_F(Directory, FindsADefaultExportWhereItIsGivenOne) {
 TEST_F(Directory, IsNotOpenedWithADefaultExportThatCannotBe) {
   for (const std::string& name :
        {std::string("a/b"), std::string(".."), std::string(256, 'n')}) {
-    EXPECT_TRUE(absl::IsInvalidArgument(
-        OpenDirectory(path(), false, name).status()))
+    EXPECT_TRUE(
+        absl::IsInvalidArgument(OpenDirectory(path(), false, name).status()))
         << name;
   }
 }
 
 TEST_F(Directory, HasToBeADirectory) {
   Make("file", "x");
-  for (const std::string& name : {std::string("nothing"), std::string("file")}) {
-    const absl::Status status =
-        OpenDirectory(PathOf(name), false, "").status();
+  for (const std::string& name :
+       {std::string("nothing"), std::string("file")}) {
+    const absl::Status status = OpenDirectory(PathOf(name), false, "").status();
     EXPECT_TRUE(absl::IsNotFound(status)) << status;
     EXPECT_NE(status.message().find(PathOf(name)), absl::string_view::npos);
   }
@@ -355,9 +371,12 @@ class Running {
  public:
   explicit Running(const std::string& path) {
     char seconds[] = "1000";
-    char* const arguments[] = {const_cast<char*>(path.c_str()), seconds, nullptr};
+    char* const arguments[] = {const_cast<char*>(path.c_str()), seconds,
+                               nullptr};
     char* const environment[] = {nullptr};
-    EXPECT_EQ(posix_spawn(&pid_, path.c_str(), nullptr, nullptr, arguments, environment), 0);
+    EXPECT_EQ(posix_spawn(&pid_, path.c_str(), nullptr, nullptr, arguments,
+                          environment),
+              0);
   }
   ~Running() {
     kill(pid_, SIGKILL);
@@ -388,8 +407,10 @@ TEST_F(Directory, SaysOfEachFileByItselfWhyItIsReadOnly) {
     EXPECT_EQ(catalog->Open("disk")->read_only_reason, "");
     // In words each has its own, too.
     const std::string words = catalog->InWords();
-    EXPECT_NE(words.find("busy\" is served read-only"), std::string::npos) << words;
-    EXPECT_EQ(words.find("disk\" is served read-only"), std::string::npos) << words;
+    EXPECT_NE(words.find("busy\" is served read-only"), std::string::npos)
+        << words;
+    EXPECT_EQ(words.find("disk\" is served read-only"), std::string::npos)
+        << words;
   }
   const absl::StatusOr<Catalog::Opened> idle = catalog->Open("busy");
   ASSERT_TRUE(idle.ok()) << idle.status();
@@ -450,14 +471,14 @@ TEST_F(Directory, IsSaidInWords) {
 class Turning {
  public:
   explicit Turning(std::vector<std::string> sources, std::string target)
-      : thread_([this, sources = std::move(sources),
-                 target = std::move(target)] {
-          for (size_t i = 0; !stop_.load(); ++i) {
-            // Exchanges the two, so that there always is something.
-            renameat2(AT_FDCWD, sources[i % sources.size()].c_str(), AT_FDCWD,
-                      target.c_str(), RENAME_EXCHANGE);
-          }
-        }) {}
+      : thread_(
+            [this, sources = std::move(sources), target = std::move(target)] {
+              for (size_t i = 0; !stop_.load(); ++i) {
+                // Exchanges the two, so that there always is something.
+                renameat2(AT_FDCWD, sources[i % sources.size()].c_str(),
+                          AT_FDCWD, target.c_str(), RENAME_EXCHANGE);
+              }
+            }) {}
   ~Turning() {
     stop_.store(true);
     thread_.join();
@@ -478,8 +499,8 @@ TEST_F(Directory, OpensNothingElseWhileAnEntryIsReplaced) {
   const Turning turning(
       {PathOf("fifo"), PathOf("link"), PathOf("sub"), PathOf("socket")},
       PathOf("disk"));
-  // Goes on until it has often been a file and often not, and takes some chances
-  // between the look and the opening on the way.
+  // Goes on until it has often been a file and often not, and takes some
+  // chances between the look and the opening on the way.
   size_t opened_count = 0;
   size_t refused_count = 0;
   for (size_t i = 0; i < 20000 || opened_count < 100 || refused_count < 100;

@@ -1,5 +1,6 @@
-// Regular files as exports, on a disk file system and in memory: they differ in what they can do
-// (a tmpfs zeroes no range, and is never cold) and must not differ in what a client sees.
+// Regular files as exports, on a disk file system and in memory: they differ in
+// what they can do (a tmpfs zeroes no range, and is never cold) and must not
+// differ in what a client sees.
 
 #include "export/export.h"
 
@@ -72,13 +73,15 @@ class Image {
     ASSERT_EQ(ftruncate(fd(), static_cast<off_t>(size)), 0);
   }
   void Write(uint64_t offset, const Bytes& bytes) const {
-    ASSERT_EQ(pwrite(fd(), bytes.data(), bytes.size(), static_cast<off_t>(offset)),
-              static_cast<ssize_t>(bytes.size()));
+    ASSERT_EQ(
+        pwrite(fd(), bytes.data(), bytes.size(), static_cast<off_t>(offset)),
+        static_cast<ssize_t>(bytes.size()));
   }
   // Shorter where the file ends.
   Bytes Read(uint64_t offset, size_t size) const {
     Bytes bytes(size, '#');
-    const ssize_t n = pread(fd(), bytes.data(), size, static_cast<off_t>(offset));
+    const ssize_t n =
+        pread(fd(), bytes.data(), size, static_cast<off_t>(offset));
     bytes.resize(n < 0 ? 0 : static_cast<size_t>(n));
     return bytes;
   }
@@ -89,7 +92,8 @@ class Image {
   uint64_t AllocatedBytes() const {
     fsync(fd());  // delayed allocation
     struct stat st;
-    return fstat(fd(), &st) == 0 ? static_cast<uint64_t>(st.st_blocks) * 512 : 0;
+    return fstat(fd(), &st) == 0 ? static_cast<uint64_t>(st.st_blocks) * 512
+                                 : 0;
   }
   // Forgets what the page cache has of the file.
   void DropCache() const {
@@ -104,14 +108,15 @@ class Image {
 
 std::unique_ptr<Export> Open(const std::string& path, bool read_only = false) {
   std::string reason;
-  absl::StatusOr<std::unique_ptr<Export>> opened = OpenExport(path, read_only, &reason);
+  absl::StatusOr<std::unique_ptr<Export>> opened =
+      OpenExport(path, read_only, &reason);
   if (!opened.ok()) ADD_FAILURE() << opened.status();
   EXPECT_EQ(reason, "");
   return opened.ok() ? *std::move(opened) : nullptr;
 }
 
-// Pages of a file that are not on stable storage; nothing where the kernel can't tell:
-// cachestat(2), number 451, came with Linux 6.5.
+// Pages of a file that are not on stable storage; nothing where the kernel
+// can't tell: cachestat(2), number 451, came with Linux 6.5.
 std::optional<uint64_t> UnwrittenPages(int fd) {
   struct {
     uint64_t offset, length;
@@ -123,23 +128,26 @@ std::optional<uint64_t> UnwrittenPages(int fd) {
   return result.dirty + result.writeback;
 }
 
-// Without that IsCached() can say nothing but no. The file is one of our own: the kernel tells
-// nothing of a file that we could not write to.
+// Without that IsCached() can say nothing but no. The file is one of our own:
+// the kernel tells nothing of a file that we could not write to.
 bool KernelTellsWhatIsCached() {
   const UniqueFd fd(memfd_create("probe", MFD_CLOEXEC));
   return UnwrittenPages(fd.get()).has_value();
 }
 
 Extents ExtentsOf(Export& target, uint64_t offset, uint64_t length,
-                              size_t limit = 1000) {
+                  size_t limit = 1000) {
   Extents extents;
   EXPECT_EQ(target.FindExtents(offset, length, limit, &extents), 0);
-  // Data is cut to the range: how far beyond it goes isn't looked for on every file system.
+  // Data is cut to the range: how far beyond it goes isn't looked for on every
+  // file system.
   uint64_t before_last = 0;
-  for (size_t i = 0; i + 1 < extents.size(); ++i) before_last += extents[i].length_bytes;
+  for (size_t i = 0; i + 1 < extents.size(); ++i)
+    before_last += extents[i].length_bytes;
   EXPECT_LT(before_last, length);
   if (!extents.empty() && !extents.back().hole) {
-    extents.back().length_bytes = std::min(extents.back().length_bytes, length - before_last);
+    extents.back().length_bytes =
+        std::min(extents.back().length_bytes, length - before_last);
   }
   return extents;
 }
@@ -159,7 +167,8 @@ class RawExport : public nbdtest::FakeExport {
   }
 };
 
-int Write(Export& target, uint64_t offset, const Bytes& bytes, bool durable = false) {
+int Write(Export& target, uint64_t offset, const Bytes& bytes,
+          bool durable = false) {
   return target.Write(offset, {bytes.data(), bytes.size()}, durable);
 }
 
@@ -167,12 +176,14 @@ int Write(Export& target, uint64_t offset, const Bytes& bytes, bool durable = fa
 Bytes Read(Export& target, uint64_t offset, size_t size) {
   Bytes bytes(size, '#');
   size_t done = 12345;
-  const int error = target.Read(offset, absl::MakeSpan(bytes.data(), size), &done);
+  const int error =
+      target.Read(offset, absl::MakeSpan(bytes.data(), size), &done);
   if (error == 0) {
     EXPECT_EQ(done, size);
     return bytes;
   }
-  return "errno " + std::to_string(error) + " after " + std::to_string(done) + " bytes";
+  return "errno " + std::to_string(error) + " after " + std::to_string(done) +
+         " bytes";
 }
 
 // -- Opening
@@ -187,10 +198,12 @@ class Opening : public testing::Test {
   void ExpectNoInput(const std::string& path, const std::string& why) {
     for (const bool read_only : {false, true}) {
       std::string reason;
-      const absl::StatusOr<std::unique_ptr<Export>> opened = OpenExport(path, read_only, &reason);
+      const absl::StatusOr<std::unique_ptr<Export>> opened =
+          OpenExport(path, read_only, &reason);
       EXPECT_FALSE(opened.ok()) << path;
       EXPECT_EQ(ExitStatusOf(opened.status()), ExitStatus::kNoInput);
-      EXPECT_EQ(opened.status().message(), "failed to open \"" + path + "\": " + why);
+      EXPECT_EQ(opened.status().message(),
+                "failed to open \"" + path + "\": " + why);
     }
   }
 
@@ -217,7 +230,8 @@ TEST_F(Opening, AnEmptyFileIsAnExportOfNoBytes) {
   EXPECT_EQ(target->facts().size_bytes, 0u);
 }
 
-// "The preferred block size ... MUST be a power of 2 at least as large as ... 512".
+// "The preferred block size ... MUST be a power of 2 at least as large as ...
+// 512".
 TEST_F(Opening, ThePreferredBlockSizeIsOneThatNbdAllows) {
   const Image image = MakeImage();
   const std::unique_ptr<Export> target = Open(image.path());
@@ -242,9 +256,11 @@ TEST_F(Opening, TheDescriptorIsCloseOnExec) {
   const Image image = MakeImage();
   const std::unique_ptr<Export> target = Open(image.path());
   int found = 0;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+  for (const auto& entry :
+       std::filesystem::directory_iterator("/proc/self/fd")) {
     std::error_code gone;
-    if (std::filesystem::read_symlink(entry.path(), gone) != image.path()) continue;
+    if (std::filesystem::read_symlink(entry.path(), gone) != image.path())
+      continue;
     ++found;
     const int fd = std::stoi(entry.path().filename());
     EXPECT_NE(fcntl(fd, F_GETFD) & FD_CLOEXEC, 0) << fd;
@@ -279,7 +295,8 @@ TEST_F(Opening, PermissionsDecide) {
     return opened;
   };
   std::string reason;
-  absl::StatusOr<std::unique_ptr<Export>> opened = as_nobody(0444, false, &reason);
+  absl::StatusOr<std::unique_ptr<Export>> opened =
+      as_nobody(0444, false, &reason);
   ASSERT_TRUE(opened.ok()) << opened.status();
   EXPECT_TRUE((*opened)->facts().read_only);
   EXPECT_EQ(reason, "Permission denied");
@@ -307,12 +324,15 @@ TEST_F(Opening, WhatIsNotThereIsNoInput) {
   ExpectNoInput(loop, "Too many levels of symbolic links");
 }
 
-TEST_F(Opening, ADirectoryIsNoInput) { ExpectNoInput(directory_.path(), "it is a directory"); }
+TEST_F(Opening, ADirectoryIsNoInput) {
+  ExpectNoInput(directory_.path(), "it is a directory");
+}
 
 TEST_F(Opening, OtherKindsOfFilesAreNoInput) {
   const std::string wrong = "it is neither a regular file nor a block device";
   ExpectNoInput("/dev/null", wrong);
-  // To open a FIFO for reading would wait for a writer, until the alarm ends the test.
+  // To open a FIFO for reading would wait for a writer, until the alarm ends
+  // the test.
   const std::string fifo = directory_.path() + "/fifo";
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
   alarm(60);
@@ -323,13 +343,16 @@ TEST_F(Opening, OtherKindsOfFilesAreNoInput) {
   address.sun_family = AF_UNIX;
   std::strncpy(address.sun_path, path.c_str(), sizeof(address.sun_path) - 1);
   const UniqueFd socket_fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  ASSERT_EQ(bind(socket_fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(bind(socket_fd.get(), reinterpret_cast<sockaddr*>(&address),
+                 sizeof(address)),
+            0);
   ExpectNoInput(path, "No such device or address");
 }
 
 TEST_F(Opening, ANameCannotForgeALogLine) {
   std::string reason;
-  const auto opened = OpenExport("/missing\nnbdinetd: all is well", false, &reason);
+  const auto opened =
+      OpenExport("/missing\nnbdinetd: all is well", false, &reason);
   EXPECT_EQ(opened.status().message().find('\n'), std::string::npos);
 }
 
@@ -366,18 +389,23 @@ class FileExportTest : public testing::TestWithParam<const char*> {
 };
 
 INSTANTIATE_TEST_SUITE_P(On, FileExportTest, testing::Values("Disk", "Memory"),
-                         [](const auto& file_system) { return file_system.param; });
+                         [](const auto& file_system) {
+                           return file_system.param;
+                         });
 
 // -- Reading
 
 TEST_P(FileExportTest, ReadsAnyRange) {
   Export& target = Serve(4 * kBlock + 517);
-  for (const uint64_t offset : {uint64_t{0}, uint64_t{1}, uint64_t{4095}, kBlock, 4 * kBlock}) {
+  for (const uint64_t offset :
+       {uint64_t{0}, uint64_t{1}, uint64_t{4095}, kBlock, 4 * kBlock}) {
     for (const size_t size : {size_t{1}, size_t{511}, size_t{517}}) {
-      EXPECT_TRUE(Read(target, offset, size) == Pattern(offset, size)) << offset << ", " << size;
+      EXPECT_TRUE(Read(target, offset, size) == Pattern(offset, size))
+          << offset << ", " << size;
     }
   }
-  EXPECT_TRUE(Read(target, 0, 4 * kBlock + 517) == Pattern(0, 4 * kBlock + 517));
+  EXPECT_TRUE(Read(target, 0, 4 * kBlock + 517) ==
+              Pattern(0, 4 * kBlock + 517));
   EXPECT_EQ(Read(target, 0, 0), "");
 }
 
@@ -390,7 +418,8 @@ TEST_P(FileExportTest, AReadBeyondATruncationSaysHowFarItCame) {
   Export& target = Serve(2 * kBlock);
   image().Truncate(kBlock);
   const auto truncated_after = [](size_t bytes) {
-    return "errno " + std::to_string(kTruncated) + " after " + std::to_string(bytes) + " bytes";
+    return "errno " + std::to_string(kTruncated) + " after " +
+           std::to_string(bytes) + " bytes";
   };
   EXPECT_TRUE(Read(target, 0, kBlock) == Pattern(0, kBlock));
   EXPECT_EQ(Read(target, kBlock - 100, 4096), truncated_after(100));
@@ -417,9 +446,11 @@ TEST_P(FileExportTest, ReadsFromThePageCacheWhatIsThere) {
   Export& target = Serve(4 * kBlock);
   Read(target, 0, 4 * kBlock);
   for (const auto& [offset, size] : {std::pair<uint64_t, size_t>{0, 4 * kBlock},
-                                     {517, 1000}, {4 * kBlock - 1, 1}}) {
+                                     {517, 1000},
+                                     {4 * kBlock - 1, 1}}) {
     Bytes bytes(size, '#');
-    ASSERT_EQ(target.ReadCached(offset, absl::MakeSpan(bytes.data(), size)), size);
+    ASSERT_EQ(target.ReadCached(offset, absl::MakeSpan(bytes.data(), size)),
+              size);
     EXPECT_TRUE(bytes == Pattern(offset, size));
   }
 }
@@ -429,13 +460,16 @@ TEST_P(FileExportTest, ReadsNothingStaleFromThePageCache) {
   Read(target, 0, 2 * kBlock);
   image().Truncate(kBlock + 100);
   Bytes bytes(kBlock, '#');
-  EXPECT_LE(target.ReadCached(kBlock, absl::MakeSpan(bytes.data(), kBlock)), 100u);
-  EXPECT_EQ(target.ReadCached(kBlock + 100, absl::MakeSpan(bytes.data(), 1)), 0u);
+  EXPECT_LE(target.ReadCached(kBlock, absl::MakeSpan(bytes.data(), kBlock)),
+            100u);
+  EXPECT_EQ(target.ReadCached(kBlock + 100, absl::MakeSpan(bytes.data(), 1)),
+            0u);
 }
 
 TEST_P(FileExportTest, DoesNotWaitForAColdRead) {
   if (!on_disk()) GTEST_SKIP() << "what lies in memory is never cold";
-  NBDTEST_REQUIRE(KernelTellsWhatIsCached(), "the kernel doesn't tell what is cached");
+  NBDTEST_REQUIRE(KernelTellsWhatIsCached(),
+                  "the kernel doesn't tell what is cached");
   Export& target = Serve(kBlock);
   image().DropCache();
   ASSERT_FALSE(target.IsCached(0, kBlock));
@@ -446,7 +480,8 @@ TEST_P(FileExportTest, DoesNotWaitForAColdRead) {
   EXPECT_EQ(target.ReadCached(0, absl::MakeSpan(bytes.data(), kBlock)), kBlock);
 }
 
-// Where a part is cold, no more bytes than the warm ones may be said to be good.
+// Where a part is cold, no more bytes than the warm ones may be said to be
+// good.
 TEST_P(FileExportTest, AHalfColdReadIsGoodAsFarAsItGoes) {
   constexpr uint64_t kHalf = 16 * kBlock;
   Export& target = Serve(2 * kHalf);
@@ -454,12 +489,14 @@ TEST_P(FileExportTest, AHalfColdReadIsGoodAsFarAsItGoes) {
   posix_fadvise(image().fd(), 0, 0, POSIX_FADV_RANDOM);
   Read(target, 0, kHalf);
   Bytes bytes(2 * kHalf, '#');
-  const size_t n = target.ReadCached(0, absl::MakeSpan(bytes.data(), bytes.size()));
+  const size_t n =
+      target.ReadCached(0, absl::MakeSpan(bytes.data(), bytes.size()));
   EXPECT_TRUE(bytes.substr(0, n) == Pattern(0, n));
 }
 
 TEST_P(FileExportTest, KnowsWhatIsCachedPageByPage) {
-  NBDTEST_REQUIRE(KernelTellsWhatIsCached(), "the kernel doesn't tell what is cached");
+  NBDTEST_REQUIRE(KernelTellsWhatIsCached(),
+                  "the kernel doesn't tell what is cached");
   Export& target = Serve(kBlock);
   EXPECT_TRUE(target.IsCached(0, kBlock));
   EXPECT_TRUE(target.IsCached(1, 1));
@@ -474,19 +511,23 @@ TEST_P(FileExportTest, KnowsWhatIsCachedPageByPage) {
 }
 
 TEST_P(FileExportTest, APrefetchBringsTheRangeIntoThePageCache) {
-  NBDTEST_REQUIRE(KernelTellsWhatIsCached(), "the kernel doesn't tell what is cached");
+  NBDTEST_REQUIRE(KernelTellsWhatIsCached(),
+                  "the kernel doesn't tell what is cached");
   Export& target = Serve(16 * kBlock);
   image().DropCache();
   EXPECT_EQ(target.Prefetch(kBlock, 8 * kBlock), 0);
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  while (!target.IsCached(kBlock, 8 * kBlock) && std::chrono::steady_clock::now() < deadline) {
+  const auto deadline =
+      std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (!target.IsCached(kBlock, 8 * kBlock) &&
+         std::chrono::steady_clock::now() < deadline) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   EXPECT_TRUE(target.IsCached(kBlock, 8 * kBlock));
 }
 
 TEST_P(FileExportTest, APrefetchOfNothingIsNotOneOfEverything) {
-  NBDTEST_REQUIRE(KernelTellsWhatIsCached(), "the kernel doesn't tell what is cached");
+  NBDTEST_REQUIRE(KernelTellsWhatIsCached(),
+                  "the kernel doesn't tell what is cached");
   Export& target = Serve(kBlock);
   image().DropCache();
   EXPECT_EQ(target.Prefetch(0, 0), 0);
@@ -506,15 +547,22 @@ TEST_P(FileExportTest, AWriteOfWholePagesNeverWaits) {
 }
 
 TEST_P(FileExportTest, AWriteToAPartOfAPageWaitsWhenItIsCold) {
-  NBDTEST_REQUIRE(KernelTellsWhatIsCached(), "the kernel doesn't tell what is cached");
+  NBDTEST_REQUIRE(KernelTellsWhatIsCached(),
+                  "the kernel doesn't tell what is cached");
   Export& target = Serve(kBlock);
-  for (const auto& [offset, length] :
-       {std::pair<uint64_t, uint64_t>{100, 200}, {0, 100}, {4000, 96}, {4000, 200},
-        {0, 4096 + 100}, {100, 4096 * 3 - 100}, {4096 * 3 + 512, 4096}}) {
+  for (const auto& [offset, length] : {std::pair<uint64_t, uint64_t>{100, 200},
+                                       {0, 100},
+                                       {4000, 96},
+                                       {4000, 200},
+                                       {0, 4096 + 100},
+                                       {100, 4096 * 3 - 100},
+                                       {4096 * 3 + 512, 4096}}) {
     image().DropCache();
-    EXPECT_EQ(target.WriteWouldWait(offset, length), on_disk()) << offset << ", " << length;
+    EXPECT_EQ(target.WriteWouldWait(offset, length), on_disk())
+        << offset << ", " << length;
     Read(target, 0, kBlock);
-    EXPECT_FALSE(target.WriteWouldWait(offset, length)) << offset << ", " << length;
+    EXPECT_FALSE(target.WriteWouldWait(offset, length))
+        << offset << ", " << length;
   }
 }
 
@@ -540,9 +588,10 @@ TEST_P(FileExportTest, WritesAnyRangeAndNothingElse) {
   for (const bool durable : {false, true}) {
     Export& target = Serve(4 * kBlock);
     Bytes wanted = Pattern(0, 4 * kBlock);
-    for (const auto& [offset, size] :
-         {std::pair<uint64_t, size_t>{0, 1}, {4095, 2}, {kBlock - 100, 10000},
-          {4 * kBlock - 517, 517}}) {
+    for (const auto& [offset, size] : {std::pair<uint64_t, size_t>{0, 1},
+                                       {4095, 2},
+                                       {kBlock - 100, 10000},
+                                       {4 * kBlock - 517, 517}}) {
       const Bytes bytes = Pattern(offset, size, /*seed=*/7);
       EXPECT_EQ(Write(target, offset, bytes, durable), 0);
       wanted.replace(offset, size, bytes);
@@ -616,9 +665,11 @@ TEST_P(FileExportTest, AFlushOfAGoodFileSucceeds) {
 
 TEST_P(FileExportTest, NothingStaysInTheCacheThatWasSaidToBeDurable) {
   if (!on_disk()) GTEST_SKIP() << "memory is no stable storage";
-  NBDTEST_REQUIRE(KernelTellsWhatIsCached(), "the kernel doesn't tell what is cached");
+  NBDTEST_REQUIRE(KernelTellsWhatIsCached(),
+                  "the kernel doesn't tell what is cached");
   Export& target = Serve(4 * kBlock);
-  if (UnwrittenPages(image().fd()) == 0u) GTEST_SKIP() << "the file system writes at once";
+  if (UnwrittenPages(image().fd()) == 0u)
+    GTEST_SKIP() << "the file system writes at once";
   EXPECT_EQ(target.Flush(), 0);
   EXPECT_EQ(UnwrittenPages(image().fd()), 0u);
   EXPECT_EQ(Write(target, 517, Pattern(0, 2 * kBlock), /*durable=*/false), 0);
@@ -639,9 +690,11 @@ TEST_P(FileExportTest, AFlushThatHasFailedFailsForEver) {
   EXPECT_EQ(Read(target, 0, 3), "abc");
 }
 
-// A file of /proc can be written, but not durably: like a storage that has taken the bytes and then
-// couldn't keep them. What is written to this one is what it says already.
-TEST_P(FileExportTest, ADurableWriteThatFailsWhereAPlainOneWouldNotFailsEveryLaterFlush) {
+// A file of /proc can be written, but not durably: like a storage that has
+// taken the bytes and then couldn't keep them. What is written to this one is
+// what it says already.
+TEST_P(FileExportTest,
+       ADurableWriteThatFailsWhereAPlainOneWouldNotFailsEveryLaterFlush) {
   UniqueFd setting(open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC));
   ASSERT_TRUE(setting.valid());
   Bytes value(16, '\0');
@@ -669,8 +722,10 @@ TEST_P(FileExportTest, AFileWithoutHolesIsOneExtent) {
 TEST_P(FileExportTest, AHoleIsOneExtent) {
   image().Truncate(4 * kBlock + 517);
   Export& target = Serve();
-  EXPECT_EQ(ExtentsOf(target, 0, 4 * kBlock), (Extents{{4 * kBlock + 517, true}}));
-  EXPECT_EQ(ExtentsOf(target, kBlock + 1, 1), (Extents{{3 * kBlock + 516, true}}));
+  EXPECT_EQ(ExtentsOf(target, 0, 4 * kBlock),
+            (Extents{{4 * kBlock + 517, true}}));
+  EXPECT_EQ(ExtentsOf(target, kBlock + 1, 1),
+            (Extents{{3 * kBlock + 516, true}}));
   EXPECT_EQ(ExtentsOf(target, 4 * kBlock + 516, 1), (Extents{{1, true}}));
 }
 
@@ -680,10 +735,13 @@ TEST_P(FileExportTest, ExtentsAlternateAndTheLastMayReachFurther) {
   image().Write(0, Pattern(0, kBlock));
   image().Write(3 * kBlock, Pattern(0, 2 * kBlock));
   Export& target = Serve();
-  const Extents all = {
-      {kBlock, false}, {2 * kBlock, true}, {2 * kBlock, false}, {3 * kBlock, true}};
+  const Extents all = {{kBlock, false},
+                       {2 * kBlock, true},
+                       {2 * kBlock, false},
+                       {3 * kBlock, true}};
   EXPECT_EQ(ExtentsOf(target, 0, 8 * kBlock), all);
-  // "the sum of the length fields of the first N-1 extents MUST be less than the requested length"
+  // "the sum of the length fields of the first N-1 extents MUST be less than
+  // the requested length"
   EXPECT_EQ(ExtentsOf(target, 0, kBlock), (Extents{all[0]}));
   EXPECT_EQ(ExtentsOf(target, 0, kBlock + 1), (Extents{all[0], all[1]}));
   EXPECT_EQ(ExtentsOf(target, kBlock, 1), (Extents{all[1]}));
@@ -691,8 +749,9 @@ TEST_P(FileExportTest, ExtentsAlternateAndTheLastMayReachFurther) {
             (Extents{{2 * kBlock - 512, true}, {kBlock + 512, false}}));
   EXPECT_EQ(ExtentsOf(target, 8 * kBlock - 1, 1), (Extents{{1, true}}));
   for (size_t limit = 1; limit <= 4; ++limit) {
-    EXPECT_EQ(ExtentsOf(target, 0, 8 * kBlock, limit),
-              Extents(all.begin(), all.begin() + static_cast<ptrdiff_t>(limit)));
+    EXPECT_EQ(
+        ExtentsOf(target, 0, 8 * kBlock, limit),
+        Extents(all.begin(), all.begin() + static_cast<ptrdiff_t>(limit)));
   }
 }
 
@@ -732,22 +791,29 @@ TEST_P(FileExportTest, AFileThatHasGrownIsServedAtTheSizeItHad) {
   EXPECT_EQ(ExtentsOf(target, 0, kBlock), (Extents{{kBlock, false}}));
 }
 
-// Where it isn't known what the file system says of dirty pages, they are written back first.
+// Where it isn't known what the file system says of dirty pages, they are
+// written back first.
 TEST_P(FileExportTest, WhatCannotBeSyncedIsAllData) {
   RawExport target(UnflushableFd());
   EXPECT_FALSE(target.finding_extents_may_sync());
-  EXPECT_EQ(ExtentsOf(target, 512, kBlock),
-            (Extents{{kBlock, false}}));
+  EXPECT_EQ(ExtentsOf(target, 512, kBlock), (Extents{{kBlock, false}}));
   EXPECT_TRUE(target.finding_extents_may_sync());
 }
 
 // -- Trimming and zeroing
 
-// Ranges that begin and end on blocks or not, and one that covers no whole block.
+// Ranges that begin and end on blocks or not, and one that covers no whole
+// block.
 constexpr std::pair<uint64_t, uint64_t> kRanges[] = {
-    {0, 4 * kBlock},           {kBlock, 2 * kBlock}, {kBlock + 1, 2 * kBlock},
-    {kBlock - 517, kBlock},    {100, 200},           {4095, 2},
-    {4 * kBlock - 1, 1},       {0, 1},               {2 * kBlock, 0},
+    {0, 4 * kBlock},
+    {kBlock, 2 * kBlock},
+    {kBlock + 1, 2 * kBlock},
+    {kBlock - 517, kBlock},
+    {100, 200},
+    {4095, 2},
+    {4 * kBlock - 1, 1},
+    {0, 1},
+    {2 * kBlock, 0},
     {4 * kBlock, 0},
 };
 
@@ -785,7 +851,8 @@ constexpr ZeroCase kZeroCases[] = {
 };
 
 std::string Describe(const ZeroCase& zero) {
-  return std::string(zero.hole == Export::Hole::kAllowed ? "hole allowed" : "no hole") +
+  return std::string(zero.hole == Export::Hole::kAllowed ? "hole allowed"
+                                                         : "no hole") +
          (zero.speed == Export::Speed::kAny ? "" : ", fast only");
 }
 
@@ -794,7 +861,8 @@ TEST_P(FileExportTest, ZeroingMakesTheRangeZeroesAndTouchesNothingElse) {
   for (const ZeroCase& zero : kZeroCases) {
     for (const auto& [offset, length] : kRanges) {
       Export& target = Serve(4 * kBlock);
-      EXPECT_EQ(target.Zero(offset, length, zero.hole, zero.speed), 0) << Describe(zero);
+      EXPECT_EQ(target.Zero(offset, length, zero.hole, zero.speed), 0)
+          << Describe(zero);
       Bytes wanted = Pattern(0, 4 * kBlock);
       wanted.replace(offset, length, length, '\0');
       EXPECT_TRUE(image().Read(0, 4 * kBlock + 1) == wanted)
@@ -818,7 +886,8 @@ TEST_P(FileExportTest, ZeroingGivesTheStorageBackOnlyWhereAHoleIsAllowed) {
 
 // "the area MUST be fully provisioned".
 TEST_P(FileExportTest, ZeroingWithoutHolesFillsAHoleThatWasThere) {
-  for (const Export::Speed speed : {Export::Speed::kAny, Export::Speed::kFastOnly}) {
+  for (const Export::Speed speed :
+       {Export::Speed::kAny, Export::Speed::kFastOnly}) {
     image().Truncate(0);
     image().Truncate(16 * kBlock);
     Export& target = Serve();
@@ -831,10 +900,12 @@ TEST_P(FileExportTest, ZeroingWithoutHolesFillsAHoleThatWasThere) {
 // A success must mean that the range reads as zeroes.
 TEST_P(FileExportTest, ZeroingBringsBackWhatATruncationTook) {
   for (const ZeroCase& zero : kZeroCases) {
-    for (const uint64_t end : {uint64_t{0}, kBlock, 2 * kBlock + 517, 3 * kBlock}) {
+    for (const uint64_t end :
+         {uint64_t{0}, kBlock, 2 * kBlock + 517, 3 * kBlock}) {
       Export& target = Serve(4 * kBlock);
       image().Truncate(end);
-      EXPECT_EQ(target.Zero(2 * kBlock, kBlock, zero.hole, zero.speed), 0) << Describe(zero);
+      EXPECT_EQ(target.Zero(2 * kBlock, kBlock, zero.hole, zero.speed), 0)
+          << Describe(zero);
       EXPECT_EQ(Read(target, 2 * kBlock, kBlock), Bytes(kBlock, '\0'))
           << Describe(zero) << " at " << end;
       EXPECT_GE(image().size(), 3 * kBlock);
@@ -849,7 +920,8 @@ TEST(FileSystemWithoutHoles, TrimsAreHintsAndZeroesAreWritten) {
   PrivateMount ramfs("ramfs", "");
   NBDTEST_REQUIRE(ramfs.mounted(), ramfs.problem());
   const Image image(ramfs.path());
-  for (const Export::Hole hole : {Export::Hole::kAllowed, Export::Hole::kForbidden}) {
+  for (const Export::Hole hole :
+       {Export::Hole::kAllowed, Export::Hole::kForbidden}) {
     for (const auto& [offset, length] : kRanges) {
       image.Write(0, Pattern(0, 4 * kBlock));
       const std::unique_ptr<Export> target = Open(image.path());
@@ -858,12 +930,14 @@ TEST(FileSystemWithoutHoles, TrimsAreHintsAndZeroesAreWritten) {
       EXPECT_EQ(target->Zero(offset, length, hole, Export::Speed::kAny), 0);
       Bytes wanted = Pattern(0, 4 * kBlock);
       wanted.replace(offset, length, length, '\0');
-      EXPECT_TRUE(image.Read(0, 4 * kBlock + 1) == wanted) << offset << ", " << length;
+      EXPECT_TRUE(image.Read(0, 4 * kBlock + 1) == wanted)
+          << offset << ", " << length;
     }
   }
 }
 
-// "SHOULD NOT alter the contents of the export when returning an NBD_ENOTSUP failure".
+// "SHOULD NOT alter the contents of the export when returning an NBD_ENOTSUP
+// failure".
 TEST(FileSystemWithoutHoles, AFastZeroOfAWholePageIsRefusedAndChangesNothing) {
   PrivateMount ramfs("ramfs", "");
   NBDTEST_REQUIRE(ramfs.mounted(), ramfs.problem());
@@ -871,10 +945,12 @@ TEST(FileSystemWithoutHoles, AFastZeroOfAWholePageIsRefusedAndChangesNothing) {
   Bytes wanted = Pattern(0, 4 * kBlock);
   image.Write(0, wanted);
   const std::unique_ptr<Export> target = Open(image.path());
-  for (const Export::Hole hole : {Export::Hole::kAllowed, Export::Hole::kForbidden}) {
+  for (const Export::Hole hole :
+       {Export::Hole::kAllowed, Export::Hole::kForbidden}) {
     for (const auto& [offset, length] : kRanges) {
       const uint64_t page = static_cast<uint64_t>(getpagesize());
-      const bool has_page = (offset + page - 1) / page * page + page <= offset + length;
+      const bool has_page =
+          (offset + page - 1) / page * page + page <= offset + length;
       EXPECT_EQ(target->Zero(offset, length, hole, Export::Speed::kFastOnly),
                 has_page ? EOPNOTSUPP : 0);
       if (!has_page) wanted.replace(offset, length, Bytes(length, '\0'));
@@ -891,7 +967,8 @@ TEST(FileSystemWithoutHoles, ReadsAreServedFromMemory) {
   const std::unique_ptr<Export> target = Open(image.path());
   for (int i = 0; i < 2; ++i) {
     Bytes bytes(kBlock, '#');
-    EXPECT_EQ(target->ReadCached(0, absl::MakeSpan(bytes.data(), kBlock)), kBlock);
+    EXPECT_EQ(target->ReadCached(0, absl::MakeSpan(bytes.data(), kBlock)),
+              kBlock);
     EXPECT_TRUE(bytes == Pattern(0, kBlock));
   }
   EXPECT_EQ(ExtentsOf(*target, 0, kBlock), (Extents{{kBlock, false}}));
@@ -902,7 +979,8 @@ class FileSystemWithoutAllocation : public testing::Test {
  protected:
   void SetUp() override {
     NBDTEST_REQUIRE(geteuid() == 0, "mounting needs root");
-    const std::string make = "PATH=$PATH:/usr/sbin:/sbin mkfs.ext3 -q -b 4096 " + disk_.path();
+    const std::string make =
+        "PATH=$PATH:/usr/sbin:/sbin mkfs.ext3 -q -b 4096 " + disk_.path();
     NBDTEST_REQUIRE(std::system(make.c_str()) == 0, "no mkfs.ext3");
     device_.emplace(disk_.path(), 4096, /*read_only=*/false);
     NBDTEST_REQUIRE(device_->attached(), device_->problem());
@@ -921,22 +999,26 @@ class FileSystemWithoutAllocation : public testing::Test {
 };
 
 TEST_F(FileSystemWithoutAllocation, ZeroesWithoutHolesAreWritten) {
-  EXPECT_EQ(target_->Zero(kBlock, 2 * kBlock, Export::Hole::kForbidden, Export::Speed::kAny), 0);
+  EXPECT_EQ(target_->Zero(kBlock, 2 * kBlock, Export::Hole::kForbidden,
+                          Export::Speed::kAny),
+            0);
   Bytes wanted = Pattern(0, 4 * kBlock);
   wanted.replace(kBlock, 2 * kBlock, 2 * kBlock, '\0');
   EXPECT_TRUE(image_->Read(0, 4 * kBlock + 1) == wanted);
   EXPECT_GE(image_->AllocatedBytes(), 4 * kBlock);
 }
 
-TEST_F(FileSystemWithoutAllocation, AFastZeroWithoutHolesIsRefusedAndChangesNothing) {
-  EXPECT_EQ(
-      target_->Zero(kBlock, 2 * kBlock, Export::Hole::kForbidden, Export::Speed::kFastOnly),
-      EOPNOTSUPP);
+TEST_F(FileSystemWithoutAllocation,
+       AFastZeroWithoutHolesIsRefusedAndChangesNothing) {
+  EXPECT_EQ(target_->Zero(kBlock, 2 * kBlock, Export::Hole::kForbidden,
+                          Export::Speed::kFastOnly),
+            EOPNOTSUPP);
   EXPECT_TRUE(image_->Read(0, 4 * kBlock + 1) == Pattern(0, 4 * kBlock));
 }
 
 TEST_F(FileSystemWithoutAllocation, AFastZeroThatMayLeaveAHoleSucceeds) {
-  EXPECT_EQ(target_->Zero(kBlock, 2 * kBlock, Export::Hole::kAllowed, Export::Speed::kFastOnly),
+  EXPECT_EQ(target_->Zero(kBlock, 2 * kBlock, Export::Hole::kAllowed,
+                          Export::Speed::kFastOnly),
             0);
   EXPECT_EQ(Read(*target_, kBlock, 2 * kBlock), Bytes(2 * kBlock, '\0'));
 }

@@ -22,7 +22,8 @@
 #include "support/loop_device.h"
 #include "support/private_mount.h"
 
-// The next maps leave this extent out, as XFS does what lies in its second map only.
+// The next maps leave this extent out, as XFS does what lies in its second map
+// only.
 static std::optional<size_t> left_out_extent;
 
 // Instead of the C library's.
@@ -31,8 +32,10 @@ extern "C" int ioctl(int fd, unsigned long request, ...) noexcept {
   va_start(list, request);
   void* argument = va_arg(list, void*);
   va_end(list);
-  const auto result = static_cast<int>(syscall(SYS_ioctl, fd, request, argument));
-  if (request != FS_IOC_FIEMAP || result != 0 || !left_out_extent.has_value()) return result;
+  const auto result =
+      static_cast<int>(syscall(SYS_ioctl, fd, request, argument));
+  if (request != FS_IOC_FIEMAP || result != 0 || !left_out_extent.has_value())
+    return result;
   auto* map = static_cast<fiemap*>(argument);
   if (*left_out_extent < map->fm_mapped_extents) {
     --map->fm_mapped_extents;
@@ -61,7 +64,8 @@ constexpr uint64_t kSize = kBlocks * kBlock;
 // A file without a name where the tests work, of `size` bytes of hole.
 UniqueFd SparseFile(uint64_t size) {
   const char* folder = getenv("TMPDIR");
-  UniqueFd fd(open(folder != nullptr ? folder : "/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  UniqueFd fd(open(folder != nullptr ? folder : "/var/tmp",
+                   O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   EXPECT_TRUE(fd.valid());
   EXPECT_EQ(ftruncate(fd.get(), static_cast<off_t>(size)), 0);
   return fd;
@@ -74,11 +78,14 @@ Extents Find(int fd, ExtentSource source, uint64_t offset, uint64_t end,
     ADD_FAILURE() << "asked for dirty pages";
     return false;
   };
-  EXPECT_EQ(FindExtents(fd, {offset, end, kSize, limit}, source, is_clean, &extents), 0);
+  EXPECT_EQ(
+      FindExtents(fd, {offset, end, kSize, limit}, source, is_clean, &extents),
+      0);
   return extents;
 }
 
-// What may be left unsaid of the last extent is how far it reaches: cut to the range.
+// What may be left unsaid of the last extent is how far it reaches: cut to the
+// range.
 Extents Cut(Extents extents, uint64_t length) {
   for (size_t i = 0; i < extents.size(); ++i) {
     if (extents[i].length_bytes >= length) {
@@ -101,7 +108,8 @@ class MapTest : public testing::Test {
   }
   void Write(uint64_t block, uint64_t blocks) {
     const std::string bytes(blocks * kBlock, 'x');
-    ASSERT_EQ(pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(block * kBlock)),
+    ASSERT_EQ(pwrite(file_.get(), bytes.data(), bytes.size(),
+                     static_cast<off_t>(block * kBlock)),
               static_cast<ssize_t>(bytes.size()));
   }
   void Allocate(int mode, uint64_t block, uint64_t blocks) {
@@ -116,9 +124,10 @@ class MapTest : public testing::Test {
 // The map of the storage doesn't have it yet.
 TEST_F(MapTest, WhatIsOnlyInThePageCacheIsData) {
   Write(10, 1);
-  EXPECT_EQ(Find(file_.get(), map_, 0, kSize),
-            (Extents{
-                {10 * kBlock, true}, {kBlock, false}, {kSize - 11 * kBlock, true}}));
+  EXPECT_EQ(
+      Find(file_.get(), map_, 0, kSize),
+      (Extents{
+          {10 * kBlock, true}, {kBlock, false}, {kSize - 11 * kBlock, true}}));
 }
 
 TEST_F(MapTest, WhatIsWrittenIntoAllocatedSpaceIsDataAtOnce) {
@@ -126,8 +135,9 @@ TEST_F(MapTest, WhatIsWrittenIntoAllocatedSpaceIsDataAtOnce) {
   fsync(file_.get());
   Write(120, 2);
   EXPECT_EQ(Find(file_.get(), map_, 0, kSize),
-            (Extents{
-                {120 * kBlock, true}, {2 * kBlock, false}, {kSize - 122 * kBlock, true}}));
+            (Extents{{120 * kBlock, true},
+                     {2 * kBlock, false},
+                     {kSize - 122 * kBlock, true}}));
 }
 
 TEST_F(MapTest, MoreExtentsThanOneCallBringsAreAllFound) {
@@ -168,17 +178,21 @@ TEST_F(MapTest, AgreesWithSeekingForDataAndHoles) {
     }
     const uint64_t offset = below(kSize - 1);
     const uint64_t end = offset + 1 + below(kSize - offset);
-    ASSERT_EQ(Cut(Find(file_.get(), map_, offset, end), end - offset),
-              Cut(Find(file_.get(), ExtentSource::kSeek, offset, end), end - offset))
+    ASSERT_EQ(
+        Cut(Find(file_.get(), map_, offset, end), end - offset),
+        Cut(Find(file_.get(), ExtentSource::kSeek, offset, end), end - offset))
         << "round " << round << ", from " << offset << " to " << end;
   }
 }
 
-// A truncated file has three parts: what is there, hole as well, and what is lost.
+// A truncated file has three parts: what is there, hole as well, and what is
+// lost.
 TEST(FindExtents, TellsNothingOfWhatLiesBehindTheRange) {
   const UniqueFd file = SparseFile(4 * kBlock);
-  for (const ExtentSource use_map : {ExtentSource::kSeek, ExtentSourceOf(file.get())}) {
-    EXPECT_EQ(Find(file.get(), use_map, 0, kBlock), (Extents{{4 * kBlock, true}}));
+  for (const ExtentSource use_map :
+       {ExtentSource::kSeek, ExtentSourceOf(file.get())}) {
+    EXPECT_EQ(Find(file.get(), use_map, 0, kBlock),
+              (Extents{{4 * kBlock, true}}));
     EXPECT_EQ(Find(file.get(), use_map, 0, 4 * kBlock),
               (Extents{{4 * kBlock, true}}));
     EXPECT_EQ(Find(file.get(), use_map, 0, 5 * kBlock),
@@ -190,9 +204,11 @@ TEST_F(MapTest, WhatTheMapLeavesOutIsDataWhereItsHolesArentTrusted) {
   for (const uint64_t block : {10, 20, 30, 40}) Write(block, 1);
   for (const size_t left_out : {0, 1, 2, 3}) {
     left_out_extent = left_out;
-    const Extents found = Find(file_.get(), ExtentSource::kMapWithoutHoles, 0, kSize);
+    const Extents found =
+        Find(file_.get(), ExtentSource::kMapWithoutHoles, 0, kSize);
     left_out_extent.reset();
-    EXPECT_EQ(found, Find(file_.get(), ExtentSource::kSeek, 0, kSize)) << left_out;
+    EXPECT_EQ(found, Find(file_.get(), ExtentSource::kSeek, 0, kSize))
+        << left_out;
   }
 }
 
@@ -200,18 +216,21 @@ TEST_F(MapTest, WhatTheMapLeavesOutIsDataWhereItsHolesArentTrusted) {
 TEST(FileSystemOfSharedBlocks, WhatIsWrittenBesideOneIsData) {
   NBDTEST_REQUIRE(geteuid() == 0, "mounting needs root");
   const nbdtest::TempImage disk = nbdtest::TempImage::Sparse(300 << 20);
-  const std::string make = "PATH=$PATH:/usr/sbin:/sbin mkfs.xfs -q -m reflink=1 " + disk.path();
+  const std::string make =
+      "PATH=$PATH:/usr/sbin:/sbin mkfs.xfs -q -m reflink=1 " + disk.path();
   NBDTEST_REQUIRE(std::system(make.c_str()) == 0, "no mkfs.xfs");
   const nbdtest::LoopDevice device(disk.path(), 512, /*read_only=*/false);
   NBDTEST_REQUIRE(device.attached(), device.problem());
   const nbdtest::PrivateMount mount("xfs", "", device.path());
   NBDTEST_REQUIRE(mount.mounted(), mount.problem());
   const auto create = [&](const char* name) {
-    return UniqueFd(open((mount.path() + name).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    return UniqueFd(open((mount.path() + name).c_str(),
+                         O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   };
   const std::string bytes(kBlock, 'x');
   const auto write = [&](const UniqueFd& file, uint64_t block) {
-    ASSERT_EQ(pwrite(file.get(), bytes.data(), kBlock, static_cast<off_t>(block * kBlock)),
+    ASSERT_EQ(pwrite(file.get(), bytes.data(), kBlock,
+                     static_cast<off_t>(block * kBlock)),
               static_cast<ssize_t>(kBlock));
   };
   const UniqueFd original = create("/original");
@@ -244,18 +263,22 @@ TEST(FindExtents, TellsAnErrorOfTheStorage) {
        {ExtentSource::kMap, ExtentSource::kMapWithoutHoles, ExtentSource::kSeek,
         ExtentSource::kSeekWhereClean, ExtentSource::kSeekAfterSync}) {
     Extents extents;
-    EXPECT_EQ(FindExtents(fds[0], {0, kSize, kSize, 10}, source, is_clean, &extents), ESPIPE);
+    EXPECT_EQ(
+        FindExtents(fds[0], {0, kSize, kSize, 10}, source, is_clean, &extents),
+        ESPIPE);
     EXPECT_TRUE(extents.empty());
   }
 }
 
-// -- Holes that have to be doubted. The file's own are real; what is dirty, the test says.
+// -- Holes that have to be doubted. The file's own are real; what is dirty, the
+// test says.
 
 class DoubtTest : public testing::Test {
  protected:
   void Write(uint64_t offset, uint64_t length) {
     const std::string bytes(length, 'x');
-    ASSERT_EQ(pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)),
+    ASSERT_EQ(pwrite(file_.get(), bytes.data(), bytes.size(),
+                     static_cast<off_t>(offset)),
               static_cast<ssize_t>(bytes.size()));
   }
   Extents Find(uint64_t offset, uint64_t end, size_t limit = SIZE_MAX) {
@@ -284,7 +307,8 @@ class DoubtTest : public testing::Test {
 TEST_F(DoubtTest, AHoleWithoutDirtyPagesIsOne) {
   EXPECT_EQ(Find(0, kLarge), (Extents{{kLarge, true}}));
   Write(8 * kMiB, kMiB);
-  EXPECT_EQ(Find(0, kLarge), (Extents{{8 * kMiB, true}, {kMiB, false}, {55 * kMiB, true}}));
+  EXPECT_EQ(Find(0, kLarge),
+            (Extents{{8 * kMiB, true}, {kMiB, false}, {55 * kMiB, true}}));
 }
 
 // What is dirty elsewhere in the file, or behind the range, is not asked about.
@@ -301,9 +325,11 @@ TEST_F(DoubtTest, AroundDirtyPagesAHoleIsData) {
   uint64_t position = 0;
   for (const Extent& extent : found) {
     const uint64_t end = position + extent.length_bytes;
-    EXPECT_TRUE(!extent.hole || end <= dirty_begin_ || dirty_end_ <= position) << position;
+    EXPECT_TRUE(!extent.hole || end <= dirty_begin_ || dirty_end_ <= position)
+        << position;
     // No more of it than has to be.
-    EXPECT_TRUE(extent.hole || extent.length_bytes <= 2 * kMiB) << extent.length_bytes;
+    EXPECT_TRUE(extent.hole || extent.length_bytes <= 2 * kMiB)
+        << extent.length_bytes;
     position = end;
   }
   EXPECT_EQ(position, kLarge);
@@ -317,11 +343,12 @@ TEST_F(DoubtTest, AHoleThatIsDirtyAsAWholeIsDataAndSoonTold) {
   EXPECT_LE(asked_, 64 + 8);
 }
 
-// Dirty pages become clean, and their blocks known, between the first look at the map and the
-// look for dirty pages.
+// Dirty pages become clean, and their blocks known, between the first look at
+// the map and the look for dirty pages.
 TEST_F(DoubtTest, TheMapIsAskedAgainAfterThePagesWereClean) {
   on_ask_ = [&] { Write(16 * kMiB, kMiB); };
-  EXPECT_EQ(Find(0, kLarge), (Extents{{16 * kMiB, true}, {kMiB, false}, {47 * kMiB, true}}));
+  EXPECT_EQ(Find(0, kLarge),
+            (Extents{{16 * kMiB, true}, {kMiB, false}, {47 * kMiB, true}}));
 }
 
 TEST_F(DoubtTest, TheLimitOfExtentsHolds) {
@@ -357,15 +384,17 @@ INSTANTIATE_TEST_SUITE_P(
 TEST_P(SourceTest, DependsOnTheFileSystem) {
   NBDTEST_REQUIRE(geteuid() == 0, "mounting needs root");
   const nbdtest::TempImage disk = nbdtest::TempImage::Sparse(300 << 20);
-  const std::string make = std::string("PATH=$PATH:/usr/sbin:/sbin ") + GetParam().make + " " +
-                           disk.path() + " >/dev/null 2>&1";
-  NBDTEST_REQUIRE(std::system(make.c_str()) == 0, "the tool that makes it fails");
+  const std::string make = std::string("PATH=$PATH:/usr/sbin:/sbin ") +
+                           GetParam().make + " " + disk.path() +
+                           " >/dev/null 2>&1";
+  NBDTEST_REQUIRE(std::system(make.c_str()) == 0,
+                  "the tool that makes it fails");
   const nbdtest::LoopDevice device(disk.path(), 512, /*read_only=*/false);
   NBDTEST_REQUIRE(device.attached(), device.problem());
   const nbdtest::PrivateMount mount(GetParam().type, "", device.path());
   NBDTEST_REQUIRE(mount.mounted(), mount.problem());
-  const UniqueFd file(
-      open((mount.path() + "/file").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  const UniqueFd file(open((mount.path() + "/file").c_str(),
+                           O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   EXPECT_EQ(ExtentSourceOf(file.get()), GetParam().source);
 }
 

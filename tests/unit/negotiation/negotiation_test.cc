@@ -59,10 +59,10 @@ class Handshake {
     auto target = std::make_unique<FakeExport>(served.facts);
     target_ = target.get();
     catalog_ = Catalog::OfOne(std::move(target),
-                     served.name.has_value()
-                         ? absl::optional<std::string>(*served.name)
-                         : absl::nullopt,
-                     served.description);
+                              served.name.has_value()
+                                  ? absl::optional<std::string>(*served.name)
+                                  : absl::nullopt,
+                              served.description);
   }
 
   Handshake& Flags(uint32_t flags = nbdtest::kClientFixedNewstyle |
@@ -705,8 +705,8 @@ class LazyCatalog : public Catalog {
   absl::StatusOr<Opened> Open(absl::string_view name) override {
     if (!status.ok()) return status;
     opened_names.emplace_back(name);
-    target = std::make_unique<FakeExport>(Export::Facts{
-        .size_bytes = opened_names.size(), .read_only = true});
+    target = std::make_unique<FakeExport>(
+        Export::Facts{.size_bytes = opened_names.size(), .read_only = true});
     return Opened{target.get(), "canonical", "described", "the reason"};
   }
   absl::Status List(Visitor visit) override {
@@ -750,8 +750,7 @@ TEST(LazyExport, IsOpenedAnewForEachOption) {
   EXPECT_EQ(negotiated.target, lazily.catalog->target.get());
   EXPECT_EQ(negotiated.promises.size_bytes, 3u);
   EXPECT_EQ(negotiated.read_only_reason, "the reason");
-  const std::vector<Reply> replies =
-      ParseReplies(lazily.handshake.received());
+  const std::vector<Reply> replies = ParseReplies(lazily.handshake.received());
   ASSERT_EQ(replies.size(), 9u);
   EXPECT_EQ(replies[6].payload, Writer().U16(1).Raw("canonical").bytes());
   EXPECT_EQ(replies[7].payload, Writer().U16(2).Raw("described").bytes());
@@ -777,7 +776,8 @@ TEST(LazyExport, IsTheSameInAGoRightAfterAnInfo) {
     Lazily lazily;
     lazily.handshake.Option(nbdtest::kOptInfo, InfoPayload(row.info, Infos{}));
     for (const uint32_t option : row.between) lazily.handshake.Option(option);
-    lazily.handshake.Option(nbdtest::kOptGo, InfoPayload(row.go, Infos{})).Run();
+    lazily.handshake.Option(nbdtest::kOptGo, InfoPayload(row.go, Infos{}))
+        .Run();
     EXPECT_EQ(lazily.catalog->opened_names, row.opened);
     ASSERT_TRUE(lazily.handshake.has_negotiated());
     EXPECT_EQ(lazily.handshake.negotiated().promises.size_bytes,
@@ -867,8 +867,8 @@ TEST(LongList, EndsWithTheClient) {
 
 TEST(LongList, EndsWithTheTimeForTheHandshake) {
   Lazily lazily;
-  // A file system that is far away; the list has an end, so that a server that doesn't look at the
-  // time comes to it.
+  // A file system that is far away; the list has an end, so that a server that
+  // doesn't look at the time comes to it.
   lazily.catalog->exports = 5000;
   lazily.catalog->pause = absl::Milliseconds(1);
   lazily.handshake.TimeLimit(absl::Milliseconds(50))
@@ -906,9 +906,10 @@ TEST(TimeLimit, OfTheHandshakeOverTlsBeganBeforeIt) {
   peer.Send(OptionMessage(nbdtest::kOptList, ""));
   Event shutdown;
   Channel channel(std::make_unique<MemoryStream>(peer), shutdown.fd());
-  const auto catalog =
-      Catalog::OfOne(std::make_unique<FakeExport>(Export::Facts{}), absl::nullopt, "");
-  const Log log({LogDestination::kNull, /*verbose=*/false, /*standard_error_is_peer=*/true});
+  const auto catalog = Catalog::OfOne(
+      std::make_unique<FakeExport>(Export::Facts{}), absl::nullopt, "");
+  const Log log({LogDestination::kNull, /*verbose=*/false,
+                 /*standard_error_is_peer=*/true});
   TlsUpgrade upgrade;
   upgrade.deadline = SteadyNow() - absl::Milliseconds(1);
   auto outcome =
@@ -944,8 +945,7 @@ TEST(TooBig, IsAnOptionOfMoreThan64KiBAndHagglingGoesOn) {
 }
 
 TEST(TooBig, IsNothingForAnUnknownOptionWhosePayloadIsReadAway) {
-  for (const size_t size :
-       {size_t{65537}, kInputBytes, 3 * kInputBytes + 17}) {
+  for (const size_t size : {size_t{65537}, kInputBytes, 3 * kInputBytes + 17}) {
     Handshake handshake;
     handshake.Flags()
         .Option(99, Bytes(size, 'x'))

@@ -25,16 +25,18 @@ using Queries = std::vector<std::string>;
 // -- Greeting and headers
 
 TEST(Greeting, IsBothMagicsAndTheTwoHandshakeFlags) {
-  EXPECT_EQ(EncodeGreeting(), Writer()
-                                  .U64(nbdtest::kNbdMagic)
-                                  .U64(nbdtest::kIHaveOpt)
-                                  .U16(nbdtest::kFlagFixedNewstyle | nbdtest::kFlagNoZeroes)
-                                  .bytes());
+  EXPECT_EQ(EncodeGreeting(),
+            Writer()
+                .U64(nbdtest::kNbdMagic)
+                .U64(nbdtest::kIHaveOpt)
+                .U16(nbdtest::kFlagFixedNewstyle | nbdtest::kFlagNoZeroes)
+                .bytes());
   EXPECT_EQ(EncodeGreeting().size(), kGreetingBytes);
 }
 
 TEST(OptionHeader, IsTakenApart) {
-  const Bytes bytes = Writer().U64(nbdtest::kIHaveOpt).U32(7).U32(0xfffffffe).bytes();
+  const Bytes bytes =
+      Writer().U64(nbdtest::kIHaveOpt).U32(7).U32(0xfffffffe).bytes();
   ASSERT_EQ(bytes.size(), kOptionHeaderBytes);
   const absl::optional<OptionHeader> header = DecodeOptionHeader(bytes);
   ASSERT_TRUE(header.has_value());
@@ -76,7 +78,8 @@ TEST(ValidString, IsUtf8WithoutNulOfAtMost4096Bytes) {
       {"\xe2\x82", false},
   };
   for (const Row& row : rows) {
-    EXPECT_EQ(IsValidString(row.text), row.valid) << row.text.size() << " bytes: " << row.text;
+    EXPECT_EQ(IsValidString(row.text), row.valid)
+        << row.text.size() << " bytes: " << row.text;
   }
 }
 
@@ -118,13 +121,18 @@ TEST(InfoRequest, IsRefusedWhereverItIsCut) {
 TEST(InfoRequest, IsRefusedWhenItsLengthsDoNotAddUp) {
   const std::pair<const char*, Bytes> rows[] = {
       {"a byte too many", InfoPayload("disk", Infos{1}) + '\0'},
-      {"an information request too many", InfoPayload("disk", Infos{1}) + Bytes("\0\1", 2)},
-      {"a count too large", Writer().String32("disk").U16(3).U16(1).U16(2).bytes()},
-      {"a count too small", Writer().String32("disk").U16(1).U16(1).U16(2).bytes()},
+      {"an information request too many",
+       InfoPayload("disk", Infos{1}) + Bytes("\0\1", 2)},
+      {"a count too large",
+       Writer().String32("disk").U16(3).U16(1).U16(2).bytes()},
+      {"a count too small",
+       Writer().String32("disk").U16(1).U16(1).U16(2).bytes()},
       {"the name longer than the rest", Writer().U32(5).Raw("disk").bytes()},
       {"the name up to the end", Writer().U32(6).Raw("disk").U16(0).bytes()},
-      {"the greatest length", Writer().U32(UINT32_MAX).Raw("disk").U16(0).bytes()},
-      {"a length with the sign bit", Writer().U32(1u << 31).Raw("disk").U16(0).bytes()},
+      {"the greatest length",
+       Writer().U32(UINT32_MAX).Raw("disk").U16(0).bytes()},
+      {"a length with the sign bit",
+       Writer().U32(1u << 31).Raw("disk").U16(0).bytes()},
   };
   for (const auto& [what, payload] : rows) {
     EXPECT_FALSE(DecodeInfoRequest(payload).has_value()) << what;
@@ -133,8 +141,9 @@ TEST(InfoRequest, IsRefusedWhenItsLengthsDoNotAddUp) {
 
 // Which is for the catalog to say.
 TEST(InfoRequest, IsTakenApartWhenTheNameIsNoValidString) {
-  for (const std::string& name : {std::string("a\0b", 3), std::string("\xff"),
-                                  std::string(4097, 'n'), std::string("\xc3")}) {
+  for (const std::string& name :
+       {std::string("a\0b", 3), std::string("\xff"), std::string(4097, 'n'),
+        std::string("\xc3")}) {
     const Bytes payload = InfoPayload(name, Infos{});
     const absl::optional<InfoRequest> request = DecodeInfoRequest(payload);
     ASSERT_TRUE(request.has_value()) << name.size();
@@ -154,55 +163,74 @@ TEST(MetaContextRequest, IsTakenApart) {
   };
   for (const auto& [name, queries] : rows) {
     const Bytes payload = MetaContextPayload(name, queries);
-    const absl::optional<MetaContextRequest> request = DecodeMetaContextRequest(payload);
+    const absl::optional<MetaContextRequest> request =
+        DecodeMetaContextRequest(payload);
     ASSERT_TRUE(request.has_value()) << name;
     EXPECT_EQ(request->name, name);
-    EXPECT_EQ(Queries(request->queries.begin(), request->queries.end()), queries);
+    EXPECT_EQ(Queries(request->queries.begin(), request->queries.end()),
+              queries);
   }
 }
 
 TEST(MetaContextRequest, IsRefusedWhereverItIsCut) {
-  const Bytes whole = MetaContextPayload("disk", Queries{"base:allocation", "x-a:b"});
+  const Bytes whole =
+      MetaContextPayload("disk", Queries{"base:allocation", "x-a:b"});
   for (size_t size = 0; size < whole.size(); ++size) {
-    EXPECT_FALSE(DecodeMetaContextRequest(whole.substr(0, size)).has_value()) << size;
+    EXPECT_FALSE(DecodeMetaContextRequest(whole.substr(0, size)).has_value())
+        << size;
   }
 }
 
 TEST(MetaContextRequest, IsRefusedWhenItsLengthsDoNotAddUp) {
   const std::pair<const char*, Bytes> rows[] = {
-      {"a byte too many", MetaContextPayload("disk", Queries{"base:allocation"}) + '\0'},
+      {"a byte too many",
+       MetaContextPayload("disk", Queries{"base:allocation"}) + '\0'},
       {"no count", Writer().String32("disk").bytes()},
-      {"a count too large", Writer().String32("disk").U32(2).String32("base:").bytes()},
-      {"a count too small",
-       Writer().String32("disk").U32(1).String32("base:").String32("base:").bytes()},
-      {"a count of zero with a query", Writer().String32("").U32(0).String32("base:").bytes()},
-      {"a query longer than the rest", Writer().String32("").U32(1).U32(6).Raw("base:").bytes()},
+      {"a count too large",
+       Writer().String32("disk").U32(2).String32("base:").bytes()},
+      {"a count too small", Writer()
+                                .String32("disk")
+                                .U32(1)
+                                .String32("base:")
+                                .String32("base:")
+                                .bytes()},
+      {"a count of zero with a query",
+       Writer().String32("").U32(0).String32("base:").bytes()},
+      {"a query longer than the rest",
+       Writer().String32("").U32(1).U32(6).Raw("base:").bytes()},
       {"a query of the greatest length",
        Writer().String32("").U32(1).U32(UINT32_MAX).Raw("base:").bytes()},
-      {"the name longer than the rest", Writer().U32(100).Raw("disk").U32(0).bytes()},
+      {"the name longer than the rest",
+       Writer().U32(100).Raw("disk").U32(0).bytes()},
   };
   for (const auto& [what, payload] : rows) {
     EXPECT_FALSE(DecodeMetaContextRequest(payload).has_value()) << what;
   }
 }
 
-// Four billion queries must not be allocated for because a client says that they come.
-TEST(MetaContextRequest, ACountThatCannotBeTrueIsRefusedBeforeAnythingIsAllocated) {
-  for (const uint32_t count : {UINT32_MAX, 1u << 31, 1u << 30, 0x40000001u, 3u}) {
-    const Bytes payload = Writer().String32("").U32(count).U32(0).U32(0).bytes();
+// Four billion queries must not be allocated for because a client says that
+// they come.
+TEST(MetaContextRequest,
+     ACountThatCannotBeTrueIsRefusedBeforeAnythingIsAllocated) {
+  for (const uint32_t count :
+       {UINT32_MAX, 1u << 31, 1u << 30, 0x40000001u, 3u}) {
+    const Bytes payload =
+        Writer().String32("").U32(count).U32(0).U32(0).bytes();
     EXPECT_FALSE(DecodeMetaContextRequest(payload).has_value()) << count;
   }
 }
 
 TEST(MetaContextRequest, IsRefusedWhenAQueryIsNoValidString) {
-  for (const std::string& bad : {std::string("a\0:", 3), std::string("\xff:"),
-                                 std::string(4097, 'n')}) {
+  for (const std::string& bad :
+       {std::string("a\0:", 3), std::string("\xff:"), std::string(4097, 'n')}) {
     const Bytes payload = MetaContextPayload(bad, Queries{"base:"});
-    const absl::optional<MetaContextRequest> request = DecodeMetaContextRequest(payload);
+    const absl::optional<MetaContextRequest> request =
+        DecodeMetaContextRequest(payload);
     ASSERT_TRUE(request.has_value());
     EXPECT_EQ(request->name, bad);
     EXPECT_FALSE(
-        DecodeMetaContextRequest(MetaContextPayload("", Queries{"base:", bad})).has_value());
+        DecodeMetaContextRequest(MetaContextPayload("", Queries{"base:", bad}))
+            .has_value());
   }
 }
 
@@ -218,12 +246,15 @@ Bytes ReplyMessage(uint32_t option, uint32_t type, const Bytes& payload) {
       .bytes();
 }
 
-TEST(OptionReplies, AreEmptyAtFirst) { EXPECT_EQ(OptionReplies(3).bytes(), ""); }
+TEST(OptionReplies, AreEmptyAtFirst) {
+  EXPECT_EQ(OptionReplies(3).bytes(), "");
+}
 
 TEST(OptionReplies, NameTheOptionThatTheyAnswer) {
   OptionReplies replies(0xdeadbeef);
   replies.Error(NBD_REP_ERR_UNSUP, "no");
-  EXPECT_EQ(replies.bytes(), ReplyMessage(0xdeadbeef, nbdtest::kRepErrUnsup, "no"));
+  EXPECT_EQ(replies.bytes(),
+            ReplyMessage(0xdeadbeef, nbdtest::kRepErrUnsup, "no"));
 }
 
 TEST(OptionReplies, AnAckHasNoData) {
@@ -252,35 +283,40 @@ TEST(OptionReplies, AServerIsItsNameAndItsDescription) {
   OptionReplies replies(3);
   replies.Server("disk", "the disk of the printer");
   replies.Server("", "");
-  EXPECT_EQ(replies.bytes(),
-            ReplyMessage(3, nbdtest::kRepServer,
-                         Writer().String32("disk").Raw("the disk of the printer").bytes()) +
-                ReplyMessage(3, nbdtest::kRepServer, Writer().U32(0).bytes()));
+  EXPECT_EQ(
+      replies.bytes(),
+      ReplyMessage(
+          3, nbdtest::kRepServer,
+          Writer().String32("disk").Raw("the disk of the printer").bytes()) +
+          ReplyMessage(3, nbdtest::kRepServer, Writer().U32(0).bytes()));
 }
 
 TEST(OptionReplies, InfoExportIsSizeAndTransmissionFlags) {
   OptionReplies replies(7);
   replies.InfoExport(0x0102030405060708, 0x0dad);
   EXPECT_EQ(replies.bytes(),
-            ReplyMessage(7, nbdtest::kRepInfo,
-                         Writer().U16(0).U64(0x0102030405060708).U16(0x0dad).bytes()));
+            ReplyMessage(
+                7, nbdtest::kRepInfo,
+                Writer().U16(0).U64(0x0102030405060708).U16(0x0dad).bytes()));
 }
 
 TEST(OptionReplies, InfoNameAndInfoDescriptionAreStrings) {
   OptionReplies replies(6);
   replies.InfoString(NBD_INFO_NAME, "disk");
   replies.InfoString(NBD_INFO_DESCRIPTION, "");
-  EXPECT_EQ(replies.bytes(),
-            ReplyMessage(6, nbdtest::kRepInfo, Writer().U16(1).Raw("disk").bytes()) +
-                ReplyMessage(6, nbdtest::kRepInfo, Writer().U16(2).bytes()));
+  EXPECT_EQ(
+      replies.bytes(),
+      ReplyMessage(6, nbdtest::kRepInfo, Writer().U16(1).Raw("disk").bytes()) +
+          ReplyMessage(6, nbdtest::kRepInfo, Writer().U16(2).bytes()));
 }
 
 TEST(OptionReplies, InfoBlockSizeIsMinimumPreferredMaximum) {
   OptionReplies replies(6);
   replies.InfoBlockSize(1, 4096, 32 << 20);
-  EXPECT_EQ(replies.bytes(),
-            ReplyMessage(6, nbdtest::kRepInfo,
-                         Writer().U16(3).U32(1).U32(4096).U32(32 << 20).bytes()));
+  EXPECT_EQ(
+      replies.bytes(),
+      ReplyMessage(6, nbdtest::kRepInfo,
+                   Writer().U16(3).U32(1).U32(4096).U32(32 << 20).bytes()));
 }
 
 TEST(OptionReplies, AMetaContextIsItsIdAndItsName) {
@@ -295,13 +331,14 @@ TEST(OptionReplies, AMetaContextIsItsIdAndItsName) {
 
 TEST(ExportNameReply, EndsWith124ZeroesUnlessTheyAreNotWanted) {
   const Bytes begin = Writer().U64(UINT64_MAX - 1).U16(0x0103).bytes();
-  EXPECT_EQ(EncodeExportNameReply(UINT64_MAX - 1, 0x0103, /*no_zeroes=*/true), begin);
+  EXPECT_EQ(EncodeExportNameReply(UINT64_MAX - 1, 0x0103, /*no_zeroes=*/true),
+            begin);
   EXPECT_EQ(EncodeExportNameReply(UINT64_MAX - 1, 0x0103, /*no_zeroes=*/false),
             begin + Bytes(124, '\0'));
 }
 
-// What the tests of the whole program speak are the numbers of the specification; these are the
-// program's own.
+// What the tests of the whole program speak are the numbers of the
+// specification; these are the program's own.
 TEST(OptionNumbers, AreThoseOfTheSpecification) {
   const std::pair<uint32_t, uint32_t> rows[] = {
       {NBD_OPT_EXPORT_NAME, nbdtest::kOptExportName},

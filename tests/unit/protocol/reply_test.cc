@@ -22,7 +22,8 @@ constexpr uint64_t kOffset = 0x0102030405060708;
 const ReplyEncoder kSimpleEncoder(ReplyStyle::kSimple);
 const ReplyEncoder kStructuredEncoder(ReplyStyle::kStructured);
 
-// What an Encode function wrote. The buffer around it is checked to be untouched.
+// What an Encode function wrote. The buffer around it is checked to be
+// untouched.
 Bytes Encoded(const std::function<char*(char*)>& encode, size_t bound) {
   constexpr size_t kMargin = 64;
   Bytes buffer(kMargin + bound + kMargin, '#');
@@ -42,10 +43,15 @@ Bytes Encoded(const std::function<char*(char*)>& encode) {
 }
 
 Bytes SimpleReply(uint32_t error) {
-  return Writer().U32(nbdtest::kSimpleReplyMagic).U32(error).U64(kCookie).bytes();
+  return Writer()
+      .U32(nbdtest::kSimpleReplyMagic)
+      .U32(error)
+      .U64(kCookie)
+      .bytes();
 }
 
-// A whole structured reply chunk; a chunk's header alone is where its payload is cut off.
+// A whole structured reply chunk; a chunk's header alone is where its payload
+// is cut off.
 Bytes Chunk(bool done, uint16_t type, uint32_t length, const Bytes& payload) {
   return Writer()
       .U32(nbdtest::kStructuredReplyMagic)
@@ -90,7 +96,8 @@ TEST(DataHeader, IsASimpleReplyWithoutError) {
 TEST(DataHeader, IsAnOffsetDataChunkWhoseLengthCountsTheOffset) {
   for (const bool done : {false, true}) {
     const Bytes header = Encoded([&](char* out) {
-      return kStructuredEncoder.EncodeDataHeader(out, kCookie, kOffset, 4096, done);
+      return kStructuredEncoder.EncodeDataHeader(out, kCookie, kOffset, 4096,
+                                                 done);
     });
     EXPECT_EQ(header, Chunk(done, nbdtest::kReplyOffsetData, 8 + 4096,
                             Writer().U64(kOffset).bytes()));
@@ -100,16 +107,18 @@ TEST(DataHeader, IsAnOffsetDataChunkWhoseLengthCountsTheOffset) {
 
 TEST(DataHeader, CanAnnounceTheGreatestPayload) {
   const Bytes header = Encoded([&](char* out) {
-    return kStructuredEncoder.EncodeDataHeader(out, kCookie, 0, nbdtest::kMaxPayload, true);
+    return kStructuredEncoder.EncodeDataHeader(out, kCookie, 0,
+                                               nbdtest::kMaxPayload, true);
   });
-  EXPECT_EQ(header, Chunk(true, nbdtest::kReplyOffsetData, 8 + nbdtest::kMaxPayload,
-                          Writer().U64(0).bytes()));
+  EXPECT_EQ(header, Chunk(true, nbdtest::kReplyOffsetData,
+                          8 + nbdtest::kMaxPayload, Writer().U64(0).bytes()));
 }
 
 TEST(Hole, IsOffsetAndSize) {
   for (const bool done : {false, true}) {
     EXPECT_EQ(Encoded([&](char* out) {
-                return kStructuredEncoder.EncodeHole(out, kCookie, kOffset, 65536, done);
+                return kStructuredEncoder.EncodeHole(out, kCookie, kOffset,
+                                                     65536, done);
               }),
               Chunk(done, nbdtest::kReplyOffsetHole, 12,
                     Writer().U64(kOffset).U32(65536).bytes()));
@@ -119,18 +128,27 @@ TEST(Hole, IsOffsetAndSize) {
 // -- Success
 
 TEST(Done, IsAnEmptyLastChunk) {
-  EXPECT_EQ(Encoded([&](char* out) { return kStructuredEncoder.EncodeDone(out, kCookie); }),
+  EXPECT_EQ(Encoded([&](char* out) {
+              return kStructuredEncoder.EncodeDone(out, kCookie);
+            }),
             Chunk(true, nbdtest::kReplyNone, 0, ""));
 }
 
 TEST(Done, IsNothingInASimpleReply) {
-  EXPECT_EQ(Encoded([&](char* out) { return kSimpleEncoder.EncodeDone(out, kCookie); }), "");
+  EXPECT_EQ(Encoded([&](char* out) {
+              return kSimpleEncoder.EncodeDone(out, kCookie);
+            }),
+            "");
 }
 
 TEST(Success, IsAReplyWithoutPayload) {
-  EXPECT_EQ(Encoded([&](char* out) { return kSimpleEncoder.EncodeSuccess(out, kCookie); }),
+  EXPECT_EQ(Encoded([&](char* out) {
+              return kSimpleEncoder.EncodeSuccess(out, kCookie);
+            }),
             SimpleReply(nbdtest::kNbdOk));
-  EXPECT_EQ(Encoded([&](char* out) { return kStructuredEncoder.EncodeSuccess(out, kCookie); }),
+  EXPECT_EQ(Encoded([&](char* out) {
+              return kStructuredEncoder.EncodeSuccess(out, kCookie);
+            }),
             Chunk(true, nbdtest::kReplyNone, 0, ""));
 }
 
@@ -138,27 +156,32 @@ TEST(Success, IsAReplyWithoutPayload) {
 
 TEST(Error, HasNoSentenceInASimpleReply) {
   EXPECT_EQ(Encoded([&](char* out) {
-              return kSimpleEncoder.EncodeError(out, kCookie, NBD_ENOSPC, "the disk is full");
+              return kSimpleEncoder.EncodeError(out, kCookie, NBD_ENOSPC,
+                                                "the disk is full");
             }),
             SimpleReply(nbdtest::kNbdEnospc));
   EXPECT_EQ(Encoded([&](char* out) {
-              return kSimpleEncoder.EncodeErrorAt(out, kCookie, NBD_EIO, "bad block", kOffset);
+              return kSimpleEncoder.EncodeErrorAt(out, kCookie, NBD_EIO,
+                                                  "bad block", kOffset);
             }),
             SimpleReply(nbdtest::kNbdEio));
 }
 
 TEST(Error, IsALastChunkWithItsSentence) {
   const Bytes sentence = "the disk is full";
-  EXPECT_EQ(Encoded([&](char* out) {
-              return kStructuredEncoder.EncodeError(out, kCookie, NBD_ENOSPC, sentence);
-            }),
-            Chunk(true, nbdtest::kReplyError, 6 + 16,
-                  Writer().U32(nbdtest::kNbdEnospc).U16(16).Raw(sentence).bytes()));
+  EXPECT_EQ(
+      Encoded([&](char* out) {
+        return kStructuredEncoder.EncodeError(out, kCookie, NBD_ENOSPC,
+                                              sentence);
+      }),
+      Chunk(true, nbdtest::kReplyError, 6 + 16,
+            Writer().U32(nbdtest::kNbdEnospc).U16(16).Raw(sentence).bytes()));
 }
 
 TEST(Error, MayHaveNoSentence) {
   EXPECT_EQ(Encoded([&](char* out) {
-              return kStructuredEncoder.EncodeError(out, kCookie, NBD_EINVAL, "");
+              return kStructuredEncoder.EncodeError(out, kCookie, NBD_EINVAL,
+                                                    "");
             }),
             Chunk(true, nbdtest::kReplyError, 6,
                   Writer().U32(nbdtest::kNbdEinval).U16(0).bytes()));
@@ -166,20 +189,28 @@ TEST(Error, MayHaveNoSentence) {
 
 TEST(Error, WithAnOffsetHasItBehindTheSentence) {
   EXPECT_EQ(Encoded([&](char* out) {
-              return kStructuredEncoder.EncodeErrorAt(out, kCookie, NBD_EIO, "bad", kOffset);
+              return kStructuredEncoder.EncodeErrorAt(out, kCookie, NBD_EIO,
+                                                      "bad", kOffset);
             }),
             Chunk(true, nbdtest::kReplyErrorOffset, 14 + 3,
-                  Writer().U32(nbdtest::kNbdEio).U16(3).Raw("bad").U64(kOffset).bytes()));
+                  Writer()
+                      .U32(nbdtest::kNbdEio)
+                      .U16(3)
+                      .Raw("bad")
+                      .U64(kOffset)
+                      .bytes()));
 }
 
 TEST(Error, ALongSentenceIsCutAndTheLengthsStillAgree) {
   constexpr size_t kMax = kMaxSentenceBytes;
-  for (const size_t size : {kMax - 1, kMax, kMax + 1, size_t{5000}, size_t{100000}}) {
+  for (const size_t size :
+       {kMax - 1, kMax, kMax + 1, size_t{5000}, size_t{100000}}) {
     const Bytes sentence(size, 's');
     const Bytes cut = sentence.substr(0, kMax);
     const auto length = static_cast<uint32_t>(cut.size());
     EXPECT_EQ(Encoded([&](char* out) {
-                return kStructuredEncoder.EncodeError(out, kCookie, NBD_EIO, sentence);
+                return kStructuredEncoder.EncodeError(out, kCookie, NBD_EIO,
+                                                      sentence);
               }),
               Chunk(true, nbdtest::kReplyError, 6 + length,
                     Writer()
@@ -188,7 +219,8 @@ TEST(Error, ALongSentenceIsCutAndTheLengthsStillAgree) {
                         .Raw(cut)
                         .bytes()));
     EXPECT_EQ(Encoded([&](char* out) {
-                return kStructuredEncoder.EncodeErrorAt(out, kCookie, NBD_EIO, sentence, kOffset);
+                return kStructuredEncoder.EncodeErrorAt(out, kCookie, NBD_EIO,
+                                                        sentence, kOffset);
               }),
               Chunk(true, nbdtest::kReplyErrorOffset, 14 + length,
                     Writer()
@@ -205,7 +237,9 @@ TEST(Error, ALongSentenceIsCutAndTheLengthsStillAgree) {
 
 TEST(BlockStatus, IsTheContextAndItsDescriptors) {
   const std::vector<StatusDescriptor> descriptors = {
-      {65536, 0}, {4096, NBD_STATE_HOLE | NBD_STATE_ZERO}, {0xfffffe00, NBD_STATE_ZERO}};
+      {65536, 0},
+      {4096, NBD_STATE_HOLE | NBD_STATE_ZERO},
+      {0xfffffe00, NBD_STATE_ZERO}};
   for (size_t count = 1; count <= descriptors.size(); ++count) {
     Writer payload;
     payload.U32(9);
@@ -215,11 +249,13 @@ TEST(BlockStatus, IsTheContextAndItsDescriptors) {
     const Bytes chunk = Encoded(
         [&](char* out) {
           return kStructuredEncoder.EncodeBlockStatus(
-              out, kCookie, 9, absl::MakeConstSpan(descriptors).subspan(0, count));
+              out, kCookie, 9,
+              absl::MakeConstSpan(descriptors).subspan(0, count));
         },
         ReplyEncoder::BlockStatusBytes(count));
-    EXPECT_EQ(chunk, Chunk(true, nbdtest::kReplyBlockStatus,
-                           static_cast<uint32_t>(4 + 8 * count), payload.bytes()));
+    EXPECT_EQ(chunk,
+              Chunk(true, nbdtest::kReplyBlockStatus,
+                    static_cast<uint32_t>(4 + 8 * count), payload.bytes()));
     EXPECT_EQ(chunk.size(), ReplyEncoder::BlockStatusBytes(count));
   }
 }
@@ -232,10 +268,11 @@ TEST(BlockStatus, HasTheStatusFlagsOfBaseAllocation) {
 // -- Cookies
 
 TEST(Cookie, ComesBackAsItCame) {
-  for (const uint64_t cookie : {uint64_t{0}, uint64_t{1}, UINT64_MAX, uint64_t{1} << 63}) {
+  for (const uint64_t cookie :
+       {uint64_t{0}, uint64_t{1}, UINT64_MAX, uint64_t{1} << 63}) {
     for (const ReplyEncoder& encoder : {kSimpleEncoder, kStructuredEncoder}) {
-      const Bytes reply =
-          Encoded([&](char* out) { return encoder.EncodeSuccess(out, cookie); });
+      const Bytes reply = Encoded(
+          [&](char* out) { return encoder.EncodeSuccess(out, cookie); });
       EXPECT_EQ(reply.substr(8, 8), Writer().U64(cookie).bytes());
     }
   }

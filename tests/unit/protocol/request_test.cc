@@ -1,5 +1,5 @@
-// Requests on bytes, and the table of what the specification says of each. The numbers in the
-// tables are the specification's, from support/wire.h.
+// Requests on bytes, and the table of what the specification says of each. The
+// numbers in the tables are the specification's, from support/wire.h.
 
 #include "protocol/request.h"
 
@@ -110,14 +110,16 @@ constexpr Session kWritable = {"writable, structured", false, true, true};
 constexpr Session kWritableSimple = {"writable, simple", false, false, false};
 constexpr Session kReadOnly = {"read-only, structured", true, true, true};
 constexpr Session kReadOnlySimple = {"read-only, simple", true, false, false};
-constexpr Session kNoContext = {"writable, structured, no context", false, true, false};
-constexpr Session kSessions[] = {kWritable, kWritableSimple, kReadOnly, kReadOnlySimple,
-                                 kNoContext};
+constexpr Session kNoContext = {"writable, structured, no context", false, true,
+                                false};
+constexpr Session kSessions[] = {kWritable, kWritableSimple, kReadOnly,
+                                 kReadOnlySimple, kNoContext};
 
 // As the negotiation advertises them.
 Promises PromisesOf(const Session& session, uint64_t size = kSize) {
-  unsigned flags = nbdtest::kHasFlags | nbdtest::kSendFlush | nbdtest::kSendFua |
-                   nbdtest::kCanMultiConn | nbdtest::kSendCache;
+  unsigned flags = nbdtest::kHasFlags | nbdtest::kSendFlush |
+                   nbdtest::kSendFua | nbdtest::kCanMultiConn |
+                   nbdtest::kSendCache;
   flags |= session.read_only ? nbdtest::kReadOnly
                              : nbdtest::kSendTrim | nbdtest::kSendWriteZeroes |
                                    nbdtest::kSendFastZero;
@@ -129,8 +131,8 @@ Promises PromisesOf(const Session& session, uint64_t size = kSize) {
   return promises;
 }
 
-uint32_t Validate(const Promises& promises, uint16_t type, uint16_t flags, uint64_t offset,
-                  uint64_t length) {
+uint32_t Validate(const Promises& promises, uint16_t type, uint16_t flags,
+                  uint64_t offset, uint64_t length) {
   Request request;
   request.type = type;
   request.flags = flags;
@@ -152,17 +154,20 @@ struct Row {
 };
 
 std::string Describe(const Row& row, const std::string& where) {
-  return std::string(CommandName(row.type)) + " flags=" + std::to_string(row.flags) +
-         " offset=" + std::to_string(row.offset) + " length=" + std::to_string(row.length) +
-         ", " + where;
+  return std::string(CommandName(row.type)) +
+         " flags=" + std::to_string(row.flags) +
+         " offset=" + std::to_string(row.offset) +
+         " length=" + std::to_string(row.length) + ", " + where;
 }
 
 void ExpectVerdicts(const Promises& promises, const std::vector<Row>& rows,
                     const std::string& where) {
   for (const Row& row : rows) {
-    const uint32_t error = Validate(promises, row.type, row.flags, row.offset, row.length);
-    EXPECT_EQ(error, row.error) << Describe(row, where) << ": got " << ErrorName(error)
-                                << ", wanted " << ErrorName(row.error);
+    const uint32_t error =
+        Validate(promises, row.type, row.flags, row.offset, row.length);
+    EXPECT_EQ(error, row.error)
+        << Describe(row, where) << ": got " << ErrorName(error) << ", wanted "
+        << ErrorName(row.error);
   }
 }
 
@@ -181,11 +186,14 @@ TEST(ValidateRequest, DependsOnWhatWasNegotiated) {
       {kCmdTrim, 4096, {kNbdOk, kNbdOk, kNbdEperm, kNbdEperm, kNbdOk}},
       {kCmdCache, 4096, {kNbdOk, kNbdOk, kNbdOk, kNbdOk, kNbdOk}},
       {kCmdWriteZeroes, 4096, {kNbdOk, kNbdOk, kNbdEperm, kNbdEperm, kNbdOk}},
-      {kCmdBlockStatus, 4096, {kNbdOk, kNbdEinval, kNbdOk, kNbdEinval, kNbdEinval}},
+      {kCmdBlockStatus,
+       4096,
+       {kNbdOk, kNbdEinval, kNbdOk, kNbdEinval, kNbdEinval}},
   };
   for (const Line& line : lines) {
     for (size_t i = 0; i < std::size(kSessions); ++i) {
-      ExpectVerdicts(PromisesOf(kSessions[i]), {{line.type, 0, 0, line.length, line.errors[i]}},
+      ExpectVerdicts(PromisesOf(kSessions[i]),
+                     {{line.type, 0, 0, line.length, line.errors[i]}},
                      kSessions[i].name);
     }
   }
@@ -205,7 +213,8 @@ TEST(ValidateRequest, TakesTheFlagsThatTheCommandHasAndNoOthers) {
       {kCmdFlush, 0, 0, 0},
       {kCmdTrim, 512, 0, 0},
       {kCmdCache, 512, 0, 0},
-      {kCmdWriteZeroes, 512, nbdtest::kCmdFlagNoHole | nbdtest::kCmdFlagFastZero, 0},
+      {kCmdWriteZeroes, 512,
+       nbdtest::kCmdFlagNoHole | nbdtest::kCmdFlagFastZero, 0},
       {kCmdBlockStatus, 512, nbdtest::kCmdFlagReqOne, 0},
   };
   for (const Session& session : kSessions) {
@@ -214,15 +223,16 @@ TEST(ValidateRequest, TakesTheFlagsThatTheCommandHasAndNoOthers) {
       const uint32_t plain = Validate(promises, line.type, 0, 0, line.length);
       unsigned allowed = nbdtest::kCmdFlagFua | line.flags;
       if (session.structured) allowed |= line.flags_structured;
-      // "If the server did not advertise NBD_FLAG_SEND_FAST_ZERO, then it ... SHOULD fail with
-      // NBD_EINVAL if the NBD_CMD_FLAG_FAST_ZERO flag was set."
+      // "If the server did not advertise NBD_FLAG_SEND_FAST_ZERO, then it ...
+      // SHOULD fail with NBD_EINVAL if the NBD_CMD_FLAG_FAST_ZERO flag was
+      // set."
       if (session.read_only) allowed &= ~unsigned{nbdtest::kCmdFlagFastZero};
       for (unsigned flags = 0; flags <= 0xffff; ++flags) {
         const uint32_t wanted = (flags & ~allowed) == 0 ? plain : kNbdEinval;
-        const uint32_t error =
-            Validate(promises, line.type, static_cast<uint16_t>(flags), 0, line.length);
-        ASSERT_EQ(error, wanted) << CommandName(line.type) << " with flags " << flags << ", "
-                                 << session.name;
+        const uint32_t error = Validate(
+            promises, line.type, static_cast<uint16_t>(flags), 0, line.length);
+        ASSERT_EQ(error, wanted) << CommandName(line.type) << " with flags "
+                                 << flags << ", " << session.name;
       }
     }
   }
@@ -232,15 +242,20 @@ TEST(ValidateRequest, RefusesFuaWhereItWasNotAdvertised) {
   Promises promises = PromisesOf(kWritable);
   promises.transmission_flags =
       static_cast<uint16_t>(promises.transmission_flags & ~nbdtest::kSendFua);
-  for (const uint16_t type : {kCmdRead, kCmdWrite, kCmdTrim, kCmdWriteZeroes, kCmdCache}) {
-    EXPECT_EQ(Validate(promises, type, nbdtest::kCmdFlagFua, 0, 512), kNbdEinval) << type;
+  for (const uint16_t type :
+       {kCmdRead, kCmdWrite, kCmdTrim, kCmdWriteZeroes, kCmdCache}) {
+    EXPECT_EQ(Validate(promises, type, nbdtest::kCmdFlagFua, 0, 512),
+              kNbdEinval)
+        << type;
   }
 }
 
 TEST(ValidateRequest, RefusesEveryUnknownCommand) {
   for (const Session& session : kSessions) {
     for (unsigned type = 8; type <= 0xffff; ++type) {
-      ASSERT_EQ(Validate(PromisesOf(session), static_cast<uint16_t>(type), 0, 0, 0), kNbdEinval)
+      ASSERT_EQ(
+          Validate(PromisesOf(session), static_cast<uint16_t>(type), 0, 0, 0),
+          kNbdEinval)
           << type << ", " << session.name;
     }
   }
@@ -264,59 +279,62 @@ TEST(ValidateRequest, RefusesACommandThatWasNotAdvertised) {
     ASSERT_EQ(Validate(promises, line.type, 0, 0, line.length), kNbdOk);
     promises.transmission_flags =
         static_cast<uint16_t>(promises.transmission_flags & ~line.exposed_by);
-    EXPECT_EQ(Validate(promises, line.type, 0, 0, line.length), kNbdEinval) << line.type;
+    EXPECT_EQ(Validate(promises, line.type, 0, 0, line.length), kNbdEinval)
+        << line.type;
   }
 }
 
-// The error for a range that leaves the export: NBD_ENOSPC where something would be written, else
-// NBD_EINVAL.
+// The error for a range that leaves the export: NBD_ENOSPC where something
+// would be written, else NBD_EINVAL.
 constexpr struct {
   uint16_t type;
   uint32_t past_end;
 } kRanged[] = {
-    {kCmdRead, kNbdEinval},  {kCmdWrite, kNbdEnospc},       {kCmdTrim, kNbdEinval},
-    {kCmdCache, kNbdEinval}, {kCmdWriteZeroes, kNbdEnospc}, {kCmdBlockStatus, kNbdEinval},
+    {kCmdRead, kNbdEinval},        {kCmdWrite, kNbdEnospc},
+    {kCmdTrim, kNbdEinval},        {kCmdCache, kNbdEinval},
+    {kCmdWriteZeroes, kNbdEnospc}, {kCmdBlockStatus, kNbdEinval},
 };
 
 TEST(ValidateRequest, KeepsRequestsInsideTheExport) {
   for (const auto& [type, past_end] : kRanged) {
-    ExpectVerdicts(
-        PromisesOf(kWritable),
-        {
-            {type, 0, 0, 1, kNbdOk},
-            {type, 0, kSize - 1, 1, kNbdOk},
-            {type, 0, kSize - 4096, 4096, kNbdOk},
-            {type, 0, kSize - 4096, 4097, past_end},
-            {type, 0, kSize - 1, 2, past_end},
-            {type, 0, kSize, 1, past_end},
-            {type, 0, kSize + 1, 1, past_end},
-            {type, 0, kSize + 1, 0, past_end},
-            {type, 0, uint64_t{1} << 63, 1, past_end},
-            {type, 0, UINT64_MAX, 0, past_end},
-        },
-        "64 MiB");
+    ExpectVerdicts(PromisesOf(kWritable),
+                   {
+                       {type, 0, 0, 1, kNbdOk},
+                       {type, 0, kSize - 1, 1, kNbdOk},
+                       {type, 0, kSize - 4096, 4096, kNbdOk},
+                       {type, 0, kSize - 4096, 4097, past_end},
+                       {type, 0, kSize - 1, 2, past_end},
+                       {type, 0, kSize, 1, past_end},
+                       {type, 0, kSize + 1, 1, past_end},
+                       {type, 0, kSize + 1, 0, past_end},
+                       {type, 0, uint64_t{1} << 63, 1, past_end},
+                       {type, 0, UINT64_MAX, 0, past_end},
+                   },
+                   "64 MiB");
   }
 }
 
 // offset + length wraps around to something small.
 TEST(ValidateRequest, IsNotFooledByASumBeyond64Bits) {
   for (const auto& [type, past_end] : kRanged) {
-    ExpectVerdicts(
-        PromisesOf(kWritable),
-        {
-            {type, 0, UINT64_MAX, 1, past_end},
-            {type, 0, UINT64_MAX, 2, past_end},
-            {type, 0, UINT64_MAX - 511, 512, past_end},
-            {type, 0, UINT64_MAX - 511, 1024, past_end},
-            {type, 0, UINT64_MAX - kSize, static_cast<uint32_t>(kSize / 2), past_end},
-            {type, 0, 0 - uint64_t{nbdtest::kLongestRequest}, nbdtest::kLongestRequest, past_end},
-            {type, 0, uint64_t{1} << 63, 512, past_end},
-        },
-        "64 MiB");
+    ExpectVerdicts(PromisesOf(kWritable),
+                   {
+                       {type, 0, UINT64_MAX, 1, past_end},
+                       {type, 0, UINT64_MAX, 2, past_end},
+                       {type, 0, UINT64_MAX - 511, 512, past_end},
+                       {type, 0, UINT64_MAX - 511, 1024, past_end},
+                       {type, 0, UINT64_MAX - kSize,
+                        static_cast<uint32_t>(kSize / 2), past_end},
+                       {type, 0, 0 - uint64_t{nbdtest::kLongestRequest},
+                        nbdtest::kLongestRequest, past_end},
+                       {type, 0, uint64_t{1} << 63, 512, past_end},
+                   },
+                   "64 MiB");
   }
 }
 
-// Lengths of more than 32 bits are for headers to come, and must be safe by then.
+// Lengths of more than 32 bits are for headers to come, and must be safe by
+// then.
 TEST(ValidateRequest, IsNotFooledByALengthOf64Bits) {
   for (const uint16_t type : {kCmdTrim, kCmdCache, kCmdBlockStatus}) {
     ExpectVerdicts(PromisesOf(kWritable),
@@ -336,28 +354,31 @@ TEST(ValidateRequest, IsNotFooledByALengthOf64Bits) {
 }
 
 TEST(ValidateRequest, ServesAnExportOfAnySize) {
-  for (const uint64_t size :
-       {uint64_t{1}, uint64_t{511}, uint64_t{1} << 32, (uint64_t{1} << 63) - 1, UINT64_MAX}) {
+  for (const uint64_t size : {uint64_t{1}, uint64_t{511}, uint64_t{1} << 32,
+                              (uint64_t{1} << 63) - 1, UINT64_MAX}) {
     for (const auto& [type, past_end] : kRanged) {
-      std::vector<Row> rows = {{type, 0, 0, 1, kNbdOk}, {type, 0, size - 1, 1, kNbdOk}};
+      std::vector<Row> rows = {{type, 0, 0, 1, kNbdOk},
+                               {type, 0, size - 1, 1, kNbdOk}};
       if (size != UINT64_MAX) {
         rows.push_back({type, 0, size, 1, past_end});
         rows.push_back({type, 0, size - 1, 2, past_end});
       }
       // The last byte of all cannot be inside: its end would need 65 bits.
       rows.push_back({type, 0, UINT64_MAX, 1, past_end});
-      ExpectVerdicts(PromisesOf(kWritable, size), rows, std::to_string(size) + " bytes");
+      ExpectVerdicts(PromisesOf(kWritable, size), rows,
+                     std::to_string(size) + " bytes");
     }
   }
 }
 
 TEST(ValidateRequest, AnEmptyExportHasNothingButEmptyRequests) {
   for (const auto& [type, past_end] : kRanged) {
-    ExpectVerdicts(PromisesOf(kWritable, 0),
-                   {{type, 0, 0, 0, type == kCmdBlockStatus ? kNbdEinval : kNbdOk},
-                    {type, 0, 0, 1, past_end},
-                    {type, 0, 1, 0, past_end}},
-                   "an empty export");
+    ExpectVerdicts(
+        PromisesOf(kWritable, 0),
+        {{type, 0, 0, 0, type == kCmdBlockStatus ? kNbdEinval : kNbdOk},
+         {type, 0, 0, 1, past_end},
+         {type, 0, 1, 0, past_end}},
+        "an empty export");
   }
   EXPECT_EQ(Validate(PromisesOf(kWritable, 0), kCmdFlush, 0, 0, 0), kNbdOk);
 }
@@ -399,23 +420,27 @@ TEST(ValidateRequest, AFlushHasNeitherOffsetNorLength) {
 TEST(ValidateRequest, LimitsReadsAndWritesToTheMaximumPayload) {
   const uint64_t max = nbdtest::kLongestRequest;
   for (const Session& session : kSessions) {
-    // NBD_EOVERFLOW is for clients that know it, which those with structured replies do.
-    const uint32_t read_too_long = session.structured ? kNbdEoverflow : kNbdEinval;
-    ExpectVerdicts(PromisesOf(session),
-                   {
-                       {kCmdRead, 0, 0, max, kNbdOk},
-                       {kCmdRead, 0, 1, max, kNbdOk},
-                       {kCmdRead, 0, 0, max + 1, read_too_long},
-                       {kCmdRead, 0, 0, kSize, read_too_long},
-                       // Past the end comes first: no smaller read there would do.
-                       {kCmdRead, 0, 0, kSize + 1, kNbdEinval},
-                   },
-                   session.name);
+    // NBD_EOVERFLOW is for clients that know it, which those with structured
+    // replies do.
+    const uint32_t read_too_long =
+        session.structured ? kNbdEoverflow : kNbdEinval;
+    ExpectVerdicts(
+        PromisesOf(session),
+        {
+            {kCmdRead, 0, 0, max, kNbdOk},
+            {kCmdRead, 0, 1, max, kNbdOk},
+            {kCmdRead, 0, 0, max + 1, read_too_long},
+            {kCmdRead, 0, 0, kSize, read_too_long},
+            // Past the end comes first: no smaller read there would do.
+            {kCmdRead, 0, 0, kSize + 1, kNbdEinval},
+        },
+        session.name);
     if (session.structured) {
-      ExpectVerdicts(PromisesOf(session),
-                     {{kCmdRead, nbdtest::kCmdFlagDf, 0, max, kNbdOk},
-                      {kCmdRead, nbdtest::kCmdFlagDf, 0, max + 1, kNbdEoverflow}},
-                     session.name);
+      ExpectVerdicts(
+          PromisesOf(session),
+          {{kCmdRead, nbdtest::kCmdFlagDf, 0, max, kNbdOk},
+           {kCmdRead, nbdtest::kCmdFlagDf, 0, max + 1, kNbdEoverflow}},
+          session.name);
     }
     const uint32_t write = session.read_only ? kNbdEperm : kNbdOk;
     const uint32_t write_too_long = session.read_only ? kNbdEperm : kNbdEinval;
@@ -432,7 +457,8 @@ TEST(ValidateRequest, LimitsReadsAndWritesToTheMaximumPayload) {
 // Only a payload has a limit.
 TEST(ValidateRequest, DoesNotLimitRequestsWithoutPayload) {
   const uint64_t size = uint64_t{8} << 30;
-  for (const uint16_t type : {kCmdTrim, kCmdCache, kCmdWriteZeroes, kCmdBlockStatus}) {
+  for (const uint16_t type :
+       {kCmdTrim, kCmdCache, kCmdWriteZeroes, kCmdBlockStatus}) {
     ExpectVerdicts(PromisesOf(kWritable, size),
                    {{type, 0, 0, nbdtest::kLongestRequest + 1, kNbdOk},
                     {type, 0, 0, UINT32_MAX, kNbdOk},
@@ -441,8 +467,8 @@ TEST(ValidateRequest, DoesNotLimitRequestsWithoutPayload) {
   }
 }
 
-// "It SHOULD return NBD_EPERM if it receives a write zeroes request on a read-only export",
-// whatever else there is to say of the request.
+// "It SHOULD return NBD_EPERM if it receives a write zeroes request on a
+// read-only export", whatever else there is to say of the request.
 TEST(ValidateRequest, AReadOnlyExportRefusesWhatWritesWhereverItWrites) {
   for (const Session& session : {kReadOnly, kReadOnlySimple}) {
     for (const uint16_t type : {kCmdWrite, kCmdTrim, kCmdWriteZeroes}) {
@@ -460,14 +486,16 @@ TEST(ValidateRequest, AReadOnlyExportRefusesWhatWritesWhereverItWrites) {
 }
 
 TEST(ValidateRequest, ABlockStatusWithoutContextIsRefusedWhateverElseIsRight) {
-  for (const Session& session : {kNoContext, kWritableSimple, kReadOnlySimple}) {
-    ExpectVerdicts(PromisesOf(session),
-                   {
-                       {kCmdBlockStatus, 0, 0, 512, kNbdEinval},
-                       {kCmdBlockStatus, nbdtest::kCmdFlagReqOne, 0, 512, kNbdEinval},
-                       {kCmdBlockStatus, 0, 0, kSize, kNbdEinval},
-                   },
-                   session.name);
+  for (const Session& session :
+       {kNoContext, kWritableSimple, kReadOnlySimple}) {
+    ExpectVerdicts(
+        PromisesOf(session),
+        {
+            {kCmdBlockStatus, 0, 0, 512, kNbdEinval},
+            {kCmdBlockStatus, nbdtest::kCmdFlagReqOne, 0, 512, kNbdEinval},
+            {kCmdBlockStatus, 0, 0, kSize, kNbdEinval},
+        },
+        session.name);
   }
 }
 

@@ -32,7 +32,10 @@ TEST(Load, ReadsWhatIsNotAligned) {
 }
 
 TEST(WireReader, ReadsAMessageFromItsFirstByteToItsLast) {
-  WireReader reader(absl::string_view("\x00\x07\x00\x00\x00\x03" "abc\x80\0\0\0\0\0\0\x01", 17));
+  WireReader reader(
+      absl::string_view("\x00\x07\x00\x00\x00\x03"
+                        "abc\x80\0\0\0\0\0\0\x01",
+                        17));
   EXPECT_EQ(reader.remaining(), 17u);
   EXPECT_EQ(reader.Read<uint16_t>(), 7);
   EXPECT_EQ(reader.Read<uint32_t>(), 3u);
@@ -67,7 +70,8 @@ TEST(WireReader, AFieldThatRunsPastTheEndIsZeroAndRemembered) {
   }
 }
 
-// A decoder that checks once, at the end, must not read good values after a bad one.
+// A decoder that checks once, at the end, must not read good values after a bad
+// one.
 TEST(WireReader, NothingIsReadAnyMoreAfterAnOverrun) {
   WireReader reader("\x01\x02\x03");
   EXPECT_EQ(reader.Read<uint32_t>(), 0u);
@@ -78,7 +82,8 @@ TEST(WireReader, NothingIsReadAnyMoreAfterAnOverrun) {
 }
 
 TEST(WireReader, ALengthNearTheGreatestOneIsAnOverrun) {
-  for (const size_t length : {size_t{4}, SIZE_MAX, SIZE_MAX - 2, size_t{1} << 63}) {
+  for (const size_t length :
+       {size_t{4}, SIZE_MAX, SIZE_MAX - 2, size_t{1} << 63}) {
     WireReader reader("abc");
     EXPECT_EQ(reader.ReadBytes(length), "") << length;
     EXPECT_FALSE(reader.ReadExactly()) << length;
@@ -96,11 +101,16 @@ TEST(WireWriter, AppendsInNetworkByteOrder) {
   WireWriter writer;
   writer.Write(uint16_t{0x0102}).Write(uint32_t{0x03040506}).WriteBytes("abc");
   writer.Write(uint64_t{0x0708090a0b0c0d0e});
-  EXPECT_EQ(writer.bytes(), "\x01\x02\x03\x04\x05\x06" "abc\x07\x08\x09\x0a\x0b\x0c\x0d\x0e");
+  EXPECT_EQ(writer.bytes(),
+            "\x01\x02\x03\x04\x05\x06"
+            "abc\x07\x08\x09\x0a\x0b\x0c\x0d\x0e");
 }
 
 TEST(WireWriter, KeepsNulBytes) {
-  EXPECT_EQ(WireWriter().WriteBytes(absl::string_view("\0a\0", 3)).Write(uint16_t{0}).bytes(),
+  EXPECT_EQ(WireWriter()
+                .WriteBytes(absl::string_view("\0a\0", 3))
+                .Write(uint16_t{0})
+                .bytes(),
             std::string("\0a\0\0\0", 5));
 }
 

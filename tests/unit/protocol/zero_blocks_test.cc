@@ -20,18 +20,18 @@ std::string Bytes(std::initializer_list<std::pair<size_t, char>> runs) {
   return bytes;
 }
 
-#define EXPECT_RUN(run, before_, length_)                     \
-  do {                                                        \
-    const ZeroRun found = run;                                \
-    EXPECT_EQ(found.before, static_cast<size_t>(before_));    \
-    EXPECT_EQ(found.length, static_cast<size_t>(length_));    \
+#define EXPECT_RUN(run, before_, length_)                  \
+  do {                                                     \
+    const ZeroRun found = run;                             \
+    EXPECT_EQ(found.before, static_cast<size_t>(before_)); \
+    EXPECT_EQ(found.length, static_cast<size_t>(length_)); \
   } while (false)
 
 TEST(FindZeroBlocks, FindsWholeBlocks) {
   EXPECT_RUN(Find(0, Bytes({{kBlock, 'x'}})), kBlock, 0);
   EXPECT_RUN(Find(0, Bytes({{kBlock, '\0'}})), 0, kBlock);
-  EXPECT_RUN(Find(0, Bytes({{kBlock, 'x'}, {2 * kBlock, '\0'}, {kBlock, 'x'}})), kBlock,
-             2 * kBlock);
+  EXPECT_RUN(Find(0, Bytes({{kBlock, 'x'}, {2 * kBlock, '\0'}, {kBlock, 'x'}})),
+             kBlock, 2 * kBlock);
   EXPECT_RUN(Find(0, Bytes({{3 * kBlock, '\0'}, {1, 'x'}})), 0, 3 * kBlock);
   EXPECT_RUN(Find(0, ""), 0, 0);
 }
@@ -58,7 +58,8 @@ TEST(FindZeroBlocks, AgreesWithASlowSearch) {
   for (int round = 0; round < 2000; ++round) {
     const uint64_t offset = random() % (3 * kBlock);
     std::string bytes(random() % (6 * kBlock), '\0');
-    for (size_t i = random() % 5; i > 0 && !bytes.empty(); --i) bytes[random() % bytes.size()] = 'x';
+    for (size_t i = random() % 5; i > 0 && !bytes.empty(); --i)
+      bytes[random() % bytes.size()] = 'x';
     size_t before = bytes.size(), length = 0;
     const size_t first = (kBlock - offset % kBlock) % kBlock;
     for (size_t at = first; at + kBlock <= bytes.size(); at += kBlock) {

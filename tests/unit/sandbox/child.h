@@ -7,8 +7,8 @@
 
 namespace nbdtest {
 
-// Runs `function` in a child: its int as the exit status, or minus the number of the signal that
-// ended it.
+// Runs `function` in a child: its int as the exit status, or minus the number
+// of the signal that ended it.
 template <typename Function>
 int InChild(Function function) {
   const pid_t pid = fork();

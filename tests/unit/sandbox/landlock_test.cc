@@ -13,8 +13,8 @@
 #include <string>
 
 #include "base/unique_fd.h"
-#include "unit/sandbox/child.h"
 #include "sandbox/privileges.h"
+#include "unit/sandbox/child.h"
 
 namespace nbdinetd {
 namespace {
@@ -22,15 +22,18 @@ namespace {
 class LandlockTest : public testing::Test {
  protected:
   void SetUp() override {
-    const int version =
-        nbdtest::InChild([] { return ForbidNewPrivileges() != 0 ? 1 : EnterLandlock({}); });
-    if (version == ENOSYS || version == EOPNOTSUPP) GTEST_SKIP() << "no Landlock in this kernel";
+    const int version = nbdtest::InChild(
+        [] { return ForbidNewPrivileges() != 0 ? 1 : EnterLandlock({}); });
+    if (version == ENOSYS || version == EOPNOTSUPP)
+      GTEST_SKIP() << "no Landlock in this kernel";
     char path[] = "/tmp/nbdinetd-landlock-XXXXXX";
     ASSERT_NE(mkdtemp(path), nullptr);
     path_ = path;
     ASSERT_EQ(mkdir((path_ + "/inside").c_str(), 0700), 0);
     for (const char* name : {"/inside/file", "/outside"}) {
-      ASSERT_TRUE(UniqueFd(open((path_ + name).c_str(), O_CREAT | O_WRONLY, 0600)).valid());
+      ASSERT_TRUE(
+          UniqueFd(open((path_ + name).c_str(), O_CREAT | O_WRONLY, 0600))
+              .valid());
     }
   }
   void TearDown() override {
@@ -48,7 +51,8 @@ class LandlockTest : public testing::Test {
     });
   }
   int Opening(SandboxFacts facts, const char* name, int flags) {
-    return Inside(facts, [&] { return open((path_ + name).c_str(), flags, 0600); });
+    return Inside(facts,
+                  [&] { return open((path_ + name).c_str(), flags, 0600); });
   }
   // With the directory of which exports are served.
   SandboxFacts Directory(bool writable) {
@@ -69,20 +73,29 @@ TEST_F(LandlockTest, NoFileCanBeOpened) {
   EXPECT_EQ(Opening({}, "/inside", O_RDONLY | O_DIRECTORY), EACCES);
   EXPECT_EQ(Opening({}, "/new", O_WRONLY | O_CREAT), EACCES);
   SandboxFacts all;
-  all.tls = all.writable = all.block_devices = all.exclusive = all.takeover = true;
+  all.tls = all.writable = all.block_devices = all.exclusive = all.takeover =
+      true;
   EXPECT_EQ(Opening(all, "/outside", O_RDONLY), EACCES);
 }
 
 TEST_F(LandlockTest, NothingCanBeMadeOrRemoved) {
-  EXPECT_EQ(Inside({}, [&] { return unlink((path_ + "/outside").c_str()); }), EACCES);
-  EXPECT_EQ(Inside({}, [&] { return mkdir((path_ + "/new").c_str(), 0700); }), EACCES);
-  EXPECT_EQ(Inside({}, [&] { return truncate((path_ + "/outside").c_str(), 1); }), EACCES);
-  EXPECT_EQ(Inside({}, [&] { return execl("/bin/true", "true", nullptr); }), EACCES);
+  EXPECT_EQ(Inside({}, [&] { return unlink((path_ + "/outside").c_str()); }),
+            EACCES);
+  EXPECT_EQ(Inside({}, [&] { return mkdir((path_ + "/new").c_str(), 0700); }),
+            EACCES);
+  EXPECT_EQ(
+      Inside({}, [&] { return truncate((path_ + "/outside").c_str(), 1); }),
+      EACCES);
+  EXPECT_EQ(Inside({}, [&] { return execl("/bin/true", "true", nullptr); }),
+            EACCES);
 }
 
 TEST_F(LandlockTest, WhatIsOpenStaysAsItIs) {
   const UniqueFd file(open((path_ + "/outside").c_str(), O_RDWR));
-  EXPECT_EQ(Inside({}, [&] { return static_cast<int>(pwrite(file.get(), "x", 1, 0)); }), 0);
+  EXPECT_EQ(
+      Inside({},
+             [&] { return static_cast<int>(pwrite(file.get(), "x", 1, 0)); }),
+      0);
   EXPECT_EQ(Inside({}, [&] { return fallocate(file.get(), 0, 0, 4096); }), 0);
 }
 
@@ -95,7 +108,9 @@ TEST_F(LandlockTest, FilesOfTheDirectoryCanBeOpenedAndListed) {
     EXPECT_EQ(Opening(facts, "/inside/file", O_WRONLY | O_TRUNC), EACCES);
     EXPECT_EQ(Opening(facts, "/inside/new", O_WRONLY | O_CREAT), EACCES);
     EXPECT_EQ(Opening(facts, "/outside", O_RDONLY), EACCES);
-    EXPECT_EQ(Inside(facts, [&] { return unlink((path_ + "/inside/file").c_str()); }), EACCES);
+    EXPECT_EQ(
+        Inside(facts, [&] { return unlink((path_ + "/inside/file").c_str()); }),
+        EACCES);
   }
 }
 
@@ -115,10 +130,12 @@ TEST_F(LandlockTest, NoTcpConnectionCanBeMade) {
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     address.sin_port = htons(1);
-    return connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address));
+    return connect(socket.get(), reinterpret_cast<sockaddr*>(&address),
+                   sizeof(address));
   };
   const int error = Inside({}, connect_anywhere);
-  if (error == ECONNREFUSED) GTEST_SKIP() << "this kernel's Landlock knows no network";
+  if (error == ECONNREFUSED)
+    GTEST_SKIP() << "this kernel's Landlock knows no network";
   EXPECT_EQ(error, EACCES);
 }
 

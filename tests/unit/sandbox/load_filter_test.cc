@@ -1,5 +1,6 @@
-// The filters as such: that there is one for each set of facts, that they hold, and what a kernel
-// that refuses one looks like. What they keep an intruder from is in sandbox_test.py.
+// The filters as such: that there is one for each set of facts, that they hold,
+// and what a kernel that refuses one looks like. What they keep an intruder
+// from is in sandbox_test.py.
 #include <errno.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -11,9 +12,9 @@
 #include <algorithm>
 #include <thread>
 
-#include "unit/sandbox/child.h"
 #include "sandbox/filters.h"
 #include "sandbox/privileges.h"
+#include "unit/sandbox/child.h"
 
 namespace nbdinetd {
 namespace {
@@ -32,7 +33,8 @@ SandboxFacts FactsOf(unsigned bits) {
 class LoadFilterTest : public testing::Test {
  protected:
   void SetUp() override {
-    if (NegotiationFilter({}).count == 0) GTEST_SKIP() << "built without libseccomp";
+    if (NegotiationFilter({}).count == 0)
+      GTEST_SKIP() << "built without libseccomp";
 #ifdef NBDINETD_NO_SANDBOX_BY_DEFAULT
     GTEST_SKIP() << "sanitizers and gcov need more system calls";
 #endif
@@ -87,7 +89,8 @@ TEST_F(LoadFilterTest, ThreadsCanBeStarted) {
             3);
 }
 
-// In a thread, so that malloc gets an arena of its own, and asks the system how many it may have.
+// In a thread, so that malloc gets an arena of its own, and asks the system how
+// many it may have.
 TEST_F(LoadFilterTest, MemoryCanBeHadByAnyThread) {
   EXPECT_EQ(Behind({}, true,
                    [] {
@@ -112,11 +115,14 @@ TEST_F(LoadFilterTest, AbortIsStillAnAbort) {
   EXPECT_EQ(Behind({}, true, []() -> int { abort(); }), -SIGABRT);
 }
 
-// The process's own id, which isn't known when the filter is compiled, is in it.
+// The process's own id, which isn't known when the filter is compiled, is in
+// it.
 TEST_F(LoadFilterTest, NobodyElseCanBeAborted) {
   const pid_t parent = getpid();
-  EXPECT_EQ(Behind({}, true, [&] { return syscall(SYS_tgkill, parent, parent, SIGABRT); }),
-            -SIGSYS);
+  EXPECT_EQ(
+      Behind({}, true,
+             [&] { return syscall(SYS_tgkill, parent, parent, SIGABRT); }),
+      -SIGSYS);
 }
 
 TEST_F(LoadFilterTest, OnlyTheDirectorysDescriptorOpensFiles) {
@@ -131,18 +137,22 @@ TEST_F(LoadFilterTest, OnlyTheDirectorysDescriptorOpensFiles) {
     return syscall(SYS_openat2, fd, ".", &how, sizeof(how)) >= 0 ? 0 : 1;
   };
   EXPECT_EQ(Behind(facts, false, [&] { return open_at(directory); }), 0);
-  EXPECT_EQ(Behind(facts, false, [&] { return open_at(directory + 1); }), -SIGSYS);
+  EXPECT_EQ(Behind(facts, false, [&] { return open_at(directory + 1); }),
+            -SIGSYS);
   EXPECT_EQ(Behind(facts, false, [&] { return open_at(AT_FDCWD); }), -SIGSYS);
   EXPECT_EQ(Behind(facts, true, [&] { return open_at(directory); }), -SIGSYS);
   close(directory);
 }
 
 TEST_F(LoadFilterTest, NoFilterCanBeLoadedOnceTransmissionHasStarted) {
-  EXPECT_EQ(Behind({}, true, [] { return LoadFilter(TransmissionFilter({}), {}); }), -SIGSYS);
+  EXPECT_EQ(
+      Behind({}, true, [] { return LoadFilter(TransmissionFilter({}), {}); }),
+      -SIGSYS);
 }
 
 TEST_F(LoadFilterTest, WithoutTheRightToItIsAnError) {
-  if (geteuid() != 0) GTEST_SKIP() << "needs root, to become somebody without rights";
+  if (geteuid() != 0)
+    GTEST_SKIP() << "needs root, to become somebody without rights";
   EXPECT_EQ(nbdtest::InChild([] {
               if (setresuid(64322, 64322, 64322) != 0) return 1;
               return LoadFilter(NegotiationFilter({}), {});

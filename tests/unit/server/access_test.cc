@@ -52,10 +52,9 @@ AccessRules Rules(const std::vector<std::string>& options) {
   for (absl::string_view option : options) {
     const bool allow = absl::ConsumePrefix(&option, "allow=");
     EXPECT_TRUE(allow || absl::ConsumePrefix(&option, "deny=")) << option;
-    const absl::Status status =
-        rules.Add(allow ? AccessRules::Action::kAllow
-                        : AccessRules::Action::kDeny,
-                  option);
+    const absl::Status status = rules.Add(
+        allow ? AccessRules::Action::kAllow : AccessRules::Action::kDeny,
+        option);
     EXPECT_TRUE(status.ok()) << status;
   }
   return rules;
@@ -76,9 +75,8 @@ std::string WrongBecause(const std::string& who) {
 
 TEST(AccessRules, WithoutRulesEverybodyMayConnect) {
   EXPECT_TRUE(AccessRules().empty());
-  for (const PeerIdentity& peer :
-       {Ip("192.0.2.7"), Ip("2001:db8::1"), Unix(0, {0}), Vsock(3),
-        PeerIdentity()}) {
+  for (const PeerIdentity& peer : {Ip("192.0.2.7"), Ip("2001:db8::1"),
+                                   Unix(0, {0}), Vsock(3), PeerIdentity()}) {
     EXPECT_EQ(Refusal({}, peer), "");
   }
   EXPECT_EQ(AccessRules().WhyRefused(-1), absl::nullopt);
@@ -192,8 +190,8 @@ TEST(AccessRules, AFamilyThatIsNotNamedIsRefused) {
 
 TEST(AccessRules, WhoCannotBeIdentifiedIsRefusedByAnyRule) {
   for (const char* rule : {"allow=any", "deny=192.0.2.7", "allow=unix:"}) {
-    EXPECT_TRUE(absl::StrContains(Refusal({rule}, PeerIdentity()),
-                                  "can't be told"));
+    EXPECT_TRUE(
+        absl::StrContains(Refusal({rule}, PeerIdentity()), "can't be told"));
   }
 }
 

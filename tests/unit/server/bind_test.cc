@@ -28,8 +28,10 @@ TEST(Uri, LeadsAClientOnThisMachineToTheExport) {
 TEST(Uri, SaysThatTlsIsRequired) {
   ListenAddress tcp, vsock;
   vsock.vsock = true;
-  EXPECT_EQ(UriOf(tcp, "", "disk", /*require_tls=*/true), "nbds://localhost:10809/disk");
-  EXPECT_EQ(UriOf(vsock, "", "", /*require_tls=*/true), "nbds+vsock://1:10809/");
+  EXPECT_EQ(UriOf(tcp, "", "disk", /*require_tls=*/true),
+            "nbds://localhost:10809/disk");
+  EXPECT_EQ(UriOf(vsock, "", "", /*require_tls=*/true),
+            "nbds+vsock://1:10809/");
   EXPECT_EQ(UriOf(tcp, "/tmp/nbd.sock", "", /*require_tls=*/true),
             "nbds+unix:///?socket=/tmp/nbd.sock");
 }
@@ -37,8 +39,7 @@ TEST(Uri, SaysThatTlsIsRequired) {
 TEST(Uri, EncodesWhatHasAMeaningInIt) {
   EXPECT_EQ(UriOf({}, "", "a b/c?d#e%f&\xc3\xa4"),
             "nbd://localhost:10809/a%20b%2Fc%3Fd%23e%25f%26%C3%A4");
-  EXPECT_EQ(UriOf({}, "/tmp/a b?c", ""),
-            "nbd+unix:///?socket=/tmp/a%20b%3Fc");
+  EXPECT_EQ(UriOf({}, "/tmp/a b?c", ""), "nbd+unix:///?socket=/tmp/a%20b%3Fc");
 }
 
 TEST(Bind, SaysWhereItFailed) {

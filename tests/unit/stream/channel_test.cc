@@ -24,7 +24,8 @@ constexpr absl::Time kAtOnce = absl::InfinitePast();
 // Bytes in which each position can be told from its neighbours.
 std::string Bytes(size_t size) {
   std::string bytes(size, '\0');
-  for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<char>(i * 31 + i / 256);
+  for (size_t i = 0; i < size; ++i)
+    bytes[i] = static_cast<char>(i * 31 + i / 256);
   return bytes;
 }
 
@@ -48,7 +49,8 @@ class ChannelTest : public testing::Test {
 TEST_F(ChannelTest, WakesForInput) {
   peer_.Send("x");
   EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kInput);
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kInput);
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
+            Channel::Wake::kInput);
 }
 
 TEST_F(ChannelTest, TheEndOfTheStreamIsInputToo) {
@@ -58,21 +60,25 @@ TEST_F(ChannelTest, TheEndOfTheStreamIsInputToo) {
 
 TEST_F(ChannelTest, WakesForTheWorkers) {
   workers_.Set();
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kWorkers);
-  EXPECT_EQ(channel_.Wait(false, workers_.fd(), kForever), Channel::Wake::kWorkers);
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
+            Channel::Wake::kWorkers);
+  EXPECT_EQ(channel_.Wait(false, workers_.fd(), kForever),
+            Channel::Wake::kWorkers);
 }
 
 TEST_F(ChannelTest, LeavesInputAloneThatIsNotWanted) {
   peer_.Send("x");
   EXPECT_EQ(channel_.Wait(false, -1, kAtOnce), Channel::Wake::kTimeout);
   workers_.Set();
-  EXPECT_EQ(channel_.Wait(false, workers_.fd(), kForever), Channel::Wake::kWorkers);
+  EXPECT_EQ(channel_.Wait(false, workers_.fd(), kForever),
+            Channel::Wake::kWorkers);
   EXPECT_EQ(peer_.unread(), 1u);
 }
 
 TEST_F(ChannelTest, WakesAtTheDeadline) {
   const absl::Time deadline = SteadyNow() + absl::Milliseconds(20);
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), deadline), Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), deadline),
+            Channel::Wake::kTimeout);
   EXPECT_GE(SteadyNow(), deadline);
 }
 
@@ -111,7 +117,8 @@ TEST_F(ChannelTest, TheWorkersComeBeforeAShutdownBeforeInput) {
   shutdown_.Set();
   EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
             Channel::Wake::kShutdown);
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kInput);
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
+            Channel::Wake::kInput);
   workers_.Set();
   EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
             Channel::Wake::kWorkers);
@@ -131,7 +138,8 @@ TEST_F(ChannelTest, AQuickPeerDoesNotHideAShutdown) {
   EXPECT_TRUE(channel_.shutdown_requested());
 }
 
-// Who notices a shutdown, and in what, makes no difference for what comes later.
+// Who notices a shutdown, and in what, makes no difference for what comes
+// later.
 class EachWayToNotice : public ChannelTest,
                         public testing::WithParamInterface<int> {
  protected:
@@ -208,7 +216,8 @@ TEST_F(ChannelTest, WithoutRoomForInputDoesNotWakeForIt) {
             Channel::Wake::kWorkers);
   workers_.Clear();
   channel_.Consume(1);
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever), Channel::Wake::kInput);
+  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
+            Channel::Wake::kInput);
 }
 
 TEST_F(ChannelTest, WaitsForOutputAloneWhereThatHasToComeFirst) {
@@ -269,7 +278,8 @@ TEST_F(ChannelTest, GivesUpOnAPeerWhoseMachineAcknowledgesNothing) {
   EXPECT_FALSE(channel_.Send("abc"));
 }
 
-TEST_F(ChannelTest, NoticesThatNothingIsAcknowledgedHoweverOftenItIsInterrupted) {
+TEST_F(ChannelTest,
+       NoticesThatNothingIsAcknowledgedHoweverOftenItIsInterrupted) {
   peer_.TellAcknowledged(/*on_its_way=*/true, 0);
   channel_.set_stall_timeout(kShort);
   workers_.Set();
@@ -320,8 +330,8 @@ TEST_F(ChannelTest, WithoutATimeNobodyStalls) {
 // -- Receiving
 
 TEST_F(ChannelTest, APeerWhoseMachineDoesNotAnswerHasTimedOut) {
-  for (const int error : {ETIMEDOUT, EHOSTUNREACH, EHOSTDOWN, ENETUNREACH,
-                          ENETDOWN, ENONET}) {
+  for (const int error :
+       {ETIMEDOUT, EHOSTUNREACH, EHOSTDOWN, ENETUNREACH, ENETDOWN, ENONET}) {
     MemoryPeer peer;
     Channel channel(std::make_unique<MemoryStream>(peer), shutdown_.fd());
     peer.BreakAfter(0, -error);
@@ -394,7 +404,8 @@ TEST_F(ChannelTest, ReceivesNoMoreThanThereIsRoomFor) {
   EXPECT_TRUE(channel_.input() == absl::string_view(bytes).substr(kInputBytes));
 }
 
-// A read of no bytes returns 0, which is not what it returns at the end of the stream.
+// A read of no bytes returns 0, which is not what it returns at the end of the
+// stream.
 TEST_F(ChannelTest, AFullBufferIsNotTheEndOfTheStream) {
   const std::string bytes = Bytes(kInputBytes + 100);
   peer_.Send(bytes);
@@ -403,7 +414,8 @@ TEST_F(ChannelTest, AFullBufferIsNotTheEndOfTheStream) {
   EXPECT_EQ(channel_.Receive(), Channel::Receipt::kNothing);
   channel_.Consume(1);
   EXPECT_EQ(channel_.Receive(), Channel::Receipt::kData);
-  EXPECT_TRUE(channel_.input() == absl::string_view(bytes).substr(1, kInputBytes));
+  EXPECT_TRUE(channel_.input() ==
+              absl::string_view(bytes).substr(1, kInputBytes));
 }
 
 TEST_F(ChannelTest, MakesRoomWithoutLosingAByte) {
@@ -420,7 +432,8 @@ TEST_F(ChannelTest, MakesRoomWithoutLosingAByte) {
 }
 
 TEST_F(ChannelTest, AMessageOfTheBuffersSizeFitsWhereverItBegins) {
-  for (const size_t before : {size_t{0}, size_t{1}, size_t{4096}, kInputBytes - 1}) {
+  for (const size_t before :
+       {size_t{0}, size_t{1}, size_t{4096}, kInputBytes - 1}) {
     const std::string bytes = Bytes(before + kInputBytes);
     peer_.Send(bytes);
     while (channel_.input().size() < before) channel_.Receive();
@@ -429,7 +442,8 @@ TEST_F(ChannelTest, AMessageOfTheBuffersSizeFitsWhereverItBegins) {
     while (channel_.input().size() < kInputBytes) {
       ASSERT_EQ(channel_.Receive(), Channel::Receipt::kData) << before;
     }
-    EXPECT_TRUE(channel_.input() == absl::string_view(bytes).substr(before)) << before;
+    EXPECT_TRUE(channel_.input() == absl::string_view(bytes).substr(before))
+        << before;
     channel_.Consume(kInputBytes);
   }
 }
@@ -444,8 +458,8 @@ TEST_F(ChannelTest, AStreamOfManyBuffersComesThroughInOrder) {
     if (peer_.unread() > 0) {
       ASSERT_EQ(channel_.Receive(), Channel::Receipt::kData);
     }
-    const size_t part =
-        peer_.unread() > 0 ? channel_.input().size() * 9 / 10 : channel_.input().size();
+    const size_t part = peer_.unread() > 0 ? channel_.input().size() * 9 / 10
+                                           : channel_.input().size();
     received.append(channel_.input().data(), part);
     channel_.Consume(part);
   }
@@ -473,8 +487,10 @@ TEST_F(ChannelTest, GoesOnAfterShortWrites) {
   for (size_t limit = 1; limit <= 8; ++limit) {
     peer_.LimitWrites(limit);
     std::string a = "abc", b = "", c = "de", d = "fgh";
-    std::vector<iovec> pieces = {
-        {a.data(), a.size()}, {b.data(), b.size()}, {c.data(), c.size()}, {d.data(), d.size()}};
+    std::vector<iovec> pieces = {{a.data(), a.size()},
+                                 {b.data(), b.size()},
+                                 {c.data(), c.size()},
+                                 {d.data(), d.size()}};
     EXPECT_TRUE(channel_.Send(absl::MakeSpan(pieces))) << limit;
     EXPECT_EQ(peer_.Receive(), "abcdefgh") << limit;
   }
@@ -492,7 +508,8 @@ TEST_F(ChannelTest, APeerThatIsGoneStaysGone) {
     Channel channel(std::make_unique<MemoryStream>(peer), -1);
     peer.FailWrites({-error});
     EXPECT_FALSE(channel.Send("abc")) << error;
-    // The next write would succeed, and send what makes no sense without the first.
+    // The next write would succeed, and send what makes no sense without the
+    // first.
     EXPECT_FALSE(channel.Send("def")) << error;
     EXPECT_EQ(peer.Receive(), "") << error;
     EXPECT_EQ(peer.writes(), 1u) << error;

@@ -72,22 +72,28 @@ TEST_F(SocketStreamTest, ReadsAndWritesTheSocket) {
   EXPECT_EQ(std::string(received, 3), "def");
 }
 
-// TCP holds an unfinished packet for 200 ms; where this thread wasn't let run in that time, the
-// packets say nothing.
+// TCP holds an unfinished packet for 200 ms; where this thread wasn't let run
+// in that time, the packets say nothing.
 TEST(TcpStreamTest, SendsSeveralPiecesInOnePacket) {
   const UniqueFd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_in address = {};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   socklen_t length = sizeof(address);
-  ASSERT_EQ(bind(listener.get(), reinterpret_cast<sockaddr*>(&address), length), 0);
+  ASSERT_EQ(bind(listener.get(), reinterpret_cast<sockaddr*>(&address), length),
+            0);
   ASSERT_EQ(listen(listener.get(), 1), 0);
-  ASSERT_EQ(getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
+  ASSERT_EQ(getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address),
+                        &length),
+            0);
   const UniqueFd peer(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  ASSERT_EQ(connect(peer.get(), reinterpret_cast<sockaddr*>(&address), length), 0);
+  ASSERT_EQ(connect(peer.get(), reinterpret_cast<sockaddr*>(&address), length),
+            0);
   UniqueFd connection(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
   const int on = 1;
-  ASSERT_EQ(setsockopt(connection.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)), 0);
+  ASSERT_EQ(
+      setsockopt(connection.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)),
+      0);
   SocketStream stream(std::move(connection));
   const auto packets = [&stream] {
     tcp_info info = {};
@@ -108,7 +114,9 @@ TEST(TcpStreamTest, SendsSeveralPiecesInOnePacket) {
   EXPECT_EQ(packets() - before, 1u);
 }
 
-TEST_F(SocketStreamTest, DoesNotWaitForInput) { EXPECT_EQ(Read(*stream_), kAgain); }
+TEST_F(SocketStreamTest, DoesNotWaitForInput) {
+  EXPECT_EQ(Read(*stream_), kAgain);
+}
 
 TEST_F(SocketStreamTest, DoesNotWaitForRoom) {
   const std::string block(1 << 16, 'x');
@@ -232,7 +240,9 @@ TEST_F(SocketStreamTest, MakesTheSendBufferLarger) {
 
 TEST_F(SocketStreamTest, LeavesASendBufferAloneThatSomebodyHasSet) {
   const int wanted = 16384;
-  ASSERT_EQ(setsockopt(peer_.get(), SOL_SOCKET, SO_SNDBUF, &wanted, sizeof(wanted)), 0);
+  ASSERT_EQ(
+      setsockopt(peer_.get(), SOL_SOCKET, SO_SNDBUF, &wanted, sizeof(wanted)),
+      0);
   const int set = SendBuffer(peer_.get());
   SocketStream other(std::move(peer_));
   EXPECT_EQ(SendBuffer(other.output_fd()), set);
@@ -280,8 +290,8 @@ TEST_F(SocketStreamTest, AnAbortIsTheEndAtOnce) {
   EXPECT_EQ(recv(peer_.get(), &byte, 1, MSG_DONTWAIT), 0);
 }
 
-// The first is opened anew. The second isn't, since it has a name; nor could it be
-// without a /proc, or of another user.
+// The first is opened anew. The second isn't, since it has a name; nor could it
+// be without a /proc, or of another user.
 enum class PipeKind { kAnonymous, kNamed };
 
 class PipeStreamTest : public testing::TestWithParam<PipeKind> {
@@ -295,8 +305,8 @@ class PipeStreamTest : public testing::TestWithParam<PipeKind> {
     shared_output_.Reset(fcntl(out.write.get(), F_DUPFD_CLOEXEC, 0));
     to_stream_ = std::move(in.write);
     from_stream_ = std::move(out.read);
-    stream_ = std::make_unique<PipeStream>(std::move(in.read),
-                                           std::move(out.write));
+    stream_ =
+        std::make_unique<PipeStream>(std::move(in.read), std::move(out.write));
     signal(SIGPIPE, SIG_IGN);
   }
 
@@ -399,7 +409,8 @@ TEST_P(PipeStreamTest, ItsEndIsOneForThePeer) {
   EXPECT_EQ(read(from_stream_.get(), &byte, 1), 0);
 }
 
-// A shell that shares the pipe would not expect that its own reads fail with EAGAIN.
+// A shell that shares the pipe would not expect that its own reads fail with
+// EAGAIN.
 TEST_P(PipeStreamTest, LeavesTheFlagsOfTheOtherHoldersAlone) {
   EXPECT_TRUE(AreBlocking());
   ASSERT_EQ(write(to_stream_.get(), "abc", 3), 3);

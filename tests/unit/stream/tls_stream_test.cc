@@ -53,8 +53,8 @@ struct ClientKey {
       32);
 };
 
-unsigned GiveKey(SSL* ssl, const char*, char* identity, unsigned, unsigned char* key,
-                 unsigned) {
+unsigned GiveKey(SSL* ssl, const char*, char* identity, unsigned,
+                 unsigned char* key, unsigned) {
   const auto* mine = static_cast<ClientKey*>(SSL_get_app_data(ssl));
   std::strcpy(identity, mine->identity.c_str());
   std::memcpy(key, mine->key.data(), mine->key.size());
@@ -88,7 +88,8 @@ class Pair {
     context_ = SSL_CTX_new(TLS_client_method());
     SSL_CTX_set_min_proto_version(context_, version);
     SSL_CTX_set_max_proto_version(context_, version);
-    EXPECT_EQ(SSL_CTX_set_cipher_list(context_, ciphers_of_tls12), 1) << ciphers_of_tls12;
+    EXPECT_EQ(SSL_CTX_set_cipher_list(context_, ciphers_of_tls12), 1)
+        << ciphers_of_tls12;
     SSL_CTX_set_psk_client_callback(context_, &GiveKey);
     client_ = SSL_new(context_);
     SSL_set_connect_state(client_);
@@ -174,7 +175,8 @@ class Pair {
 
 std::string Text(size_t size) {
   std::string text(size, '\0');
-  for (size_t i = 0; i < size; ++i) text[i] = static_cast<char>(i * 7 + i / 251);
+  for (size_t i = 0; i < size; ++i)
+    text[i] = static_cast<char>(i * 7 + i / 251);
   return text;
 }
 
@@ -237,8 +239,8 @@ TEST_P(EachVersion, MovesAllBytesWhateverTheStreamTakesAtOnce) {
     // Pieces of all sizes, so that records are gathered from several.
     std::vector<iovec> pieces;
     for (size_t at = 0, size = 1; at < text.size(); at += size) {
-      size = std::min<size_t>(at % 3 == 0 ? 28 : at % 40000 + 1,
-                              text.size() - at);
+      size =
+          std::min<size_t>(at % 3 == 0 ? 28 : at % 40000 + 1, text.size() - at);
       pieces.push_back({const_cast<char*>(text.data()) + at, size});
     }
     absl::Span<iovec> rest = absl::MakeSpan(pieces);
@@ -382,9 +384,9 @@ TEST(Tls13, ReturnsBetweenManyWishesForNewKeys) {
   EXPECT_EQ(std::string(buffer.data(), 5), "hello");
 }
 
-// A client that reads none of the answers is read from no more, and whoever waits
-// for the stream is told to wait for its output. When it reads again, what is
-// behind those wishes comes without anything new from the client.
+// A client that reads none of the answers is read from no more, and whoever
+// waits for the stream is told to wait for its output. When it reads again,
+// what is behind those wishes comes without anything new from the client.
 TEST(Tls13, ReadsNothingWhileItsAnswersAreNotTaken) {
   Pair pair(TLS1_3_VERSION);
   ASSERT_EQ(pair.ShakeHands(), 0);
@@ -448,12 +450,15 @@ TEST(Tls12, HasOneKindOfCipherForPreSharedKeys) {
   Pair served(TLS1_2_VERSION, {}, {}, "ECDHE-PSK-CHACHA20-POLY1305");
   EXPECT_EQ(served.ShakeHands(), 0) << served.server().failure();
   for (const char* cipher :
-       {"DHE-PSK-AES128-GCM-SHA256", "DHE-PSK-AES256-GCM-SHA384", "DHE-PSK-CHACHA20-POLY1305",
-        "DHE-PSK-AES128-CBC-SHA256", "ECDHE-PSK-AES128-CBC-SHA256", "ECDHE-PSK-AES256-CBC-SHA384",
-        "PSK-AES128-GCM-SHA256", "PSK-AES128-CBC-SHA", "RSA-PSK-AES128-GCM-SHA256"}) {
+       {"DHE-PSK-AES128-GCM-SHA256", "DHE-PSK-AES256-GCM-SHA384",
+        "DHE-PSK-CHACHA20-POLY1305", "DHE-PSK-AES128-CBC-SHA256",
+        "ECDHE-PSK-AES128-CBC-SHA256", "ECDHE-PSK-AES256-CBC-SHA384",
+        "PSK-AES128-GCM-SHA256", "PSK-AES128-CBC-SHA",
+        "RSA-PSK-AES128-GCM-SHA256"}) {
     Pair refused(TLS1_2_VERSION, {}, {}, cipher);
     EXPECT_EQ(refused.ShakeHands(), -EPROTO) << cipher;
-    EXPECT_NE(refused.server().failure().find("no shared cipher"), std::string::npos)
+    EXPECT_NE(refused.server().failure().find("no shared cipher"),
+              std::string::npos)
         << cipher << ": " << refused.server().failure();
   }
 }

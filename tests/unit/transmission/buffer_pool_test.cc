@@ -42,7 +42,8 @@ TEST(BufferPool, WhatIsGivenBackServesTheNext) {
 // Buffers of one size must not keep those of another from their share.
 TEST(BufferPool, NeverHoldsMoreThanTasksMayWhateverWasTakenBefore) {
   BufferPool pool;
-  for (const size_t bytes : {kPieceBytes, size_t{4096}, size_t{65536}, kPieceBytes / 2}) {
+  for (const size_t bytes :
+       {kPieceBytes, size_t{4096}, size_t{65536}, kPieceBytes / 2}) {
     std::vector<Buffer> buffers;
     for (size_t taken = 0; taken < kMaxTaskBytes; taken += bytes) {
       buffers.push_back(pool.Take(bytes));
@@ -98,7 +99,8 @@ TEST(BufferPool, IsForAllThreads) {
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&pool, i] {
       for (size_t round = 0; round < 2000; ++round) {
-        const size_t bytes = size_t{4096} << (round + static_cast<size_t>(i)) % 7;
+        const size_t bytes = size_t{4096}
+                             << (round + static_cast<size_t>(i)) % 7;
         const Buffer buffer = pool.Take(bytes);
         std::memset(buffer.get(), i, bytes);
         for (size_t at = 0; at < bytes; at += 512) ASSERT_EQ(buffer[at], i);

@@ -1,10 +1,12 @@
-// Each guard of the loops is seen to act: a peer that never stops for a moment, so that there is
-// always something to receive, can't keep a loop from looking at the time or at a shutdown.
+// Each guard of the loops is seen to act: a peer that never stops for a moment,
+// so that there is always something to receive, can't keep a loop from looking
+// at the time or at a shutdown.
 //
-// A client over a socket is too slow for that: between two of its sends the server finds nothing,
-// and waits, and what it waits with has a limit of its own. So the peer is a stream here, from which
-// each read brings as much as there is room for. It ends by itself after a while, so that a missing
-// guard is a wrong ending, and not a test that hangs.
+// A client over a socket is too slow for that: between two of its sends the
+// server finds nothing, and waits, and what it waits with has a limit of its
+// own. So the peer is a stream here, from which each read brings as much as
+// there is room for. It ends by itself after a while, so that a missing guard
+// is a wrong ending, and not a test that hangs.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -20,14 +22,14 @@
 #include "base/log.h"
 #include "base/service_manager.h"
 #include "base/steady_clock.h"
+#include "base/timeouts.h"
 #include "export/catalog.h"
 #include "negotiation/negotiation.h"
-#include "transmission/progress.h"
 #include "stream/channel.h"
 #include "support/fake_export.h"
 #include "support/memory_stream.h"
 #include "support/wire.h"
-#include "base/timeouts.h"
+#include "transmission/progress.h"
 #include "transmission/transmission.h"
 
 namespace nbdinetd {
@@ -39,16 +41,20 @@ using nbdtest::FakeExport;
 using nbdtest::OptionMessage;
 using nbdtest::Writer;
 
-// How long the peer goes on. A server that needs so long for anything here is one that doesn't look.
+// How long the peer goes on. A server that needs so long for anything here is
+// one that doesn't look.
 constexpr absl::Duration kSupply = absl::Seconds(20);
 
 constexpr size_t kSize = 1 << 20;
 
-// First `begin`, then `message` again and again. What is written to it is taken, and forgotten.
+// First `begin`, then `message` again and again. What is written to it is
+// taken, and forgotten.
 class EndlessStream : public Stream {
  public:
   EndlessStream(Bytes begin, Bytes message)
-      : next_(std::move(begin)), message_(std::move(message)), end_(SteadyNow() + kSupply) {
+      : next_(std::move(begin)),
+        message_(std::move(message)),
+        end_(SteadyNow() + kSupply) {
     readable_.Set();
   }
 
@@ -72,7 +78,8 @@ class EndlessStream : public Stream {
   }
   ssize_t Write(absl::Span<const iovec> pieces, bool) override {
     ssize_t total = 0;
-    for (const iovec& piece : pieces) total += static_cast<ssize_t>(piece.iov_len);
+    for (const iovec& piece : pieces)
+      total += static_cast<ssize_t>(piece.iov_len);
     return total;
   }
   void Abort() override {}
@@ -101,12 +108,14 @@ class GuardsTest : public testing::Test {
   }
 
   static std::unique_ptr<EndlessStream> Haggling() {
-    return std::make_unique<EndlessStream>(Writer().U32(nbdtest::kClientFixedNewstyle).bytes(),
-                                           OptionMessage(nbdtest::kOptList, ""));
+    return std::make_unique<EndlessStream>(
+        Writer().U32(nbdtest::kClientFixedNewstyle).bytes(),
+        OptionMessage(nbdtest::kOptList, ""));
   }
   static std::unique_ptr<EndlessStream> Asking() {
     return std::make_unique<EndlessStream>(
-        "", nbdtest::RequestMessage({.type = nbdtest::kCmdRead, .length = 1, .cookie = 7}));
+        "", nbdtest::RequestMessage(
+                {.type = nbdtest::kCmdRead, .length = 1, .cookie = 7}));
   }
 
   // How option haggling ends with such a client.
@@ -119,7 +128,8 @@ class GuardsTest : public testing::Test {
   }
 
   // How the transmission ends with such a client.
-  Ending Transmit(std::unique_ptr<Stream> stream, const Timeouts& timeouts = Timeouts()) {
+  Ending Transmit(std::unique_ptr<Stream> stream,
+                  const Timeouts& timeouts = Timeouts()) {
     Negotiated negotiated;
     negotiated.target = target_.get();
     negotiated.promises.size_bytes = kSize;
@@ -127,13 +137,16 @@ class GuardsTest : public testing::Test {
     Channel channel(std::move(stream), shutdown_.fd());
     ServiceManager manager;
     Progress progress(manager, statistics_, "");
-    return Transmission(channel, negotiated, timeouts, log_, statistics_, progress).Run();
+    return Transmission(channel, negotiated, timeouts, log_, statistics_,
+                        progress)
+        .Run();
   }
 
   Event shutdown_;
   std::unique_ptr<Export> target_;
   Statistics statistics_;
-  const Log log_{{LogDestination::kNull, /*verbose=*/false, /*standard_error_is_peer=*/true}};
+  const Log log_{{LogDestination::kNull, /*verbose=*/false,
+                  /*standard_error_is_peer=*/true}};
 };
 
 TEST_F(GuardsTest, AClientThatNeverStopsHagglingCannotHideAShutdown) {
@@ -152,20 +165,22 @@ TEST_F(GuardsTest, AClientThatNeverStopsHagglingHasItsTimeAndNoMore) {
   EXPECT_EQ(ending.status, ExitStatus::kTimedOut);
 }
 
-// An option of 4 GiB, of which there is always more: it is read away, and the time for it is that of
-// the handshake.
+// An option of 4 GiB, of which there is always more: it is read away, and the
+// time for it is that of the handshake.
 TEST_F(GuardsTest, AnOptionThatNeverEndsHasTheTimeOfTheHandshakeAndNoMore) {
   const Bytes begin = Writer().U32(nbdtest::kClientFixedNewstyle).bytes() +
                       OptionMessage(nbdtest::kOptList, "").substr(0, 12) +
                       Writer().U32(0xffffffff).bytes();
-  const Ending ending = Haggle(std::make_unique<EndlessStream>(begin, Bytes(4096, 'x')),
-                               absl::Milliseconds(50));
+  const Ending ending =
+      Haggle(std::make_unique<EndlessStream>(begin, Bytes(4096, 'x')),
+             absl::Milliseconds(50));
   EXPECT_EQ(ending.reason, "client didn't finish the handshake within 50ms");
   EXPECT_EQ(ending.status, ExitStatus::kTimedOut);
 }
 
-// For a peer that is always quick the channel polls it by itself, and poll(2), which knows of the
-// signal, isn't asked for a while: for so many waits, and not for ever.
+// For a peer that is always quick the channel polls it by itself, and poll(2),
+// which knows of the signal, isn't asked for a while: for so many waits, and
+// not for ever.
 TEST_F(GuardsTest, AClientThatIsAlwaysQuickHidesAShutdownForSoManyWaits) {
   constexpr int kWaits = 64;
   int most = 0;
@@ -175,30 +190,32 @@ TEST_F(GuardsTest, AClientThatIsAlwaysQuickHidesAShutdownForSoManyWaits) {
     client->set_max_read_bytes(28);  // quick enough
     Channel channel(std::move(client), shutdown.fd());
     const auto wait = [&] {
-      const Channel::Wake wake = channel.Wait(/*want_input=*/true, /*workers_fd=*/-1,
-                                              absl::InfiniteFuture(), Channel::Patience::kPoll);
+      const Channel::Wake wake =
+          channel.Wait(/*want_input=*/true, /*workers_fd=*/-1,
+                       absl::InfiniteFuture(), Channel::Patience::kPoll);
       if (wake == Channel::Wake::kInput) {
         EXPECT_EQ(channel.Receive(), Channel::Receipt::kData);
         channel.Consume(channel.input().size());
       }
       return wake;
     };
-    for (int warm = 0; warm < 30; ++warm) EXPECT_EQ(wait(), Channel::Wake::kInput);
+    for (int warm = 0; warm < 30; ++warm)
+      EXPECT_EQ(wait(), Channel::Wake::kInput);
     shutdown.Set();
     int waits = 1;
     while (wait() != Channel::Wake::kShutdown && waits < 100 * kWaits) ++waits;
     most = std::max(most, waits);
   }
   EXPECT_LE(most, kWaits + 1);
-  // It does poll: else this would prove nothing. A busy machine may keep it from doing so, now and
-  // then, but not each of many times.
+  // It does poll: else this would prove nothing. A busy machine may keep it
+  // from doing so, now and then, but not each of many times.
   EXPECT_GT(most, 1);
 }
 
 TEST_F(GuardsTest, AClientThatNeverStopsAskingCannotHideAShutdown) {
   auto client = Asking();
-  // Late enough for the loop to have become used to a quick client, for which it polls itself
-  // instead of asking poll(2), which knows of the signal.
+  // Late enough for the loop to have become used to a quick client, for which
+  // it polls itself instead of asking poll(2), which knows of the signal.
   client->set_before_read([this](size_t reads) {
     if (reads == 100) shutdown_.Set();
   });
@@ -210,11 +227,13 @@ TEST_F(GuardsTest, AClientThatNeverStopsAskingCannotHideAShutdown) {
   EXPECT_GT(statistics_.errors, 0u);
 }
 
-// As over TLS, where a client may send nothing but what OpenSSL answers by itself.
+// As over TLS, where a client may send nothing but what OpenSSL answers by
+// itself.
 TEST_F(GuardsTest, AClientThatSendsNothingForUsIsIdle) {
   Timeouts timeouts;
   timeouts.idle = absl::Milliseconds(50);
-  const Ending ending = Transmit(std::make_unique<EndlessStream>("", ""), timeouts);
+  const Ending ending =
+      Transmit(std::make_unique<EndlessStream>("", ""), timeouts);
   EXPECT_EQ(ending.reason, "client was idle for 50ms");
   EXPECT_EQ(ending.status, ExitStatus::kTimedOut);
 }
@@ -223,7 +242,9 @@ TEST_F(GuardsTest, AClientThatSendsNothingForUsInARequestStalls) {
   Timeouts timeouts;
   timeouts.stall = absl::Milliseconds(50);
   const Bytes request =
-      nbdtest::RequestMessage({.type = nbdtest::kCmdRead, .length = 1, .cookie = 7}).substr(0, 11);
+      nbdtest::RequestMessage(
+          {.type = nbdtest::kCmdRead, .length = 1, .cookie = 7})
+          .substr(0, 11);
   // Part of a header, and from then on reads that bring nothing.
   class Part : public EndlessStream {
    public:

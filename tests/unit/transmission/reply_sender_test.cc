@@ -129,21 +129,23 @@ TEST(StructuredReplies, AreChunks) {
 // -- Holes
 
 Bytes HoleChunk(bool done, uint64_t offset, uint32_t length) {
-  return Chunk(done, nbdtest::kReplyOffsetHole, Writer().U64(offset).U32(length).bytes());
+  return Chunk(done, nbdtest::kReplyOffsetHole,
+               Writer().U64(offset).U32(length).bytes());
 }
 
 // Data that lies in the sender's buffer, and data that lies elsewhere.
 struct Way {
   const char* name;
-  void (*send)(ReplySender& replies, const Request& request, uint64_t offset, const Bytes& data);
+  void (*send)(ReplySender& replies, const Request& request, uint64_t offset,
+               const Bytes& data);
 };
 const Way kWays[] = {
     {"from the buffer",
-     [](ReplySender& replies, const Request& request, uint64_t offset, const Bytes& data) {
-       AddData(replies, request, offset, data, true);
-     }},
+     [](ReplySender& replies, const Request& request, uint64_t offset,
+        const Bytes& data) { AddData(replies, request, offset, data, true); }},
     {"from elsewhere",
-     [](ReplySender& replies, const Request& request, uint64_t offset, const Bytes& data) {
+     [](ReplySender& replies, const Request& request, uint64_t offset,
+        const Bytes& data) {
        replies.Data(request, offset, {data.data(), data.size()}, true);
      }},
 };
@@ -161,27 +163,32 @@ TEST(Holes, AreBlocksOfZeroesAmongTheData) {
       EXPECT_EQ(sender.statistics.bytes_read, bytes.size());
       return sender.peer.Receive();
     };
-    EXPECT_TRUE(sent(kAt, zeroes) == HoleChunk(true, kAt, 3 * kBlock)) << way.name;
+    EXPECT_TRUE(sent(kAt, zeroes) == HoleChunk(true, kAt, 3 * kBlock))
+        << way.name;
     EXPECT_TRUE(sent(kAt, data + zeroes) ==
-                DataChunk(false, kAt, data) + HoleChunk(true, kAt + 2 * kBlock, 3 * kBlock))
+                DataChunk(false, kAt, data) +
+                    HoleChunk(true, kAt + 2 * kBlock, 3 * kBlock))
         << way.name;
     EXPECT_TRUE(sent(kAt, zeroes + data + zeroes + data) ==
-                HoleChunk(false, kAt, 3 * kBlock) + DataChunk(false, kAt + 3 * kBlock, data) +
+                HoleChunk(false, kAt, 3 * kBlock) +
+                    DataChunk(false, kAt + 3 * kBlock, data) +
                     HoleChunk(false, kAt + 5 * kBlock, 3 * kBlock) +
                     DataChunk(true, kAt + 8 * kBlock, data))
         << way.name;
     // Blocks are those of the export.
-    EXPECT_TRUE(sent(kAt + 4000, zeroes) == DataChunk(false, kAt + 4000, zeroes.substr(0, 96)) +
-                                                HoleChunk(false, kAt + kBlock, 2 * kBlock) +
-                                                DataChunk(true, kAt + 3 * kBlock,
-                                                          zeroes.substr(0, 4000)))
+    EXPECT_TRUE(sent(kAt + 4000, zeroes) ==
+                DataChunk(false, kAt + 4000, zeroes.substr(0, 96)) +
+                    HoleChunk(false, kAt + kBlock, 2 * kBlock) +
+                    DataChunk(true, kAt + 3 * kBlock, zeroes.substr(0, 4000)))
         << way.name;
-    EXPECT_TRUE(sent(kAt, zeroes.substr(0, 4095)) == DataChunk(true, kAt, zeroes.substr(0, 4095)))
+    EXPECT_TRUE(sent(kAt, zeroes.substr(0, 4095)) ==
+                DataChunk(true, kAt, zeroes.substr(0, 4095)))
         << way.name;
   }
 }
 
-// Of a whole piece, as many holes as there can be: what is moved together must stay right.
+// Of a whole piece, as many holes as there can be: what is moved together must
+// stay right.
 TEST(Holes, OfEveryOtherBlockLeaveTheDataBetweenAsItIs) {
   constexpr uint32_t kBlock = 4096;
   Bytes bytes(kPieceBytes, '\0');
@@ -198,7 +205,8 @@ TEST(Holes, OfEveryOtherBlockLeaveTheDataBetweenAsItIs) {
     sender.replies.Success(Read(0));
     way.send(sender.replies, Read(kPieceBytes), 0, bytes);
     EXPECT_TRUE(sender.replies.Flush());
-    EXPECT_TRUE(sender.peer.Receive() == Chunk(true, nbdtest::kReplyNone, "") + wanted)
+    EXPECT_TRUE(sender.peer.Receive() ==
+                Chunk(true, nbdtest::kReplyNone, "") + wanted)
         << way.name;
   }
 }
@@ -215,7 +223,8 @@ TEST(Holes, AreSpelledOutWhereAReplyIsOneChunk) {
     request.flags = NBD_CMD_FLAG_DF;
     way.send(structured.replies, request, 0, zeroes);
     structured.replies.Flush();
-    EXPECT_TRUE(structured.peer.Receive() == DataChunk(true, 0, zeroes)) << way.name;
+    EXPECT_TRUE(structured.peer.Receive() == DataChunk(true, 0, zeroes))
+        << way.name;
   }
 }
 

@@ -34,7 +34,6 @@ namespace {
 using nbdtest::Bytes;
 using nbdtest::Pattern;
 
-
 // A multiple of any block size that is to be expected, also that of a hole.
 constexpr uint64_t kBlock = 64 << 10;
 constexpr uint64_t kSize = 32 * kBlock;
@@ -54,24 +53,31 @@ class TaskTest : public testing::TestWithParam<bool> {
   }
 
   void Put(uint64_t offset, const Bytes& bytes) {
-    ASSERT_EQ(pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)),
+    ASSERT_EQ(pwrite(fd_.get(), bytes.data(), bytes.size(),
+                     static_cast<off_t>(offset)),
               static_cast<ssize_t>(bytes.size()));
   }
   Bytes Get(uint64_t offset, size_t size) {
     Bytes bytes(size, '#');
-    const ssize_t n = pread(fd_.get(), bytes.data(), size, static_cast<off_t>(offset));
+    const ssize_t n =
+        pread(fd_.get(), bytes.data(), size, static_cast<off_t>(offset));
     bytes.resize(n < 0 ? 0 : static_cast<size_t>(n));
     return bytes;
   }
-  void Truncate(uint64_t size) { ASSERT_EQ(ftruncate(fd_.get(), static_cast<off_t>(size)), 0); }
+  void Truncate(uint64_t size) {
+    ASSERT_EQ(ftruncate(fd_.get(), static_cast<off_t>(size)), 0);
+  }
   uint64_t AllocatedBytes() {
     fsync(fd_.get());
     struct stat st;
-    return fstat(fd_.get(), &st) == 0 ? static_cast<uint64_t>(st.st_blocks) * 512 : 0;
+    return fstat(fd_.get(), &st) == 0
+               ? static_cast<uint64_t>(st.st_blocks) * 512
+               : 0;
   }
   // Data in even blocks, holes in odd ones.
   void PutStripes(uint64_t stripe = kBlock) {
-    for (uint64_t at = 0; at < kSize; at += 2 * stripe) Put(at, Pattern(at, stripe));
+    for (uint64_t at = 0; at < kSize; at += 2 * stripe)
+      Put(at, Pattern(at, stripe));
   }
   Bytes Stripes(uint64_t offset, size_t size, uint64_t stripe = kBlock) {
     Bytes bytes = Pattern(offset, size);
@@ -91,7 +97,8 @@ class TaskTest : public testing::TestWithParam<bool> {
     return *target_;
   }
 
-  Task Run(uint16_t type, uint64_t offset, uint64_t length, uint16_t flags = 0) {
+  Task Run(uint16_t type, uint64_t offset, uint64_t length,
+           uint16_t flags = 0) {
     Task task(pool_);
     task.request.type = type;
     task.request.flags = flags;
@@ -114,7 +121,8 @@ class TaskTest : public testing::TestWithParam<bool> {
   }
 
   static Bytes DataOf(const Task& task) {
-    return task.data == nullptr ? "no data" : Bytes(task.data.get(), task.request.length);
+    return task.data == nullptr ? "no data"
+                                : Bytes(task.data.get(), task.request.length);
   }
   static uint64_t Sum(const Extents& extents) {
     uint64_t sum = 0;
@@ -131,19 +139,23 @@ class TaskTest : public testing::TestWithParam<bool> {
   std::unique_ptr<Export> target_;
 };
 
-INSTANTIATE_TEST_SUITE_P(On, TaskTest, testing::Bool(), [](const auto& on_disk) {
-  return on_disk.param ? "Disk" : "Memory";
-});
+INSTANTIATE_TEST_SUITE_P(On, TaskTest, testing::Bool(),
+                         [](const auto& on_disk) {
+                           return on_disk.param ? "Disk" : "Memory";
+                         });
 
 // -- Reads
 
 TEST_P(TaskTest, AShortReadBringsItsBytes) {
   Put(0, Pattern(0, kSize));
-  for (const uint64_t offset : {uint64_t{0}, uint64_t{517}, kSize - kPieceBytes}) {
-    for (const size_t length : {size_t{1}, size_t{4096}, size_t{5000}, kPieceBytes}) {
+  for (const uint64_t offset :
+       {uint64_t{0}, uint64_t{517}, kSize - kPieceBytes}) {
+    for (const size_t length :
+         {size_t{1}, size_t{4096}, size_t{5000}, kPieceBytes}) {
       const Task task = Run(NBD_CMD_READ, offset, length);
       EXPECT_EQ(task.error, 0);
-      EXPECT_TRUE(DataOf(task) == Pattern(offset, length)) << offset << ", " << length;
+      EXPECT_TRUE(DataOf(task) == Pattern(offset, length))
+          << offset << ", " << length;
       EXPECT_TRUE(task.extents.empty());
     }
   }
@@ -152,11 +164,15 @@ TEST_P(TaskTest, AShortReadBringsItsBytes) {
 TEST_P(TaskTest, AShortReadHasTheZeroesOfHoles) {
   PutStripes();
   for (const auto& [offset, length] :
-       {std::pair<uint64_t, size_t>{0, kPieceBytes}, {kBlock, kBlock}, {kBlock - 100, 200},
-        {517, 3 * kBlock}, {kSize - 1, 1}}) {
+       {std::pair<uint64_t, size_t>{0, kPieceBytes},
+        {kBlock, kBlock},
+        {kBlock - 100, 200},
+        {517, 3 * kBlock},
+        {kSize - 1, 1}}) {
     const Task task = Run(NBD_CMD_READ, offset, length);
     EXPECT_EQ(task.error, 0);
-    EXPECT_TRUE(DataOf(task) == Stripes(offset, length)) << offset << ", " << length;
+    EXPECT_TRUE(DataOf(task) == Stripes(offset, length))
+        << offset << ", " << length;
   }
 }
 
@@ -175,7 +191,9 @@ TEST_P(TaskTest, AfterALongReadItsDataIsInThePageCache) {
   Run(NBD_CMD_READ, 0, kSize);
   Bytes bytes(kPieceBytes, '#');
   for (uint64_t at = 0; at < kSize; at += kPieceBytes) {
-    ASSERT_EQ(target().ReadCached(at, absl::MakeSpan(bytes.data(), kPieceBytes)), kPieceBytes);
+    ASSERT_EQ(
+        target().ReadCached(at, absl::MakeSpan(bytes.data(), kPieceBytes)),
+        kPieceBytes);
     EXPECT_TRUE(bytes == Pattern(at, kPieceBytes));
   }
 }
@@ -187,15 +205,15 @@ TEST_P(TaskTest, AReadBeyondATruncationTellsWhereItStopped) {
   struct Row {
     uint64_t offset, length, error_offset;
   };
-  for (const Row& row : {Row{0, kSize, 4 * kBlock + 100},
-                         Row{4 * kBlock, 512, 4 * kBlock + 100},
-                         Row{4 * kBlock + 99, 2, 4 * kBlock + 100},
-                         Row{4 * kBlock + 100, 1, 4 * kBlock + 100},
-                         Row{8 * kBlock, 4096, 8 * kBlock},
-                         Row{kSize - 1, 1, kSize - 1}}) {
+  for (const Row& row :
+       {Row{0, kSize, 4 * kBlock + 100}, Row{4 * kBlock, 512, 4 * kBlock + 100},
+        Row{4 * kBlock + 99, 2, 4 * kBlock + 100},
+        Row{4 * kBlock + 100, 1, 4 * kBlock + 100},
+        Row{8 * kBlock, 4096, 8 * kBlock}, Row{kSize - 1, 1, kSize - 1}}) {
     const Task task = Run(NBD_CMD_READ, row.offset, row.length);
     EXPECT_EQ(task.error, kTruncated) << row.offset;
-    EXPECT_EQ(task.error_offset, row.error_offset) << row.offset << ", " << row.length;
+    EXPECT_EQ(task.error_offset, row.error_offset)
+        << row.offset << ", " << row.length;
   }
   EXPECT_EQ(Run(NBD_CMD_READ, 0, 4 * kBlock).error, 0);
 }
@@ -246,13 +264,14 @@ TEST_P(TaskTest, WhatItCarriesIsCounted) {
   task.request.length = 32 << 20;
   EXPECT_EQ(task.memory_bytes(), kPieceBytes);
   task.request.length = 1000;
-  for (const uint16_t type : {NBD_CMD_WRITE, NBD_CMD_TRIM, NBD_CMD_FLUSH, NBD_CMD_CACHE,
-                              NBD_CMD_WRITE_ZEROES}) {
+  for (const uint16_t type : {NBD_CMD_WRITE, NBD_CMD_TRIM, NBD_CMD_FLUSH,
+                              NBD_CMD_CACHE, NBD_CMD_WRITE_ZEROES}) {
     task.request.type = type;
     EXPECT_EQ(task.memory_bytes(), 0u) << type;
   }
   task.request.type = NBD_CMD_BLOCK_STATUS;
-  EXPECT_EQ(task.memory_bytes(), BufferPool::SizeFor((kMaxDescriptors + 1) * sizeof(Extent)));
+  EXPECT_EQ(task.memory_bytes(),
+            BufferPool::SizeFor((kMaxDescriptors + 1) * sizeof(Extent)));
   task.request.flags = NBD_CMD_FLAG_REQ_ONE;
   EXPECT_EQ(task.memory_bytes(), BufferPool::SizeFor(1));
   task.request.flags = 0;
@@ -279,8 +298,10 @@ TEST_P(TaskTest, WriteZeroesTakesItsFlags) {
       for (const uint16_t no_hole : {uint16_t{0}, nbdtest::kCmdFlagNoHole}) {
         Put(0, Pattern(0, kSize));
         const auto flags = static_cast<uint16_t>(fua | fast | no_hole);
-        EXPECT_EQ(Run(NBD_CMD_WRITE_ZEROES, kBlock, kSize - kBlock, flags).error, 0);
-        EXPECT_TRUE(Get(0, kSize + 1) == Pattern(0, kBlock) + Bytes(kSize - kBlock, '\0'));
+        EXPECT_EQ(
+            Run(NBD_CMD_WRITE_ZEROES, kBlock, kSize - kBlock, flags).error, 0);
+        EXPECT_TRUE(Get(0, kSize + 1) ==
+                    Pattern(0, kBlock) + Bytes(kSize - kBlock, '\0'));
         EXPECT_EQ(AllocatedBytes() >= kSize, no_hole != 0) << flags;
       }
     }
@@ -297,14 +318,17 @@ TEST_P(TaskTest, ACacheRequestChangesNothing) {
 
 TEST_P(TaskTest, EmptyRequestsSucceedAndChangeNothing) {
   Put(0, Pattern(0, kSize));
-  for (const uint16_t type : {NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES, NBD_CMD_CACHE, NBD_CMD_FLUSH}) {
+  for (const uint16_t type :
+       {NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES, NBD_CMD_CACHE, NBD_CMD_FLUSH}) {
     for (const uint64_t offset : {uint64_t{0}, uint64_t{517}, kSize}) {
       if (type == NBD_CMD_FLUSH && offset != 0) continue;
       EXPECT_EQ(Run(type, offset, 0).error, 0) << type << " at " << offset;
-      EXPECT_EQ(Run(type, offset, 0, nbdtest::kCmdFlagFua).error, 0) << type << " at " << offset;
+      EXPECT_EQ(Run(type, offset, 0, nbdtest::kCmdFlagFua).error, 0)
+          << type << " at " << offset;
     }
   }
-  EXPECT_EQ(Run(NBD_CMD_WRITE_ZEROES, 0, 0, nbdtest::kCmdFlagFastZero).error, 0);
+  EXPECT_EQ(Run(NBD_CMD_WRITE_ZEROES, 0, 0, nbdtest::kCmdFlagFastZero).error,
+            0);
   EXPECT_TRUE(Get(0, kSize + 1) == Pattern(0, kSize));
 }
 
@@ -314,16 +338,20 @@ TEST_P(TaskTest, ABlockStatusHasTheExtentsAndTheLastMayReachFurther) {
   PutStripes();
   EXPECT_EQ(Run(NBD_CMD_BLOCK_STATUS, 0, kBlock + 1).extents,
             (Extents{{kBlock, false}, {kBlock, true}}));
-  EXPECT_EQ(Run(NBD_CMD_BLOCK_STATUS, kBlock + 100, 1).extents, (Extents{{kBlock - 100, true}}));
+  EXPECT_EQ(Run(NBD_CMD_BLOCK_STATUS, kBlock + 100, 1).extents,
+            (Extents{{kBlock - 100, true}}));
   EXPECT_EQ(Sum(Run(NBD_CMD_BLOCK_STATUS, 0, kSize).extents), kSize);
 }
 
 TEST_P(TaskTest, ABlockStatusOfOneExtentHasOne) {
   PutStripes();
-  EXPECT_EQ(Run(NBD_CMD_BLOCK_STATUS, 0, kSize, nbdtest::kCmdFlagReqOne).extents,
-            (Extents{{kBlock, false}}));
-  EXPECT_EQ(Run(NBD_CMD_BLOCK_STATUS, kBlock, kSize - kBlock, nbdtest::kCmdFlagReqOne).extents,
-            (Extents{{kBlock, true}}));
+  EXPECT_EQ(
+      Run(NBD_CMD_BLOCK_STATUS, 0, kSize, nbdtest::kCmdFlagReqOne).extents,
+      (Extents{{kBlock, false}}));
+  EXPECT_EQ(
+      Run(NBD_CMD_BLOCK_STATUS, kBlock, kSize - kBlock, nbdtest::kCmdFlagReqOne)
+          .extents,
+      (Extents{{kBlock, true}}));
 }
 
 TEST_P(TaskTest, ABlockStatusHasALimit) {
@@ -356,10 +384,12 @@ TEST(TaskError, IsTheOneThatTheStorageGave) {
     int error;
   };
   // It has no descriptor, so that all the rest is EBADF.
-  for (const Row& row : {Row{NBD_CMD_READ, EBADF}, Row{NBD_CMD_WRITE, EBADF},
-                         Row{NBD_CMD_FLUSH, EBADF}, Row{NBD_CMD_TRIM, EIO},
-                         Row{NBD_CMD_WRITE_ZEROES, ENOSPC}, // What can't be asked for its holes is all data.
-                         Row{NBD_CMD_BLOCK_STATUS, 0}, Row{NBD_CMD_CACHE, EBADF}}) {
+  for (const Row& row :
+       {Row{NBD_CMD_READ, EBADF}, Row{NBD_CMD_WRITE, EBADF},
+        Row{NBD_CMD_FLUSH, EBADF}, Row{NBD_CMD_TRIM, EIO},
+        Row{NBD_CMD_WRITE_ZEROES,
+            ENOSPC},  // What can't be asked for its holes is all data.
+        Row{NBD_CMD_BLOCK_STATUS, 0}, Row{NBD_CMD_CACHE, EBADF}}) {
     for (const uint16_t flags : {uint16_t{0}, nbdtest::kCmdFlagFua}) {
       BrokenExport target;
       Task task(pool);
@@ -371,7 +401,8 @@ TEST(TaskError, IsTheOneThatTheStorageGave) {
       if (task.carries_payload) task.data = pool.Take(512);
       RunTask(target, task);
       EXPECT_EQ(task.error, row.error) << row.type;
-      EXPECT_EQ(task.error_offset, row.type == NBD_CMD_READ ? 512u : 0u) << row.type;
+      EXPECT_EQ(task.error_offset, row.type == NBD_CMD_READ ? 512u : 0u)
+          << row.type;
     }
   }
 }
@@ -381,7 +412,8 @@ TEST(TaskError, OfAFlushMakesAForceUnitAccessFail) {
    public:
     Unflushable() : FakeExport({kSize, 4096, false, false}) {}
   };
-  for (const uint16_t type : {NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES, NBD_CMD_WRITE}) {
+  for (const uint16_t type :
+       {NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES, NBD_CMD_WRITE}) {
     Unflushable target;
     Task task(pool);
     task.request.type = type;
@@ -397,7 +429,8 @@ TEST(TaskError, OfAFlushMakesAForceUnitAccessFail) {
 TEST(TaskError, OfAnUnknownCommandIsEinval) {
   BrokenExport target;
   Task task(pool);
-  for (const uint16_t type : {uint16_t{NBD_CMD_DISC}, uint16_t{8}, uint16_t{65535}}) {
+  for (const uint16_t type :
+       {uint16_t{NBD_CMD_DISC}, uint16_t{8}, uint16_t{65535}}) {
     task.request.type = type;
     RunTask(target, task);
     EXPECT_EQ(task.error, EINVAL) << type;

@@ -29,8 +29,8 @@ namespace {
 // Whatever is waited for here comes at once, or never.
 constexpr std::chrono::seconds kHangGuard(60);
 
-// A storage whose trims take until the test lets them pass. A trim of a range that begins at 0 is
-// never held up.
+// A storage whose trims take until the test lets them pass. A trim of a range
+// that begins at 0 is never held up.
 class GatedExport : public nbdtest::FakeExport {
  public:
   GatedExport() : FakeExport({uint64_t{1} << 40, 4096, false, false}) {}
@@ -63,7 +63,8 @@ class GatedExport : public nbdtest::FakeExport {
   }
   bool WaitUntilRunning(size_t count) {
     std::unique_lock<std::mutex> lock(mutex_);
-    return changed_.wait_for(lock, kHangGuard, [&] { return running_ >= count; });
+    return changed_.wait_for(lock, kHangGuard,
+                             [&] { return running_ >= count; });
   }
   size_t started() const {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -86,8 +87,8 @@ class GatedExport : public nbdtest::FakeExport {
   size_t started_ = 0, ended_ = 0, running_ = 0, most_running_ = 0;
 };
 
-// Workers of a storage that opens at the end: an assertion that fails leaves the test with tasks
-// held up, which the workers' destructor waits for.
+// Workers of a storage that opens at the end: an assertion that fails leaves
+// the test with tasks held up, which the workers' destructor waits for.
 class WorkersTest : public testing::Test {
  protected:
   ~WorkersTest() override { target.Open(); }
@@ -110,7 +111,8 @@ std::unique_ptr<Task> TrimTask(uint64_t offset, uint64_t cookie = 0) {
 
 bool WaitReadable(int fd) {
   pollfd entry = {fd, POLLIN, 0};
-  return poll(&entry, 1, static_cast<int>(kHangGuard / std::chrono::milliseconds(1))) == 1;
+  return poll(&entry, 1,
+              static_cast<int>(kHangGuard / std::chrono::milliseconds(1))) == 1;
 }
 
 bool IsReadable(int fd) {
@@ -118,15 +120,18 @@ bool IsReadable(int fd) {
   return poll(&entry, 1, 0) == 1;
 }
 
-// Takes results until there are `count`, waiting for each as the transmission does.
+// Takes results until there are `count`, waiting for each as the transmission
+// does.
 std::vector<std::unique_ptr<Task>> Take(Workers& workers, size_t count) {
   std::vector<std::unique_ptr<Task>> taken;
   while (taken.size() < count) {
     if (!WaitReadable(workers.event_fd())) {
-      ADD_FAILURE() << "only " << taken.size() << " of " << count << " tasks have finished";
+      ADD_FAILURE() << "only " << taken.size() << " of " << count
+                    << " tasks have finished";
       break;
     }
-    for (std::unique_ptr<Task>& task : workers.TakeFinished()) taken.push_back(std::move(task));
+    for (std::unique_ptr<Task>& task : workers.TakeFinished())
+      taken.push_back(std::move(task));
   }
   return taken;
 }
@@ -146,7 +151,8 @@ TEST_F(WorkersTest, GiveEveryTaskBackOnce) {
   EXPECT_EQ(workers.pending(), kTasks);
   for (const std::unique_ptr<Task>& task : Take(workers, kTasks)) {
     EXPECT_EQ(task->error, 0);
-    EXPECT_TRUE(cookies.insert(task->request.cookie).second) << task->request.cookie;
+    EXPECT_TRUE(cookies.insert(task->request.cookie).second)
+        << task->request.cookie;
   }
   EXPECT_EQ(cookies.size(), kTasks);
   EXPECT_EQ(target.ended(), kTasks);
@@ -170,7 +176,8 @@ TEST_F(WorkersTest, DoNotHoldUpATaskBehindASlowOne) {
 
 TEST_F(WorkersTest, GiveTasksBackInTheOrderInWhichTheyFinish) {
   const std::vector<uint64_t> order = {4096, 1024, 3072, 512, 2048};
-  for (const uint64_t offset : {512, 1024, 2048, 3072, 4096}) workers.Start(TrimTask(offset));
+  for (const uint64_t offset : {512, 1024, 2048, 3072, 4096})
+    workers.Start(TrimTask(offset));
   ASSERT_TRUE(target.WaitUntilRunning(5));
   std::vector<uint64_t> finished;
   for (const uint64_t offset : order) {
@@ -191,12 +198,13 @@ TEST_F(WorkersTest, RunNoMoreAtOnceThanThereMayBeThreads) {
   EXPECT_EQ(target.most_running(), Workers::kMostOfAKind);
 }
 
-// A thread that is idle is used again; else a client that flushes now and then would end up with
-// all of them.
+// A thread that is idle is used again; else a client that flushes now and then
+// would end up with all of them.
 TEST_F(WorkersTest, UseAnIdleThreadAgain) {
   const auto threads_now = [] {
     size_t count = 0;
-    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) {
+    for (const auto& entry :
+         std::filesystem::directory_iterator("/proc/self/task")) {
       count += entry.path().empty() ? 0 : 1;
     }
     return count;
@@ -232,7 +240,8 @@ TEST_F(WorkersTest, EventIsCloseOnExec) {
   Take(workers, 1);
 }
 
-// -- Reads that have been begun (the gate holds up trims, and it's all the same to the workers)
+// -- Reads that have been begun (the gate holds up trims, and it's all the same
+// to the workers)
 
 std::unique_ptr<Task> BegunTask(uint64_t offset, uint64_t cookie = 0) {
   auto task = TrimTask(offset, cookie);
@@ -279,7 +288,8 @@ TEST_F(WorkersTest, ReadsBehindASlowOneAreRelieved) {
   while (taken.empty() && std::chrono::steady_clock::now() < guard) {
     const absl::Time next = workers.RelieveReads();
     if (next != absl::InfiniteFuture()) {
-      std::this_thread::sleep_for(absl::ToChronoNanoseconds(next - SteadyNow()));
+      std::this_thread::sleep_for(
+          absl::ToChronoNanoseconds(next - SteadyNow()));
     }
     taken = workers.TakeFinished();
   }
@@ -292,11 +302,13 @@ TEST_F(WorkersTest, ReadsBehindASlowOneAreRelieved) {
 
 // A thread that reads goes on as long as there are reads.
 TEST_F(WorkersTest, SlowReadsDoNotTakeEveryThread) {
-  for (size_t i = 1; i <= 2 * kMaxThreads; ++i) workers.Start(BegunTask(4096 * i, i));
+  for (size_t i = 1; i <= 2 * kMaxThreads; ++i)
+    workers.Start(BegunTask(4096 * i, i));
   const auto guard = std::chrono::steady_clock::now() + kHangGuard;
   for (size_t reads = 1; reads <= Workers::kMostOfAKind; ++reads) {
     ASSERT_TRUE(target.WaitUntilRunning(reads));
-    std::this_thread::sleep_for(absl::ToChronoNanoseconds(workers.RelieveReads() - SteadyNow()));
+    std::this_thread::sleep_for(
+        absl::ToChronoNanoseconds(workers.RelieveReads() - SteadyNow()));
     ASSERT_LT(std::chrono::steady_clock::now(), guard);
     workers.RelieveReads();
   }
@@ -376,16 +388,19 @@ size_t OwnMemory() {
   return kib << 10;
 }
 
-// Bursts of reads of one length after the other, each as many as there may be at once, and none
-// taken before all have ended.
+// Bursts of reads of one length after the other, each as many as there may be
+// at once, and none taken before all have ended.
 TEST(Memory, OfWhatIsReadStaysWithinItsBoundWhateverWasReadBefore) {
-  const nbdtest::TempImage image = nbdtest::TempImage::WithPattern(kMaxTaskBytes);
-  nbdtest::FakeExport target(UniqueFd(open(image.path().c_str(), O_RDONLY | O_CLOEXEC)),
-                             {kMaxTaskBytes, 4096, true, false});
+  const nbdtest::TempImage image =
+      nbdtest::TempImage::WithPattern(kMaxTaskBytes);
+  nbdtest::FakeExport target(
+      UniqueFd(open(image.path().c_str(), O_RDONLY | O_CLOEXEC)),
+      {kMaxTaskBytes, 4096, true, false});
   Workers workers(target);
   const size_t before = OwnMemory();
   size_t most = 0;
-  for (const uint64_t length : {256 << 10, 48 << 10, 256 << 10, 5000, 128 << 10, 256 << 10}) {
+  for (const uint64_t length :
+       {256 << 10, 48 << 10, 256 << 10, 5000, 128 << 10, 256 << 10}) {
     size_t started = 0;
     for (uint64_t i = 0; !workers.full(); ++i, ++started) {
       auto task = std::make_unique<Task>(workers.buffers());
@@ -408,7 +423,8 @@ TEST(Memory, OfWhatIsReadStaysWithinItsBoundWhateverWasReadBefore) {
     EXPECT_GE(workers.buffers().size_bytes(), started * length);
     EXPECT_LE(workers.buffers().size_bytes(), kMaxTaskBytes + kPieceBytes);
   }
-  const size_t bound = kMaxTaskBytes + kPieceBytes + kMaxThreads * kThreadStackBytes;
+  const size_t bound =
+      kMaxTaskBytes + kPieceBytes + kMaxThreads * kThreadStackBytes;
   EXPECT_GE(most - before, kMaxTaskBytes / 2);
 #ifndef __SANITIZE_ADDRESS__  // which has memory of its own
   EXPECT_LE(most - before, bound + (2 << 20)) << "with the tasks themselves";
@@ -447,14 +463,18 @@ TEST(Workers, EndWithResultsThatNobodyTook) {
 
 TEST(Workers, EndWithoutEverHavingStarted) {
   GatedExport target;
-  { Workers workers(target); }
+  {
+    // Ends at once.
+    Workers workers(target);
+  }
   EXPECT_EQ(target.started(), 0u);
 }
 
 // -- No threads to be had
 
 TEST(Workers, WithoutAnyThreadATaskIsRunAtOnce) {
-  // Without an eventfd there can be no thread, since nobody would hear of its results.
+  // Without an eventfd there can be no thread, since nobody would hear of its
+  // results.
   rlimit before;
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
   rlimit none = before;

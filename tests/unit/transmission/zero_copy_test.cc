@@ -1,5 +1,6 @@
-// What is sent from the page cache without being copied must be what the file holds, and an error
-// that is found when the reply's header is out must be told, never papered over.
+// What is sent from the page cache without being copied must be what the file
+// holds, and an error that is found when the reply's header is out must be
+// told, never papered over.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -34,10 +35,11 @@ constexpr uint32_t kLength = 512 << 10;
 // Says where they differ, not what half a megabyte of them is.
 testing::AssertionResult SameBytes(const Bytes& is, const Bytes& wanted) {
   if (is == wanted) return testing::AssertionSuccess();
-  const auto differ = std::mismatch(is.begin(), is.end(), wanted.begin(), wanted.end());
-  return testing::AssertionFailure() << is.size() << " bytes, not " << wanted.size()
-                                     << ", and different from "
-                                     << differ.first - is.begin() << " on";
+  const auto differ =
+      std::mismatch(is.begin(), is.end(), wanted.begin(), wanted.end());
+  return testing::AssertionFailure()
+         << is.size() << " bytes, not " << wanted.size()
+         << ", and different from " << differ.first - is.begin() << " on";
 }
 
 class ZeroCopyTest : public testing::TestWithParam<ReplyStyle> {
@@ -63,21 +65,26 @@ class ZeroCopyTest : public testing::TestWithParam<ReplyStyle> {
         .bytes();
   }
 
-  // What the client gets for one read, and for those `before` it, up to the end of the connection.
+  // What the client gets for one read, and for those `before` it, up to the end
+  // of the connection.
   Bytes Serve(uint16_t flags = 0, const Bytes& before = "") {
     Negotiated negotiated;
     negotiated.target = target_.get();
     negotiated.promises.size_bytes = kSize;
-    negotiated.promises.transmission_flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_DF;
+    negotiated.promises.transmission_flags =
+        NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_DF;
     negotiated.style = GetParam();
     peer_.Send(before + Read(kOffset, kLength, flags));
     peer_.Close();
     nbdtest::Event shutdown;
-    Channel channel(std::make_unique<nbdtest::MemoryStream>(peer_), shutdown.fd());
+    Channel channel(std::make_unique<nbdtest::MemoryStream>(peer_),
+                    shutdown.fd());
     ServiceManager manager;
     Progress progress(manager, statistics_, "");
     const Log log({LogDestination::kNull, false, false});
-    ending_ = Transmission(channel, negotiated, Timeouts(), log, statistics_, progress).Run();
+    ending_ = Transmission(channel, negotiated, Timeouts(), log, statistics_,
+                           progress)
+                  .Run();
     return peer_.Receive();
   }
 
@@ -94,12 +101,19 @@ class ZeroCopyTest : public testing::TestWithParam<ReplyStyle> {
   // The header and `data`, whatever comes behind.
   static Bytes Begin(const Bytes& data) {
     if (!structured()) {
-      return Writer().U32(nbdtest::kSimpleReplyMagic).U32(0).U64(kCookie).Raw(data).bytes();
+      return Writer()
+          .U32(nbdtest::kSimpleReplyMagic)
+          .U32(0)
+          .U64(kCookie)
+          .Raw(data)
+          .bytes();
     }
-    return Chunk(false, nbdtest::kReplyOffsetData, Writer().U64(kOffset).Raw(data).bytes());
+    return Chunk(false, nbdtest::kReplyOffsetData,
+                 Writer().U64(kOffset).Raw(data).bytes());
   }
   static Bytes Whole(const Bytes& data) {
-    return structured() ? Begin(data) + Chunk(true, nbdtest::kReplyNone, "") : Begin(data);
+    return structured() ? Begin(data) + Chunk(true, nbdtest::kReplyNone, "")
+                        : Begin(data);
   }
 
   nbdtest::MemoryPeer peer_;
@@ -139,7 +153,8 @@ TEST_P(ZeroCopyTest, AFullSendBufferIsWaitedFor) {
 // As when a file system can't do it.
 TEST_P(ZeroCopyTest, WhatCannotBeSentSoIsCopied) {
   for (const size_t good : {size_t{0}, size_t{70000}}) {
-    peer_.AllowFiles([&](size_t sent) { return ssize_t{sent >= good ? -EINVAL : 1}; });
+    peer_.AllowFiles(
+        [&](size_t sent) { return ssize_t{sent >= good ? -EINVAL : 1}; });
     peer_.LimitWrites(good == 0 ? SIZE_MAX : good);
     EXPECT_TRUE(SameBytes(Serve(), Whole(Pattern(kOffset, kLength)))) << good;
   }
@@ -162,20 +177,28 @@ TEST_P(ZeroCopyTest, ATruncationBehindTheHeaderIsTold) {
     EXPECT_EQ(ending_.status, ExitStatus::kSystem);
     return;
   }
-  const Bytes padded = Begin(Pattern(kOffset, kGood) + Bytes(kLength - kGood, '\0'));
+  const Bytes padded =
+      Begin(Pattern(kOffset, kGood) + Bytes(kLength - kGood, '\0'));
   ASSERT_GT(received.size(), padded.size());
   EXPECT_TRUE(SameBytes(received.substr(0, padded.size()), padded));
   const Bytes sentence =
-      "read of 524288 bytes at offset 8192 failed: the file has been truncated, and ends before "
+      "read of 524288 bytes at offset 8192 failed: the file has been "
+      "truncated, and ends before "
       "the export does";
   EXPECT_EQ(received.substr(padded.size()),
             Chunk(true, nbdtest::kReplyErrorOffset,
-                  Writer().U32(nbdtest::kNbdEio).U16(static_cast<uint16_t>(sentence.size())).Raw(sentence).U64(kOffset + kGood).bytes()));
+                  Writer()
+                      .U32(nbdtest::kNbdEio)
+                      .U16(static_cast<uint16_t>(sentence.size()))
+                      .Raw(sentence)
+                      .U64(kOffset + kGood)
+                      .bytes()));
   EXPECT_EQ(statistics_.errors, 1u);
   EXPECT_EQ(ending_.status, ExitStatus::kOk);
 }
 
-// What stands for the bytes that couldn't be read is zeroes, and nothing that was sent before.
+// What stands for the bytes that couldn't be read is zeroes, and nothing that
+// was sent before.
 TEST_P(ZeroCopyTest, ThePaddingBehindATruncationIsZeroes) {
   if (!structured()) return;  // the connection ends there
   constexpr uint32_t kBefore = 100000;
@@ -189,7 +212,8 @@ TEST_P(ZeroCopyTest, ThePaddingBehindATruncationIsZeroes) {
   peer_.LimitWrites(kGood);
   const Bytes received = Serve(/*flags=*/0, Read(0, kBefore));
   const Bytes wanted =
-      Chunk(true, nbdtest::kReplyOffsetData, Writer().U64(0).Raw(Pattern(0, kBefore)).bytes()) +
+      Chunk(true, nbdtest::kReplyOffsetData,
+            Writer().U64(0).Raw(Pattern(0, kBefore)).bytes()) +
       Begin(Pattern(kOffset, kGood) + Bytes(kLength - kGood, '\0'));
   EXPECT_TRUE(SameBytes(received.substr(0, wanted.size()), wanted));
   EXPECT_EQ(statistics_.errors, 1u);
@@ -201,8 +225,9 @@ TEST_P(ZeroCopyTest, APeerThatLeavesInTheMiddleEndsTheConnection) {
     return ssize_t{sent > 0 ? -EPIPE : 1};
   });
   peer_.LimitWrites(65536);
-  EXPECT_TRUE(SameBytes(Serve(), Begin(Pattern(kOffset, kLength)).substr(
-                                     0, (structured() ? 28 : 16) + 65536)));
+  EXPECT_TRUE(
+      SameBytes(Serve(), Begin(Pattern(kOffset, kLength))
+                             .substr(0, (structured() ? 28 : 16) + 65536)));
   EXPECT_EQ(ending_.status, ExitStatus::kProtocol);
 }
 
@@ -212,9 +237,12 @@ TEST_P(ZeroCopyTest, AStreamThatCannotSendFilesGetsTheSameBytes) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, ZeroCopyTest,
-                         testing::Values(ReplyStyle::kSimple, ReplyStyle::kStructured),
+                         testing::Values(ReplyStyle::kSimple,
+                                         ReplyStyle::kStructured),
                          [](const auto& test) {
-                           return test.param == ReplyStyle::kSimple ? "Simple" : "Structured";
+                           return test.param == ReplyStyle::kSimple
+                                      ? "Simple"
+                                      : "Structured";
                          });
 
 }  // namespace
