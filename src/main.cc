@@ -5,12 +5,12 @@
 
 #include <cerrno>
 #include <climits>
+#include <optional>
 #include <variant>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/types/optional.h"
 #include "base/errors.h"
 #include "base/exit_status.h"
 #include "base/log.h"
@@ -141,11 +141,11 @@ absl::StatusOr<std::unique_ptr<Tls>> LoadTls(const Options& options,
 
 // Who is refused hears nothing, not even a greeting. Exit status 77, or nullopt
 // when the client may connect.
-absl::optional<int> Refused(const Connection& connection,
-                            const Options& options, const Log& log) {
-  const absl::optional<std::string> reason =
+std::optional<int> Refused(const Connection& connection, const Options& options,
+                           const Log& log) {
+  const std::optional<std::string> reason =
       options.access.WhyRefused(connection.input.get());
-  if (!reason.has_value()) return absl::nullopt;
+  if (!reason.has_value()) return std::nullopt;
   log.Write(Priority::kWarning,
             absl::StrCat("refusing ", connection.peer, ": ", *reason),
             {{"NBD_PEER", connection.peer}});
@@ -361,7 +361,7 @@ int StandAlone(Options options, const std::vector<NamedFile>& files,
   absl::StatusOr<BoundSockets> bound = Bind(options.listen);
   if (!bound.ok()) return fail_to_start(bound.status());
   OwnFiles own{*std::move(bound), Pidfile()};
-  absl::optional<Background> child;
+  std::optional<Background> child;
   if (background) {
     absl::StatusOr<Background> entered = Background::Enter();
     if (!entered.ok()) {

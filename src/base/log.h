@@ -12,12 +12,12 @@
 #ifndef NBDINETD_BASE_LOG_H_
 #define NBDINETD_BASE_LOG_H_
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "base/message_socket.h"
 
@@ -41,7 +41,7 @@ class Log {
  public:
   struct Config {
     // --log; without it the destination follows from what fd 2 is.
-    absl::optional<LogDestination> destination;
+    std::optional<LogDestination> destination;
     bool verbose = false;
     // Standard error is where the client reads: nothing may go there.
     bool standard_error_is_peer = false;

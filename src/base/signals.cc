@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <optional>
 
 #include "base/errors.h"
 
@@ -30,10 +31,9 @@ absl::StatusOr<Signals> Signals::Create(std::initializer_list<int> numbers) {
   return Signals(std::move(fd));
 }
 
-absl::optional<int> Signals::Take() {
+std::optional<int> Signals::Take() {
   signalfd_siginfo info;
-  if (read(fd_.get(), &info, sizeof(info)) != sizeof(info))
-    return absl::nullopt;
+  if (read(fd_.get(), &info, sizeof(info)) != sizeof(info)) return std::nullopt;
   return static_cast<int>(info.ssi_signo);
 }
 

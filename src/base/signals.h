@@ -7,9 +7,9 @@
 #define NBDINETD_BASE_SIGNALS_H_
 
 #include <initializer_list>
+#include <optional>
 
 #include "absl/status/statusor.h"
-#include "absl/types/optional.h"
 #include "base/unique_fd.h"
 
 namespace nbdinetd {
@@ -24,7 +24,7 @@ class Signals {
   int fd() const { return fd_.get(); }
 
   // The next signal that is pending; it is so no more.
-  absl::optional<int> Take();
+  std::optional<int> Take();
 
  private:
   explicit Signals(UniqueFd fd) : fd_(std::move(fd)) {}

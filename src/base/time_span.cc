@@ -1,5 +1,7 @@
 #include "base/time_span.h"
 
+#include <optional>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/string_view.h"
@@ -16,7 +18,7 @@ struct Unit {
   absl::Duration duration;
 };
 
-absl::optional<absl::Duration> UnitOf(absl::string_view name) {
+std::optional<absl::Duration> UnitOf(absl::string_view name) {
   const Unit units[] = {
       {"", absl::Seconds(1)},
       {"us", absl::Microseconds(1)},
@@ -53,7 +55,7 @@ absl::optional<absl::Duration> UnitOf(absl::string_view name) {
   for (const Unit& unit : units) {
     if (unit.name == name) return unit.duration;
   }
-  return absl::nullopt;
+  return std::nullopt;
 }
 
 // Takes the characters that satisfy `belongs` off the front of `*text`.
@@ -68,10 +70,10 @@ absl::string_view Take(absl::string_view* text, Predicate belongs) {
 
 }  // namespace
 
-absl::optional<absl::Duration> ParseTimeSpan(absl::string_view text) {
+std::optional<absl::Duration> ParseTimeSpan(absl::string_view text) {
   text = absl::StripAsciiWhitespace(text);
   if (text == "infinity" || text == "off") return absl::InfiniteDuration();
-  if (text.empty()) return absl::nullopt;
+  if (text.empty()) return std::nullopt;
   absl::Duration total;
   while (!text.empty()) {
     const absl::string_view number =
@@ -83,9 +85,9 @@ absl::optional<absl::Duration> ParseTimeSpan(absl::string_view text) {
     });
     text = absl::StripLeadingAsciiWhitespace(text);
     double value;
-    const absl::optional<absl::Duration> unit = UnitOf(unit_name);
+    const std::optional<absl::Duration> unit = UnitOf(unit_name);
     if (!absl::SimpleAtod(number, &value) || !unit.has_value()) {
-      return absl::nullopt;
+      return std::nullopt;
     }
     total += value * *unit;
   }

@@ -2,16 +2,17 @@
 #ifndef NBDINETD_BASE_TIME_SPAN_H_
 #define NBDINETD_BASE_TIME_SPAN_H_
 
+#include <optional>
+
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 
 namespace nbdinetd {
 
 // "10s", "2min", "1h 30min", "500ms", "1.5s"; a number alone is seconds. 0,
 // "infinity" and "off" all mean without limit, and give InfiniteDuration().
 // nullopt for anything else.
-absl::optional<absl::Duration> ParseTimeSpan(absl::string_view text);
+std::optional<absl::Duration> ParseTimeSpan(absl::string_view text);
 
 }  // namespace nbdinetd
 

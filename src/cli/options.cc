@@ -3,12 +3,12 @@
 #include <getopt.h>
 
 #include <initializer_list>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/types/optional.h"
 #include "base/errors.h"
 #include "base/limits.h"
 #include "base/time_span.h"
@@ -94,13 +94,13 @@ absl::Status CheckString(absl::string_view option, absl::string_view text) {
 
 // What `word` stands for, of those that an option knows.
 template <typename Value>
-absl::optional<Value> FindWord(
+std::optional<Value> FindWord(
     absl::string_view word,
     std::initializer_list<std::pair<absl::string_view, Value>> known) {
   for (const auto& [name, value] : known) {
     if (name == word) return value;
   }
-  return absl::nullopt;
+  return std::nullopt;
 }
 
 absl::Status ParseLog(absl::string_view name, Options* options) {
@@ -149,7 +149,7 @@ absl::Status ParseSandbox(absl::string_view name, Options* options) {
 
 absl::Status ParseTime(absl::string_view option, absl::string_view text,
                        absl::Duration* duration) {
-  const absl::optional<absl::Duration> parsed = ParseTimeSpan(text);
+  const std::optional<absl::Duration> parsed = ParseTimeSpan(text);
   if (!parsed.has_value()) {
     return absl::InvalidArgumentError(
         absl::StrCat(option, "=", Quoted(text),

@@ -2,11 +2,11 @@
 #ifndef NBDINETD_CLI_OPTIONS_H_
 #define NBDINETD_CLI_OPTIONS_H_
 
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 #include "base/log.h"
 #include "base/timeouts.h"
 #include "export/exclusive.h"
@@ -23,9 +23,9 @@ struct Options {
   std::string file;       // empty when none was given
   std::string directory;  // --directory, in place of a file; else empty
   bool read_only = false;
-  absl::optional<std::string> export_name;
+  std::optional<std::string> export_name;
   std::string description;
-  absl::optional<LogDestination> log;
+  std::optional<LogDestination> log;
   bool verbose = false;
   Timeouts timeouts;
   TlsSettings tls;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -83,7 +84,7 @@ std::string TlsClause(const TlsPeer& tls) {
 }
 
 void LogStart(Log& log, const std::string& peer, const Negotiated& negotiated,
-              const absl::optional<TlsPeer>& tls) {
+              const std::optional<TlsPeer>& tls) {
   const Export& target = *negotiated.target;
   log.SetField("NBD_EXPORT", negotiated.export_name);
   if (!negotiated.read_only_reason.empty()) {
@@ -166,10 +167,10 @@ Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
   Negotiation negotiation(channel, catalog, log, timeouts.handshake, mode);
   negotiation.set_exclusive(exclusive);
   std::variant<Negotiated, TlsUpgrade, Ending> outcome = negotiation.Run();
-  absl::optional<TlsPeer> tls_peer;
+  std::optional<TlsPeer> tls_peer;
   if (const TlsUpgrade* upgrade = std::get_if<TlsUpgrade>(&outcome)) {
     tls_peer.emplace();
-    if (absl::optional<Ending> ending =
+    if (std::optional<Ending> ending =
             UpgradeToTls(channel, *tls, &*tls_peer)) {
       return *std::move(ending);
     }

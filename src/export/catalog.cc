@@ -1,5 +1,6 @@
 #include "export/catalog.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -84,7 +85,7 @@ class OpenedCatalog : public Catalog {
 }  // namespace
 
 std::unique_ptr<Catalog> Catalog::OfOne(std::unique_ptr<Export> only,
-                                        absl::optional<std::string> name,
+                                        std::optional<std::string> name,
                                         std::string description) {
   const bool any = !name.has_value();
   std::vector<Entry> entries;

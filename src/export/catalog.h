@@ -7,13 +7,13 @@
 #define NBDINETD_EXPORT_CATALOG_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 #include "export/export.h"
 
 namespace nbdinetd {
@@ -30,7 +30,7 @@ class Catalog {
   // One export. Without a `name` it answers to any, and is listed under the
   // empty one.
   static std::unique_ptr<Catalog> OfOne(std::unique_ptr<Export> only,
-                                        absl::optional<std::string> name,
+                                        std::optional<std::string> name,
                                         std::string description);
   // Exports under names that differ. A sole one is the default export, too.
   static std::unique_ptr<Catalog> OfNamed(std::vector<Entry> entries);

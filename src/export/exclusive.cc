@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <limits>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
@@ -69,15 +70,15 @@ int ExclusiveLock::Set(int command, Byte byte, short type) {
   return fcntl(fd_, command, &lock) == 0 ? 0 : errno;
 }
 
-absl::optional<pid_t> ExclusiveLock::FindOther(int command, Byte byte,
-                                               int* error) {
+std::optional<pid_t> ExclusiveLock::FindOther(int command, Byte byte,
+                                              int* error) {
   struct flock lock = {};
   lock.l_type = F_WRLCK;
   lock.l_whence = SEEK_SET;
   lock.l_start = kFirstByte + static_cast<off_t>(byte);
   lock.l_len = 1;
   *error = fcntl(fd_, command, &lock) == 0 ? 0 : errno;
-  if (*error != 0 || lock.l_type == F_UNLCK) return absl::nullopt;
+  if (*error != 0 || lock.l_type == F_UNLCK) return std::nullopt;
   return lock.l_pid;
 }
 
@@ -125,7 +126,7 @@ absl::Status ExclusiveLock::AskHolder() {
     ForgetHolder();
   }
   int error = 0;
-  const absl::optional<pid_t> pid = FindOther(F_GETLK, Byte::kHolder, &error);
+  const std::optional<pid_t> pid = FindOther(F_GETLK, Byte::kHolder, &error);
   if (!pid.has_value()) return absl::OkStatus();
   if (*pid <= 0) {
     return absl::FailedPreconditionError(

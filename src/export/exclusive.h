@@ -52,8 +52,9 @@
 #include <signal.h>
 #include <sys/types.h>
 
+#include <optional>
+
 #include "absl/status/status.h"
-#include "absl/types/optional.h"
 #include "base/unique_fd.h"
 #include "export/export.h"
 
@@ -100,7 +101,7 @@ class ExclusiveLock {
   int Set(int command, Byte byte, short type);
   // Whose lock, if any, excludes locking `byte` for writing: a process id as
   // F_GETLK tells it.
-  absl::optional<pid_t> FindOther(int command, Byte byte, int* error);
+  std::optional<pid_t> FindOther(int command, Byte byte, int* error);
   // One attempt; EAGAIN when somebody else has the lock.
   int TryForWriting();
   int TryForReading();

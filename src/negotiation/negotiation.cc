@@ -1,6 +1,7 @@
 #include "negotiation/negotiation.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/limits.h"
@@ -167,7 +168,7 @@ bool Negotiation::ReadOption() {
     return false;
   }
   if (!Require(kOptionHeaderBytes)) return false;
-  const absl::optional<OptionHeader> header =
+  const std::optional<OptionHeader> header =
       DecodeOptionHeader(channel_.input().substr(0, kOptionHeaderBytes));
   if (!header.has_value()) {
     End(ExitStatus::kProtocol, "client broke the protocol: wrong option magic");
@@ -184,7 +185,7 @@ struct Negotiation::Refusal {
   Ending ending;
 };
 
-absl::optional<Negotiation::Refusal> Negotiation::WhyRefused(
+std::optional<Negotiation::Refusal> Negotiation::WhyRefused(
     const OptionHeader& header, const Rule* rule) const {
   // FORCEDTLS mode.
   if (tls_ == TlsMode::kRequire && !secure_ &&
@@ -208,7 +209,7 @@ absl::optional<Negotiation::Refusal> Negotiation::WhyRefused(
                    {ExitStatus::kProtocol,
                     "client broke the protocol: an export name is too long"}};
   }
-  return absl::nullopt;
+  return std::nullopt;
 }
 
 bool Negotiation::HandleOption(const OptionHeader& header) {
@@ -224,13 +225,13 @@ bool Negotiation::HandleOption(const OptionHeader& header) {
     base_allocation_for_.reset();
   }
   if (header.option != NBD_OPT_GO) described_.reset();
-  if (const absl::optional<Refusal> refusal = WhyRefused(header, rule)) {
+  if (const std::optional<Refusal> refusal = WhyRefused(header, rule)) {
     return Refuse(header, *refusal);
   }
   const size_t whole = kOptionHeaderBytes + header.length;
   if (!Require(whole)) return false;
   // The payload may have taken its time, and a shutdown have come meanwhile.
-  if (const absl::optional<Refusal> refusal = WhyRefused(header, rule)) {
+  if (const std::optional<Refusal> refusal = WhyRefused(header, rule)) {
     return Refuse(header, *refusal);
   }
   OptionReplies replies(header.option);

@@ -7,12 +7,12 @@
 #ifndef NBDINETD_NEGOTIATION_NEGOTIATION_H_
 #define NBDINETD_NEGOTIATION_NEGOTIATION_H_
 
+#include <optional>
 #include <string>
 #include <variant>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "base/exit_status.h"
 #include "base/log.h"
 #include "export/catalog.h"
@@ -113,8 +113,8 @@ class Negotiation {
   bool HandleOption(const OptionHeader& header);
   // Why an option of which only the header is known can't be carried out.
   struct Refusal;
-  absl::optional<Refusal> WhyRefused(const OptionHeader& header,
-                                     const Rule* rule) const;
+  std::optional<Refusal> WhyRefused(const OptionHeader& header,
+                                    const Rule* rule) const;
   // Answers the option so, or ends the connection where there is no such
   // answer.
   bool Refuse(const OptionHeader& header, const Refusal& refusal);
@@ -148,12 +148,12 @@ class Negotiation {
                          OptionReplies& replies);
   // Locks the export under --exclusive (negotiation_lock.cc), and may wait for
   // that; meanwhile the input may move. nullopt when it has succeeded.
-  absl::optional<NotLocked> LockExport(const Export& target,
-                                       const std::string& name);
+  std::optional<NotLocked> LockExport(const Export& target,
+                                      const std::string& name);
   // Waits until another try is due: until `pause` is over, or `holder_fd` is
   // readable. A value when there is nothing to wait for any more.
-  absl::optional<NotLocked> WaitForHolder(int holder_fd, absl::Duration pause,
-                                          const std::string& name);
+  std::optional<NotLocked> WaitForHolder(int holder_fd, absl::Duration pause,
+                                         const std::string& name);
   NotLocked InUse(const std::string& name, absl::string_view sentence);
   Promises PromisesFor(const Export& target,
                        absl::string_view export_name) const;
@@ -175,9 +175,9 @@ class Negotiation {
   bool no_zeroes_ = false;
   bool structured_replies_ = false;
   // The name for which base:allocation was selected.
-  absl::optional<std::string> base_allocation_for_;
+  std::optional<std::string> base_allocation_for_;
   // The export that the client was refused last, since it is in use.
-  absl::optional<std::string> in_use_;
+  std::optional<std::string> in_use_;
 
   bool start_tls_ = false;
   // What the option before this one has described, if it was NBD_OPT_INFO.
@@ -185,11 +185,11 @@ class Negotiation {
     std::string asked_name;
     Catalog::Opened opened;
   };
-  absl::optional<Described> described_;
+  std::optional<Described> described_;
   int open_errors_logged_ = 0;
 
-  absl::optional<Negotiated> negotiated_;
-  absl::optional<Ending> ending_;
+  std::optional<Negotiated> negotiated_;
+  std::optional<Ending> ending_;
 };
 
 }  // namespace nbdinetd

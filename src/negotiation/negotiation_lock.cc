@@ -7,6 +7,7 @@
 // twenty system calls a second, of a process that has ten seconds. A takeover
 // is woken by the end of the process that it waits for.
 #include <algorithm>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
@@ -33,7 +34,7 @@ Negotiation::NotLocked Negotiation::InUse(const std::string& name,
           /*over=*/false};
 }
 
-absl::optional<Negotiation::NotLocked> Negotiation::WaitForHolder(
+std::optional<Negotiation::NotLocked> Negotiation::WaitForHolder(
     int holder_fd, absl::Duration pause, const std::string& name) {
   // What a client sends that doesn't wait for the answer is kept, as far as
   // there is room for it.
@@ -48,7 +49,7 @@ absl::optional<Negotiation::NotLocked> Negotiation::WaitForHolder(
   switch (wake) {
     case Channel::Wake::kWorkers:
     case Channel::Wake::kShutdown:
-      return absl::nullopt;
+      return std::nullopt;
     case Channel::Wake::kTimeout:
       if (SteadyNow() >= deadline_) {
         NotLocked late =
@@ -57,23 +58,23 @@ absl::optional<Negotiation::NotLocked> Negotiation::WaitForHolder(
         late.over = true;
         return late;
       }
-      return absl::nullopt;
+      return std::nullopt;
     case Channel::Wake::kInput:
       break;
   }
   const Channel::Receipt receipt = channel_.Receive();
   if (receipt == Channel::Receipt::kData ||
       receipt == Channel::Receipt::kNothing) {
-    return absl::nullopt;
+    return std::nullopt;
   }
   NotLocked gone = InUse(name, "the client left while it waited");
   gone.over = true;
   return gone;
 }
 
-absl::optional<Negotiation::NotLocked> Negotiation::LockExport(
+std::optional<Negotiation::NotLocked> Negotiation::LockExport(
     const Export& target, const std::string& name) {
-  if (exclusive_ == Exclusive::kOff) return absl::nullopt;
+  if (exclusive_ == Exclusive::kOff) return std::nullopt;
   ExclusiveLock lock(target);
   for (absl::Duration pause = kMinPause;;
        pause = std::min(2 * pause, kMaxPause)) {
@@ -86,7 +87,7 @@ absl::optional<Negotiation::NotLocked> Negotiation::LockExport(
                                      ": ", locked.status().message())},
                        /*over=*/true};
     }
-    if (*locked) return absl::nullopt;
+    if (*locked) return std::nullopt;
     absl::Status asked;
     if (exclusive_ == Exclusive::kTakeover) asked = lock.AskHolder();
     if (exclusive_ == Exclusive::kRefuse || !asked.ok()) {
@@ -95,7 +96,7 @@ absl::optional<Negotiation::NotLocked> Negotiation::LockExport(
                              ? "another client uses it, and must leave first"
                              : asked.message());
     }
-    if (absl::optional<NotLocked> refusal =
+    if (std::optional<NotLocked> refusal =
             WaitForHolder(lock.holder_fd(), pause, name)) {
       return refusal;
     }

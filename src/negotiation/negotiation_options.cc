@@ -1,6 +1,8 @@
 // The second half of Negotiation: what each option does, and what is promised
 // of an export.
+#include <optional>
 #include "absl/algorithm/container.h"
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
@@ -63,7 +65,7 @@ void Negotiation::OnExportName(absl::string_view payload, OptionReplies&) {
     return;
   }
   const std::string name(payload);
-  if (absl::optional<NotLocked> refusal = LockExport(*opened->target, name)) {
+  if (std::optional<NotLocked> refusal = LockExport(*opened->target, name)) {
     ending_ = std::move(refusal->ending);
     return;
   }
@@ -206,7 +208,7 @@ bool Negotiation::DescribeExport(const InfoRequest& request,
 }
 
 void Negotiation::OnInfo(absl::string_view payload, OptionReplies& replies) {
-  const absl::optional<InfoRequest> request = DecodeInfoRequest(payload);
+  const std::optional<InfoRequest> request = DecodeInfoRequest(payload);
   if (request.has_value()) {
     DescribeExport(*request, replies);
   } else {
@@ -215,14 +217,14 @@ void Negotiation::OnInfo(absl::string_view payload, OptionReplies& replies) {
 }
 
 void Negotiation::OnGo(absl::string_view payload, OptionReplies& replies) {
-  const absl::optional<InfoRequest> request = DecodeInfoRequest(payload);
+  const std::optional<InfoRequest> request = DecodeInfoRequest(payload);
   if (!request.has_value()) {
     replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_GO is malformed");
     return;
   }
   if (!DescribeExport(*request, replies)) return;
   const std::string name(request->name);
-  if (absl::optional<NotLocked> refusal =
+  if (std::optional<NotLocked> refusal =
           LockExport(*described_->opened.target, name)) {
     replies = OptionReplies(NBD_OPT_GO);
     replies.Error(refusal->reply, refusal->sentence);
@@ -253,7 +255,7 @@ void Negotiation::AnswerMetaContext(absl::string_view payload, NbdOption option,
                   "metadata contexts need structured replies first");
     return;
   }
-  const absl::optional<MetaContextRequest> request =
+  const std::optional<MetaContextRequest> request =
       DecodeMetaContextRequest(payload);
   if (!request.has_value()) {
     replies.Error(NBD_REP_ERR_INVALID,

@@ -1,5 +1,7 @@
 #include "protocol/option.h"
 
+#include <optional>
+
 #include "base/limits.h"
 #include "base/utf8.h"
 #include "protocol/wire.h"
@@ -10,16 +12,16 @@ namespace {
 constexpr size_t kExportNameReservedBytes = 124;
 
 // A 32-bit length and that many bytes; nullopt when there aren't as many.
-absl::optional<absl::string_view> ReadName(WireReader& reader) {
+std::optional<absl::string_view> ReadName(WireReader& reader) {
   const auto length = reader.Read<uint32_t>();
-  if (length > reader.remaining()) return absl::nullopt;
+  if (length > reader.remaining()) return std::nullopt;
   return reader.ReadBytes(length);
 }
 
 // The same, and nullopt unless they are a valid string.
-absl::optional<absl::string_view> ReadString(WireReader& reader) {
-  const absl::optional<absl::string_view> text = ReadName(reader);
-  if (text.has_value() && !IsValidString(*text)) return absl::nullopt;
+std::optional<absl::string_view> ReadString(WireReader& reader) {
+  const std::optional<absl::string_view> text = ReadName(reader);
+  if (text.has_value() && !IsValidString(*text)) return std::nullopt;
   return text;
 }
 
@@ -34,9 +36,9 @@ std::string EncodeGreeting() {
       .bytes();
 }
 
-absl::optional<OptionHeader> DecodeOptionHeader(absl::string_view bytes) {
+std::optional<OptionHeader> DecodeOptionHeader(absl::string_view bytes) {
   WireReader reader(bytes);
-  if (reader.Read<uint64_t>() != NBD_IHAVEOPT) return absl::nullopt;
+  if (reader.Read<uint64_t>() != NBD_IHAVEOPT) return std::nullopt;
   OptionHeader header;
   header.option = reader.Read<uint32_t>();
   header.length = reader.Read<uint32_t>();
@@ -48,42 +50,42 @@ bool IsValidString(absl::string_view name) {
          name.find('\0') == absl::string_view::npos && IsValidUtf8(name);
 }
 
-absl::optional<InfoRequest> DecodeInfoRequest(absl::string_view payload) {
+std::optional<InfoRequest> DecodeInfoRequest(absl::string_view payload) {
   WireReader reader(payload);
   InfoRequest request;
-  const absl::optional<absl::string_view> name = ReadName(reader);
-  if (!name.has_value()) return absl::nullopt;
+  const std::optional<absl::string_view> name = ReadName(reader);
+  if (!name.has_value()) return std::nullopt;
   request.name = *name;
   const auto count = reader.Read<uint16_t>();
   if (reader.remaining() != size_t{count} * sizeof(uint16_t)) {
-    return absl::nullopt;
+    return std::nullopt;
   }
   request.information.reserve(count);
   for (uint16_t i = 0; i < count; ++i) {
     request.information.push_back(reader.Read<uint16_t>());
   }
-  if (!reader.ReadExactly()) return absl::nullopt;
+  if (!reader.ReadExactly()) return std::nullopt;
   return request;
 }
 
-absl::optional<MetaContextRequest> DecodeMetaContextRequest(
+std::optional<MetaContextRequest> DecodeMetaContextRequest(
     absl::string_view payload) {
   WireReader reader(payload);
   MetaContextRequest request;
-  const absl::optional<absl::string_view> name = ReadName(reader);
-  if (!name.has_value()) return absl::nullopt;
+  const std::optional<absl::string_view> name = ReadName(reader);
+  if (!name.has_value()) return std::nullopt;
   request.name = *name;
   const auto count = reader.Read<uint32_t>();
   // Each query has a length field, which bounds how many there can be before
   // anything is allocated for them.
-  if (count > reader.remaining() / sizeof(uint32_t)) return absl::nullopt;
+  if (count > reader.remaining() / sizeof(uint32_t)) return std::nullopt;
   request.queries.reserve(count);
   for (uint32_t i = 0; i < count; ++i) {
-    const absl::optional<absl::string_view> query = ReadString(reader);
-    if (!query.has_value()) return absl::nullopt;
+    const std::optional<absl::string_view> query = ReadString(reader);
+    if (!query.has_value()) return std::nullopt;
     request.queries.push_back(*query);
   }
-  if (!reader.ReadExactly()) return absl::nullopt;
+  if (!reader.ReadExactly()) return std::nullopt;
   return request;
 }
 

@@ -8,11 +8,11 @@
 #define NBDINETD_PROTOCOL_OPTION_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 #include "protocol/nbd.h"
 
 namespace nbdinetd {
@@ -29,7 +29,7 @@ struct OptionHeader {
   uint32_t length;  // of the payload, in bytes; up to 2^32-1
 };
 // nullopt when the magic is wrong. `bytes` holds kOptionHeaderBytes.
-absl::optional<OptionHeader> DecodeOptionHeader(absl::string_view bytes);
+std::optional<OptionHeader> DecodeOptionHeader(absl::string_view bytes);
 
 // Whether `name` may stand as an export name, description or query.
 bool IsValidString(absl::string_view name);
@@ -39,14 +39,14 @@ struct InfoRequest {
   absl::string_view name;  // any bytes, as long as the payload allows
   std::vector<uint16_t> information;
 };
-absl::optional<InfoRequest> DecodeInfoRequest(absl::string_view payload);
+std::optional<InfoRequest> DecodeInfoRequest(absl::string_view payload);
 
 // The payload of NBD_OPT_LIST_META_CONTEXT and NBD_OPT_SET_META_CONTEXT.
 struct MetaContextRequest {
   absl::string_view name;  // any bytes, as long as the payload allows
   std::vector<absl::string_view> queries;
 };
-absl::optional<MetaContextRequest> DecodeMetaContextRequest(
+std::optional<MetaContextRequest> DecodeMetaContextRequest(
     absl::string_view payload);
 
 // The name that the one metadata context we have goes by, and what a query

@@ -1,5 +1,7 @@
 #include "protocol/request.h"
 
+#include <optional>
+
 #include "base/limits.h"
 #include "protocol/wire.h"
 
@@ -62,9 +64,9 @@ Verdict ValidateRead(const Request& request, const Promises& promises) {
 
 }  // namespace
 
-absl::optional<Request> DecodeRequest(absl::string_view bytes) {
+std::optional<Request> DecodeRequest(absl::string_view bytes) {
   WireReader reader(bytes);
-  if (reader.Read<uint32_t>() != NBD_REQUEST_MAGIC) return absl::nullopt;
+  if (reader.Read<uint32_t>() != NBD_REQUEST_MAGIC) return std::nullopt;
   Request request;
   request.flags = reader.Read<uint16_t>();
   request.type = reader.Read<uint16_t>();

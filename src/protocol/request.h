@@ -7,9 +7,9 @@
 #define NBDINETD_PROTOCOL_REQUEST_H_
 
 #include <cstdint>
+#include <optional>
 
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 #include "protocol/nbd.h"
 
 namespace nbdinetd {
@@ -27,7 +27,7 @@ struct Request {
 };
 
 // nullopt when the magic is wrong. `bytes` holds kRequestHeaderBytes.
-absl::optional<Request> DecodeRequest(absl::string_view bytes);
+std::optional<Request> DecodeRequest(absl::string_view bytes);
 
 // How many bytes of payload follow the header. They must be consumed even
 // when the request is refused, or the next header would not be found.

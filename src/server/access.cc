@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -256,9 +257,9 @@ bool AccessRules::Has(Family family, Action action) const {
   });
 }
 
-absl::optional<std::string> AccessRules::WhyRefused(
+std::optional<std::string> AccessRules::WhyRefused(
     const PeerIdentity& peer) const {
-  if (rules_.empty()) return absl::nullopt;
+  if (rules_.empty()) return std::nullopt;
   if (peer.family == Family::kUnknown) {
     return "who it is can't be told, and --allow or --deny is given";
   }
@@ -272,20 +273,20 @@ absl::optional<std::string> AccessRules::WhyRefused(
     }
   }
   if (best != nullptr) {
-    if (best->action == Action::kAllow) return absl::nullopt;
+    if (best->action == Action::kAllow) return std::nullopt;
     return absl::StrCat("by ", best->option);
   }
   if (Has(peer.family, Action::kAllow)) {
     return absl::StrCat("no --allow for ", NameOf(peer.family),
                         " clients matches it");
   }
-  if (Has(peer.family, Action::kDeny)) return absl::nullopt;
+  if (Has(peer.family, Action::kDeny)) return std::nullopt;
   return absl::StrCat("no --allow or --deny names ", NameOf(peer.family),
                       " clients");
 }
 
-absl::optional<std::string> AccessRules::WhyRefused(int fd) const {
-  if (rules_.empty()) return absl::nullopt;
+std::optional<std::string> AccessRules::WhyRefused(int fd) const {
+  if (rules_.empty()) return std::nullopt;
   return WhyRefused(
       IdentifyPeer(fd, has_groups_ ? PeerGroups::kAll : PeerGroups::kPrimary));
 }

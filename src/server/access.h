@@ -21,12 +21,12 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "absl/types/optional.h"
 #include "server/peer.h"
 
 namespace nbdinetd {
@@ -45,10 +45,10 @@ class AccessRules {
 
   // Why this peer is refused, as part of a sentence; nullopt when it may
   // connect.
-  absl::optional<std::string> WhyRefused(const PeerIdentity& peer) const;
+  std::optional<std::string> WhyRefused(const PeerIdentity& peer) const;
   // The same for who is at the other end of a socket, or pipe. Makes no system
   // call when there are no rules.
-  absl::optional<std::string> WhyRefused(int fd) const;
+  std::optional<std::string> WhyRefused(int fd) const;
 
   // What the rules come to, for people: a line for each rule, and for the rest
   // of each family.

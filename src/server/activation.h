@@ -7,11 +7,11 @@
 #ifndef NBDINETD_SERVER_ACTIVATION_H_
 #define NBDINETD_SERVER_ACTIVATION_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "base/connection_fd.h"
 #include "base/unique_fd.h"
@@ -34,7 +34,7 @@ struct NamedFile {
 struct Inherited {
   // There is a connection, or there are listeners, never both; or neither, when
   // stand-alone is asked for: the process is to listen by itself.
-  absl::optional<Connection> connection;
+  std::optional<Connection> connection;
   std::vector<UniqueFd> listeners;
   std::vector<NamedFile> files;
   // Connections beside the first, which are an error, and only ended.

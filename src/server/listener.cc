@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
@@ -101,11 +102,11 @@ std::variant<Connection, int> Listener::Run() {
       fds.push_back({paused ? -1 : socket.get(), POLLIN, 0});
     }
     const int ready = manager_.PollUntil(absl::MakeSpan(fds), NextDeadline());
-    while (absl::optional<int> number = signals_.Take()) OnSignal(*number);
+    while (std::optional<int> number = signals_.Take()) OnSignal(*number);
     TellManager();
     TellDueSuppressed();
     if (state_ != State::kListening) break;
-    if (absl::optional<Connection> connection = ServeWaiting()) {
+    if (std::optional<Connection> connection = ServeWaiting()) {
       return *std::move(connection);
     }
     if (ready == 0 && processes_.empty() &&
@@ -120,7 +121,7 @@ std::variant<Connection, int> Listener::Run() {
     }
     for (size_t i = 1; i < fds.size(); ++i) {
       if (fds[i].revents == 0) continue;
-      absl::optional<Connection> connection = Accept(fds[i].fd);
+      std::optional<Connection> connection = Accept(fds[i].fd);
       if (connection.has_value()) return *std::move(connection);
       if ((fds[i].revents & (POLLHUP | POLLERR | POLLNVAL)) != 0) {
         log_.Error("a listening socket has been shut down by somebody else");
@@ -197,7 +198,7 @@ void Listener::Reap() {
   }
 }
 
-absl::optional<Connection> Listener::Accept(int socket) {
+std::optional<Connection> Listener::Accept(int socket) {
   // Each time: whoever had the socket before may just have set it back.
   if (SetBlocking(socket, false)) blocking_.insert(socket);
   for (int i = 0; i < kAcceptsInARow; ++i) {
@@ -210,18 +211,18 @@ absl::optional<Connection> Listener::Accept(int socket) {
         KeepWaiting(connection.Release());
         continue;
       }
-      absl::optional<Connection> forked = Fork(std::move(connection));
+      std::optional<Connection> forked = Fork(std::move(connection));
       if (forked.has_value()) return forked;
     } else if (IsOutOfDescriptors(errno)) {
       const int error = errno;
       if (!ShedForWantOfDescriptors(socket)) Pause(error);
-      return absl::nullopt;
+      return std::nullopt;
     } else if (!IsFaultOfTheConnection(errno)) {
       if (errno != EAGAIN) Pause(errno);
-      return absl::nullopt;
+      return std::nullopt;
     }
   }
-  return absl::nullopt;
+  return std::nullopt;
 }
 
 void Listener::KeepWaiting(UniqueFd connection) {
@@ -229,17 +230,17 @@ void Listener::KeepWaiting(UniqueFd connection) {
   waiting_.push_back({std::move(connection), SteadyNow() + kReapGrace});
 }
 
-absl::optional<Connection> Listener::ServeWaiting() {
+std::optional<Connection> Listener::ServeWaiting() {
   while (!waiting_.empty() && HasRoom()) {
     ConnectionFd connection(std::move(waiting_.front().connection));
     waiting_.pop_front();
-    absl::optional<Connection> forked = Fork(std::move(connection));
+    std::optional<Connection> forked = Fork(std::move(connection));
     if (forked.has_value()) return forked;
   }
-  if (waiting_.empty()) return absl::nullopt;
+  if (waiting_.empty()) return std::nullopt;
   const absl::Time now = SteadyNow();
   while (!waiting_.empty() && waiting_.front().until <= now) RefuseOldest();
-  return absl::nullopt;
+  return std::nullopt;
 }
 
 void Listener::RefuseOldest() {
@@ -259,12 +260,12 @@ void Listener::Pause(int error_number) {
   }
 }
 
-absl::optional<Connection> Listener::Fork(ConnectionFd connection) {
+std::optional<Connection> Listener::Fork(ConnectionFd connection) {
   const pid_t pid = fork();
   if (pid < 0) {
     Refuse(std::move(connection),
            absl::StrCat("failed to fork a process for it: ", ErrnoText(errno)));
-    return absl::nullopt;
+    return std::nullopt;
   }
   if (pid > 0) {
     // Only closed here: it is the new process's.
@@ -273,7 +274,7 @@ absl::optional<Connection> Listener::Fork(ConnectionFd connection) {
     ++served_;
     status_changed_ = true;
     told_refusal_.clear();
-    return absl::nullopt;
+    return std::nullopt;
   }
   // The new process: nothing of the listener's stays with it.
   sockets_.clear();
@@ -323,7 +324,7 @@ void Listener::TellDueSuppressed() {
 
 bool Listener::MayConnect(int connection) {
   if (access_ == nullptr) return true;
-  const absl::optional<std::string> reason = access_->WhyRefused(connection);
+  const std::optional<std::string> reason = access_->WhyRefused(connection);
   if (!reason.has_value()) return true;
   ++refused_;
   status_changed_ = true;

@@ -11,6 +11,7 @@
 #include <deque>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <variant>
 #include <vector>
 
@@ -18,7 +19,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "base/exit_status.h"
 #include "base/log.h"
 #include "base/rate_limit.h"
@@ -76,12 +76,12 @@ class Listener {
   void KeepWaiting(UniqueFd connection);
   // Forks for those that wait as far as there is room, and refuses whose time
   // is over. A connection only in a forked process.
-  absl::optional<Connection> ServeWaiting();
+  std::optional<Connection> ServeWaiting();
   void RefuseOldest();
   // Accepts what is waiting on one socket. A connection only in a forked
   // process.
-  absl::optional<Connection> Accept(int socket);
-  absl::optional<Connection> Fork(ConnectionFd connection);
+  std::optional<Connection> Accept(int socket);
+  std::optional<Connection> Fork(ConnectionFd connection);
   void Refuse(ConnectionFd connection, const std::string& reason);
   // Whether the peer may connect; logs why not.
   bool MayConnect(int connection);

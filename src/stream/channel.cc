@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 #include <limits>
+#include <optional>
 
 #include "base/limits.h"
 #include "base/poll.h"
@@ -61,14 +62,14 @@ void Channel::LookForShutdown() {
   }
 }
 
-Channel::Stall::Stall(absl::optional<uint64_t> taken)
+Channel::Stall::Stall(std::optional<uint64_t> taken)
     : since_(SteadyNow()), looked_(since_), taken_(taken) {}
 
 absl::Time Channel::Stall::due(absl::Duration timeout) const {
   return std::min(since_ + timeout, looked_ + timeout / kStallLooks);
 }
 
-bool Channel::Stall::IsOver(absl::optional<uint64_t> taken,
+bool Channel::Stall::IsOver(std::optional<uint64_t> taken,
                             absl::Duration timeout) {
   looked_ = SteadyNow();
   if (taken.has_value() && taken_.has_value() && *taken > *taken_) {
@@ -91,9 +92,9 @@ void Channel::NoteSent() {
   }
 }
 
-absl::optional<uint64_t> Channel::TakenWhileBlocked() const {
-  const absl::optional<size_t> unread = stream_->unread_bytes();
-  if (!unread.has_value()) return absl::nullopt;
+std::optional<uint64_t> Channel::TakenWhileBlocked() const {
+  const std::optional<size_t> unread = stream_->unread_bytes();
+  if (!unread.has_value()) return std::nullopt;
   return std::numeric_limits<uint64_t>::max() - *unread;
 }
 
@@ -108,7 +109,7 @@ bool Channel::GiveUpStalled() {
       look_at_way_ = absl::InfiniteFuture();
       return false;
     }
-    const absl::optional<uint64_t> taken = stream_->acknowledged_bytes();
+    const std::optional<uint64_t> taken = stream_->acknowledged_bytes();
     if (!on_its_way_.has_value()) {
       on_its_way_.emplace(taken);
     } else if (on_its_way_->IsOver(taken, stall_timeout_)) {

@@ -14,12 +14,12 @@
 #include <poll.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "base/service_manager.h"
 #include "stream/spinner.h"
@@ -137,16 +137,16 @@ class Channel {
   class Stall {
    public:
     // `taken` grows with what the peer has taken; nothing where nobody knows.
-    explicit Stall(absl::optional<uint64_t> taken);
+    explicit Stall(std::optional<uint64_t> taken);
     // When to look again.
     absl::Time due(absl::Duration timeout) const;
     // Looks. Whether it has taken nothing for `timeout`.
-    bool IsOver(absl::optional<uint64_t> taken, absl::Duration timeout);
+    bool IsOver(std::optional<uint64_t> taken, absl::Duration timeout);
 
    private:
     absl::Time since_;
     absl::Time looked_;
-    absl::optional<uint64_t> taken_;
+    std::optional<uint64_t> taken_;
   };
 
   // Every wait is made here.
@@ -164,7 +164,7 @@ class Channel {
   // For a Stall while nothing is sent: a socket is writable once a good part of
   // what it holds has been read, much later than when a slow peer last read
   // something.
-  absl::optional<uint64_t> TakenWhileBlocked() const;
+  std::optional<uint64_t> TakenWhileBlocked() const;
   void NoteSent();
   bool WaitWritable();
   void NoteShutdown();
@@ -179,23 +179,23 @@ class Channel {
   bool broken_ = false;
   bool send_timed_out_ = false;
   absl::Time last_progress_;
-  absl::optional<absl::Time> handshake_deadline_;
+  std::optional<absl::Time> handshake_deadline_;
   absl::Duration stall_timeout_ = absl::InfiniteDuration();
   // While the stream can't read before it has sent something, or Send() waits.
-  absl::optional<Stall> stall_;
+  std::optional<Stall> stall_;
   // The stream tells what the peer's machine has acknowledged. Of what is on
   // its way a time to look is known first, so that a request that is answered
   // and acknowledged costs nothing; and a Stall if there still is something by
   // then.
   bool tells_acknowledged_ = false;
   absl::Time look_at_way_ = absl::InfiniteFuture();
-  absl::optional<Stall> on_its_way_;
+  std::optional<Stall> on_its_way_;
   bool unacknowledged_ = false;
   bool vanished_ = false;
   Spinner spinner_;
   int waits_unpolled_ = 0;
   // What spinning has received, for Receive() to tell.
-  absl::optional<Receipt> received_;
+  std::optional<Receipt> received_;
   std::unique_ptr<char[]> buffer_;
   size_t begin_ = 0;
   size_t end_ = 0;

@@ -15,6 +15,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstddef>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -141,19 +142,19 @@ ssize_t SocketStream::SendFile(int file, uint64_t offset, size_t length) {
   });
 }
 
-absl::optional<size_t> SocketStream::unread_bytes() const {
+std::optional<size_t> SocketStream::unread_bytes() const {
   int bytes;
-  if (ioctl(socket_.get(), SIOCOUTQ, &bytes) != 0) return absl::nullopt;
+  if (ioctl(socket_.get(), SIOCOUTQ, &bytes) != 0) return std::nullopt;
   return static_cast<size_t>(bytes);
 }
 
-absl::optional<uint64_t> SocketStream::acknowledged_bytes() const {
+std::optional<uint64_t> SocketStream::acknowledged_bytes() const {
   tcp_info info = {};
   socklen_t length = sizeof(info);
   if (getsockopt(socket_.get(), IPPROTO_TCP, TCP_INFO, &info, &length) != 0 ||
       length < offsetof(tcp_info, tcpi_bytes_acked) +
                    sizeof(info.tcpi_bytes_acked)) {
-    return absl::nullopt;
+    return std::nullopt;
   }
   return info.tcpi_bytes_acked;
 }

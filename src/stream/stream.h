@@ -10,9 +10,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 
-#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "base/unique_fd.h"
 
@@ -52,11 +52,11 @@ class Stream {
   // How much of what was written the peer hasn't taken: in bytes, more or less,
   // so that only a difference tells something. Nothing where the kernel doesn't
   // say.
-  virtual absl::optional<size_t> unread_bytes() const { return absl::nullopt; }
+  virtual std::optional<size_t> unread_bytes() const { return std::nullopt; }
   // How much of what was written a TCP peer's machine has acknowledged, in
   // bytes of the wire; it only grows. Nothing elsewhere.
-  virtual absl::optional<uint64_t> acknowledged_bytes() const {
-    return absl::nullopt;
+  virtual std::optional<uint64_t> acknowledged_bytes() const {
+    return std::nullopt;
   }
   // After a failure that is more than an errno, a phrase for the log.
   virtual std::string failure() const { return ""; }
@@ -89,8 +89,8 @@ class SocketStream : public Stream {
   ssize_t SendFile(int file, uint64_t offset, size_t length) override;
   // TCP: what isn't acknowledged. A Unix socket: with what the kernel needs to
   // hold it.
-  absl::optional<size_t> unread_bytes() const override;
-  absl::optional<uint64_t> acknowledged_bytes() const override;
+  std::optional<size_t> unread_bytes() const override;
+  std::optional<uint64_t> acknowledged_bytes() const override;
   void SetNonBlocking(bool on) override;
   void Abort() override;
   int input_fd() const override { return socket_.get(); }

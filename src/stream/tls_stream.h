@@ -21,10 +21,10 @@
 #define NBDINETD_STREAM_TLS_STREAM_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/types/optional.h"
 #include "stream/libssl.h"
 #include "stream/psk_file.h"
 #include "stream/tls.h"
@@ -71,10 +71,10 @@ class OpenSslStream : public TlsStream {
     return !read_end_.has_value() &&
            ((!output_.empty() && owed_ == 0) || wants_output_);
   }
-  absl::optional<size_t> unread_bytes() const override {
+  std::optional<size_t> unread_bytes() const override {
     return below_->unread_bytes();
   }
-  absl::optional<uint64_t> acknowledged_bytes() const override {
+  std::optional<uint64_t> acknowledged_bytes() const override {
     return below_->acknowledged_bytes();
   }
   void Abort() override;
@@ -129,7 +129,7 @@ class OpenSslStream : public TlsStream {
   bool end_seen_ = false;
   int below_error_ = 0;
   // The end of the stream, or the failure, that Read() returns from now on.
-  absl::optional<ssize_t> read_end_;
+  std::optional<ssize_t> read_end_;
   bool established_ = false;
   bool kernel_tried_ = false;
   bool kernel_sends_ = false;

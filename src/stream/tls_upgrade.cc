@@ -1,12 +1,13 @@
 #include "stream/tls_upgrade.h"
 
 #include <cerrno>
+#include <optional>
 #include <utility>
 
 namespace nbdinetd {
 
-absl::optional<Ending> UpgradeToTls(Channel& channel, const Tls& tls,
-                                    TlsPeer* peer) {
+std::optional<Ending> UpgradeToTls(Channel& channel, const Tls& tls,
+                                   TlsPeer* peer) {
   TlsStream* stream = nullptr;
   channel.Wrap([&](std::unique_ptr<Stream> plain) {
     std::unique_ptr<TlsStream> wrapped = tls.Wrap(std::move(plain));
@@ -32,7 +33,7 @@ absl::optional<Ending> UpgradeToTls(Channel& channel, const Tls& tls,
   }
   peer->identity = stream->identity();
   peer->description = stream->description();
-  return absl::nullopt;
+  return std::nullopt;
 }
 
 }  // namespace nbdinetd

@@ -2,9 +2,9 @@
 #ifndef NBDINETD_STREAM_TLS_UPGRADE_H_
 #define NBDINETD_STREAM_TLS_UPGRADE_H_
 
+#include <optional>
 #include <string>
 
-#include "absl/types/optional.h"
 #include "base/exit_status.h"
 #include "stream/channel.h"
 #include "stream/tls.h"
@@ -19,8 +19,8 @@ struct TlsPeer {
 // Shakes hands with a peer whose next bytes are TLS, until the channel's
 // deadline or a shutdown. Then `*peer` says who it is; else the connection has
 // ended, for the reason returned. `tls` must outlive the channel.
-absl::optional<Ending> UpgradeToTls(Channel& channel, const Tls& tls,
-                                    TlsPeer* peer);
+std::optional<Ending> UpgradeToTls(Channel& channel, const Tls& tls,
+                                   TlsPeer* peer);
 
 }  // namespace nbdinetd
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
@@ -224,7 +225,7 @@ bool Transmission::HandleHeader() {
     channel_.MakeRoomFor(kRequestHeaderBytes);
     return false;
   }
-  const absl::optional<Request> request =
+  const std::optional<Request> request =
       DecodeRequest(channel_.input().substr(0, kRequestHeaderBytes));
   if (!request.has_value()) {
     End(ExitStatus::kProtocol,
@@ -383,7 +384,7 @@ void Transmission::StartRead(const Request& request) {
 }
 
 void Transmission::StartTask(const Request& request,
-                             absl::optional<absl::Span<const char>> payload) {
+                             std::optional<absl::Span<const char>> payload) {
   auto task = std::make_unique<Task>(workers_.buffers());
   task->request = request;
   if (request.type == NBD_CMD_READ && task->has_data()) {

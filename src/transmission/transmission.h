@@ -12,11 +12,11 @@
 #define NBDINETD_TRANSMISSION_TRANSMISSION_H_
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "base/event_fd.h"
 #include "base/exit_status.h"
@@ -67,7 +67,7 @@ class Transmission {
   void FinishWrite(const PendingWrite& write);
   void StartRead(const Request& request);
   void StartTask(const Request& request,
-                 absl::optional<absl::Span<const char>> payload = {});
+                 std::optional<absl::Span<const char>> payload = {});
 
   // Results (transmission_results.cc).
   void HandleFinished();
@@ -112,9 +112,9 @@ class Transmission {
   Progress& progress_;
   ReplySender replies_;
   Workers workers_;
-  absl::optional<PendingWrite> write_;
+  std::optional<PendingWrite> write_;
   // Once set nothing more is received; the workers' results are still sent.
-  absl::optional<Ending> ending_;
+  std::optional<Ending> ending_;
   int storage_errors_logged_ = 0;
   // The last one was.
   bool block_status_is_quick_ = false;

@@ -8,6 +8,7 @@
 #include <getopt.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,7 +24,7 @@ namespace {
 using nbdfuzz::Require;
 
 void TryTimeSpan(const std::string& text) {
-  const absl::optional<absl::Duration> time = nbdinetd::ParseTimeSpan(text);
+  const std::optional<absl::Duration> time = nbdinetd::ParseTimeSpan(text);
   if (!time.has_value()) return;
   Require(*time > absl::ZeroDuration(), "a time is not positive");
   // Blanks around it change nothing, and twice as long is no shorter.

@@ -3,6 +3,7 @@
 // sent, and transmission starts with what was negotiated.
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -101,7 +102,7 @@ Served MakeServed(const Input& input) {
     return Catalog::Entry{std::move(name), std::move(description),
                           std::move(target)};
   };
-  const auto one = [&](absl::optional<std::string> name, std::string text) {
+  const auto one = [&](std::optional<std::string> name, std::string text) {
     Catalog::Entry entry = add(name.value_or(""), text);
     served.setting.answers_to_any = !name.has_value();
     served.catalog =
@@ -109,13 +110,13 @@ Served MakeServed(const Input& input) {
   };
   switch (input.settings[Input::kWhat] % 7) {
     case 0:
-      one(absl::nullopt, "");
+      one(std::nullopt, "");
       break;
     case 1:
       one("disk", "a disk");
       break;
     case 2:
-      one(absl::nullopt, std::string(nbdtest::kMaxString, 'd'));
+      one(std::nullopt, std::string(nbdtest::kMaxString, 'd'));
       break;
     case 3:
       one(std::string(nbdtest::kMaxString, 'n'), "");

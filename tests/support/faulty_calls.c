@@ -207,7 +207,7 @@ static int shorten_pieces(const struct iovec* pieces, int count,
 
 #define WRAP(result, name, kind, parameters, arguments) \
   result name parameters {                              \
-    BEGIN(name, kind, (result)-1)                       \
+    BEGIN(name, kind, (result)(-1))                     \
     return real arguments;                              \
   }
 

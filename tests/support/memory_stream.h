@@ -14,6 +14,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -184,7 +185,7 @@ class MemoryPeer {
   bool owes_output_ = false;
   bool counts_unread_ = false;
   size_t unread_bytes_ = 0;
-  absl::optional<uint64_t> acknowledged_;
+  std::optional<uint64_t> acknowledged_;
   uint64_t acknowledged_at_each_look_ = 0;
   size_t writes_ = 0;
   Event readable_;
@@ -210,11 +211,11 @@ class MemoryStream : public nbdinetd::Stream {
   }
   void Abort() override { peer_.Close(); }
   bool has_output() const override { return peer_.owes_output_; }
-  absl::optional<size_t> unread_bytes() const override {
-    if (!peer_.counts_unread_) return absl::nullopt;
+  std::optional<size_t> unread_bytes() const override {
+    if (!peer_.counts_unread_) return std::nullopt;
     return peer_.unread_bytes_ == 0 ? 0 : peer_.unread_bytes_--;
   }
-  absl::optional<uint64_t> acknowledged_bytes() const override {
+  std::optional<uint64_t> acknowledged_bytes() const override {
     if (peer_.acknowledged_.has_value()) {
       *peer_.acknowledged_ += peer_.acknowledged_at_each_look_;
     }

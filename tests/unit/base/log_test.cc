@@ -65,7 +65,7 @@ std::string JournalStream(ino_t inode_error = 0, dev_t device_error = 0) {
          std::to_string(st.st_ino + inode_error);
 }
 
-Log::Config Config(absl::optional<LogDestination> destination,
+Log::Config Config(std::optional<LogDestination> destination,
                    bool verbose = false, bool standard_error_is_peer = false) {
   Log::Config config;
   config.destination = destination;
@@ -84,9 +84,9 @@ class StandardErrorTest : public testing::Test {
 };
 
 TEST_F(StandardErrorTest, GetsPlainLinesOneWriteEach) {
-  for (const absl::optional<LogDestination> destination :
-       {absl::optional<LogDestination>(),
-        absl::optional<LogDestination>(LogDestination::kStandardError)}) {
+  for (const std::optional<LogDestination> destination :
+       {std::optional<LogDestination>(),
+        std::optional<LogDestination>(LogDestination::kStandardError)}) {
     const Log log(Config(destination));
     log.Write(Priority::kInfo, "serving export \"disk\"");
     log.Write(Priority::kWarning, "100% of %s");
@@ -111,7 +111,7 @@ TEST_F(StandardErrorTest, GetsNoLineThatAPipeCouldTakeInPartsOnly) {
 }
 
 TEST_F(StandardErrorTest, GetsNoFields) {
-  Log log(Config(absl::nullopt));
+  Log log(Config(std::nullopt));
   log.SetField("NBD_PEER", "pipe");
   const LogField extra[] = {{"NBD_REQUESTS", "1"}};
   log.Write(Priority::kInfo, "ended", extra);
@@ -144,11 +144,11 @@ TEST_F(StandardErrorTest, GetsNoPrefixesWhenTheJournalReadsAnother) {
 }
 
 TEST_F(StandardErrorTest, GetsDebugMessagesOnlyWhenVerbose) {
-  const Log quiet(Config(absl::nullopt));
+  const Log quiet(Config(std::nullopt));
   quiet.Debug("x");
   EXPECT_FALSE(quiet.verbose());
   EXPECT_EQ(captured_.Take(), Messages{});
-  const Log verbose(Config(absl::nullopt, /*verbose=*/true));
+  const Log verbose(Config(std::nullopt, /*verbose=*/true));
   verbose.Debug("x");
   EXPECT_TRUE(verbose.verbose());
   EXPECT_EQ(captured_.Take(), (Messages{"nbdinetd: x\n"}));
@@ -359,7 +359,7 @@ TEST_F(DaemonTest, SyslogGetsOneLineEachWithFacilityAndPriority) {
 // daemons.
 struct Place {
   const char* what;
-  absl::optional<LogDestination> destination;
+  std::optional<LogDestination> destination;
   bool journal_runs;
   bool journal_reads_standard_error;
   bool standard_error_is_peer;
@@ -369,17 +369,17 @@ struct Place {
 
 const Place kPlaces[] = {
     // Without --log it depends on standard error.
-    {"a terminal or file", absl::nullopt, true, false, false,
+    {"a terminal or file", std::nullopt, true, false, false,
      "stderr(nbdinetd: m)", "stderr(nbdinetd: d)"},
-    {"the journal's stream is upgraded", absl::nullopt, true, true, false,
+    {"the journal's stream is upgraded", std::nullopt, true, true, false,
      "journal(m)", "stderr(<7>d)"},
-    {"unless the journal can't be reached", absl::nullopt, false, true, false,
+    {"unless the journal can't be reached", std::nullopt, false, true, false,
      "stderr(<6>m)", "stderr(<7>d)"},
-    {"the client's socket", absl::nullopt, true, false, true, "journal(m)",
+    {"the client's socket", std::nullopt, true, false, true, "journal(m)",
      "journal(d)"},
-    {"the client's socket, no journal", absl::nullopt, false, false, true,
+    {"the client's socket, no journal", std::nullopt, false, false, true,
      "syslog(m)", ""},
-    {"the client's socket, a stale variable", absl::nullopt, false, true, true,
+    {"the client's socket, a stale variable", std::nullopt, false, true, true,
      "syslog(m)", ""},
     // --log
     {"--log=stderr", LogDestination::kStandardError, true, false, false,

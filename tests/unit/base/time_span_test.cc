@@ -1,3 +1,5 @@
+#include <optional>
+
 #include "base/time_span.h"
 
 #include <gtest/gtest.h>
@@ -35,7 +37,7 @@ TEST(TimeSpan, IsSpelledAsInSystemd) {
 TEST(TimeSpan, AnythingElseIsNone) {
   for (const char* text : {"", " ", "s", "ten", "10x", "10 20x", "-1", "1..5s",
                            "1s!", "0x10", "1e3", "nan", "inf"}) {
-    EXPECT_EQ(ParseTimeSpan(text), absl::nullopt) << text;
+    EXPECT_EQ(ParseTimeSpan(text), std::nullopt) << text;
   }
 }
 

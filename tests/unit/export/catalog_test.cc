@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,7 +38,7 @@ Export* OpenedAs(Catalog& catalog, const std::string& name) {
 
 struct Row {
   const char* what;
-  absl::optional<std::string> name;
+  std::optional<std::string> name;
   Names found;
   Names unknown;
 };
@@ -45,7 +46,7 @@ struct Row {
 TEST(Catalog, FindsTheExportUnderItsNames) {
   const Row rows[] = {
       {"without a name, any will do",
-       absl::nullopt,
+       std::nullopt,
        {"", "disk", "another", "\xc3\xa4", std::string(4096, 'n')},
        {}},
       {"with a name, that and the empty one",
@@ -71,9 +72,8 @@ TEST(Catalog, FindsTheExportUnderItsNames) {
 }
 
 TEST(Catalog, TakesNoNameThatIsNoString) {
-  const auto any =
-      Catalog::OfOne(std::make_unique<nbdtest::FakeExport>(Export::Facts{}),
-                     absl::nullopt, "");
+  const auto any = Catalog::OfOne(
+      std::make_unique<nbdtest::FakeExport>(Export::Facts{}), std::nullopt, "");
   const auto named =
       Catalog::OfOne(std::make_unique<nbdtest::FakeExport>(Export::Facts{}),
                      std::string("disk"), "");
@@ -91,20 +91,20 @@ TEST(Catalog, HasTheDescription) {
   for (const char* description : {"", "a disk"}) {
     const auto catalog =
         Catalog::OfOne(std::make_unique<nbdtest::FakeExport>(Export::Facts{}),
-                       absl::nullopt, description);
+                       std::nullopt, description);
     EXPECT_EQ(ListOf(*catalog)[0].second, description);
     EXPECT_EQ(catalog->Open("disk")->description, description);
   }
 }
 
 TEST(Catalog, SaysInWordsWhatItServes) {
-  const auto words = [](absl::optional<std::string> name, bool read_only) {
+  const auto words = [](std::optional<std::string> name, bool read_only) {
     return Catalog::OfOne(std::make_unique<nbdtest::FakeExport>(Export::Facts{
                               .size_bytes = 517, .read_only = read_only}),
                           std::move(name), "")
         ->InWords();
   };
-  EXPECT_EQ(words(absl::nullopt, true),
+  EXPECT_EQ(words(std::nullopt, true),
             "would serve \"/no/such/file\": 517 bytes, read-only, under any "
             "export name\n");
   EXPECT_EQ(words(std::string("disk"), false),

@@ -60,8 +60,8 @@ class Handshake {
     target_ = target.get();
     catalog_ = Catalog::OfOne(std::move(target),
                               served.name.has_value()
-                                  ? absl::optional<std::string>(*served.name)
-                                  : absl::nullopt,
+                                  ? std::optional<std::string>(*served.name)
+                                  : std::nullopt,
                               served.description);
   }
 
@@ -907,7 +907,7 @@ TEST(TimeLimit, OfTheHandshakeOverTlsBeganBeforeIt) {
   Event shutdown;
   Channel channel(std::make_unique<MemoryStream>(peer), shutdown.fd());
   const auto catalog = Catalog::OfOne(
-      std::make_unique<FakeExport>(Export::Facts{}), absl::nullopt, "");
+      std::make_unique<FakeExport>(Export::Facts{}), std::nullopt, "");
   const Log log({LogDestination::kNull, /*verbose=*/false,
                  /*standard_error_is_peer=*/true});
   TlsUpgrade upgrade;

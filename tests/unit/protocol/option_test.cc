@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,7 +39,7 @@ TEST(OptionHeader, IsTakenApart) {
   const Bytes bytes =
       Writer().U64(nbdtest::kIHaveOpt).U32(7).U32(0xfffffffe).bytes();
   ASSERT_EQ(bytes.size(), kOptionHeaderBytes);
-  const absl::optional<OptionHeader> header = DecodeOptionHeader(bytes);
+  const std::optional<OptionHeader> header = DecodeOptionHeader(bytes);
   ASSERT_TRUE(header.has_value());
   EXPECT_EQ(header->option, 7u);
   EXPECT_EQ(header->length, 0xfffffffeu);
@@ -96,7 +97,7 @@ TEST(InfoRequest, IsTakenApart) {
   };
   for (const auto& [name, infos] : rows) {
     const Bytes payload = InfoPayload(name, infos);
-    const absl::optional<InfoRequest> request = DecodeInfoRequest(payload);
+    const std::optional<InfoRequest> request = DecodeInfoRequest(payload);
     ASSERT_TRUE(request.has_value()) << name;
     EXPECT_EQ(request->name, name);
     EXPECT_EQ(request->information, infos);
@@ -106,7 +107,7 @@ TEST(InfoRequest, IsTakenApart) {
 TEST(InfoRequest, MayListAsManyAsTheCountCanSay) {
   const Infos infos(65535, 3);
   const Bytes payload = InfoPayload("", infos);
-  const absl::optional<InfoRequest> request = DecodeInfoRequest(payload);
+  const std::optional<InfoRequest> request = DecodeInfoRequest(payload);
   ASSERT_TRUE(request.has_value());
   EXPECT_EQ(request->information.size(), 65535u);
 }
@@ -145,7 +146,7 @@ TEST(InfoRequest, IsTakenApartWhenTheNameIsNoValidString) {
        {std::string("a\0b", 3), std::string("\xff"), std::string(4097, 'n'),
         std::string("\xc3")}) {
     const Bytes payload = InfoPayload(name, Infos{});
-    const absl::optional<InfoRequest> request = DecodeInfoRequest(payload);
+    const std::optional<InfoRequest> request = DecodeInfoRequest(payload);
     ASSERT_TRUE(request.has_value()) << name.size();
     EXPECT_EQ(request->name, name);
   }
@@ -163,7 +164,7 @@ TEST(MetaContextRequest, IsTakenApart) {
   };
   for (const auto& [name, queries] : rows) {
     const Bytes payload = MetaContextPayload(name, queries);
-    const absl::optional<MetaContextRequest> request =
+    const std::optional<MetaContextRequest> request =
         DecodeMetaContextRequest(payload);
     ASSERT_TRUE(request.has_value()) << name;
     EXPECT_EQ(request->name, name);
@@ -224,7 +225,7 @@ TEST(MetaContextRequest, IsRefusedWhenAQueryIsNoValidString) {
   for (const std::string& bad :
        {std::string("a\0:", 3), std::string("\xff:"), std::string(4097, 'n')}) {
     const Bytes payload = MetaContextPayload(bad, Queries{"base:"});
-    const absl::optional<MetaContextRequest> request =
+    const std::optional<MetaContextRequest> request =
         DecodeMetaContextRequest(payload);
     ASSERT_TRUE(request.has_value());
     EXPECT_EQ(request->name, bad);

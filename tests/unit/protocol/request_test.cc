@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -44,7 +45,7 @@ TEST(RequestHeader, IsTakenApart) {
                           .U32(0xfffffffd)
                           .bytes();
   ASSERT_EQ(bytes.size(), kRequestHeaderBytes);
-  const absl::optional<Request> request = DecodeRequest(bytes);
+  const std::optional<Request> request = DecodeRequest(bytes);
   ASSERT_TRUE(request.has_value());
   EXPECT_EQ(request->flags, 0x8001);
   EXPECT_EQ(request->type, 0x0102);

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -79,7 +80,7 @@ TEST(AccessRules, WithoutRulesEverybodyMayConnect) {
                                    Unix(0, {0}), Vsock(3), PeerIdentity()}) {
     EXPECT_EQ(Refusal({}, peer), "");
   }
-  EXPECT_EQ(AccessRules().WhyRefused(-1), absl::nullopt);
+  EXPECT_EQ(AccessRules().WhyRefused(-1), std::nullopt);
 }
 
 TEST(AccessRules, AnAddressIsThatAddress) {

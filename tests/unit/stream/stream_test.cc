@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -218,7 +219,7 @@ TEST_F(SocketStreamTest, TellsHowMuchThePeerHasNotRead) {
   EXPECT_EQ(stream_->unread_bytes(), 0u);
   ASSERT_EQ(Write(*stream_, std::string(5000, 'x')), 5000);
   ASSERT_EQ(Write(*stream_, std::string(5000, 'x')), 5000);
-  const absl::optional<size_t> unread = stream_->unread_bytes();
+  const std::optional<size_t> unread = stream_->unread_bytes();
   ASSERT_TRUE(unread.has_value());
   EXPECT_GE(*unread, 10000u);
   char received[5000];

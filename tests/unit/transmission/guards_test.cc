@@ -15,6 +15,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -121,7 +122,7 @@ class GuardsTest : public testing::Test {
   // How option haggling ends with such a client.
   Ending Haggle(std::unique_ptr<Stream> stream, absl::Duration time_limit) {
     Channel channel(std::move(stream), shutdown_.fd());
-    const auto catalog = Catalog::OfOne(std::move(target_), absl::nullopt, "");
+    const auto catalog = Catalog::OfOne(std::move(target_), std::nullopt, "");
     auto outcome = Negotiation(channel, *catalog, log_, time_limit).Run();
     EXPECT_TRUE(std::holds_alternative<Ending>(outcome));
     return std::get<Ending>(outcome);
