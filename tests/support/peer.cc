@@ -1,7 +1,7 @@
 // Over 500 lines: all the rules on the shape of replies lie here, so that no
 // test has to repeat them.
 
-#include "server/peer.h"
+#include "support/peer.h"
 
 #include <fcntl.h>
 #include <linux/sockios.h>

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "image.h"
-#include "server/peer.h"
+#include "support/peer.h"
 #include "server_process.h"
 
 namespace nbdtest {

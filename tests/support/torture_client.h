@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "server/peer.h"
+#include "support/peer.h"
 #include "torture_model.h"
 #include "wire.h"
 
