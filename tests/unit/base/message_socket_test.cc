@@ -51,7 +51,10 @@ class Daemon {
   Messages Take() {
     UniqueFd accepted(
         accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (accepted.valid()) connection_ = std::move(accepted);
+    if (accepted.valid()) {
+      ++connections_;
+      connection_ = std::move(accepted);
+    }
     const int fd = connection_.valid() ? connection_.get() : socket_.get();
     Messages messages;
     std::string buffer(1 << 16, '\0');
@@ -61,10 +64,13 @@ class Daemon {
     }
     return messages;
   }
+  // How many connections Take() has accepted on a stream socket.
+  int connections() const { return connections_; }
 
  private:
   const std::string name_;
   UniqueFd socket_, connection_;
+  int connections_ = 0;
 };
 
 class MessageSocketTest : public testing::Test {
@@ -248,6 +254,7 @@ TEST_F(MessageSocketTest, DoesNotMixMessagesInAStream) {
   EXPECT_FALSE(daemon_->Take().empty());  // the part
   EXPECT_TRUE(socket.Send("one"));
   EXPECT_EQ(daemon_->Take(), Messages{std::string("one\0", 4)});
+  EXPECT_EQ(daemon_->connections(), 2);
 }
 
 }  // namespace
