@@ -118,7 +118,8 @@ python_tests = \
 	tests/system/watchdog_test.py \
 	tests/system/who_may_connect_test.py \
 	tests/torture/file_systems_test.py \
-	tests/unit/architecture_test.py
+	tests/unit/architecture_test.py \
+	tests/unit/formatting_test.py
 
 check_PROGRAMS =
 check_LIBRARIES =
@@ -172,6 +173,14 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/memory_stream.h tests/support/private_mount.h
 
 check-local: all
+
+# What one runs between two edits.
+quick_tests = $(unit_tests) $(protocol_tests) tests/unit/architecture_test.py \
+	tests/unit/formatting_test.py
+.PHONY: check-quick
+check-quick:
+	$(MAKE) check TESTS='$(quick_tests)' \
+	  check_PROGRAMS='$(unit_tests) $(protocol_tests)'
 
 # ---- Intruders ----
 
