@@ -4,6 +4,7 @@ under their LISTEN_FDNAMES names, with no path and no right to open anything."""
 
 import fcntl
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -325,8 +326,12 @@ def _(t):
     descriptor = opened(t, path, os.O_RDWR | os.O_APPEND)
     before = status_flags(descriptor)
     ours, theirs = t.connection()
+    # The shell may have no way to where the program is built.
+    program = t.path("nbdinetd")
+    shutil.copy(NBDINETD, program)
+    os.chmod(program, 0o755)
     process = t.spawn([*as_nobody(), *strace, "/bin/sh", "-c", 'LISTEN_PID=$$ exec "$0" "$@"',
-                       NBDINETD], fds={0: theirs, 1: theirs, 3: descriptor}, listen_fds=1,
+                       program], fds={0: theirs, 1: theirs, 3: descriptor}, listen_fds=1,
                       env={"LISTEN_FDNAMES": "disk"})
     theirs.close()
     refused_with(process, '"disk".*O_APPEND.*open the file anew.*--readonly', status=EX_NOINPUT,
