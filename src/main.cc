@@ -17,7 +17,7 @@
 #include "base/service_manager.h"
 #include "base/signals.h"
 #include "cli/options.h"
-#include "connection/connection.h"
+#include "connection/serve_connection.h"
 #include "export/catalog.h"
 #include "export/directory.h"
 #include "export/exclusive.h"

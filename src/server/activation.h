@@ -13,17 +13,11 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "base/connection.h"
 #include "base/connection_fd.h"
 #include "base/unique_fd.h"
 
 namespace nbdinetd {
-
-// An accepted connection, whoever accepted it.
-struct Connection {
-  ConnectionFd input;
-  UniqueFd output;   // only for a pair of pipes; a socket is both
-  std::string peer;  // who it is, for the log: "127.0.0.1:40000"
-};
 
 // A regular file or block device that was handed over (systemd's OpenFile=).
 struct NamedFile {

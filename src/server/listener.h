@@ -19,6 +19,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/connection.h"
+#include "base/connection_fd.h"
 #include "base/exit_status.h"
 #include "base/log.h"
 #include "base/rate_limit.h"
@@ -26,7 +28,6 @@
 #include "base/signals.h"
 #include "base/unique_fd.h"
 #include "server/access.h"
-#include "server/activation.h"
 
 namespace nbdinetd {
 

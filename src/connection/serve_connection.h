@@ -1,7 +1,8 @@
 // One connection from its first byte to its last: joins the phases.
-#ifndef NBDINETD_CONNECTION_CONNECTION_H_
-#define NBDINETD_CONNECTION_CONNECTION_H_
+#ifndef NBDINETD_CONNECTION_SERVE_CONNECTION_H_
+#define NBDINETD_CONNECTION_SERVE_CONNECTION_H_
 
+#include "base/connection.h"
 #include "base/exit_status.h"
 #include "base/log.h"
 #include "base/service_manager.h"
@@ -10,7 +11,6 @@
 #include "export/catalog.h"
 #include "export/exclusive.h"
 #include "sandbox/sandbox.h"
-#include "server/activation.h"
 #include "stream/tls.h"
 
 namespace nbdinetd {
@@ -39,4 +39,4 @@ SandboxFacts SandboxFactsOf(const Catalog& catalog, bool tls,
 
 }  // namespace nbdinetd
 
-#endif  // NBDINETD_CONNECTION_CONNECTION_H_
+#endif  // NBDINETD_CONNECTION_SERVE_CONNECTION_H_

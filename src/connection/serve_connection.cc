@@ -1,4 +1,4 @@
-#include "connection/connection.h"
+#include "connection/serve_connection.h"
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
