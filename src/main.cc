@@ -278,11 +278,11 @@ absl::Status PrepareToListen(const Options& options, OwnFiles& own) {
     if (!pidfile.ok()) return pidfile.status();
     own.pidfile = *std::move(pidfile);
   }
-  const absl::StatusOr<Identity> identity =
-      FindIdentity(options.user, options.group);
-  if (!identity.ok()) return identity.status();
-  own.bound.GiveTo(identity->uid, identity->gid);
-  return Become(*identity);
+  const absl::StatusOr<Credentials> credentials =
+      FindCredentials(options.user, options.group);
+  if (!credentials.ok()) return credentials.status();
+  own.bound.GiveTo(credentials->uid, credentials->gid);
+  return Become(*credentials);
 }
 
 // Starts the command of --run; -1 when there is none.
@@ -443,10 +443,10 @@ int Main(int argc, char** argv) {
     if (const auto status = Refused(*inherited.connection, options, log)) {
       return *status;
     }
-    const absl::StatusOr<Identity> identity =
-        FindIdentity(options.user, options.group);
+    const absl::StatusOr<Credentials> credentials =
+        FindCredentials(options.user, options.group);
     const absl::Status status =
-        identity.ok() ? Become(*identity) : identity.status();
+        credentials.ok() ? Become(*credentials) : credentials.status();
     if (!status.ok()) return Fail(log, status);
     return Serve(*std::move(inherited.connection), options, inherited.files,
                  KeyWarnings::kTell, manager, log);

@@ -38,7 +38,7 @@ enum class Kind {
   kOther,
 };
 
-struct Identity {
+struct DescriptorType {
   Kind kind;
   const char* description;
 };
@@ -49,7 +49,7 @@ int SocketOption(int fd, int option) {
   return getsockopt(fd, SOL_SOCKET, option, &value, &length) == 0 ? value : -1;
 }
 
-Identity Identify(int fd) {
+DescriptorType TypeOf(int fd) {
   struct stat st;
   if (fstat(fd, &st) != 0) return {Kind::kOther, "not open"};
   switch (st.st_mode & S_IFMT) {
@@ -273,8 +273,8 @@ Inherited TakeActivated(const Listed& listed,
   std::vector<int> clients;
   for (int i = 0; i < listed.count; ++i) {
     UniqueFd fd(kListenFdsStart + i);
-    const Identity identity = Identify(fd.get());
-    switch (identity.kind) {
+    const DescriptorType type = TypeOf(fd.get());
+    switch (type.kind) {
       case Kind::kConnection:
         clients.push_back(fd.get());
         if (inherited.connection.has_value()) {
@@ -300,7 +300,7 @@ Inherited TakeActivated(const Listed& listed,
       case Kind::kPipe:
       case Kind::kOther:
         inherited.status.Update(UsageError(
-            fd.get(), identity.description,
+            fd.get(), type.description,
             "socket activation passes stream sockets, regular files and block "
             "devices"));
         break;
@@ -315,8 +315,8 @@ Inherited TakeActivated(const Listed& listed,
 
 // Rule 2: inetd and its like, or ssh.
 void TakeStandardInput(bool single, Inherited* inherited) {
-  const Identity input = Identify(STDIN_FILENO);
-  const Identity output = Identify(STDOUT_FILENO);
+  const DescriptorType input = TypeOf(STDIN_FILENO);
+  const DescriptorType output = TypeOf(STDOUT_FILENO);
   const bool is_socket = input.kind == Kind::kConnection;
   const bool are_pipes =
       single && input.kind == Kind::kPipe && output.kind == Kind::kPipe;
@@ -367,7 +367,7 @@ absl::Status CheckStandAlone(const Listed& listed,
       "one, "
       "is ",
       listed.found, ", and standard input, where inetd passes one, is ",
-      Identify(STDIN_FILENO).description,
+      TypeOf(STDIN_FILENO).description,
       "; under systemd start nbdinetd.socket instead; to listen without a "
       "service manager, ask for it by -f, -p, -i, -U, --vsock or --run"));
 }

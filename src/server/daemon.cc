@@ -35,36 +35,36 @@ constexpr char kReady = '\0';
   _exit(1);
 }
 
-absl::Status FindUser(const std::string& user, Identity* identity) {
+absl::Status FindUser(const std::string& user, Credentials* credentials) {
   const passwd* entry = getpwnam(user.c_str());
   uid_t number = 0;
   if (entry == nullptr && absl::SimpleAtoi(user, &number)) {
     entry = getpwuid(number);
-    identity->uid = number;
+    credentials->uid = number;
   }
   if (entry != nullptr) {
-    identity->uid = entry->pw_uid;
-    identity->gid = entry->pw_gid;
-    identity->user_groups = entry->pw_name;
-  } else if (identity->uid == Identity::kUnchanged) {
+    credentials->uid = entry->pw_uid;
+    credentials->gid = entry->pw_gid;
+    credentials->user_groups = entry->pw_name;
+  } else if (credentials->uid == Credentials::kUnchanged) {
     return absl::InvalidArgumentError(
         absl::StrCat("--user=", Quoted(user), ": there is no such user"));
   }
   return absl::OkStatus();
 }
 
-absl::Status FindGroup(const std::string& group, Identity* identity) {
+absl::Status FindGroup(const std::string& group, Credentials* credentials) {
   gid_t number = 0;
   if (const struct group* entry = getgrnam(group.c_str())) {
-    identity->gid = entry->gr_gid;
+    credentials->gid = entry->gr_gid;
   } else if (absl::SimpleAtoi(group, &number) &&
-             number != Identity::kUnchanged) {
-    identity->gid = number;
+             number != Credentials::kUnchanged) {
+    credentials->gid = number;
   } else {
     return absl::InvalidArgumentError(
         absl::StrCat("--group=", Quoted(group), ": there is no such group"));
   }
-  identity->user_groups.clear();
+  credentials->user_groups.clear();
   return absl::OkStatus();
 }
 
@@ -157,38 +157,38 @@ void Pidfile::Remove() {
   *this = Pidfile();
 }
 
-absl::StatusOr<Identity> FindIdentity(const std::string& user,
-                                      const std::string& group) {
-  Identity identity;
+absl::StatusOr<Credentials> FindCredentials(const std::string& user,
+                                            const std::string& group) {
+  Credentials credentials;
   absl::Status status;
-  if (!user.empty()) status = FindUser(user, &identity);
-  if (status.ok() && !group.empty()) status = FindGroup(group, &identity);
+  if (!user.empty()) status = FindUser(user, &credentials);
+  if (status.ok() && !group.empty()) status = FindGroup(group, &credentials);
   if (!status.ok()) return status;
-  if (identity.uid != Identity::kUnchanged &&
-      identity.gid == Identity::kUnchanged) {
+  if (credentials.uid != Credentials::kUnchanged &&
+      credentials.gid == Credentials::kUnchanged) {
     return absl::InvalidArgumentError(
         absl::StrCat("--user=", Quoted(user),
                      " has no entry that tells its group: use --group, too"));
   }
-  identity.description =
+  credentials.description =
       absl::StrCat("user ", Quoted(user), " and group ", Quoted(group));
-  return identity;
+  return credentials;
 }
 
-absl::Status Become(const Identity& identity) {
-  const uid_t uid = identity.uid;
-  const gid_t gid = identity.gid;
-  if (gid == Identity::kUnchanged) return absl::OkStatus();
+absl::Status Become(const Credentials& credentials) {
+  const uid_t uid = credentials.uid;
+  const gid_t gid = credentials.gid;
+  if (gid == Credentials::kUnchanged) return absl::OkStatus();
   // The groups first, while it is still allowed.
   const bool changed =
-      (identity.user_groups.empty()
+      (credentials.user_groups.empty()
            ? setgroups(1, &gid)
-           : initgroups(identity.user_groups.c_str(), gid)) == 0 &&
+           : initgroups(credentials.user_groups.c_str(), gid)) == 0 &&
       setresgid(gid, gid, gid) == 0 &&
-      (uid == Identity::kUnchanged || setresuid(uid, uid, uid) == 0);
+      (uid == Credentials::kUnchanged || setresuid(uid, uid, uid) == 0);
   if (changed) return absl::OkStatus();
-  return ErrnoStatus(errno,
-                     absl::StrCat("failed to become ", identity.description));
+  return ErrnoStatus(
+      errno, absl::StrCat("failed to become ", credentials.description));
 }
 
 absl::StatusOr<pid_t> StartCommand(

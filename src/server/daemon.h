@@ -56,8 +56,9 @@ class Pidfile {
   std::string name_;  // in the directory
 };
 
-// Who a process is to become. kUnchanged stands for what it is.
-struct Identity {
+// The user and group that a process changes to (credentials(7)). kUnchanged
+// leaves them as they are.
+struct Credentials {
   static constexpr uid_t kUnchanged = static_cast<uid_t>(-1);
   uid_t uid = kUnchanged;
   gid_t gid = kUnchanged;
@@ -67,11 +68,11 @@ struct Identity {
 
 // What --user and --group mean, which are names or numbers, and may be empty. A
 // user without a group brings its own groups.
-absl::StatusOr<Identity> FindIdentity(const std::string& user,
-                                      const std::string& group);
+absl::StatusOr<Credentials> FindCredentials(const std::string& user,
+                                            const std::string& group);
 
-// Becomes `identity` for good.
-absl::Status Become(const Identity& identity);
+// Changes to `credentials` for good.
+absl::Status Become(const Credentials& credentials);
 
 // Runs `command` by the shell, with `variables` in its environment.
 absl::StatusOr<pid_t> StartCommand(
