@@ -196,7 +196,7 @@ absl::Status ParseMaxConnections(absl::string_view text, Options* options) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--max-connections=", Quoted(text), ": a number from 1 on is needed"));
   }
-  options->limits.max_connections = count;
+  options->max_connections = count;
   return absl::OkStatus();
 }
 
@@ -260,7 +260,7 @@ absl::Status ApplyOption(int letter, const char* argument, Options* options) {
     case kMaxConnections:
       return ParseMaxConnections(argument, options);
     case kExitIdle:
-      return ParseTime("--exit-idle", argument, &options->limits.exit_idle);
+      return ParseTime("--exit-idle", argument, &options->exit_idle);
     case kHandshakeTimeout:
       return ParseTime("--handshake-timeout", argument,
                        &options->timeouts.handshake);

@@ -2,11 +2,14 @@
 #ifndef NBDINETD_CLI_OPTIONS_H_
 #define NBDINETD_CLI_OPTIONS_H_
 
+#include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "base/log.h"
 #include "base/timeouts.h"
 #include "export/exclusive.h"
@@ -14,7 +17,6 @@
 #include "server/access.h"
 #include "server/activation.h"
 #include "server/bind.h"
-#include "server/listener.h"
 #include "stream/tls.h"
 
 namespace nbdinetd {
@@ -45,7 +47,8 @@ struct Options {
   std::string pidfile;
   std::string user;
   std::string group;
-  ListenerLimits limits;
+  uint32_t max_connections = std::numeric_limits<uint32_t>::max();
+  absl::Duration exit_idle = absl::InfiniteDuration();
 };
 
 // Parses in the manner of GNU getopt_long. InvalidArgument says what is wrong;

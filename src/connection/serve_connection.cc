@@ -145,9 +145,10 @@ void AddDescriptors(const Stream& stream, int signals_fd, int workers_fd,
   facts->workers_fd = workers_fd;
 }
 
-// What is to be done about an incomplete sandbox: nothing but a line in the
-// log, or false, when the client can't be served.
-bool Accept(const absl::Status& sandboxed, SandboxMode mode, const Log& log) {
+// Whether a client may be served in the sandbox as it is. Logs what an
+// incomplete one lacks.
+bool SandboxSuffices(const absl::Status& sandboxed, SandboxMode mode,
+                     const Log& log) {
   if (sandboxed.ok()) return true;
   const bool required = mode == SandboxMode::kRequire;
   log.Write(required ? Priority::kError : Priority::kNotice,
@@ -156,91 +157,109 @@ bool Accept(const absl::Status& sandboxed, SandboxMode mode, const Log& log) {
   return !required;
 }
 
-Ending Serve(Channel& channel, const std::string& peer, Catalog& catalog,
-             const Timeouts& timeouts, const Tls* tls, bool require_tls,
-             Exclusive exclusive, SandboxMode sandbox_mode, Sandbox& sandbox,
-             UniqueFd event_fd, ServiceManager& manager, Log& log,
-             Statistics& statistics) {
-  const TlsMode mode = tls == nullptr ? TlsMode::kOff
-                       : require_tls  ? TlsMode::kRequire
-                                      : TlsMode::kOn;
-  Negotiation negotiation(channel, catalog, log, timeouts.handshake, mode);
-  negotiation.set_exclusive(exclusive);
+// A connection whose process is in the sandbox; all borrowed.
+struct Session {
+  const std::string& peer;
+  Channel& channel;
+  Catalog& catalog;
+  const Tls* tls;
+  const ConnectionConfig& config;
+  Sandbox& sandbox;
+  const ProcessContext& process;
+};
+
+// The handshake phase, over TLS where the client asks for that; `*tls_peer`
+// then says who it is.
+std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
+    const Session& session, std::optional<TlsPeer>* tls_peer) {
+  const ConnectionConfig& config = session.config;
+  Log& log = session.process.log;
+  Negotiation negotiation(session.channel, session.catalog, log,
+                          config.timeouts.handshake, config.tls_mode);
+  negotiation.set_exclusive(config.exclusive);
   std::variant<Negotiated, TlsUpgrade, Ending> outcome = negotiation.Run();
-  std::optional<TlsPeer> tls_peer;
-  if (const TlsUpgrade* upgrade = std::get_if<TlsUpgrade>(&outcome)) {
-    tls_peer.emplace();
-    if (std::optional<Ending> ending =
-            UpgradeToTls(channel, *tls, &*tls_peer)) {
-      return *std::move(ending);
-    }
-    log.SetField("NBD_TLS_IDENTITY", tls_peer->identity);
-    // All that was negotiated in plain text is forgotten.
-    Negotiation secure(channel, catalog, log, timeouts.handshake, *upgrade);
-    secure.set_exclusive(exclusive);
-    outcome = secure.Run();
+  const TlsUpgrade* upgrade = std::get_if<TlsUpgrade>(&outcome);
+  if (upgrade == nullptr) return outcome;
+  tls_peer->emplace();
+  if (std::optional<Ending> ending =
+          UpgradeToTls(session.channel, *session.tls, &**tls_peer)) {
+    return *std::move(ending);
   }
+  log.SetField("NBD_TLS_IDENTITY", (*tls_peer)->identity);
+  // All that was negotiated in plain text is forgotten.
+  Negotiation secure(session.channel, session.catalog, log,
+                     config.timeouts.handshake, *upgrade);
+  secure.set_exclusive(config.exclusive);
+  return secure.Run();
+}
+
+// Both phases. `event_fd` is for the workers.
+Ending RunPhases(const Session& session, UniqueFd event_fd,
+                 Statistics& statistics) {
+  Log& log = session.process.log;
+  std::optional<TlsPeer> tls_peer;
+  std::variant<Negotiated, TlsUpgrade, Ending> outcome =
+      Negotiate(session, &tls_peer);
   if (Ending* ending = std::get_if<Ending>(&outcome)) {
     return std::move(*ending);
   }
   const Negotiated& negotiated = std::get<Negotiated>(outcome);
+  const SandboxMode sandbox_mode = session.config.sandbox_mode;
   if (sandbox_mode != SandboxMode::kOff &&
-      !Accept(sandbox.Tighten(), sandbox_mode, log)) {
+      !SandboxSuffices(session.sandbox.Tighten(), sandbox_mode, log)) {
     return {ExitStatus::kSystem, "the sandbox can't be tightened"};
   }
-  LogStart(log, peer, negotiated, tls_peer);
-  Progress progress(
-      manager, statistics,
-      absl::StrCat("serving ", Quoted(negotiated.export_name), " to ", peer));
-  return Transmission(channel, negotiated, timeouts, log, statistics, progress,
-                      std::move(event_fd))
+  LogStart(log, session.peer, negotiated, tls_peer);
+  Progress progress(session.process.manager, statistics,
+                    absl::StrCat("serving ", Quoted(negotiated.export_name),
+                                 " to ", session.peer));
+  return Transmission(session.channel, negotiated, session.config.timeouts, log,
+                      statistics, progress, std::move(event_fd))
       .Run();
 }
 
 }  // namespace
 
-SandboxFacts SandboxFactsOf(const Catalog& catalog, bool tls,
-                            Exclusive exclusive) {
+SandboxFacts SandboxFactsOf(const Catalog& catalog,
+                            const ConnectionConfig& config) {
   const Catalog::Kinds kinds = catalog.kinds();
   SandboxFacts facts;
-  facts.tls = tls;
+  facts.tls = config.tls_mode != TlsMode::kOff;
   facts.writable = kinds.writable;
   facts.block_devices = kinds.block_devices;
-  facts.exclusive = exclusive != Exclusive::kOff;
-  facts.takeover = exclusive == Exclusive::kTakeover;
+  facts.exclusive = config.exclusive != Exclusive::kOff;
+  facts.takeover = config.exclusive == Exclusive::kTakeover;
   facts.directory_fd = catalog.directory_fd();
   return facts;
 }
 
 ExitStatus ServeConnection(Connection connection, Catalog& catalog,
-                           const Timeouts& timeouts, const Tls* tls,
-                           bool require_tls, Exclusive exclusive,
-                           SandboxMode sandbox_mode, Signals& shutdown,
-                           ServiceManager& manager, Log& log) {
+                           const Tls* tls, const ConnectionConfig& config,
+                           const ProcessContext& process) {
   const absl::Time start = SteadyNow();
   const std::string peer = connection.peer;
   Statistics statistics;
   Ending ending;
   {
     UniqueFd event_fd = CreateEventFd();
-    SandboxFacts facts = SandboxFactsOf(catalog, tls != nullptr, exclusive);
-    std::unique_ptr<Stream> stream = MakeStream(connection, timeouts);
-    AddDescriptors(*stream, shutdown.fd(), event_fd.get(), &facts);
-    Channel channel(std::move(stream), shutdown.fd(), &manager);
+    SandboxFacts facts = SandboxFactsOf(catalog, config);
+    std::unique_ptr<Stream> stream = MakeStream(connection, config.timeouts);
+    AddDescriptors(*stream, process.shutdown.fd(), event_fd.get(), &facts);
+    Channel channel(std::move(stream), process.shutdown.fd(), &process.manager);
     // Nothing is opened from here on, nor does anything have to be set.
     Sandbox sandbox(facts);
-    if (sandbox_mode != SandboxMode::kOff &&
-        !Accept(sandbox.Enter(), sandbox_mode, log)) {
+    if (config.sandbox_mode != SandboxMode::kOff &&
+        !SandboxSuffices(sandbox.Enter(), config.sandbox_mode, process.log)) {
       return ExitStatus::kSystem;
     }
-    ending = Serve(channel, peer, catalog, timeouts, tls, require_tls,
-                   exclusive, sandbox_mode, sandbox, std::move(event_fd),
-                   manager, log, statistics);
+    ending = RunPhases({peer, channel, catalog, tls, config, sandbox, process},
+                       std::move(event_fd), statistics);
   }
-  if (ending.status == ExitStatus::kOk && shutdown.Take() == kTakeoverSignal) {
+  if (ending.status == ExitStatus::kOk &&
+      process.shutdown.Take() == kTakeoverSignal) {
     absl::StrAppend(&ending.reason, ", since another takes over the export");
   }
-  LogEnd(log, peer, ending, statistics, SteadyNow() - start);
+  LogEnd(process.log, peer, ending, statistics, SteadyNow() - start);
   return ending.status;
 }
 

@@ -7,35 +7,41 @@
 #include "base/log.h"
 #include "base/service_manager.h"
 #include "base/signals.h"
-#include "base/timeouts.h"
+#include "connection/connection_config.h"
 #include "export/catalog.h"
-#include "export/exclusive.h"
 #include "sandbox/sandbox.h"
 #include "stream/tls.h"
 
 namespace nbdinetd {
 
-// Serves the client until the connection ends, or one of `shutdown` comes
-// (SIGTERM, kTakeoverSignal), and closes it. Logs who is served what, and how
-// it ended; `log` gets the connection's fields, and `manager` a status. Without
-// `tls` there is none, and with it `require_tls` says whether there must be.
-// The result is what the process exits with.
+// What the process of a connection has beside the connection; all borrowed.
+struct ProcessContext {
+  // End the connection: SIGTERM, SIGINT and, with --exclusive, kTakeoverSignal.
+  Signals& shutdown;
+  ServiceManager& manager;
+  Log& log;
+};
+
+// Serves the client until the connection ends, or one of `process.shutdown`
+// comes, and closes it. Logs who is served what, and how it ended; the log gets
+// the connection's fields, and the manager a status. `tls` is what was loaded
+// for `config.tls_mode`: nullptr for kOff, and for no other. The result is what
+// the process exits with.
 //
-// With `sandbox` this process is shut in before the first byte of the client is
-// read, and can do nothing else afterwards. What the system doesn't have of it
-// is logged, once; with kRequire the client is not served, and hears nothing.
+// Unless `config.sandbox_mode` is kOff, this process enters the sandbox before
+// it reads the first byte of the client, and never leaves it. What the system
+// doesn't have of it is logged, once; with kRequire the client is then
+// disconnected before the greeting.
 ExitStatus ServeConnection(Connection connection, Catalog& catalog,
-                           const Timeouts& timeouts, const Tls* tls,
-                           bool require_tls, Exclusive exclusive,
-                           SandboxMode sandbox, Signals& shutdown,
-                           ServiceManager& manager, Log& log);
+                           const Tls* tls, const ConnectionConfig& config,
+                           const ProcessContext& process);
 
 // What the log says before it says what a required sandbox lacks.
 inline constexpr char kNotServing[] = "not serving: --sandbox=require, and ";
 
 // What the sandbox of such a connection depends on.
-SandboxFacts SandboxFactsOf(const Catalog& catalog, bool tls,
-                            Exclusive exclusive);
+SandboxFacts SandboxFactsOf(const Catalog& catalog,
+                            const ConnectionConfig& config);
 
 }  // namespace nbdinetd
 

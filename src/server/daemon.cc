@@ -32,8 +32,18 @@ constexpr char kReady = '\0';
   message = absl::StrCat("nbdinetd: ", message, "\n");
   [[maybe_unused]] const ssize_t written =
       write(STDERR_FILENO, message.data(), message.size());
-  _exit(1);
+  _exit(kBackgroundFailed);
 }
+
+// The user and group that a process changes to (credentials(7)). kUnchanged
+// leaves them as they are.
+struct Credentials {
+  static constexpr uid_t kUnchanged = static_cast<uid_t>(-1);
+  uid_t uid = kUnchanged;
+  gid_t gid = kUnchanged;
+  std::string user_groups;  // the user whose supplementary groups it gets
+  std::string description;  // for messages: "user nobody"
+};
 
 absl::Status FindUser(const std::string& user, Credentials* credentials) {
   const passwd* entry = getpwnam(user.c_str());
@@ -66,6 +76,40 @@ absl::Status FindGroup(const std::string& group, Credentials* credentials) {
   }
   credentials->user_groups.clear();
   return absl::OkStatus();
+}
+
+absl::StatusOr<Credentials> FindCredentials(const std::string& user,
+                                            const std::string& group) {
+  Credentials credentials;
+  absl::Status status;
+  if (!user.empty()) status = FindUser(user, &credentials);
+  if (status.ok() && !group.empty()) status = FindGroup(group, &credentials);
+  if (!status.ok()) return status;
+  if (credentials.uid != Credentials::kUnchanged &&
+      credentials.gid == Credentials::kUnchanged) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--user=", Quoted(user),
+                     " has no entry that tells its group: use --group, too"));
+  }
+  credentials.description =
+      absl::StrCat("user ", Quoted(user), " and group ", Quoted(group));
+  return credentials;
+}
+
+absl::Status Become(const Credentials& credentials) {
+  const uid_t uid = credentials.uid;
+  const gid_t gid = credentials.gid;
+  if (gid == Credentials::kUnchanged) return absl::OkStatus();
+  // The groups first, while it is still allowed.
+  const bool changed =
+      (credentials.user_groups.empty()
+           ? setgroups(1, &gid)
+           : initgroups(credentials.user_groups.c_str(), gid)) == 0 &&
+      setresgid(gid, gid, gid) == 0 &&
+      (uid == Credentials::kUnchanged || setresuid(uid, uid, uid) == 0);
+  if (changed) return absl::OkStatus();
+  return ErrnoStatus(
+      errno, absl::StrCat("failed to become ", credentials.description));
 }
 
 std::string PidfileText() { return absl::StrCat(getpid(), "\n"); }
@@ -157,38 +201,12 @@ void Pidfile::Remove() {
   *this = Pidfile();
 }
 
-absl::StatusOr<Credentials> FindCredentials(const std::string& user,
-                                            const std::string& group) {
-  Credentials credentials;
-  absl::Status status;
-  if (!user.empty()) status = FindUser(user, &credentials);
-  if (status.ok() && !group.empty()) status = FindGroup(group, &credentials);
-  if (!status.ok()) return status;
-  if (credentials.uid != Credentials::kUnchanged &&
-      credentials.gid == Credentials::kUnchanged) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--user=", Quoted(user),
-                     " has no entry that tells its group: use --group, too"));
-  }
-  credentials.description =
-      absl::StrCat("user ", Quoted(user), " and group ", Quoted(group));
-  return credentials;
-}
-
-absl::Status Become(const Credentials& credentials) {
-  const uid_t uid = credentials.uid;
-  const gid_t gid = credentials.gid;
-  if (gid == Credentials::kUnchanged) return absl::OkStatus();
-  // The groups first, while it is still allowed.
-  const bool changed =
-      (credentials.user_groups.empty()
-           ? setgroups(1, &gid)
-           : initgroups(credentials.user_groups.c_str(), gid)) == 0 &&
-      setresgid(gid, gid, gid) == 0 &&
-      (uid == Credentials::kUnchanged || setresuid(uid, uid, uid) == 0);
-  if (changed) return absl::OkStatus();
-  return ErrnoStatus(
-      errno, absl::StrCat("failed to become ", credentials.description));
+absl::Status ChangeUser(const std::string& user, const std::string& group,
+                        const BoundSockets& sockets) {
+  const absl::StatusOr<Credentials> credentials = FindCredentials(user, group);
+  if (!credentials.ok()) return credentials.status();
+  sockets.GiveTo(credentials->uid, credentials->gid);
+  return Become(*credentials);
 }
 
 absl::StatusOr<pid_t> StartCommand(

@@ -12,16 +12,20 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/unique_fd.h"
+#include "server/bind.h"
 
 namespace nbdinetd {
+
+// The exit status of a server that has failed to go into the background.
+inline constexpr int kBackgroundFailed = 1;
 
 // Becomes a background process in two steps, so that whoever started it learns
 // whether it is ready.
 class Background {
  public:
   // Forks. The parent waits, and never returns: it exits 0 when the child
-  // calls Ready(), and else 1, with the child's message on standard error. The
-  // child goes on in a session of its own.
+  // calls Ready(), and else kBackgroundFailed, with the child's message on
+  // standard error. The child goes on in a session of its own.
   static absl::StatusOr<Background> Enter();
 
   // Releases the parent, the terminal and the current folder; with
@@ -56,23 +60,12 @@ class Pidfile {
   std::string name_;  // in the directory
 };
 
-// The user and group that a process changes to (credentials(7)). kUnchanged
-// leaves them as they are.
-struct Credentials {
-  static constexpr uid_t kUnchanged = static_cast<uid_t>(-1);
-  uid_t uid = kUnchanged;
-  gid_t gid = kUnchanged;
-  std::string user_groups;  // the user whose supplementary groups it gets
-  std::string description;  // for messages: "user nobody"
-};
-
-// What --user and --group mean, which are names or numbers, and may be empty. A
-// user without a group brings its own groups.
-absl::StatusOr<Credentials> FindCredentials(const std::string& user,
-                                            const std::string& group);
-
-// Changes to `credentials` for good.
-absl::Status Become(const Credentials& credentials);
+// Changes to what --user and --group name, for good, and gives them the Unix
+// socket of `sockets` before. Both are names or numbers; an empty one changes
+// nothing, and a user without a group brings its own groups. InvalidArgument
+// says which of them there is not; another code, that this process may not.
+absl::Status ChangeUser(const std::string& user, const std::string& group,
+                        const BoundSockets& sockets);
 
 // Runs `command` by the shell, with `variables` in its environment.
 absl::StatusOr<pid_t> StartCommand(

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <optional>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
@@ -69,10 +70,15 @@ bool IsOutOfDescriptors(int error_number) {
 
 }  // namespace
 
-Listener::Listener(std::vector<UniqueFd> sockets, const ListenerLimits& limits,
+void ListenerResources::RemoveFiles() {
+  sockets.RemoveUnixSocket();
+  pidfile.Remove();
+}
+
+Listener::Listener(ListenerResources resources, const ListenerConfig& config,
                    Signals signals, const Log& log, ServiceManager& manager)
-    : sockets_(std::move(sockets)),
-      limits_(limits),
+    : resources_(std::move(resources)),
+      config_(config),
       signals_(std::move(signals)),
       log_(log),
       manager_(manager),
@@ -92,13 +98,14 @@ absl::StatusOr<Signals> Listener::CreateSignals() {
 }
 
 std::variant<Connection, int> Listener::Run() {
+  std::vector<UniqueFd>& sockets = resources_.sockets.listeners;
   // What it hasn't heard, it is told with the status.
   if (!manager_.Ready(Status())) status_changed_ = true;
   while (state_ == State::kListening) {
     std::vector<pollfd> fds = {{signals_.fd(), POLLIN, 0}};
     if (!spare_.valid()) spare_ = OpenSpare();
     const bool paused = SteadyNow() < paused_until_;
-    for (const UniqueFd& socket : sockets_) {
+    for (const UniqueFd& socket : sockets) {
       fds.push_back({paused ? -1 : socket.get(), POLLIN, 0});
     }
     const int ready = manager_.PollUntil(absl::MakeSpan(fds), NextDeadline());
@@ -110,12 +117,12 @@ std::variant<Connection, int> Listener::Run() {
       return *std::move(connection);
     }
     if (ready == 0 && processes_.empty() &&
-        SteadyNow() - idle_since_ >= limits_.exit_idle) {
+        SteadyNow() - idle_since_ >= config_.exit_idle) {
       // A connection that arrives from here on stays in the socket's backlog,
       // which systemd holds, too; it starts the service again for it.
       log_.Write(Priority::kInfo,
                  absl::StrCat("nobody has been connected for ",
-                              absl::FormatDuration(limits_.exit_idle),
+                              absl::FormatDuration(config_.exit_idle),
                               ": leaving the socket to the service manager"));
       break;
     }
@@ -125,7 +132,7 @@ std::variant<Connection, int> Listener::Run() {
       if (connection.has_value()) return *std::move(connection);
       if ((fds[i].revents & (POLLHUP | POLLERR | POLLNVAL)) != 0) {
         log_.Error("a listening socket has been shut down by somebody else");
-        sockets_[i - 1].Reset();
+        sockets[i - 1].Reset();
       }
     }
   }
@@ -138,7 +145,7 @@ absl::Time Listener::NextDeadline() const {
   if (!waiting_.empty()) next = std::min(next, waiting_.front().until);
   if (SteadyNow() < paused_until_) next = std::min(next, paused_until_);
   if (processes_.empty()) {
-    next = std::min(next, idle_since_ + limits_.exit_idle);
+    next = std::min(next, idle_since_ + config_.exit_idle);
   }
   if (status_changed_ && manager_.present()) {
     next = std::min(next, next_status_);
@@ -168,7 +175,7 @@ void Listener::OnSignal(int number) {
       return;
     case SIGHUP:
       // Nobody could take over from a server that serves its own command.
-      state_ = command_ > 0 ? State::kDraining : State::kHandingOver;
+      state_ = resources_.command > 0 ? State::kDraining : State::kHandingOver;
       return;
     default:
       state_ = State::kDraining;
@@ -179,8 +186,8 @@ void Listener::Reap() {
   int status;
   pid_t pid;
   while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-    if (pid == command_) {
-      command_ = -1;
+    if (pid == resources_.command) {
+      resources_.command = -1;
       exit_status_ =
           WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
       if (state_ == State::kListening) state_ = State::kDraining;
@@ -277,7 +284,7 @@ std::optional<Connection> Listener::Fork(ConnectionFd connection) {
     return std::nullopt;
   }
   // The new process: nothing of the listener's stays with it.
-  sockets_.clear();
+  resources_ = ListenerResources();
   waiting_.clear();
   spare_.Reset();
   manager_.Forget();
@@ -323,8 +330,8 @@ void Listener::TellDueSuppressed() {
 }
 
 bool Listener::MayConnect(int connection) {
-  if (access_ == nullptr) return true;
-  const std::optional<std::string> reason = access_->WhyRefused(connection);
+  const std::optional<std::string> reason =
+      config_.access.WhyRefused(connection);
   if (!reason.has_value()) return true;
   ++refused_;
   status_changed_ = true;
@@ -357,11 +364,12 @@ bool Listener::ShedForWantOfDescriptors(int socket) {
 // Stops accepting; ends the processes of the connections, and waits for them.
 void Listener::Drain() {
   // The names first: once the sockets are closed, a successor may take them.
-  on_stop_();
-  for (const UniqueFd& socket : sockets_) {
+  resources_.RemoveFiles();
+  std::vector<UniqueFd>& sockets = resources_.sockets.listeners;
+  for (const UniqueFd& socket : sockets) {
     if (blocking_.contains(socket.get())) SetBlocking(socket.get(), true);
   }
-  sockets_.clear();
+  sockets.clear();
   while (!waiting_.empty()) RefuseOldest();
   TellSuppressed(denials_);
   TellSuppressed(faults_);
@@ -372,19 +380,19 @@ void Listener::Drain() {
                             " connections go on by themselves"));
     return;
   }
-  if (command_ > 0) kill(command_, SIGTERM);
-  if (processes_.empty() && command_ < 0) return;
+  if (resources_.command > 0) kill(resources_.command, SIGTERM);
+  if (processes_.empty() && resources_.command < 0) return;
   for (const pid_t pid : processes_) kill(pid, SIGTERM);
   bool killed = false;
   const absl::Time limit = SteadyNow() + kDrainLimit;
   // A SIGCHLD that came before is among those to be taken.
-  while (!processes_.empty() || command_ > 0) {
+  while (!processes_.empty() || resources_.command > 0) {
     if (!killed && SteadyNow() >= limit) {
       killed = true;
       log_.Error(absl::StrCat(processes_.size(),
                               " connections didn't end in time: killing them"));
       for (const pid_t pid : processes_) kill(pid, SIGKILL);
-      if (command_ > 0) kill(command_, SIGKILL);
+      if (resources_.command > 0) kill(resources_.command, SIGKILL);
     }
     pollfd fd = {signals_.fd(), POLLIN, 0};
     manager_.PollUntil(absl::MakeSpan(&fd, 1),

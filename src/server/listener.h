@@ -9,11 +9,10 @@
 #include <sys/types.h>
 
 #include <deque>
-#include <functional>
-#include <limits>
 #include <optional>
+#include <string>
+#include <utility>
 #include <variant>
-#include <vector>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
@@ -21,46 +20,38 @@
 #include "absl/time/time.h"
 #include "base/connection.h"
 #include "base/connection_fd.h"
-#include "base/exit_status.h"
 #include "base/log.h"
 #include "base/rate_limit.h"
 #include "base/service_manager.h"
 #include "base/signals.h"
 #include "base/unique_fd.h"
-#include "server/access.h"
+#include "server/bind.h"
+#include "server/daemon.h"
+#include "server/listener_config.h"
 
 namespace nbdinetd {
 
-struct ListenerLimits {
-  uint32_t max_connections = std::numeric_limits<uint32_t>::max();
-  // Exit when nobody has been connected for so long.
-  absl::Duration exit_idle = absl::InfiniteDuration();
+// What a listener owns until it stops.
+struct ListenerResources {
+  BoundSockets sockets;  // those that were inherited have no names
+  Pidfile pidfile;
+  // The process of --run, or -1. Its status becomes the exit status.
+  pid_t command = -1;
+
+  // Removes what is in the file system: the Unix socket and the pidfile.
+  void RemoveFiles();
 };
 
 class Listener {
  public:
-  // Takes the sockets; `log` and `manager` are borrowed. `signals` holds
-  // kSignals.
-  Listener(std::vector<UniqueFd> sockets, const ListenerLimits& limits,
+  // Takes over `resources`; `config`, `log` and `manager` are borrowed.
+  // `signals` come from CreateSignals().
+  Listener(ListenerResources resources, const ListenerConfig& config,
            Signals signals, const Log& log, ServiceManager& manager);
 
   // SIGTERM and SIGINT stop it, and drain the connections' processes; SIGHUP
   // stops it, and lets them go on; SIGCHLD tells that one has ended.
   static absl::StatusOr<Signals> CreateSignals();
-
-  // Who may connect, borrowed. Refused before a process is forked for it, and
-  // before it counts against max_connections.
-  void set_access(const AccessRules& access) { access_ = &access; }
-
-  // A command that was started, and whose end is the listener's: its status
-  // becomes the exit status.
-  void set_command(pid_t pid) { command_ = pid; }
-
-  // Called when no more connections are accepted, before the sockets are
-  // closed; not in the forked processes.
-  void set_on_stop(std::function<void()> on_stop) {
-    on_stop_ = std::move(on_stop);
-  }
 
   // Returns many times: in this process once, when it has stopped, with the
   // exit status; in each forked process with the connection that it is to
@@ -72,7 +63,7 @@ class Listener {
   absl::Time NextDeadline() const;
   void OnSignal(int number);
   void Reap();
-  bool HasRoom() const { return processes_.size() < limits_.max_connections; }
+  bool HasRoom() const { return processes_.size() < config_.max_connections; }
   // Keeps a connection that there is no room for, until kReapGrace is over.
   void KeepWaiting(UniqueFd connection);
   // Forks for those that wait as far as there is room, and refuses whose time
@@ -108,16 +99,15 @@ class Listener {
   std::string Status() const;
   void Drain();
 
-  std::vector<UniqueFd> sockets_;
-  // Those that blocked before, and will again for whoever else has them.
+  ListenerResources resources_;
+  // Sockets that blocked before, and will again for whoever else has them.
   absl::flat_hash_set<int> blocking_;
-  const ListenerLimits limits_;
+  const ListenerConfig& config_;
   Signals signals_;
   const Log& log_;
   ServiceManager& manager_;
   // Given up when the process has no descriptor left to accept with.
   UniqueFd spare_;
-  const AccessRules* access_ = nullptr;
 
   absl::flat_hash_set<pid_t> processes_;
   uint64_t served_ = 0;
@@ -143,8 +133,6 @@ class Listener {
 
   enum class State { kListening, kDraining, kHandingOver };
   State state_ = State::kListening;
-  std::function<void()> on_stop_ = [] {};
-  pid_t command_ = -1;
   int exit_status_ = 0;
 };
 

@@ -1,0 +1,101 @@
+#include "cli/connection_process.h"
+
+#include <signal.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+#include "base/exit_status.h"
+#include "base/signals.h"
+#include "cli/output.h"
+#include "connection/serve_connection.h"
+#include "export/exclusive.h"
+#include "sandbox/privileges.h"
+#include "server/access.h"
+#include "server/activation.h"
+#include "server/bind.h"
+#include "server/daemon.h"
+
+namespace nbdinetd {
+namespace {
+
+// True for a connection that has ended already: a service that is restarted
+// gets the connection that its process before has ended.
+bool IsOver(const Connection& connection, const Log& log) {
+  if (!connection.input.IsShutDown()) return false;
+  log.Write(Priority::kNotice,
+            absl::StrCat("the connection of ", connection.peer,
+                         " has been shut down already, by the client or by a "
+                         "process before this one: nothing is served"),
+            {{"NBD_PEER", connection.peer}});
+  return true;
+}
+
+// True for a peer that may not connect. It is disconnected before the greeting.
+bool IsRefused(const Connection& connection, const AccessRules& access,
+               const Log& log) {
+  const std::optional<std::string> reason =
+      access.WhyRefused(connection.input.get());
+  if (!reason.has_value()) return false;
+  log.Write(Priority::kWarning,
+            absl::StrCat("refusing ", connection.peer, ": ", *reason),
+            {{"NBD_PEER", connection.peer}});
+  return true;
+}
+
+// What ends a connection. A process without a lock to give up ignores the
+// signal of a takeover.
+absl::StatusOr<Signals> CreateShutdownSignals(Exclusive exclusive) {
+  return exclusive == Exclusive::kOff
+             ? Signals::Create({SIGTERM, SIGINT})
+             : Signals::Create({SIGTERM, SIGINT, kTakeoverSignal});
+}
+
+}  // namespace
+
+int ServeInherited(Connection connection, const Invocation& invocation,
+                   ServiceManager& manager, Log& log) {
+  if (IsOver(connection, log)) {
+    // What was sent on it may still be on its way.
+    connection.input.Release();
+    return 0;
+  }
+  if (IsRefused(connection, invocation.listener_config.access, log)) {
+    return static_cast<int>(ExitStatus::kRefused);
+  }
+  const Options& options = invocation.options;
+  const absl::Status changed =
+      ChangeUser(options.user, options.group, BoundSockets());
+  if (!changed.ok()) return Fail(log, changed);
+  return RunConnectionProcess(std::move(connection), invocation,
+                              KeyWarnings::kTell, manager, log);
+}
+
+int RunConnectionProcess(Connection connection, const Invocation& invocation,
+                         KeyWarnings warnings, ServiceManager& manager,
+                         Log& log) {
+  const ConnectionConfig& config = invocation.connection_config;
+  if (const int error = ForbidCoreDumps()) {
+    return Fail(log, ErrnoStatus(error, "failed to forbid core dumps"));
+  }
+  // From here on every message says whom it is about.
+  log.SetField("NBD_PEER", connection.peer);
+  absl::StatusOr<Signals> shutdown = CreateShutdownSignals(config.exclusive);
+  if (!shutdown.ok()) return Fail(log, shutdown.status());
+  // Each connection reads its keys and certificates, so that renewed ones hold
+  // from the next connection on.
+  const absl::StatusOr<Opened> opened =
+      OpenCatalogAndTls(invocation, MissingExport::kFail, warnings, log);
+  if (!opened.ok()) return Fail(log, opened.status());
+  // One of them may have been the export (/dev/stdin).
+  DetachStandardInputAndOutput();
+  return static_cast<int>(ServeConnection(std::move(connection),
+                                          *opened->catalog, opened->tls.get(),
+                                          config, {*shutdown, manager, log}));
+}
+
+}  // namespace nbdinetd

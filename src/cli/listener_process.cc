@@ -1,0 +1,64 @@
+#include "cli/listener_process.h"
+
+#include <utility>
+#include <variant>
+
+#include "absl/status/statusor.h"
+#include "base/connection.h"
+#include "cli/connection_process.h"
+#include "cli/output.h"
+#include "server/bind.h"
+#include "server/daemon.h"
+
+namespace nbdinetd {
+
+int ListenOnInherited(std::vector<UniqueFd> sockets,
+                      const Invocation& invocation, ServiceManager& manager,
+                      Log& log) {
+  absl::StatusOr<Signals> signals = Listener::CreateSignals();
+  if (!signals.ok()) return Fail(log, signals.status());
+  ListenerResources resources;
+  resources.sockets.listeners = std::move(sockets);
+  // An export that can't be opened now may be there later; until then its
+  // clients see connections that end, as with Accept=yes.
+  const absl::Status prepared =
+      PrepareToListen(invocation, MissingExport::kLog, log, resources);
+  if (!prepared.ok()) {
+    resources.RemoveFiles();
+    return Fail(log, prepared);
+  }
+  return RunListener(std::move(resources), *std::move(signals), invocation,
+                     manager, log);
+}
+
+absl::Status PrepareToListen(const Invocation& invocation,
+                             MissingExport missing, const Log& log,
+                             ListenerResources& resources) {
+  const Options& options = invocation.options;
+  if (!options.pidfile.empty()) {
+    absl::StatusOr<Pidfile> pidfile = Pidfile::Write(options.pidfile);
+    if (!pidfile.ok()) return pidfile.status();
+    resources.pidfile = *std::move(pidfile);
+  }
+  const absl::Status changed =
+      ChangeUser(options.user, options.group, resources.sockets);
+  if (!changed.ok()) return changed;
+  return OpenCatalogAndTls(invocation, missing, KeyWarnings::kTell, log)
+      .status();
+}
+
+int RunListener(ListenerResources resources, Signals signals,
+                const Invocation& invocation, ServiceManager& manager,
+                Log& log) {
+  std::variant<Connection, int> outcome =
+      Listener(std::move(resources), invocation.listener_config,
+               std::move(signals), log, manager)
+          .Run();
+  if (const int* exit_status = std::get_if<int>(&outcome)) return *exit_status;
+  // A process that was forked for a connection.
+  log.Renew();
+  return RunConnectionProcess(std::get<Connection>(std::move(outcome)),
+                              invocation, KeyWarnings::kTold, manager, log);
+}
+
+}  // namespace nbdinetd

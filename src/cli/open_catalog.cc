@@ -1,0 +1,125 @@
+#include "cli/open_catalog.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+#include "cli/output.h"
+#include "export/directory.h"
+#include "export/export.h"
+
+namespace nbdinetd {
+namespace {
+
+void LogReadOnly(const Log& log, const std::string& name,
+                 const std::string& reason) {
+  if (reason.empty()) return;
+  log.Write(Priority::kNotice, ReadOnlyNotice(name, reason));
+}
+
+absl::StatusOr<std::unique_ptr<Catalog>> OpenFile(const Options& options,
+                                                  const Log& log) {
+  std::string read_only_reason;
+  absl::StatusOr<std::unique_ptr<Export>> opened =
+      OpenExport(options.file, options.read_only, &read_only_reason);
+  if (!opened.ok()) return opened.status();
+  LogReadOnly(log, options.file, read_only_reason);
+  return Catalog::OfOne(*std::move(opened), options.export_name,
+                        options.description);
+}
+
+absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(const Invocation& invocation,
+                                                   const Log& log) {
+  const Options& options = invocation.options;
+  const std::vector<NamedFile>& files = invocation.files;
+  if (options.export_name.has_value() && files.size() > 1) {
+    return absl::InvalidArgumentError(
+        "--exportname can't name several files at once; LISTEN_FDNAMES does");
+  }
+  std::vector<Catalog::Entry> entries;
+  absl::flat_hash_set<std::string> names;
+  for (const NamedFile& file : files) {
+    const std::string name = options.export_name.value_or(file.name);
+    if (!names.insert(name).second) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "two of the files handed over have the name ", Quoted(name)));
+    }
+    std::string read_only_reason;
+    absl::StatusOr<std::unique_ptr<Export>> opened = OpenHandedOver(
+        file.fd.get(), name, options.read_only, &read_only_reason);
+    if (!opened.ok()) return opened.status();
+    if (options.exclusive != Exclusive::kOff &&
+        (*opened)->shares_description()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--exclusive can't lock ", Quoted(name),
+          ", which was handed over: this process may not open it anew, and "
+          "shares it, and its locks, with whoever handed it over; give it the "
+          "right to open the file"));
+    }
+    LogReadOnly(log, name, read_only_reason);
+    entries.push_back({name, options.description, *std::move(opened)});
+  }
+  return Catalog::OfNamed(std::move(entries));
+}
+
+absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
+    const Invocation& invocation, const Log& log) {
+  const Options& options = invocation.options;
+  const std::vector<NamedFile>& files = invocation.files;
+  if (!options.directory.empty()) {
+    if (!files.empty()) {
+      return absl::InvalidArgumentError(
+          "both --directory and files handed over as descriptors: give one or "
+          "the other");
+    }
+    return OpenDirectory(options.directory, options.read_only,
+                         options.export_name.value_or(""));
+  }
+  if (options.file.empty() && files.empty()) {
+    return absl::InvalidArgumentError(
+        "no FILE to serve, nor --directory; see nbdinetd --help");
+  }
+  if (files.empty()) return OpenFile(options, log);
+  if (options.file.empty()) return OpenFiles(invocation, log);
+  return absl::InvalidArgumentError(
+      "both FILE and files handed over as descriptors: give one or the other");
+}
+
+// nullptr with --tls=off.
+absl::StatusOr<std::unique_ptr<Tls>> LoadTls(const Options& options,
+                                             KeyWarnings warnings,
+                                             const Log& log) {
+  if (options.tls.mode == TlsMode::kOff) return nullptr;
+  absl::StatusOr<std::unique_ptr<Tls>> tls = Tls::Load(options.tls);
+  if (tls.ok() && warnings == KeyWarnings::kTell &&
+      !(*tls)->warning().empty()) {
+    log.Write(Priority::kWarning, (*tls)->warning());
+  }
+  return tls;
+}
+
+}  // namespace
+
+absl::StatusOr<Opened> OpenCatalogAndTls(const Invocation& invocation,
+                                         MissingExport missing,
+                                         KeyWarnings warnings, const Log& log) {
+  Opened opened;
+  auto catalog = OpenCatalog(invocation, log);
+  if (catalog.ok()) {
+    opened.catalog = *std::move(catalog);
+  } else if (missing == MissingExport::kFail ||
+             absl::IsInvalidArgument(catalog.status())) {
+    return catalog.status();
+  } else {
+    Fail(log, catalog.status());
+  }
+  auto tls = LoadTls(invocation.options, warnings, log);
+  if (!tls.ok()) return tls.status();
+  opened.tls = *std::move(tls);
+  return opened;
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,25 @@
+#include "cli/output.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/exit_status.h"
+
+namespace nbdinetd {
+
+void Print(absl::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = write(STDOUT_FILENO, text.data(), text.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return;
+    text.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+int Fail(const Log& log, const absl::Status& status) {
+  log.Error(status.message());
+  return static_cast<int>(ExitStatusOf(status));
+}
+
+}  // namespace nbdinetd

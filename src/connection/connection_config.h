@@ -1,0 +1,24 @@
+// How connections are served.
+//
+// cli makes it once, whole, from the options; all phases of a connection read
+// the same values. Threads: any, since nothing changes it.
+#ifndef NBDINETD_CONNECTION_CONNECTION_CONFIG_H_
+#define NBDINETD_CONNECTION_CONNECTION_CONFIG_H_
+
+#include "base/timeouts.h"
+#include "export/exclusive.h"
+#include "sandbox/sandbox.h"
+#include "stream/tls.h"
+
+namespace nbdinetd {
+
+struct ConnectionConfig {
+  const Timeouts timeouts;
+  const TlsMode tls_mode = TlsMode::kOff;
+  const Exclusive exclusive = Exclusive::kOff;
+  const SandboxMode sandbox_mode = kDefaultSandbox;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_CONNECTION_CONNECTION_CONFIG_H_
