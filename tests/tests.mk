@@ -32,6 +32,7 @@ unit_sources = \
 	tests/unit/base/signals_test.cc \
 	tests/unit/base/time_span_test.cc \
 	tests/unit/base/utf8_test.cc \
+	tests/unit/cli/option_table_test.cc \
 	tests/unit/cli/options_test.cc \
 	tests/unit/export/block_device_test.cc \
 	tests/unit/export/calls_under_way_test.cc \

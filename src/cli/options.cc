@@ -2,320 +2,57 @@
 
 #include <getopt.h>
 
-#include <initializer_list>
-#include <optional>
-#include <utility>
+#include <algorithm>
+#include <string>
+#include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "base/errors.h"
-#include "base/limits.h"
-#include "base/time_span.h"
-#include "base/utf8.h"
+#include "cli/option_table.h"
 
 namespace nbdinetd {
 namespace {
 
-// Long options without a letter of their own.
-enum LongOnly {
-  kDescription = 256,
-  kDirectory,
-  kLog,
-  kCheck,
-  kHelp,
-  kVsock,
-  kRun,
-  kMaxConnections,
-  kExitIdle,
-  kHandshakeTimeout,
-  kStallTimeout,
-  kIdleTimeout,
-  kKeepaliveTime,
-  kTls,
-  kTlsCertificates,
-  kTlsPsk,
-  kTlsVerifyPeer,
-  kTlsAllow,
-  kAllow,
-  kDeny,
-  kExclusive,
-  kSandbox,
+// What getopt_long() calls an option by: its letter, or for one without a
+// number that is no letter.
+int ValueOf(const OptionRow& row) {
+  constexpr int kFirstWithoutLetter = 256;
+  if (row.letter != '\0') return row.letter;
+  return kFirstWithoutLetter + static_cast<int>(&row - OptionTable().data());
+}
+
+const OptionRow* FindRow(int value) {
+  for (const OptionRow& row : OptionTable()) {
+    if (ValueOf(row) == value) return &row;
+  }
+  return nullptr;
+}
+
+// What getopt_long() takes. A ':' in front of the letters makes it tell a
+// missing argument from an unknown option.
+struct GetoptArrays {
+  std::string letters = ":";
+  std::vector<option> names;
 };
 
-constexpr char kShortOptions[] = ":re:sfp:i:U:P:u:g:vV";
-constexpr option kLongOptions[] = {
-    {"readonly", no_argument, nullptr, 'r'},
-    {"exportname", required_argument, nullptr, 'e'},
-    {"export-name", required_argument, nullptr, 'e'},
-    {"description", required_argument, nullptr, kDescription},
-    {"directory", required_argument, nullptr, kDirectory},
-    {"single", no_argument, nullptr, 's'},
-    {"foreground", no_argument, nullptr, 'f'},
-    {"port", required_argument, nullptr, 'p'},
-    {"ipaddr", required_argument, nullptr, 'i'},
-    {"unix", required_argument, nullptr, 'U'},
-    {"vsock", no_argument, nullptr, kVsock},
-    {"run", required_argument, nullptr, kRun},
-    {"pidfile", required_argument, nullptr, 'P'},
-    {"user", required_argument, nullptr, 'u'},
-    {"group", required_argument, nullptr, 'g'},
-    {"max-connections", required_argument, nullptr, kMaxConnections},
-    {"exit-idle", required_argument, nullptr, kExitIdle},
-    {"handshake-timeout", required_argument, nullptr, kHandshakeTimeout},
-    {"stall-timeout", required_argument, nullptr, kStallTimeout},
-    {"idle-timeout", required_argument, nullptr, kIdleTimeout},
-    {"keepalive", required_argument, nullptr, kKeepaliveTime},
-    {"tls", required_argument, nullptr, kTls},
-    {"tls-certificates", required_argument, nullptr, kTlsCertificates},
-    {"tls-psk", required_argument, nullptr, kTlsPsk},
-    {"tls-verify-peer", no_argument, nullptr, kTlsVerifyPeer},
-    {"tls-allow", required_argument, nullptr, kTlsAllow},
-    {"allow", required_argument, nullptr, kAllow},
-    {"deny", required_argument, nullptr, kDeny},
-    {"exclusive", optional_argument, nullptr, kExclusive},
-    {"sandbox", required_argument, nullptr, kSandbox},
-    {"log", required_argument, nullptr, kLog},
-    {"verbose", no_argument, nullptr, 'v'},
-    {"check", no_argument, nullptr, kCheck},
-    {"version", no_argument, nullptr, 'V'},
-    {"help", no_argument, nullptr, kHelp},
-    {nullptr, 0, nullptr, 0},
-};
-
-absl::Status CheckString(absl::string_view option, absl::string_view text) {
-  if (text.size() <= kMaxStringBytes && IsValidUtf8(text)) {
-    return absl::OkStatus();
+GetoptArrays MakeGetoptArrays() {
+  GetoptArrays arrays;
+  for (const OptionRow& row : OptionTable()) {
+    const int has_argument = row.argument[0] == '\0'  ? no_argument
+                             : row.argument[0] == '[' ? optional_argument
+                                                      : required_argument;
+    for (const char* name : {row.name, row.alias}) {
+      if (name == nullptr) continue;
+      arrays.names.push_back({name, has_argument, nullptr, ValueOf(row)});
+    }
+    if (row.letter == '\0') continue;
+    arrays.letters.push_back(row.letter);
+    arrays.letters.append(static_cast<size_t>(has_argument), ':');
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat(option, ": NBD wants valid UTF-8 of no more than ",
-                   kMaxStringBytes, " bytes"));
-}
-
-// What `word` stands for, of those that an option knows.
-template <typename Value>
-std::optional<Value> FindWord(
-    absl::string_view word,
-    std::initializer_list<std::pair<absl::string_view, Value>> known) {
-  for (const auto& [name, value] : known) {
-    if (name == word) return value;
-  }
-  return std::nullopt;
-}
-
-absl::Status ParseLog(absl::string_view name, Options* options) {
-  const auto destination = FindWord<LogDestination>(
-      name, {{"stderr", LogDestination::kStandardError},
-             {"syslog", LogDestination::kSyslog},
-             {"journal", LogDestination::kJournal},
-             {"null", LogDestination::kNull}});
-  if (!destination.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--log=", Quoted(name),
-                     ": there is no such destination; use stderr, syslog, "
-                     "journal or null"));
-  }
-  options->log = *destination;
-  return absl::OkStatus();
-}
-
-absl::Status ParseExclusive(absl::string_view name, Options* options) {
-  const auto mode =
-      FindWord<Exclusive>(name, {{"refuse", Exclusive::kRefuse},
-                                 {"wait", Exclusive::kWait},
-                                 {"takeover", Exclusive::kTakeover}});
-  if (!mode.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--exclusive=", Quoted(name),
-                     ": a client whose export is in use can be dealt with by "
-                     "refuse, wait or takeover"));
-  }
-  options->exclusive = *mode;
-  return absl::OkStatus();
-}
-
-absl::Status ParseSandbox(absl::string_view name, Options* options) {
-  const auto mode =
-      FindWord<SandboxMode>(name, {{"off", SandboxMode::kOff},
-                                   {"on", SandboxMode::kOn},
-                                   {"require", SandboxMode::kRequire}});
-  if (!mode.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--sandbox=", Quoted(name), ": use on, off or require"));
-  }
-  options->sandbox = *mode;
-  return absl::OkStatus();
-}
-
-absl::Status ParseTime(absl::string_view option, absl::string_view text,
-                       absl::Duration* duration) {
-  const std::optional<absl::Duration> parsed = ParseTimeSpan(text);
-  if (!parsed.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(option, "=", Quoted(text),
-                     ": this is no time; use a number with a unit, such as "
-                     "30s, 2min or 1h 30min, or 0 for no limit"));
-  }
-  *duration = *parsed;
-  return absl::OkStatus();
-}
-
-// An empty argument is mostly a variable that isn't set. It must not mean the
-// same as no option: all addresses, or no other user.
-absl::Status CheckNotEmpty(absl::string_view option, absl::string_view text) {
-  if (!text.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(option, " is empty"));
-}
-
-absl::Status ParseTls(absl::string_view name, Options* options) {
-  options->tls_given = true;
-  const auto mode = FindWord<TlsMode>(name, {{"off", TlsMode::kOff},
-                                             {"on", TlsMode::kOn},
-                                             {"require", TlsMode::kRequire}});
-  if (!mode.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--tls=", Quoted(name), ": use off, on or require"));
-  }
-  options->tls.mode = *mode;
-  return absl::OkStatus();
-}
-
-absl::Status ParsePort(absl::string_view text, Options* options) {
-  uint32_t port = 0;
-  if (!absl::SimpleAtoi(text, &port) || port == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--port=", Quoted(text), ": a port is a number from 1 to 65535"));
-  }
-  options->listen.port = port;
-  return absl::OkStatus();
-}
-
-absl::Status ParseMaxConnections(absl::string_view text, Options* options) {
-  uint32_t count = 0;
-  if (!absl::SimpleAtoi(text, &count) || count == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--max-connections=", Quoted(text), ": a number from 1 on is needed"));
-  }
-  options->max_connections = count;
-  return absl::OkStatus();
-}
-
-// Notes that `name` asks for a socket of our own.
-void AskForOwnSocket(const char* name, Options* options) {
-  if (options->activation.own_socket.empty()) {
-    options->activation.own_socket = name;
-  }
-}
-
-absl::Status ApplyOption(int letter, const char* argument, Options* options) {
-  switch (letter) {
-    case 'r':
-      options->read_only = true;
-      return absl::OkStatus();
-    case 'e':
-      options->export_name = argument;
-      return CheckString("--exportname", argument);
-    case kDescription:
-      options->description = argument;
-      return CheckString("--description", argument);
-    case kDirectory:
-      options->directory = argument;
-      return options->directory.empty()
-                 ? absl::InvalidArgumentError("--directory needs a directory")
-                 : absl::OkStatus();
-    case 's':
-      options->activation.single = true;
-      return absl::OkStatus();
-    case 'f':
-      options->activation.foreground = true;
-      return absl::OkStatus();
-    case 'p':
-      AskForOwnSocket("--port", options);
-      return ParsePort(argument, options);
-    case 'i':
-      AskForOwnSocket("--ipaddr", options);
-      options->listen.ip_address = argument;
-      return CheckNotEmpty("--ipaddr", argument);
-    case 'U':
-      AskForOwnSocket("--unix", options);
-      options->listen.unix_path = argument;
-      return CheckNotEmpty("--unix", argument);
-    case kVsock:
-      AskForOwnSocket("--vsock", options);
-      options->listen.vsock = true;
-      return absl::OkStatus();
-    case kRun:
-      AskForOwnSocket("--run", options);
-      options->run = argument;
-      return CheckNotEmpty("--run", argument);
-    case 'P':
-      options->pidfile = argument;
-      return CheckNotEmpty("--pidfile", argument);
-    case 'u':
-      options->user = argument;
-      return CheckNotEmpty("--user", argument);
-    case 'g':
-      options->group = argument;
-      return CheckNotEmpty("--group", argument);
-    case kMaxConnections:
-      return ParseMaxConnections(argument, options);
-    case kExitIdle:
-      return ParseTime("--exit-idle", argument, &options->exit_idle);
-    case kHandshakeTimeout:
-      return ParseTime("--handshake-timeout", argument,
-                       &options->timeouts.handshake);
-    case kStallTimeout:
-      return ParseTime("--stall-timeout", argument, &options->timeouts.stall);
-    case kIdleTimeout:
-      return ParseTime("--idle-timeout", argument, &options->timeouts.idle);
-    case kKeepaliveTime:
-      return ParseTime("--keepalive", argument, &options->timeouts.keepalive);
-    case kTls:
-      return ParseTls(argument, options);
-    case kTlsCertificates:
-      options->tls.certificates = argument;
-      return CheckNotEmpty("--tls-certificates", argument);
-    case kTlsPsk:
-      options->tls.psk_file = argument;
-      return CheckNotEmpty("--tls-psk", argument);
-    case kTlsVerifyPeer:
-      options->tls.verify_peer = true;
-      return absl::OkStatus();
-    case kTlsAllow:
-      options->tls.allow.push_back(argument);
-      return CheckNotEmpty("--tls-allow", argument);
-    case kExclusive:
-      return ParseExclusive(argument == nullptr ? "refuse" : argument, options);
-    case kSandbox:
-      return ParseSandbox(argument, options);
-    case kAllow:
-      return options->access.Add(AccessRules::Action::kAllow, argument);
-    case kDeny:
-      return options->access.Add(AccessRules::Action::kDeny, argument);
-    case kLog:
-      return ParseLog(argument, options);
-    case 'v':
-      options->verbose = true;
-      return absl::OkStatus();
-    case kCheck:
-      options->check = true;
-      return absl::OkStatus();
-    case 'V':
-      options->version = true;
-      return absl::OkStatus();
-    case kHelp:
-      options->help = true;
-      return absl::OkStatus();
-    default:
-      return absl::InternalError("an option without a meaning");
-  }
-}
-
-bool IsOptionValue(int value) {
-  for (const option& candidate : kLongOptions) {
-    if (candidate.name != nullptr && candidate.val == value) return true;
-  }
-  return false;
+  arrays.names.push_back({nullptr, 0, nullptr, 0});
+  return arrays;
 }
 
 // What getopt_long() found wrong, which it tells by '?' or ':' and optopt: 0
@@ -324,7 +61,7 @@ bool IsOptionValue(int value) {
 // optind; a letter may be in the middle of a bundle that optind hasn't passed.
 absl::Status GetoptError(int code, char** argv) {
   const absl::string_view argument = argv[optind - 1];
-  const bool known = IsOptionValue(optopt);
+  const bool known = FindRow(optopt) != nullptr;
   const bool is_long =
       optopt == 0 ||
       (known && (code == '?' || absl::StartsWith(argument, "--")));
@@ -338,34 +75,54 @@ absl::Status GetoptError(int code, char** argv) {
                                : " is unknown, or stands for several"));
 }
 
+// Rows in the order in which they were given. One with an empty argument isn't
+// among them: where that is no error, it means the same as no option.
+using GivenRows = std::vector<const OptionRow*>;
+
+// Does what a given option says. `argument` is nullptr when there is none.
+absl::Status Apply(const OptionRow& row, const char* argument, Options* options,
+                   GivenRows* given) {
+  const std::string name = absl::StrCat("--", row.name);
+  given->erase(std::remove(given->begin(), given->end(), &row), given->end());
+  if (argument == nullptr || *argument != '\0') given->push_back(&row);
+  std::string& own_socket = options->activation.own_socket;
+  if (row.opens_socket && own_socket.empty()) own_socket = name;
+  return row.set({name, argument != nullptr ? argument : row.implied_argument},
+                 *options);
+}
+
+bool Excludes(const OptionRow& row, absl::string_view name) {
+  return std::any_of(row.excludes.begin(), row.excludes.end(),
+                     [name](const char* excluded) {
+                       return excluded != nullptr && excluded == name;
+                     });
+}
+
+absl::Status Together(absl::string_view a, absl::string_view b) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(a, " and ", b, " can't be used together"));
+}
+
 // Options that make no sense together.
-absl::Status CheckTogether(const Options& options) {
-  const ListenAddress& listen = options.listen;
-  const auto exclude = [](absl::string_view a, absl::string_view b) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(a, " and ", b, " can't be used together"));
-  };
-  if (!listen.unix_path.empty()) {
-    if (listen.vsock) return exclude("--unix", "--vsock");
-    if (listen.port != 0) return exclude("--unix", "--port");
-    if (!listen.ip_address.empty()) return exclude("--unix", "--ipaddr");
-  }
-  if (listen.vsock && !listen.ip_address.empty()) {
-    return exclude("--vsock", "--ipaddr");
-  }
-  if (listen.port > 65535 && !listen.vsock) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--port=", listen.port, ": a port of TCP is a number from 1 to 65535"));
-  }
-  if (!options.directory.empty()) {
-    if (!options.file.empty()) return exclude("FILE", "--directory");
-    // Each has a description of its own.
-    if (!options.description.empty()) {
-      return exclude("--description", "--directory");
+absl::Status CheckTogether(const Options& options, const GivenRows& given) {
+  for (const OptionRow* row : given) {
+    const std::string name = absl::StrCat("--", row->name);
+    if (!options.file.empty() && Excludes(*row, "FILE")) {
+      return Together("FILE", name);
+    }
+    for (const OptionRow* other : given) {
+      if (Excludes(*row, other->name)) {
+        return Together(name, absl::StrCat("--", other->name));
+      }
     }
   }
   if (options.activation.single && !options.activation.own_socket.empty()) {
-    return exclude("--single", options.activation.own_socket);
+    return Together("--single", options.activation.own_socket);
+  }
+  const ListenAddress& listen = options.listen;
+  if (listen.port > 65535 && !listen.vsock) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--port=", listen.port, ": a port of TCP is a number from 1 to 65535"));
   }
   return absl::OkStatus();
 }
@@ -385,17 +142,69 @@ absl::Status SettleTls(Options* options) {
   return absl::OkStatus();
 }
 
+// A section of --help. `column` is where its words begin.
+struct SectionLayout {
+  HelpSection section;
+  const char* title;
+  size_t column;
+};
+
+constexpr SectionLayout kSections[] = {
+    {HelpSection::kGeneral, "", 29},
+    {HelpSection::kClient, "The client at hand:\n", 29},
+    {HelpSection::kListening,
+     "Listening (-p, -i, -U, --vsock, -f or --run asks for it):\n", 29},
+    {HelpSection::kTls, "TLS:\n", 29},
+    {HelpSection::kAccess,
+     "Who may connect (an address, a network, uid:USER, gid:GROUP, unix:, "
+     "vsock: or\nvsock:CID; repeatable; the most specific one that matches "
+     "holds):\n",
+     29},
+    {HelpSection::kLimits, "Limits for the peer (10s, 2min, 0 for none):\n",
+     33},
+};
+
+constexpr char kHelpBegin[] = R"(Usage: nbdinetd [OPTIONS] FILE
+       nbdinetd [OPTIONS] --directory=DIR
+       nbdinetd [OPTIONS]          serve the files handed over as descriptors
+
+Serve a regular file or block device to NBD clients, with one process for each
+connection. The connection comes from systemd, xinetd, inetd or ssh; or the
+listening sockets come from systemd; or nbdinetd listens by itself, when an
+option under "Listening" asks for it or standard input is a terminal.
+)";
+
+constexpr char kHelpEnd[] = R"(
+The manual pages nbdinetd(8) and nbdinetd-service(8) explain all of it.
+)";
+
+// The lines of one option.
+std::string HelpOf(const OptionRow& row, size_t column) {
+  std::string text =
+      row.letter == '\0'
+          ? "      "
+          : absl::StrCat("  -", std::string(1, row.letter), ", ");
+  absl::StrAppend(&text, "--", row.name, row.argument);
+  text.resize(std::max(column, text.size() + 1), ' ');
+  const std::string new_line = absl::StrCat("\n", std::string(column, ' '));
+  absl::StrAppend(&text, absl::StrReplaceAll(row.help, {{"\n", new_line}}),
+                  "\n");
+  return text;
+}
+
 }  // namespace
 
 absl::Status ParseOptions(int argc, char** argv, Options* options) {
   absl::Status first_error;
+  GivenRows given;
+  const GetoptArrays arrays = MakeGetoptArrays();
   opterr = 0;
-  int letter;
-  while ((letter = getopt_long(argc, argv, kShortOptions, kLongOptions,
-                               nullptr)) != -1) {
-    first_error.Update(letter == '?' || letter == ':'
-                           ? GetoptError(letter, argv)
-                           : ApplyOption(letter, optarg, options));
+  int value;
+  while ((value = getopt_long(argc, argv, arrays.letters.c_str(),
+                              arrays.names.data(), nullptr)) != -1) {
+    const OptionRow* row = FindRow(value);
+    first_error.Update(row == nullptr ? GetoptError(value, argv)
+                                      : Apply(*row, optarg, options, &given));
   }
   // A nbdkit user's "file /srv/disk.img": the one plugin that there would be.
   if (argc - optind == 2 && absl::string_view(argv[optind]) == "file") ++optind;
@@ -404,78 +213,22 @@ absl::Status ParseOptions(int argc, char** argv, Options* options) {
     first_error.Update(absl::InvalidArgumentError(absl::StrCat(
         "one FILE is served, but ", argc - optind, " were given")));
   }
-  first_error.Update(CheckTogether(*options));
+  first_error.Update(CheckTogether(*options, given));
   first_error.Update(SettleTls(options));
   return first_error;
 }
 
-absl::string_view HelpText() {
-  return R"(Usage: nbdinetd [OPTIONS] FILE
-       nbdinetd [OPTIONS] --directory=DIR
-       nbdinetd [OPTIONS]          serve the files handed over as descriptors
-
-Serve a regular file or block device to NBD clients, with one process for each
-connection. The connection comes from systemd, xinetd, inetd or ssh; or the
-listening sockets come from systemd; or nbdinetd listens by itself, when an
-option under "Listening" asks for it or standard input is a terminal.
-
-  -r, --readonly             export read-only
-  -e, --exportname=NAME      the export's name (without it, any name will do)
-      --description=TEXT     a description for clients that list exports
-      --directory=DIR        each file in DIR is an export under its own name;
-                             with -e, NAME is the default export
-      --exclusive[=MODE]     one client at a time on an export; what becomes of
-                             others: refuse (the default), wait or takeover
-      --sandbox=MODE         what the process of a connection gives up before
-                             its client's first byte: on (the default, as far as
-                             the kernel has it), off, or require (or else the
-                             client isn't served)
-      --log=DESTINATION      stderr, syslog, journal or null
-  -v, --verbose              debug messages on standard error
-      --check                open FILE or DIR, say what would be served, exit
-  -V, --version              print the version and exit
-      --help                 print this help and exit
-
-The client at hand:
-  -s, --single               serve standard input and output, then exit
-
-Listening (-p, -i, -U, --vsock, -f or --run asks for it):
-  -p, --port=PORT            TCP port, 10809 by default
-  -i, --ipaddr=IP            only on this address, not on all
-  -U, --unix=PATH            on a Unix socket; - makes a private one
-      --vsock                on vsock
-  -f, --foreground           do not fork into the background
-      --run=COMMAND          listen, run COMMAND, and exit with its status
-  -P, --pidfile=PATH         write the process id to PATH
-  -u, --user=USER            change to this user after the sockets are open
-  -g, --group=GROUP          and to this group
-      --max-connections=N    at most N connections at once
-      --exit-idle=TIME       activated by systemd: exit when nobody has been
-                             connected for so long
-
-TLS:
-      --tls=off|on|require   whether clients may, or must, use it; off unless
-                             another of these options is given, then on
-      --tls-certificates=DIR ca-cert.pem, server-cert.pem, server-key.pem and
-                             perhaps ca-crl.pem
-      --tls-psk=FILE         pre-shared keys instead: lines of user:hexkey
-      --tls-verify-peer      clients need a certificate of ca-cert.pem's
-      --tls-allow=PATTERN    only clients whose certificate's subject, or PSK
-                             user, matches; may be given again
-
-Who may connect (an address, a network, uid:USER, gid:GROUP, unix:, vsock: or
-vsock:CID; repeatable; the most specific one that matches holds):
-      --allow=WHO            and nobody else of the same family
-      --deny=WHO             not this one
-
-Limits for the peer (10s, 2min, 0 for none):
-      --handshake-timeout=TIME   from accept to the end of negotiation, 10s
-      --stall-timeout=TIME       no progress inside a message, 60s
-      --idle-timeout=TIME        no request, off
-      --keepalive=TIME           TCP: silent, and no answer of its machine, 2min
-
-The manual pages nbdinetd(8) and nbdinetd-service(8) explain all of it.
-)";
+std::string HelpText() {
+  std::string text = kHelpBegin;
+  for (const SectionLayout& layout : kSections) {
+    absl::StrAppend(&text, "\n", layout.title);
+    for (const OptionRow& row : OptionTable()) {
+      if (row.section != layout.section) continue;
+      absl::StrAppend(&text, HelpOf(row, layout.column));
+    }
+  }
+  absl::StrAppend(&text, kHelpEnd);
+  return text;
 }
 
 }  // namespace nbdinetd

@@ -8,7 +8,6 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/log.h"
 #include "base/timeouts.h"
@@ -57,7 +56,7 @@ struct Options {
 absl::Status ParseOptions(int argc, char** argv, Options* options);
 
 // The text of --help, with its last newline.
-absl::string_view HelpText();
+std::string HelpText();
 
 }  // namespace nbdinetd
 

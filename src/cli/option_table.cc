@@ -1,0 +1,354 @@
+#include "cli/option_table.h"
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/errors.h"
+#include "base/limits.h"
+#include "base/time_span.h"
+#include "base/utf8.h"
+
+namespace nbdinetd {
+namespace {
+
+absl::Status Complain(const GivenOption& given, absl::string_view complaint) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(given.name, "=", Quoted(given.argument), ": ", complaint));
+}
+
+// The field of Options at the end of a path of members, such as
+// &Options::listen, &ListenAddress::port.
+template <auto... kPath>
+auto& Field(Options& options) {
+  return (options.*....*kPath);
+}
+
+template <auto... kPath>
+absl::Status Flag(const GivenOption&, Options& options) {
+  Field<kPath...>(options) = true;
+  return absl::OkStatus();
+}
+
+// An empty argument is mostly a variable that isn't set. It must not mean the
+// same as no option: all addresses, or no other user.
+absl::Status SetText(const GivenOption& given, std::string& text) {
+  text = std::string(given.argument);
+  if (!text.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(given.name, " is empty"));
+}
+
+template <auto... kPath>
+absl::Status Text(const GivenOption& given, Options& options) {
+  return SetText(given, Field<kPath...>(options));
+}
+
+// A string in the sense of the specification's "Conventions".
+template <auto... kPath>
+absl::Status NbdString(const GivenOption& given, Options& options) {
+  Field<kPath...>(options) = std::string(given.argument);
+  if (given.argument.size() <= kMaxStringBytes && IsValidUtf8(given.argument)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(given.name, ": NBD wants valid UTF-8 of no more than ",
+                   kMaxStringBytes, " bytes"));
+}
+
+template <auto... kPath>
+absl::Status Time(const GivenOption& given, Options& options) {
+  const std::optional<absl::Duration> time = ParseTimeSpan(given.argument);
+  if (!time.has_value()) {
+    return Complain(given,
+                    "this is no time; use a number with a unit, such as 30s, "
+                    "2min or 1h 30min, or 0 for no limit");
+  }
+  Field<kPath...>(options) = *time;
+  return absl::OkStatus();
+}
+
+// A number from 1 on.
+absl::Status SetNumber(const GivenOption& given, absl::string_view complaint,
+                       uint32_t& number) {
+  uint32_t parsed = 0;
+  if (!absl::SimpleAtoi(given.argument, &parsed) || parsed == 0) {
+    return Complain(given, complaint);
+  }
+  number = parsed;
+  return absl::OkStatus();
+}
+
+absl::Status SetPort(const GivenOption& given, Options& options) {
+  return SetNumber(given, "a port is a number from 1 to 65535",
+                   options.listen.port);
+}
+
+absl::Status SetMaxConnections(const GivenOption& given, Options& options) {
+  return SetNumber(given, "a number from 1 on is needed",
+                   options.max_connections);
+}
+
+template <typename Value>
+using Words = std::initializer_list<std::pair<absl::string_view, Value>>;
+
+// What one of a few words stands for.
+template <typename Value, typename Target>
+absl::Status SetWord(const GivenOption& given, Words<Value> words,
+                     absl::string_view complaint, Target& value) {
+  for (const auto& [word, meaning] : words) {
+    if (word != given.argument) continue;
+    value = meaning;
+    return absl::OkStatus();
+  }
+  return Complain(given, complaint);
+}
+
+absl::Status SetLog(const GivenOption& given, Options& options) {
+  return SetWord<LogDestination>(given,
+                                 {{"stderr", LogDestination::kStandardError},
+                                  {"syslog", LogDestination::kSyslog},
+                                  {"journal", LogDestination::kJournal},
+                                  {"null", LogDestination::kNull}},
+                                 "there is no such destination; use stderr, "
+                                 "syslog, journal or null",
+                                 options.log);
+}
+
+absl::Status SetExclusive(const GivenOption& given, Options& options) {
+  return SetWord<Exclusive>(given,
+                            {{"refuse", Exclusive::kRefuse},
+                             {"wait", Exclusive::kWait},
+                             {"takeover", Exclusive::kTakeover}},
+                            "a client whose export is in use can be dealt with "
+                            "by refuse, wait or takeover",
+                            options.exclusive);
+}
+
+absl::Status SetSandbox(const GivenOption& given, Options& options) {
+  return SetWord<SandboxMode>(given,
+                              {{"off", SandboxMode::kOff},
+                               {"on", SandboxMode::kOn},
+                               {"require", SandboxMode::kRequire}},
+                              "use on, off or require", options.sandbox);
+}
+
+absl::Status SetTls(const GivenOption& given, Options& options) {
+  options.tls_given = true;
+  return SetWord<TlsMode>(given,
+                          {{"off", TlsMode::kOff},
+                           {"on", TlsMode::kOn},
+                           {"require", TlsMode::kRequire}},
+                          "use off, on or require", options.tls.mode);
+}
+
+absl::Status AddTlsPattern(const GivenOption& given, Options& options) {
+  return SetText(given, options.tls.allow.emplace_back());
+}
+
+template <AccessRules::Action kAction>
+absl::Status AddRule(const GivenOption& given, Options& options) {
+  return options.access.Add(kAction, given.argument);
+}
+
+using enum HelpSection;
+
+constexpr OptionRow kTable[] = {
+    {.letter = 'r',
+     .name = "readonly",
+     .help = "export read-only",
+     .set = Flag<&Options::read_only>},
+    {.letter = 'e',
+     .name = "exportname",
+     .alias = "export-name",  // nbdkit knows both
+     .argument = "=NAME",
+     .help = "the export's name (without it, any name will do)",
+     .set = NbdString<&Options::export_name>},
+    {.name = "description",
+     .argument = "=TEXT",
+     .help = "a description for clients that list exports",
+     .excludes = {"directory"},  // each of its exports has its own
+     .set = NbdString<&Options::description>},
+    {.name = "directory",
+     .argument = "=DIR",
+     .help = "each file in DIR is an export under its own name;\n"
+             "with -e, NAME is the default export",
+     .excludes = {"FILE"},
+     .set = Text<&Options::directory>},
+    {.name = "exclusive",
+     .argument = "[=MODE]",
+     .implied_argument = "refuse",
+     .help = "one client at a time on an export; what becomes of\n"
+             "others: refuse (the default), wait or takeover",
+     .set = SetExclusive},
+    {.name = "sandbox",
+     .argument = "=MODE",
+     .help = "what the process of a connection gives up before\n"
+             "its client's first byte: on (the default, as far as\n"
+             "the kernel has it), off, or require (or else the\n"
+             "client isn't served)",
+     .set = SetSandbox},
+    {.name = "log",
+     .argument = "=DESTINATION",
+     .help = "stderr, syslog, journal or null",
+     .set = SetLog},
+    {.letter = 'v',
+     .name = "verbose",
+     .help = "debug messages on standard error",
+     .set = Flag<&Options::verbose>},
+    {.name = "check",
+     .help = "open FILE or DIR, say what would be served, exit",
+     .set = Flag<&Options::check>},
+    {.letter = 'V',
+     .name = "version",
+     .help = "print the version and exit",
+     .set = Flag<&Options::version>},
+    {.name = "help",
+     .help = "print this help and exit",
+     .set = Flag<&Options::help>},
+
+    {.section = kClient,
+     .letter = 's',
+     .name = "single",
+     .help = "serve standard input and output, then exit",
+     .set = Flag<&Options::activation, &ActivationOptions::single>},
+
+    {.section = kListening,
+     .letter = 'p',
+     .name = "port",
+     .argument = "=PORT",
+     .help = "TCP port, 10809 by default",
+     .opens_socket = true,
+     .set = SetPort},
+    {.section = kListening,
+     .letter = 'i',
+     .name = "ipaddr",
+     .argument = "=IP",
+     .help = "only on this address, not on all",
+     .opens_socket = true,
+     .set = Text<&Options::listen, &ListenAddress::ip_address>},
+    {.section = kListening,
+     .letter = 'U',
+     .name = "unix",
+     .argument = "=PATH",
+     .help = "on a Unix socket; - makes a private one",
+     .opens_socket = true,
+     .excludes = {"vsock", "port", "ipaddr"},
+     .set = Text<&Options::listen, &ListenAddress::unix_path>},
+    {.section = kListening,
+     .name = "vsock",
+     .help = "on vsock",
+     .opens_socket = true,
+     .excludes = {"ipaddr"},
+     .set = Flag<&Options::listen, &ListenAddress::vsock>},
+    {.section = kListening,
+     .letter = 'f',
+     .name = "foreground",
+     .help = "do not fork into the background",
+     .set = Flag<&Options::activation, &ActivationOptions::foreground>},
+    {.section = kListening,
+     .name = "run",
+     .argument = "=COMMAND",
+     .help = "listen, run COMMAND, and exit with its status",
+     .opens_socket = true,
+     .set = Text<&Options::run>},
+    {.section = kListening,
+     .letter = 'P',
+     .name = "pidfile",
+     .argument = "=PATH",
+     .help = "write the process id to PATH",
+     .set = Text<&Options::pidfile>},
+    {.section = kListening,
+     .letter = 'u',
+     .name = "user",
+     .argument = "=USER",
+     .help = "change to this user after the sockets are open",
+     .set = Text<&Options::user>},
+    {.section = kListening,
+     .letter = 'g',
+     .name = "group",
+     .argument = "=GROUP",
+     .help = "and to this group",
+     .set = Text<&Options::group>},
+    {.section = kListening,
+     .name = "max-connections",
+     .argument = "=N",
+     .help = "at most N connections at once",
+     .set = SetMaxConnections},
+    {.section = kListening,
+     .name = "exit-idle",
+     .argument = "=TIME",
+     .help = "activated by systemd: exit when nobody has been\n"
+             "connected for so long",
+     .set = Time<&Options::exit_idle>},
+
+    {.section = kTls,
+     .name = "tls",
+     .argument = "=off|on|require",
+     .help = "whether clients may, or must, use it; off unless\n"
+             "another of these options is given, then on",
+     .set = SetTls},
+    {.section = kTls,
+     .name = "tls-certificates",
+     .argument = "=DIR",
+     .help = "ca-cert.pem, server-cert.pem, server-key.pem and\n"
+             "perhaps ca-crl.pem",
+     .set = Text<&Options::tls, &TlsSettings::certificates>},
+    {.section = kTls,
+     .name = "tls-psk",
+     .argument = "=FILE",
+     .help = "pre-shared keys instead: lines of user:hexkey",
+     .set = Text<&Options::tls, &TlsSettings::psk_file>},
+    {.section = kTls,
+     .name = "tls-verify-peer",
+     .help = "clients need a certificate of ca-cert.pem's",
+     .set = Flag<&Options::tls, &TlsSettings::verify_peer>},
+    {.section = kTls,
+     .name = "tls-allow",
+     .argument = "=PATTERN",
+     .help = "only clients whose certificate's subject, or PSK\n"
+             "user, matches; may be given again",
+     .set = AddTlsPattern},
+
+    {.section = kAccess,
+     .name = "allow",
+     .argument = "=WHO",
+     .help = "and nobody else of the same family",
+     .set = AddRule<AccessRules::Action::kAllow>},
+    {.section = kAccess,
+     .name = "deny",
+     .argument = "=WHO",
+     .help = "not this one",
+     .set = AddRule<AccessRules::Action::kDeny>},
+
+    {.section = kLimits,
+     .name = "handshake-timeout",
+     .argument = "=TIME",
+     .help = "from accept to the end of negotiation, 10s",
+     .set = Time<&Options::timeouts, &Timeouts::handshake>},
+    {.section = kLimits,
+     .name = "stall-timeout",
+     .argument = "=TIME",
+     .help = "no progress inside a message, 60s",
+     .set = Time<&Options::timeouts, &Timeouts::stall>},
+    {.section = kLimits,
+     .name = "idle-timeout",
+     .argument = "=TIME",
+     .help = "no request, off",
+     .set = Time<&Options::timeouts, &Timeouts::idle>},
+    {.section = kLimits,
+     .name = "keepalive",
+     .argument = "=TIME",
+     .help = "TCP: silent, and no answer of its machine, 2min",
+     .set = Time<&Options::timeouts, &Timeouts::keepalive>},
+};
+
+}  // namespace
+
+absl::Span<const OptionRow> OptionTable() { return kTable; }
+
+}  // namespace nbdinetd
