@@ -1,13 +1,14 @@
 #!/usr/bin/python3
-"""--exclusive: one client at a time on an export, in each of its kinds and in every way in which a
-client comes; and each race in which two could be served, or a write of one client could land behind
-what the next one has read."""
+"""--exclusive: an export serves one client at a time. The tests cover refuse, wait and takeover, each
+way to start the server, and the races in which two clients could be served at once or a write of one
+could change what the next has read."""
 
 import os
 import select
 import signal
 import socket
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -18,11 +19,11 @@ from faults import *  # noqa: E402
 
 EX_UNAVAILABLE = 69
 WAYS = ("activated", "inetd", "listener", "stand-alone")
-HALF = 0.25  # seconds in which nothing must happen; too short a time hides a fault, and makes none
+HALF = 0.25  # seconds without a byte; a longer time would find more faults, never a false one
 
 
 class Server:
-    """nbdinetd by one of the ways; each client of it is a connection with a process of its own."""
+    """nbdinetd, started by one of the ways. Each connection has a process of its own."""
 
     def __init__(self, t, way, *arguments):
         self.t, self.way, self.arguments = t, way, arguments
@@ -37,17 +38,18 @@ class Server:
             wait_until(lambda: is_listening(path), "the server to listen")
             self.connect = lambda: Client(connect(path))
 
-    def client(self, *more):
-        """(client, its process); behind a listener that is the listener's."""
+    def client(self):
+        """(client, process). The process is the connection's, or the listener if there is one."""
         if self.listener:
             return self.connect(), self.listener
         start = self.t.inetd if self.way == "inetd" else self.t.activated
         how = {"stderr": "file"} if self.way == "inetd" else {}
-        process, client = start(*self.arguments, *more, **how)
+        process, client = start(*self.arguments, **how)
         return client, process
 
     def ended(self, process, status, words):
-        """The process of a connection has ended like this."""
+        """Checks how the process of a connection ended: its status (where there is no listener),
+        and words of the log's last line."""
         if not self.listener:
             process.expect(status)
         wait_until(lambda: re.search(" ended: .*" + words, process.stderr()),
@@ -67,7 +69,7 @@ def answer(client):
             return kind, data.decode()
 
 
-def refused(client, words):
+def refused(client, words="another client uses it"):
     kind, text = answer(client)
     eq(kind, NBD_REP_ERR_POLICY, "the answer to NBD_OPT_GO")
     contains(words, text)
@@ -77,137 +79,173 @@ def served(client):
     eq(answer(client)[0], NBD_REP_ACK, "the answer to NBD_OPT_GO")
 
 
+def newcomer(server):
+    """(client, process) of a new connection to the server, whose client has sent NBD_OPT_GO."""
+    client, process = server.client()
+    client.handshake()
+    ask(client)
+    return client, process
+
+
 def silent(client):
-    """Nothing comes."""
+    """The client gets no byte for HALF seconds."""
     eq(select.select([client._rfd], [], [], HALF)[0], [], "an answer")  # pylint: disable=W0212
 
 
 def retry(client):
-    """NBD_OPT_GO until it succeeds: the end of a connection is seen before its lock is gone."""
+    """Repeats NBD_OPT_GO until it succeeds: a process closes its connection before it
+    gives up its lock."""
     def go():
         ask(client)
         return answer(client)[0] == NBD_REP_ACK
     wait_until(go, "the export to be free")
 
 
-def one(t, *arguments, **how):
-    """(process, client behind the greeting) of a connection of its own."""
+def still_served(client):
+    eq(client.read(8, 8), pattern(8, 8))
+
+
+def connected(t, *arguments, **how):
+    """(process, client) of a new connection whose client has read the greeting."""
     process, client = t.activated(*arguments, **how)
     client.handshake()
     return process, client
 
 
+def asking(t, *arguments, name="", **how):
+    """(process, client) of a new connection whose client has sent NBD_OPT_GO."""
+    process, client = connected(t, *arguments, **how)
+    ask(client, name)
+    return process, client
+
+
+def serving(t, *arguments, **how):
+    """(process, client) of a new connection that is served, and so holds the lock."""
+    process, client = asking(t, *arguments, **how)
+    served(client)
+    return process, client
+
+
+def held(t, *options, **how):
+    """(image, process, client): a new image, and a connection with these options that is served."""
+    image = t.pattern_image(MIB)
+    return image, *serving(t, *options, image, **how)
+
+
+def each_way(t, *options, exports=None):
+    """A Server by each of the ways in turn, with a new image, or else these exports."""
+    for way in WAYS:
+        server = Server(t, way, *options, exports or t.pattern_image(MIB))
+        yield server
+        if server.listener:
+            stop(server.listener)
+
+
+@contextmanager
+def writing(t, option, requests):
+    """A connection on a file whose writes are held, with this many writes with FUA on their way:
+    (file system, process, client, cookies). Number i writes i + 1 at i * 8 KiB."""
+    need_privilege("root", "fuse")
+    with FailingFs(t.path("fs"), bytes(MIB)) as fs:
+        process, client = serving(t, option, fs.disk)
+        fs.rule("write", "hold")
+        cookies = [client.request(NBD_CMD_WRITE, i * 8192, flags=NBD_CMD_FLAG_FUA,
+                                  payload=bytes([i + 1]) * 4096) for i in range(requests)]
+        # One at a time: the others wait for it in the kernel.
+        fs.wait_held(1)
+        yield fs, process, client, cookies
+
+
 # ------------------------------------------------------------------ refuse
 
-@test("refuse: a second client hears NBD_REP_ERR_POLICY, haggles on, and is served when the first "
-      "has left")
+@test("refuse: a second client gets NBD_REP_ERR_POLICY, goes on with its options, and is served "
+      "when the first has left")
 def _(t):
     for option in ("--exclusive", "--exclusive=refuse"):
-        for way in WAYS:
-            image = t.pattern_image(MIB)
-            server = Server(t, way, option, image)
+        for server in each_way(t, option):
             first, _ = server.client()
             first.start()
-            second, process = server.client()
-            second.handshake()
-            ask(second)
-            refused(second, "another client uses it")
-            # To ask about it is no use of it.
+            second, process = newcomer(server)
+            refused(second)
+            # NBD_OPT_INFO and NBD_OPT_LIST need no lock.
             second.info()
             eq(second.size, MIB)
             second.list_exports()
             ask(second)
-            refused(second, "another client uses it")
+            refused(second)
             first.write(0, b"first" * 100)
             first.disconnect()
             retry(second)
             eq(second.read(0, 500), b"first" * 100)
             second.disconnect()
             server.ended(process, EX_OK, "client disconnected")
-            if server.listener:
-                stop(server.listener)
 
 
-@test("refuse: a client that comes for nothing, and leaves, is exit status 69")
+@test("refuse: the process of a refused client that leaves ends with exit status 69")
 def _(t):
-    image = t.pattern_image(MIB)
-    for way in WAYS:
-        server = Server(t, way, "--exclusive", image)
+    def leave(client):
+        ask(client)
+        refused(client)
+        client.close()
+
+    def abort(client):
+        ask(client)
+        refused(client)
+        eq(client.haggle(NBD_OPT_ABORT)[-1][0], NBD_REP_ACK)
+        client.expect_end()
+
+    def old_style(client):
+        client.option(NBD_OPT_EXPORT_NAME, b"")
+        client.expect_end()
+    for server in each_way(t, "--exclusive"):
         first, _ = server.client()
         first.start()
-
-        def leave(client):
-            client.handshake()
-            ask(client)
-            refused(client, "another client uses it")
-            client.close()
-
-        def abort(client):
-            client.handshake()
-            ask(client)
-            refused(client, "another client uses it")
-            eq(client.haggle(NBD_OPT_ABORT)[-1][0], NBD_REP_ACK)
-            client.expect_end()
-
-        def old_style(client):
-            client.handshake()
-            client.option(NBD_OPT_EXPORT_NAME, b"")
-            client.expect_end()
-        for visit_in_vain in (leave, abort, old_style):
+        for end_refused in (leave, abort, old_style):
             client, process = server.client()
-            visit_in_vain(client)
+            client.handshake()
+            end_refused(client)
             server.ended(process, EX_UNAVAILABLE, r'export "" is in use \(exclusive\)')
-        eq(first.read(8, 8), pattern(8, 8))
+        still_served(first)
         first.disconnect()
-        if server.listener:
-            stop(server.listener)
 
 
-@test("the lock is of the file: by another name, another link or another process's descriptor")
+@test("the lock belongs to the file: another name, another link and a descriptor handed over find it")
 def _(t):
     image = t.pattern_image(MIB)
     link, hard = t.path("link"), t.path("hard")
     os.symlink(image, link)
     os.link(image, hard)
-    _, first = one(t, "--exclusive", "-e", "x", image)
-    ask(first, "x")
-    served(first)
+    serving(t, "--exclusive", "-e", "x", image, name="x")
     for path in (link, hard):
-        _, second = one(t, "--exclusive", path)
-        ask(second)
-        refused(second, "another client uses it")
+        _, second = asking(t, "--exclusive", path)
+        refused(second)
     ours, theirs = t.connection()
     activate(t, "--exclusive", inherited=[theirs, ("disk", opened(t, image))])
     theirs.close()
     second = Client(ours)
     second.handshake()
     ask(second, "disk")
-    refused(second, "another client uses it")
-    _, other = one(t, "--exclusive", t.pattern_image(MIB))
-    ask(other)
-    served(other)
+    refused(second)
+    held(t, "--exclusive")  # of another file
 
 
-@test("read-only clients exclude each other, too, and writers, in both orders")
+@test("a read-only client excludes read-only clients and writers, in both orders")
 def _(t):
     image = t.pattern_image(MIB)
     for first_options, second_options in ((["-r"], ["-r"]), (["-r"], []), ([], ["-r"])):
-        process, first = one(t, "--exclusive", *first_options, image)
-        ask(first)
-        served(first)
-        _, second = one(t, "--exclusive", *second_options, image)
-        ask(second)
-        refused(second, "another client uses it")
+        process, first = serving(t, "--exclusive", *first_options, image)
+        _, second = asking(t, "--exclusive", *second_options, image)
+        refused(second)
         first.disconnect()
         retry(second)
         second.disconnect()
 
 
-@test("of read-only clients that come at the same moment, one is served and the others are refused")
+@test("one of several read-only clients that ask at the same moment is served, the others are refused")
 def _(t):
     image = t.pattern_image(MIB)
     for _ in range(5):
-        clients = [one(t, "--exclusive", "-r", image)[1] for _ in range(6)]
+        clients = [connected(t, "--exclusive", "-r", image)[1] for _ in range(6)]
         for client in clients:
             ask(client)
         answers = [answer(client)[0] for client in clients]
@@ -217,63 +255,54 @@ def _(t):
             client.close()
 
 
-@test("in a directory each file has a lock of its own, which a client takes when it chooses one")
+@test("each file of a directory has a lock of its own, which a client takes when it chooses the file")
 def _(t):
     os.mkdir(t.path("exports"))
     for name in ("a", "b"):
         t.pattern_image(MIB, f"exports/{name}")
-    for way in WAYS:
-        server = Server(t, way, "--exclusive", f"--directory={t.path('exports')}")
+    exports = f"--directory={t.path('exports')}"
+    for server in each_way(t, "--exclusive", exports=exports):
         first, _ = server.client()
         first.start("a")
         second, _ = server.client()
         second.handshake()
         second.info("a")
         ask(second, "a")
-        refused(second, "another client uses it")
-        # In vain for one, but another is free; and what was asked about is no obstacle.
+        refused(second)
+        # The other export is free; NBD_OPT_INFO about it locked nothing.
         third, _ = server.client()
         third.handshake()
         third.info("b")
         second.go("b")
         ask(third, "b")
-        refused(third, "another client uses it")
+        refused(third)
         eq(second.read(800, 8), pattern(800, 8))
         second.disconnect()
         first.disconnect()
         third.close()
-        if server.listener:
-            stop(server.listener)
-    process, first = one(t, "--exclusive=takeover", f"--directory={t.path('exports')}")
+    process, first = connected(t, "--exclusive=takeover", exports)
     first.info("a")
     first.go("a")
-    _, second = one(t, "--exclusive=takeover", "-e", "a", f"--directory={t.path('exports')}")
-    ask(second)
-    served(second)
+    _, second = serving(t, "--exclusive=takeover", "-e", "a", exports)
     process.expect(EX_OK)
     second.disconnect()
 
 
-@test("a block device is locked like a file, also a read-only one")
+@test("a block device is locked like a file, read-only ones included")
 def _(t):
     need_privilege("root", "loop")
     for read_only in (False, True):
         with LoopDevice(t.pattern_image(MIB), read_only=read_only) as loop:
-            process, first = one(t, "--exclusive", loop.path)
-            ask(first)
-            served(first)
-            _, second = one(t, "--exclusive", loop.path)
-            ask(second)
-            refused(second, "another client uses it")
-            third_process, third = one(t, "--exclusive=takeover", loop.path)
-            ask(third)
-            served(third)
+            process, first = serving(t, "--exclusive", loop.path)
+            _, second = asking(t, "--exclusive", loop.path)
+            refused(second)
+            third_process, third = serving(t, "--exclusive=takeover", loop.path)
             process.expect(EX_OK)
             third.disconnect()
             third_process.expect(EX_OK)
 
 
-@test("a read-only file system, and a file that nobody can write to, can be locked")
+@test("a file on a read-only file system can be locked")
 def _(t):
     need_root("to mount")
     source = t.path("source")
@@ -281,50 +310,37 @@ def _(t):
     t.pattern_image(MIB, "source/disk")
     with ReadOnlyBind(source, t.path("bind")):
         path = t.path("bind/disk")
-        process, first = one(t, "--exclusive", path)
-        ask(first)
-        served(first)
-        _, second = one(t, "--exclusive=takeover", path)
-        ask(second)
-        served(second)
+        process, first = serving(t, "--exclusive", path)
+        _, second = serving(t, "--exclusive=takeover", path)
         process.expect(EX_OK)
         second.disconnect()
 
 
-@test("who doesn't say --exclusive is served beside it, and hears of no takeover")
+@test("a process without --exclusive serves its client beside the lock's holder, and ignores SIGURG")
 def _(t):
-    image = t.pattern_image(MIB)
-    _, first = one(t, "--exclusive", image)
-    ask(first)
-    served(first)
-    process, second = one(t, image)
-    ask(second)
-    served(second)
+    image, _, first = held(t, "--exclusive")
+    process, second = serving(t, image)
     process.signal(signal.SIGURG)
-    eq(second.read(8, 8), pattern(8, 8))
+    still_served(second)
     second.disconnect()
     process.expect(EX_OK)
     first.disconnect()
 
 
-@test("the lock is none of QEMU's: its programs use the file meanwhile")
+@test("QEMU's programs don't see the lock, and use the file meanwhile")
 def _(t):
-    image = t.pattern_image(MIB)
-    _, first = one(t, "--exclusive", image)
-    ask(first)
-    served(first)
+    image, _, first = held(t, "--exclusive")
     t.run([need("qemu-io"), "-f", "raw", "-c", "write -P 7 4096 512", image])
     eq(first.read(4096, 512), bytes([7]) * 512)
     first.disconnect()
 
 
-@test("under --exclusive several connections of one client aren't promised, so that nbdcopy makes "
-      "one")
+@test("--exclusive withdraws NBD_FLAG_CAN_MULTI_CONN, so that nbdcopy makes one connection")
 def _(t):
     image = t.pattern_image(MIB)
     for options, promised in ((["--exclusive"], False), (["--exclusive=wait", "-r"], False),
                               (["--exclusive=takeover"], False), ([], True)):
-        _, client = one(t, *options, image)
+        _, client = connected(t, *options, image)
         client.info()
         eq(bool(client.flags & NBD_FLAG_CAN_MULTI_CONN), promised, "in INFO")
         client.go()
@@ -343,14 +359,10 @@ def _(t):
 
 @test("wait: a second client is answered when the first has left")
 def _(t):
-    for way in WAYS:
-        image = t.pattern_image(MIB)
-        server = Server(t, way, "--exclusive=wait", image)
+    for server in each_way(t, "--exclusive=wait"):
         first, _ = server.client()
         first.start()
-        second, process = server.client()
-        second.handshake()
-        ask(second)
+        second, process = newcomer(server)
         silent(second)
         first.write(0, b"first" * 100)
         first.disconnect()
@@ -358,17 +370,12 @@ def _(t):
         eq(second.read(0, 500), b"first" * 100)
         second.disconnect()
         server.ended(process, EX_OK, "client disconnected")
-        if server.listener:
-            stop(server.listener)
 
 
-@test("wait: NBD_OPT_EXPORT_NAME waits, too, and what a client sends meanwhile isn't lost")
+@test("wait: NBD_OPT_EXPORT_NAME waits, too, and a request sent meanwhile is answered")
 def _(t):
-    image = t.pattern_image(MIB)
-    _, first = one(t, "--exclusive=wait", image)
-    ask(first)
-    served(first)
-    _, second = one(t, "--exclusive=wait", image)
+    image, _, first = held(t, "--exclusive=wait")
+    _, second = connected(t, "--exclusive=wait", image)
     second.option(NBD_OPT_EXPORT_NAME, b"name")
     cookie = second.request(NBD_CMD_READ, 800, 64)
     silent(second)
@@ -379,41 +386,32 @@ def _(t):
     second.disconnect()
 
 
-@test("wait: ends with NBD_REP_ERR_POLICY and status 69 when the time for the handshake is over")
+@test("wait: the handshake's deadline ends it with NBD_REP_ERR_POLICY and exit status 69")
 def _(t):
-    image = t.pattern_image(MIB)
-    _, first = one(t, "--exclusive=wait", image)
-    ask(first)
-    served(first)
-    process, second = one(t, "--exclusive=wait", "--handshake-timeout=300ms", image)
-    ask(second)
+    image, _, first = held(t, "--exclusive=wait")
+    process, second = asking(t, "--exclusive=wait", "--handshake-timeout=300ms", image)
     refused(second, "within 300ms")
     second.expect_end()
     process.expect(EX_UNAVAILABLE)
     matches(r"ended: export \"\" is in use \(exclusive\): another client has not left it within "
             "300ms;", process.stderr())
-    process, second = one(t, "--exclusive=wait", "--handshake-timeout=300ms", image)
+    process, second = connected(t, "--exclusive=wait", "--handshake-timeout=300ms", image)
     second.option(NBD_OPT_EXPORT_NAME, b"")
     second.expect_end()
     process.expect(EX_UNAVAILABLE)
-    eq(first.read(8, 8), pattern(8, 8))
+    still_served(first)
     first.disconnect()
 
 
-@test("wait: ends when the client leaves, or on SIGTERM, and takes nothing")
+@test("wait: a client that leaves ends it, and SIGTERM does, and neither takes the lock")
 def _(t):
-    image = t.pattern_image(MIB)
-    holder, first = one(t, "--exclusive=wait", image)
-    ask(first)
-    served(first)
-    process, second = one(t, "--exclusive=wait", image)
-    ask(second)
+    image, holder, first = held(t, "--exclusive=wait")
+    process, second = asking(t, "--exclusive=wait", image)
     silent(second)
     second.close()
     process.expect(EX_UNAVAILABLE)
     contains("the client left while it waited", process.stderr())
-    process, second = one(t, "--exclusive=wait", image)
-    ask(second)
+    process, second = asking(t, "--exclusive=wait", image)
     silent(second)
     process.signal(signal.SIGTERM)
     eq(answer(second)[0], NBD_REP_ERR_SHUTDOWN)
@@ -423,34 +421,26 @@ def _(t):
     holder.expect(EX_OK)
 
 
-@test("wait: costs next to no processor time")
+@test("wait: a waiting process uses next to no processor time")
 def _(t):
-    image = t.pattern_image(MIB)
-    _, first = one(t, "--exclusive=wait", image)
-    ask(first)
-    served(first)
-    process, second = one(t, "--exclusive=wait", "--handshake-timeout=2s", image)
-    ask(second)
+    image, _, first = held(t, "--exclusive=wait")
+    process, second = asking(t, "--exclusive=wait", "--handshake-timeout=2s", image)
     refused(second, "within 2s")
-    # The process of before it ends, a zombie perhaps: its times are still there.
+    # A zombie keeps its times.
     assert cpu_seconds(process.pid) < 0.2, "it polls in circles"
     process.expect(EX_UNAVAILABLE)
 
 
-@test("wait: costs next to no processor time, whatever the client sends meanwhile")
+@test("wait: a waiting process uses next to no processor time, whatever its client sends")
 def _(t):
     need_root("to make a socket's buffer as large as that")
     SO_SNDBUFFORCE = 32
-    image = t.pattern_image(MIB)
-    _, first = one(t, "--exclusive", image)
-    ask(first)
-    served(first)
+    image, _, first = held(t, "--exclusive")
     waiting = []
     # A byte, some options, and more than there is room for.
     for sent in (b"x", Client.option_bytes(NBD_OPT_LIST) * 10, bytes(1 << 16), bytes(1 << 20)):
-        process, second = one(t, "--exclusive=wait", "--handshake-timeout=2s", image)
-        ask(second)
-        # The server takes what it has room for. The rest stays in the socket.
+        process, second = asking(t, "--exclusive=wait", "--handshake-timeout=2s", image)
+        # What the server doesn't read stays in the socket's buffer.
         second._socket.setsockopt(socket.SOL_SOCKET,  # pylint: disable=protected-access
                                   SO_SNDBUFFORCE, 4 * MIB)
         second.send(sent)
@@ -463,17 +453,13 @@ def _(t):
 
 # ------------------------------------------------------------------ takeover
 
-@test("takeover: the first client's process drains and leaves, and the second is served")
+@test("takeover: the first client's process ends its connection, and the second client is served")
 def _(t):
-    for way in WAYS:
-        image = t.pattern_image(MIB)
-        server = Server(t, way, "--exclusive=takeover", image)
+    for server in each_way(t, "--exclusive=takeover"):
         first, first_process = server.client()
         first.start()
         first.write(0, b"first" * 100)
-        second, process = server.client()
-        second.handshake()
-        ask(second)
+        second, process = newcomer(server)
         served(second)
         eq(second.read(0, 500), b"first" * 100)
         first.expect_end()
@@ -484,42 +470,27 @@ def _(t):
         second.expect_end()
         third.send(Client.request_bytes(NBD_CMD_DISC))
         third.expect_end()
-        if server.listener:
-            stop(server.listener)
-        else:
+        if not server.listener:
             process.expect(EX_OK)
 
 
-@test("takeover: also of one that would itself refuse or wait")
+@test("takeover: a process with refuse or wait gives up its lock, too")
 def _(t):
     image = t.pattern_image(MIB)
     for kind in ("refuse", "wait"):
-        process, first = one(t, f"--exclusive={kind}", image)
-        ask(first)
-        served(first)
-        _, second = one(t, "--exclusive=takeover", image)
-        ask(second)
-        served(second)
+        process, first = serving(t, f"--exclusive={kind}", image)
+        _, second = serving(t, "--exclusive=takeover", image)
         process.expect(EX_OK)
         second.disconnect()
 
 
-@test("takeover: while the first client's writes are under way, nobody is served; and what the second "
-      "reads first stays")
+@test("takeover: the second client is served after the first one's writes have ended, and no write "
+      "changes what it has read")
 def _(t):
-    need_privilege("root", "fuse")
-    with FailingFs(t.path("fs"), bytes(MIB)) as fs:
-        process, first = one(t, "--exclusive=takeover", fs.disk)
-        ask(first)
-        served(first)
-        fs.rule("write", "hold")
-        # FUA goes by the workers, several at a time; and then one that the main thread is stuck in.
-        writes = [first.request(NBD_CMD_WRITE, i * 8192, flags=NBD_CMD_FLAG_FUA,
-                                payload=bytes([i + 1]) * 4096) for i in range(16)]
-        fs.wait_held(1)
+    # Workers do the writes with FUA; the main thread blocks in the one without.
+    with writing(t, "--exclusive=takeover", 16) as (fs, process, first, writes):
         writes.append(first.request(NBD_CMD_WRITE, 512 * 1024, payload=b"\xaa" * 8192))
-        taker, second = one(t, "--exclusive=takeover", fs.disk)
-        ask(second)
+        taker, second = asking(t, "--exclusive=takeover", fs.disk)
         silent(second)
         silent(first)
         fs.clear()
@@ -527,7 +498,7 @@ def _(t):
         before = second.read(0, MIB)
         process.expect(EX_OK)
         eq(second.read(0, MIB), before, "what the second client read first")
-        # What was answered was there; what was refused was not.
+        # A write that was answered is in the file; a refused one got NBD_ESHUTDOWN.
         for i, cookie in enumerate(writes):
             try:
                 error = first.answer(cookie).error
@@ -544,21 +515,11 @@ def _(t):
 
 
 def vanish(t, kind, go_away):
-    """The first client goes with many slow writes in flight; the second one's reads are checked."""
-    need_privilege("root", "fuse")
-    with FailingFs(t.path("fs"), bytes(MIB)) as fs:
-        process, first = one(t, f"--exclusive={kind}", fs.disk)
-        ask(first)
-        served(first)
-        fs.rule("write", "hold")
-        for i in range(64):
-            first.request(NBD_CMD_WRITE, i * 8192, flags=NBD_CMD_FLAG_FUA,
-                          payload=bytes([i + 1]) * 4096)
-        # One at a time: the others wait for it in the kernel.
-        fs.wait_held(1)
+    """Ends the first client with 64 slow writes in flight, and checks the second client's reads.
+    Returns the first process's status and the content."""
+    with writing(t, f"--exclusive={kind}", 64) as (fs, process, first, _):
         go_away(process, first)
-        taker, second = one(t, f"--exclusive={kind}", fs.disk)
-        ask(second)
+        taker, second = asking(t, f"--exclusive={kind}", fs.disk)
         silent(second)
         fs.clear()
         served(second)
@@ -571,7 +532,7 @@ def vanish(t, kind, go_away):
         return process.poll(), before
 
 
-@test("no stale write: a client vanishes with slow writes in flight, and the next one waits for them")
+@test("no stale write: a client vanishes with slow writes in flight, and the next client waits for them")
 def _(t):
     _, content = vanish(t, "wait", lambda process, client: client.close())
     assert content[:4096] == b"\1" * 4096, "the first write was under way"
@@ -588,47 +549,39 @@ def _(t):
     eq(status, -signal.SIGKILL)
 
 
-@test("a process that is killed while it does nothing leaves no lock behind")
+@test("an idle process that is killed leaves no lock behind")
 def _(t):
     image = t.pattern_image(MIB)
     for kind in ("wait", "takeover"):
-        process, first = one(t, "--exclusive=wait", image)
-        ask(first)
-        served(first)
-        _, second = one(t, f"--exclusive={kind}", image)
+        process, first = serving(t, "--exclusive=wait", image)
+        _, second = connected(t, f"--exclusive={kind}", image)
         process.signal(signal.SIGKILL)
         ask(second)
         served(second)
         second.disconnect()
 
 
-@test("takeover: of a stopped process doesn't happen, and ends with status 69 at the deadline")
+@test("takeover: a stopped process keeps its lock, and its taker ends with exit status 69 in time")
 def _(t):
-    image = t.pattern_image(MIB)
-    process, first = one(t, "--exclusive=takeover", image)
-    ask(first)
-    served(first)
+    image, process, first = held(t, "--exclusive=takeover")
     process.signal(signal.SIGSTOP)
     wait_until(lambda: state_of(process.pid) == "T", "the process to stop")
-    taker, second = one(t, "--exclusive=takeover", "--handshake-timeout=500ms", image)
-    ask(second)
+    taker, second = asking(t, "--exclusive=takeover", "--handshake-timeout=500ms", image)
     refused(second, "within 500ms")
     second.expect_end()
     taker.expect(EX_UNAVAILABLE)
     process.signal(signal.SIGCONT)
-    # It has been asked, and leaves now.
+    # The taker's SIGURG is pending, and ends it now.
     first.expect_end()
     process.expect(EX_OK)
 
 
-@test("takeover: of several at the same time each is served in turn, and never two at once")
+@test("takeover: several takers at the same time are served one after the other, never two at once")
 def _(t):
     for options in ([], ["-r"]):
         image = t.pattern_image(MIB)
-        _, first = one(t, "--exclusive=takeover", *options, image)
-        ask(first)
-        served(first)
-        takers = [one(t, "--exclusive=takeover", "--handshake-timeout=60s", *options, image)[1]
+        _, first = serving(t, "--exclusive=takeover", *options, image)
+        takers = [connected(t, "--exclusive=takeover", "--handshake-timeout=60s", *options, image)[1]
                   for _ in range(4)]
         for taker in takers:
             ask(taker)
@@ -639,32 +592,23 @@ def _(t):
             assert ready, "nobody is served"
             client = next(c for c in waiting if c._rfd == ready[0])
             served(client)
-            # A process closes its connection before it gives up the lock; so whoever was served
-            # before must have seen the end by now.
+            # A process closes its connection before it gives up its lock, so that each earlier
+            # client must have seen the end by now.
             for earlier in turns:
                 assert earlier.ended(), f"{len(turns)} clients are served at the same time"
             turns.append(client)
             waiting.remove(client)
         # The last one stays.
-        eq(turns[-1].read(8, 8), pattern(8, 8))
+        still_served(turns[-1])
         turns[-1].disconnect()
 
 
-@test("takeover: while it waits for a slow process, it is no obstacle to one that comes later")
+@test("takeover: a taker that waits for a slow process doesn't block a later taker")
 def _(t):
-    need_privilege("root", "fuse")
-    with FailingFs(t.path("fs"), bytes(MIB)) as fs:
-        process, first = one(t, "--exclusive=takeover", fs.disk)
-        ask(first)
-        served(first)
-        fs.rule("write", "hold")
-        first.request(NBD_CMD_WRITE, 0, flags=NBD_CMD_FLAG_FUA, payload=b"x" * 4096)
-        fs.wait_held(1)
-        second_process, second = one(t, "--exclusive=takeover", fs.disk)
-        ask(second)
+    with writing(t, "--exclusive=takeover", 1) as (fs, process, _, _):
+        second_process, second = asking(t, "--exclusive=takeover", fs.disk)
         silent(second)
-        _, third = one(t, "--exclusive=takeover", fs.disk)
-        ask(third)
+        _, third = asking(t, "--exclusive=takeover", fs.disk)
         silent(third)
         silent(second)
         second.close()
@@ -672,11 +616,11 @@ def _(t):
         fs.clear()
         served(third)
         process.expect(EX_OK)
-        eq(third.read(0, 4096), b"x" * 4096)
+        eq(third.read(0, 4096), b"\1" * 4096)
         third.disconnect()
 
 
-@test("takeover: of a process of somebody else's is refused at once, in words")
+@test("takeover: a taker is refused at once, with the reason, if another user's process has the lock")
 def _(t):
     need_root("to be two users")
     image = t.pattern_image(MIB)
@@ -685,48 +629,37 @@ def _(t):
 
     def as_user(number):
         return [setpriv, f"--reuid={number}", "--clear-groups", "--"]
-    holder, first = one(t, "--exclusive=takeover", image, prefix=as_user(4001))
-    ask(first)
-    served(first)
-    taker, second = one(t, "--exclusive=takeover", image, prefix=as_user(4002))
-    ask(second)
+    holder, first = serving(t, "--exclusive=takeover", image, prefix=as_user(4001))
+    taker, second = asking(t, "--exclusive=takeover", image, prefix=as_user(4002))
     refused(second, f"process {holder.pid}, which uses it, can't be asked to end: Operation not "
                     "permitted")
     second.close()
     taker.expect(EX_UNAVAILABLE)
-    eq(first.read(8, 8), pattern(8, 8))
+    still_served(first)
     # The same user may.
-    _, third = one(t, "--exclusive=takeover", image, prefix=as_user(4001))
-    ask(third)
-    served(third)
+    _, third = serving(t, "--exclusive=takeover", image, prefix=as_user(4001))
     holder.expect(EX_OK)
     third.disconnect()
 
 
-@test("takeover: of a process in another PID namespace is refused at once, in words")
+@test("takeover: a taker in another PID namespace is refused at once, with the reason")
 def _(t):
     need_root("to make a PID namespace")
-    image = t.pattern_image(MIB)
-    _, first = one(t, "--exclusive=takeover", image)
-    ask(first)
-    served(first)
+    image, _, first = held(t, "--exclusive=takeover")
     _, second = t.inetd("--exclusive=takeover", image, stderr="file",
                         prefix=[need("unshare"), "--pid", "--fork", "--kill-child", "--"])
     second.handshake()
     ask(second)
     refused(second, "in another PID namespace")
     second.close()
-    eq(first.read(8, 8), pattern(8, 8))
+    still_served(first)
     first.disconnect()
 
 
-@test("takeover: who lures the signal to another process does it no harm")
+@test("takeover: a process that a forged record lock names as the holder comes to no harm")
 def _(t):
-    # A record lock whose owner is this test, which doesn't expect the signal.
-    image = t.pattern_image(MIB)
-    _, first = one(t, "--exclusive=takeover", image)
-    ask(first)
-    served(first)
+    # The test takes the record lock that names the holder. It ignores SIGURG, as by default.
+    image, _, first = held(t, "--exclusive=takeover")
     holder = None
     for line in Path("/proc/locks").read_text().splitlines():
         fields = line.split()
@@ -735,26 +668,24 @@ def _(t):
             holder = int(fields[-2])
     assert holder, "the holder's byte is in /proc/locks"
     first.disconnect()
-    _, first = one(t, "--exclusive", image)
-    # Now first, as whoever has the export's lock, can't tell who it is.
+    _, first = connected(t, "--exclusive", image)
+    # With the test's lock in place, the process that serves can't take its own.
     descriptor = os.open(image, os.O_RDWR)
     t.defer(os.close, descriptor)
     fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, holder)
     ask(first)
     served(first)
-    before = signal.getsignal(signal.SIGURG)
-    eq(before, signal.SIG_DFL)
-    taker, second = one(t, "--exclusive=takeover", "--handshake-timeout=500ms", image)
-    ask(second)
+    eq(signal.getsignal(signal.SIGURG), signal.SIG_DFL)
+    taker, second = asking(t, "--exclusive=takeover", "--handshake-timeout=500ms", image)
     refused(second, "within 500ms")
     taker.expect(EX_UNAVAILABLE)
-    eq(first.read(8, 8), pattern(8, 8))
+    still_served(first)
     first.disconnect()
 
 
 # ------------------------------------------------------------------ handed over, and usage
 
-@test("a file that is handed over, and can't be opened anew, can't be locked: an error that says so")
+@test("--exclusive for a file that is handed over and can't be opened anew is an error that says so")
 def _(t):
     need_root("to hand over what the process may not open")
     image = t.pattern_image(MIB)
@@ -774,16 +705,12 @@ def _(t):
             contains("--exclusive can't lock \"disk\", which was handed over", process.stderr())
 
 
-@test("processes that a listener forks with a file handed over don't share its lock")
+@test("the processes of a listener each have a lock of their own on a file that is handed over")
 def _(t):
     image = t.pattern_image(MIB)
     door = Door(t, "unix")
     process = activate(t, "--exclusive=takeover", inherited=[door, ("disk", opened(t, image))])
-    first = door.client()
-    first.handshake()
-    ask(first)
-    served(first)
-    second = door.client()
+    first, second = door.client().start(), door.client()
     second.handshake()
     ask(second)
     served(second)
@@ -792,7 +719,7 @@ def _(t):
     stop(process)
 
 
-@test("--exclusive takes refuse, wait and takeover, and --check says what they mean")
+@test("--exclusive takes refuse, wait and takeover, and --check explains them")
 def _(t):
     image = t.pattern_image(MIB)
     process = t.run([NBDINETD, "--exclusive=maybe", image], status=EX_USAGE)
