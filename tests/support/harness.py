@@ -48,6 +48,7 @@ NBDINETD = os.environ.get("NBDINETD", str(BUILDDIR / "src" / "nbdinetd"))
 TOOLS = Path(os.environ.get("NBDINETD_TOOLS", BUILDDIR / ".tools"))
 
 TEST_GUARD = 90.0  # of one test; see GUARD
+TIMES = os.environ.get("NBDINETD_TEST_TIMES") == "1"  # prints the seconds that each test took
 
 # sysexits.h, as far as nbdinetd uses it.
 EX_OK = 0
@@ -556,6 +557,7 @@ def main():
         context = Test(name)
         verdict, directive, trouble = "ok", "", ""
         stop = None
+        began = time.monotonic()
         try:
             signal.setitimer(signal.ITIMER_REAL, guard)
             function(context)
@@ -572,6 +574,8 @@ def main():
             verdict, trouble = "not ok", "cleaning up failed:\n" + "\n".join(problems)
         # A "#" in a name would begin a directive.
         print(f"{verdict} {number} - {name.replace('#', 'no. ')}{directive}", flush=True)
+        if TIMES:
+            note(f"{time.monotonic() - began:.2f} s")
         note(trouble)
         failures += verdict != "ok"
         if stop:
