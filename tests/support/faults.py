@@ -6,6 +6,7 @@ our own (`private_mounts`), loop devices are held open with the autoclear flag, 
 file system goes away at end of file on its standard input.
 """
 
+import array
 import ctypes
 import errno
 import fcntl
@@ -13,6 +14,7 @@ import os
 import select
 import struct
 import subprocess
+import sys
 
 from harness import GUARD, require, wait_until
 
@@ -326,12 +328,12 @@ class Immutable:
 def nonzero_pattern(offset, length):
     """Bytes that are never zero and tell where they belong: wrong bytes can't pass as right."""
     first = offset // 8
-    words = (length + 15) // 8
-    raw = b"".join(struct.pack("<Q", (word * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF)
-                               | 0x0101010101010101)
-                   for word in range(first, first + words + 1))
+    words = array.array("Q", [word * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF | 0x0101010101010101
+                              for word in range(first, first + (length + 15) // 8 + 1)])
+    if sys.byteorder == "big":
+        words.byteswap()
     skip = offset % 8
-    return raw[skip:skip + length]
+    return words.tobytes()[skip:skip + length]
 
 
 def drop_caches(path):

@@ -15,6 +15,7 @@ be able to end.
 import surroundings
 surroundings.settle()
 
+import array
 import ctypes
 import fcntl
 import hashlib
@@ -27,7 +28,6 @@ import shutil
 import signal
 import socket
 import stat
-import struct
 import sys
 import tempfile
 import threading
@@ -598,8 +598,10 @@ def skip_all(reason):
 def pattern(offset, length):
     """The bytes of a pattern image from offset on."""
     first, last = offset // 8, (offset + length + 7) // 8
-    whole = b"".join(struct.pack(">Q", i * 8) for i in range(first, last))
-    return whole[offset - first * 8:][:length]
+    words = array.array("Q", range(first * 8, last * 8, 8))
+    if sys.byteorder == "little":
+        words.byteswap()
+    return words.tobytes()[offset - first * 8:][:length]
 
 
 def shipped(name):

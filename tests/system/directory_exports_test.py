@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import stat
+import struct
 import sys
 import threading
 from pathlib import Path

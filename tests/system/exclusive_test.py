@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 from contextlib import contextmanager
 from pathlib import Path

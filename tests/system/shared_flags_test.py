@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""The file status flags of the client's descriptors, which everybody shares who holds a duplicate,
-are as they were found: before, while a client is served, and after each kind of end. (Files that are
-handed over: handed_over_test.py.)"""
+"""nbdinetd leaves the file status flags of the client's descriptors as it finds them, since all
+duplicates of a descriptor share them: while a client is served, and after each kind of end.
+handed_over_test.py has the same for files that are handed over."""
 
 import fcntl
 import os
@@ -25,14 +25,15 @@ def flags_of(*descriptors):
 
 
 def serve(client, process, end):
-    """Reads of each kind, a write, and the end."""
+    """Does reads of each kind and a write, yields, ends the connection, and yields again."""
+    content = pattern(0, MIB)
     for length in (512, 200000, MIB):
-        eq(client.read(0, length), pattern(0, length))
-    # More than any socket takes at once.
+        eq(client.read(0, length), content[:length])
+    # The replies are more than any socket takes at once.
     cookies = [client.request(NBD_CMD_READ, 0, MIB) for _ in range(16)]
     for cookie in cookies:
-        eq(client.answer(cookie).check().data, pattern(0, MIB))
-    client.write(0, pattern(0, 200000))
+        eq(client.answer(cookie).check().data == content, True, "the data of a READ")
+    client.write(0, content[:200000])
     yield
     if end == "NBD_CMD_DISC":
         client.send(client.request_bytes(NBD_CMD_DISC))
@@ -51,7 +52,7 @@ def check(t, client, process, shared, before, end):
         eq(flags_of(*shared), before, when)
 
 
-@test("the flags of a socket are left alone, in plain text and over TLS")
+@test("nbdinetd changes no flags of a socket, in plain text and over TLS")
 def _(t):
     files, image = authority().server_files(t), t.pattern_image(MIB)
     for family in ("socketpair", "tcp"):
@@ -79,13 +80,13 @@ def piped(t, *arguments, prefix=()):
     return process, client, [their_input, their_output]
 
 
-@test("the flags of pipes are left alone, whether or not they can be opened anew")
+@test("nbdinetd changes no flags of pipes, whether or not it can open them anew")
 def _(t):
     image = t.pattern_image(MIB)
     os.chmod(image, 0o666)
     prefixes = [[]]
     if os.geteuid() == 0:
-        # A pipe is its maker's; another user may not open it, nor anybody without /proc.
+        # Another user than the maker of a pipe may not open it anew.
         prefixes.append([need("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}",
                          "--clear-groups", "--"])
     for prefix in prefixes:
@@ -94,7 +95,7 @@ def _(t):
             check(t, client.start(), process, shared, flags_of(*shared), end)
 
 
-@test("a shell that shares its pipe goes on with it after nbdinetd")
+@test("a shell can read on from a pipe that it shared with nbdinetd")
 def _(t):
     image = t.pattern_image(MIB)
     their_input, our_output = os.pipe()
@@ -113,7 +114,7 @@ def _(t):
     process.expect(EX_OK)
 
 
-@test("a listening socket blocks again for whoever gets it next")
+@test("a listening socket is left in blocking mode when the listener ends")
 def _(t):
     image = t.pattern_image(MIB)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -125,7 +126,7 @@ def _(t):
         process.signal(number)
         process.expect(EX_OK)
         eq(flags_of(door.fileno()), before)
-    # Two at the same time: the first sets it back while the second has it.
+    # Of two listeners on one socket, the first sets the flag back while the second still accepts.
     door = Door(t)
     first = activate(t, image, inherited=[door])
     visit(door.client())
