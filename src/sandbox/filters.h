@@ -20,7 +20,10 @@ namespace nbdinetd {
 
 struct Filter {
   const sock_filter* instructions;
-  size_t count;  // 0 in a program without libseccomp
+  size_t count;
+
+  // The program was built without libseccomp.
+  bool absent() const { return count == 0; }
 };
 
 // Numbers that stand in a filter for what is only known when it is loaded: this
@@ -50,10 +53,8 @@ inline constexpr size_t kMaxFilterLength = 512;
 Filter NegotiationFilter(const SandboxFacts& facts);
 Filter TransmissionFilter(const SandboxFacts& facts);
 
-// What LoadFilter() says of a filter of no instructions; no errno is that.
-inline constexpr int kNoFilters = -1;
-
-// 0 once the filter holds for this process, or an errno.
+// Returns 0 once the filter holds for this process, or an errno value. `filter`
+// is not absent.
 int LoadFilter(const Filter& filter, const SandboxFacts& facts);
 
 // Made by compile_filters.cc: both of each set of facts.

@@ -44,7 +44,6 @@ Filter TransmissionFilter(const SandboxFacts& facts) {
 }
 
 int LoadFilter(const Filter& filter, const SandboxFacts& facts) {
-  if (filter.count == 0) return kNoFilters;
   sock_filter instructions[kMaxFilterLength];
   std::copy_n(filter.instructions, filter.count, instructions);
   const int socket = facts.input_fd == facts.output_fd ? facts.input_fd : -1;

@@ -18,12 +18,8 @@ absl::Status Lacking(const std::vector<std::string>& clauses) {
 }
 
 std::string NoFilter(const char* which, int error) {
-  return error == kNoFilters
-             ? std::string(
-                   "system calls can't be filtered: this program was built "
-                   "without libseccomp")
-             : absl::StrCat("system calls can't be filtered", which,
-                            " (seccomp): ", ErrnoText(error));
+  return absl::StrCat("system calls can't be filtered", which,
+                      " (seccomp): ", ErrnoText(error));
 }
 
 }  // namespace
@@ -44,9 +40,16 @@ absl::Status Sandbox::Enter() {
         "files can't be put out of reach (Landlock): ", ErrnoText(error)));
   }
   // Last: it takes away what the others are made with.
-  const int error = LoadFilter(NegotiationFilter(facts_), facts_);
-  has_filter_ = error == 0;
-  if (error != 0) lacking.push_back(NoFilter("", error));
+  const Filter filter = NegotiationFilter(facts_);
+  if (filter.absent()) {
+    lacking.push_back(
+        "system calls can't be filtered: this program was built without "
+        "libseccomp");
+  } else if (const int error = LoadFilter(filter, facts_)) {
+    lacking.push_back(NoFilter("", error));
+  } else {
+    has_filter_ = true;
+  }
   return Lacking(lacking);
 }
 
