@@ -39,10 +39,11 @@ bool BlockDeviceExport::IsReadOnly(int fd) {
 }
 
 absl::StatusOr<std::unique_ptr<Export>> BlockDeviceExport::Create(
-    const std::string& path, UniqueFd fd, bool read_only) {
+    const std::string& path, UniqueFd fd, bool read_only, Sharing sharing) {
   Facts facts;
   facts.read_only = read_only;
   facts.block_device = true;
+  facts.sharing = sharing;
   if (ioctl(fd.get(), BLKGETSIZE64, &facts.size_bytes) != 0) {
     return ErrnoStatus(errno, absl::StrCat("failed to get the size of block "
                                            "device ",

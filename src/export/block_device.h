@@ -10,9 +10,9 @@ class BlockDeviceExport : public Export {
  public:
   // Asks the device for its size, block sizes, and whether it rotates. Fails
   // when it doesn't know its size.
-  static absl::StatusOr<std::unique_ptr<Export>> Create(const std::string& path,
-                                                        UniqueFd fd,
-                                                        bool read_only);
+  static absl::StatusOr<std::unique_ptr<Export>> Create(
+      const std::string& path, UniqueFd fd, bool read_only,
+      Sharing sharing = Sharing::kOwn);
   // Whether the device refuses writes (BLKROGET), which open(2) doesn't tell.
   static bool IsReadOnly(int fd);
 

@@ -49,7 +49,11 @@ bool GetCachestat(int fd, uint64_t offset, uint64_t length, Cachestat* stat) {
 }  // namespace
 
 Export::Export(std::string path, UniqueFd fd, Facts facts)
-    : path_(std::move(path)), fd_(std::move(fd)), facts_(facts) {}
+    : path_(std::move(path)),
+      fd_(std::move(fd)),
+      facts_(facts),
+      write_flags_(facts.sharing == Sharing::kSharedForAppending ? kRwfNoAppend
+                                                                 : 0) {}
 
 size_t Export::ReadCached(uint64_t offset, absl::Span<char> out) {
   if (reads_busy_.load(std::memory_order_relaxed) != 0) return 0;
@@ -268,7 +272,7 @@ int Export::FindExtents(uint64_t offset, uint64_t length, size_t limit,
   // Block devices know no holes, and to ask for them (lseek) would wait for
   // every read that is under way, and make those that come wait, too. Of a
   // description that others share, it would move the offset.
-  if (facts_.block_device || shares_description_) {
+  if (facts_.block_device || shares_description()) {
     out->push_back({facts_.size_bytes - offset, false});
     return 0;
   }

@@ -35,6 +35,17 @@ inline constexpr int kRwfNoAppend = 0x20;
 
 class Export {
  public:
+  // Whether other processes may have the open file description that requests
+  // use. What they share, the file's offset and the file status flags, is left
+  // as it is.
+  enum class Sharing {
+    kOwn,
+    // It was handed over, and couldn't be opened anew.
+    kShared,
+    // The same, and O_APPEND is among the flags.
+    kSharedForAppending,
+  };
+
   // What is known when the export is opened, and doesn't change afterwards.
   struct Facts {
     uint64_t size_bytes = 0;
@@ -42,6 +53,7 @@ class Export {
     bool read_only = false;
     bool rotational = false;
     bool block_device = false;
+    Sharing sharing = Sharing::kOwn;
   };
 
   virtual ~Export() = default;
@@ -62,14 +74,7 @@ class Export {
   // The descriptor that all requests use, for the locks of its open file
   // description.
   int lock_fd() const { return fd_.get(); }
-  // Other processes may have that description, too: it was handed over, and
-  // couldn't be opened anew. What they share, the file's offset and the file
-  // status flags, is left as it is; with `appends` O_APPEND is one of these.
-  bool shares_description() const { return shares_description_; }
-  void set_shares_description(bool appends) {
-    shares_description_ = true;
-    write_flags_ = appends ? kRwfNoAppend : 0;
-  }
+  bool shares_description() const { return facts_.sharing != Sharing::kOwn; }
 
   // Reads what the page cache holds, without waiting for the storage: the
   // number of bytes, perhaps fewer than wanted; 0 when nothing is to be had
@@ -181,8 +186,7 @@ class Export {
   const std::string path_;
   const UniqueFd fd_;
   const Facts facts_;
-  bool shares_description_ = false;
-  int write_flags_ = 0;  // of pwritev2(2), for every write
+  const int write_flags_;  // of pwritev2(2), for every write
   std::atomic<bool> finding_extents_may_sync_ = false;
   // The file system answers RWF_NOWAIT reads.
   std::atomic<bool> reads_nowait_ = true;

@@ -10,7 +10,8 @@ class FileExport : public Export {
  public:
   // `st` is what fstat() said of `fd`.
   static std::unique_ptr<Export> Create(const std::string& path, UniqueFd fd,
-                                        const struct stat& st, bool read_only);
+                                        const struct stat& st, bool read_only,
+                                        Sharing sharing = Sharing::kOwn);
 
   int Trim(uint64_t offset, uint64_t length) override;
   int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed) override;

@@ -30,18 +30,19 @@ absl::Status NoInput(const std::string& path, absl::string_view reason) {
 // Makes an export of what has been opened, or says why it can't be one.
 absl::StatusOr<std::unique_ptr<Export>> ExportOf(
     UniqueFd fd, const std::string& path, bool read_only,
-    std::string* read_only_reason) {
+    std::string* read_only_reason,
+    Export::Sharing sharing = Export::Sharing::kOwn) {
   struct stat st;
   if (FileStatus(fd.get(), &st) != 0) return NoInput(path, ErrnoText(errno));
   if (S_ISREG(st.st_mode)) {
-    return FileExport::Create(path, std::move(fd), st, read_only);
+    return FileExport::Create(path, std::move(fd), st, read_only, sharing);
   }
   if (S_ISBLK(st.st_mode)) {
     if (!read_only && BlockDeviceExport::IsReadOnly(fd.get())) {
       read_only = true;
       *read_only_reason = "the block device is read-only";
     }
-    return BlockDeviceExport::Create(path, std::move(fd), read_only);
+    return BlockDeviceExport::Create(path, std::move(fd), read_only, sharing);
   }
   return NoInput(path, S_ISDIR(st.st_mode)
                            ? "it is a directory"
@@ -169,10 +170,9 @@ absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
   }
   own.Reset(fcntl(fd, F_DUPFD_CLOEXEC, 0));
   if (!own.valid()) return NoInput(name, ErrnoText(errno));
-  absl::StatusOr<std::unique_ptr<Export>> opened =
-      ExportOf(std::move(own), name, read_only, read_only_reason);
-  if (opened.ok()) (*opened)->set_shares_description(appends);
-  return opened;
+  return ExportOf(std::move(own), name, read_only, read_only_reason,
+                  appends ? Export::Sharing::kSharedForAppending
+                          : Export::Sharing::kShared);
 }
 
 }  // namespace nbdinetd
