@@ -170,7 +170,8 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/nbd_client.py \
 	tests/support/private_systemd.py tests/support/surroundings.py \
 	tests/support/tls.py \
-	tests/support/fake_export.h tests/support/loop_device.h \
+	tests/support/extent.h tests/support/fake_export.h \
+	tests/support/loop_device.h \
 	tests/support/memory_stream.h tests/support/private_mount.h
 
 check-local: all

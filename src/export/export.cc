@@ -83,7 +83,7 @@ bool Export::IsCached(uint64_t offset, uint64_t length) {
          stat.cached == last_page - first_page + 1;
 }
 
-int Export::Read(uint64_t offset, absl::Span<char> out, size_t* done) {
+StorageError Export::Read(uint64_t offset, absl::Span<char> out, size_t* done) {
   *done = 0;
   while (*done < out.size()) {
     const ssize_t n = pread(fd(), out.data() + *done, out.size() - *done,
@@ -91,7 +91,7 @@ int Export::Read(uint64_t offset, absl::Span<char> out, size_t* done) {
     if (n > 0) {
       *done += static_cast<size_t>(n);
     } else if (n == 0) {
-      return kTruncated;
+      return StorageError::Truncated();
     } else if (errno != EINTR) {
       const int error = errno;
       ForgetFailedPages(offset + *done);

@@ -22,13 +22,9 @@
 #include "base/unique_fd.h"
 #include "export/calls_under_way.h"
 #include "export/extents.h"
+#include "export/storage_error.h"
 
 namespace nbdinetd {
-
-// The errno of a read that found the file ending inside the export: it has
-// been truncated since it was opened. The client gets NBD_EIO.
-// Not an errno of the system's: the block layer has its own use for each.
-inline constexpr int kTruncated = -1;
 
 // RWF_NOAPPEND of pwritev2(2), Linux 6.9: newer than the C library's headers.
 inline constexpr int kRwfNoAppend = 0x20;
@@ -83,8 +79,8 @@ class Export {
   // Whether all of the range is in the page cache, as far as can be told.
   bool IsCached(uint64_t offset, uint64_t length);
   // Fills `out`, waiting for the storage. On an error `*done` bytes of it are
-  // good. kTruncated when the file ends before the range does.
-  int Read(uint64_t offset, absl::Span<char> out, size_t* done);
+  // good. StorageError::Truncated() when the file ends before the range does.
+  StorageError Read(uint64_t offset, absl::Span<char> out, size_t* done);
 
   // Writes all of `data`; with `durable` it is on stable storage when this
   // returns 0.

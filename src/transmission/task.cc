@@ -8,7 +8,7 @@ namespace {
 
 // Reads [offset, offset + length) through one piece of memory, so that it is in
 // the page cache afterwards.
-int ReadIntoCache(Export& target, Task& task) {
+StorageError ReadIntoCache(Export& target, Task& task) {
   const BufferPool::Buffer piece = task.buffers.Take(kPieceBytes);
   if (piece == nullptr) return ENOMEM;
   const Request& request = task.request;
@@ -17,8 +17,8 @@ int ReadIntoCache(Export& target, Task& task) {
     const auto bytes = static_cast<size_t>(
         std::min<uint64_t>(request.length - position, kPieceBytes));
     size_t done = 0;
-    const int error = target.Read(request.offset + position,
-                                  absl::MakeSpan(piece.get(), bytes), &done);
+    const StorageError error = target.Read(
+        request.offset + position, absl::MakeSpan(piece.get(), bytes), &done);
     if (error != 0) {
       task.error_offset = request.offset + position + done;
       return error;
@@ -28,7 +28,7 @@ int ReadIntoCache(Export& target, Task& task) {
   return 0;
 }
 
-int RunRead(Export& target, Task& task) {
+StorageError RunRead(Export& target, Task& task) {
   const Request& request = task.request;
   task.error_offset = request.offset;
   if (!task.has_data()) return ReadIntoCache(target, task);
@@ -36,8 +36,8 @@ int RunRead(Export& target, Task& task) {
   task.data = task.buffers.Take(length);
   if (task.data == nullptr) return ENOMEM;
   size_t done = 0;
-  const int error = target.Read(request.offset,
-                                absl::MakeSpan(task.data.get(), length), &done);
+  const StorageError error = target.Read(
+      request.offset, absl::MakeSpan(task.data.get(), length), &done);
   task.error_offset += done;
   return error;
 }

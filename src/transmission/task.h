@@ -37,7 +37,7 @@ struct Task {
   BufferPool::Buffer data;
 
   // Out.
-  int error = 0;              // errno
+  StorageError error;
   uint64_t error_offset = 0;  // where it struck, inside the request
   // Of a block status: the last one is perhaps longer than the request.
   Extents extents;

@@ -174,7 +174,7 @@ int Transmission::FinalFlush() {
       done = std::move(finished);
     }
   }
-  return done->error;
+  return done->error.number;
 }
 
 void Transmission::OnInput() {

@@ -79,10 +79,12 @@ class Transmission {
   // With `as_file` the data is sent without being copied, as far as that goes.
   void SendOneChunk(const Request& request, bool as_file = false);
   // Tells the client, and the log, what the storage said.
-  void Fail(const Request& request, int error_number, uint64_t offset);
+  void Fail(const Request& request, StorageError storage_error,
+            uint64_t offset);
   // "read of 4096 bytes at offset 8192 failed: Input/output error".
-  static std::string FailureSentence(const Request& request, int error_number);
-  void LogStorageError(const Request& request, int error_number);
+  static std::string FailureSentence(const Request& request,
+                                     StorageError error);
+  void LogStorageError(const Request& request, StorageError error);
 
   // The end (transmission.cc).
   // How to wait, after so many requests have been carried out in one turn.

@@ -97,24 +97,25 @@ void Transmission::AnswerTask(const Task& task) {
 }
 
 std::string Transmission::FailureSentence(const Request& request,
-                                          int error_number) {
+                                          StorageError error) {
   const absl::string_view reason =
-      error_number == kTruncated
+      error.truncated
           ? "the file has been truncated, and ends before the export does"
-          : absl::NullSafeStringView(strerrordesc_np(error_number));
+          : absl::NullSafeStringView(strerrordesc_np(error.number));
   return absl::StrCat(CommandName(request.type), " of ", request.length,
                       " bytes at offset ", request.offset, " failed: ", reason);
 }
 
-void Transmission::Fail(const Request& request, int error_number,
+void Transmission::Fail(const Request& request, StorageError storage_error,
                         uint64_t offset) {
-  const std::string sentence = FailureSentence(request, error_number);
+  const std::string sentence = FailureSentence(request, storage_error);
   // That zeroes can't be had faster than by writing them is an answer; of
   // anything else "SHOULD NOT return NBD_ENOTSUP" ("Error values") holds.
   const bool is_answer =
-      error_number == EOPNOTSUPP && request.has(NBD_CMD_FLAG_FAST_ZERO);
-  if (!is_answer) LogStorageError(request, error_number);
-  const NbdError error = is_answer ? NBD_ENOTSUP : NbdErrorOf(error_number);
+      storage_error == EOPNOTSUPP && request.has(NBD_CMD_FLAG_FAST_ZERO);
+  if (!is_answer) LogStorageError(request, storage_error);
+  const NbdError error =
+      is_answer ? NBD_ENOTSUP : NbdErrorOf(storage_error.number);
   if (request.type == NBD_CMD_READ) {
     replies_.ErrorAt(request, error, sentence, offset);
   } else {
@@ -122,10 +123,10 @@ void Transmission::Fail(const Request& request, int error_number,
   }
 }
 
-void Transmission::LogStorageError(const Request& request, int error_number) {
+void Transmission::LogStorageError(const Request& request, StorageError error) {
   if (++storage_errors_logged_ > kMaxStorageErrorsLogged) return;
   log_.Error(absl::StrCat(Quoted(target_.path()), ": ",
-                          FailureSentence(request, error_number),
+                          FailureSentence(request, error),
                           storage_errors_logged_ == kMaxStorageErrorsLogged
                               ? "; further errors are only counted"
                               : ""));
@@ -141,7 +142,7 @@ void Transmission::SendFragments(const Request& request) {
     const size_t piece = ChunkLength(offset, end);
     char* data = replies_.ReserveData(piece);
     size_t good = 0;
-    if (const int error = target_.Read(offset, {data, piece}, &good)) {
+    if (const StorageError error = target_.Read(offset, {data, piece}, &good)) {
       Fail(request, error, offset + good);
       return;
     }
@@ -155,7 +156,7 @@ void Transmission::SendOneChunk(const Request& request, bool as_file) {
   replies_.BeginData(request);
   const uint64_t end = request.offset + request.length;
   uint64_t offset = request.offset;
-  int error = 0;
+  StorageError error;
   uint64_t error_offset = 0;
   if (as_file) {
     // What doesn't go this way is read below, and the reason found there.

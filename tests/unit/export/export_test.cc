@@ -28,20 +28,13 @@
 #include <vector>
 
 #include "base/exit_status.h"
+#include "support/extent.h"
 #include "support/fake_export.h"
 #include "support/image.h"
 #include "support/loop_device.h"
 #include "support/private_mount.h"
 
 namespace nbdinetd {
-
-// For readable failures.
-bool operator==(const Extent& a, const Extent& b) {
-  return a.length_bytes == b.length_bytes && a.hole == b.hole;
-}
-void PrintTo(const Extent& extent, std::ostream* out) {
-  *out << (extent.hole ? "hole " : "data ") << extent.length_bytes;
-}
 
 namespace {
 
@@ -172,18 +165,21 @@ int Write(Export& target, uint64_t offset, const Bytes& bytes,
   return target.Write(offset, {bytes.data(), bytes.size()}, durable);
 }
 
-// What Read() gives; "errno E after N bytes" when it fails.
+// What Read() gives; "errno E after N bytes" when it fails, and "truncated
+// after N bytes" when the file has become shorter.
 Bytes Read(Export& target, uint64_t offset, size_t size) {
   Bytes bytes(size, '#');
   size_t done = 12345;
-  const int error =
+  const StorageError error =
       target.Read(offset, absl::MakeSpan(bytes.data(), size), &done);
   if (error == 0) {
     EXPECT_EQ(done, size);
     return bytes;
   }
-  return "errno " + std::to_string(error) + " after " + std::to_string(done) +
-         " bytes";
+  const std::string what = error == StorageError::Truncated()
+                               ? "truncated"
+                               : "errno " + std::to_string(error.number);
+  return what + " after " + std::to_string(done) + " bytes";
 }
 
 // -- Opening
@@ -418,8 +414,7 @@ TEST_P(FileExportTest, AReadBeyondATruncationSaysHowFarItCame) {
   Export& target = Serve(2 * kBlock);
   image().Truncate(kBlock);
   const auto truncated_after = [](size_t bytes) {
-    return "errno " + std::to_string(kTruncated) + " after " +
-           std::to_string(bytes) + " bytes";
+    return "truncated after " + std::to_string(bytes) + " bytes";
   };
   EXPECT_TRUE(Read(target, 0, kBlock) == Pattern(0, kBlock));
   EXPECT_EQ(Read(target, kBlock - 100, 4096), truncated_after(100));

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "support/extent.h"
 #include "support/image.h"
 #include "support/loop_device.h"
 #include "support/private_mount.h"
@@ -47,13 +48,6 @@ extern "C" int ioctl(int fd, unsigned long request, ...) noexcept {
 }
 
 namespace nbdinetd {
-
-bool operator==(const Extent& a, const Extent& b) {
-  return a.length_bytes == b.length_bytes && a.hole == b.hole;
-}
-void PrintTo(const Extent& extent, std::ostream* out) {
-  *out << extent.length_bytes << (extent.hole ? " hole" : " data");
-}
 
 namespace {
 

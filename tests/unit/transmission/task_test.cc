@@ -15,19 +15,12 @@
 #include <vector>
 
 #include "base/limits.h"
+#include "support/extent.h"
 #include "support/fake_export.h"
 #include "support/image.h"
 #include "support/wire.h"
 
 namespace nbdinetd {
-
-// For readable failures.
-bool operator==(const Extent& a, const Extent& b) {
-  return a.length_bytes == b.length_bytes && a.hole == b.hole;
-}
-void PrintTo(const Extent& extent, std::ostream* out) {
-  *out << (extent.hole ? "hole " : "data ") << extent.length_bytes;
-}
 
 namespace {
 
@@ -211,7 +204,7 @@ TEST_P(TaskTest, AReadBeyondATruncationTellsWhereItStopped) {
         Row{4 * kBlock + 100, 1, 4 * kBlock + 100},
         Row{8 * kBlock, 4096, 8 * kBlock}, Row{kSize - 1, 1, kSize - 1}}) {
     const Task task = Run(NBD_CMD_READ, row.offset, row.length);
-    EXPECT_EQ(task.error, kTruncated) << row.offset;
+    EXPECT_EQ(task.error, StorageError::Truncated()) << row.offset;
     EXPECT_EQ(task.error_offset, row.error_offset)
         << row.offset << ", " << row.length;
   }
@@ -224,7 +217,7 @@ TEST_P(TaskTest, AReadBeyondATruncationOfASparseFileFailsToo) {
   target();
   Truncate(kBlock + 512);
   const Task task = Run(NBD_CMD_READ, 0, 4 * kBlock);
-  EXPECT_EQ(task.error, kTruncated);
+  EXPECT_EQ(task.error, StorageError::Truncated());
   EXPECT_EQ(task.error_offset, kBlock + 512);
   EXPECT_EQ(Run(NBD_CMD_READ, 0, kBlock + 512).error, 0);
 }
