@@ -300,7 +300,11 @@ class Torture : public testing::Test {
       if (given.has_value()) {
         // Each other round begins where the one before has ended, with nothing
         // in the page cache.
-        if (rounds % 2 == 0) disk = MakeGivenDisk(*given, random_);
+        if (rounds % 2 == 0) {
+          // The old disk is open, and its file system can't be unmounted.
+          disk.reset();
+          disk = MakeGivenDisk(*given, random_);
+        }
       } else if (disk == nullptr) {
         // A sector more than pages, and in a file some bytes more than sectors.
         disk =
