@@ -980,6 +980,7 @@ def _(t):
         client = server.client().start(name)
         good(client)
         leave(client)
+    wait_until(lambda: os.path.exists(told) and "\nuri=" in Path(told).read_text(), "the command")
     eq(image in Path(told).read_text(), False, "the file is the command's, too")
     eq("LISTEN_" in Path(told).read_text(), False, "the command is activated, too")
     server.end()
