@@ -193,9 +193,9 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
   return secure.Run();
 }
 
-// Both phases. `event_fd` is for the workers.
+// Both phases. `event_fd` is for the workers. `served` becomes the export.
 Ending RunPhases(const Session& session, UniqueFd event_fd,
-                 Statistics& statistics) {
+                 Statistics& statistics, std::shared_ptr<Export>& served) {
   Log& log = session.process.log;
   std::optional<TlsPeer> tls_peer;
   std::variant<Negotiated, TlsUpgrade, Ending> outcome =
@@ -204,6 +204,7 @@ Ending RunPhases(const Session& session, UniqueFd event_fd,
     return std::move(*ending);
   }
   const Negotiated& negotiated = std::get<Negotiated>(outcome);
+  served = negotiated.target;
   const SandboxMode sandbox_mode = session.config.sandbox_mode;
   if (sandbox_mode != SandboxMode::kOff &&
       !SandboxSuffices(session.sandbox.Tighten(), sandbox_mode, log)) {
@@ -240,6 +241,9 @@ ExitStatus ServeConnection(Connection connection, Catalog& catalog,
   const std::string peer = connection.peer;
   Statistics statistics;
   Ending ending;
+  // Outlives the channel: close(2) of a file may wait for its storage, and the
+  // client sees the end of the connection before.
+  std::shared_ptr<Export> served;
   {
     UniqueFd event_fd = CreateEventFd();
     SandboxFacts facts = SandboxFactsOf(catalog, config);
@@ -253,7 +257,7 @@ ExitStatus ServeConnection(Connection connection, Catalog& catalog,
       return ExitStatus::kSystem;
     }
     ending = RunPhases({peer, channel, catalog, tls, config, sandbox, process},
-                       std::move(event_fd), statistics);
+                       std::move(event_fd), statistics, served);
   }
   if (ending.status == ExitStatus::kOk &&
       process.shutdown.Take() == kTakeoverSignal) {

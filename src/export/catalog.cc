@@ -23,7 +23,7 @@ class OpenedCatalog : public Catalog {
   absl::StatusOr<Opened> Open(absl::string_view name) override {
     const Entry* entry = Lookup(name);
     if (entry == nullptr) return NoExport(name);
-    return Opened{entry->target.get(), entry->name, entry->description, {}};
+    return Opened{entry->target, entry->name, entry->description, ""};
   }
 
   absl::Status List(Visitor visit) override {
@@ -84,7 +84,7 @@ class OpenedCatalog : public Catalog {
 
 }  // namespace
 
-std::unique_ptr<Catalog> Catalog::OfOne(std::unique_ptr<Export> only,
+std::unique_ptr<Catalog> Catalog::OfOne(std::shared_ptr<Export> only,
                                         std::optional<std::string> name,
                                         std::string description) {
   const bool any = !name.has_value();

@@ -24,12 +24,12 @@ class Catalog {
   struct Entry {
     std::string name;  // the canonical one, as in NBD_OPT_LIST
     std::string description;
-    std::unique_ptr<Export> target;
+    std::shared_ptr<Export> target;
   };
 
   // One export. Without a `name` it answers to any, and is listed under the
   // empty one.
-  static std::unique_ptr<Catalog> OfOne(std::unique_ptr<Export> only,
+  static std::unique_ptr<Catalog> OfOne(std::shared_ptr<Export> only,
                                         std::optional<std::string> name,
                                         std::string description);
   // Exports under names that differ. A sole one is the default export, too.
@@ -39,15 +39,15 @@ class Catalog {
   Catalog(const Catalog&) = delete;
   Catalog& operator=(const Catalog&) = delete;
 
-  // An export as it is served; all of it borrowed from the catalog, until the
-  // next Open().
+  // An export as it is served. The caller owns it; an export that is open from
+  // the start it shares with the catalog.
   struct Opened {
-    Export* target;
-    absl::string_view name;  // the canonical one
-    absl::string_view description;
+    std::shared_ptr<Export> target;
+    std::string name;  // the canonical one
+    std::string description;
     // Why it is read-only though nobody asked for that, where nobody has been
     // told yet; else empty.
-    absl::string_view read_only_reason;
+    std::string read_only_reason;
   };
 
   // Whether there is an export that a client means by `name`; the empty name is
@@ -56,8 +56,9 @@ class Catalog {
   // no name is ever looked up; another code when it can't be told. Opens
   // nothing.
   virtual absl::Status Find(absl::string_view name) = 0;
-  // That export. Errors as above; PermissionDenied when it may not be opened,
-  // another code when it can't.
+  // Opens that export. Errors as above; PermissionDenied when it may not be
+  // opened, another code when it can't. A client may ask for thousands: the
+  // caller drops one before it opens another.
   virtual absl::StatusOr<Opened> Open(absl::string_view name) = 0;
 
   // Told the canonical name and the description of an export; false when it

@@ -163,19 +163,12 @@ class DirectoryCatalog : public Catalog {
   // export.
   absl::Status Look(const std::string& name, struct stat* st) const;
   absl::Status ReadNames(bool exports_only, Names* names) const;
-  absl::Status OpenFile(const std::string& name);
 
   const std::string path_;
   const UniqueFd fd_;
   const bool read_only_;
   const std::string default_name_;
   const bool by_root_ = geteuid() == 0;
-
-  // The one export that is open, or none.
-  std::unique_ptr<Export> current_;
-  std::string current_name_;
-  std::string current_description_;
-  std::string current_read_only_reason_;
 };
 
 absl::Status DirectoryCatalog::Look(const std::string& name,
@@ -190,38 +183,29 @@ absl::Status DirectoryCatalog::Look(const std::string& name,
   return why == nullptr ? absl::OkStatus() : NoExport(name, why);
 }
 
-absl::Status DirectoryCatalog::OpenFile(const std::string& name) {
-  // One at a time: a client may ask for thousands.
-  current_.reset();
-  current_read_only_reason_.clear();
+absl::StatusOr<Catalog::Opened> DirectoryCatalog::Open(
+    absl::string_view export_name) {
+  const std::string name = FileNameOf(export_name);
   struct stat st;
   // To open a FIFO or a device can be an act, so that it is told apart before;
   // and again afterwards, since it may have been replaced meanwhile.
   if (absl::Status status = Look(name, &st); !status.ok()) return status;
-  absl::StatusOr<std::unique_ptr<Export>> opened = OpenExportWith(
+  std::string read_only_reason;
+  absl::StatusOr<std::unique_ptr<Export>> target = OpenExportWith(
       [&](int flags) { return OpenBeneath(fd_.get(), name.c_str(), flags); },
-      PathOf(name), read_only_, &current_read_only_reason_);
-  if (absl::IsPermissionDenied(opened.status()) && by_root_) {
+      PathOf(name), read_only_, &read_only_reason);
+  if (absl::IsPermissionDenied(target.status()) && by_root_) {
     return absl::PermissionDeniedError(
-        absl::StrCat(opened.status().message(),
+        absl::StrCat(target.status().message(),
                      " (in the sandbox root may open only what its user and "
                      "groups may)"));
   }
-  if (!opened.ok()) return opened.status();
-  current_ = *std::move(opened);
-  current_name_ = name;
-  current_description_ = S_ISBLK(st.st_mode)
-                             ? DescriptionOf(st)
-                             : SizeInWords(current_->facts().size_bytes);
-  return absl::OkStatus();
-}
-
-absl::StatusOr<Catalog::Opened> DirectoryCatalog::Open(absl::string_view name) {
-  if (absl::Status status = OpenFile(FileNameOf(name)); !status.ok()) {
-    return status;
-  }
-  return Opened{current_.get(), current_name_, current_description_,
-                current_read_only_reason_};
+  if (!target.ok()) return target.status();
+  std::string description = S_ISBLK(st.st_mode)
+                                ? DescriptionOf(st)
+                                : SizeInWords((*target)->facts().size_bytes);
+  return Opened{*std::move(target), name, std::move(description),
+                std::move(read_only_reason)};
 }
 
 absl::Status DirectoryCatalog::ReadNames(bool exports_only,
@@ -260,19 +244,19 @@ std::string DirectoryCatalog::InWords() {
   std::string rest;
   for (size_t i = 0; i < names.size(); ++i) {
     // Only an attempt tells whether a client will be able to open it.
-    if (absl::Status status = OpenFile(names[i]); !status.ok()) {
-      absl::StrAppend(&rest, "left out: ", status.message(), "\n");
+    const absl::StatusOr<Opened> opened = Open(names[i]);
+    if (!opened.ok()) {
+      absl::StrAppend(&rest, "left out: ", opened.status().message(), "\n");
       continue;
     }
     ++count;
-    total_bytes += current_->facts().size_bytes;
-    if (!current_read_only_reason_.empty()) {
+    total_bytes += opened->target->facts().size_bytes;
+    if (!opened->read_only_reason.empty()) {
       absl::StrAppend(
-          &rest, ReadOnlyNotice(PathOf(names[i]), current_read_only_reason_),
+          &rest, ReadOnlyNotice(PathOf(names[i]), opened->read_only_reason),
           "\n");
     }
   }
-  current_.reset();
   struct stat st;
   return absl::StrCat(
       "would serve ", count, count == 1 ? " file" : " files", " of ",

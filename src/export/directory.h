@@ -22,8 +22,8 @@ namespace nbdinetd {
 bool IsExportFileName(absl::string_view name);
 
 // Opens the directory, and none of its files: each is opened when a client asks
-// for it, read-write unless `read_only` (or as far as that is allowed), and one
-// at a time. Files that come and go are seen at once. The default export is
+// for it, read-write unless `read_only` (or as far as that is allowed). Files
+// that come and go are seen at once. The default export is
 // `default_name`, if that isn't empty; it needs not be there.
 //
 // NotFound when `path` is no directory that can be searched; InvalidArgument

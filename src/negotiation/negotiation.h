@@ -7,6 +7,7 @@
 #ifndef NBDINETD_NEGOTIATION_NEGOTIATION_H_
 #define NBDINETD_NEGOTIATION_NEGOTIATION_H_
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -27,8 +28,8 @@ namespace nbdinetd {
 
 // What a client and we have agreed on when transmission starts.
 struct Negotiated {
-  Export* target = nullptr;  // borrowed from the catalog
-  std::string export_name;   // as the client spelled it
+  std::shared_ptr<Export> target;
+  std::string export_name;  // as the client spelled it
   // Why it is read-only though nobody asked for that; mostly empty.
   std::string read_only_reason;
   Promises promises;

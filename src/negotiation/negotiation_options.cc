@@ -41,7 +41,7 @@ void Negotiation::EnterTransmission(const Catalog::Opened& opened,
   Negotiated negotiated;
   negotiated.target = opened.target;
   negotiated.export_name = std::string(export_name);
-  negotiated.read_only_reason = std::string(opened.read_only_reason);
+  negotiated.read_only_reason = opened.read_only_reason;
   negotiated.promises = PromisesFor(*opened.target, export_name);
   negotiated.style =
       structured_replies_ ? ReplyStyle::kStructured : ReplyStyle::kSimple;
@@ -179,12 +179,12 @@ bool Negotiation::DescribeExport(const InfoRequest& request,
   // reply with the same set of information": then it is the same file, too.
   if (!described_.has_value() || described_->asked_name != request.name) {
     described_.reset();
-    const absl::StatusOr<Catalog::Opened> found = catalog_.Open(request.name);
+    absl::StatusOr<Catalog::Opened> found = catalog_.Open(request.name);
     if (!found.ok()) {
       RefuseExport(found.status(), replies);
       return false;
     }
-    described_ = Described{std::string(request.name), *found};
+    described_ = Described{std::string(request.name), *std::move(found)};
   }
   const Catalog::Opened& opened = described_->opened;
   const Promises promises = PromisesFor(*opened.target, request.name);

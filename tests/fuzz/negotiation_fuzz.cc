@@ -187,7 +187,7 @@ NegotiationOutcome OutcomeOf(const Result& result, const Served& served,
   outcome.negotiated = true;
   outcome.export_name = negotiated.export_name;
   for (size_t i = 0; i < served.targets.size(); ++i) {
-    if (served.targets[i] == negotiated.target) outcome.export_index = i;
+    if (served.targets[i] == negotiated.target.get()) outcome.export_index = i;
   }
   outcome.size = negotiated.promises.size_bytes;
   outcome.transmission_flags = negotiated.promises.transmission_flags;

@@ -24,12 +24,13 @@ using namespace nbdfuzz;  // NOLINT
 
 enum WhatBit { kSimple, kReadOnly, kNoBlockStatus, kVerbose, kSendsFiles };
 
-nbdinetd::Negotiated Agree(const Input& input, nbdinetd::Export& target) {
+nbdinetd::Negotiated Agree(const Input& input,
+                           std::shared_ptr<nbdinetd::Export> target) {
   const bool structured = !input.bit(Input::kWhat, kSimple);
   unsigned flags = nbdtest::kHasFlags | nbdtest::kSendFlush |
                    nbdtest::kSendFua | nbdtest::kCanMultiConn |
                    nbdtest::kSendCache;
-  if (target.facts().read_only) {
+  if (target->facts().read_only) {
     flags |= nbdtest::kReadOnly;
   } else {
     flags |=
@@ -44,8 +45,8 @@ nbdinetd::Negotiated Agree(const Input& input, nbdinetd::Export& target) {
                             nbdtest::kSendCache | nbdtest::kSendTrim |
                             nbdtest::kSendWriteZeroes | nbdtest::kSendFastZero;
   nbdinetd::Negotiated negotiated;
-  negotiated.target = &target;
-  negotiated.promises.size_bytes = target.facts().size_bytes;
+  negotiated.target = target;
+  negotiated.promises.size_bytes = target->facts().size_bytes;
   negotiated.promises.transmission_flags =
       static_cast<uint16_t>(flags & ~(without & may_lack));
   negotiated.promises.block_status =
@@ -65,10 +66,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                            .standard_error_is_peer = true});
   Simulation simulation(input, ExpandRequests(input.stream));
   Storage storage(input, simulation);
-  const std::unique_ptr<nbdinetd::Export> target = nbdinetd::FileExport::Create(
+  const std::shared_ptr<nbdinetd::Export> target = nbdinetd::FileExport::Create(
       "/no/such/file", nbdinetd::UniqueFd(kStorageFd), storage.Stat(),
       input.bit(Input::kWhat, kReadOnly));
-  const nbdinetd::Negotiated negotiated = Agree(input, *target);
+  const nbdinetd::Negotiated negotiated = Agree(input, target);
   TransmissionChecker checker(
       {.size = negotiated.promises.size_bytes,
        .flags = negotiated.promises.transmission_flags,

@@ -31,7 +31,7 @@ std::vector<std::pair<std::string, std::string>> ListOf(Catalog& catalog) {
 Export* OpenedAs(Catalog& catalog, const std::string& name) {
   const absl::StatusOr<Catalog::Opened> opened = catalog.Open(name);
   EXPECT_EQ(catalog.Find(name).code(), opened.status().code()) << name;
-  if (opened.ok()) return opened->target;
+  if (opened.ok()) return opened->target.get();
   EXPECT_TRUE(absl::IsNotFound(opened.status())) << opened.status();
   return nullptr;
 }

@@ -348,7 +348,7 @@ TEST_F(Directory, IsTheOneThatWasOpenedWhateverItsNameStandsForLater) {
   EXPECT_EQ(NamesOf(*catalog), std::vector<std::string>{"disk"});
 }
 
-TEST_F(Directory, HoldsOneExportOpenAtATime) {
+TEST_F(Directory, HoldsNoExportOpenThatItsCallerHasDropped) {
   constexpr int kFiles = 1000;
   for (int i = 0; i < kFiles; ++i) Make(std::to_string(i), "x");
   const auto catalog = Open();
@@ -358,10 +358,14 @@ TEST_F(Directory, HoldsOneExportOpenAtATime) {
     ASSERT_TRUE(catalog->Find(std::to_string(i)).ok());
   }
   EXPECT_EQ(OpenDescriptors(), before);
+  absl::StatusOr<Catalog::Opened> opened;
   for (int i = 0; i < kFiles; ++i) {
-    ASSERT_TRUE(catalog->Open(std::to_string(i)).ok());
+    opened = catalog->Open(std::to_string(i));
+    ASSERT_TRUE(opened.ok());
   }
   EXPECT_EQ(OpenDescriptors(), before + 1);
+  opened = absl::UnknownError("dropped");
+  EXPECT_EQ(OpenDescriptors(), before);
   EXPECT_FALSE(catalog->Open("nothing").ok());
   EXPECT_EQ(OpenDescriptors(), before);
 }

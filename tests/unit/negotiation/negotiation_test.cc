@@ -477,7 +477,7 @@ TEST(Go, EntersTransmissionWithWhatWasAgreedOn) {
       .Option(nbdtest::kOptGo, InfoPayload("any name", Infos{}))
       .Run();
   ASSERT_TRUE(simple.has_negotiated()) << simple.reason();
-  EXPECT_EQ(simple.negotiated().target, simple.target());
+  EXPECT_EQ(simple.negotiated().target.get(), simple.target());
   EXPECT_EQ(simple.negotiated().export_name, "any name");
   EXPECT_EQ(simple.negotiated().style, ReplyStyle::kSimple);
   EXPECT_FALSE(simple.negotiated().promises.block_status);
@@ -705,9 +705,12 @@ class LazyCatalog : public Catalog {
   absl::StatusOr<Opened> Open(absl::string_view name) override {
     if (!status.ok()) return status;
     opened_names.emplace_back(name);
-    target = std::make_unique<FakeExport>(
+    // A client may ask for thousands.
+    EXPECT_TRUE(target.expired()) << "two are open at a time";
+    const auto opened = std::make_shared<FakeExport>(
         Export::Facts{.size_bytes = opened_names.size(), .read_only = true});
-    return Opened{target.get(), "canonical", "described", "the reason"};
+    target = opened;
+    return Opened{opened, "canonical", "described", "the reason"};
   }
   absl::Status List(Visitor visit) override {
     if (!status.ok()) return status;
@@ -724,7 +727,7 @@ class LazyCatalog : public Catalog {
   absl::Duration pause;  // before each that is listed
   size_t listed = 0;
   std::vector<std::string> opened_names;
-  std::unique_ptr<Export> target;
+  std::weak_ptr<Export> target;  // the last one that was opened
 };
 
 struct Lazily {
@@ -747,7 +750,7 @@ TEST(LazyExport, IsOpenedAnewForEachOption) {
   EXPECT_EQ(lazily.catalog->opened_names, (Queries{"a", "a", "a"}));
   ASSERT_TRUE(lazily.handshake.has_negotiated());
   const Negotiated& negotiated = lazily.handshake.negotiated();
-  EXPECT_EQ(negotiated.target, lazily.catalog->target.get());
+  EXPECT_EQ(negotiated.target, lazily.catalog->target.lock());
   EXPECT_EQ(negotiated.promises.size_bytes, 3u);
   EXPECT_EQ(negotiated.read_only_reason, "the reason");
   const std::vector<Reply> replies = ParseReplies(lazily.handshake.received());

@@ -132,7 +132,7 @@ class GuardsTest : public testing::Test {
   Ending Transmit(std::unique_ptr<Stream> stream,
                   const Timeouts& timeouts = Timeouts()) {
     Negotiated negotiated;
-    negotiated.target = target_.get();
+    negotiated.target = target_;
     negotiated.promises.size_bytes = kSize;
     negotiated.promises.transmission_flags = NBD_FLAG_HAS_FLAGS;
     Channel channel(std::move(stream), shutdown_.fd());
@@ -144,7 +144,7 @@ class GuardsTest : public testing::Test {
   }
 
   Event shutdown_;
-  std::unique_ptr<Export> target_;
+  std::shared_ptr<Export> target_;
   Statistics statistics_;
   const Log log_{{LogDestination::kNull, /*verbose=*/false,
                   /*standard_error_is_peer=*/true}};

@@ -69,7 +69,7 @@ class ZeroCopyTest : public testing::TestWithParam<ReplyStyle> {
   // of the connection.
   Bytes Serve(uint16_t flags = 0, const Bytes& before = "") {
     Negotiated negotiated;
-    negotiated.target = target_.get();
+    negotiated.target = target_;
     negotiated.promises.size_bytes = kSize;
     negotiated.promises.transmission_flags =
         NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_DF;
@@ -118,7 +118,7 @@ class ZeroCopyTest : public testing::TestWithParam<ReplyStyle> {
 
   nbdtest::MemoryPeer peer_;
   int file_;
-  std::unique_ptr<Export> target_;
+  std::shared_ptr<Export> target_;
   Statistics statistics_;
   Ending ending_;
 };
