@@ -42,6 +42,7 @@ unit_sources = \
 	tests/unit/export/export_test.cc \
 	tests/unit/export/extents_test.cc \
 	tests/unit/negotiation/negotiation_test.cc \
+	tests/unit/negotiation/option_handlers_test.cc \
 	tests/unit/protocol/nbd_error_test.cc \
 	tests/unit/protocol/option_test.cc \
 	tests/unit/protocol/reply_test.cc \

@@ -174,9 +174,11 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
     const Session& session, std::optional<TlsPeer>* tls_peer) {
   const ConnectionConfig& config = session.config;
   Log& log = session.process.log;
-  Negotiation negotiation(session.channel, session.catalog, log,
-                          config.timeouts.handshake, config.tls_mode);
-  negotiation.set_exclusive(config.exclusive);
+  const NegotiationSettings settings = {
+      .tls = config.tls_mode,
+      .exclusive = config.exclusive,
+      .time_limit = config.timeouts.handshake};
+  Negotiation negotiation(session.channel, session.catalog, log, settings);
   std::variant<Negotiated, TlsUpgrade, Ending> outcome = negotiation.Run();
   const TlsUpgrade* upgrade = std::get_if<TlsUpgrade>(&outcome);
   if (upgrade == nullptr) return outcome;
@@ -187,10 +189,8 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
   }
   log.SetField("NBD_TLS_IDENTITY", (*tls_peer)->identity);
   // All that was negotiated in plain text is forgotten.
-  Negotiation secure(session.channel, session.catalog, log,
-                     config.timeouts.handshake, *upgrade);
-  secure.set_exclusive(config.exclusive);
-  return secure.Run();
+  return Negotiation(session.channel, session.catalog, log, settings, *upgrade)
+      .Run();
 }
 
 // Both phases. `event_fd` is for the workers. `served` becomes the export.

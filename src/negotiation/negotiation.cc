@@ -2,49 +2,51 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/errors.h"
 #include "base/limits.h"
 #include "base/steady_clock.h"
+#include "negotiation/export_lock.h"
 #include "protocol/wire.h"
 
 namespace nbdinetd {
 
-const Negotiation::Rule* Negotiation::FindRule(uint32_t option) {
-  using N = Negotiation;
-  static constexpr Rule kRules[] = {
-      {NBD_OPT_EXPORT_NAME, "NBD_OPT_EXPORT_NAME", kMaxStringBytes,
-       &N::OnExportName},
-      {NBD_OPT_ABORT, "NBD_OPT_ABORT", kMaxOptionBytes, &N::OnAbort},
-      {NBD_OPT_LIST, "NBD_OPT_LIST", kMaxOptionBytes, &N::OnList},
-      {NBD_OPT_STARTTLS, "NBD_OPT_STARTTLS", kMaxOptionBytes, &N::OnStartTls},
-      {NBD_OPT_INFO, "NBD_OPT_INFO", kMaxOptionBytes, &N::OnInfo},
-      {NBD_OPT_GO, "NBD_OPT_GO", kMaxOptionBytes, &N::OnGo},
-      {NBD_OPT_STRUCTURED_REPLY, "NBD_OPT_STRUCTURED_REPLY", kMaxOptionBytes,
-       &N::OnStructuredReply},
-      {NBD_OPT_LIST_META_CONTEXT, "NBD_OPT_LIST_META_CONTEXT", kMaxOptionBytes,
-       &N::OnListMetaContext},
-      {NBD_OPT_SET_META_CONTEXT, "NBD_OPT_SET_META_CONTEXT", kMaxOptionBytes,
-       &N::OnSetMetaContext},
-  };
-  const auto* rule = std::find_if(
-      std::begin(kRules), std::end(kRules),
-      [option](const Rule& candidate) { return candidate.option == option; });
-  return rule == std::end(kRules) ? nullptr : rule;
-}
+Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
+                         const NegotiationSettings& settings)
+    : channel_(channel),
+      catalog_(catalog),
+      log_(log),
+      settings_(settings),
+      facts_{.tls = settings.tls, .exclusive = settings.exclusive} {}
+
+Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
+                         const NegotiationSettings& settings,
+                         const TlsUpgrade& upgrade)
+    : channel_(channel),
+      catalog_(catalog),
+      log_(log),
+      settings_(settings),
+      facts_{.tls = settings.tls,
+             .secure = true,
+             .no_zeroes = upgrade.no_zeroes,
+             .exclusive = settings.exclusive},
+      deadline_(upgrade.deadline) {}
 
 std::variant<Negotiated, TlsUpgrade, Ending> Negotiation::Run() {
-  if (!secure_) deadline_ = SteadyNow() + time_limit_;
+  if (!facts_.secure) deadline_ = SteadyNow() + settings_.time_limit;
   channel_.BeginHandshake(deadline_);
   // "the server MUST NOT preserve any negotiation state" (NBD_OPT_STARTTLS);
   // the greeting and the client flags come before it, and only once.
-  if (secure_ || Greet()) {
+  if (facts_.secure || Greet()) {
+    handlers_.emplace(catalog_, facts_);
     while (ReadOption()) {
     }
   }
   NoteInUse();
   if (ending_.has_value()) return *std::move(ending_);
-  if (start_tls_) return TlsUpgrade{deadline_, no_zeroes_};
+  if (start_tls_) return TlsUpgrade{deadline_, facts_.no_zeroes};
   channel_.EndHandshake();
   return *std::move(negotiated_);
 }
@@ -66,7 +68,7 @@ void Negotiation::EndTimedOut() {
   }
   End(ExitStatus::kTimedOut,
       absl::StrCat("client didn't finish the handshake within ",
-                   absl::FormatDuration(time_limit_)));
+                   absl::FormatDuration(settings_.time_limit)));
 }
 
 void Negotiation::EndUnsent(ExitStatus if_gone, std::string reason_if_gone) {
@@ -146,21 +148,20 @@ bool Negotiation::ReadClientFlags() {
                      absl::Hex(flags)));
     return false;
   }
-  no_zeroes_ = (flags & NBD_FLAG_C_NO_ZEROES) != 0;
+  facts_.no_zeroes = (flags & NBD_FLAG_C_NO_ZEROES) != 0;
   if ((flags & NBD_FLAG_C_FIXED_NEWSTYLE) == 0) {
     // "The server MUST operate in NOTLS mode unless ... the client replied with
     // NBD_FLAG_C_FIXED_NEWSTYLE" ("Server-side requirements").
-    if (tls_ == TlsMode::kRequire) {
+    if (facts_.tls == TlsMode::kRequire) {
       End(ExitStatus::kRefused,
           "client is too old for TLS, which this server requires");
       return false;
     }
-    tls_ = TlsMode::kOff;
+    facts_.tls = TlsMode::kOff;
   }
   return true;
 }
 
-// Reads and answers one option; false when haggling is over.
 bool Negotiation::ReadOption() {
   // A client that never stops talking is never waited for.
   if (SteadyNow() >= channel_.HandshakeLimit()) {
@@ -178,86 +179,81 @@ bool Negotiation::ReadOption() {
          !ending_.has_value();
 }
 
-struct Negotiation::Refusal {
-  NbdOptionReply reply;
-  const char* sentence;
-  // How the connection ends where the option has no error reply.
-  Ending ending;
-};
-
-std::optional<Negotiation::Refusal> Negotiation::WhyRefused(
-    const OptionHeader& header, const Rule* rule) const {
-  // FORCEDTLS mode.
-  if (tls_ == TlsMode::kRequire && !secure_ &&
-      header.option != NBD_OPT_STARTTLS && header.option != NBD_OPT_ABORT) {
-    return Refusal{NBD_REP_ERR_TLS_REQD,
-                   "this server requires TLS",
-                   {ExitStatus::kRefused,
-                    "client asked for an export without TLS, which this "
-                    "server requires"}};
-  }
-  if (channel_.shutdown_requested()) {
-    return Refusal{
-        NBD_REP_ERR_SHUTDOWN, kShuttingDown, {ExitStatus::kOk, kShuttingDown}};
-  }
-  if (rule == nullptr) {
-    return Refusal{NBD_REP_ERR_UNSUP, "the option is not supported", {}};
-  }
-  if (header.length > rule->max_payload_bytes) {
-    return Refusal{NBD_REP_ERR_TOO_BIG,
-                   "the option is too long",
-                   {ExitStatus::kProtocol,
-                    "client broke the protocol: an export name is too long"}};
-  }
-  return std::nullopt;
-}
-
 bool Negotiation::HandleOption(const OptionHeader& header) {
-  const Rule* rule = FindRule(header.option);
   if (log_.verbose()) {
-    log_.Debug(absl::StrCat("option ", rule != nullptr ? rule->name : "unknown",
+    log_.Debug(absl::StrCat("option ", OptionHandlers::NameOf(header.option),
                             " (", header.option, "), ", header.length,
                             " bytes"));
   }
-  if (header.option == NBD_OPT_SET_META_CONTEXT) {
-    // "replaces all previously-set metadata contexts (including when this
-    // command fails)", whatever it fails by.
-    base_allocation_for_.reset();
-  }
-  if (header.option != NBD_OPT_GO) described_.reset();
-  if (const std::optional<Refusal> refusal = WhyRefused(header, rule)) {
+  handlers_->Begin(header.option);
+  if (const std::optional<Refusal> refusal =
+          handlers_->WhyRefused(header, channel_.shutdown_requested())) {
     return Refuse(header, *refusal);
   }
   const size_t whole = kOptionHeaderBytes + header.length;
   if (!Require(whole)) return false;
   // The payload may have taken its time, and a shutdown have come meanwhile.
-  if (const std::optional<Refusal> refusal = WhyRefused(header, rule)) {
+  if (const std::optional<Refusal> refusal =
+          handlers_->WhyRefused(header, channel_.shutdown_requested())) {
     return Refuse(header, *refusal);
   }
+  const auto send_so_far = [this](OptionReplies& so_far) {
+    return SendSoFar(so_far);
+  };
   OptionReplies replies(header.option);
-  (this->*rule->handle)(
-      channel_.input().substr(kOptionHeaderBytes, header.length), replies);
+  OptionHandlers::Call call = {
+      .payload = channel_.input().substr(kOptionHeaderBytes, header.length),
+      .input_follows = channel_.input().size() > whole,
+      .send_so_far = send_so_far,
+      .replies = replies};
+  OptionHandlers::Next next = handlers_->Answer(header.option, call);
+  LogTrouble(call.trouble);
+  Proceed(header, std::move(next), replies);
   channel_.Consume(whole);
   return SendReplies(replies);
 }
 
 bool Negotiation::Refuse(const OptionHeader& header, const Refusal& refusal) {
-  if (header.option == NBD_OPT_EXPORT_NAME) {
-    // This option knows no error reply, so that all that is left is to
-    // terminate the session.
+  if (!OptionHandlers::HasErrorReply(header.option)) {
     ending_ = refusal.ending;
     return false;
   }
   channel_.Consume(kOptionHeaderBytes);
   if (!Discard(header.length)) return false;
   OptionReplies replies(header.option);
-  if (header.option == NBD_OPT_ABORT) {
-    // Whatever comes with it, and also while shutting down.
-    OnAbort({}, replies);
-  } else {
-    replies.Error(refusal.reply, refusal.sentence);
-  }
+  Proceed(header, handlers_->AnswerRefused(header.option, refusal, replies),
+          replies);
   return SendReplies(replies);
+}
+
+void Negotiation::Proceed(const OptionHeader& header, OptionHandlers::Next next,
+                          OptionReplies& replies) {
+  if (Negotiated* negotiated = std::get_if<Negotiated>(&next)) {
+    ChooseExport(header, *std::move(negotiated), replies);
+  } else if (Ending* ending = std::get_if<Ending>(&next)) {
+    ending_ = std::move(*ending);
+  } else if (std::holds_alternative<OptionHandlers::StartTls>(next)) {
+    start_tls_ = true;
+  }
+}
+
+void Negotiation::ChooseExport(const OptionHeader& header,
+                               Negotiated negotiated, OptionReplies& replies) {
+  std::optional<Refusal> refusal =
+      ExportLock(channel_, settings_, deadline_)
+          .Lock(*negotiated.target, negotiated.export_name);
+  if (!refusal.has_value()) {
+    negotiated_ = std::move(negotiated);
+    return;
+  }
+  replies.Clear();
+  const bool has_error_reply = OptionHandlers::HasErrorReply(header.option);
+  if (has_error_reply) replies.Error(refusal->reply, refusal->sentence);
+  if (!has_error_reply || refusal->ends_connection) {
+    ending_ = std::move(refusal->ending);
+  } else {
+    in_use_ = negotiated.export_name;
+  }
 }
 
 bool Negotiation::SendReplies(const OptionReplies& replies) {
@@ -265,6 +261,38 @@ bool Negotiation::SendReplies(const OptionReplies& replies) {
   EndUnsent(ExitStatus::kProtocol,
             "client left without reading an option's reply");
   return false;
+}
+
+bool Negotiation::SendSoFar(OptionReplies& replies) {
+  // To gather them may take long, on a file system that is far away.
+  channel_.LookForShutdown();
+  if (SteadyNow() >= channel_.HandshakeLimit()) {
+    EndTimedOut();
+  } else {
+    SendReplies(replies);
+  }
+  replies.Clear();
+  return !ending_.has_value();
+}
+
+void Negotiation::LogTrouble(const absl::Status& trouble) {
+  if (trouble.ok() || ++troubles_logged_ > kMaxOpenErrorsLogged) return;
+  log_.Error(
+      absl::StrCat(trouble.message(), troubles_logged_ == kMaxOpenErrorsLogged
+                                          ? "; further ones are not logged"
+                                          : ""));
+}
+
+// A client that was refused an export, and then does nothing but leave, has
+// come for nothing: that is no success.
+void Negotiation::NoteInUse() {
+  if (!in_use_.has_value() || !ending_.has_value() ||
+      ending_->status != ExitStatus::kOk || channel_.shutdown_requested()) {
+    return;
+  }
+  End(ExitStatus::kUnavailable,
+      absl::StrCat("export ", Quoted(*in_use_), " is in use (exclusive), and ",
+                   ending_->reason));
 }
 
 }  // namespace nbdinetd

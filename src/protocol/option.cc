@@ -135,6 +135,11 @@ void OptionReplies::MetaContext(uint32_t id, absl::string_view name) {
   Add(NBD_REP_META_CONTEXT, WireWriter().Write(id).WriteBytes(name).bytes());
 }
 
+void OptionReplies::ExportName(uint64_t size_bytes, uint16_t transmission_flags,
+                               bool no_zeroes) {
+  bytes_ += EncodeExportNameReply(size_bytes, transmission_flags, no_zeroes);
+}
+
 std::string EncodeExportNameReply(uint64_t size_bytes,
                                   uint16_t transmission_flags, bool no_zeroes) {
   return WireWriter()

@@ -70,6 +70,9 @@ class OptionReplies {
   void InfoString(uint16_t information, absl::string_view text);
   void InfoBlockSize(uint32_t minimum, uint32_t preferred, uint32_t maximum);
   void MetaContext(uint32_t id, absl::string_view name);
+  // The answer to NBD_OPT_EXPORT_NAME; see EncodeExportNameReply().
+  void ExportName(uint64_t size_bytes, uint16_t transmission_flags,
+                  bool no_zeroes);
 
   const std::string& bytes() const { return bytes_; }
   // What was collected has been sent.

@@ -22,7 +22,7 @@
 #include "base/exit_status.h"
 #include "base/log.h"
 #include "base/timeouts.h"
-#include "negotiation/negotiation.h"
+#include "negotiation/negotiated.h"
 #include "stream/channel.h"
 #include "transmission/progress.h"
 #include "transmission/reply_sender.h"

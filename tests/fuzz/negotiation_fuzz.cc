@@ -223,19 +223,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   simulation.on_sent = [&](std::string_view bytes) { sent.append(bytes); };
   nbdinetd::Channel channel(std::make_unique<SimulatedStream>(simulation),
                             kShutdownFd);
-  constexpr absl::Duration kLimit = absl::Seconds(10);
-  nbdinetd::Negotiation negotiation(
-      channel, catalog, log, kLimit,
-      static_cast<nbdinetd::TlsMode>(setting.tls));
-  negotiation.set_exclusive(exclusive);
+  const nbdinetd::NegotiationSettings settings = {
+      .tls = static_cast<nbdinetd::TlsMode>(setting.tls),
+      .exclusive = exclusive,
+      .time_limit = absl::Seconds(10)};
+  nbdinetd::Negotiation negotiation(channel, catalog, log, settings);
   Result result = negotiation.Run();
   const auto* upgrade = std::get_if<nbdinetd::TlsUpgrade>(&result);
   const bool secure = upgrade != nullptr;
   if (secure) {
     Require(channel.input().empty(), "bytes in plain text are kept for TLS");
     const nbdinetd::TlsUpgrade kept = *upgrade;
-    nbdinetd::Negotiation inside(channel, catalog, log, kLimit, kept);
-    inside.set_exclusive(exclusive);
+    nbdinetd::Negotiation inside(channel, catalog, log, settings, kept);
     result = inside.Run();
     Require(!std::holds_alternative<nbdinetd::TlsUpgrade>(result),
             "TLS inside TLS");

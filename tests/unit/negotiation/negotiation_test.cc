@@ -83,7 +83,9 @@ class Handshake {
   }
   // The client stays and says nothing more.
   Handshake& RunWithoutEnd() {
-    outcome_ = Negotiation(channel_, *catalog_, log_, time_limit_).Run();
+    outcome_ =
+        Negotiation(channel_, *catalog_, log_, {.time_limit = time_limit_})
+            .Run();
     received_ = peer_.Receive();
     return *this;
   }
@@ -915,8 +917,9 @@ TEST(TimeLimit, OfTheHandshakeOverTlsBeganBeforeIt) {
                  /*standard_error_is_peer=*/true});
   TlsUpgrade upgrade;
   upgrade.deadline = SteadyNow() - absl::Milliseconds(1);
-  auto outcome =
-      Negotiation(channel, *catalog, log, absl::Seconds(30), upgrade).Run();
+  auto outcome = Negotiation(channel, *catalog, log,
+                             {.time_limit = absl::Seconds(30)}, upgrade)
+                     .Run();
   ASSERT_TRUE(std::holds_alternative<Ending>(outcome));
   EXPECT_EQ(std::get<Ending>(outcome).status, ExitStatus::kTimedOut);
   EXPECT_EQ(peer.Receive(), "");

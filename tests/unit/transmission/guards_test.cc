@@ -123,7 +123,8 @@ class GuardsTest : public testing::Test {
   Ending Haggle(std::unique_ptr<Stream> stream, absl::Duration time_limit) {
     Channel channel(std::move(stream), shutdown_.fd());
     const auto catalog = Catalog::OfOne(std::move(target_), std::nullopt, "");
-    auto outcome = Negotiation(channel, *catalog, log_, time_limit).Run();
+    auto outcome =
+        Negotiation(channel, *catalog, log_, {.time_limit = time_limit}).Run();
     EXPECT_TRUE(std::holds_alternative<Ending>(outcome));
     return std::get<Ending>(outcome);
   }

@@ -1,0 +1,93 @@
+#include "negotiation/export_lock.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+#include "base/limits.h"
+#include "base/steady_clock.h"
+#include "export/exclusive.h"
+
+namespace nbdinetd {
+namespace {
+
+// Between two attempts to get the lock.
+constexpr absl::Duration kMinPause = absl::Milliseconds(1);
+constexpr absl::Duration kMaxPause = absl::Milliseconds(50);
+
+Refusal InUse(const std::string& name, absl::string_view sentence,
+              bool ends_connection = false) {
+  return {NBD_REP_ERR_POLICY,
+          std::string(sentence),
+          {ExitStatus::kUnavailable,
+           absl::StrCat("export ", Quoted(name),
+                        " is in use (exclusive): ", sentence)},
+          ends_connection};
+}
+
+Refusal NotLockable(const std::string& name, const absl::Status& status) {
+  return {
+      NBD_REP_ERR_PLATFORM,
+      "the export can't be locked",
+      {ExitStatus::kSystem, absl::StrCat("failed to lock export ", Quoted(name),
+                                         ": ", status.message())},
+      /*ends_connection=*/true};
+}
+
+}  // namespace
+
+std::optional<Refusal> ExportLock::Lock(const Export& target,
+                                        const std::string& name) {
+  if (settings_.exclusive == Exclusive::kOff) return std::nullopt;
+  ExclusiveLock lock(target);
+  for (absl::Duration pause = kMinPause;;
+       pause = std::min(2 * pause, kMaxPause)) {
+    const absl::StatusOr<bool> locked = lock.Try();
+    if (!locked.ok()) return NotLockable(name, locked.status());
+    if (*locked) return std::nullopt;
+    if (settings_.exclusive == Exclusive::kRefuse) {
+      return InUse(name, "another client uses it, and must leave first");
+    }
+    if (settings_.exclusive == Exclusive::kTakeover) {
+      const absl::Status asked = lock.AskHolder();
+      if (!asked.ok()) return InUse(name, asked.message());
+    }
+    if (std::optional<Refusal> refusal =
+            WaitForHolder(lock.holder_fd(), pause, name)) {
+      return refusal;
+    }
+  }
+}
+
+std::optional<Refusal> ExportLock::WaitForHolder(int holder_fd,
+                                                 absl::Duration pause,
+                                                 const std::string& name) {
+  // What a client sends that doesn't wait for the answer is kept, as far as
+  // there is room for it.
+  const Channel::Wake wake =
+      channel_.Wait(/*want_input=*/true, holder_fd, SteadyNow() + pause);
+  if (channel_.shutdown_requested()) return ShuttingDown();
+  switch (wake) {
+    case Channel::Wake::kWorkers:
+    case Channel::Wake::kShutdown:
+      return std::nullopt;
+    case Channel::Wake::kTimeout:
+      if (SteadyNow() < deadline_) return std::nullopt;
+      return InUse(name,
+                   absl::StrCat("another client has not left it within ",
+                                absl::FormatDuration(settings_.time_limit)),
+                   /*ends_connection=*/true);
+    case Channel::Wake::kInput:
+      break;
+  }
+  const Channel::Receipt receipt = channel_.Receive();
+  if (receipt == Channel::Receipt::kData ||
+      receipt == Channel::Receipt::kNothing) {
+    return std::nullopt;
+  }
+  return InUse(name, "the client left while it waited",
+               /*ends_connection=*/true);
+}
+
+}  // namespace nbdinetd

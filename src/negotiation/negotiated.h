@@ -1,0 +1,39 @@
+// How a negotiation ends, when the connection goes on. Plain values.
+#ifndef NBDINETD_NEGOTIATION_NEGOTIATED_H_
+#define NBDINETD_NEGOTIATION_NEGOTIATED_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/time/time.h"
+#include "export/export.h"
+#include "protocol/reply.h"
+#include "protocol/request.h"
+
+namespace nbdinetd {
+
+// What a client and we have agreed on when transmission starts.
+struct Negotiated {
+  std::shared_ptr<Export> target;
+  std::string export_name;  // as the client spelled it
+  // Why it is read-only though nobody asked for that; mostly empty.
+  std::string read_only_reason;
+  Promises promises;
+  ReplyStyle style = ReplyStyle::kSimple;
+};
+
+// The client has been told to begin with TLS. All that is kept of what came
+// before: when the handshake's time is over, and the client flags, which are
+// sent once.
+struct TlsUpgrade {
+  absl::Time deadline;
+  bool no_zeroes = false;
+};
+
+// The id of base:allocation, the one metadata context there is.
+inline constexpr uint32_t kBaseAllocationId = 1;
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_NEGOTIATION_NEGOTIATED_H_

@@ -1,0 +1,402 @@
+#include "negotiation/option_handlers.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+#include "base/limits.h"
+
+namespace nbdinetd {
+namespace {
+
+// Before TLS where the server requires it (FORCEDTLS mode).
+enum class BeforeTls { kAllowed, kRefused };
+
+enum class IfRefused {
+  kErrorReply,
+  // The option has no error reply, so that the connection ends.
+  kEnd,
+  // Whatever comes with it, and also while the server shuts down.
+  kCarryOut,
+};
+
+// Answers an option whose export can't be had, for the catalog's reason.
+void RefuseExport(const absl::Status& status, OptionHandlers::Call& call) {
+  OptionReplies& replies = call.replies;
+  if (absl::IsNotFound(status)) {
+    replies.Error(NBD_REP_ERR_UNKNOWN, "there is no export of this name");
+    return;
+  }
+  if (absl::IsInvalidArgument(status)) {
+    replies.Error(NBD_REP_ERR_INVALID, "the export's name is no valid string");
+    return;
+  }
+  call.trouble = status;
+  if (absl::IsPermissionDenied(status)) {
+    replies.Error(NBD_REP_ERR_POLICY, "the server may not open this export");
+  } else {
+    replies.Error(NBD_REP_ERR_UNKNOWN, "the server can't open this export");
+  }
+}
+
+void RefuseList(const absl::Status& status, OptionHandlers::Call& call) {
+  call.trouble = status;
+  OptionReplies& replies = call.replies;
+  if (absl::IsResourceExhausted(status)) {
+    replies.Error(NBD_REP_ERR_TOO_BIG,
+                  "there are too many exports to list them; ask for one by its "
+                  "name");
+  } else if (absl::IsPermissionDenied(status)) {
+    replies.Error(NBD_REP_ERR_POLICY,
+                  "the server may not list its exports; ask for one by its "
+                  "name");
+  } else {
+    replies.Error(NBD_REP_ERR_PLATFORM, "the server can't list its exports");
+  }
+}
+
+}  // namespace
+
+// ---- The table ----
+
+struct OptionHandlers::Row {
+  NbdOption option;
+  const char* name;
+  BeforeTls before_tls;
+  // A longer payload is refused before it is looked at.
+  uint32_t max_payload_bytes;
+  IfRefused if_refused;
+  Next (OptionHandlers::*handle)(Call& call);
+};
+
+const OptionHandlers::Row* OptionHandlers::Find(uint32_t option) {
+  using H = OptionHandlers;
+  constexpr BeforeTls kAllowed = BeforeTls::kAllowed;
+  constexpr BeforeTls kRefused = BeforeTls::kRefused;
+  constexpr IfRefused kErrorReply = IfRefused::kErrorReply;
+  static constexpr Row kRows[] = {
+      {NBD_OPT_EXPORT_NAME, "NBD_OPT_EXPORT_NAME", kRefused, kMaxStringBytes,
+       IfRefused::kEnd, &H::OnExportName},
+      {NBD_OPT_ABORT, "NBD_OPT_ABORT", kAllowed, kMaxOptionBytes,
+       IfRefused::kCarryOut, &H::OnAbort},
+      {NBD_OPT_LIST, "NBD_OPT_LIST", kRefused, kMaxOptionBytes, kErrorReply,
+       &H::OnList},
+      {NBD_OPT_STARTTLS, "NBD_OPT_STARTTLS", kAllowed, kMaxOptionBytes,
+       kErrorReply, &H::OnStartTls},
+      {NBD_OPT_INFO, "NBD_OPT_INFO", kRefused, kMaxOptionBytes, kErrorReply,
+       &H::OnInfo},
+      {NBD_OPT_GO, "NBD_OPT_GO", kRefused, kMaxOptionBytes, kErrorReply,
+       &H::OnGo},
+      {NBD_OPT_STRUCTURED_REPLY, "NBD_OPT_STRUCTURED_REPLY", kRefused,
+       kMaxOptionBytes, kErrorReply, &H::OnStructuredReply},
+      {NBD_OPT_LIST_META_CONTEXT, "NBD_OPT_LIST_META_CONTEXT", kRefused,
+       kMaxOptionBytes, kErrorReply, &H::OnListMetaContext},
+      {NBD_OPT_SET_META_CONTEXT, "NBD_OPT_SET_META_CONTEXT", kRefused,
+       kMaxOptionBytes, kErrorReply, &H::OnSetMetaContext},
+  };
+  const auto* row = std::find_if(
+      std::begin(kRows), std::end(kRows),
+      [option](const Row& candidate) { return candidate.option == option; });
+  return row == std::end(kRows) ? nullptr : row;
+}
+
+const char* OptionHandlers::NameOf(uint32_t option) {
+  const Row* row = Find(option);
+  return row != nullptr ? row->name : "unknown";
+}
+
+bool OptionHandlers::HasErrorReply(uint32_t option) {
+  const Row* row = Find(option);
+  return row == nullptr || row->if_refused != IfRefused::kEnd;
+}
+
+void OptionHandlers::Begin(uint32_t option) {
+  if (option == NBD_OPT_SET_META_CONTEXT) {
+    // "replaces all previously-set metadata contexts (including when this
+    // command fails)", whatever it fails by.
+    base_allocation_for_.reset();
+  }
+  if (option != NBD_OPT_GO) described_.reset();
+}
+
+std::optional<Refusal> OptionHandlers::WhyRefused(const OptionHeader& header,
+                                                  bool shutting_down) const {
+  const Row* row = Find(header.option);
+  if (facts_.tls == TlsMode::kRequire && !facts_.secure &&
+      (row == nullptr || row->before_tls == BeforeTls::kRefused)) {
+    return Refusal{NBD_REP_ERR_TLS_REQD,
+                   "this server requires TLS",
+                   {ExitStatus::kRefused,
+                    "client asked for an export without TLS, which this "
+                    "server requires"}};
+  }
+  if (shutting_down) return ShuttingDown();
+  if (row == nullptr) {
+    return Refusal{NBD_REP_ERR_UNSUP, "the option is not supported", {}};
+  }
+  if (header.length > row->max_payload_bytes) {
+    return Refusal{NBD_REP_ERR_TOO_BIG,
+                   "the option is too long",
+                   {ExitStatus::kProtocol,
+                    "client broke the protocol: an export name is too long"}};
+  }
+  return std::nullopt;
+}
+
+OptionHandlers::Next OptionHandlers::Answer(uint32_t option, Call& call) {
+  return (this->*Find(option)->handle)(call);
+}
+
+OptionHandlers::Next OptionHandlers::AnswerRefused(uint32_t option,
+                                                   const Refusal& refusal,
+                                                   OptionReplies& replies) {
+  const Row* row = Find(option);
+  if (row != nullptr && row->if_refused == IfRefused::kCarryOut) {
+    const auto send_nothing = [](OptionReplies&) { return true; };
+    Call call = {.payload = {},
+                 .input_follows = false,
+                 .send_so_far = send_nothing,
+                 .replies = replies};
+    return Answer(option, call);
+  }
+  replies.Error(refusal.reply, refusal.sentence);
+  return NextOption{};
+}
+
+// ---- What is promised ----
+
+Promises OptionHandlers::PromisesFor(const Export& target,
+                                     absl::string_view export_name) const {
+  const Export::Facts& facts = target.facts();
+  unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH |
+                   NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
+  // Under a lock, a second connection would be refused.
+  if (facts_.exclusive == Exclusive::kOff) flags |= NBD_FLAG_CAN_MULTI_CONN;
+  if (facts.read_only) {
+    flags |= NBD_FLAG_READ_ONLY;
+  } else {
+    flags |= NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES |
+             NBD_FLAG_SEND_FAST_ZERO;
+  }
+  if (facts.rotational) flags |= NBD_FLAG_ROTATIONAL;
+  if (structured_replies_) flags |= NBD_FLAG_SEND_DF;
+  Promises promises;
+  promises.size_bytes = facts.size_bytes;
+  promises.transmission_flags = static_cast<uint16_t>(flags);
+  // "used the same export name for the subsequent NBD_OPT_GO" ("Metadata
+  // querying").
+  promises.block_status = base_allocation_for_ == export_name;
+  return promises;
+}
+
+Negotiated OptionHandlers::Agree(const Catalog::Opened& opened,
+                                 absl::string_view export_name) const {
+  Negotiated negotiated;
+  negotiated.target = opened.target;
+  negotiated.export_name = std::string(export_name);
+  negotiated.read_only_reason = opened.read_only_reason;
+  negotiated.promises = PromisesFor(*opened.target, export_name);
+  negotiated.style =
+      structured_replies_ ? ReplyStyle::kStructured : ReplyStyle::kSimple;
+  return negotiated;
+}
+
+// ---- The options ----
+
+OptionHandlers::Next OptionHandlers::OnExportName(Call& call) {
+  const absl::StatusOr<Catalog::Opened> opened = catalog_.Open(call.payload);
+  if (absl::IsInvalidArgument(opened.status())) {
+    return Ending{
+        ExitStatus::kProtocol,
+        "client broke the protocol: an export name is no valid string"};
+  }
+  if (absl::IsNotFound(opened.status())) {
+    return Ending{
+        ExitStatus::kOk,
+        absl::StrCat("client asked for unknown export ", Quoted(call.payload))};
+  }
+  if (!opened.ok()) {
+    return Ending{ExitStatus::kNoInput, std::string(opened.status().message())};
+  }
+  Negotiated negotiated = Agree(*opened, call.payload);
+  call.replies.ExportName(negotiated.promises.size_bytes,
+                          negotiated.promises.transmission_flags,
+                          facts_.no_zeroes);
+  return negotiated;
+}
+
+OptionHandlers::Next OptionHandlers::OnAbort(Call& call) {
+  call.replies.Ack();
+  return Ending{ExitStatus::kOk, "client ended option haggling"};
+}
+
+OptionHandlers::Next OptionHandlers::OnList(Call& call) {
+  OptionReplies& replies = call.replies;
+  if (!call.payload.empty()) {
+    replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_LIST takes no data");
+    return NextOption{};
+  }
+  bool goes_on = true;
+  const absl::Status status =
+      catalog_.List([&](absl::string_view name, absl::string_view description) {
+        replies.Server(name, description);
+        if (replies.bytes().size() >= kOptionRepliesBytes) {
+          goes_on = call.send_so_far(replies);
+        }
+        return goes_on;
+      });
+  if (!goes_on) return NextOption{};
+  if (status.ok()) {
+    replies.Ack();
+  } else {
+    RefuseList(status, call);
+  }
+  return NextOption{};
+}
+
+OptionHandlers::Next OptionHandlers::OnStartTls(Call& call) {
+  OptionReplies& replies = call.replies;
+  if (facts_.secure) {
+    replies.Error(NBD_REP_ERR_INVALID, "TLS has been started already");
+  } else if (facts_.tls == TlsMode::kOff) {
+    // NOTLS mode: an error whatever the payload.
+    replies.Error(NBD_REP_ERR_UNSUP, "this server has no TLS");
+  } else if (!call.payload.empty()) {
+    replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_STARTTLS takes no data");
+  } else if (call.input_follows) {
+    // Somebody between us and the client may have put it there, for us to
+    // believe that it came by TLS.
+    return Ending{ExitStatus::kProtocol,
+                  "client broke the protocol: there were bytes in plain text "
+                  "behind NBD_OPT_STARTTLS"};
+  } else {
+    replies.Ack();
+    return StartTls{};
+  }
+  return NextOption{};
+}
+
+bool OptionHandlers::DescribeExport(const InfoRequest& request, Call& call) {
+  // "If there are no intervening option requests between a successful
+  // NBD_OPT_INFO and an NBD_OPT_GO with the same parameters, the server MUST
+  // reply with the same set of information": then it is the same file, too.
+  if (!described_.has_value() || described_->asked_name != request.name) {
+    // One export at a time is open: a client may ask for thousands.
+    described_.reset();
+    absl::StatusOr<Catalog::Opened> found = catalog_.Open(request.name);
+    if (!found.ok()) {
+      RefuseExport(found.status(), call);
+      return false;
+    }
+    described_ = Described{std::string(request.name), *std::move(found)};
+  }
+  const Catalog::Opened& opened = described_->opened;
+  const Promises promises = PromisesFor(*opened.target, request.name);
+  OptionReplies& replies = call.replies;
+  replies.InfoExport(promises.size_bytes, promises.transmission_flags);
+  const auto asked = [&](uint16_t information) {
+    return absl::c_linear_search(request.information, information);
+  };
+  if (asked(NBD_INFO_NAME)) {
+    replies.InfoString(NBD_INFO_NAME, opened.name);
+  }
+  if (asked(NBD_INFO_DESCRIPTION) && !opened.description.empty()) {
+    replies.InfoString(NBD_INFO_DESCRIPTION, opened.description);
+  }
+  if (asked(NBD_INFO_BLOCK_SIZE)) {
+    replies.InfoBlockSize(kMinBlockBytes,
+                          opened.target->facts().preferred_block_bytes,
+                          kAdvertisedPayloadBytes);
+  }
+  replies.Ack();
+  return true;
+}
+
+OptionHandlers::Next OptionHandlers::OnInfo(Call& call) {
+  const std::optional<InfoRequest> request = DecodeInfoRequest(call.payload);
+  if (request.has_value()) {
+    DescribeExport(*request, call);
+  } else {
+    call.replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_INFO is malformed");
+  }
+  return NextOption{};
+}
+
+OptionHandlers::Next OptionHandlers::OnGo(Call& call) {
+  const std::optional<InfoRequest> request = DecodeInfoRequest(call.payload);
+  if (!request.has_value()) {
+    call.replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_GO is malformed");
+    return NextOption{};
+  }
+  if (!DescribeExport(*request, call)) return NextOption{};
+  return Agree(described_->opened, request->name);
+}
+
+OptionHandlers::Next OptionHandlers::OnStructuredReply(Call& call) {
+  if (!call.payload.empty()) {
+    call.replies.Error(NBD_REP_ERR_INVALID,
+                       "NBD_OPT_STRUCTURED_REPLY takes no data");
+  } else if (structured_replies_) {
+    call.replies.Error(NBD_REP_ERR_INVALID,
+                       "structured replies have been negotiated already");
+  } else {
+    structured_replies_ = true;
+    call.replies.Ack();
+  }
+  return NextOption{};
+}
+
+void OptionHandlers::AnswerMetaContext(NbdOption option, Call& call) {
+  OptionReplies& replies = call.replies;
+  if (!structured_replies_) {
+    replies.Error(NBD_REP_ERR_INVALID,
+                  "metadata contexts need structured replies first");
+    return;
+  }
+  const std::optional<MetaContextRequest> request =
+      DecodeMetaContextRequest(call.payload);
+  if (!request.has_value()) {
+    replies.Error(NBD_REP_ERR_INVALID,
+                  "the list of metadata contexts is malformed");
+    return;
+  }
+  const absl::Status status = catalog_.Find(request->name);
+  if (!status.ok()) {
+    RefuseExport(status, call);
+    return;
+  }
+  const bool listing = option == NBD_OPT_LIST_META_CONTEXT;
+  // No query asks for everything in a list, and for nothing in a selection.
+  // "base:" is a wildcard in a list, and ignored in a selection.
+  bool found = listing && request->queries.empty();
+  for (const absl::string_view query : request->queries) {
+    if (!absl::StrContains(query, ':')) {
+      replies.Error(NBD_REP_ERR_INVALID, "a query has no namespace");
+      return;
+    }
+    found |= query == kBaseAllocation || (listing && query == kBaseNamespace);
+  }
+  if (found) {
+    // "The metadata context ID in these replies is reserved and SHOULD be set
+    // to zero" (NBD_OPT_LIST_META_CONTEXT).
+    replies.MetaContext(listing ? 0 : kBaseAllocationId, kBaseAllocation);
+  }
+  replies.Ack();
+  if (!listing && found) base_allocation_for_ = std::string(request->name);
+}
+
+OptionHandlers::Next OptionHandlers::OnListMetaContext(Call& call) {
+  AnswerMetaContext(NBD_OPT_LIST_META_CONTEXT, call);
+  return NextOption{};
+}
+
+OptionHandlers::Next OptionHandlers::OnSetMetaContext(Call& call) {
+  AnswerMetaContext(NBD_OPT_SET_META_CONTEXT, call);
+  return NextOption{};
+}
+
+}  // namespace nbdinetd
