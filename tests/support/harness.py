@@ -67,10 +67,12 @@ class Skip(Exception):
 _tests = []
 
 
-def test(name, guard=TEST_GUARD):
-    """Registers a test. The name is the behaviour that it proves."""
+def test(name, guard=TEST_GUARD, waits=False):
+    """Registers a test. The name is the behaviour that it proves. A test that `waits` for time to
+    pass most of the time runs in a process of its own, at the same time as the others of its kind
+    and before the rest of the file: their times of waiting then pass together."""
     def register(function):
-        _tests.append((name, function, guard))
+        _tests.append((name, function, guard, waits))
         return function
     return register
 
@@ -537,11 +539,76 @@ def _end_descendants():
             time.sleep(0.005)
 
 
+def _run(number, name, function, guard):
+    """Runs one test and prints its result. Returns whether it has failed."""
+    context = Test(name)
+    verdict, directive, trouble = "ok", "", ""
+    stop = None
+    began = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, guard)
+        function(context)
+    except Skip as skip:
+        directive = f" # SKIP {skip}"
+    except KeyboardInterrupt as interrupt:
+        verdict, trouble, stop = "not ok", "interrupted", interrupt
+    except BaseException:
+        verdict, trouble = "not ok", traceback.format_exc()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        problems = context.finish()
+    if problems and verdict == "ok":
+        verdict, trouble = "not ok", "cleaning up failed:\n" + "\n".join(problems)
+    # A "#" in a name would begin a directive.
+    print(f"{verdict} {number} - {name.replace('#', 'no. ')}{directive}", flush=True)
+    if TIMES:
+        note(f"{time.monotonic() - began:.2f} s")
+    note(trouble)
+    if stop:
+        raise stop
+    return verdict != "ok"
+
+
+def _become_subreaper():
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _run_together(entries):
+    """Runs tests at the same time, each in a child. Entries are (number, name, function, guard).
+    Returns {number: (what the test printed, whether it has failed)}."""
+    running = []
+    for number, *entry in entries:
+        output = tempfile.TemporaryFile("w+")
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            failed = True
+            try:
+                _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+                _become_subreaper()
+                os.dup2(output.fileno(), 1)
+                failed = _run(number, *entry)
+            finally:
+                # Without the exit handlers, which are the parent's.
+                os._exit(1 if failed else 0)
+        running.append((number, entry[0], pid, output))
+    results = {}
+    for number, name, pid, output in running:
+        _, status = os.waitpid(pid, 0)
+        with output:
+            output.seek(0)
+            text = output.read()
+        if os.WIFSIGNALED(status):
+            text += f"not ok {number} - {name}\n# its process ended by a signal: {status}\n"
+        results[number] = text, status != 0
+    return results
+
+
 def main():
     """Runs the registered tests and prints TAP. Arguments choose tests by parts of names."""
     chosen = [entry for entry in _tests
               if not sys.argv[1:] or any(part in entry[0] for part in sys.argv[1:])]
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _become_subreaper()
 
     def on_alarm(_signal, _frame):
         raise HangGuard("the test has hung")
@@ -552,34 +619,16 @@ def main():
     signal.signal(signal.SIGTERM, on_term)
 
     print(f"1..{len(chosen)}", flush=True)
+    numbered = [(number, *entry) for number, entry in enumerate(chosen, 1)]
+    results = _run_together([entry[:-1] for entry in numbered if entry[-1]])
     failures = 0
-    for number, (name, function, guard) in enumerate(chosen, 1):
-        context = Test(name)
-        verdict, directive, trouble = "ok", "", ""
-        stop = None
-        began = time.monotonic()
-        try:
-            signal.setitimer(signal.ITIMER_REAL, guard)
-            function(context)
-        except Skip as skip:
-            directive = f" # SKIP {skip}"
-        except KeyboardInterrupt as interrupt:
-            verdict, trouble, stop = "not ok", "interrupted", interrupt
-        except BaseException:
-            verdict, trouble = "not ok", traceback.format_exc()
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            problems = context.finish()
-        if problems and verdict == "ok":
-            verdict, trouble = "not ok", "cleaning up failed:\n" + "\n".join(problems)
-        # A "#" in a name would begin a directive.
-        print(f"{verdict} {number} - {name.replace('#', 'no. ')}{directive}", flush=True)
-        if TIMES:
-            note(f"{time.monotonic() - began:.2f} s")
-        note(trouble)
-        failures += verdict != "ok"
-        if stop:
-            raise stop
+    for number, name, function, guard, waits in numbered:
+        if waits:
+            text, failed = results[number]
+            print(text, end="", flush=True)
+        else:
+            failed = _run(number, name, function, guard)
+        failures += failed
     sys.exit(1 if failures else 0)
 
 
