@@ -78,7 +78,7 @@ def _(t):
     stop(process)
 
 
-@test("10,000 connections one after the other leave no descriptor, no zombie and no memory behind")
+@test("3,000 connections one after the other leave no descriptor, no zombie and no memory behind")
 def _(t):
     door = Door(t)
     process = activate(t, "--log=null", t.pattern_image(MIB), inherited=[door])
@@ -95,17 +95,18 @@ def _(t):
     wait_alone(process)
     before, memory = process.descriptors(), anonymous_kib(process.pid)
     started = time.monotonic()
-    for _ in range(10000):
+    count = 3000
+    for _ in range(count):
         knock()
     seconds = time.monotonic() - started
     expect_none_left(process, before)
     after = anonymous_kib(process.pid)
-    note(f"10,000 connections one after the other: {10000 / seconds:.0f} in a second; the "
+    note(f"{count} connections one after the other: {count / seconds:.0f} in a second; the "
          f"listener's own memory was {memory} KiB and is {after} KiB")
-    # A leak of a hundred bytes for each connection would be a thousand KiB. A sanitizer's allocator
-    # keeps on purpose what was freed.
+    # malloc's smallest block, 32 bytes, for each connection would be 94 KiB. A sanitizer's allocator
+    # keeps freed memory on purpose.
     if "asan" not in Path(f"/proc/{process.pid}/maps").read_text():
-        assert after < memory + 256, f"the listener has grown from {memory} to {after} KiB"
+        assert after < memory + 64, f"the listener has grown from {memory} to {after} KiB"
     visit(door.client())
     stop(process)
 

@@ -70,7 +70,8 @@ def misuse(client):
 
 
 def _tests_of(kind):
-    @test(f"a connection is served and ends, whoever accepted it: {kind.__name__}")
+    @test(f"a connection is served and ends, whoever accepted it: {kind.__name__}",
+          waits=True)
     def _(t):
         image = t.pattern_image(MIB)
         daemon = kind(t)
@@ -80,7 +81,8 @@ def _tests_of(kind):
             process.expect(EX_OK)
         expect_full(daemon.filler)
 
-    @test(f"a connection that could log much waits once, not for each message: {kind.__name__}")
+    @test(f"a connection that could log much waits once, not for each message: {kind.__name__}",
+          waits=True)
     def _(t):
         # Files of a directory that can't be opened are logged, ten of them, while the handshake has
         # as many seconds.
@@ -100,7 +102,8 @@ def _tests_of(kind):
         process.expect(EX_OK)
         expect_full(daemon.filler)
 
-    @test(f"the listener goes on accepting, and its connections are served: {kind.__name__}")
+    @test(f"the listener goes on accepting, and its connections are served: {kind.__name__}",
+          waits=True)
     def _(t):
         daemon = kind(t)
         door = Door(t)
@@ -123,7 +126,7 @@ _tests_of(StalledSyslog)
 _tests_of(StalledJournal)
 
 
-@test("a service manager that doesn't read holds up nobody, and hears READY=1 once it does")
+@test("a service manager that doesn't read holds up nobody, and hears READY=1 once it does", waits=True)
 def _(t):
     image = t.pattern_image(MIB)
     manager = NotifySocket(t)

@@ -52,7 +52,7 @@ def negotiated(t, *arguments, **how):
     return watched
 
 
-@test("WATCHDOG=1 goes on coming during negotiation, whatever of it is awaited")
+@test("WATCHDOG=1 goes on coming during negotiation, whatever of it is awaited", waits=True)
 def _(t):
     image = t.pattern_image(MIB)
     for start in (t.activated, t.inetd):
@@ -66,7 +66,7 @@ def _(t):
         watched.process.wait()
 
 
-@test("WATCHDOG=1 goes on coming over a pair of pipes, as from ssh")
+@test("WATCHDOG=1 goes on coming over a pair of pipes, as from ssh", waits=True)
 def _(t):
     watched = Watched(t, "-s", t.pattern_image(MIB), start=t.piped)
     watched.is_heard("before the client's flags")
@@ -76,7 +76,7 @@ def _(t):
     watched.process.expect(EX_OK)
 
 
-@test("WATCHDOG=1 goes on coming during the TLS handshake")
+@test("WATCHDOG=1 goes on coming during the TLS handshake", waits=True)
 def _(t):
     image, keys = t.pattern_image(MIB), t.image(b"alice:" + b"ab" * 32 + b"\n")
     probe = t.run([NBDINETD, "--check", f"--tls-psk={keys}", image], status=None)
@@ -93,7 +93,7 @@ def _(t):
 
 
 @test("WATCHDOG=1 goes on coming while the export is another client's, with --exclusive=wait and "
-      "takeover")
+      "takeover", waits=True)
 def _(t):
     image = t.pattern_image(MIB)
     holder, first = t.activated("--exclusive", image)
@@ -113,7 +113,7 @@ def _(t):
 
 
 @test("WATCHDOG=1 goes on coming during transmission: idle, busy, inside a request, and while the "
-      "client reads no replies")
+      "client reads no replies", waits=True)
 def _(t):
     for family in ("socketpair", "tcp"):
         watched = negotiated(t, t.pattern_image(16 * MIB), family=family)
@@ -136,7 +136,8 @@ def _(t):
         watched.process.wait()
 
 
-@test("WATCHDOG=1 goes on coming while the storage is waited for, and during the last flush")
+@test("WATCHDOG=1 goes on coming while the storage is waited for, and during the last flush",
+      waits=True)
 def _(t):
     need_privilege("fuse")
     with FailingFs(t.path("."), pattern(0, 4 * MIB)) as storage:
@@ -165,7 +166,7 @@ def _(t):
         watched.process.expect(EX_OK)
 
 
-@test("no WATCHDOG=1 without a watchdog, and none for that of another process")
+@test("no WATCHDOG=1 without a watchdog, and none for that of another process", waits=True)
 def _(t):
     image = t.pattern_image(MIB)
     for env in ({"WATCHDOG_USEC": None}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "nonsense"},
