@@ -280,19 +280,26 @@ class Client:
 
     # -------------------------------------------------------------- bytes
 
-    def _take(self):
-        """Takes in what has arrived."""
+    def _read(self):
+        """Reads the descriptor once, without waiting. b"" when nothing is there, or at the end."""
         try:
             block = os.read(self._rfd, 1 << 18)
         except BlockingIOError:
-            return
+            return b""
         except ConnectionResetError:
-            self._eof = self._reset = True
-            return
+            self._reset = True
+            block = b""
         if not block:
             self._eof = True
-        self._unread += block
-        self.received += block
+        return block
+
+    def _take(self):
+        """Takes in what has arrived."""
+        self._keep(self._read())
+
+    def _keep(self, data):
+        self._unread += data
+        self.received += data
 
     def _poll(self, reading, writing, timeout=GUARD):
         poller = select.poll()
@@ -440,11 +447,16 @@ class Client:
         self.structured = True
 
     @staticmethod
+    def string_bytes(text):
+        """A string behind its length, as in the data of most options."""
+        encoded = text if isinstance(text, bytes) else text.encode()
+        return struct.pack(">I", len(encoded)) + encoded
+
+    @staticmethod
     def info_bytes(name="", requests=()):
         """The data of NBD_OPT_INFO and NBD_OPT_GO."""
-        encoded = name if isinstance(name, bytes) else name.encode()
-        return struct.pack(f">I{len(encoded)}sH{len(requests)}H", len(encoded), encoded,
-                           len(requests), *requests)
+        return Client.string_bytes(name) + struct.pack(f">H{len(requests)}H", len(requests),
+                                                       *requests)
 
     def info(self, name="", requests=(), option=NBD_OPT_INFO):
         """Returns {information type: payload}."""
@@ -475,11 +487,8 @@ class Client:
     @staticmethod
     def meta_context_bytes(name, queries):
         """The data of NBD_OPT_LIST_META_CONTEXT and NBD_OPT_SET_META_CONTEXT."""
-        data = struct.pack(">I", len(name.encode())) + name.encode()
-        data += struct.pack(">I", len(queries))
-        for query in queries:
-            data += struct.pack(">I", len(query.encode())) + query.encode()
-        return data
+        return (Client.string_bytes(name) + struct.pack(">I", len(queries))
+                + b"".join(map(Client.string_bytes, queries)))
 
     def meta_contexts(self, queries=("base:allocation",), name="",
                       option=NBD_OPT_SET_META_CONTEXT):
@@ -505,9 +514,13 @@ class Client:
             exports.append((data[4:4 + length].decode("utf-8"), data[4 + length:].decode("utf-8")))
         return exports
 
-    def start(self, name="", structured=True, contexts=(), requests=()):
-        """From the greeting to the transmission phase. Returns itself."""
+    def start(self, name="", **choices):
+        """From the greeting to the transmission phase, see choose(). Returns itself."""
         self.handshake()
+        return self.choose(name, **choices)
+
+    def choose(self, name="", structured=True, contexts=(), requests=()):
+        """From the first option to the transmission phase. Returns itself."""
         if structured:
             self.structured_replies()
         if contexts:

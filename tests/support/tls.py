@@ -100,23 +100,25 @@ class Authority:
             self._run(*common, "-revoke", self.path(f"{name}-cert.pem"))
         self._run(*common, "-gencrl", "-out", self.path("ca-crl.pem"))
 
-    def server_files(self, context, *others):
-        """A fresh directory with the files of a server, and others."""
+    def _directory(self, context, files):
+        """A fresh directory with copies of these files, {name of the copy: name}."""
         directory = Path(context.fresh(".pki"))
         directory.mkdir()
-        for name in ("ca-cert.pem", "server-cert.pem", "server-key.pem", *others):
-            shutil.copy(self.path(name), directory / name)
+        for copy, name in files.items():
+            shutil.copy(self.path(name), directory / copy)
         return str(directory)
 
+    def server_files(self, context, *others):
+        """A fresh directory with the files of a server, and others."""
+        names = ("ca-cert.pem", "server-cert.pem", "server-key.pem", *others)
+        return self._directory(context, {name: name for name in names})
+
     def client_files(self, context, name=None):
-        """A fresh directory with what GnuTLS's clients look for."""
-        directory = Path(context.fresh(".pki"))
-        directory.mkdir()
-        shutil.copy(self.path("ca-cert.pem"), directory)
+        """A fresh directory with the files that GnuTLS's clients look for."""
+        files = {"ca-cert.pem": "ca-cert.pem"}
         if name:
-            for part in ("cert", "key"):
-                shutil.copy(self.path(f"{name}-{part}.pem"), directory / f"client-{part}.pem")
-        return str(directory)
+            files.update({f"client-{part}.pem": f"{name}-{part}.pem" for part in ("cert", "key")})
+        return self._directory(context, files)
 
 
 _made = {}
@@ -155,16 +157,13 @@ def client_context(trusted=None, certificate=None, version=None):
 class TlsClient(Client):
     """A Client that can go on over TLS."""
 
-    def __init__(self, source, sink=None):
-        super().__init__(source, sink)
-        self.tls = None
-        self.close_notify = False  # the server's has come
+    tls = None  # until begin_tls()
+    close_notify = False  # whether the server's has arrived
 
     @classmethod
     def of(cls, client):
-        """Takes over a Client that has done nothing yet."""
+        """Makes a TlsClient of a Client."""
         client.__class__ = cls
-        client.tls, client.close_notify = None, False
         return client
 
     def ask_for_tls(self):
@@ -203,32 +202,21 @@ class TlsClient(Client):
         self.begin_tls(context)
         return self.shake_hands()
 
-    def start(self, name="", structured=True, contexts=(), requests=(), tls=None):
+    def start(self, name="", tls=None, **choices):
         """From the greeting, or from behind the TLS handshake, to the transmission phase."""
         if self.tls is None:
             self.start_tls(tls)
-        if structured:
-            self.structured_replies()
-        if contexts:
-            self.meta_contexts(contexts, name)
-        self.go(name, requests)
-        return self
+        return self.choose(name, **choices)
 
     def _flush_tls(self):
         """Sends what TLS has to send."""
-        super_send(self, self._outgoing.read())
+        self.send_raw(self._outgoing.read())
 
     def _take_raw(self):
-        try:
-            block = os.read(self._rfd, 1 << 18)
-        except BlockingIOError:
-            return
-        except ConnectionResetError:
-            self._eof = self._reset = True
-            return
-        if not block:
-            self._eof = True
-            self._incoming.write_eof()
+        """Takes in records. An end of file without a close_notify is an ssl.SSLEOFError."""
+        block = self._read()
+        if self._eof and not self._reset:
+            raise ssl.SSLEOFError("end of file without a close_notify")
         self._incoming.write(block)
 
     def _take(self):
@@ -242,14 +230,11 @@ class TlsClient(Client):
                 if not block:
                     self.close_notify = self._eof = True
                     break
-                self._unread += block
-                self.received += block
+                self._keep(block)
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
             self.close_notify = self._eof = True
-        except ssl.SSLEOFError:
-            self._eof = True
 
     def encrypt(self, data):
         """The records for these bytes."""
@@ -266,8 +251,8 @@ class TlsClient(Client):
             view = view[16384:]
 
     def send_raw(self, data):
-        """Past TLS."""
-        super_send(self, data)
+        """Sends bytes as they are, without TLS."""
+        super().send(data)
 
     def say_goodbye(self):
         """Sends a close_notify."""
@@ -277,7 +262,8 @@ class TlsClient(Client):
             pass
         self._flush_tls()
 
-
-def super_send(client, data):
-    if data:
-        Client.send(client, data)
+    def disconnect_and_wait(self):
+        """NBD_CMD_DISC, after which the server has to send a close_notify."""
+        self.send(self.request_bytes(NBD_CMD_DISC))
+        self.expect_end()
+        eq(self.close_notify, True, "close_notify of the server")

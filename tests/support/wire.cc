@@ -67,62 +67,58 @@ bool IsProtocolString(std::string_view text) {
   return true;
 }
 
-std::string OptionReplyName(uint32_t type) {
-  switch (type) {
-    case kRepAck:
-      return "NBD_REP_ACK";
-    case kRepServer:
-      return "NBD_REP_SERVER";
-    case kRepInfo:
-      return "NBD_REP_INFO";
-    case kRepMetaContext:
-      return "NBD_REP_META_CONTEXT";
-    case kRepErrUnsup:
-      return "NBD_REP_ERR_UNSUP";
-    case kRepErrPolicy:
-      return "NBD_REP_ERR_POLICY";
-    case kRepErrInvalid:
-      return "NBD_REP_ERR_INVALID";
-    case kRepErrPlatform:
-      return "NBD_REP_ERR_PLATFORM";
-    case kRepErrTlsReqd:
-      return "NBD_REP_ERR_TLS_REQD";
-    case kRepErrUnknown:
-      return "NBD_REP_ERR_UNKNOWN";
-    case kRepErrShutdown:
-      return "NBD_REP_ERR_SHUTDOWN";
-    case kRepErrBlockSizeReqd:
-      return "NBD_REP_ERR_BLOCK_SIZE_REQD";
-    case kRepErrTooBig:
-      return "NBD_REP_ERR_TOO_BIG";
-    default:
-      return "option reply type " + std::to_string(type);
+namespace {
+
+struct Named {
+  uint32_t value;
+  std::string_view name;
+};
+
+constexpr Named kOptionReplyNames[] = {
+    {kRepAck, "NBD_REP_ACK"},
+    {kRepServer, "NBD_REP_SERVER"},
+    {kRepInfo, "NBD_REP_INFO"},
+    {kRepMetaContext, "NBD_REP_META_CONTEXT"},
+    {kRepErrUnsup, "NBD_REP_ERR_UNSUP"},
+    {kRepErrPolicy, "NBD_REP_ERR_POLICY"},
+    {kRepErrInvalid, "NBD_REP_ERR_INVALID"},
+    {kRepErrPlatform, "NBD_REP_ERR_PLATFORM"},
+    {kRepErrTlsReqd, "NBD_REP_ERR_TLS_REQD"},
+    {kRepErrUnknown, "NBD_REP_ERR_UNKNOWN"},
+    {kRepErrShutdown, "NBD_REP_ERR_SHUTDOWN"},
+    {kRepErrBlockSizeReqd, "NBD_REP_ERR_BLOCK_SIZE_REQD"},
+    {kRepErrTooBig, "NBD_REP_ERR_TOO_BIG"},
+};
+
+constexpr Named kErrorNames[] = {
+    {kNbdOk, "success"},
+    {kNbdEperm, "NBD_EPERM"},
+    {kNbdEio, "NBD_EIO"},
+    {kNbdEnomem, "NBD_ENOMEM"},
+    {kNbdEinval, "NBD_EINVAL"},
+    {kNbdEnospc, "NBD_ENOSPC"},
+    {kNbdEoverflow, "NBD_EOVERFLOW"},
+    {kNbdEnotsup, "NBD_ENOTSUP"},
+    {kNbdEshutdown, "NBD_ESHUTDOWN"},
+};
+
+template <size_t kCount>
+std::string NameOf(const Named (&names)[kCount], uint32_t value,
+                   std::string_view kind) {
+  for (const Named& named : names) {
+    if (named.value == value) return std::string(named.name);
   }
+  return std::string(kind) + " " + std::to_string(value);
+}
+
+}  // namespace
+
+std::string OptionReplyName(uint32_t type) {
+  return NameOf(kOptionReplyNames, type, "option reply type");
 }
 
 std::string ErrorName(uint32_t error) {
-  switch (error) {
-    case kNbdOk:
-      return "success";
-    case kNbdEperm:
-      return "NBD_EPERM";
-    case kNbdEio:
-      return "NBD_EIO";
-    case kNbdEnomem:
-      return "NBD_ENOMEM";
-    case kNbdEinval:
-      return "NBD_EINVAL";
-    case kNbdEnospc:
-      return "NBD_ENOSPC";
-    case kNbdEoverflow:
-      return "NBD_EOVERFLOW";
-    case kNbdEnotsup:
-      return "NBD_ENOTSUP";
-    case kNbdEshutdown:
-      return "NBD_ESHUTDOWN";
-    default:
-      return "undefined error " + std::to_string(error);
-  }
+  return NameOf(kErrorNames, error, "undefined error");
 }
 
 Bytes OptionMessage(uint32_t option, std::string_view payload) {

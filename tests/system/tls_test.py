@@ -58,15 +58,6 @@ def visit_over_tls(process, client, tls=None):
     process.expect(EX_OK)
 
 
-def disconnect_and_wait(client):
-    client.send(client.request_bytes(NBD_CMD_DISC))
-    client.expect_end()
-    eq(client.close_notify, True, "close_notify of the server")
-
-
-TlsClient.disconnect_and_wait = disconnect_and_wait
-
-
 def expect_refused(process, client, words, status=EX_NOPERM):
     """The server ends the connection, with this status, and logs why."""
     try:
