@@ -23,6 +23,7 @@
 #include "stream/stream.h"
 #include "stream/tls_upgrade.h"
 #include "transmission/progress.h"
+#include "transmission/statistics.h"
 #include "transmission/transmission.h"
 
 namespace nbdinetd {

@@ -8,7 +8,7 @@
 
 #include "absl/time/time.h"
 #include "base/service_manager.h"
-#include "transmission/reply_sender.h"
+#include "transmission/statistics.h"
 
 namespace nbdinetd {
 

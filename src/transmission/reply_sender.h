@@ -14,17 +14,9 @@
 #include "absl/types/span.h"
 #include "protocol/reply.h"
 #include "stream/channel.h"
-#include "transmission/task.h"
+#include "transmission/statistics.h"
 
 namespace nbdinetd {
-
-// What the log tells of a connection when it has ended.
-struct Statistics {
-  uint64_t requests = 0;
-  uint64_t bytes_read = 0;
-  uint64_t bytes_written = 0;
-  uint64_t errors = 0;  // error replies
-};
 
 class ReplySender {
  public:

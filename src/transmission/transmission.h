@@ -26,6 +26,7 @@
 #include "stream/channel.h"
 #include "transmission/progress.h"
 #include "transmission/reply_sender.h"
+#include "transmission/statistics.h"
 #include "transmission/task.h"
 #include "transmission/workers.h"
 
