@@ -35,8 +35,7 @@ constexpr int64_t kMaxKeepaliveSeconds = 32767;
 // Asks the machine of a silent peer whether it is there, so that the last
 // answer may be as old as `keepalive`. Not by TCP_USER_TIMEOUT, with which the
 // kernel gives up at the first probe that is lost (tcp_keepalive_timer()), and
-// which bounds what is sent, too: that is the channel's
-// (Channel::set_stall_timeout()).
+// which bounds what is sent, too: StallWatch does that.
 void SetKeepalive(int fd, absl::Duration keepalive) {
   const auto set = [fd](int level, int name, int64_t value) {
     const int number = static_cast<int>(value);
@@ -250,7 +249,8 @@ ExitStatus ServeConnection(Connection connection, Catalog& catalog,
     SandboxFacts facts = SandboxFactsOf(catalog, config);
     std::unique_ptr<Stream> stream = MakeStream(connection, config.timeouts);
     AddDescriptors(*stream, process.shutdown.fd(), event_fd.get(), &facts);
-    Channel channel(std::move(stream), process.shutdown.fd(), &process.manager);
+    Channel channel(std::move(stream), process.shutdown.fd(),
+                    config.timeouts.stall, &process.manager);
     // Nothing is opened from here on, nor does anything have to be set.
     Sandbox sandbox(facts);
     if (config.sandbox_mode != SandboxMode::kOff &&

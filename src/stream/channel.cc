@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <limits>
 #include <optional>
 
 #include "base/limits.h"
@@ -37,11 +36,12 @@ bool IsTimeout(ssize_t result) {
 }  // namespace
 
 Channel::Channel(std::unique_ptr<Stream> stream, int shutdown_fd,
-                 ServiceManager* manager)
+                 absl::Duration stall_timeout, ServiceManager* manager)
     : stream_(std::move(stream)),
       shutdown_fd_(shutdown_fd),
       manager_(manager),
       last_progress_(SteadyNow()),
+      stall_watch_(stall_timeout),
       buffer_(std::make_unique_for_overwrite<char[]>(kInputBytes)) {}
 
 absl::Time Channel::HandshakeLimit() const {
@@ -62,72 +62,22 @@ void Channel::LookForShutdown() {
   }
 }
 
-Channel::Stall::Stall(std::optional<uint64_t> taken)
-    : since_(SteadyNow()), looked_(since_), taken_(taken) {}
-
-absl::Time Channel::Stall::due(absl::Duration timeout) const {
-  return std::min(since_ + timeout, looked_ + timeout / kStallLooks);
-}
-
-bool Channel::Stall::IsOver(std::optional<uint64_t> taken,
-                            absl::Duration timeout) {
-  looked_ = SteadyNow();
-  if (taken.has_value() && taken_.has_value() && *taken > *taken_) {
-    since_ = looked_;
-  }
-  taken_ = taken;
-  return looked_ >= since_ + timeout;
-}
-
-void Channel::set_stall_timeout(absl::Duration timeout) {
-  stall_timeout_ = timeout;
-  tells_acknowledged_ = timeout != absl::InfiniteDuration() &&
-                        stream_->acknowledged_bytes().has_value();
-}
-
 void Channel::NoteSent() {
   last_progress_ = SteadyNow();
-  if (tells_acknowledged_ && look_at_way_ == absl::InfiniteFuture()) {
-    look_at_way_ = last_progress_ + stall_timeout_ / kStallLooks;
-  }
-}
-
-std::optional<uint64_t> Channel::TakenWhileBlocked() const {
-  const std::optional<size_t> unread = stream_->unread_bytes();
-  if (!unread.has_value()) return std::nullopt;
-  return std::numeric_limits<uint64_t>::max() - *unread;
-}
-
-bool Channel::GiveUpStalled() {
-  const absl::Time now = SteadyNow();
-  if (stall_.has_value() && now >= stall_->due(stall_timeout_) &&
-      stall_->IsOver(TakenWhileBlocked(), stall_timeout_)) {
-    send_timed_out_ = broken_ = true;
-  } else if (now >= look_at_way_) {
-    if (stream_->unread_bytes().value_or(0) == 0) {
-      on_its_way_.reset();
-      look_at_way_ = absl::InfiniteFuture();
-      return false;
-    }
-    const std::optional<uint64_t> taken = stream_->acknowledged_bytes();
-    if (!on_its_way_.has_value()) {
-      on_its_way_.emplace(taken);
-    } else if (on_its_way_->IsOver(taken, stall_timeout_)) {
-      send_timed_out_ = broken_ = unacknowledged_ = true;
-    }
-    look_at_way_ = on_its_way_->due(stall_timeout_);
-  }
-  return send_timed_out_;
+  if (!in_handshake()) stall_watch_.NoteSent(*stream_, last_progress_);
 }
 
 void Channel::PollPeer(absl::Span<pollfd> fds, absl::Time deadline) {
   for (;;) {
     const absl::Time look =
-        std::min(look_at_way_, stall_.has_value() ? stall_->due(stall_timeout_)
-                                                  : absl::InfiniteFuture());
+        in_handshake() ? absl::InfiniteFuture() : stall_watch_.due();
     const int ready = Poll(fds, std::min(deadline, look));
     if (look == absl::InfiniteFuture()) return;
-    if (GiveUpStalled() || ready != 0 || look >= deadline) return;
+    if (stall_watch_.Look(*stream_)) {
+      send_timed_out_ = broken_ = true;
+      return;
+    }
+    if (ready != 0 || look >= deadline) return;
   }
 }
 
@@ -148,10 +98,10 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
   // Input that is there already would only wake us again and again.
   const bool output_first = want_input && stream_->has_output();
   want_input &= !output_first;
-  if (!output_first) {
-    stall_.reset();
-  } else if (!stall_.has_value()) {
-    stall_.emplace(TakenWhileBlocked());
+  if (output_first) {
+    stall_watch_.NoteBlocked(*stream_);
+  } else {
+    stall_watch_.NoteUnblocked();
   }
   const bool has_input = want_input && stream_->has_input();
   // poll() ignores negative descriptors.
@@ -183,7 +133,7 @@ Channel::Wake Channel::Wait(bool want_input, int workers_fd,
     if (may_spin) spinner_.NoteSlept();
     waits_unpolled_ = 0;
   }
-  if (fds[3].revents != 0) stall_.reset();
+  if (fds[3].revents != 0) stall_watch_.NoteUnblocked();
   const bool shutdown_comes = fds[2].revents != 0;
   if (shutdown_comes) NoteShutdown();
   if (fds[1].revents != 0) return Wake::kWorkers;
@@ -240,10 +190,10 @@ bool Channel::WaitWritable() {
       {stream_->output_fd(), POLLOUT, 0},
       ShutdownEntry(),
   };
-  stall_.emplace(TakenWhileBlocked());
+  stall_watch_.RestartBlocked(*stream_);
   PollPeer(absl::MakeSpan(fds),
            std::min(HandshakeLimit(), shutdown_since_ + kShutdownLimit));
-  stall_.reset();
+  stall_watch_.NoteUnblocked();
   if (fds[1].revents != 0) NoteShutdown();
   if (fds[0].revents == 0 && fds[1].revents == 0) send_timed_out_ = true;
   return !send_timed_out_;

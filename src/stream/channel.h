@@ -23,15 +23,19 @@
 #include "absl/types/span.h"
 #include "base/service_manager.h"
 #include "stream/spinner.h"
+#include "stream/stall_watch.h"
 #include "stream/stream.h"
 
 namespace nbdinetd {
 
 class Channel {
  public:
-  // `shutdown_fd` is borrowed, and readable once the process should end; so is
-  // `manager`, which may be nobody.
+  // `shutdown_fd` is borrowed, and readable once the process should end.
+  // `stall_timeout`: how long Send() waits for a peer that reads nothing, and
+  // what was sent may stay on its way to a TCP peer; not in a handshake, which
+  // has a deadline of its own. `manager` is borrowed, and may be nullptr.
   Channel(std::unique_ptr<Stream> stream, int shutdown_fd,
+          absl::Duration stall_timeout = absl::InfiniteDuration(),
           ServiceManager* manager = nullptr);
 
   // Puts a stream over the one there is, as TLS is. Nothing of the old one's
@@ -47,15 +51,13 @@ class Channel {
   void EndHandshake() { handshake_deadline_.reset(); }
   // When that is; InfiniteFuture() outside a handshake.
   absl::Time HandshakeLimit() const;
-  // How long Send() waits for a peer that reads nothing, and what was sent may
-  // stay on its way to a TCP peer.
-  void set_stall_timeout(absl::Duration timeout);
+  absl::Duration stall_timeout() const { return stall_watch_.timeout(); }
   // Send() or Wait() has given up on a peer that doesn't read, or doesn't
   // answer.
   bool send_timed_out() const { return send_timed_out_; }
   // It was a TCP peer of whose machine nothing was heard: for the stall
   // timeout, or for as long as the kernel waits.
-  bool unacknowledged() const { return unacknowledged_; }
+  bool unacknowledged() const { return stall_watch_.unacknowledged(); }
   bool vanished() const { return vanished_; }
 
   enum class Wake { kInput, kWorkers, kShutdown, kTimeout };
@@ -132,23 +134,7 @@ class Channel {
   void Abort();
 
  private:
-  // A peer that takes nothing of what it is sent, as far as the looks at it
-  // tell.
-  class Stall {
-   public:
-    // `taken` grows with what the peer has taken; nothing where nobody knows.
-    explicit Stall(std::optional<uint64_t> taken);
-    // When to look again.
-    absl::Time due(absl::Duration timeout) const;
-    // Looks. Whether it has taken nothing for `timeout`.
-    bool IsOver(std::optional<uint64_t> taken, absl::Duration timeout);
-
-   private:
-    absl::Time since_;
-    absl::Time looked_;
-    std::optional<uint64_t> taken_;
-  };
-
+  bool in_handshake() const { return handshake_deadline_.has_value(); }
   // Every wait is made here.
   int Poll(absl::Span<pollfd> fds, absl::Time deadline);
   // Between two waits there may be much work.
@@ -158,13 +144,6 @@ class Channel {
   // Polls until something is ready, or `deadline`; gives up on a peer that
   // stalls.
   void PollPeer(absl::Span<pollfd> fds, absl::Time deadline);
-  // Looks at a peer that takes nothing, and at what is on its way, if it is
-  // time to. True when the peer is given up.
-  bool GiveUpStalled();
-  // For a Stall while nothing is sent: a socket is writable once a good part of
-  // what it holds has been read, much later than when a slow peer last read
-  // something.
-  std::optional<uint64_t> TakenWhileBlocked() const;
   void NoteSent();
   bool WaitWritable();
   void NoteShutdown();
@@ -180,17 +159,9 @@ class Channel {
   bool send_timed_out_ = false;
   absl::Time last_progress_;
   std::optional<absl::Time> handshake_deadline_;
-  absl::Duration stall_timeout_ = absl::InfiniteDuration();
-  // While the stream can't read before it has sent something, or Send() waits.
-  std::optional<Stall> stall_;
-  // The stream tells what the peer's machine has acknowledged. Of what is on
-  // its way a time to look is known first, so that a request that is answered
-  // and acknowledged costs nothing; and a Stall if there still is something by
-  // then.
-  bool tells_acknowledged_ = false;
-  absl::Time look_at_way_ = absl::InfiniteFuture();
-  std::optional<Stall> on_its_way_;
-  bool unacknowledged_ = false;
+  // The output counts as blocked while the stream can't read before it has sent
+  // something, and while Send() waits.
+  StallWatch stall_watch_;
   bool vanished_ = false;
   Spinner spinner_;
   int waits_unpolled_ = 0;

@@ -37,9 +37,7 @@ Transmission::Transmission(Channel& channel, const Negotiated& negotiated,
       statistics_(statistics),
       progress_(progress),
       replies_(channel, negotiated.style, statistics),
-      workers_(target_, std::move(event_fd)) {
-  channel_.set_stall_timeout(timeouts_.stall);
-}
+      workers_(target_, std::move(event_fd)) {}
 
 Ending Transmission::Run() {
   for (;;) {
@@ -106,7 +104,7 @@ absl::Time Transmission::WaitLimit() const {
         std::max(channel_.shutdown_since(), channel_.last_progress());
     return std::min(quiet_since + kShutdownIdle, ShutdownLimit());
   }
-  if (InMessage()) return channel_.last_progress() + timeouts_.stall;
+  if (InMessage()) return channel_.last_progress() + channel_.stall_timeout();
   return workers_.pending() > 0 ? absl::InfiniteFuture()
                                 : channel_.last_progress() + timeouts_.idle;
 }
@@ -117,7 +115,7 @@ void Transmission::OnTimeLimit() {
   } else if (InMessage()) {
     End(ExitStatus::kTimedOut,
         absl::StrCat("client stopped inside a request for ",
-                     absl::FormatDuration(timeouts_.stall)));
+                     absl::FormatDuration(channel_.stall_timeout())));
   } else {
     End(ExitStatus::kTimedOut,
         absl::StrCat("client was idle for ",
@@ -133,13 +131,13 @@ void Transmission::OnUnsentReplies() {
     End(ExitStatus::kTimedOut,
         absl::StrCat("client vanished: the connection timed out, nothing was "
                      "acknowledged for ",
-                     absl::FormatDuration(timeouts_.stall)));
+                     absl::FormatDuration(channel_.stall_timeout())));
   } else if (channel_.vanished()) {
     End(ExitStatus::kTimedOut, "client vanished: the connection timed out");
   } else if (channel_.send_timed_out()) {
     End(ExitStatus::kTimedOut,
         absl::StrCat("client read no replies for ",
-                     absl::FormatDuration(timeouts_.stall)));
+                     absl::FormatDuration(channel_.stall_timeout())));
   } else {
     End(ExitStatus::kProtocol, "client left without reading its replies");
   }

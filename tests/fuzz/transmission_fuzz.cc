@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/service_manager.h"
+#include "base/timeouts.h"
 #include "export/file.h"
 #include "fuzz/input.h"
 #include "fuzz/messages.h"
@@ -86,7 +87,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   nbdinetd::Channel channel(
       std::make_unique<SimulatedStream>(simulation,
                                         input.bit(Input::kWhat, kSendsFiles)),
-      kShutdownFd);
+      kShutdownFd, timeouts.stall);
   nbdinetd::Statistics statistics;
   nbdinetd::Progress progress(*manager, statistics, "");
   const nbdinetd::Ending ending =

@@ -31,6 +31,10 @@ std::string Bytes(size_t size) {
 
 class ChannelTest : public testing::Test {
  protected:
+  explicit ChannelTest(absl::Duration stall_timeout = absl::InfiniteDuration())
+      : channel_(std::make_unique<MemoryStream>(peer_), shutdown_.fd(),
+                 stall_timeout) {}
+
   // Takes in all that the peer has sent, as far as there is room.
   void ReceiveAll() {
     while (peer_.unread() > 0 && channel_.input().size() < kInputBytes) {
@@ -41,7 +45,7 @@ class ChannelTest : public testing::Test {
   MemoryPeer peer_;
   Event shutdown_;
   Event workers_;
-  Channel channel_{std::make_unique<MemoryStream>(peer_), shutdown_.fd()};
+  Channel channel_;
 };
 
 // -- Waiting
@@ -237,8 +241,14 @@ TEST_F(ChannelTest, WaitsForOutputAloneWhereThatHasToComeFirst) {
   EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kInput);
 }
 
-TEST_F(ChannelTest, GivesUpOnAPeerThatTakesNoOutputThatHasToComeFirst) {
-  channel_.set_stall_timeout(absl::Milliseconds(20));
+constexpr absl::Duration kShort = absl::Milliseconds(20);
+
+class StallTest : public ChannelTest {
+ protected:
+  StallTest() : ChannelTest(kShort) {}
+};
+
+TEST_F(StallTest, GivesUpOnAPeerThatTakesNoOutputThatHasToComeFirst) {
   peer_.Send("x");
   peer_.OweOutput(true);
   peer_.Stall();
@@ -247,28 +257,24 @@ TEST_F(ChannelTest, GivesUpOnAPeerThatTakesNoOutputThatHasToComeFirst) {
   const absl::Time start = SteadyNow();
   while (channel_.Wait(true, workers_.fd(), kForever) ==
          Channel::Wake::kWorkers) {
-    if (SteadyNow() >= start + absl::Milliseconds(20)) workers_.Clear();
+    if (SteadyNow() >= start + kShort) workers_.Clear();
   }
   EXPECT_TRUE(channel_.send_timed_out());
   EXPECT_FALSE(channel_.Send("abc"));
 }
 
-TEST_F(ChannelTest, APeerThatTakesALittleHasNotStalled) {
-  channel_.set_stall_timeout(absl::Milliseconds(20));
+TEST_F(StallTest, APeerThatTakesALittleHasNotStalled) {
   peer_.OweOutput(true);
   peer_.Stall();
   peer_.CountUnread(10 * kStallLooks);  // one less at each look
   const absl::Time start = SteadyNow();
   EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
   EXPECT_TRUE(channel_.send_timed_out());
-  EXPECT_GE(SteadyNow(), start + 10 * absl::Milliseconds(20));
+  EXPECT_GE(SteadyNow(), start + 10 * kShort);
 }
 
-constexpr absl::Duration kShort = absl::Milliseconds(20);
-
-TEST_F(ChannelTest, GivesUpOnAPeerWhoseMachineAcknowledgesNothing) {
+TEST_F(StallTest, GivesUpOnAPeerWhoseMachineAcknowledgesNothing) {
   peer_.TellAcknowledged(/*on_its_way=*/true, 0);
-  channel_.set_stall_timeout(kShort);
   const absl::Time start = SteadyNow();
   EXPECT_TRUE(channel_.Send("abc"));
   EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
@@ -278,10 +284,8 @@ TEST_F(ChannelTest, GivesUpOnAPeerWhoseMachineAcknowledgesNothing) {
   EXPECT_FALSE(channel_.Send("abc"));
 }
 
-TEST_F(ChannelTest,
-       NoticesThatNothingIsAcknowledgedHoweverOftenItIsInterrupted) {
+TEST_F(StallTest, NoticesThatNothingIsAcknowledgedHoweverOftenItIsInterrupted) {
   peer_.TellAcknowledged(/*on_its_way=*/true, 0);
-  channel_.set_stall_timeout(kShort);
   workers_.Set();
   EXPECT_TRUE(channel_.Send("abc"));
   while (channel_.Send("def") &&
@@ -291,9 +295,8 @@ TEST_F(ChannelTest,
   EXPECT_TRUE(channel_.unacknowledged());
 }
 
-TEST_F(ChannelTest, APeerWhoseMachineAcknowledgesALittleHasNotStalled) {
+TEST_F(StallTest, APeerWhoseMachineAcknowledgesALittleHasNotStalled) {
   peer_.TellAcknowledged(/*on_its_way=*/true, 1);
-  channel_.set_stall_timeout(kShort);
   EXPECT_TRUE(channel_.Send("abc"));
   EXPECT_EQ(channel_.Wait(true, -1, SteadyNow() + 10 * kShort),
             Channel::Wake::kTimeout);
@@ -301,9 +304,8 @@ TEST_F(ChannelTest, APeerWhoseMachineAcknowledgesALittleHasNotStalled) {
   EXPECT_TRUE(channel_.Send("abc"));
 }
 
-TEST_F(ChannelTest, ASilentPeerToWhichNothingIsOnItsWayHasNotStalled) {
+TEST_F(StallTest, ASilentPeerToWhichNothingIsOnItsWayHasNotStalled) {
   peer_.TellAcknowledged(/*on_its_way=*/false, 0);
-  channel_.set_stall_timeout(kShort);
   EXPECT_TRUE(channel_.Send("abc"));
   EXPECT_EQ(channel_.Wait(true, -1, SteadyNow() + 5 * kShort),
             Channel::Wake::kTimeout);
@@ -320,11 +322,23 @@ TEST_F(ChannelTest, ASilentPeerToWhichNothingIsOnItsWayHasNotStalled) {
 
 TEST_F(ChannelTest, WithoutATimeNobodyStalls) {
   peer_.TellAcknowledged(/*on_its_way=*/true, 0);
-  channel_.set_stall_timeout(absl::InfiniteDuration());
   EXPECT_TRUE(channel_.Send("abc"));
   EXPECT_EQ(channel_.Wait(true, -1, SteadyNow() + 5 * kShort),
             Channel::Wake::kTimeout);
   EXPECT_FALSE(channel_.send_timed_out());
+}
+
+TEST_F(StallTest, InAHandshakeNobodyStalls) {
+  peer_.TellAcknowledged(/*on_its_way=*/true, 0);
+  channel_.BeginHandshake(kForever);
+  EXPECT_TRUE(channel_.Send("abc"));
+  EXPECT_EQ(channel_.Wait(true, -1, SteadyNow() + 5 * kShort),
+            Channel::Wake::kTimeout);
+  EXPECT_FALSE(channel_.send_timed_out());
+  channel_.EndHandshake();
+  EXPECT_TRUE(channel_.Send("abc"));
+  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
+  EXPECT_TRUE(channel_.unacknowledged());
 }
 
 // -- Receiving

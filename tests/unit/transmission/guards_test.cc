@@ -136,7 +136,7 @@ class GuardsTest : public testing::Test {
     negotiated.target = target_;
     negotiated.promises.size_bytes = kSize;
     negotiated.promises.transmission_flags = NBD_FLAG_HAS_FLAGS;
-    Channel channel(std::move(stream), shutdown_.fd());
+    Channel channel(std::move(stream), shutdown_.fd(), timeouts.stall);
     ServiceManager manager;
     Progress progress(manager, statistics_, "");
     return Transmission(channel, negotiated, timeouts, log_, statistics_,

@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "base/service_manager.h"
+#include "base/timeouts.h"
 #include "export/export.h"
 #include "support/fake_export.h"
 #include "support/image.h"
@@ -78,7 +79,7 @@ class ZeroCopyTest : public testing::TestWithParam<ReplyStyle> {
     peer_.Close();
     nbdtest::Event shutdown;
     Channel channel(std::make_unique<nbdtest::MemoryStream>(peer_),
-                    shutdown.fd());
+                    shutdown.fd(), Timeouts().stall);
     ServiceManager manager;
     Progress progress(manager, statistics_, "");
     const Log log({LogDestination::kNull, false, false});
