@@ -65,22 +65,18 @@ std::optional<Refusal> ExportLock::WaitForHolder(int holder_fd,
                                                  const std::string& name) {
   // What a client sends that doesn't wait for the answer is kept, as far as
   // there is room for it.
-  const Channel::Wake wake =
-      channel_.Wait(/*want_input=*/true, holder_fd, SteadyNow() + pause);
+  const Channel::Events events =
+      channel_.Wait({.other_fd = holder_fd, .deadline = SteadyNow() + pause});
   if (channel_.shutdown_requested()) return ShuttingDown();
-  switch (wake) {
-    case Channel::Wake::kWorkers:
-    case Channel::Wake::kShutdown:
-      return std::nullopt;
-    case Channel::Wake::kTimeout:
-      if (SteadyNow() < deadline_) return std::nullopt;
-      return InUse(name,
-                   absl::StrCat("another client has not left it within ",
-                                absl::FormatDuration(settings_.time_limit)),
-                   /*ends_connection=*/true);
-    case Channel::Wake::kInput:
-      break;
+  // The holder has left.
+  if (events.other) return std::nullopt;
+  if (events.timeout && SteadyNow() >= deadline_) {
+    return InUse(name,
+                 absl::StrCat("another client has not left it within ",
+                              absl::FormatDuration(settings_.time_limit)),
+                 /*ends_connection=*/true);
   }
+  if (!events.input) return std::nullopt;
   const Channel::Receipt receipt = channel_.Receive();
   if (receipt == Channel::Receipt::kData ||
       receipt == Channel::Receipt::kNothing) {

@@ -83,18 +83,13 @@ void Negotiation::EndUnsent(ExitStatus if_gone, std::string reason_if_gone) {
 bool Negotiation::Require(size_t n) {
   channel_.MakeRoomFor(n);
   while (channel_.input().size() < n) {
-    switch (channel_.Wait(/*want_input=*/true, /*workers_fd=*/-1,
-                          absl::InfiniteFuture())) {
-      case Channel::Wake::kShutdown:
-        // From now on there is a limit to this, too.
-        continue;
-      case Channel::Wake::kTimeout:
-        EndTimedOut();
-        return false;
-      case Channel::Wake::kWorkers:
-      case Channel::Wake::kInput:
-        break;
+    const Channel::Events events = channel_.Wait({});
+    if (events.timeout) {
+      EndTimedOut();
+      return false;
     }
+    // A shutdown alone: from now on there is a limit to this, too.
+    if (!events.input) continue;
     switch (channel_.Receive()) {
       case Channel::Receipt::kData:
       case Channel::Receipt::kNothing:

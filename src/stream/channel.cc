@@ -13,7 +13,7 @@ namespace nbdinetd {
 namespace {
 
 // How often in a row spinning may find input before the other descriptors are
-// looked at.
+// looked at: a client that is always quick must not hide a shutdown.
 constexpr int kMaxWaitsUnpolled = 64;
 
 // The peer's machine has not answered for too long; of a negated errno. What
@@ -68,6 +68,7 @@ void Channel::NoteSent() {
 }
 
 void Channel::PollPeer(absl::Span<pollfd> fds, absl::Time deadline) {
+  deadline = std::min(deadline, HandshakeLimit());
   for (;;) {
     const absl::Time look =
         in_handshake() ? absl::InfiniteFuture() : stall_watch_.due();
@@ -86,66 +87,86 @@ int Channel::Poll(absl::Span<pollfd> fds, absl::Time deadline) {
                              : manager_->PollUntil(fds, deadline);
 }
 
-void Channel::WaitForWorkers(int workers_fd) {
-  pollfd fd = {workers_fd, POLLIN, 0};
-  Poll(absl::MakeSpan(&fd, 1), absl::InfiniteFuture());
+void Channel::WaitForReadable(int fd) {
+  pollfd entry = {fd, POLLIN, 0};
+  Poll(absl::MakeSpan(&entry, 1), absl::InfiniteFuture());
 }
 
-Channel::Wake Channel::Wait(bool want_input, int workers_fd,
-                            absl::Time deadline, Patience patience) {
-  KeepAlive();
-  want_input &= input().size() < kInputBytes;
+struct Channel::Watched {
+  enum Which { kInput, kOther, kShutdown, kOutput, kCount };
+
+  bool happened(Which which) const { return fds[which].revents != 0; }
+
+  pollfd fds[kCount];  // poll() ignores those with a negative descriptor
+  bool wants_input;
+  bool has_input;  // whatever poll() says
+};
+
+Channel::Watched Channel::Watch(const Interest& interest) {
+  const bool wants_input = interest.input && input().size() < kInputBytes;
   // Input that is there already would only wake us again and again.
-  const bool output_first = want_input && stream_->has_output();
-  want_input &= !output_first;
+  const bool output_first = wants_input && stream_->has_output();
   if (output_first) {
     stall_watch_.NoteBlocked(*stream_);
   } else {
     stall_watch_.NoteUnblocked();
   }
-  const bool has_input = want_input && stream_->has_input();
-  // poll() ignores negative descriptors.
-  pollfd fds[] = {
-      {want_input ? stream_->input_fd() : -1, POLLIN, 0},
-      {workers_fd, POLLIN, 0},
-      ShutdownEntry(),
-      {output_first ? stream_->output_fd() : -1, POLLOUT, 0},
-  };
-  const bool may_spin = patience != Patience::kSleep && want_input;
-  // A client that is always quick must not hide a shutdown.
-  const bool ready = may_spin && ++waits_unpolled_ == kMaxWaitsUnpolled &&
-                     Poll(absl::MakeSpan(fds), absl::InfinitePast()) != 0;
-  if (waits_unpolled_ == kMaxWaitsUnpolled) waits_unpolled_ = 0;
-  if (may_spin && !ready) {
-    if (patience == Patience::kGatherFirst) spinner_.LetGather();
-    if (spinner_.Try([this] {
-          const Receipt receipt = ReceiveNow();
-          if (receipt != Receipt::kNothing) received_ = receipt;
-          return receipt != Receipt::kNothing;
-        })) {
-      return Wake::kInput;
-    }
+  const bool input = wants_input && !output_first;
+  return {.fds = {{input ? stream_->input_fd() : -1, POLLIN, 0},
+                  {interest.other_fd, POLLIN, 0},
+                  ShutdownEntry(),
+                  {output_first ? stream_->output_fd() : -1, POLLOUT, 0}},
+          .wants_input = input,
+          .has_input = input && stream_->has_input()};
+}
+
+Channel::Events Channel::Wait(const Interest& interest) {
+  KeepAlive();
+  Watched watched = Watch(interest);
+  const bool spins =
+      interest.patience != Patience::kSleep && watched.wants_input;
+  const bool ready = spins && ReadyAfterSpins(watched);
+  if (spins && !ready && SpinForInput(interest.patience)) {
+    return {.input = true};
   }
   if (!ready) {
-    PollPeer(absl::MakeSpan(fds), has_input
-                                      ? absl::InfinitePast()
-                                      : std::min(deadline, HandshakeLimit()));
-    if (may_spin) spinner_.NoteSlept();
+    PollPeer(absl::MakeSpan(watched.fds),
+             watched.has_input ? absl::InfinitePast() : interest.deadline);
+    if (spins) spinner_.NoteSlept();
     waits_unpolled_ = 0;
   }
-  if (fds[3].revents != 0) stall_watch_.NoteUnblocked();
-  const bool shutdown_comes = fds[2].revents != 0;
-  if (shutdown_comes) NoteShutdown();
-  if (fds[1].revents != 0) return Wake::kWorkers;
-  if (shutdown_comes) return Wake::kShutdown;
+  return EventsOf(watched);
+}
+
+bool Channel::ReadyAfterSpins(Watched& watched) {
+  if (++waits_unpolled_ < kMaxWaitsUnpolled) return false;
+  waits_unpolled_ = 0;
+  return Poll(absl::MakeSpan(watched.fds), absl::InfinitePast()) != 0;
+}
+
+bool Channel::SpinForInput(Patience patience) {
+  if (patience == Patience::kGatherFirst) spinner_.LetGather();
+  return spinner_.Try([this] {
+    const Receipt receipt = ReceiveNow();
+    if (receipt == Receipt::kNothing) return false;
+    received_ = receipt;
+    return true;
+  });
+}
+
+Channel::Events Channel::EventsOf(const Watched& watched) {
+  if (watched.happened(Watched::kOutput)) stall_watch_.NoteUnblocked();
+  if (watched.happened(Watched::kShutdown)) NoteShutdown();
+  Events events;
+  events.input = watched.has_input || watched.happened(Watched::kInput) ||
+                 watched.happened(Watched::kOutput);
+  events.other = watched.happened(Watched::kOther);
+  events.shutdown = watched.happened(Watched::kShutdown);
   // A client that never stops sending must not hide that its time is over.
-  if (const absl::Time limit = HandshakeLimit();
-      limit != absl::InfiniteFuture() && SteadyNow() >= limit) {
-    return Wake::kTimeout;
-  }
-  return has_input || fds[0].revents != 0 || fds[3].revents != 0
-             ? Wake::kInput
-             : Wake::kTimeout;
+  events.timeout = send_timed_out_ ||
+                   (in_handshake() && SteadyNow() >= HandshakeLimit()) ||
+                   !(events.input || events.other || events.shutdown);
+  return events;
 }
 
 Channel::Receipt Channel::Receive() {
@@ -191,8 +212,7 @@ bool Channel::WaitWritable() {
       ShutdownEntry(),
   };
   stall_watch_.RestartBlocked(*stream_);
-  PollPeer(absl::MakeSpan(fds),
-           std::min(HandshakeLimit(), shutdown_since_ + kShutdownLimit));
+  PollPeer(absl::MakeSpan(fds), shutdown_since_ + kShutdownLimit);
   stall_watch_.NoteUnblocked();
   if (fds[1].revents != 0) NoteShutdown();
   if (fds[0].revents == 0 && fds[1].revents == 0) send_timed_out_ = true;

@@ -1,9 +1,8 @@
 // A Stream with an input buffer, and the one place that waits.
 //
-// Whatever phase the connection is in, waiting for the peer also notices a
-// shutdown signal and a descriptor of the workers, and tells the service
-// manager's watchdog that the process is alive; whatever the peer does comes
-// back as a value.
+// In every phase of the connection, a wait for the peer also notices a shutdown
+// signal and one descriptor of the caller's, and tells the service manager's
+// watchdog that the process is alive. What the peer does comes back as a value.
 //
 // Invariant: a shutdown is a state. Whoever notices it, in whatever wait, each
 // later wait ends by a time that follows from shutdown_since(); so no phase
@@ -60,8 +59,6 @@ class Channel {
   bool unacknowledged() const { return stall_watch_.unacknowledged(); }
   bool vanished() const { return vanished_; }
 
-  enum class Wake { kInput, kWorkers, kShutdown, kTimeout };
-
   // How to wait for a peer that has been quick of late (see Spinner).
   enum class Patience {
     kSleep,
@@ -69,22 +66,37 @@ class Channel {
     kGatherFirst,  // the same, but first let several requests come together
   };
 
-  // Waits until there is something to receive, `workers_fd` (unless -1) is
-  // readable, this wait is the first to notice a shutdown, or `deadline` has
-  // passed. With `want_input` false the peer's input is left alone, and so it
-  // is when there is no room for it. When several things have happened, the
-  // workers come before a shutdown before input.
+  // What a wait is for. A shutdown that has not been noticed yet ends every
+  // wait, too.
+  struct Interest {
+    bool input = true;  // something to receive, where there is room for it
+    int other_fd = -1;  // readable; borrowed, -1 for none
+    absl::Time deadline = absl::InfiniteFuture();
+    Patience patience = Patience::kSleep;
+  };
+
+  // What has happened; several things may have.
+  struct Events {
+    bool input = false;     // Receive() has something to tell
+    bool other = false;     // the other descriptor is readable
+    bool shutdown = false;  // this wait has noticed the shutdown
+    // The peer has been given up (send_timed_out()), or the handshake's time is
+    // over; or the deadline has passed, and nothing else has happened.
+    bool timeout = false;
+
+    bool operator==(const Events&) const = default;
+  };
+
+  // Waits until one of the events has happened.
   //
   // While the stream can't read before it has sent something (TLS answers some
-  // messages by itself), that is what is waited for, as in Send(): a peer that
-  // takes nothing for the stall timeout has timed out, and send_timed_out()
-  // says so. So has a TCP peer whose machine acknowledges nothing of what is on
-  // its way to it, whatever is waited for.
-  Wake Wait(bool want_input, int workers_fd, absl::Time deadline,
-            Patience patience = Patience::kSleep);
+  // messages by itself), it is the output that is waited for, as in Send(): a
+  // peer that takes nothing for the stall timeout is given up. So is, in every
+  // wait, a TCP peer whose machine acknowledges nothing of what is on its way.
+  Events Wait(const Interest& interest);
 
-  // Waits for the workers alone, as long as it takes.
-  void WaitForWorkers(int workers_fd);
+  // Waits until `fd` is readable, and for nothing else.
+  void WaitForReadable(int fd);
 
   // True from the moment that Wait(), a Send() that has to wait, or
   // LookForShutdown() has noticed the shutdown signal.
@@ -141,9 +153,19 @@ class Channel {
   void KeepAlive() {
     if (manager_ != nullptr) manager_->KeepAlive();
   }
-  // Polls until something is ready, or `deadline`; gives up on a peer that
-  // stalls.
+  // Polls until a descriptor is ready, `deadline`, or the end of the handshake;
+  // gives up on a peer that stalls.
   void PollPeer(absl::Span<pollfd> fds, absl::Time deadline);
+  // The descriptors of one wait.
+  struct Watched;
+  Watched Watch(const Interest& interest);
+  Events EventsOf(const Watched& watched);
+  // Receives by spinning, without a look at the other descriptors. False when
+  // that is not worth it, or nothing came.
+  bool SpinForInput(Patience patience);
+  // Whether any descriptor is ready; looks only after kMaxWaitsUnpolled waits
+  // in a row that spinning has ended.
+  bool ReadyAfterSpins(Watched& watched);
   void NoteSent();
   bool WaitWritable();
   void NoteShutdown();

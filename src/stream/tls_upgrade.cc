@@ -20,13 +20,12 @@ std::optional<Ending> UpgradeToTls(Channel& channel, const Tls& tls,
     if (result != -EAGAIN) {
       return Ending{ExitStatus::kRefused, stream->failure()};
     }
-    const Channel::Wake wake = channel.Wait(
-        /*want_input=*/true, /*workers_fd=*/-1, absl::InfiniteFuture());
+    const Channel::Events events = channel.Wait({});
     if (channel.shutdown_requested()) {
       // There is no way to tell the client anything.
       return Ending{ExitStatus::kOk, "the server is shutting down"};
     }
-    if (wake == Channel::Wake::kTimeout) {
+    if (events.timeout) {
       return Ending{ExitStatus::kTimedOut,
                     "client didn't finish the TLS handshake in time"};
     }

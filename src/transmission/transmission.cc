@@ -49,24 +49,20 @@ Ending Transmission::Run() {
     if (!replies_.Flush()) OnUnsentReplies();
     if (Over()) return Finish();
     const absl::Time limit = WaitLimit();
-    switch (channel_.Wait(
-        WantInput(), workers_.event_fd(),
-        std::min({limit, progress_.Tell(), workers_.RelieveReads()}),
-        PatienceAfter(statistics_.requests - requests_before))) {
-      case Channel::Wake::kWorkers:
-      // From now on the limit is another.
-      case Channel::Wake::kShutdown:
-        break;
-      case Channel::Wake::kTimeout:
-        if (channel_.send_timed_out()) {
-          OnUnsentReplies();
-        } else if (SteadyNow() >= limit) {
-          OnTimeLimit();
-        }
-        break;
-      case Channel::Wake::kInput:
-        OnInput();
-        break;
+    const Channel::Events events = channel_.Wait({
+        .input = WantInput(),
+        .other_fd = workers_.event_fd(),
+        .deadline =
+            std::min({limit, progress_.Tell(), workers_.RelieveReads()}),
+        .patience = PatienceAfter(statistics_.requests - requests_before),
+    });
+    if (channel_.send_timed_out()) {
+      OnUnsentReplies();
+    } else if (events.timeout) {
+      // One of the other deadlines may have passed.
+      if (SteadyNow() >= limit) OnTimeLimit();
+    } else if (events.input) {
+      OnInput();
     }
   }
 }
@@ -167,7 +163,7 @@ int Transmission::FinalFlush() {
   task->request.type = NBD_CMD_FLUSH;
   std::unique_ptr<Task> done = workers_.Start(std::move(task));
   while (done == nullptr) {
-    channel_.WaitForWorkers(workers_.event_fd());
+    channel_.WaitForReadable(workers_.event_fd());
     for (std::unique_ptr<Task>& finished : workers_.TakeFinished()) {
       done = std::move(finished);
     }

@@ -21,6 +21,11 @@ using nbdtest::MemoryStream;
 constexpr absl::Time kForever = absl::InfiniteFuture();
 constexpr absl::Time kAtOnce = absl::InfinitePast();
 
+constexpr Channel::Events kInput = {.input = true};
+constexpr Channel::Events kOther = {.other = true};
+constexpr Channel::Events kShutdown = {.shutdown = true};
+constexpr Channel::Events kTimeout = {.timeout = true};
+
 // Bytes in which each position can be told from its neighbours.
 std::string Bytes(size_t size) {
   std::string bytes(size, '\0');
@@ -52,51 +57,47 @@ class ChannelTest : public testing::Test {
 
 TEST_F(ChannelTest, WakesForInput) {
   peer_.Send("x");
-  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kInput);
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
-            Channel::Wake::kInput);
+  EXPECT_EQ(channel_.Wait({}), kInput);
+  EXPECT_EQ(channel_.Wait({.other_fd = workers_.fd()}), kInput);
 }
 
 TEST_F(ChannelTest, TheEndOfTheStreamIsInputToo) {
   peer_.Close();
-  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kInput);
+  EXPECT_EQ(channel_.Wait({}), kInput);
 }
 
 TEST_F(ChannelTest, WakesForTheWorkers) {
   workers_.Set();
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
-            Channel::Wake::kWorkers);
-  EXPECT_EQ(channel_.Wait(false, workers_.fd(), kForever),
-            Channel::Wake::kWorkers);
+  EXPECT_EQ(channel_.Wait({.other_fd = workers_.fd()}), kOther);
+  EXPECT_EQ(channel_.Wait({.input = false, .other_fd = workers_.fd()}), kOther);
 }
 
 TEST_F(ChannelTest, LeavesInputAloneThatIsNotWanted) {
   peer_.Send("x");
-  EXPECT_EQ(channel_.Wait(false, -1, kAtOnce), Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({.input = false, .deadline = kAtOnce}), kTimeout);
   workers_.Set();
-  EXPECT_EQ(channel_.Wait(false, workers_.fd(), kForever),
-            Channel::Wake::kWorkers);
+  EXPECT_EQ(channel_.Wait({.input = false, .other_fd = workers_.fd()}), kOther);
   EXPECT_EQ(peer_.unread(), 1u);
 }
 
 TEST_F(ChannelTest, WakesAtTheDeadline) {
   const absl::Time deadline = SteadyNow() + absl::Milliseconds(20);
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), deadline),
-            Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({.other_fd = workers_.fd(), .deadline = deadline}),
+            kTimeout);
   EXPECT_GE(SteadyNow(), deadline);
 }
 
 TEST_F(ChannelTest, InputDoesNotHideThatTheHandshakeIsOver) {
   peer_.Send("x");
   channel_.BeginHandshake(SteadyNow());
-  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
+  EXPECT_TRUE(channel_.Wait({}).timeout);
   channel_.EndHandshake();
-  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kInput);
+  EXPECT_EQ(channel_.Wait({}), kInput);
 }
 
 TEST_F(ChannelTest, ADeadlineThatHasPassedDoesNotHideInput) {
   peer_.Send("x");
-  EXPECT_EQ(channel_.Wait(true, -1, kAtOnce), Channel::Wake::kInput);
+  EXPECT_EQ(channel_.Wait({.deadline = kAtOnce}), kInput);
 }
 
 TEST_F(ChannelTest, AShutdownIsAStateFromWhenItIsNoticed) {
@@ -104,39 +105,38 @@ TEST_F(ChannelTest, AShutdownIsAStateFromWhenItIsNoticed) {
   EXPECT_EQ(channel_.shutdown_since(), kForever);
   const absl::Time before = SteadyNow();
   shutdown_.Set();
-  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kShutdown);
+  EXPECT_EQ(channel_.Wait({}), kShutdown);
   EXPECT_TRUE(channel_.shutdown_requested());
   const absl::Time since = channel_.shutdown_since();
   EXPECT_GE(since, before);
   EXPECT_LE(since, SteadyNow());
   // The descriptor stays readable, and must not wake again and again.
-  EXPECT_EQ(channel_.Wait(true, -1, kAtOnce), Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({.deadline = kAtOnce}), kTimeout);
   peer_.Send("x");
-  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kInput);
+  EXPECT_EQ(channel_.Wait({}), kInput);
   EXPECT_EQ(channel_.shutdown_since(), since);
 }
 
-TEST_F(ChannelTest, TheWorkersComeBeforeAShutdownBeforeInput) {
+TEST_F(ChannelTest, TellsOfAllThatHasHappened) {
   peer_.Send("x");
   shutdown_.Set();
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
-            Channel::Wake::kShutdown);
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
-            Channel::Wake::kInput);
+  EXPECT_EQ(channel_.Wait({.other_fd = workers_.fd()}),
+            (Channel::Events{.input = true, .shutdown = true}));
+  EXPECT_EQ(channel_.Wait({.other_fd = workers_.fd()}), kInput);
   workers_.Set();
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
-            Channel::Wake::kWorkers);
+  EXPECT_EQ(channel_.Wait({.other_fd = workers_.fd()}),
+            (Channel::Events{.input = true, .other = true}));
 }
 
 TEST_F(ChannelTest, AQuickPeerDoesNotHideAShutdown) {
   const auto wait = [&] {
     peer_.Send("x");
-    const Channel::Wake wake =
-        channel_.Wait(true, workers_.fd(), kForever, Channel::Patience::kPoll);
-    if (wake == Channel::Wake::kInput) ReceiveAll();
-    return wake;
+    const Channel::Events events = channel_.Wait(
+        {.other_fd = workers_.fd(), .patience = Channel::Patience::kPoll});
+    if (events.input) ReceiveAll();
+    return events;
   };
-  for (int i = 0; i < 50; ++i) ASSERT_EQ(wait(), Channel::Wake::kInput);
+  for (int i = 0; i < 50; ++i) ASSERT_EQ(wait(), kInput);
   shutdown_.Set();
   for (int i = 0; i < 1000 && !channel_.shutdown_requested(); ++i) wait();
   EXPECT_TRUE(channel_.shutdown_requested());
@@ -151,12 +151,12 @@ class EachWayToNotice : public ChannelTest,
     shutdown_.Set();
     switch (GetParam()) {
       case 0:
-        EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kShutdown);
+        EXPECT_EQ(channel_.Wait({}), kShutdown);
         break;
       case 1:
         workers_.Set();
-        EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
-                  Channel::Wake::kWorkers);
+        EXPECT_EQ(channel_.Wait({.other_fd = workers_.fd()}),
+                  (Channel::Events{.other = true, .shutdown = true}));
         workers_.Clear();
         break;
       case 2:
@@ -175,8 +175,7 @@ TEST_P(EachWayToNotice, EndsEveryLaterWaitOfAHandshake) {
   channel_.BeginHandshake(kForever);
   Notice();
   for (int i = 0; i < 3; ++i) {
-    EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
-              Channel::Wake::kTimeout);
+    EXPECT_TRUE(channel_.Wait({.other_fd = workers_.fd()}).timeout);
     EXPECT_GE(SteadyNow(), channel_.shutdown_since() + kShutdownGrace);
     // Whatever there is to receive.
     peer_.Send("x");
@@ -186,7 +185,7 @@ TEST_P(EachWayToNotice, EndsEveryLaterWaitOfAHandshake) {
 TEST_P(EachWayToNotice, EndsAHandshakeThatBeginsLater) {
   Notice();
   channel_.BeginHandshake(kForever);
-  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({}), kTimeout);
 }
 
 TEST_P(EachWayToNotice, EndsEveryLaterSendToAPeerThatDoesNotRead) {
@@ -213,32 +212,29 @@ TEST_F(ChannelTest, WithoutRoomForInputDoesNotWakeForIt) {
   peer_.Send(Bytes(kInputBytes + 1));
   ASSERT_EQ(channel_.Receive(), Channel::Receipt::kData);
   ASSERT_EQ(channel_.input().size(), kInputBytes);
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kAtOnce),
-            Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({.other_fd = workers_.fd(), .deadline = kAtOnce}),
+            kTimeout);
   workers_.Set();
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
-            Channel::Wake::kWorkers);
+  EXPECT_EQ(channel_.Wait({.other_fd = workers_.fd()}), kOther);
   workers_.Clear();
   channel_.Consume(1);
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
-            Channel::Wake::kInput);
+  EXPECT_EQ(channel_.Wait({.other_fd = workers_.fd()}), kInput);
 }
 
 TEST_F(ChannelTest, WaitsForOutputAloneWhereThatHasToComeFirst) {
   peer_.Send("x");
   peer_.OweOutput(true);
-  EXPECT_EQ(channel_.Wait(true, -1, kAtOnce), Channel::Wake::kInput);
+  EXPECT_EQ(channel_.Wait({.deadline = kAtOnce}), kInput);
   peer_.Stall();
-  EXPECT_EQ(channel_.Wait(true, -1, kAtOnce), Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({.deadline = kAtOnce}), kTimeout);
   EXPECT_FALSE(channel_.send_timed_out());
   // But for what is no peer's.
   workers_.Set();
-  EXPECT_EQ(channel_.Wait(true, workers_.fd(), kForever),
-            Channel::Wake::kWorkers);
+  EXPECT_EQ(channel_.Wait({.other_fd = workers_.fd()}), kOther);
   shutdown_.Set();
-  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kShutdown);
+  EXPECT_EQ(channel_.Wait({}), kShutdown);
   peer_.OweOutput(false);
-  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kInput);
+  EXPECT_EQ(channel_.Wait({}), kInput);
 }
 
 constexpr absl::Duration kShort = absl::Milliseconds(20);
@@ -255,10 +251,10 @@ TEST_F(StallTest, GivesUpOnAPeerThatTakesNoOutputThatHasToComeFirst) {
   // However often it is interrupted.
   workers_.Set();
   const absl::Time start = SteadyNow();
-  while (channel_.Wait(true, workers_.fd(), kForever) ==
-         Channel::Wake::kWorkers) {
-    if (SteadyNow() >= start + kShort) workers_.Clear();
+  while (!channel_.Wait({.other_fd = workers_.fd()}).timeout) {
+    EXPECT_FALSE(channel_.send_timed_out());
   }
+  EXPECT_GE(SteadyNow(), start + kShort);
   EXPECT_TRUE(channel_.send_timed_out());
   EXPECT_FALSE(channel_.Send("abc"));
 }
@@ -268,7 +264,7 @@ TEST_F(StallTest, APeerThatTakesALittleHasNotStalled) {
   peer_.Stall();
   peer_.CountUnread(10 * kStallLooks);  // one less at each look
   const absl::Time start = SteadyNow();
-  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({}), kTimeout);
   EXPECT_TRUE(channel_.send_timed_out());
   EXPECT_GE(SteadyNow(), start + 10 * kShort);
 }
@@ -277,7 +273,7 @@ TEST_F(StallTest, GivesUpOnAPeerWhoseMachineAcknowledgesNothing) {
   peer_.TellAcknowledged(/*on_its_way=*/true, 0);
   const absl::Time start = SteadyNow();
   EXPECT_TRUE(channel_.Send("abc"));
-  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({}), kTimeout);
   EXPECT_GE(SteadyNow(), start + kShort);
   EXPECT_TRUE(channel_.send_timed_out());
   EXPECT_TRUE(channel_.unacknowledged());
@@ -289,8 +285,7 @@ TEST_F(StallTest, NoticesThatNothingIsAcknowledgedHoweverOftenItIsInterrupted) {
   workers_.Set();
   EXPECT_TRUE(channel_.Send("abc"));
   while (channel_.Send("def") &&
-         channel_.Wait(false, workers_.fd(), kForever) ==
-             Channel::Wake::kWorkers) {
+         channel_.Wait({.input = false, .other_fd = workers_.fd()}) == kOther) {
   }
   EXPECT_TRUE(channel_.unacknowledged());
 }
@@ -298,8 +293,7 @@ TEST_F(StallTest, NoticesThatNothingIsAcknowledgedHoweverOftenItIsInterrupted) {
 TEST_F(StallTest, APeerWhoseMachineAcknowledgesALittleHasNotStalled) {
   peer_.TellAcknowledged(/*on_its_way=*/true, 1);
   EXPECT_TRUE(channel_.Send("abc"));
-  EXPECT_EQ(channel_.Wait(true, -1, SteadyNow() + 10 * kShort),
-            Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({.deadline = SteadyNow() + 10 * kShort}), kTimeout);
   EXPECT_FALSE(channel_.send_timed_out());
   EXPECT_TRUE(channel_.Send("abc"));
 }
@@ -307,24 +301,21 @@ TEST_F(StallTest, APeerWhoseMachineAcknowledgesALittleHasNotStalled) {
 TEST_F(StallTest, ASilentPeerToWhichNothingIsOnItsWayHasNotStalled) {
   peer_.TellAcknowledged(/*on_its_way=*/false, 0);
   EXPECT_TRUE(channel_.Send("abc"));
-  EXPECT_EQ(channel_.Wait(true, -1, SteadyNow() + 5 * kShort),
-            Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({.deadline = SteadyNow() + 5 * kShort}), kTimeout);
   EXPECT_FALSE(channel_.send_timed_out());
   // What is sent after that is looked at anew.
   peer_.TellAcknowledged(/*on_its_way=*/true, 0);
-  EXPECT_EQ(channel_.Wait(true, -1, SteadyNow() + 5 * kShort),
-            Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({.deadline = SteadyNow() + 5 * kShort}), kTimeout);
   EXPECT_FALSE(channel_.send_timed_out());
   EXPECT_TRUE(channel_.Send("abc"));
-  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({}), kTimeout);
   EXPECT_TRUE(channel_.unacknowledged());
 }
 
 TEST_F(ChannelTest, WithoutATimeNobodyStalls) {
   peer_.TellAcknowledged(/*on_its_way=*/true, 0);
   EXPECT_TRUE(channel_.Send("abc"));
-  EXPECT_EQ(channel_.Wait(true, -1, SteadyNow() + 5 * kShort),
-            Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({.deadline = SteadyNow() + 5 * kShort}), kTimeout);
   EXPECT_FALSE(channel_.send_timed_out());
 }
 
@@ -332,12 +323,11 @@ TEST_F(StallTest, InAHandshakeNobodyStalls) {
   peer_.TellAcknowledged(/*on_its_way=*/true, 0);
   channel_.BeginHandshake(kForever);
   EXPECT_TRUE(channel_.Send("abc"));
-  EXPECT_EQ(channel_.Wait(true, -1, SteadyNow() + 5 * kShort),
-            Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({.deadline = SteadyNow() + 5 * kShort}), kTimeout);
   EXPECT_FALSE(channel_.send_timed_out());
   channel_.EndHandshake();
   EXPECT_TRUE(channel_.Send("abc"));
-  EXPECT_EQ(channel_.Wait(true, -1, kForever), Channel::Wake::kTimeout);
+  EXPECT_EQ(channel_.Wait({}), kTimeout);
   EXPECT_TRUE(channel_.unacknowledged());
 }
 

@@ -192,20 +192,18 @@ TEST_F(GuardsTest, AClientThatIsAlwaysQuickHidesAShutdownForSoManyWaits) {
     client->set_max_read_bytes(28);  // quick enough
     Channel channel(std::move(client), shutdown.fd());
     const auto wait = [&] {
-      const Channel::Wake wake =
-          channel.Wait(/*want_input=*/true, /*workers_fd=*/-1,
-                       absl::InfiniteFuture(), Channel::Patience::kPoll);
-      if (wake == Channel::Wake::kInput) {
+      const Channel::Events events =
+          channel.Wait({.patience = Channel::Patience::kPoll});
+      if (events.input) {
         EXPECT_EQ(channel.Receive(), Channel::Receipt::kData);
         channel.Consume(channel.input().size());
       }
-      return wake;
+      return events;
     };
-    for (int warm = 0; warm < 30; ++warm)
-      EXPECT_EQ(wait(), Channel::Wake::kInput);
+    for (int warm = 0; warm < 30; ++warm) EXPECT_TRUE(wait().input);
     shutdown.Set();
     int waits = 1;
-    while (wait() != Channel::Wake::kShutdown && waits < 100 * kWaits) ++waits;
+    while (!wait().shutdown && waits < 100 * kWaits) ++waits;
     most = std::max(most, waits);
   }
   EXPECT_LE(most, kWaits + 1);
