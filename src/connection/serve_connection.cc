@@ -214,8 +214,13 @@ Ending RunPhases(const Session& session, UniqueFd event_fd,
   Progress progress(session.process.manager, statistics,
                     absl::StrCat("serving ", Quoted(negotiated.export_name),
                                  " to ", session.peer));
-  return Transmission(session.channel, negotiated, session.config.timeouts, log,
-                      statistics, progress, std::move(event_fd))
+  return Transmission({.channel = session.channel,
+                       .negotiated = negotiated,
+                       .log = log,
+                       .statistics = statistics,
+                       .progress = progress,
+                       .idle_timeout = session.config.timeouts.idle,
+                       .event_fd = std::move(event_fd)})
       .Run();
 }
 

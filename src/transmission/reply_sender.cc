@@ -44,6 +44,9 @@ char* ReplySender::Reserve(size_t n) {
 }
 
 void ReplySender::Success(const Request& request) {
+  if (request.type == NBD_CMD_WRITE) {
+    statistics_.bytes_written += request.length;
+  }
   Commit(encoder_.EncodeSuccess(Reserve(kMaxReplyBytes), request.cookie));
 }
 

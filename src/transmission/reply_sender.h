@@ -26,6 +26,9 @@ class ReplySender {
   // How this connection's replies may look; see ReplyEncoder.
   const ReplyEncoder& encoder() const { return encoder_; }
 
+  // Whether SendFilePiece() can send anything.
+  bool sends_files() const { return channel_.sends_files(); }
+
   void Success(const Request& request);
   void Error(const Request& request, NbdError error,
              absl::string_view sentence);

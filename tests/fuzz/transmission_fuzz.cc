@@ -91,8 +91,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   nbdinetd::Statistics statistics;
   nbdinetd::Progress progress(*manager, statistics, "");
   const nbdinetd::Ending ending =
-      nbdinetd::Transmission(channel, negotiated, timeouts, log, statistics,
-                             progress, /*event_fd=*/nbdinetd::UniqueFd())
+      nbdinetd::Transmission({.channel = channel,
+                              .negotiated = negotiated,
+                              .log = log,
+                              .statistics = statistics,
+                              .progress = progress,
+                              .idle_timeout = timeouts.idle,
+                              .event_fd = nbdinetd::UniqueFd()})
           .Run();
   checker.Finish(static_cast<int>(ending.status));
   return 0;

@@ -139,8 +139,12 @@ class GuardsTest : public testing::Test {
     Channel channel(std::move(stream), shutdown_.fd(), timeouts.stall);
     ServiceManager manager;
     Progress progress(manager, statistics_, "");
-    return Transmission(channel, negotiated, timeouts, log_, statistics_,
-                        progress)
+    return Transmission({.channel = channel,
+                         .negotiated = negotiated,
+                         .log = log_,
+                         .statistics = statistics_,
+                         .progress = progress,
+                         .idle_timeout = timeouts.idle})
         .Run();
   }
 

@@ -83,8 +83,11 @@ class ZeroCopyTest : public testing::TestWithParam<ReplyStyle> {
     ServiceManager manager;
     Progress progress(manager, statistics_, "");
     const Log log({LogDestination::kNull, false, false});
-    ending_ = Transmission(channel, negotiated, Timeouts(), log, statistics_,
-                           progress)
+    ending_ = Transmission({.channel = channel,
+                            .negotiated = negotiated,
+                            .log = log,
+                            .statistics = statistics_,
+                            .progress = progress})
                   .Run();
     return peer_.Receive();
   }

@@ -1,0 +1,120 @@
+#include "transmission/deferred_requests.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "base/steady_clock.h"
+#include "negotiation/negotiated.h"
+
+namespace nbdinetd {
+namespace {
+
+// A status descriptor's length has 32 bits, and should be a multiple of 512.
+constexpr uint64_t kMaxDescriptorLength = 0xfffffe00;
+
+// What a block status may take for the next one not to go to a worker. Should
+// that one be slow, it holds up what comes meanwhile, once.
+constexpr absl::Duration kQuickBlockStatus = absl::Milliseconds(1);
+
+std::vector<StatusDescriptor> Descriptors(absl::Span<const Extent> extents,
+                                          uint64_t limit) {
+  std::vector<StatusDescriptor> descriptors;
+  descriptors.reserve(extents.size());
+  for (const Extent& extent : extents) {
+    const uint64_t length = std::min(extent.length_bytes, limit);
+    descriptors.push_back(
+        {static_cast<uint32_t>(std::min(length, kMaxDescriptorLength)),
+         extent.hole ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0});
+    // What follows an extent that had to be cut would be misplaced.
+    if (length > kMaxDescriptorLength) break;
+  }
+  return descriptors;
+}
+
+}  // namespace
+
+std::unique_ptr<Task> DeferredRequests::NewTask(const Request& request) const {
+  auto task = std::make_unique<Task>(workers_.buffers());
+  task->request = request;
+  return task;
+}
+
+void DeferredRequests::StartTask(std::unique_ptr<Task> task) {
+  if (const auto run_at_once = workers_.Start(std::move(task))) {
+    Answer(*run_at_once);
+  }
+}
+
+void DeferredRequests::Start(const Request& request) {
+  std::unique_ptr<Task> task = NewTask(request);
+  if (request.type == NBD_CMD_READ && task->has_data()) {
+    // Asks the storage, and doesn't wait.
+    task->begun = target_.Prefetch(request.offset, request.length) == 0;
+  }
+  StartTask(std::move(task));
+}
+
+void DeferredRequests::StartWrite(const Request& request,
+                                  absl::Span<const char> payload) {
+  std::unique_ptr<Task> task = NewTask(request);
+  task->carries_payload = true;
+  task->data = workers_.buffers().Take(payload.size());
+  if (task->data == nullptr) {
+    failures_.Answer(request, ENOMEM, request.offset);
+    return;
+  }
+  std::memcpy(task->data.get(), payload.data(), payload.size());
+  StartTask(std::move(task));
+}
+
+void DeferredRequests::StartBlockStatus(const Request& request, bool is_last) {
+  std::unique_ptr<Task> task = NewTask(request);
+  // To wake a worker and be woken takes longer than most block statuses, and
+  // there is no other request that this one could hold up.
+  if (is_last && block_status_is_quick_ && pending() == 0 &&
+      !target_.finding_extents_may_sync()) {
+    task->started = SteadyNow();
+    RunTask(target_, *task);
+    Answer(*task);
+  } else {
+    StartTask(std::move(task));
+  }
+}
+
+void DeferredRequests::AnswerFinished() {
+  if (pending() == 0) return;
+  for (const std::unique_ptr<Task>& task : workers_.TakeFinished()) {
+    if (replies_.ok()) Answer(*task);
+  }
+}
+
+void DeferredRequests::Answer(const Task& task) {
+  const Request& request = task.request;
+  if (task.error != 0) {
+    failures_.Answer(
+        request, task.error,
+        request.type == NBD_CMD_READ ? task.error_offset : request.offset);
+  } else if (request.type == NBD_CMD_READ) {
+    reads_.AnswerTask(task);
+  } else if (request.type == NBD_CMD_BLOCK_STATUS) {
+    AnswerBlockStatus(task);
+  } else {
+    replies_.Success(request);
+  }
+}
+
+void DeferredRequests::AnswerBlockStatus(const Task& task) {
+  const Request& request = task.request;
+  block_status_is_quick_ = SteadyNow() - task.started < kQuickBlockStatus;
+  const uint64_t limit = request.has(NBD_CMD_FLAG_REQ_ONE)
+                             ? request.length
+                             : std::numeric_limits<uint64_t>::max();
+  replies_.BlockStatus(request, kBaseAllocationId,
+                       Descriptors(task.extents, limit));
+}
+
+}  // namespace nbdinetd

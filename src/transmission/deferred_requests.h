@@ -1,0 +1,65 @@
+// Requests that may have to wait for the storage: from the transmission thread
+// to the workers, and back with their answer.
+//
+// Threads: one, beside the workers.
+#ifndef NBDINETD_TRANSMISSION_DEFERRED_REQUESTS_H_
+#define NBDINETD_TRANSMISSION_DEFERRED_REQUESTS_H_
+
+#include <cstddef>
+#include <memory>
+
+#include "absl/types/span.h"
+#include "export/export.h"
+#include "protocol/request.h"
+#include "transmission/failure_replies.h"
+#include "transmission/read_replies.h"
+#include "transmission/reply_sender.h"
+#include "transmission/task.h"
+#include "transmission/workers.h"
+
+namespace nbdinetd {
+
+class DeferredRequests {
+ public:
+  // All borrowed.
+  DeferredRequests(Workers& workers, Export& target, ReplySender& replies,
+                   ReadReplies& reads, FailureReplies& failures)
+      : workers_(workers),
+        target_(target),
+        replies_(replies),
+        reads_(reads),
+        failures_(failures) {}
+
+  // Starts the request; of a write, whose payload has been written already, the
+  // flush that makes it durable. Without any worker to be had it is carried out
+  // and answered at once.
+  void Start(const Request& request);
+  // Starts a write with its payload, which is copied.
+  void StartWrite(const Request& request, absl::Span<const char> payload);
+  // Starts a block status. `is_last`: no further request has been received.
+  void StartBlockStatus(const Request& request, bool is_last);
+
+  // Answers the requests that have been carried out.
+  void AnswerFinished();
+
+  // How many have been started, and not answered.
+  size_t pending() const { return workers_.pending(); }
+
+ private:
+  std::unique_ptr<Task> NewTask(const Request& request) const;
+  void StartTask(std::unique_ptr<Task> task);
+  void Answer(const Task& task);
+  void AnswerBlockStatus(const Task& task);
+
+  Workers& workers_;
+  Export& target_;
+  ReplySender& replies_;
+  ReadReplies& reads_;
+  FailureReplies& failures_;
+  // The last one took no longer than kQuickBlockStatus.
+  bool block_status_is_quick_ = false;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_TRANSMISSION_DEFERRED_REQUESTS_H_

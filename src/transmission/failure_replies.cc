@@ -1,0 +1,47 @@
+#include "transmission/failure_replies.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+#include "base/limits.h"
+#include "protocol/nbd_error.h"
+
+namespace nbdinetd {
+
+std::string FailureReplies::Sentence(const Request& request,
+                                     StorageError error) {
+  const absl::string_view reason =
+      error.truncated
+          ? "the file has been truncated, and ends before the export does"
+          : absl::NullSafeStringView(strerrordesc_np(error.number));
+  return absl::StrCat(CommandName(request.type), " of ", request.length,
+                      " bytes at offset ", request.offset, " failed: ", reason);
+}
+
+void FailureReplies::Answer(const Request& request, StorageError error,
+                            uint64_t offset) {
+  const std::string sentence = Sentence(request, error);
+  // That zeroes can't be had faster than by writing them is an answer; of
+  // anything else "SHOULD NOT return NBD_ENOTSUP" ("Error values") holds.
+  const bool is_answer =
+      error == EOPNOTSUPP && request.has(NBD_CMD_FLAG_FAST_ZERO);
+  if (!is_answer) LogError(request, error);
+  const NbdError nbd_error = is_answer ? NBD_ENOTSUP : NbdErrorOf(error.number);
+  if (request.type == NBD_CMD_READ) {
+    replies_.ErrorAt(request, nbd_error, sentence, offset);
+  } else {
+    replies_.Error(request, nbd_error, sentence);
+  }
+}
+
+void FailureReplies::LogError(const Request& request, StorageError error) {
+  if (++logged_ > kMaxStorageErrorsLogged) return;
+  log_.Error(absl::StrCat(
+      Quoted(target_.path()), ": ", Sentence(request, error),
+      logged_ == kMaxStorageErrorsLogged ? "; further errors are only counted"
+                                         : ""));
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,147 @@
+#include "transmission/read_replies.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/limits.h"
+
+namespace nbdinetd {
+namespace {
+
+// From this length on a read is sent from the page cache. Below, a system call
+// of its own costs more than copying into the output buffer.
+constexpr uint64_t kMinSendFile = 128 << 10;
+
+// The length of the content chunk that starts at `offset` of a read that goes
+// to `end`. "the server SHOULD use chunks with lengths and offsets as an
+// integer multiple of 512 bytes" (NBD_CMD_READ, structured replies): an
+// unaligned read is aligned from its second chunk on.
+size_t ChunkLength(uint64_t offset, uint64_t end) {
+  return std::min<uint64_t>(end - offset, kPieceBytes - offset % 512);
+}
+
+}  // namespace
+
+std::optional<Request> ReadReplies::AnswerCached(const Request& request) {
+  if (request.length == 0) {
+    replies_.Success(request);
+    return std::nullopt;
+  }
+  if (replies_.sends_files() && request.length >= kMinSendFile &&
+      target_.IsCached(request.offset, request.length)) {
+    SendOneChunk(request, /*as_file=*/true);
+    return std::nullopt;
+  }
+  if (request.length <= kPieceBytes) {
+    const auto length = static_cast<size_t>(request.length);
+    char* data = replies_.ReserveData(length);
+    if (target_.ReadCached(request.offset, {data, length}) != length) {
+      return request;
+    }
+    replies_.CommitData(request, request.offset, length, /*done=*/true);
+    return std::nullopt;
+  }
+  if (replies_.encoder().fragments(request)) {
+    const uint64_t end = request.offset + request.length;
+    const uint64_t sent_to = SendCachedFragments(request);
+    if (sent_to == end) return std::nullopt;
+    Request rest = request;
+    rest.offset = sent_to;
+    rest.length = end - sent_to;
+    return rest;
+  }
+  // Once the header of the one chunk is out, all replies behind it wait for its
+  // last byte; so it must be certain that none of them has to be read first.
+  if (!target_.IsCached(request.offset, request.length)) return request;
+  SendOneChunk(request);
+  return std::nullopt;
+}
+
+void ReadReplies::AnswerTask(const Task& task) {
+  const Request& request = task.request;
+  if (task.data != nullptr) {
+    replies_.Data(request, request.offset,
+                  {task.data.get(), static_cast<size_t>(request.length)},
+                  /*done=*/true);
+  } else if (replies_.encoder().fragments(request)) {
+    SendFragments(request);
+  } else {
+    SendOneChunk(request);
+  }
+}
+
+uint64_t ReadReplies::SendCachedFragments(const Request& request) {
+  const uint64_t end = request.offset + request.length;
+  uint64_t offset = request.offset;
+  while (offset < end && replies_.ok()) {
+    const size_t piece = ChunkLength(offset, end);
+    char* data = replies_.ReserveData(piece);
+    if (target_.ReadCached(offset, {data, piece}) != piece) break;
+    replies_.CommitData(request, offset, piece, offset + piece == end);
+    offset += piece;
+  }
+  return offset;
+}
+
+// A longer read, in content chunks; its data has just been read into the page
+// cache. Should some of it be gone again, reading it here holds up what is
+// behind it, which is better than to read in circles.
+void ReadReplies::SendFragments(const Request& request) {
+  const uint64_t end = request.offset + request.length;
+  uint64_t offset = request.offset;
+  while (offset < end && replies_.ok()) {
+    const size_t piece = ChunkLength(offset, end);
+    char* data = replies_.ReserveData(piece);
+    size_t good = 0;
+    if (const StorageError error = target_.Read(offset, {data, piece}, &good)) {
+      failures_.Answer(request, error, offset + good);
+      return;
+    }
+    replies_.CommitData(request, offset, piece, offset + piece == end);
+    offset += piece;
+  }
+}
+
+// A longer read in one content chunk, or as a simple reply.
+void ReadReplies::SendOneChunk(const Request& request, bool as_file) {
+  replies_.BeginData(request);
+  const uint64_t end = request.offset + request.length;
+  uint64_t offset = request.offset;
+  StorageError error;
+  uint64_t error_offset = 0;
+  if (as_file) {
+    // What doesn't go this way is read below, and the reason found there.
+    const Export::Location place = target_.Locate(offset);
+    offset += replies_.SendFilePiece(place.fd, place.offset,
+                                     static_cast<size_t>(request.length));
+  }
+  while (offset < end && replies_.ok()) {
+    const size_t piece = std::min<uint64_t>(end - offset, kPieceBytes);
+    char* data = replies_.ReservePiece(piece);
+    size_t good = 0;
+    if (error == 0) {
+      error = target_.Read(offset, {data, piece}, &good);
+      error_offset = offset + good;
+    }
+    if (error != 0 && !replies_.encoder().reports_late_errors()) {
+      // "If an error occurs while reading after the server has already sent
+      // out the reply header ..., the server MUST immediately initiate a hard
+      // disconnect" (NBD_CMD_READ, simple replies).
+      failures_.LogError(request, error);
+      broke_off_ = true;
+      replies_.Abort();
+      return;
+    }
+    // "it MUST use padding bytes which SHOULD be zero" (structured replies).
+    if (error != 0) std::memset(data + good, 0, piece - good);
+    replies_.CommitPiece(piece);
+    offset += piece;
+  }
+  if (error != 0) {
+    failures_.Answer(request, error, error_offset);
+  } else {
+    replies_.EndData(request);
+  }
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,59 @@
+// Answers reads: from the page cache at once, and from what a task has read.
+//
+// A reply's data takes one of four ways: one read into the output buffer; one
+// content chunk for each piece of a longer read; one chunk for all of it; and
+// sendfile(2), for one chunk of a range that the page cache holds. Which of
+// them is open depends on the reply style (ReplyEncoder) and on the stream.
+//
+// Threads: one.
+#ifndef NBDINETD_TRANSMISSION_READ_REPLIES_H_
+#define NBDINETD_TRANSMISSION_READ_REPLIES_H_
+
+#include <cstdint>
+#include <optional>
+
+#include "export/export.h"
+#include "protocol/request.h"
+#include "transmission/failure_replies.h"
+#include "transmission/reply_sender.h"
+#include "transmission/task.h"
+
+namespace nbdinetd {
+
+class ReadReplies {
+ public:
+  // All borrowed.
+  ReadReplies(Export& target, ReplySender& replies, FailureReplies& failures)
+      : target_(target), replies_(replies), failures_(failures) {}
+
+  // Answers the read as far as the page cache allows, without waiting for the
+  // storage. Returns what is left for a task: nullopt for nothing, all of the
+  // request, or its rest after some content chunks.
+  std::optional<Request> AnswerCached(const Request& request);
+
+  // Answers a read that a task has carried out without an error.
+  void AnswerTask(const Task& task);
+
+  // A read failed when a simple reply had announced its data, and the
+  // connection has been ended by a hard disconnect.
+  bool broke_off() const { return broke_off_; }
+
+ private:
+  // Sends the read in content chunks as far as the page cache holds it. Returns
+  // the offset of the first byte that it doesn't hold; the read's end when it
+  // holds all.
+  uint64_t SendCachedFragments(const Request& request);
+  void SendFragments(const Request& request);
+  // With `as_file` the data is sent without being copied, as far as sendfile(2)
+  // goes.
+  void SendOneChunk(const Request& request, bool as_file = false);
+
+  Export& target_;
+  ReplySender& replies_;
+  FailureReplies& failures_;
+  bool broke_off_ = false;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_TRANSMISSION_READ_REPLIES_H_

@@ -1,0 +1,83 @@
+// Receives writes: the payload goes from the channel's input to the export, or
+// with a task to a worker.
+//
+// A payload of up to kPieceBytes is written once all of it has been received; a
+// longer one in pieces, as it arrives, so that memory does not grow with the
+// request.
+//
+// Invariant: at most one write is under way, and the channel's input begins
+// with the rest of its payload. Threads: one.
+#ifndef NBDINETD_TRANSMISSION_WRITE_RECEIVER_H_
+#define NBDINETD_TRANSMISSION_WRITE_RECEIVER_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "export/export.h"
+#include "protocol/nbd.h"
+#include "protocol/request.h"
+#include "stream/channel.h"
+#include "transmission/deferred_requests.h"
+#include "transmission/failure_replies.h"
+#include "transmission/reply_sender.h"
+
+namespace nbdinetd {
+
+class WriteReceiver {
+ public:
+  // All borrowed.
+  WriteReceiver(Channel& channel, Export& target, ReplySender& replies,
+                FailureReplies& failures, DeferredRequests& deferred)
+      : channel_(channel),
+        target_(target),
+        replies_(replies),
+        failures_(failures),
+        deferred_(deferred) {}
+
+  // Begins a write, whose payload follows in the input. With an error in
+  // `verdict` the payload is read away, and the error is the answer.
+  void Begin(const Request& request, const Verdict& verdict);
+
+  // Takes what the input has of the payload; at the payload's end, answers the
+  // write or starts its task. False when the write can't go on before more has
+  // been received or a task is finished.
+  bool Continue();
+
+  // The payload of a write has not been taken to its end.
+  bool under_way() const { return write_.has_value(); }
+  // The write waits for a task, and not for input.
+  bool waits_for_task() const {
+    return write_.has_value() && write_->waits_for_task;
+  }
+
+ private:
+  struct PendingWrite {
+    Request request;
+    uint64_t consumed = 0;  // bytes of the payload
+    // Found out once in each turn of the loop: the end of the input must not be
+    // received before what the input has already has been tried.
+    bool waits_for_task = false;
+    // An error is known, and the rest of the payload only read away.
+    NbdError error = NBD_SUCCESS;
+    std::string sentence;
+  };
+
+  bool WriteWhole(const Request& request);
+  bool WritePiece(PendingWrite& write);
+  void Discard(PendingWrite& write);
+  void Finish(const PendingWrite& write);
+  // A write would wait for a task, whose end is going to be told.
+  bool HasToWait() const;
+
+  Channel& channel_;
+  Export& target_;
+  ReplySender& replies_;
+  FailureReplies& failures_;
+  DeferredRequests& deferred_;
+  std::optional<PendingWrite> write_;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_TRANSMISSION_WRITE_RECEIVER_H_
