@@ -26,13 +26,13 @@ class ExportLock {
 
   // Locks `target`, which the client knows as `name`. nullopt on success, and
   // without --exclusive: the lock then belongs to `target` until that is
-  // destroyed. Otherwise the reason why not. Input may arrive meanwhile, so
-  // that a view of the channel's input is invalid afterwards.
+  // destroyed. Otherwise the reason of the failure. Input may arrive meanwhile,
+  // so that a view of the channel's input is invalid afterwards.
   std::optional<Refusal> Lock(const Export& target, const std::string& name);
 
  private:
-  // Waits until another try is due: until `pause` is over, or `holder_fd` is
-  // readable. A value when there is nothing to wait for any more.
+  // Waits until the next try is due: until `pause` is over, or `holder_fd` is
+  // readable. A value when the wait has ended for good.
   std::optional<Refusal> WaitForHolder(int holder_fd, absl::Duration pause,
                                        const std::string& name);
 

@@ -1,4 +1,5 @@
-// How a negotiation ends, when the connection goes on. Plain values.
+// The results of a negotiation after which the connection goes on. Plain
+// values.
 #ifndef NBDINETD_NEGOTIATION_NEGOTIATED_H_
 #define NBDINETD_NEGOTIATION_NEGOTIATED_H_
 
@@ -17,15 +18,14 @@ namespace nbdinetd {
 struct Negotiated {
   std::shared_ptr<Export> target;
   std::string export_name;  // as the client spelled it
-  // Why it is read-only though nobody asked for that; mostly empty.
+  // Why the export is read-only though nobody asked for that; else empty.
   std::string read_only_reason;
   Promises promises;
   ReplyStyle style = ReplyStyle::kSimple;
 };
 
-// The client has been told to begin with TLS. All that is kept of what came
-// before: when the handshake's time is over, and the client flags, which are
-// sent once.
+// The server has acknowledged NBD_OPT_STARTTLS. The new negotiation keeps only
+// the deadline of the handshake and the client flags, which are sent once.
 struct TlsUpgrade {
   absl::Time deadline;
   bool no_zeroes = false;

@@ -1,4 +1,4 @@
-// What the server wants of each negotiation. Made once, whole; a plain value.
+// Settings of the server for each negotiation. Made once; a plain value.
 #ifndef NBDINETD_NEGOTIATION_NEGOTIATION_SETTINGS_H_
 #define NBDINETD_NEGOTIATION_NEGOTIATION_SETTINGS_H_
 
@@ -10,9 +10,9 @@ namespace nbdinetd {
 
 struct NegotiationSettings {
   TlsMode tls = TlsMode::kOff;
-  // Whether the export that is chosen must be nobody else's.
+  // --exclusive.
   Exclusive exclusive = Exclusive::kOff;
-  // Of the whole handshake phase, that of TLS included.
+  // Of the whole handshake phase, including the TLS handshake.
   absl::Duration time_limit = absl::InfiniteDuration();
 };
 

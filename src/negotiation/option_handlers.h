@@ -1,7 +1,7 @@
-// What each option of a client means: a payload goes in, replies come out.
+// Answers each option of a client: a payload goes in, replies come out.
 //
-// Owns all that option haggling has agreed on so far. There is no input or
-// output here: the caller reads payloads, sends replies, logs, and waits.
+// OptionHandlers owns all that option haggling has agreed on so far. It does no
+// input or output: the caller reads payloads, sends replies, logs, and waits.
 // A new option is a row of the table in option_handlers.cc and a handler.
 //
 // Invariant: one object serves one negotiation. An upgrade to TLS needs a new
@@ -42,29 +42,26 @@ class OptionHandlers {
     absl::string_view payload;
     // The client has sent bytes behind the option already.
     bool input_follows;
-    // Sends what `replies` holds and clears it, so that a long answer needs
-    // little memory. False when the connection has ended; then the answer is of
-    // no use any more.
+    // Sends and clears `replies`, so that a long answer needs little memory.
+    // False when the connection has ended: then the handler stops.
     absl::FunctionRef<bool(OptionReplies& replies)> send_so_far;
-    // Out: what is left to be sent.
+    // Out: the replies that the caller still has to send.
     OptionReplies& replies;
-    // Out: an error of the server's for the log, which the client is told in
-    // general terms only.
+    // Out: an error for the server's log. The replies name it in general terms.
     absl::Status trouble = absl::OkStatus();
   };
 
-  // What follows once the replies are sent.
+  // What follows once the replies are sent. With Negotiated it is transmission;
+  // the caller locks the export first, and replaces the replies if it can't.
   struct NextOption {};
   struct StartTls {};
-  // Negotiated: transmission, if the export can be locked; else the replies
-  // don't hold.
   using Next = std::variant<NextOption, StartTls, Negotiated, Ending>;
 
   // `catalog` is borrowed.
   OptionHandlers(Catalog& catalog, const Facts& facts)
       : catalog_(catalog), facts_(facts) {}
 
-  // As the specification spells it; "unknown" for one that we don't know.
+  // As the specification spells it; "unknown" for an option without a row.
   static const char* NameOf(uint32_t option);
   // Whether an error can be replied to it; all but NBD_OPT_EXPORT_NAME.
   static bool HasErrorReply(uint32_t option);
