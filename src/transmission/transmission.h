@@ -23,7 +23,6 @@
 #include "base/event_fd.h"
 #include "base/exit_status.h"
 #include "base/log.h"
-#include "base/timeouts.h"
 #include "base/unique_fd.h"
 #include "negotiation/negotiated.h"
 #include "stream/channel.h"

@@ -20,7 +20,7 @@
 #include "fuzz/descriptors.h"
 #include "fuzz/simulation.h"
 #include "server/activation.h"
-#include "support/peer.h"
+#include "server/peer.h"
 
 namespace {
 
