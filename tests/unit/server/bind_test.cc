@@ -4,8 +4,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <fstream>
+
+#include "support/image.h"
 
 namespace nbdinetd {
 namespace {
@@ -63,8 +64,9 @@ TEST(Bind, APrivateSocketIsInAFolderOfItsOwnThatGoesWithIt) {
 }
 
 TEST(Bind, ASocketThatNobodyListensOnIsReplacedAndALiveOneIsNot) {
+  const nbdtest::TempDir folder;
   ListenAddress address;
-  address.unix_path = testing::TempDir() + "/bind_test.sock";
+  address.unix_path = folder.path() + "/nbd.sock";
   {
     const absl::StatusOr<BoundSockets> left_behind = Bind(address);
     ASSERT_TRUE(left_behind.ok()) << left_behind.status();
@@ -77,8 +79,9 @@ TEST(Bind, ASocketThatNobodyListensOnIsReplacedAndALiveOneIsNot) {
 }
 
 TEST(Bind, ASocketThatIsBoundIsNeverTakenForOneThatWasLeftOver) {
+  const nbdtest::TempDir folder;
   ListenAddress address;
-  address.unix_path = testing::TempDir() + "/bind_test.sock";
+  address.unix_path = folder.path() + "/nbd.sock";
   const absl::StatusOr<BoundSockets> bound = Bind(address);
   ASSERT_TRUE(bound.ok()) << bound.status();
   const absl::StatusOr<BoundSockets> other = Bind(address);
@@ -98,9 +101,10 @@ TEST(Bind, GivesAwayAndRemovesTheSocketAndNothingThatIsInItsPlace) {
     EXPECT_EQ(lstat(path.c_str(), &st), 0) << path;
     return st.st_uid;
   };
+  const nbdtest::TempDir folder;
   ListenAddress address;
-  address.unix_path = testing::TempDir() + "/bind_test_give.sock";
-  const std::string precious = testing::TempDir() + "/bind_test_give.file";
+  address.unix_path = folder.path() + "/nbd.sock";
+  const std::string precious = folder.path() + "/precious";
   const absl::StatusOr<BoundSockets> bound = Bind(address);
   ASSERT_TRUE(bound.ok()) << bound.status();
   bound->GiveTo(kSomebody, kSomebody);
@@ -119,7 +123,6 @@ TEST(Bind, GivesAwayAndRemovesTheSocketAndNothingThatIsInItsPlace) {
   EXPECT_EQ(owner(precious), geteuid());
   bound->RemoveUnixSocket();
   ASSERT_EQ(unlink(address.unix_path.c_str()), 0);
-  std::remove(precious.c_str());
 }
 
 }  // namespace
