@@ -16,7 +16,7 @@
 namespace nbdinetd {
 namespace {
 
-// An ioctl that takes {offset, length} in bytes; 0 or errno.
+// Calls an ioctl that takes {offset, length} in bytes. 0 or an errno value.
 int RangeIoctl(int fd, unsigned long request, uint64_t offset,
                uint64_t length) {
   uint64_t range[2] = {offset, length};
@@ -52,12 +52,12 @@ absl::StatusOr<std::unique_ptr<Export>> BlockDeviceExport::Create(
   int logical = 0;
   unsigned physical = 0;
   unsigned short rotational = 0;
-  // Old or odd devices may not know these; the defaults then hold.
+  // The defaults are for devices without these ioctls.
   if (ioctl(fd.get(), BLKSSZGET, &logical) != 0 || logical < 512) logical = 512;
   if (ioctl(fd.get(), BLKPBSZGET, &physical) != 0) physical = 4096;
   if (ioctl(fd.get(), BLKROTATIONAL, &rotational) != 0) rotational = 0;
   facts.rotational = rotational != 0;
-  // The page cache lies between: below a page, every write reads first.
+  // A write of less than a page first reads the page into the page cache.
   const unsigned preferred =
       std::max(physical, static_cast<unsigned>(PageBytes()));
   facts.preferred_block_bytes =
@@ -76,11 +76,10 @@ int BlockDeviceExport::Trim(uint64_t offset, uint64_t length) {
   return error == EOPNOTSUPP ? 0 : error;
 }
 
-// The kernel drops the range from the page cache before it asks the device,
-// and with it what was written there, even if the device then has no such
-// command and the caller is told that nothing has changed. So what is to
-// survive a refusal is written back first; and a device that has refused once
-// isn't asked again.
+// The kernel drops the range from the page cache, with the data written there,
+// before it finds out that the device has no such command. The dirty pages are
+// therefore written back first, and a device that has returned EOPNOTSUPP isn't
+// tried again.
 bool BlockDeviceExport::MayZeroFast(uint64_t offset, uint64_t length) {
   if (refuses_unmap_.load(std::memory_order_relaxed)) return false;
   return WriteBack(offset, length) == 0;
@@ -108,9 +107,9 @@ int BlockDeviceExport::Zero(uint64_t offset, uint64_t length, Hole hole,
   const Range whole = WholeBlocks(offset, length, command_block_bytes_);
   int error = EOPNOTSUPP;
   if (whole.length != 0) {
-    // Succeeds only where the device zeroes by a command of its own. It may
-    // unmap, so that it is no answer to kForbidden; of that none is known to
-    // be fast.
+    // PUNCH_HOLE succeeds only where the device has a command that zeroes. It
+    // may unmap, so that it can't serve kForbidden, for which no command is
+    // known to be fast.
     if (hole == Hole::kAllowed && !refuses_unmap_) error = Unmap(whole);
     if (error == EOPNOTSUPP && speed == Speed::kAny) {
       error = RangeIoctl(fd(), BLKZEROOUT, whole.offset, whole.length);

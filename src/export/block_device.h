@@ -1,4 +1,4 @@
-// A block device as an export.
+// A block device as an export. Threads: see Export.
 #ifndef NBDINETD_EXPORT_BLOCK_DEVICE_H_
 #define NBDINETD_EXPORT_BLOCK_DEVICE_H_
 
@@ -8,12 +8,13 @@ namespace nbdinetd {
 
 class BlockDeviceExport : public Export {
  public:
-  // Asks the device for its size, block sizes, and whether it rotates. Fails
-  // when it doesn't know its size.
+  // Reads the size, the block sizes and the rotational flag from the device by
+  // ioctl(2). Internal when the device reports no size.
   static absl::StatusOr<std::unique_ptr<Export>> Create(
       const std::string& path, UniqueFd fd, bool read_only,
       Sharing sharing = Sharing::kOwn);
-  // Whether the device refuses writes (BLKROGET), which open(2) doesn't tell.
+  // Whether the device is read-only (BLKROGET); open(2) for writing succeeds on
+  // such a device all the same.
   static bool IsReadOnly(int fd);
 
   int Trim(uint64_t offset, uint64_t length) override;
@@ -23,17 +24,17 @@ class BlockDeviceExport : public Export {
   BlockDeviceExport(std::string path, UniqueFd fd, Facts facts,
                     uint64_t command_block_bytes);
 
-  // Makes whole blocks read as zeroes by unmapping them; EOPNOTSUPP where the
+  // Unmaps whole blocks, which read as zeroes afterwards. EOPNOTSUPP when the
   // device has no such command.
   int Unmap(Range whole);
-  // Whether it is worth to try that, and safe to fail.
+  // Whether Unmap() may be tried for kFastOnly: a failure loses no data.
   bool MayZeroFast(uint64_t offset, uint64_t length);
 
-  // What the device's own commands take; and whole pages, since the kernel
-  // zeroes the rest of a page in its cache, whether the command then succeeds
-  // or not.
+  // The alignment of commands: a logical block, and at least a page. The kernel
+  // zeroes the rest of a partly covered page in the page cache, even when the
+  // command fails.
   const uint64_t command_block_bytes_;
-  // Unmap() has failed with EOPNOTSUPP.
+  // Unmap() has returned EOPNOTSUPP once.
   std::atomic<bool> refuses_unmap_ = false;
 };
 

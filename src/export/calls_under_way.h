@@ -1,12 +1,12 @@
-// Which calls have begun and not ended, so that one can wait for those that
+// The calls that have begun and not yet ended; a call can wait for those that
 // overlapped with it.
 //
-// Calls are in the order in which they began. One that has ended waits only for
-// those that had begun by then: newer ones, of which there may always be some,
-// can't keep it. (A shared lock for the call, and the whole lock behind it,
-// would wait for them, too: whoever has had the whole lock is in its next call
-// before the others have woken up, so that of many calls one at a time gets
-// on.) Threads: any.
+// The calls are kept in the order of their beginnings. A call that has ended
+// waits only for calls that began before its end, so that a steady stream of
+// newer calls can't delay it. Rejected: a std::shared_mutex, locked shared by
+// the call and exclusively by the wait. The wait would include newer calls; the
+// thread that just had the exclusive lock starts its next call before the
+// others wake up, and one call at a time would make progress. Threads: any.
 #ifndef NBDINETD_EXPORT_CALLS_UNDER_WAY_H_
 #define NBDINETD_EXPORT_CALLS_UNDER_WAY_H_
 
@@ -18,7 +18,8 @@ namespace nbdinetd {
 
 class CallsUnderWay {
  public:
-  // Borrowed from Begin() to End(). It stays where it is.
+  // CallsUnderWay keeps a pointer to it from Begin() to End(); the caller owns
+  // it.
   class Call {
    public:
     Call() = default;
@@ -27,9 +28,9 @@ class CallsUnderWay {
 
    private:
     friend class CallsUnderWay;
-    uint64_t begun = 0;  // how many calls had, with this one, when it began
+    uint64_t begun = 0;  // the number of calls begun, this one included
     uint64_t begun_by_end = 0;
-    Call* older = nullptr;  // of those under way
+    Call* older = nullptr;  // among the calls under way
     Call* newer = nullptr;
   };
 
@@ -39,8 +40,8 @@ class CallsUnderWay {
 
   void Begin(Call& call);
   void End(Call& call);
-  // Waits until those calls have ended that were under way when `call`, which
-  // has ended, was.
+  // Waits for the end of every call that overlapped with `call`, which has
+  // ended.
   void WaitForOverlapping(const Call& call);
 
  private:

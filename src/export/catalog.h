@@ -1,8 +1,8 @@
-// The catalog: which export a name stands for.
+// The catalog finds the export for a name.
 //
-// Exports are open from the start (Catalog::OfOne, Catalog::OfNamed), or are
-// opened as clients ask for them. Negotiation doesn't know the difference.
-// Threads: one.
+// Exports are either open from the start (Catalog::OfOne, Catalog::OfNamed), or
+// opened on request. Both have the same interface for negotiation. Threads:
+// one.
 #ifndef NBDINETD_EXPORT_CATALOG_H_
 #define NBDINETD_EXPORT_CATALOG_H_
 
@@ -22,63 +22,64 @@ class Catalog {
  public:
   // An export that is open from the start.
   struct Entry {
-    std::string name;  // the canonical one, as in NBD_OPT_LIST
+    std::string name;  // the canonical name, as in NBD_OPT_LIST
     std::string description;
     std::shared_ptr<Export> target;
   };
 
-  // One export. Without a `name` it answers to any, and is listed under the
-  // empty one.
+  // One export. Without a `name`, every name finds it, and NBD_OPT_LIST reports
+  // it under the empty name.
   static std::unique_ptr<Catalog> OfOne(std::shared_ptr<Export> only,
                                         std::optional<std::string> name,
                                         std::string description);
-  // Exports under names that differ. A sole one is the default export, too.
+  // Exports with different names. A single export is also the default export.
   static std::unique_ptr<Catalog> OfNamed(std::vector<Entry> entries);
 
   virtual ~Catalog() = default;
   Catalog(const Catalog&) = delete;
   Catalog& operator=(const Catalog&) = delete;
 
-  // An export as it is served. The caller owns it; an export that is open from
-  // the start it shares with the catalog.
+  // An opened export. The caller owns it; the catalog keeps a share of an
+  // export that is open from the start.
   struct Opened {
     std::shared_ptr<Export> target;
-    std::string name;  // the canonical one
+    std::string name;  // the canonical name
     std::string description;
-    // Why it is read-only though nobody asked for that, where nobody has been
-    // told yet; else empty.
+    // Why the export is read-only without --readonly. Empty otherwise, and for
+    // an export that is open from the start: its reason is logged already.
     std::string read_only_reason;
   };
 
-  // Whether there is an export that a client means by `name`; the empty name is
-  // the default export's. NotFound when there is none; InvalidArgument when
-  // `name` is no string in the sense of the specification's "Conventions", and
-  // no name is ever looked up; another code when it can't be told. Opens
-  // nothing.
+  // Looks up `name` without opening the export; the empty name stands for the
+  // default export. NotFound: no such export. InvalidArgument: `name` is no
+  // valid string (the specification, "Conventions"). Another code: the lookup
+  // failed.
   virtual absl::Status Find(absl::string_view name) = 0;
-  // Opens that export. Errors as above; PermissionDenied when it may not be
-  // opened, another code when it can't. A client may ask for thousands: the
-  // caller drops one before it opens another.
+  // Opens the export `name`. Errors as for Find(); PermissionDenied when the
+  // process has no right to open it, another code when opening fails. A client
+  // may open thousands of exports; the caller therefore destroys one before it
+  // opens the next.
   virtual absl::StatusOr<Opened> Open(absl::string_view name) = 0;
 
-  // Told the canonical name and the description of an export; false when it
-  // wants to hear no more.
+  // Gets the canonical name and the description of an export, which are valid
+  // during the call. False ends the list.
   using Visitor = absl::FunctionRef<bool(absl::string_view name,
                                          absl::string_view description)>;
-  // Tells `visit` all exports in their order. An error comes before the first:
-  // ResourceExhausted when there are more than kMaxListedExports,
-  // PermissionDenied when they may not be listed, another code when they can't.
+  // Calls `visit` for each export in order. An error is returned before the
+  // first call: ResourceExhausted for more than kMaxListedExports exports,
+  // PermissionDenied when the process has no right to list them, another code
+  // when listing fails.
   virtual absl::Status List(Visitor visit) = 0;
 
-  // What would be served, for a person: lines, each with its newline.
+  // Describes the exports for --check, in whole lines.
   virtual std::string InWords() = 0;
 
-  // The directory beneath which exports are still to be opened, borrowed; -1
-  // when they are all open.
+  // The directory from which exports are opened, borrowed; -1 when all exports
+  // are open from the start.
   virtual int directory_fd() const { return -1; }
 
-  // Of what kinds the exports may be, those included that are still to be
-  // opened; for whoever takes away what none of them needs.
+  // The possible kinds of exports, not yet opened ones included. The sandbox
+  // removes system calls that none of these kinds needs.
   struct Kinds {
     bool writable = true;
     bool block_devices = true;

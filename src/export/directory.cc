@@ -24,8 +24,8 @@
 namespace nbdinetd {
 namespace {
 
-// Opens an entry of a directory, wherever it leads to never outside of it, and
-// through no link. A descriptor, or -1 and errno.
+// Opens an entry of a directory, never outside of it and through no link.
+// Returns a descriptor, or -1 and errno.
 int OpenBeneath(int directory, const char* name, int flags) {
   open_how how = {};
   how.flags = static_cast<uint64_t>(flags | O_CLOEXEC | O_LARGEFILE);
@@ -36,7 +36,7 @@ int OpenBeneath(int directory, const char* name, int flags) {
   }
 }
 
-// Why a file of this kind is no export; nullptr when it can be one.
+// Why a file of this type is no export; nullptr if it can be one.
 const char* WhyNoExport(const struct stat& st) {
   switch (st.st_mode & S_IFMT) {
     case S_IFREG:
@@ -52,24 +52,25 @@ const char* WhyNoExport(const struct stat& st) {
 }
 
 std::string DescriptionOf(const struct stat& st) {
-  // A device would have to be opened to know its size.
+  // Reading the size of a device would need an open().
   return S_ISBLK(st.st_mode) ? "block device"
                              : SizeInWords(static_cast<uint64_t>(st.st_size));
 }
 
-// The names in a directory, in the order of their bytes.
+// The names in a directory, in byte order.
 class Names {
  public:
   size_t size() const { return starts_.size(); }
   const char* operator[](size_t i) const { return &bytes_[starts_[i]]; }
 
-  // Reads them from `fd`. With `exports_only`, without what is known to be no
-  // export. ResourceExhausted when there are more than kMaxListedExports.
+  // Reads the names from `fd`; with `exports_only`, without those that
+  // getdents64() already shows to be no exports. ResourceExhausted for more
+  // than kMaxListedExports names.
   absl::Status Read(int fd, const std::string& path, bool exports_only) {
     alignas(dirent64) char buffer[32 << 10];
     while (true) {
       const ssize_t n = getdents64(fd, buffer, sizeof(buffer));
-      // A directory that has been removed is empty.
+      // A removed directory is empty.
       if (n < 0 && errno == ENOENT) break;
       if (n < 0) {
         return ErrnoStatus(
@@ -98,7 +99,7 @@ class Names {
            IsExportFileName(entry.d_name);
   }
 
-  // False when there are too many.
+  // False when there are too many names.
   bool Add(const char* name) {
     if (std::strcmp(name, ".") == 0 || std::strcmp(name, "..") == 0) {
       return true;
@@ -115,7 +116,7 @@ class Names {
     };
     std::sort(starts_.begin(), starts_.end(),
               [&](uint32_t a, uint32_t b) { return compare(a, b) < 0; });
-    // A name that was renamed while we read may come twice.
+    // A name that is renamed during the reading may appear twice.
     starts_.erase(
         std::unique(starts_.begin(), starts_.end(),
                     [&](uint32_t a, uint32_t b) { return compare(a, b) == 0; }),
@@ -159,8 +160,7 @@ class DirectoryCatalog : public Catalog {
     return absl::NotFoundError(
         absl::StrCat("failed to open ", Quoted(PathOf(name)), ": ", why));
   }
-  // What is known of an entry without opening it. NotFound when it is no
-  // export.
+  // Calls fstatat() on an entry. NotFound when it is no export.
   absl::Status Look(const std::string& name, struct stat* st) const;
   absl::Status ReadNames(bool exports_only, Names* names) const;
 
@@ -187,8 +187,8 @@ absl::StatusOr<Catalog::Opened> DirectoryCatalog::Open(
     absl::string_view export_name) {
   const std::string name = FileNameOf(export_name);
   struct stat st;
-  // To open a FIFO or a device can be an act, so that it is told apart before;
-  // and again afterwards, since it may have been replaced meanwhile.
+  // Opening a FIFO or a device may have effects. The type is therefore checked
+  // before, and again after the open, since the file may have been replaced.
   if (absl::Status status = Look(name, &st); !status.ok()) return status;
   std::string read_only_reason;
   absl::StatusOr<std::unique_ptr<Export>> target = OpenExportWith(
@@ -210,8 +210,8 @@ absl::StatusOr<Catalog::Opened> DirectoryCatalog::Open(
 
 absl::Status DirectoryCatalog::ReadNames(bool exports_only,
                                          Names* names) const {
-  // Opened anew, since fd_ is only a place to look from: it needs no right to
-  // read the directory, and holds no position in it.
+  // fd_ is opened with O_PATH, so that only this call needs the right to read
+  // the directory, and each list has its own position.
   const UniqueFd fd(OpenBeneath(fd_.get(), ".", O_RDONLY | O_DIRECTORY));
   if (!fd.valid()) return OpenErrorStatus(errno, path_);
   return names->Read(fd.get(), path_, exports_only);
@@ -225,7 +225,7 @@ absl::Status DirectoryCatalog::List(Visitor visit) {
   }
   for (size_t i = 0; i < names.size(); ++i) {
     struct stat st;
-    // What has gone since, or become something else, is left out.
+    // An entry that was removed or replaced meanwhile is left out.
     if (!Look(names[i], &st).ok()) continue;
     if (!visit(names[i], DescriptionOf(st))) break;
   }
@@ -243,7 +243,7 @@ std::string DirectoryCatalog::InWords() {
   uint64_t total_bytes = 0;
   std::string rest;
   for (size_t i = 0; i < names.size(); ++i) {
-    // Only an attempt tells whether a client will be able to open it.
+    // Only opening shows whether a client can open it.
     const absl::StatusOr<Opened> opened = Open(names[i]);
     if (!opened.ok()) {
       absl::StrAppend(&rest, "left out: ", opened.status().message(), "\n");
@@ -308,8 +308,8 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenDirectory(
                            ? absl::StatusCode::kInternal
                            : absl::StatusCode::kNotFound);
   }
-  // Whether it may be searched, and whether there is such a system call: told
-  // now, and not to each client.
+  // Tests the right to search the directory, and openat2(2), once for all
+  // clients.
   const UniqueFd probe(OpenBeneath(fd.get(), ".", O_PATH | O_DIRECTORY));
   if (!probe.valid()) {
     if (errno == ENOSYS) {

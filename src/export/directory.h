@@ -1,9 +1,9 @@
 // A directory as a catalog: each regular file and block device in it is an
-// export under its own name.
+// export under its file name.
 //
-// Once it is open, nothing but openat2(2) beneath its descriptor, fstatat(2) of
-// its entries and getdents64(2) is needed, so that a sandbox can take away all
-// the rest.
+// After OpenDirectory(), the catalog only calls openat2(2) beneath its
+// descriptor, fstatat(2) on its entries, and getdents64(2), so that the sandbox
+// can forbid other ways to open files.
 #ifndef NBDINETD_EXPORT_DIRECTORY_H_
 #define NBDINETD_EXPORT_DIRECTORY_H_
 
@@ -16,23 +16,24 @@
 
 namespace nbdinetd {
 
-// Whether an export of a directory may have this name: one component of a path,
-// neither "." nor "..", of 1 to NAME_MAX bytes, and a string in the sense of
-// the specification's "Conventions".
+// Whether `name` can be the file name of an export: one path component of 1 to
+// NAME_MAX bytes, neither "." nor "..", and a valid string (the specification,
+// "Conventions").
 bool IsExportFileName(absl::string_view name);
 
-// Opens the directory, and none of its files: each is opened when a client asks
-// for it, read-write unless `read_only` (or as far as that is allowed). Files
-// that come and go are seen at once. The default export is
-// `default_name`, if that isn't empty; it needs not be there.
+// Opens the directory but none of its files. Open() of the catalog opens a
+// file: read-only with `read_only` or when only that is permitted, read-write
+// otherwise. Each call uses the current content of the directory.
+// `default_name` is the default export, which need not exist; empty for none.
 //
-// NotFound when `path` is no directory that can be searched; InvalidArgument
-// when `default_name` is no IsExportFileName().
+// NotFound when `path` is no searchable directory; InvalidArgument when
+// `default_name` is no IsExportFileName(); Internal when the process lacks
+// descriptors, memory or openat2(2).
 absl::StatusOr<std::unique_ptr<Catalog>> OpenDirectory(
     const std::string& path, bool read_only, const std::string& default_name);
 
-// How a size is told to a person: "1.5 MiB (1572864 bytes)"; the tenth is cut,
-// not rounded.
+// A size for people: "1.5 MiB (1572864 bytes)". The tenth is cut off, not
+// rounded.
 std::string SizeInWords(uint64_t size_bytes);
 
 }  // namespace nbdinetd

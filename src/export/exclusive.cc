@@ -17,16 +17,16 @@
 namespace nbdinetd {
 namespace {
 
-// The first of the bytes. Not the very last ones: a lock that ends there is one
-// to the end of the file, for ever.
+// The first of the bytes. A lock that ended at the very last offset would
+// extend to the end of the file, however large.
 constexpr off_t kFirstByte = std::numeric_limits<off_t>::max() - 0xffff;
 
-// How often, and with what pause, candidates that have met try again before
-// they call it in use. A candidate holds its byte for a few system calls.
+// The number of attempts of candidates that meet, and the longest pause between
+// them. A candidate holds its byte for a few system calls only.
 constexpr int kMeetings = 20;
 constexpr long kMaxMeetingPauseNs = 1'000'000;
 
-// Linux 5.3; glibc has functions for them since 2.36 only.
+// Since Linux 5.3; glibc has these functions since 2.36.
 int PidfdOpen(pid_t pid) {
   return static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
 }
@@ -35,8 +35,8 @@ int PidfdSendSignal(int pidfd, int number) {
       syscall(SYS_pidfd_send_signal, pidfd, number, nullptr, 0));
 }
 
-// Up to the longest pause, different for each process: a clock that counts
-// nanoseconds, and the process id, are as good as dice here.
+// Sleeps up to kMaxMeetingPauseNs. The clock's nanoseconds and the process id
+// make the pauses of two processes differ.
 void PauseALittle() {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -53,7 +53,7 @@ bool HasEnded(int pidfd) {
   return poll(&fd, 1, 0) == 1;
 }
 
-// That somebody else has a lock; which of the two is up to the system.
+// Another process has the lock; POSIX allows both errno values.
 bool IsHeld(int error) { return error == EAGAIN || error == EACCES; }
 
 }  // namespace
@@ -96,7 +96,7 @@ int ExclusiveLock::TryForReading() {
         met_ || FindOther(F_OFD_GETLK, Byte::kOwner, &error).has_value();
     if (owned) error = EAGAIN;
   }
-  // A writer may have come in between; then it fails.
+  // Fails if a writer has locked the owner's byte meanwhile.
   if (error == 0) error = Set(F_OFD_SETLK, Byte::kOwner, F_RDLCK);
   Set(F_OFD_SETLK, Byte::kCandidate, F_UNLCK);
   return error;
@@ -115,7 +115,7 @@ absl::StatusOr<bool> ExclusiveLock::Try() {
   }
   if (IsHeld(error)) return false;
   if (error != 0) return ErrnoStatus(error, "it can't be locked");
-  // Where this fails, a takeover will say that it finds nobody to ask.
+  // If this fails, a takeover finds no holder to signal.
   Set(F_SETLK, Byte::kHolder, read_only_ ? F_RDLCK : F_WRLCK);
   return true;
 }
@@ -135,12 +135,12 @@ absl::Status ExclusiveLock::AskHolder() {
   }
   UniqueFd holder(PidfdOpen(*pid));
   if (!holder.valid()) {
-    // It has just ended.
+    // The process has just ended.
     if (errno == ESRCH) return absl::OkStatus();
     return ErrnoStatus(errno, "the process that uses it can't be asked to end",
                        absl::StatusCode::kFailedPrecondition);
   }
-  // Still the same? Then the descriptor is the holder's.
+  // The same process id as before: the pidfd is the holder's.
   if (FindOther(F_GETLK, Byte::kHolder, &error) != pid) return absl::OkStatus();
   if (PidfdSendSignal(holder.get(), kTakeoverSignal) != 0) {
     if (errno == ESRCH) return absl::OkStatus();

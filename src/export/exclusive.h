@@ -1,51 +1,49 @@
 // One client at a time on an export: the lock of --exclusive.
 //
-// Invariant: of all processes that use this, at most one has the lock of a file
-// or block device; and as long as a request of that process can change the
-// file, it has it.
+// Invariant: at most one of the processes that use this lock holds it for a
+// file or block device, and a process holds it until the last of its requests
+// that may change the file has ended.
 //
-// That is why it is an open-file-description lock, on the description that the
-// requests themselves use, and not on one opened for the purpose. The kernel
-// gives it up when the description's last user is gone, and a system call that
-// is under way is a user. So a process that is killed in the middle of a write
-// keeps the lock until that write has ended, and no stale write can follow what
-// the next client reads.
+// The lock is an open file description lock on the description that requests
+// use. The kernel releases it with the last reference to that description, and
+// a system call in progress is such a reference. A process that is killed in
+// the middle of a write therefore keeps the lock until the write has ended, and
+// no old write can change what the next client has read.
 //
-// Three bytes are locked, or asked for. They lie near the end of what off_t can
-// express, far from all data, and from the bytes that others use (QEMU: 100 to
-// 203; SQLite: at 1 GiB).
-//   owner       Locked by whoever has the lock: for writing, or by a read-only
-//               export for reading, since a descriptor can't lock for writing
-//               that can't write.
-//   holder      A record lock of the old kind (F_SETLK), of the same process.
-//               It guards nothing, but unlike the other kind it tells a process
-//               id, by which a takeover finds whom to ask.
-//   candidate   Read locks exclude no other read lock. So a read-only export
-//               first locks this byte for reading, and goes on only while
-//               nobody else has it: then it is the only one to look whether
-//               the owner's byte is free, and to lock it. Of two who meet here
-//               at the same time both step back, and try again a little later.
+// The lock uses three bytes near the largest off_t, far from all data and from
+// the bytes that other programs lock (QEMU: 100 to 203; SQLite: at 1 GiB).
+//   owner       The holder locks it: for writing, or for reading when its
+//               export is read-only, since a write lock needs a descriptor
+//               open for writing.
+//   holder      The holder also takes a traditional record lock (F_SETLK).
+//               It excludes nobody, but F_GETLK reports its process id to
+//               a takeover; for open file description locks it reports -1.
+//   candidate   Read locks don't exclude each other. A read-only process
+//               therefore first locks this byte for reading, and continues
+//               only if no other process has locked it. It then is the only
+//               one that tests and locks the owner's byte. If two processes
+//               meet here, both unlock the byte and try again later.
 //
-// Rejected: opening a read-only export's file for writing, to lock it (programs
-// couldn't be run any more, udev would probe the device each time, and there
-// are media that can't be written to); flock(), which udev and mkfs use on
-// block devices for purposes of their own; a lock file, which can be left over.
+// Rejected: opening the file of a read-only export for writing (the file can't
+// be executed meanwhile, udev probes the device each time, and some media can't
+// be written to); flock(2), which udev and mkfs use on block devices; a lock
+// file, which can be left over.
 //
-// A takeover signals the holder by kTakeoverSignal. Who locks the holder's byte
-// may be anybody who can open the file, and may make it point to another
-// process; so it is a signal that does nothing to who doesn't expect it. A
-// pidfd that is opened between two looks at the byte is the holder's for
-// certain, however quickly process ids are used again.
+// A takeover sends kTakeoverSignal to the holder. Any process that can open the
+// file can lock the holder's byte, and so make it name another process; the
+// default action of the signal is therefore to do nothing. AskHolder() reads
+// the process id before and after pidfd_open(2); if both are equal, the pidfd
+// is the holder's, even if process ids are reused.
 //
-// Only processes that use this respect it. Block devices are locked by their
-// node in /dev, so that another node of the same device knows nothing of it;
-// and a device and its partitions are different exports.
+// Other programs ignore this lock. It covers the node of a block device in
+// /dev, not other nodes of the same device; a device and its partitions are
+// different exports.
 //
-// System calls: fcntl (F_OFD_SETLK, F_OFD_GETLK, F_SETLK); read-only,
-// clock_nanosleep and getpid; for a takeover fcntl (F_GETLK), pidfd_open,
-// pidfd_send_signal, and poll on the pidfd. All of them between a client's
-// choice of an export and the start of transmission. Landlock must not scope
-// signals. Threads: the main thread.
+// System calls: fcntl (F_OFD_SETLK, F_OFD_GETLK, F_SETLK); for a read-only
+// export, clock_nanosleep and getpid; for a takeover, fcntl (F_GETLK),
+// pidfd_open, pidfd_send_signal, and poll on the pidfd. All of them happen
+// between the choice of an export and transmission. Landlock must not restrict
+// signals (LANDLOCK_SCOPE_SIGNAL). Threads: the main thread.
 #ifndef NBDINETD_EXPORT_EXCLUSIVE_H_
 #define NBDINETD_EXPORT_EXCLUSIVE_H_
 
@@ -60,55 +58,57 @@
 
 namespace nbdinetd {
 
-// --exclusive: what becomes of a client whose export is in use.
+// --exclusive: what happens to a client whose export is in use.
 enum class Exclusive {
-  kOff,       // several may use it at once
-  kRefuse,    // it hears that, and may go on haggling
-  kWait,      // until it is free, or the handshake's time is over
-  kTakeover,  // whoever uses it is asked to leave, and waited for
+  kOff,       // clients share the export
+  kRefuse,    // gets an error reply, and may continue haggling
+  kWait,      // waits, at most until the handshake's time limit
+  kTakeover,  // replaces the holder, which is signaled to end
 };
 
-// "Urgent condition on socket": by default a process doesn't notice it. A
-// process that holds a lock has to take it as SIGTERM.
+// The default action of SIGURG is to ignore it (signal(7)). A process that
+// holds a lock must handle it like SIGTERM.
 inline constexpr int kTakeoverSignal = SIGURG;
 
 class ExclusiveLock {
  public:
-  // `target` is borrowed. Its description must be its own (see
-  // Export::shares_description()): processes that share one share its locks.
+  // `target` is borrowed. Its open file description must not be shared
+  // (Export::shares_description()): processes that share it also share its
+  // locks.
   explicit ExclusiveLock(const Export& target);
 
-  // Takes the lock if nobody has it: true, and it is the export's until that is
-  // destroyed, however the process ends. False when somebody else has it. An
-  // error says why it can't be locked at all.
+  // Takes the lock if it is free. True: the export has the lock until it is
+  // destroyed or its process has ended. False: another process has it.
+  // Internal: the file can't be locked.
   absl::StatusOr<bool> Try();
 
-  // Asks whoever has the lock to leave; a holder that has been asked isn't
-  // asked again. FailedPrecondition and PermissionDenied say why it can't be
-  // asked. OK also while there is none to be found, as when it has just left:
-  // then another Try() is due.
+  // Sends kTakeoverSignal to the holder, once to each. FailedPrecondition and
+  // PermissionDenied: the holder can't be signaled. OK also when no holder is
+  // found, for example because it has just ended; then call Try() again.
   absl::Status AskHolder();
 
-  // Readable once the process that was asked has ended; -1 when there is none.
+  // A pidfd, readable once the signaled process has ended, borrowed; -1 when
+  // there is none.
   int holder_fd() const { return holder_.get(); }
-  // The process has ended; the next AskHolder() looks for another.
+  // Closes holder_fd() after its process has ended; the next AskHolder() looks
+  // for another holder.
   void ForgetHolder() { holder_.Reset(); }
 
  private:
   enum class Byte { kOwner, kHolder, kCandidate };
 
-  // 0, or the errno of a fcntl() that locks a byte as `type` (F_RDLCK ...).
+  // Calls fcntl() to lock `byte` as `type` (F_RDLCK, ...). 0 or an errno value.
   int Set(int command, Byte byte, short type);
-  // Whose lock, if any, excludes locking `byte` for writing: a process id as
-  // F_GETLK tells it.
+  // The process whose lock excludes a write lock on `byte`, as F_GETLK reports
+  // it. nullopt: none, or an error in `*error`, which is 0 or an errno value.
   std::optional<pid_t> FindOther(int command, Byte byte, int* error);
-  // One attempt; EAGAIN when somebody else has the lock.
+  // One attempt; EAGAIN or EACCES when another process has the lock.
   int TryForWriting();
   int TryForReading();
 
   const int fd_;
   const bool read_only_;
-  // Two read-only processes have met as candidates.
+  // Another process had also locked the candidate's byte.
   bool met_ = false;
   UniqueFd holder_;  // a pidfd
 };

@@ -15,14 +15,13 @@
 namespace nbdinetd {
 namespace {
 
-// What the page cache keeps together is no larger, and aligned to its size.
+// The largest folio of the page cache; folios are aligned to their size.
 constexpr uint64_t kMaxFolioBytes = 2 << 20;
-// A block of zeroes to write from; it lies in the program's read-only zero
-// pages.
+// The source of written zeroes, in the read-only zero pages of the program.
 constexpr size_t kWrittenZeroesBytes = 64 << 10;
 const char kZeroes[kWrittenZeroesBytes] = {};
 
-// cachestat(2), Linux 6.5: newer than the C library's headers.
+// cachestat(2), since Linux 6.5; older C libraries don't define it.
 constexpr long kCachestatNumber = 451;
 struct CachestatRange {
   uint64_t offset;
@@ -39,8 +38,8 @@ bool IsInMemory(int fd) {
   return type == TMPFS_MAGIC || type == RAMFS_MAGIC || type == HUGETLBFS_MAGIC;
 }
 
-// What cachestat(2) tells of a range; false when the kernel doesn't know it, or
-// tells it only who may write to the file.
+// Calls cachestat(2) on a range. False when the kernel doesn't have it, or
+// allows it only with the right to write to the file.
 bool GetCachestat(int fd, uint64_t offset, uint64_t length, Cachestat* stat) {
   CachestatRange range = {offset, length};
   return syscall(kCachestatNumber, fd, &range, stat, 0) == 0;
@@ -63,7 +62,8 @@ size_t Export::ReadCached(uint64_t offset, absl::Span<char> out) {
     const ssize_t n = preadv2(fd(), &piece, 1, position, RWF_NOWAIT);
     if (n >= 0) return static_cast<size_t>(n);
     if (errno != EOPNOTSUPP) return 0;
-    // A block device's node is in a file system in memory, the device isn't.
+    // The node of a block device is on a file system in memory; the device
+    // isn't.
     lives_in_memory_.store(!facts_.block_device && IsInMemory(fd()),
                            std::memory_order_relaxed);
     reads_nowait_.store(false, std::memory_order_relaxed);
@@ -101,10 +101,9 @@ StorageError Export::Read(uint64_t offset, absl::Span<char> out, size_t* done) {
   return 0;
 }
 
-// A page that couldn't be read stays in the page cache all the same, without
-// the bytes, and IsCached() would count it. A simple reply would then begin
-// with success, and have to end with the connection, where an error could have
-// been told.
+// A page that couldn't be read stays in the page cache without its data, and
+// IsCached() would count it. A simple reply would then start with success, and
+// the connection would have to end in place of an error reply.
 void Export::ForgetFailedPages(uint64_t offset) {
   const uint64_t begin = offset / kMaxFolioBytes * kMaxFolioBytes;
   posix_fadvise(fd(), static_cast<off_t>(begin), kMaxFolioBytes,
@@ -150,8 +149,8 @@ int Export::WriteDurably(uint64_t offset, absl::Span<const char> data) {
     }
     return 0;
   };
-  // No space for these bytes is no loss; unless they fit when they needn't be
-  // durable: then the storage couldn't keep what it had taken before.
+  // ENOSPC and similar errors are no loss, unless the same bytes can then be
+  // written without RWF_DSYNC: the storage then failed to keep earlier data.
   const auto is_loss = [&](int error) {
     return error == EIO ||
            (error != EOPNOTSUPP && WriteToCache(offset, data) == 0);
@@ -179,8 +178,8 @@ int Export::DurableCall(absl::FunctionRef<int()> call,
 bool Export::WriteWouldWait(uint64_t offset, uint64_t length) {
   if (writes_busy()) return true;
   const auto is_cold = [&](uint64_t edge) {
-    // A block that begins beyond the end of the file isn't read either, but
-    // then there is nothing to wait for.
+    // The kernel doesn't read a block beyond the end of the file either: a
+    // write there has nothing to wait for.
     return edge % PageBytes() != 0 && edge < facts_.size_bytes &&
            !IsCached(edge, 1);
   };
@@ -195,8 +194,8 @@ int Export::Flush() {
       [&] {
         while (fdatasync(fd()) != 0) {
           if (errno == EINTR) continue;
-          // A file system that is never written to (erofs, squashfs) has no
-          // such call. Nothing can be dirty there.
+          // A read-only file system (erofs, squashfs) has no fsync, and no
+          // dirty pages.
           const bool has_none = errno == EINVAL || errno == EROFS;
           return has_none && facts_.read_only ? 0 : errno;
         }
@@ -233,17 +232,17 @@ int Export::WriteZeroesAround(Range whole, uint64_t offset, uint64_t length) {
 }
 
 int Export::Prefetch(uint64_t offset, uint64_t length) {
-  // 0 would mean "to the end of the file".
+  // The length 0 would mean "to the end of the file".
   if (length == 0) return 0;
   const int error =
       posix_fadvise(fd(), static_cast<off_t>(offset),
                     static_cast<off_t>(length), POSIX_FADV_WILLNEED);
-  // A file system that takes no advice has done all it can.
+  // A file system may not support this hint.
   return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP ? 0 : error;
 }
 
 int Export::WriteBack(uint64_t offset, uint64_t length) {
-  // The call consumes the kernel's report of a lost write.
+  // sync_file_range() consumes the kernel's report of a lost write.
   return DurableCall(
       [&] {
         return sync_file_range(
@@ -269,9 +268,9 @@ bool Export::MakeClean(uint64_t offset, uint64_t length) {
 
 int Export::FindExtents(uint64_t offset, uint64_t length, size_t limit,
                         Extents* out) {
-  // Block devices know no holes, and to ask for them (lseek) would wait for
-  // every read that is under way, and make those that come wait, too. Of a
-  // description that others share, it would move the offset.
+  // Block devices have no holes, and lseek() on one waits for the reads in
+  // progress and delays new ones. On a shared description, it would move the
+  // offset of others.
   if (facts_.block_device || shares_description()) {
     out->push_back({facts_.size_bytes - offset, false});
     return 0;
@@ -280,7 +279,7 @@ int Export::FindExtents(uint64_t offset, uint64_t length, size_t limit,
   if (source == ExtentSource::kSeekAfterSync) {
     finding_extents_may_sync_.store(true, std::memory_order_relaxed);
     if (Flush() != 0) {
-      // What the file system says of its holes can't be believed then.
+      // Without the sync, the holes of the file system aren't certain.
       out->push_back({facts_.size_bytes - offset, false});
       return 0;
     }

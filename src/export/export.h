@@ -1,10 +1,10 @@
-// What is served: a regular file or a block device, open for as long as the
-// connection lasts.
+// What a connection serves: a regular file or a block device.
 //
-// Ranges that come in are known to lie inside the export. Functions of the
-// data path return 0 or an errno value, allocate nothing, and may be called
-// from any thread at the same time. Files and block devices differ in how they
-// are measured, trimmed and zeroed, nothing else; those are virtual.
+// Callers guarantee that each range lies inside the export. Offsets and lengths
+// are in bytes. Functions of the data path return 0 or an errno value, allocate
+// nothing, and may be called from several threads at the same time. Regular
+// files and block devices differ only in how their size is read and how a range
+// is trimmed or zeroed.
 #ifndef NBDINETD_EXPORT_EXPORT_H_
 #define NBDINETD_EXPORT_EXPORT_H_
 
@@ -26,23 +26,23 @@
 
 namespace nbdinetd {
 
-// RWF_NOAPPEND of pwritev2(2), Linux 6.9: newer than the C library's headers.
+// RWF_NOAPPEND of pwritev2(2), since Linux 6.9; older C libraries don't define
+// it.
 inline constexpr int kRwfNoAppend = 0x20;
 
 class Export {
  public:
-  // Whether other processes may have the open file description that requests
-  // use. What they share, the file's offset and the file status flags, is left
-  // as it is.
+  // Whether other processes may share the open file description that requests
+  // use. Its offset and its file status flags are then never changed.
   enum class Sharing {
     kOwn,
-    // It was handed over, and couldn't be opened anew.
+    // The file was handed over, and couldn't be opened anew.
     kShared,
-    // The same, and O_APPEND is among the flags.
+    // Like kShared, and O_APPEND is set.
     kSharedForAppending,
   };
 
-  // What is known when the export is opened, and doesn't change afterwards.
+  // Properties that are read when the export is opened, and never change.
   struct Facts {
     uint64_t size_bytes = 0;
     uint32_t preferred_block_bytes = 4096;  // a power of 2, 512 or more
@@ -57,77 +57,81 @@ class Export {
   Export& operator=(const Export&) = delete;
 
   const Facts& facts() const { return facts_; }
-  // The file's name, for messages.
+  // The file's path, for messages.
   const std::string& path() const { return path_; }
 
-  // Where the export's bytes live, for who can move them without reading them.
+  // Where bytes of the export are stored, for sendfile() and similar calls.
   struct Location {
     int fd;  // borrowed
     uint64_t offset;
   };
   Location Locate(uint64_t offset) const { return {fd(), offset}; }
 
-  // The descriptor that all requests use, for the locks of its open file
-  // description.
+  // The descriptor that all requests use, for locks on its open file
+  // description; borrowed.
   int lock_fd() const { return fd_.get(); }
   bool shares_description() const { return facts_.sharing != Sharing::kOwn; }
 
-  // Reads what the page cache holds, without waiting for the storage: the
-  // number of bytes, perhaps fewer than wanted; 0 when nothing is to be had
-  // that way (the caller then uses Read, which also finds out why).
+  // Reads from the page cache without waiting for the storage. Returns the
+  // number of bytes read, which may be less than `out` holds. 0: call Read(),
+  // which waits and reports errors.
   size_t ReadCached(uint64_t offset, absl::Span<char> out);
-  // Whether all of the range is in the page cache, as far as can be told.
+  // Whether the whole range is in the page cache; false when that is unknown.
   bool IsCached(uint64_t offset, uint64_t length);
-  // Fills `out`, waiting for the storage. On an error `*done` bytes of it are
-  // good. StorageError::Truncated() when the file ends before the range does.
+  // Fills `out`, and waits for the storage. On an error, the first `*done`
+  // bytes are valid. StorageError::Truncated() when the file ends inside the
+  // range.
   StorageError Read(uint64_t offset, absl::Span<char> out, size_t* done);
 
-  // Writes all of `data`; with `durable` it is on stable storage when this
-  // returns 0.
+  // Writes all of `data`; with `durable`, it is on stable storage when 0 is
+  // returned. 0 or an errno value.
   int Write(uint64_t offset, absl::Span<const char> data, bool durable);
-  // A worker is at something that every write would wait for.
+  // A worker is in a system call that would block every write.
   bool writes_busy() const {
     return writes_busy_.load(std::memory_order_relaxed) != 0;
   }
-  // Whether a write of this range would have to wait for the storage: since it
-  // covers a page in part that isn't in the page cache, and has to be read
-  // first; or since writes_busy().
+  // Whether a write of this range would wait for the storage. It does if it
+  // covers part of an uncached page, which the kernel reads first, or if
+  // writes_busy().
   bool WriteWouldWait(uint64_t offset, uint64_t length);
 
-  // Everything that was written before is on stable storage when this returns
-  // 0; of a read-only export on a file system that knows no sync, nothing was.
-  // Once this, or a durable write, has failed, every later call fails the same
-  // way: the kernel reports a lost write once, and a client must not take the
-  // next success for its rescue.
+  // Returns 0 once all completed writes are on stable storage; also for a
+  // read-only export on a file system without fsync. Once this or a durable
+  // write has failed by a lost write, every later call returns the same errno
+  // value: the kernel reports a lost write once, and a later success would not
+  // mean that the data is safe.
   int Flush();
 
-  // A hint; discards what it can.
+  // Discards the whole blocks of the range if the storage can; only a hint. 0
+  // or an errno value.
   virtual int Trim(uint64_t offset, uint64_t length) = 0;
 
   enum class Hole { kAllowed, kForbidden };
   enum class Speed { kAny, kFastOnly };
-  // The range reads as zeroes afterwards. With kForbidden it is allocated;
-  // with kFastOnly, EOPNOTSUPP and nothing changed where zeroes would have to
-  // be written.
+  // Makes the range read as zeroes. kForbidden: the range is allocated.
+  // kFastOnly: returns EOPNOTSUPP, and changes nothing, if zeroes would have to
+  // be written. 0 or an errno value.
   virtual int Zero(uint64_t offset, uint64_t length, Hole hole,
                    Speed speed) = 0;
 
-  // Starts reading the range into the page cache, and doesn't wait.
+  // Starts reading the range into the page cache, and doesn't wait. 0 or an
+  // errno value.
   int Prefetch(uint64_t offset, uint64_t length);
 
-  // Appends at most `limit` extents that start at `offset`; alternating, the
-  // last one perhaps reaching beyond `length`. On success at least one. What is
-  // called a hole reads as zeroes.
+  // Appends 1 to `limit` extents from `offset` on; holes and data alternate,
+  // and the last extent may end beyond the range. Every hole reads as zeroes. 0
+  // or an errno value.
   int FindExtents(uint64_t offset, uint64_t length, size_t limit, Extents* out);
-  // Whether FindExtents() has to write back what is dirty, and waits for that;
-  // known from its first call on.
+  // Whether FindExtents() writes dirty pages back and waits for it; set by the
+  // first call that does.
   bool finding_extents_may_sync() const {
     return finding_extents_may_sync_.load(std::memory_order_relaxed);
   }
 
  protected:
-  // While one lives, writes, or even reads that ask not to wait, would wait for
-  // it in the kernel, so that they had better not run inline.
+  // During its lifetime, the kernel would block writes, and with
+  // kReadsAndWrites also RWF_NOWAIT reads, on the export. The transmission
+  // thread therefore leaves them to workers.
   class Busy {
    public:
     enum Holds { kWrites, kReadsAndWrites };
@@ -155,22 +159,22 @@ class Export {
     uint64_t offset;
     uint64_t length;
   };
-  // What of a range is whole blocks of so many bytes; perhaps nothing.
+  // The whole blocks of `block_bytes` inside the range; the length may be 0.
   static Range WholeBlocks(uint64_t offset, uint64_t length,
                            uint64_t block_bytes);
-  // Zeroes what is left of a range at both ends of its whole blocks.
+  // Writes zeroes to the parts of the range before and behind `whole`.
   int WriteZeroesAround(Range whole, uint64_t offset, uint64_t length);
-  // Makes a system call that reports lost writes, `call()` giving its errno.
-  // The kernel tells a lost write to one such call, and the next one succeeds.
-  // So success is believed only once every call that was under way at the same
-  // time has had its say; `is_loss` tells which errors mean that something is
-  // lost, after which this fails for ever.
+  // Runs `call`, a system call that reports lost writes; it returns an errno
+  // value. The kernel reports a lost write to one such call, and the next one
+  // succeeds. 0 is therefore returned only after every overlapping call has
+  // returned, too. `is_loss` says whether an errno value means lost data; after
+  // such a value, all calls fail with it.
   int DurableCall(absl::FunctionRef<int()> call,
                   absl::FunctionRef<bool(int)> is_loss);
-  // Writes zeroes the slow way.
+  // Zeroes the range by writes of zero bytes.
   int WriteZeroes(uint64_t offset, uint64_t length);
-  // Writes back what is dirty in the range, which isn't durable then: the
-  // storage may have it in a cache of its own.
+  // Writes the dirty pages of the range to the storage (sync_file_range). They
+  // aren't durable afterwards: the storage may have a volatile cache.
   int WriteBack(uint64_t offset, uint64_t length);
 
  private:
@@ -182,11 +186,11 @@ class Export {
   const std::string path_;
   const UniqueFd fd_;
   const Facts facts_;
-  const int write_flags_;  // of pwritev2(2), for every write
+  const int write_flags_;  // of pwritev2(2), for all writes
   std::atomic<bool> finding_extents_may_sync_ = false;
-  // The file system answers RWF_NOWAIT reads.
+  // The file system supports RWF_NOWAIT for reads.
   std::atomic<bool> reads_nowait_ = true;
-  // It doesn't, but lives in memory, so that a read never waits.
+  // The file system doesn't support it, but is in memory: a read never waits.
   std::atomic<bool> lives_in_memory_ = false;
   std::atomic<int> flush_error_ = 0;
   CallsUnderWay durable_calls_;
@@ -194,38 +198,39 @@ class Export {
   std::atomic<int> writes_busy_ = 0;
 };
 
-// Opens `path` by `open_with`, which is given the flags of open(2) and returns
-// a descriptor, or -1 and errno. Read-write unless `read_only`; falls back to
-// read-only when that is all that is allowed, and says why in
-// `*read_only_reason` (else left alone). Opening never waits, and what turns
-// out to be neither a regular file nor a block device is closed at once.
+// Opens `path` by `open_with`, which gets the flags of open(2) and returns a
+// descriptor, or -1 and errno. The export is read-only with `read_only`, or
+// when only that is permitted; the reason for the latter is stored in
+// `*read_only_reason`, which is otherwise unchanged. Opening never waits. A
+// file that is neither a regular file nor a block device is closed at once.
 //
-// NotFound when there is no such file; as OpenErrorStatus() else.
+// NotFound when there is no such file; otherwise as OpenErrorStatus().
 absl::StatusOr<std::unique_ptr<Export>> OpenExportWith(
     absl::FunctionRef<int(int flags)> open_with, const std::string& path,
     bool read_only, std::string* read_only_reason);
 
-// Why `path` can't be opened: NotFound when there is nothing to open,
-// PermissionDenied, Internal when it is the process that lacks something,
-// Unavailable for what is the file's or the storage's trouble.
+// The status for an errno value of open(2). NotFound: no file to open.
+// PermissionDenied: no right to open it. Internal: the process lacks
+// descriptors or memory. Unavailable: a fault of the file or the storage.
 absl::Status OpenErrorStatus(int error_number, const std::string& path);
 
-// That an export is read-only though nobody asked for it, for a person.
+// The message for an export that is read-only without --readonly.
 std::string ReadOnlyNotice(const std::string& name,
                            const std::string& read_only_reason);
 
-// Opens `path`, read-write unless `read_only`; falls back to read-only when
-// that is all that is allowed, and says why in `*read_only_reason` (else left
-// alone). NotFound when it can't be opened or is neither a regular file nor a
-// block device; opening never waits and never acts on a device.
+// Opens `path` as OpenExportWith() does, with open(2). NotFound when it can't
+// be opened, or is neither a regular file nor a block device. Internal when the
+// process lacks descriptors or memory, or a block device reports no size.
+// Opening never waits and never operates a device, such as rewinding a tape.
 absl::StatusOr<std::unique_ptr<Export>> OpenExport(
     const std::string& path, bool read_only, std::string* read_only_reason);
 
-// The same for a file that was handed over as `fd`, which stays the caller's.
-// `name` is for messages. It is opened anew if the process may do so, since
-// the kernel tells a lost write to each open file description once, and
-// processes that share one would hide it from each other; else it is
-// duplicated. Read-only when `fd` can't write.
+// Opens the file that was handed over as `fd`, which the caller keeps; `name`
+// is for messages. The file is opened anew if permitted: the kernel reports a
+// lost write once per open file description, and processes that share one would
+// take the report from each other. Otherwise `fd` is duplicated. The export is
+// read-only if `fd` isn't open for writing. Errors and `*read_only_reason` as
+// for OpenExport().
 absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
     int fd, const std::string& name, bool read_only,
     std::string* read_only_reason);

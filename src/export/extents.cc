@@ -17,21 +17,21 @@
 namespace nbdinetd {
 namespace {
 
-// Of linux/magic.h, but not in every version of it.
+// Some versions of linux/magic.h lack these.
 constexpr uint64_t kXfsMagic = 0x58465342;
 constexpr uint64_t kF2fsMagic = 0xf2f52010;
 constexpr uint64_t kExfatMagic = 0x2011bab0;
 constexpr uint64_t kNtfs3Magic = 0x7366746e;
 
-// Extents that one system call brings: 14 KiB on a worker's stack.
+// The most extents per system call: 14 KiB on a worker's stack.
 constexpr uint32_t kMapExtents = 256;
 
-// A hole is told in pieces while there are dirty pages in it; one that is no
-// longer than this is data as a whole.
+// A hole with dirty pages is divided into pieces; a piece of this size or less
+// is reported as data.
 constexpr uint64_t kMinCleanBytes = 1 << 20;
 
-// The file system or device doesn't tell where holes are: all of it may be
-// data. (ENOENT: ext4, of a file whose data is in its inode.)
+// The file system or device can't report holes; the whole range may be data.
+// (ENOENT: ext4, for inline data.)
 bool KnowsNoHoles(int error_number) {
   return error_number == EINVAL || error_number == EOPNOTSUPP ||
          error_number == ENOSYS || error_number == ENOENT;
@@ -49,25 +49,27 @@ class Finder {
         is_clean_(is_clean),
         out_(out) {}
 
-  // Both go on from where the last extent ended until they reach `end`, or have
-  // enough; 0 or an errno.
+  // Seek() and Map() continue at the end of the last extent, up to `end` or
+  // until there are enough extents. 0 or an errno value.
   int Seek(uint64_t end);
-  // EOPNOTSUPP when there is no such map; nothing is appended then.
+  // EOPNOTSUPP: the file system has no FIEMAP; nothing was appended.
   int Map(uint64_t end);
 
  private:
   bool enough() const { return out_->size() > limit_; }
-  // All up to `end`, joined with the last extent if that is alike. An extent
-  // too many tells that the one before it is complete; it is dropped.
+  // Appends the bytes up to `end`, merged with a last extent of the same kind.
+  // One extent more than the limit shows that the one before is complete; it is
+  // dropped at the end.
   void Append(uint64_t end, bool hole);
-  // What lies between extents or behind them, up to `hole_end`, as far as the
-  // range that goes to `end` has to be told of it.
+  // Appends the gap up to `hole_end` between or behind extents. The file may
+  // have become shorter; at least the bytes up to `end` must be covered.
   int AppendHole(uint64_t hole_end, uint64_t end);
   int AppendMapped(const fiemap_extent& extent, uint64_t end);
-  // Where the next data begins, from where the last extent ended; size_ when
-  // there is none, and the errno of a failure in `*error`.
+  // The offset of the next data at or behind the end of the last extent; size_
+  // when there is none. `*error` is 0 or an errno value.
   uint64_t SeekData(int* error);
-  // A hole up to `hole_end`, in which dirty pages may hide; as far as `end`.
+  // Appends a hole up to `hole_end` that may contain dirty pages; stops at
+  // `end`.
   int AppendDoubtfulHole(uint64_t hole_end, uint64_t end);
 
   const int fd_;
@@ -93,8 +95,8 @@ void Finder::Append(uint64_t end, bool hole) {
 int Finder::AppendHole(uint64_t hole_end, uint64_t end) {
   struct stat st;
   if (FileStatus(fd_, &st) != 0) return errno;
-  // Where the file has been truncated, what the export still promises beyond
-  // its end is no hole but lost, and reading it must fail.
+  // After a truncation, the bytes beyond the end of the file are lost, and no
+  // hole: reading them fails.
   Append(std::min(hole_end, static_cast<uint64_t>(st.st_size)), true);
   // "the sum of the length fields of the first N-1 extents (if any) MUST be
   // less than the requested length" (NBD_REPLY_TYPE_BLOCK_STATUS).
@@ -125,8 +127,8 @@ int Finder::AppendDoubtfulHole(uint64_t hole_end, uint64_t end) {
       }
       continue;
     }
-    // Asked again: what was dirty before has its blocks by now, and what gets
-    // dirty from here on is written while this request is under way.
+    // SEEK_DATA is repeated: pages that were dirty before have blocks now, and
+    // pages that become dirty later are written during this request.
     const uint64_t piece_end = offset_ + length;
     int error;
     const uint64_t data = SeekData(&error);
@@ -154,7 +156,7 @@ int Finder::Seek(uint64_t end) {
       continue;
     }
     const off_t hole = lseek(fd_, static_cast<off_t>(offset_), SEEK_HOLE);
-    // Truncated between the two calls, what was data is none now.
+    // ENXIO: the file was truncated between the two calls.
     if (hole < 0 && errno != ENXIO && !KnowsNoHoles(errno)) return errno;
     Append(
         hole < 0 ? size_ : std::max(static_cast<uint64_t>(hole), offset_ + 1),
@@ -196,15 +198,15 @@ int Finder::Map(uint64_t end) {
     for (size_t i = 0; i < count && offset_ < end && !enough(); ++i) {
       if (const int error = AppendMapped(map->fm_extents[i], end)) return error;
     }
-    // Nothing but hole is left in the range; it may reach further.
+    // The rest of the range is a hole, which may extend beyond it.
     if (count < kMapExtents && offset_ < end && !enough()) return Seek(end);
   }
   return 0;
 }
 
-// Whether the file's blocks are in a tree of extents, which ext4 looks up
-// together with what waits to be allocated; of a file of the older kind it
-// forgets that, and inline data it moves out at some time.
+// Whether the blocks are in an extent tree. For such files, ext4 looks up
+// delayed allocations, too; for block-mapped files it doesn't, and it may move
+// inline data to blocks at any time.
 bool IsPlainExt4File(int fd) {
   int flags = 0;
   return ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0 &&
@@ -217,7 +219,7 @@ ExtentSource ExtentSourceOf(int fd) {
   struct statfs st;
   if (fstatfs(fd, &st) != 0) return ExtentSource::kSeekAfterSync;
   switch (static_cast<uint64_t>(st.f_type)) {
-    case EXT4_SUPER_MAGIC:  // ext2 and ext3, too
+    case EXT4_SUPER_MAGIC:  // also ext2 and ext3
       return IsPlainExt4File(fd) ? ExtentSource::kMap
                                  : ExtentSource::kSeekWhereClean;
     case kXfsMagic:

@@ -13,9 +13,9 @@ namespace {
 
 uint32_t PreferredBlock(const struct stat& st) {
   const auto block = static_cast<uint64_t>(st.st_blksize);
-  // "MUST be a power of 2 at least as large as ... 512", and no larger than
-  // the maximum payload ("Size constraints"). Network file systems may say
-  // anything.
+  // "MUST be a power of 2 at least as large as ... 512", and no larger than the
+  // maximum payload ("Size constraints"). Network file systems report any
+  // value.
   const bool usable =
       std::has_single_bit(block) && block >= 512 && block <= (1 << 20);
   return usable ? static_cast<uint32_t>(block) : 4096;
@@ -57,8 +57,9 @@ int FileExport::Trim(uint64_t offset, uint64_t length) {
 int FileExport::ZeroAllocated(uint64_t offset, uint64_t length) {
   int error = Allocate(FALLOC_FL_ZERO_RANGE, offset, length);
   if (error != EOPNOTSUPP) return error;
-  // tmpfs and others: no such call, but the same by two. Allocating comes first
-  // and last: where it isn't to be had, nothing must have changed.
+  // tmpfs and others have no ZERO_RANGE, but two calls do the same. The first
+  // Allocate() fails before anything has changed; the last one allocates the
+  // hole.
   error = Allocate(0, offset, length);
   if (error == 0) error = PunchHole(offset, length);
   return error != 0 ? error : Allocate(0, offset, length);
@@ -67,8 +68,8 @@ int FileExport::ZeroAllocated(uint64_t offset, uint64_t length) {
 int FileExport::ZeroWhole(Range whole, Hole hole) {
   int error = EOPNOTSUPP;
   if (hole == Hole::kAllowed) {
-    // A hole can't restore what a truncation took away; reading beyond the
-    // end of the file would fail. ZERO_RANGE and writes extend the file.
+    // PUNCH_HOLE doesn't extend a truncated file, and reading beyond its end
+    // would fail. ZERO_RANGE and writes extend it.
     struct stat st;
     if (FileStatus(fd(), &st) != 0) return errno;
     if (static_cast<uint64_t>(st.st_size) >= whole.offset + whole.length) {
@@ -79,13 +80,14 @@ int FileExport::ZeroWhole(Range whole, Hole hole) {
                              : ZeroAllocated(whole.offset, whole.length);
 }
 
-// Only whole pages are left to fallocate(). XFS drops all pages that a range
-// touches from the page cache, and zeroes them in doing so; a peer that is
-// being sent one of them (SendFile) would get zeroes beside the range.
+// fallocate() gets only whole pages. XFS zeroes and drops every page that the
+// range touches, even partly; a sendfile() of such a page that is still being
+// sent would deliver zeroes outside of the range.
 int FileExport::Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed) {
   if (length == 0) return 0;
   const Range whole = WholeBlocks(offset, length, PageBytes());
-  // Less than two pages are written sooner than a client could send them.
+  // Less than two pages are written faster than a client could send them, so
+  // that this counts as fast.
   if (whole.length == 0) return WriteZeroes(offset, length);
   const int error = ZeroWhole(whole, hole);
   if (error == 0) return WriteZeroesAround(whole, offset, length);

@@ -1,4 +1,4 @@
-// A regular file as an export.
+// A regular file as an export. Threads: see Export.
 #ifndef NBDINETD_EXPORT_FILE_H_
 #define NBDINETD_EXPORT_FILE_H_
 
@@ -8,7 +8,7 @@ namespace nbdinetd {
 
 class FileExport : public Export {
  public:
-  // `st` is what fstat() said of `fd`.
+  // `st` is the result of fstat() on `fd`.
   static std::unique_ptr<Export> Create(const std::string& path, UniqueFd fd,
                                         const struct stat& st, bool read_only,
                                         Sharing sharing = Sharing::kOwn);
@@ -19,13 +19,13 @@ class FileExport : public Export {
  private:
   using Export::Export;
 
-  // fallocate(), where EOPNOTSUPP also says that the range isn't one that the
-  // call could make read as zeroes.
+  // Calls fallocate(). EOPNOTSUPP also when the call can't make this range read
+  // as zeroes.
   int Allocate(int mode, uint64_t offset, uint64_t length);
   int PunchHole(uint64_t offset, uint64_t length);
   int ZeroAllocated(uint64_t offset, uint64_t length);
-  // EOPNOTSUPP where the file system has no call for it; nothing has changed
-  // then.
+  // Zeroes a range of whole pages. EOPNOTSUPP: the file system has no call for
+  // it; nothing has changed.
   int ZeroWhole(Range whole, Hole hole);
 };
 

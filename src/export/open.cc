@@ -14,7 +14,7 @@
 namespace nbdinetd {
 namespace {
 
-// O_NONBLOCK: a FIFO must not wait for a writer, nor a tape rewind.
+// O_NONBLOCK: opening a FIFO must not wait for a writer, or rewind a tape.
 constexpr int kOpenFlags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
 
 bool OnlyWritingIsRefused(int error_number) {
@@ -27,7 +27,7 @@ absl::Status NoInput(const std::string& path, absl::string_view reason) {
       absl::StrCat("failed to open ", Quoted(path), ": ", reason));
 }
 
-// Makes an export of what has been opened, or says why it can't be one.
+// Makes an export of an open file. NotFound when it can't be one.
 absl::StatusOr<std::unique_ptr<Export>> ExportOf(
     UniqueFd fd, const std::string& path, bool read_only,
     std::string* read_only_reason,
@@ -49,17 +49,16 @@ absl::StatusOr<std::unique_ptr<Export>> ExportOf(
                            : "it is neither a regular file nor a block device");
 }
 
-// Whether a single write can leave O_APPEND out (Linux 6.9). A read is asked:
-// it knows the flag as well, and changes nothing.
+// Whether RWF_NOAPPEND can cancel O_APPEND for one write (since Linux 6.9).
+// preadv2() accepts the same flag and changes nothing.
 bool HasNoAppend(int fd) {
   char byte;
   const iovec piece = {&byte, 1};
   return preadv2(fd, &piece, 1, 0, kRwfNoAppend) >= 0;
 }
 
-// Whether requests can be carried out on an open file description that is
-// somebody else's, too. Its file status flags hold for all who share it, so
-// that they are left as they are.
+// Whether an open file description that others share can serve requests with
+// its file status flags as they are; a change would affect the others.
 absl::Status CheckShared(int fd, const std::string& name, int flags,
                          bool appends) {
   constexpr char kAdvice[] =
@@ -87,7 +86,7 @@ absl::Status OpenErrorStatus(int error_number, const std::string& path) {
     case ENOTDIR:
     case EISDIR:
     case ENAMETOOLONG:
-    // A link, or a way out, where there was a file a moment ago.
+    // The file has been replaced by a link, or leads out of the directory.
     case ELOOP:
     case EXDEV:
       return ErrnoStatus(error_number, what, absl::StatusCode::kNotFound);
@@ -139,7 +138,7 @@ absl::StatusOr<std::unique_ptr<Export>> OpenExport(
   absl::StatusOr<std::unique_ptr<Export>> opened =
       OpenExportWith([&](int flags) { return open(path.c_str(), flags); }, path,
                      read_only, read_only_reason);
-  // Whatever is wrong with it, it is an export that isn't there.
+  // Every other failure means that the export doesn't exist.
   if (!opened.ok() && !absl::IsInternal(opened.status())) {
     return absl::NotFoundError(opened.status().message());
   }

@@ -1,8 +1,8 @@
-// Why a call of the data path failed: an errno value, and what that leaves out.
+// The error of a call of the data path: an errno value, and one detail.
 //
-// A file that has become shorter has no errno value of its own: the block layer
-// has its own use for each one that would fit. The client gets NBD_EIO for it,
-// and a sentence that names the cause. Threads: a plain value.
+// A truncated file has no errno value of its own: the block layer uses each
+// candidate for something else. The client gets NBD_EIO, and a message with the
+// cause. Threads: a plain value.
 #ifndef NBDINETD_EXPORT_STORAGE_ERROR_H_
 #define NBDINETD_EXPORT_STORAGE_ERROR_H_
 
@@ -12,7 +12,7 @@ namespace nbdinetd {
 
 struct StorageError {
   // `errno_value` is one of the system's; 0 is success. Implicit, since most
-  // calls of the data path return an errno value and nothing else.
+  // calls of the data path return only an errno value.
   constexpr StorageError(int errno_value = 0)  // NOLINT(runtime/explicit)
       : number(errno_value) {}
 
