@@ -25,10 +25,10 @@ using Family = PeerIdentity::Family;
 constexpr Family kFamilies[] = {Family::kIpv4, Family::kIpv6, Family::kUnix,
                                 Family::kVsock};
 
-// The specificity of what names all families at once.
+// The specificity of a rule for all families.
 constexpr int kEverybody = -1;
 
-// What chown() and others take for "none": nobody has it.
+// The id that no user or group has; chown(2) treats it as "unchanged".
 constexpr uint32_t kNobodysId = 0xffffffff;
 
 const char* NameOf(Family family) {
@@ -66,15 +66,15 @@ void ClearHostBits(std::array<uint8_t, 16>* address, int prefix_bits) {
   }
 }
 
-// The digits only: no sign, no blanks.
+// Accepts digits only: no sign, no blanks.
 bool ParseNumber(absl::string_view text, uint32_t* number) {
   return !text.empty() &&
          text.find_first_not_of("0123456789") == absl::string_view::npos &&
          absl::SimpleAtoi(text, number);
 }
 
-// The number of a user or group that is given by name. Only this loads what
-// looks up names, which may ask a directory service.
+// Looks up the number of a user or group by name. Only names load the name
+// service, which may query a directory service.
 bool FindId(absl::string_view kind, const std::string& name, uint32_t* id) {
   if (kind == "uid") {
     const passwd* entry = getpwnam(name.c_str());
@@ -105,7 +105,7 @@ absl::Status AccessRules::AddOne(Action action, absl::string_view who) {
   Rule rule;
   rule.action = action;
   rule.option = absl::StrCat(OptionOf(action), "=", who);
-  // nbdkit's words, with its two spellings each.
+  // nbdkit's words, in both of its spellings.
   absl::string_view any = who;
   if (absl::ConsumePrefix(&any, "any") || absl::ConsumePrefix(&any, "all")) {
     bool known = false;
@@ -186,7 +186,8 @@ absl::Status AccessRules::AddNetwork(Rule rule, absl::string_view who) {
   const size_t slash = who.find('/');
   const std::string address(who.substr(0, slash));
   int longest = 0;
-  // inet_pton() knows neither names nor zones, so that no resolver is asked.
+  // inet_pton() accepts neither host names nor zones, so that no resolver is
+  // queried.
   if (inet_pton(AF_INET, address.c_str(), rule.address.data()) == 1) {
     rule.family = Family::kIpv4;
     longest = 32;
@@ -214,8 +215,8 @@ absl::Status AccessRules::AddNetwork(Rule rule, absl::string_view who) {
   in6_addr in6;
   std::memcpy(&in6, rule.address.data(), sizeof(in6));
   if (rule.family == Family::kIpv6 && IN6_IS_ADDR_V4MAPPED(&in6)) {
-    // A shorter one would stand for the IPv6 clients in ::/80 or so, and no
-    // IPv4 client would ever match it.
+    // A shorter prefix would cover IPv6 clients in ::/80, for example, and
+    // match no IPv4 client.
     if (rule.prefix_bits < 96) {
       return Wrong(
           rule.action, who,

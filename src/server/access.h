@@ -1,19 +1,20 @@
-// Who may connect: the rules of --allow and --deny.
+// Access control: the rules of --allow and --deny.
 //
-// One rule decides: of all that match a peer the most specific one, and of two
-// that are equally specific --deny. Specific is, in this order,
-//   IPv4, IPv6    the longer prefix (an address is the longest);
-//   Unix          a user, then a group, then any Unix client;
-//   vsock         a CID, then any vsock client;
-//   all of them   anybody at all comes last.
-// If none matches, a peer is refused; but if its family has rules of --deny
-// only, they name the exceptions, and it may connect. So a family that no rule
-// names is refused, and so is a peer that can't be identified.
+// The most specific rule that matches a peer decides; of two equally specific
+// rules, --deny does. The order, the most specific first:
+//   IPv4, IPv6    the longer prefix; an address has the longest
+//   Unix          a user, then a group, then any Unix client
+//   vsock         a CID, then any vsock client
+//   all families  "any" comes last
+// A peer that matches no rule is refused, except when all rules of its family
+// are --deny: these are exceptions, and other peers may connect. A family
+// without rules is therefore refused, and so is a peer that can't be
+// identified.
 //
-// Rejected: allow before deny, as nbdkit's ip filter has it, where a --deny
-// within an allowed network does nothing; and the order of the command line,
-// which is hard to see in a unit whose options come from two places. What
-// nbdkit's manual recommends, allow=GOOD deny=all, means the same here.
+// Rejected: allow before deny, as in nbdkit's ip filter, where a --deny inside
+// an allowed network has no effect; and the order of the command line, which is
+// hard to see in a unit whose options come from two places. The recommendation
+// of nbdkit's manual, allow=GOOD deny=all, has the same meaning here.
 //
 // Threads: any, once all rules have been added.
 #ifndef NBDINETD_SERVER_ACCESS_H_
@@ -35,40 +36,40 @@ class AccessRules {
  public:
   enum class Action { kAllow, kDeny };
 
-  // Adds a rule for each WHO of a list with commas; see the manual for its
-  // forms. Names of users and groups are looked up here, numbers are not.
-  // InvalidArgument says what is wrong with which.
+  // Adds a rule for each WHO of a comma-separated list; the manual page has its
+  // forms. Names of users and groups are looked up, numbers aren't.
+  // InvalidArgument names the wrong WHO and the reason.
   absl::Status Add(Action action, absl::string_view list);
 
-  // Without rules everybody may connect.
+  // Without rules, every peer may connect.
   bool empty() const { return rules_.empty(); }
 
-  // Why this peer is refused, as part of a sentence; nullopt when it may
-  // connect.
+  // The reason why this peer is refused, as part of a sentence; nullopt if it
+  // may connect.
   std::optional<std::string> WhyRefused(const PeerIdentity& peer) const;
-  // The same for who is at the other end of a socket, or pipe. Makes no system
-  // call when there are no rules.
+  // The same for the peer of a socket or pipe. Makes no system call without
+  // rules.
   std::optional<std::string> WhyRefused(int fd) const;
 
-  // What the rules come to, for people: a line for each rule, and for the rest
-  // of each family.
+  // The rules for people: a line for each rule, and one for the rest of each
+  // family.
   std::vector<std::string> InWords() const;
 
  private:
   using Family = PeerIdentity::Family;
   struct Rule {
-    // kAny is all of the family; kPrefix is for IPv4 and IPv6, kNumber for
-    // a CID.
+    // kAny is the whole family; kPrefix is for IPv4 and IPv6, kNumber for a
+    // CID.
     enum class Kind { kAny, kPrefix, kNumber, kUser, kGroup };
     Action action = Action::kAllow;
     Family family = Family::kUnknown;
     Kind kind = Kind::kAny;
-    // The more specific, the greater; comparable within a family.
+    // A greater value is more specific; comparable within a family.
     int specificity = 0;
     std::array<uint8_t, 16> address = {};
     int prefix_bits = 0;
     uint32_t number = 0;
-    std::string option;  // as it was given: --allow=WHO
+    std::string option;  // as given: --allow=WHO
   };
 
   absl::Status AddOne(Action action, absl::string_view who);
@@ -80,7 +81,7 @@ class AccessRules {
 
   static bool Matches(const Rule& rule, const PeerIdentity& peer);
   static std::string WordsOf(const Rule& rule);
-  // Whether a family has rules of this action.
+  // Whether the family has rules of this action.
   bool Has(Family family, Action action) const;
 
   std::vector<Rule> rules_;

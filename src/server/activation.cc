@@ -29,9 +29,9 @@
 namespace nbdinetd {
 namespace {
 
-// What a descriptor is, as far as it matters to us.
+// The types of descriptors that this file distinguishes.
 enum class Kind {
-  kConnection,  // a stream socket that isn't listening
+  kConnection,  // a stream socket that doesn't listen
   kListener,
   kFile,  // a regular file or block device
   kPipe,
@@ -99,7 +99,7 @@ bool IsNull(int fd) {
 absl::Status OpenNull(int fd) {
   const int null = open("/dev/null", O_RDWR);
   if (null < 0) {
-    // Such as when there is no descriptor left: then `fd` is what it was.
+    // For example, no descriptor is left; `fd` is then unchanged.
     return ErrnoStatus(errno, absl::StrCat("failed to open '/dev/null' as file "
                                            "descriptor ",
                                            fd));
@@ -110,7 +110,7 @@ absl::Status OpenNull(int fd) {
   return absl::OkStatus();
 }
 
-// A descriptor that is opened later must not become 0, 1 or 2.
+// Opens closed standard descriptors, so that no later open() returns 0, 1 or 2.
 absl::Status FillStandardDescriptors() {
   absl::Status status;
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
@@ -119,7 +119,7 @@ absl::Status FillStandardDescriptors() {
   return status;
 }
 
-// A copy above the standard descriptors; `fd` itself becomes /dev/null.
+// Copies `fd` above the standard descriptors; `fd` itself becomes /dev/null.
 absl::StatusOr<UniqueFd> MoveAway(int fd) {
   UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
   if (!copy.valid()) {
@@ -130,8 +130,8 @@ absl::StatusOr<UniqueFd> MoveAway(int fd) {
   return copy;
 }
 
-// Whatever of 0, 1 and 2 is one of `clients` becomes /dev/null; notes when
-// standard error was.
+// Makes each of 0, 1 and 2 that is one of `clients` /dev/null; sets
+// standard_error_is_peer if it was standard error.
 void DetachStandardDescriptors(absl::Span<const int> clients,
                                Inherited* inherited) {
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
@@ -150,21 +150,21 @@ absl::Status UsageError(int fd, absl::string_view is,
       absl::StrCat("file descriptor ", fd, " is ", is, ": ", advice));
 }
 
-// The protocol of sd_listen_fds(3), which the manual page spells out for those
-// who don't link with libsystemd: it and the libraries that it needs would take
-// longer to load than all else until the greeting.
+// The protocol of sd_listen_fds(3), implemented as its manual page describes
+// it: loading libsystemd and its libraries takes longer than everything else up
+// to the greeting.
 constexpr int kListenFdsStart = 3;
 constexpr int kMaxListenFds = 1024;
-// What systemd calls a descriptor without a name (sd_listen_fds_with_names(3)).
+// systemd's name for a descriptor without one (sd_listen_fds_with_names(3)).
 constexpr char kUnnamed[] = "unknown";
 
 struct Listed {
   absl::Status status;
   int count = 0;
   std::vector<std::string> names;
-  // What LISTEN_FDS is, where it hands nothing to this process.
+  // The value of LISTEN_FDS, if it hands nothing to this process.
   std::string found = "not set";
-  // It hands sockets to another process.
+  // LISTEN_FDS hands sockets to another process.
   bool sockets_of_another = false;
 };
 
@@ -173,10 +173,11 @@ absl::Status Unusable(absl::string_view why) {
       "the environment's LISTEN_FDS and LISTEN_PID are unusable: ", why));
 }
 
-// Closes the sockets that came along with a variable for process `pid`, such as
-// the shell that has started this one. A listening socket that stays open takes
-// clients that nobody serves; and a socket that was handed over is a reason not
-// to listen on another. Other descriptors may be anybody's.
+// Closes the sockets that were meant for process `pid`, such as the shell that
+// started this one. A listening socket that stays open would accept clients
+// that are never served; and after a socket was handed over, this process
+// listens by itself only if an option requires it. Other descriptors may have
+// another purpose.
 void CloseSocketsOf(pid_t pid, absl::string_view count_text, Listed* listed) {
   listed->found =
       absl::StrCat("for process ", pid, ", not for this process ", getpid());
@@ -202,7 +203,7 @@ absl::Status TakeDescriptors(absl::string_view count_text, Listed* listed) {
           absl::StrCat("file descriptor ", fd, ": ", ErrnoText(errno)));
     }
   }
-  // Also when their names are unusable: they are this process's to close.
+  // Also if the names are unusable: this process must close the descriptors.
   listed->count = count;
   listed->names.assign(static_cast<size_t>(count), kUnnamed);
   if (const char* names_text = getenv("LISTEN_FDNAMES")) {
@@ -225,7 +226,7 @@ absl::Status ReadListenFds(Listed* listed) {
     listed->found = "set, but LISTEN_PID is not";
     return absl::OkStatus();
   }
-  // No descriptors are no activation.
+  // LISTEN_FDS=0 is no socket activation.
   if (absl::string_view(count_text) == "0") {
     listed->found = "0";
     return absl::OkStatus();
@@ -240,7 +241,7 @@ absl::Status ReadListenFds(Listed* listed) {
   return absl::OkStatus();
 }
 
-// What LISTEN_FDS hands over, and the names that LISTEN_FDNAMES gives to it.
+// Reads the variables of the socket activation protocol, and unsets them.
 Listed TakeListenFds() {
   Listed listed;
   listed.status = ReadListenFds(&listed);
@@ -282,7 +283,7 @@ Inherited TakeActivated(const Listed& listed,
               UsageError(fd.get(), "a second connected socket",
                          "one process serves one connection; set Accept=yes "
                          "in the .socket unit"));
-          // Not closed yet: standard error may be the same socket.
+          // Closed later: standard error may be the same socket.
           inherited.surplus.emplace_back(std::move(fd));
         } else {
           std::string peer = PeerName(fd.get());
@@ -313,7 +314,7 @@ Inherited TakeActivated(const Listed& listed,
   return inherited;
 }
 
-// Rule 2: inetd and its like, or ssh.
+// Rule 2: standard input, from inetd or ssh, for example.
 void TakeStandardInput(bool single, Inherited* inherited) {
   const DescriptorType input = TypeOf(STDIN_FILENO);
   const DescriptorType output = TypeOf(STDOUT_FILENO);
@@ -351,9 +352,9 @@ void TakeStandardInput(bool single, Inherited* inherited) {
                                      *std::move(out), std::move(peer)};
 }
 
-// Rule 3: whether to listen. By hand at a terminal nothing else can be meant;
-// but a service, a cron job or a part of a pipeline that finds no connection
-// has been started wrongly, and must not become a server on every address.
+// Rule 3: stand-alone mode. At a terminal, nothing else can be meant. A
+// service, a cron job or a part of a pipeline without a connection was started
+// wrongly, and must not become a server on every address.
 absl::Status CheckStandAlone(const Listed& listed,
                              const ActivationOptions& options) {
   if (!options.own_socket.empty() || options.foreground) {
@@ -372,7 +373,7 @@ absl::Status CheckStandAlone(const Listed& listed,
       "service manager, ask for it by -f, -p, -i, -U, --vsock or --run"));
 }
 
-// The three rules, in this order.
+// Applies the three rules in order.
 Inherited TakeAny(const ActivationOptions& options) {
   const Listed listed = TakeListenFds();
   Inherited inherited = TakeActivated(listed, options);
@@ -391,7 +392,7 @@ Inherited TakeAny(const ActivationOptions& options) {
   return inherited;
 }
 
-// What is to stay open, in order.
+// The descriptors that stay open, sorted.
 std::vector<int> Known(const Inherited& inherited,
                        absl::Span<const std::string> paths) {
   std::vector<int> known = {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO};
@@ -416,14 +417,14 @@ std::vector<int> Known(const Inherited& inherited,
   return known;
 }
 
-// False where the kernel has no close_range(2) (Linux 5.9), or a container's
-// filter doesn't know it.
+// False when the kernel has no close_range(2) (before Linux 5.9), or the
+// seccomp filter of a container blocks it.
 bool CloseRange(unsigned first, unsigned last) {
-  constexpr long kCloseRange = 436;  // of every architecture
+  constexpr long kCloseRange = 436;  // on all architectures
   return first > last || syscall(kCloseRange, first, last, 0) == 0;
 }
 
-// All but `known`, which are sorted.
+// Closes all descriptors except `known`, which are sorted.
 bool CloseRanges(absl::Span<const int> known) {
   unsigned first = 0;
   for (const int fd : known) {
@@ -435,7 +436,7 @@ bool CloseRanges(absl::Span<const int> known) {
   return CloseRange(first, UINT_MAX);
 }
 
-// The descriptors that are open: from /proc, or else all that can be.
+// The open descriptors from /proc; without it, all possible ones.
 std::vector<int> OpenDescriptors() {
   std::vector<int> numbers;
   if (DIR* folder = opendir("/proc/self/fd")) {
@@ -467,15 +468,15 @@ void CloseOtherDescriptors(const Inherited& inherited,
 
 void DetachStandardInputAndOutput() {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO}) {
-    // Where there is no /dev/null, they stay what they are.
+    // Without /dev/null, the descriptors stay unchanged.
     if (!IsNull(fd)) OpenNull(fd).IgnoreError();
   }
 }
 
 Inherited TakeInherited(const ActivationOptions& options) {
   absl::Status status = FillStandardDescriptors();
-  // A superserver may have made standard error the client's socket, whether or
-  // not standard input is what will be served.
+  // A superserver may have made standard error the client's socket, even if
+  // standard input isn't served.
   bool standard_error_is_peer = false;
   if (S_ISSOCK(ModeOf(STDIN_FILENO))) {
     for (const int fd : {STDOUT_FILENO, STDERR_FILENO}) {

@@ -27,8 +27,8 @@ namespace {
 
 constexpr int kBacklog = SOMAXCONN;
 
-// A connection that is gone again between poll() and accept() must not block
-// the listener.
+// O_NONBLOCK: accept() must not block after poll() if the connection has ended
+// in between.
 constexpr int kSocketFlags = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
 
 absl::Status BindError(int error_number, absl::string_view where) {
@@ -36,7 +36,7 @@ absl::Status BindError(int error_number, absl::string_view where) {
                      absl::StatusCode::kAlreadyExists);
 }
 
-// A socket bound to `address`, or the errno.
+// A socket bound to `address`, or an errno value.
 struct BoundSocket {
   UniqueFd fd;
   int error = 0;
@@ -50,7 +50,7 @@ BoundSocket BindSocket(int family, const sockaddr* address, socklen_t length) {
     setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
   }
   if (family == AF_INET6) {
-    // The IPv4 addresses have a socket of their own.
+    // IPv4 addresses have a socket of their own.
     setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
   }
   if (bind(fd.get(), address, length) != 0) {
@@ -86,7 +86,7 @@ absl::StatusOr<BoundSockets> BindTcp(const ListenAddress& address,
     if (socket.error == 0) {
       bound.listeners.push_back(std::move(socket.fd));
     } else if (socket.error == EAFNOSUPPORT || socket.error == EADDRNOTAVAIL) {
-      // A machine without IPv6, or without IPv4.
+      // The machine has no IPv6 or no IPv4.
       if (first_error == 0) first_error = socket.error;
     } else {
       return BindError(socket.error, where);
@@ -96,7 +96,7 @@ absl::StatusOr<BoundSockets> BindTcp(const ListenAddress& address,
   return bound;
 }
 
-// True when `path` is a socket that refuses connections.
+// Whether `path` is a socket that refuses connections.
 bool IsStale(const sockaddr_un& address) {
   struct stat st;
   if (lstat(address.sun_path, &st) != 0 || !S_ISSOCK(st.st_mode)) return false;
@@ -112,20 +112,20 @@ std::string AbsolutePath(const std::string& path) {
   return absl::StrCat(folder, "/", path);
 }
 
-// The right to replace or remove the socket at a path, among those who ask for
-// it. It is a file beside the socket, which is locked (flock(2): the kernel
-// unlocks it when its holder ends, however that is) and removed in the end.
+// The right to replace or remove the socket at a path: a lock file beside the
+// socket. flock(2) locks it, which the kernel unlocks at the end of its
+// process; the destructor removes it.
 class PathLock {
  public:
   PathLock() = default;
   PathLock(const PathLock&) = delete;
   PathLock& operator=(const PathLock&) = delete;
-  // As long as it is locked nobody else removes it.
+  // While it is locked, no other process removes it.
   ~PathLock() {
     if (fd_.valid()) unlink(path_.c_str());
   }
 
-  // 0, or an errno; EADDRINUSE when somebody else has it.
+  // 0 or an errno value; EADDRINUSE when another process has the lock.
   int Take(const std::string& socket_path) {
     path_ = absl::StrCat(socket_path, kSuffix);
     for (;;) {
@@ -145,7 +145,7 @@ class PathLock {
         fd_ = std::move(fd);
         return 0;
       }
-      // Whoever had it has removed it between our open() and our flock().
+      // Its former owner removed the file between open() and flock().
     }
   }
 
@@ -155,7 +155,7 @@ class PathLock {
   UniqueFd fd_;
 };
 
-// Binds and listens; an errno.
+// Binds and listens. 0 or an errno value.
 int BindPath(BoundSockets& bound) {
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
@@ -242,8 +242,8 @@ absl::Status BoundSockets::Listen() const {
 
 void BoundSockets::GiveTo(uid_t uid, gid_t gid) const {
   const auto give = [&](const std::string& path, mode_t kind) {
-    // What is looked at is what is given: the user may be allowed to write to
-    // the folder that the socket is in.
+    // The descriptor makes fstat() and fchownat() act on the same file: the
+    // user may have the right to replace files in the folder.
     const UniqueFd fd(open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
     struct stat st;
     if (!fd.valid() || fstat(fd.get(), &st) != 0 ||
@@ -260,7 +260,7 @@ void BoundSockets::GiveTo(uid_t uid, gid_t gid) const {
 void BoundSockets::RemoveUnixSocket() const {
   if (unix_path.empty()) return;
   if (!unix_path.empty()) {
-    // Without the lock, too: who has it finds that ours is still listened on.
+    // Also without the lock: its holder finds that this socket still listens.
     PathLock lock;
     lock.Take(unix_path);
     struct stat st;

@@ -1,11 +1,10 @@
-// Listening sockets of our own, for stand-alone use.
+// The listening sockets of stand-alone mode.
 //
-// A Unix socket is a name in the file system that outlives its process, and
-// that anybody may put something else under. So whoever looks at what is there,
-// replaces it or removes it does that alone, under a lock file beside it, which
-// is there for that moment only; and a name is removed only where it still
-// leads to the socket that was bound. Of several servers that start together on
-// one path, one succeeds.
+// The name of a Unix socket outlives its process, and another program may
+// replace it. A process therefore examines, replaces or removes a name only
+// while it holds a lock file beside it, which exists only during that step; and
+// it removes a name only if that still leads to the socket it has bound. If
+// several servers start on one path at the same time, one succeeds.
 #ifndef NBDINETD_SERVER_BIND_H_
 #define NBDINETD_SERVER_BIND_H_
 
@@ -22,11 +21,11 @@ namespace nbdinetd {
 
 inline constexpr uint32_t kNbdPort = 10809;  // registered with IANA
 
-// What the options say; with all of it empty, TCP port 10809 on every address.
+// The address from the options; if empty, TCP port 10809 on all addresses.
 struct ListenAddress {
   uint32_t port = 0;  // 0: kNbdPort
   std::string ip_address;
-  std::string unix_path;  // "-": in a new folder of our own
+  std::string unix_path;  // "-": in a new private folder
   bool vsock = false;
 };
 
@@ -35,35 +34,35 @@ struct BoundSockets {
   std::string where;  // for messages: "TCP port 10809"
   // The Unix socket's path, absolute; empty for other families.
   std::string unix_path;
-  // What that leads to.
+  // The file that unix_path led to after bind(2).
   dev_t device = 0;
   ino_t inode = 0;
-  // The folder that was made for it, if one was.
+  // The folder that was made for the socket; else empty.
   std::string private_folder;
 
-  // Lets clients in, on those sockets that don't listen yet. AlreadyExists as
-  // below.
+  // Calls listen(2) on the sockets that don't listen yet. AlreadyExists as for
+  // Bind().
   absl::Status Listen() const;
-  // Gives the Unix socket, and a folder of ours, to who is to use it; but not
-  // what somebody else may have put in their place. Failing is no harm.
+  // Changes the owner of the Unix socket and of private_folder, but not of a
+  // file of another type in their place. Errors are ignored.
   void GiveTo(uid_t uid, gid_t gid) const;
-  // Removes the Unix socket from the file system, unless something else is in
-  // its place, and its folder. For the process that stops listening, not for
-  // those forked from it; and before the socket is closed. Failing is no harm.
+  // Removes the Unix socket, if the path still leads to it, and private_folder.
+  // Only the listening process calls it, before it closes the socket; forked
+  // processes don't. Errors are ignored.
   void RemoveUnixSocket() const;
 };
 
-// Opens and binds. TCP gets a socket for each address family that the machine
-// has. AlreadyExists says which address it was and why it failed. A Unix socket
-// that nobody listens on any more is replaced.
+// Opens sockets and binds them. TCP gets a socket for each address family of
+// the machine. AlreadyExists names the address and the reason. An abandoned
+// Unix socket, on which no process listens, is replaced.
 //
-// Nobody can connect before Listen(), but to a Unix socket: one that is bound
-// and doesn't listen looks like one that was left over. Who connects early
-// waits.
+// Clients can't connect before Listen(), except to a Unix socket: it listens at
+// once, since a bound one that doesn't looks abandoned. Such early clients
+// wait.
 absl::StatusOr<BoundSockets> Bind(const ListenAddress& address);
 
-// The NBD URI under which a client on this machine reaches the export; with
-// `require_tls` one that makes the client use TLS.
+// The NBD URI of the export for clients on this machine; with `require_tls`,
+// clients must use TLS.
 std::string UriOf(const ListenAddress& address, const std::string& unix_path,
                   const std::string& export_name, bool require_tls = false);
 

@@ -17,7 +17,7 @@
 namespace nbdinetd {
 namespace {
 
-// What the child tells the parent when it is ready; anything else is a message.
+// The byte from a ready child; any other byte begins an error message.
 constexpr char kReady = '\0';
 
 [[noreturn]] void AwaitChild(int fd) {
@@ -35,13 +35,12 @@ constexpr char kReady = '\0';
   _exit(kBackgroundFailed);
 }
 
-// The user and group that a process changes to (credentials(7)). kUnchanged
-// leaves them as they are.
+// The user and group to change to (credentials(7)); kUnchanged for no change.
 struct Credentials {
   static constexpr uid_t kUnchanged = static_cast<uid_t>(-1);
   uid_t uid = kUnchanged;
   gid_t gid = kUnchanged;
-  std::string user_groups;  // the user whose supplementary groups it gets
+  std::string user_groups;  // the user whose supplementary groups are set
   std::string description;  // for messages: "user nobody"
 };
 
@@ -100,7 +99,7 @@ absl::Status Become(const Credentials& credentials) {
   const uid_t uid = credentials.uid;
   const gid_t gid = credentials.gid;
   if (gid == Credentials::kUnchanged) return absl::OkStatus();
-  // The groups first, while it is still allowed.
+  // The groups first, while the process still has the right to.
   const bool changed =
       (credentials.user_groups.empty()
            ? setgroups(1, &gid)
@@ -156,13 +155,13 @@ absl::StatusOr<Pidfile> Pidfile::Write(const std::string& path) {
   const size_t slash = path.rfind('/');
   Pidfile pidfile;
   pidfile.name_ = slash == std::string::npos ? path : path.substr(slash + 1);
-  // Kept open: the current folder may be another one in the end.
+  // Kept open, because the current folder may change.
   pidfile.directory_.Reset(
       open(slash == std::string::npos ? "." : path.substr(0, slash + 1).c_str(),
            O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!pidfile.directory_.valid()) return fail(ErrnoText(errno));
-  // Who may write to the folder, such as the user of --user, may have put
-  // anything there. Nothing is cut off before it is known.
+  // Another user, such as that of --user, may have the right to write to the
+  // folder. The file is therefore checked before it is truncated.
   pidfile.file_.Reset(openat(
       pidfile.directory_.get(), pidfile.name_.c_str(),
       O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0644));
@@ -188,7 +187,7 @@ void Pidfile::Remove() {
   char text[32];
   const ssize_t n = pread(file_.get(), text, sizeof(text), 0);
   struct stat ours, there;
-  // Another process has written over it.
+  // Another process may have written its own id.
   const bool is_ours =
       n > 0 && absl::string_view(text, static_cast<size_t>(n)) == PidfileText();
   if (is_ours && fstat(file_.get(), &ours) == 0 &&
@@ -220,8 +219,8 @@ absl::StatusOr<pid_t> StartCommand(
   for (const auto& [name, value] : variables) {
     setenv(name.c_str(), value.c_str(), /*overwrite=*/1);
   }
-  // The listener's signals are blocked, and others ignored; a command expects
-  // neither.
+  // The listener blocks some signals and ignores others; the command gets the
+  // defaults.
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);

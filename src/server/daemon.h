@@ -1,5 +1,5 @@
-// What a stand-alone server does to its own process: the background, the
-// pidfile, the user that it runs as, and the command of --run.
+// The process of a stand-alone server: the background, the pidfile, the change
+// of user, and the command of --run.
 #ifndef NBDINETD_SERVER_DAEMON_H_
 #define NBDINETD_SERVER_DAEMON_H_
 
@@ -16,22 +16,23 @@
 
 namespace nbdinetd {
 
-// The exit status of a server that has failed to go into the background.
+// The exit status of a server that failed to enter the background.
 inline constexpr int kBackgroundFailed = 1;
 
-// Becomes a background process in two steps, so that whoever started it learns
-// whether it is ready.
+// Enters the background in two steps, so that the exit status of the first
+// process shows whether the server is ready.
 class Background {
  public:
-  // Forks. The parent waits, and never returns: it exits 0 when the child
-  // calls Ready(), and else kBackgroundFailed, with the child's message on
-  // standard error. The child goes on in a session of its own.
+  // Forks. The parent waits and never returns: it exits with 0 after Ready() in
+  // the child, otherwise with kBackgroundFailed and the child's message on
+  // standard error. The child continues in a new session. Internal when
+  // pipe2(2) or fork(2) fails.
   static absl::StatusOr<Background> Enter();
 
-  // Releases the parent, the terminal and the current folder; with
-  // `keep_standard_error` not that.
+  // Makes the parent exit, and leaves the terminal and the current folder. With
+  // `keep_standard_error`, standard error stays as it is.
   void Ready(bool keep_standard_error);
-  // Ends the parent with a message; the child should exit, too.
+  // Makes the parent exit with a message; the child should exit, too.
   void Failed(absl::string_view message);
 
  private:
@@ -39,35 +40,37 @@ class Background {
   UniqueFd parent_;
 };
 
-// A pidfile, from the start of the process that it names to its end. What is in
-// another's place, or names another process, is never removed. Movable; to
-// forget it removes nothing, which is what a process forked off does.
+// A pidfile for the lifetime of the process that it names. It is never removed
+// if it was replaced or names another process. Movable; the destructor removes
+// nothing, so that a forked process can drop it.
 class Pidfile {
  public:
-  // None.
+  // No pidfile.
   Pidfile() = default;
-  // Writes the process id and a newline to a new file, or over what is in a
-  // regular file. AlreadyExists when it can't, or when it would be by a link.
+  // Writes the process id and a newline to a new file, or over the content of a
+  // regular file. AlreadyExists when that fails, or when `path` is a link.
   static absl::StatusOr<Pidfile> Write(const std::string& path);
-  // Removes it. Where this process, which may be another user's by now, has no
-  // right to, it is emptied: it must not name a process that is no more, whose
-  // number may soon be another's.
+  // Removes the file, or empties it when the process, which may have changed
+  // its user, has no right to remove it. A pidfile must not name an ended
+  // process, whose id may be reused.
   void Remove();
 
  private:
   UniqueFd directory_;
   UniqueFd file_;
-  std::string name_;  // in the directory
+  std::string name_;  // in directory_
 };
 
-// Changes to what --user and --group name, for good, and gives them the Unix
-// socket of `sockets` before. Both are names or numbers; an empty one changes
-// nothing, and a user without a group brings its own groups. InvalidArgument
-// says which of them there is not; another code, that this process may not.
+// Changes to the user and group of --user and --group permanently, after it has
+// given them the Unix socket of `sockets`. Both are names or numbers. An empty
+// one changes nothing; without `group`, the user's own groups are used.
+// InvalidArgument names an unknown user or group; another code when the process
+// has no right to change.
 absl::Status ChangeUser(const std::string& user, const std::string& group,
                         const BoundSockets& sockets);
 
-// Runs `command` by the shell, with `variables` in its environment.
+// Runs `command` by /bin/sh, with `variables` added to its environment. Returns
+// its process id. Internal when fork(2) fails.
 absl::StatusOr<pid_t> StartCommand(
     const std::string& command,
     const std::vector<std::pair<std::string, std::string>>& variables);

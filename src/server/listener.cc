@@ -22,16 +22,16 @@
 namespace nbdinetd {
 namespace {
 
-// How long nothing is accepted after accept() has failed for good.
+// The pause after accept() has failed for a reason that remains.
 constexpr absl::Duration kPause = absl::Milliseconds(100);
 
 UniqueFd OpenSpare() {
   return UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC));
 }
 
-// accept() knows no flag by which it doesn't wait, and a listener that came
-// from systemd may block. Others have it, too: so that is set back when it is
-// given up. True when it did block.
+// Sets or clears O_NONBLOCK; returns whether `fd` was blocking. accept4() has
+// no flag for a call that doesn't wait, and a listening socket from systemd may
+// be blocking. Other processes share the flag, which is therefore restored.
 bool SetBlocking(int fd, bool blocking) {
   const int flags = fcntl(fd, F_GETFL);
   if (flags < 0) return false;
@@ -42,8 +42,8 @@ bool SetBlocking(int fd, bool blocking) {
   return blocks;
 }
 
-// accept() fails with these when the connection has (accept(2), "Error
-// handling"); the next one may be well.
+// Whether accept() failed because of one connection (accept(2), "Error
+// handling"); the next call may succeed.
 bool IsFaultOfTheConnection(int error_number) {
   switch (error_number) {
     case ECONNABORTED:
@@ -63,7 +63,7 @@ bool IsFaultOfTheConnection(int error_number) {
   }
 }
 
-// The descriptors of the process or of the system are used up.
+// The process or the system has no descriptor left.
 bool IsOutOfDescriptors(int error_number) {
   return error_number == EMFILE || error_number == ENFILE;
 }
@@ -92,14 +92,14 @@ Listener::Listener(ListenerResources resources, const ListenerConfig& config,
       next_status_(SteadyNow()) {}
 
 absl::StatusOr<Signals> Listener::CreateSignals() {
-  // Ignored, it would have the kernel reap the processes that we count.
+  // With SIG_IGN, the kernel would reap processes that the listener counts.
   signal(SIGCHLD, SIG_DFL);
   return Signals::Create({SIGTERM, SIGINT, SIGHUP, SIGCHLD});
 }
 
 std::variant<Connection, int> Listener::Run() {
   std::vector<UniqueFd>& sockets = resources_.sockets.listeners;
-  // What it hasn't heard, it is told with the status.
+  // If the notification fails, the next status carries READY=1.
   if (!manager_.Ready(Status())) status_changed_ = true;
   while (state_ == State::kListening) {
     std::vector<pollfd> fds = {{signals_.fd(), POLLIN, 0}};
@@ -118,8 +118,8 @@ std::variant<Connection, int> Listener::Run() {
     }
     if (ready == 0 && processes_.empty() &&
         SteadyNow() - idle_since_ >= config_.exit_idle) {
-      // A connection that arrives from here on stays in the socket's backlog,
-      // which systemd holds, too; it starts the service again for it.
+      // A connection that arrives from here on stays in the socket's backlog.
+      // systemd holds the socket, too, and starts the service again.
       log_.Write(Priority::kInfo,
                  absl::StrCat("nobody has been connected for ",
                               absl::FormatDuration(config_.exit_idle),
@@ -174,7 +174,7 @@ void Listener::OnSignal(int number) {
       Reap();
       return;
     case SIGHUP:
-      // Nobody could take over from a server that serves its own command.
+      // No successor can take over from a server that serves its own command.
       state_ = resources_.command > 0 ? State::kDraining : State::kHandingOver;
       return;
     default:
@@ -206,14 +206,14 @@ void Listener::Reap() {
 }
 
 std::optional<Connection> Listener::Accept(int socket) {
-  // Each time: whoever had the socket before may just have set it back.
+  // Each time, because another process may have restored the flag.
   if (SetBlocking(socket, false)) blocking_.insert(socket);
   for (int i = 0; i < kAcceptsInARow; ++i) {
     ConnectionFd connection(
         UniqueFd(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC)));
     if (connection.valid()) {
       if (!MayConnect(connection.get())) continue;
-      // Nobody overtakes those that wait.
+      // Waiting connections come first.
       if (!HasRoom() || !waiting_.empty()) {
         KeepWaiting(connection.Release());
         continue;
@@ -275,7 +275,7 @@ std::optional<Connection> Listener::Fork(ConnectionFd connection) {
     return std::nullopt;
   }
   if (pid > 0) {
-    // Only closed here: it is the new process's.
+    // The new process owns the connection; the listener only closes its copy.
     connection.Release();
     processes_.insert(pid);
     ++served_;
@@ -283,7 +283,7 @@ std::optional<Connection> Listener::Fork(ConnectionFd connection) {
     told_refusal_.clear();
     return std::nullopt;
   }
-  // The new process: nothing of the listener's stays with it.
+  // The new process keeps no resource of the listener.
   resources_ = ListenerResources();
   waiting_.clear();
   spare_.Reset();
@@ -295,7 +295,7 @@ std::optional<Connection> Listener::Fork(ConnectionFd connection) {
 void Listener::Refuse(ConnectionFd connection, const std::string& reason) {
   ++refused_;
   status_changed_ = true;
-  // Once, not for each of a thousand: what follows is the same.
+  // Logs a reason once, however many connections follow.
   if (told_refusal_ != reason) {
     told_refusal_ = reason;
     LogFault(
@@ -344,8 +344,8 @@ bool Listener::MayConnect(int connection) {
   return false;
 }
 
-// Without a descriptor a waiting connection can't be accepted, and poll() would
-// report it for ever: the spare one makes room to accept and close it.
+// Without a free descriptor, a pending connection can't be accepted, and poll()
+// reports it forever. The spare descriptor allows to accept and close it.
 bool Listener::ShedForWantOfDescriptors(int socket) {
   const int error_number = errno;
   if (!waiting_.empty()) {
@@ -361,9 +361,9 @@ bool Listener::ShedForWantOfDescriptors(int socket) {
   return shed;
 }
 
-// Stops accepting; ends the processes of the connections, and waits for them.
+// Stops accepting, ends the processes of connections, and waits for them.
 void Listener::Drain() {
-  // The names first: once the sockets are closed, a successor may take them.
+  // The names first: a successor may use them once the sockets are closed.
   resources_.RemoveFiles();
   std::vector<UniqueFd>& sockets = resources_.sockets.listeners;
   for (const UniqueFd& socket : sockets) {
@@ -385,7 +385,7 @@ void Listener::Drain() {
   for (const pid_t pid : processes_) kill(pid, SIGTERM);
   bool killed = false;
   const absl::Time limit = SteadyNow() + kDrainLimit;
-  // A SIGCHLD that came before is among those to be taken.
+  // A SIGCHLD that arrived earlier is still pending.
   while (!processes_.empty() || resources_.command > 0) {
     if (!killed && SteadyNow() >= limit) {
       killed = true;

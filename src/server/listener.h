@@ -1,8 +1,8 @@
 // Accepts connections, and forks a process for each.
 //
-// The listener touches no export and reads no byte from a client, so that no
-// client can wedge it; whatever befalls a connection's process, it goes on.
-// Threads: one, and it must be the only one, since it forks.
+// The listener opens no export and reads no byte from a client, so that no
+// client can block it; it continues after a failure of a connection's process.
+// Threads: one, and no other in the process, because it forks.
 #ifndef NBDINETD_SERVER_LISTENER_H_
 #define NBDINETD_SERVER_LISTENER_H_
 
@@ -31,98 +31,103 @@
 
 namespace nbdinetd {
 
-// What a listener owns until it stops.
+// The resources of a listener until it stops.
 struct ListenerResources {
-  BoundSockets sockets;  // those that were inherited have no names
+  BoundSockets sockets;  // inherited ones have no path
   Pidfile pidfile;
-  // The process of --run, or -1. Its status becomes the exit status.
+  // The process id of the command of --run, or -1. Its exit status becomes the
+  // server's.
   pid_t command = -1;
 
-  // Removes what is in the file system: the Unix socket and the pidfile.
+  // Removes the Unix socket and the pidfile from the file system.
   void RemoveFiles();
 };
 
 class Listener {
  public:
-  // Takes over `resources`; `config`, `log` and `manager` are borrowed.
-  // `signals` come from CreateSignals().
+  // Owns `resources`; borrows `config`, `log` and `manager`. `signals` come
+  // from CreateSignals().
   Listener(ListenerResources resources, const ListenerConfig& config,
            Signals signals, const Log& log, ServiceManager& manager);
 
-  // SIGTERM and SIGINT stop it, and drain the connections' processes; SIGHUP
-  // stops it, and lets them go on; SIGCHLD tells that one has ended.
+  // SIGTERM and SIGINT stop the listener and drain the processes of
+  // connections. SIGHUP stops it and lets them continue. SIGCHLD reports an
+  // ended process.
   static absl::StatusOr<Signals> CreateSignals();
 
-  // Returns many times: in this process once, when it has stopped, with the
-  // exit status; in each forked process with the connection that it is to
-  // serve. There all that belongs to the listener has been closed.
+  // Returns once in the listener, with the exit status after it has stopped;
+  // and once in each forked process, with the connection to serve, after all
+  // resources of the listener have been closed there.
   std::variant<Connection, int> Run();
 
  private:
-  // When the loop has to turn at the latest, also without a descriptor ready.
+  // The time of the next action that needs no event.
   absl::Time NextDeadline() const;
   void OnSignal(int number);
   void Reap();
   bool HasRoom() const { return processes_.size() < config_.max_connections; }
-  // Keeps a connection that there is no room for, until kReapGrace is over.
+  // Keeps a connection beyond max_connections for at most kReapGrace.
   void KeepWaiting(UniqueFd connection);
-  // Forks for those that wait as far as there is room, and refuses whose time
-  // is over. A connection only in a forked process.
+  // Forks for waiting connections while there is room, and refuses those whose
+  // time is over. Returns a connection only in a forked process.
   std::optional<Connection> ServeWaiting();
   void RefuseOldest();
-  // Accepts what is waiting on one socket. A connection only in a forked
-  // process.
+  // Accepts the pending connections of one socket. Returns a connection only in
+  // a forked process.
   std::optional<Connection> Accept(int socket);
   std::optional<Connection> Fork(ConnectionFd connection);
   void Refuse(ConnectionFd connection, const std::string& reason);
-  // Whether the peer may connect; logs why not.
+  // Whether the peer may connect; logs the reason if not.
   bool MayConnect(int connection);
-  // Messages of one kind that peers can cause at will: a few are logged one by
-  // one, of the others `before`, their number and `after`.
+  // Messages of one kind, which peers can cause at any rate. A few are logged
+  // one by one; the rest is logged as `before`, their number and `after`.
   struct LimitedMessages {
     RateLimit rate;
     absl::string_view before, after;
     absl::Duration interval;
   };
-  // Whether one more may be logged. Tells first of an interval that is over.
+  // Whether one more message may be logged. First logs the number of messages
+  // suppressed in an interval that has ended.
   bool Admit(LimitedMessages& kind);
   void LogFault(Priority priority, const std::string& message);
-  // Tell how many weren't logged one by one.
+  // Log the number of messages that were suppressed.
   void TellSuppressed(LimitedMessages& kind);
   void TellDueSuppressed();
-  // False when not even the spare descriptor helps.
+  // Closes one connection to free a descriptor. False when even the spare
+  // descriptor doesn't help.
   bool ShedForWantOfDescriptors(int socket);
-  // Accepts nothing for a moment, since accepting fails for a reason that
-  // doesn't go away with the connection.
+  // Stops accepting for a moment, when accept() fails for a reason that
+  // remains.
   void Pause(int error_number);
   void TellManager();
   std::string Status() const;
   void Drain();
 
   ListenerResources resources_;
-  // Sockets that blocked before, and will again for whoever else has them.
+  // Sockets that were blocking; O_NONBLOCK is cleared again for other
+  // processes.
   absl::flat_hash_set<int> blocking_;
   const ListenerConfig& config_;
   Signals signals_;
   const Log& log_;
   ServiceManager& manager_;
-  // Given up when the process has no descriptor left to accept with.
+  // Closed to accept a connection when no other descriptor is left.
   UniqueFd spare_;
 
   absl::flat_hash_set<pid_t> processes_;
   uint64_t served_ = 0;
   uint64_t refused_ = 0;
-  // Beyond max_connections: a client that has seen the end of its connection
-  // may be back before the process of that connection is gone. Oldest first.
+  // Connections beyond max_connections, oldest first. A client that has seen
+  // the end of its connection may connect again before that process is gone.
   struct Waiting {
-    // Not a ConnectionFd: a forked process only closes its copy.
+    // No ConnectionFd: a forked process must only close its copy.
     UniqueFd connection;
     absl::Time until;
   };
   std::deque<Waiting> waiting_;
-  // The reason that was logged last; the same again is only counted.
+  // The last reason logged; a repetition is only counted.
   std::string told_refusal_;
-  // Refused by --allow and --deny.
+  // Peers refused by --allow and --deny.
   LimitedMessages denials_;
   // Connections that can't be served, and processes that were killed.
   LimitedMessages faults_;

@@ -1,7 +1,5 @@
-// How a listener accepts connections.
-//
-// cli makes it once, whole, from the options. Threads: any, since nothing
-// changes it.
+// The configuration of a listener, made once from the options. Threads: any,
+// since it is immutable.
 #ifndef NBDINETD_SERVER_LISTENER_CONFIG_H_
 #define NBDINETD_SERVER_LISTENER_CONFIG_H_
 
@@ -15,10 +13,10 @@ namespace nbdinetd {
 
 struct ListenerConfig {
   const uint32_t max_connections = std::numeric_limits<uint32_t>::max();
-  // The listener exits when nobody has been connected for so long.
+  // The listener exits after this time without a connection.
   const absl::Duration exit_idle = absl::InfiniteDuration();
-  // A refused connection is closed before a process is forked for it, and
-  // before it counts against max_connections.
+  // A refused connection is closed before a process is forked for it, and isn't
+  // counted against max_connections.
   const AccessRules access;
 };
 

@@ -50,8 +50,8 @@ std::string IpPeer(const sockaddr_storage& address) {
   return absl::StrCat("[", text, "]:", ntohs(in6.sin6_port));
 }
 
-// The groups that the peer had besides its primary one when it connected. False
-// when they can't be known, and then one of them may be denied.
+// Appends the supplementary groups of the peer when it connected. False when
+// they are unknown; one of them might be denied.
 bool AppendSupplementaryGroups(int fd, std::vector<uint32_t>* gids) {
   constexpr size_t kUsual = 32;
   std::vector<uint32_t> groups(kUsual);
@@ -59,7 +59,7 @@ bool AppendSupplementaryGroups(int fd, std::vector<uint32_t>* gids) {
   int result =
       getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &length);
   if (result != 0 && errno == ERANGE) {
-    // Now `length` is what it takes: no more than NGROUPS_MAX, 65536, of them.
+    // `length` is now the size needed, for at most NGROUPS_MAX (65536) groups.
     groups.resize(length / sizeof(uint32_t));
     result = getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &length);
   }
@@ -73,7 +73,7 @@ PeerIdentity IdentifyUnixPeer(int fd, PeerGroups groups) {
   PeerIdentity identity;
   ucred peer = {};
   socklen_t length = sizeof(peer);
-  // Where nobody has connected, the kernel says that the user is -1.
+  // The kernel reports the user -1 when no peer has connected.
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 ||
       peer.uid == static_cast<uid_t>(-1)) {
     return identity;
@@ -135,13 +135,13 @@ PeerIdentity IdentifyPeer(int fd, PeerGroups groups) {
   }
 }
 
-// systemd, xinetd and others tell the peer in the environment; it is all there
-// is when the socket has no name any more, or was never one.
+// systemd, xinetd and others pass the peer in the environment, the only source
+// when the socket has no peer name any more, or is a pipe.
 std::string PeerFromEnvironment() {
   std::string host = Environment("REMOTE_ADDR");
   if (host.empty()) host = Environment("REMOTE_HOST");
   if (host.empty()) return "";
-  // What the environment says may have come from anywhere.
+  // The content of the environment isn't trusted.
   host = Quoted(host);
   host = host.substr(1, host.size() - 2);
   uint32_t port;

@@ -1,4 +1,4 @@
-// Who is at the other end of a socket.
+// The identity and the name of a socket's peer. Threads: any.
 #ifndef NBDINETD_SERVER_PEER_H_
 #define NBDINETD_SERVER_PEER_H_
 
@@ -9,33 +9,33 @@
 
 namespace nbdinetd {
 
-// Who the peer is, as far as the kernel vouches for it. IPv4-mapped IPv6
-// addresses are IPv4.
+// The identity of a peer, as the kernel reports it. An IPv4-mapped IPv6 address
+// becomes an IPv4 address.
 struct PeerIdentity {
   enum class Family { kUnknown, kIpv4, kIpv6, kUnix, kVsock };
   Family family = Family::kUnknown;
-  // Of IPv4 the first four bytes.
+  // IPv4: the first four bytes.
   std::array<uint8_t, 16> address = {};
-  // Of a Unix peer: those of the process that connected, at that time.
+  // Unix: the user and groups of the connecting process when it connected.
   uint32_t uid = 0;
   std::vector<uint32_t> gids;  // the primary group first
-  uint32_t cid = 0;            // of vsock
+  uint32_t cid = 0;            // vsock
 };
 
 enum class PeerGroups { kPrimary, kAll };
 
-// kUnknown for what is no connected socket of these families: pipes, peers that
-// are gone already, and those of whom the kernel doesn't tell all that is
-// wanted. Makes no system call for the supplementary groups unless they are.
+// kUnknown for a pipe or another kind of socket, for a peer that is gone, and
+// when the kernel doesn't report the groups wanted. Makes no system call for
+// supplementary groups with kPrimary.
 PeerIdentity IdentifyPeer(int fd, PeerGroups groups);
 
-// The name of the socket's peer for messages: "127.0.0.1:40000",
-// "[::1]:40000", "unix:pid=1,uid=0,gid=0", "vsock:3:40000". When the socket
-// has none any more, what the superserver said of it, or "unknown peer".
+// The name of the socket's peer for messages: "127.0.0.1:40000", "[::1]:40000",
+// "unix:pid=1,uid=0,gid=0", "vsock:3:40000". Without a peer name from the
+// kernel it is PeerFromEnvironment(), or "unknown peer".
 std::string PeerName(int fd);
 
-// What a superserver says of the peer in REMOTE_ADDR (or REMOTE_HOST) and
-// REMOTE_PORT; empty when it says nothing.
+// The peer's name from the superserver's variables REMOTE_ADDR (or REMOTE_HOST)
+// and REMOTE_PORT; empty without them.
 std::string PeerFromEnvironment();
 
 }  // namespace nbdinetd
