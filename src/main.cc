@@ -1,5 +1,5 @@
-// nbdinetd: an NBD server in the inetd style. Parses the command line, chooses
-// what this process is to do, and calls it.
+// nbdinetd: an NBD server in the inetd style. main parses the command line, and
+// calls the function for the mode that it selects.
 
 #include <signal.h>
 
@@ -21,13 +21,13 @@ namespace nbdinetd {
 namespace {
 
 int Main(int argc, char** argv) {
-  // A peer or a reader of messages that is gone, and a limit on file sizes, are
-  // answers, no reasons to die.
+  // A closed peer or log, and a limit on file sizes, are errors of a call
+  // (EPIPE, EFBIG); the default actions of their signals would end the process.
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);
   Options options;
   const absl::Status usage = ParseOptions(argc, argv, &options);
-  // Before anything is printed: standard output and error may be the client's.
+  // Before any output: standard output and error may be the client's.
   Inherited inherited = TakeInherited(options.activation);
   CloseOtherDescriptors(
       inherited, {options.file, options.directory, options.tls.certificates,
@@ -36,7 +36,7 @@ int Main(int argc, char** argv) {
   if (!usage.ok()) return Fail(log, usage);
   if ((options.help || options.version || options.check) &&
       inherited.connection.has_value()) {
-    // Whoever asks for these may go on with it.
+    // The caller may continue to use the connection.
     inherited.connection->input.Release();
   }
   if (options.help || options.version) {

@@ -30,9 +30,9 @@ absl::string_view ExclusiveInWords(Exclusive exclusive) {
   return "";
 }
 
-// Enters the sandbox, since only that tells whether the system has it, and what
-// can be opened from within. What it is, for a person, or an error when it is
-// incomplete under --sandbox=require.
+// Enters the sandbox, since only that shows whether the system supports it, and
+// what can be opened inside. Returns its description for people, or an error
+// when it is incomplete with --sandbox=require.
 absl::StatusOr<std::string> CheckSandbox(const ConnectionConfig& config,
                                          const Catalog& catalog) {
   if (config.sandbox_mode == SandboxMode::kOff) return "in no sandbox\n";

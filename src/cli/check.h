@@ -1,4 +1,4 @@
-// --check: what would be served, without a client.
+// --check: prints what would be served, without a client.
 #ifndef NBDINETD_CLI_CHECK_H_
 #define NBDINETD_CLI_CHECK_H_
 
@@ -7,9 +7,9 @@
 
 namespace nbdinetd {
 
-// Opens the exports, loads the keys and enters the sandbox as the process of a
-// connection would, and prints what would be served, or logs why it can't be.
-// What the process exits with. Call it once: it never leaves the sandbox.
+// Opens the exports, loads the keys and enters the sandbox like the process of
+// a connection. Prints what would be served, or logs the error. Returns the
+// exit status. Call it once: the process never leaves the sandbox.
 int Check(const Invocation& invocation, const Log& log);
 
 }  // namespace nbdinetd

@@ -23,8 +23,8 @@
 namespace nbdinetd {
 namespace {
 
-// True for a connection that has ended already: a service that is restarted
-// gets the connection that its process before has ended.
+// Whether the connection has already ended. A service that systemd restarts
+// gets the connection that its previous process has ended.
 bool IsOver(const Connection& connection, const Log& log) {
   if (!connection.input.IsShutDown()) return false;
   log.Write(Priority::kNotice,
@@ -35,7 +35,8 @@ bool IsOver(const Connection& connection, const Log& log) {
   return true;
 }
 
-// True for a peer that may not connect. It is disconnected before the greeting.
+// Whether the peer may not connect. A refused peer is disconnected before the
+// greeting.
 bool IsRefused(const Connection& connection, const AccessRules& access,
                const Log& log) {
   const std::optional<std::string> reason =
@@ -47,8 +48,8 @@ bool IsRefused(const Connection& connection, const AccessRules& access,
   return true;
 }
 
-// What ends a connection. A process without a lock to give up ignores the
-// signal of a takeover.
+// The signals that end a connection. Without --exclusive the process has no
+// lock, and kTakeoverSignal keeps its default action: it is ignored.
 absl::StatusOr<Signals> CreateShutdownSignals(Exclusive exclusive) {
   return exclusive == Exclusive::kOff
              ? Signals::Create({SIGTERM, SIGINT})
@@ -60,7 +61,7 @@ absl::StatusOr<Signals> CreateShutdownSignals(Exclusive exclusive) {
 int ServeInherited(Connection connection, const Invocation& invocation,
                    ServiceManager& manager, Log& log) {
   if (IsOver(connection, log)) {
-    // What was sent on it may still be on its way.
+    // Sent data may still be in transit.
     connection.input.Release();
     return 0;
   }
@@ -82,16 +83,16 @@ int RunConnectionProcess(Connection connection, const Invocation& invocation,
   if (const int error = ForbidCoreDumps()) {
     return Fail(log, ErrnoStatus(error, "failed to forbid core dumps"));
   }
-  // From here on every message says whom it is about.
+  // From here on, every message has the peer as a field.
   log.SetField("NBD_PEER", connection.peer);
   absl::StatusOr<Signals> shutdown = CreateShutdownSignals(config.exclusive);
   if (!shutdown.ok()) return Fail(log, shutdown.status());
-  // Each connection reads its keys and certificates, so that renewed ones hold
-  // from the next connection on.
+  // Each connection reads the keys and certificates anew; renewed ones are
+  // valid from the next connection on.
   const absl::StatusOr<Opened> opened =
       OpenCatalogAndTls(invocation, MissingExport::kFail, warnings, log);
   if (!opened.ok()) return Fail(log, opened.status());
-  // One of them may have been the export (/dev/stdin).
+  // After the open: /dev/stdin may be the export.
   DetachStandardInputAndOutput();
   return static_cast<int>(ServeConnection(std::move(connection),
                                           *opened->catalog, opened->tls.get(),

@@ -1,4 +1,4 @@
-// The process that serves one connection, whoever accepted it.
+// The process that serves one connection.
 #ifndef NBDINETD_CLI_CONNECTION_PROCESS_H_
 #define NBDINETD_CLI_CONNECTION_PROCESS_H_
 
@@ -10,14 +10,15 @@
 
 namespace nbdinetd {
 
-// Serves a connection that this process has inherited, unless it is over or
-// --deny refuses its peer, as the user of --user. What the process exits with.
+// Changes to the user of --user, and serves a connection that this process has
+// inherited. Serves nothing if the connection has been shut down, or --deny
+// refuses its peer. Returns the exit status.
 int ServeInherited(Connection connection, const Invocation& invocation,
                    ServiceManager& manager, Log& log);
 
-// Opens what is served, and serves it until the connection ends. The process is
-// the connection's from here on: descriptors 0 and 1 become /dev/null, and it
-// ends in the sandbox. What it exits with.
+// Opens the exports and serves the connection until it ends. Returns the exit
+// status. The process can serve no other connection: descriptors 0 and 1 become
+// /dev/null, and it stays in the sandbox.
 int RunConnectionProcess(Connection connection, const Invocation& invocation,
                          KeyWarnings warnings, ServiceManager& manager,
                          Log& log);

@@ -1,5 +1,5 @@
-// How nbdinetd was invoked: all that decides what this process, and those that
-// it forks, serve and how.
+// The invocation of nbdinetd: the options and files that decide what this
+// process and its children serve.
 #ifndef NBDINETD_CLI_INVOCATION_H_
 #define NBDINETD_CLI_INVOCATION_H_
 

@@ -19,8 +19,8 @@ int ListenOnInherited(std::vector<UniqueFd> sockets,
   if (!signals.ok()) return Fail(log, signals.status());
   ListenerResources resources;
   resources.sockets.listeners = std::move(sockets);
-  // An export that can't be opened now may be there later; until then its
-  // clients see connections that end, as with Accept=yes.
+  // An export that can't be opened now may exist later. Until then, connections
+  // end without a greeting, as with Accept=yes.
   const absl::Status prepared =
       PrepareToListen(invocation, MissingExport::kLog, log, resources);
   if (!prepared.ok()) {

@@ -1,4 +1,4 @@
-// The process that listens, whoever bound the sockets, and those that it forks.
+// The process that listens, and the processes that it forks.
 #ifndef NBDINETD_CLI_LISTENER_PROCESS_H_
 #define NBDINETD_CLI_LISTENER_PROCESS_H_
 
@@ -15,23 +15,25 @@
 
 namespace nbdinetd {
 
-// Listens on sockets that this process has inherited, until it is told to stop.
-// What the process exits with, which may also be one that was forked for a
-// connection.
+// Listens on inherited sockets until a signal stops it. Returns the exit
+// status: in a forked process, that of its connection.
 int ListenOnInherited(std::vector<UniqueFd> sockets,
                       const Invocation& invocation, ServiceManager& manager,
                       Log& log);
 
-// What stands between the sockets and the first accept: writes --pidfile,
-// changes to the user of --user, and opens as that user what each connection
-// will open again, since an error is better told now than to the first client.
-// What is loaded of OpenSSL stays for the processes that are forked.
-// `resources` holds what has to be removed after an error, too.
+// The steps between bind(2) and the first accept(2): writes --pidfile, changes
+// to the user of --user, and opens as that user everything that each connection
+// opens again, since an error is better reported now than to the first client.
+// OpenSSL stays loaded for the forked processes. After an error, too, the
+// caller removes the files of `resources`. InvalidArgument: wrong options;
+// AlreadyExists: the pidfile; another code: a file can't be opened or the user
+// can't be changed.
 absl::Status PrepareToListen(const Invocation& invocation,
                              MissingExport missing, const Log& log,
                              ListenerResources& resources);
 
-// Listens until it is told to stop; in each process that it forks, serves.
+// Listens until a signal stops it; in each forked process, serves the
+// connection. Returns the exit status.
 int RunListener(ListenerResources resources, Signals signals,
                 const Invocation& invocation, ServiceManager& manager,
                 Log& log);

@@ -88,7 +88,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
       "both FILE and files handed over as descriptors: give one or the other");
 }
 
-// nullptr with --tls=off.
+// Loads the TLS settings; nullptr with --tls=off.
 absl::StatusOr<std::unique_ptr<Tls>> LoadTls(const Options& options,
                                              KeyWarnings warnings,
                                              const Log& log) {

@@ -1,4 +1,4 @@
-// What the options name, opened: the exports, and the keys of TLS.
+// Opens the exports and loads the TLS keys that the options name.
 #ifndef NBDINETD_CLI_OPEN_CATALOG_H_
 #define NBDINETD_CLI_OPEN_CATALOG_H_
 
@@ -17,21 +17,21 @@ struct Opened {
   std::unique_ptr<Tls> tls;  // nullptr with --tls=off
 };
 
-// Whether the log is told what is unsafe about the keys. A listener tells it
-// once, so that the processes that it forks don't.
+// Whether to log warnings about unsafe keys. A listener logs them once; the
+// processes that it forks don't.
 enum class KeyWarnings { kTell, kTold };
 
-// What follows when an export can't be opened. A command line that is wrong
-// (InvalidArgument) is always an error.
+// What happens when an export can't be opened. Wrong options (InvalidArgument)
+// are always an error.
 enum class MissingExport {
   kFail,
-  kLog,  // it is only logged, and there is no catalog
+  kLog,  // log the error; the catalog is nullptr
 };
 
-// Opens the exports (FILE, --directory or the files that were handed over) and
-// then loads the keys and OpenSSL. Logs which export is read-only though nobody
-// asked for that. InvalidArgument says what is wrong with the options; other
-// codes, what can't be opened.
+// Opens the exports (FILE, --directory or the files that were handed over),
+// then loads the keys and OpenSSL. Logs each export that is read-only without
+// --readonly. InvalidArgument: wrong options. Another code: a file can't be
+// opened.
 absl::StatusOr<Opened> OpenCatalogAndTls(const Invocation& invocation,
                                          MissingExport missing,
                                          KeyWarnings warnings, const Log& log);

@@ -22,8 +22,8 @@ absl::Status Complain(const GivenOption& given, absl::string_view complaint) {
       absl::StrCat(given.name, "=", Quoted(given.argument), ": ", complaint));
 }
 
-// The field of Options at the end of a path of members, such as
-// &Options::listen, &ListenAddress::port.
+// A field of Options, or of one of its members: &Options::listen,
+// &ListenAddress::port.
 template <auto... kPath>
 auto& Field(Options& options) {
   return (options.*....*kPath);
@@ -35,8 +35,9 @@ absl::Status Flag(const GivenOption&, Options& options) {
   return absl::OkStatus();
 }
 
-// An empty argument is mostly a variable that isn't set. It must not mean the
-// same as no option: all addresses, or no other user.
+// Stores a text that must not be empty. An empty one is usually an unset
+// variable, and must not mean the same as no option: all addresses, or no
+// change of user.
 absl::Status SetText(const GivenOption& given, std::string& text) {
   text = std::string(given.argument);
   if (!text.empty()) return absl::OkStatus();
@@ -48,7 +49,7 @@ absl::Status Text(const GivenOption& given, Options& options) {
   return SetText(given, Field<kPath...>(options));
 }
 
-// A string in the sense of the specification's "Conventions".
+// A valid string (the specification, "Conventions").
 template <auto... kPath>
 absl::Status NbdString(const GivenOption& given, Options& options) {
   Field<kPath...>(options) = std::string(given.argument);
@@ -72,7 +73,7 @@ absl::Status Time(const GivenOption& given, Options& options) {
   return absl::OkStatus();
 }
 
-// A number from 1 on.
+// Stores a number of 1 or more.
 absl::Status SetNumber(const GivenOption& given, absl::string_view complaint,
                        uint32_t& number) {
   uint32_t parsed = 0;
@@ -96,7 +97,7 @@ absl::Status SetMaxConnections(const GivenOption& given, Options& options) {
 template <typename Value>
 using Words = std::initializer_list<std::pair<absl::string_view, Value>>;
 
-// What one of a few words stands for.
+// Stores the value of one of a few words.
 template <typename Value, typename Target>
 absl::Status SetWord(const GivenOption& given, Words<Value> words,
                      absl::string_view complaint, Target& value) {
@@ -164,7 +165,7 @@ constexpr OptionRow kTable[] = {
      .set = Flag<&Options::read_only>},
     {.letter = 'e',
      .name = "exportname",
-     .alias = "export-name",  // nbdkit knows both
+     .alias = "export-name",  // nbdkit accepts both
      .argument = "=NAME",
      .help = "the export's name (without it, any name will do)",
      .set = NbdString<&Options::export_name>},

@@ -1,8 +1,8 @@
 // The options of the command line, one row each.
 //
-// getopt's arrays, --help, the check of options that exclude each other and the
-// test of the manual page are made from these rows, so that a new option is a
-// new row, its use, a paragraph of the manual and a test.
+// getopt's arrays, --help, the check of options that exclude each other, and
+// the test of the manual page are made from these rows. A new option therefore
+// needs a row, its use, a paragraph of the manual page, and a test.
 #ifndef NBDINETD_CLI_OPTION_TABLE_H_
 #define NBDINETD_CLI_OPTION_TABLE_H_
 
@@ -16,7 +16,7 @@
 
 namespace nbdinetd {
 
-// The sections of --help, in their order.
+// The sections of --help, in order.
 enum class HelpSection {
   kGeneral,
   kClient,
@@ -26,7 +26,7 @@ enum class HelpSection {
   kLimits
 };
 
-// An option as it was given, spelled as in the table.
+// An option from the command line, spelled as in the table.
 struct GivenOption {
   absl::string_view name;      // with its dashes: "--port"
   absl::string_view argument;  // empty for an option that takes none
@@ -35,25 +35,26 @@ struct GivenOption {
 struct OptionRow {
   HelpSection section = HelpSection::kGeneral;
   char letter = '\0';  // '\0' for none
-  const char* name;    // the long one, without its dashes
-  // Another long name, for those who know it from elsewhere; --help doesn't
-  // show it. nullptr for none.
+  const char* name;    // the long name, without its dashes
+  // Another long name, for compatibility, which --help doesn't show; nullptr
+  // for none.
   const char* alias = nullptr;
-  // As in --help: "" for none, "=NAME" when there has to be one, "[=MODE]" when
-  // there may be one.
+  // As in --help: "" for no argument, "=NAME" for a required one, "[=MODE]" for
+  // an optional one.
   const char* argument = "";
-  // What an optional argument is when it isn't given.
+  // The value of an optional argument that isn't given.
   const char* implied_argument = "";
-  // For --help: lines without the indentation, and without the last newline.
+  // The text in --help: lines without indentation, and without the last
+  // newline.
   const char* help;
-  // The option asks for a socket of our own: it excludes --single, and is an
-  // error under socket activation.
+  // The option opens a socket of our own: it excludes --single, and is an error
+  // with socket activation.
   bool opens_socket = false;
-  // Names of options that can't be given together with this one, or "FILE";
-  // nullptr behind the last. It is enough that one of two names the other.
+  // The names of options that can't be combined with this one, or "FILE";
+  // nullptr after the last. One of two options needs to name the other.
   std::array<const char*, 3> excludes = {};
-  // Sets in `options` what the option means. InvalidArgument says what is wrong
-  // with its argument; `options` may hold it all the same.
+  // Stores the meaning of the option in `options`. InvalidArgument for a wrong
+  // argument, which may have been stored all the same.
   absl::Status (*set)(const GivenOption& given, Options& options);
 };
 

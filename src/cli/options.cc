@@ -15,8 +15,8 @@
 namespace nbdinetd {
 namespace {
 
-// What getopt_long() calls an option by: its letter, or for one without a
-// number that is no letter.
+// The value that getopt_long() returns for an option: its letter, or a number
+// that is no letter.
 int ValueOf(const OptionRow& row) {
   constexpr int kFirstWithoutLetter = 256;
   if (row.letter != '\0') return row.letter;
@@ -30,8 +30,8 @@ const OptionRow* FindRow(int value) {
   return nullptr;
 }
 
-// What getopt_long() takes. A ':' in front of the letters makes it tell a
-// missing argument from an unknown option.
+// The arguments of getopt_long(). With a leading ':', it returns ':' for a
+// missing argument and '?' for an unknown option.
 struct GetoptArrays {
   std::string letters = ":";
   std::vector<option> names;
@@ -55,10 +55,10 @@ GetoptArrays MakeGetoptArrays() {
   return arrays;
 }
 
-// What getopt_long() found wrong, which it tells by '?' or ':' and optopt: 0
-// for a long option that it doesn't know, the value of one that has an argument
-// too many or too few, or else the letter. A long option is the argument before
-// optind; a letter may be in the middle of a bundle that optind hasn't passed.
+// The error that getopt_long() reports by '?' or ':' and optopt: 0 for an
+// unknown long option, the value of a known option with a missing or unwanted
+// argument, otherwise the letter. A long option is the argument before optind;
+// a letter may be in the middle of a bundle, before optind moves.
 absl::Status GetoptError(int code, char** argv) {
   const absl::string_view argument = argv[optind - 1];
   const bool known = FindRow(optopt) != nullptr;
@@ -75,11 +75,11 @@ absl::Status GetoptError(int code, char** argv) {
                                : " is unknown, or stands for several"));
 }
 
-// Rows in the order in which they were given. One with an empty argument isn't
-// among them: where that is no error, it means the same as no option.
+// Rows in the order in which they were given, without those that have an empty
+// argument: if that is no error, it means the same as no option.
 using GivenRows = std::vector<const OptionRow*>;
 
-// Does what a given option says. `argument` is nullptr when there is none.
+// Applies one option. `argument` is nullptr when there is none.
 absl::Status Apply(const OptionRow& row, const char* argument, Options* options,
                    GivenRows* given) {
   const std::string name = absl::StrCat("--", row.name);
@@ -103,7 +103,7 @@ absl::Status Together(absl::string_view a, absl::string_view b) {
       absl::StrCat(a, " and ", b, " can't be used together"));
 }
 
-// Options that make no sense together.
+// Checks for options that exclude each other.
 absl::Status CheckTogether(const Options& options, const GivenRows& given) {
   for (const OptionRow* row : given) {
     const std::string name = absl::StrCat("--", row->name);
@@ -127,7 +127,7 @@ absl::Status CheckTogether(const Options& options, const GivenRows& given) {
   return absl::OkStatus();
 }
 
-// What --tls is when it isn't given, and what makes no sense with it.
+// Sets the default of --tls, and checks the options that depend on it.
 absl::Status SettleTls(Options* options) {
   TlsSettings& tls = options->tls;
   if (!options->tls_given &&
@@ -142,7 +142,7 @@ absl::Status SettleTls(Options* options) {
   return absl::OkStatus();
 }
 
-// A section of --help. `column` is where its words begin.
+// A section of --help. The help texts begin in column `column`.
 struct SectionLayout {
   HelpSection section;
   const char* title;
@@ -206,7 +206,7 @@ absl::Status ParseOptions(int argc, char** argv, Options* options) {
     first_error.Update(row == nullptr ? GetoptError(value, argv)
                                       : Apply(*row, optarg, options, &given));
   }
-  // A nbdkit user's "file /srv/disk.img": the one plugin that there would be.
+  // nbdkit's form, "file /srv/disk.img": "file" is its plugin.
   if (argc - optind == 2 && absl::string_view(argv[optind]) == "file") ++optind;
   if (optind < argc) options->file = argv[optind];
   if (argc - optind > 1) {

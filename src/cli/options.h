@@ -30,7 +30,7 @@ struct Options {
   bool verbose = false;
   Timeouts timeouts;
   TlsSettings tls;
-  bool tls_given = false;  // by --tls itself
+  bool tls_given = false;  // --tls was given
   AccessRules access;
   Exclusive exclusive = Exclusive::kOff;
   SandboxMode sandbox = kDefaultSandbox;
@@ -39,7 +39,7 @@ struct Options {
   bool version = false;
   bool help = false;
 
-  // Where the client, or the clients, come from.
+  // The source of clients: activation, or sockets of our own.
   ActivationOptions activation;
   ListenAddress listen;
   std::string run;
@@ -50,9 +50,9 @@ struct Options {
   absl::Duration exit_idle = absl::InfiniteDuration();
 };
 
-// Parses in the manner of GNU getopt_long. InvalidArgument says what is wrong;
-// `*options` then still holds all that could be understood, since where an
-// error may be told depends on it. Prints nothing.
+// Parses the arguments like GNU getopt_long(). InvalidArgument: a message for
+// people; `*options` then still holds every valid option, since --log decides
+// where the error is reported. Prints nothing.
 absl::Status ParseOptions(int argc, char** argv, Options* options);
 
 // The text of --help, with its last newline.

@@ -1,4 +1,4 @@
-// What nbdinetd says to whoever started it.
+// The output of nbdinetd: standard output, and errors in the log.
 #ifndef NBDINETD_CLI_OUTPUT_H_
 #define NBDINETD_CLI_OUTPUT_H_
 
@@ -8,12 +8,12 @@
 
 namespace nbdinetd {
 
-// Writes `text` to standard output. An error is ignored: there is nobody left
-// to tell. Not by stdio, which asks a terminal for its settings (ioctl), and
+// Writes `text` to standard output, and ignores errors, since there is no place
+// left to report them. It doesn't use stdio, which calls ioctl() on a terminal:
 // the sandbox of --check forbids that.
 void Print(absl::string_view text);
 
-// Logs an error; what the process is to exit with.
+// Logs an error, and returns the exit status for it.
 int Fail(const Log& log, const absl::Status& status);
 
 }  // namespace nbdinetd

@@ -23,8 +23,8 @@
 namespace nbdinetd {
 namespace {
 
-// Where to listen. With --run and no other option that says where, that is a
-// Unix socket of its own.
+// The address to listen on. With --run and no option for an address, it is a
+// Unix socket in a new folder.
 ListenAddress AddressOf(const Options& options) {
   ListenAddress address = options.listen;
   if (!options.run.empty() && options.activation.own_socket == "--run" &&
@@ -59,7 +59,7 @@ absl::StatusOr<pid_t> StartRun(const Options& options,
        {"exportname", name}});
 }
 
-// Not by realpath(): what a link leads to may change while we serve.
+// Not by realpath(): the target of a link may change while the server runs.
 void MakeAbsolute(std::string* path) {
   char folder[PATH_MAX];
   if (path->empty() || path->front() == '/') return;
@@ -68,7 +68,7 @@ void MakeAbsolute(std::string* path) {
   }
 }
 
-// Everything between bound sockets and the first accept.
+// The steps between bound sockets and the first accept(2).
 absl::Status Start(const Invocation& invocation, const Log& log,
                    ListenerResources& resources) {
   absl::Status status =
@@ -82,8 +82,8 @@ absl::Status Start(const Invocation& invocation, const Log& log,
   return absl::OkStatus();
 }
 
-// Tells the parent that all is well, and leaves the terminal and the current
-// folder behind.
+// Makes the parent exit with success, and leaves the terminal and the current
+// folder.
 void LeaveForeground(Background& background, Options& options, Log& log) {
   MakeAbsolute(&options.file);
   MakeAbsolute(&options.directory);
@@ -109,7 +109,7 @@ int StandAlone(Invocation invocation, ServiceManager& manager, Log& log) {
     const int exit_status = Fail(log, status);
     return in_background ? kBackgroundFailed : exit_status;
   };
-  // Before anything is started that could send a signal.
+  // Before any process is started that could send a signal.
   absl::StatusOr<Signals> signals = Listener::CreateSignals();
   if (!signals.ok()) return fail_to_start(signals.status());
 

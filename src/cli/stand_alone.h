@@ -1,4 +1,4 @@
-// Stand-alone mode: nbdinetd binds its sockets by itself.
+// Stand-alone mode: nbdinetd binds its own sockets.
 #ifndef NBDINETD_CLI_STAND_ALONE_H_
 #define NBDINETD_CLI_STAND_ALONE_H_
 
@@ -8,10 +8,10 @@
 
 namespace nbdinetd {
 
-// Binds, goes into the background unless --foreground or --run is given,
-// starts the command of --run, and listens until it is told to stop, or the
-// command has ended. What the process exits with, which may also be one that
-// was forked for a connection.
+// Binds the sockets, enters the background unless --foreground or --run is
+// given, starts the command of --run, and listens until a signal arrives or the
+// command ends. Returns the exit status: in a forked process, that of its
+// connection.
 int StandAlone(Invocation invocation, ServiceManager& manager, Log& log);
 
 }  // namespace nbdinetd
