@@ -1,7 +1,5 @@
-// How connections are served.
-//
-// cli makes it once, whole, from the options; all phases of a connection read
-// the same values. Threads: any, since nothing changes it.
+// The configuration of a connection, made once from the options; all phases use
+// the same values. Threads: any, since it is immutable.
 #ifndef NBDINETD_CONNECTION_CONNECTION_CONFIG_H_
 #define NBDINETD_CONNECTION_CONNECTION_CONFIG_H_
 

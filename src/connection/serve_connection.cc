@@ -29,13 +29,13 @@
 namespace nbdinetd {
 namespace {
 
-// The kernel has them in seconds, and no more than this.
+// The kernel's limit on both times, which it counts in seconds.
 constexpr int64_t kMaxKeepaliveSeconds = 32767;
 
-// Asks the machine of a silent peer whether it is there, so that the last
-// answer may be as old as `keepalive`. Not by TCP_USER_TIMEOUT, with which the
-// kernel gives up at the first probe that is lost (tcp_keepalive_timer()), and
-// which bounds what is sent, too: StallWatch does that.
+// Enables TCP keepalive, so that a peer whose machine doesn't answer is
+// detected within `keepalive`. Rejected: TCP_USER_TIMEOUT, with which the
+// kernel ends the connection at the first lost probe (tcp_keepalive_timer()),
+// and which also limits sending; StallWatch does that.
 void SetKeepalive(int fd, absl::Duration keepalive) {
   const auto set = [fd](int level, int name, int64_t value) {
     const int number = static_cast<int>(value);
@@ -54,15 +54,15 @@ void SetKeepalive(int fd, absl::Duration keepalive) {
 }
 
 // "If TCP sockets are used, both the client and server SHOULD disable Nagle's
-// algorithm" ("Protocol phases"). On other sockets the first option fails, and
-// there is no need of any.
+// algorithm" ("Protocol phases"). On other sockets TCP_NODELAY fails, and no
+// option is needed.
 void PrepareSocket(int fd, const Timeouts& timeouts) {
   const int on = 1;
   if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) != 0) return;
   int keepalive = 0;
   socklen_t length = sizeof(keepalive);
   getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &keepalive, &length);
-  // Where it is on, as from a .socket unit, its times are set as wanted.
+  // If keepalive is already on, as from a .socket unit, its times stay.
   if (keepalive == 0) SetKeepalive(fd, timeouts.keepalive);
 }
 
@@ -76,7 +76,7 @@ std::unique_ptr<Stream> MakeStream(Connection& connection,
   return std::make_unique<SocketStream>(connection.input.Release());
 }
 
-// ", TLS (TLSv1.3, ...) with "CN=alice"".
+// For the log: ", TLS (TLSv1.3, ...) with "CN=alice"".
 std::string TlsClause(const TlsPeer& tls) {
   return absl::StrCat(
       ", TLS (", tls.description, ")",
@@ -135,7 +135,7 @@ void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
       fields);
 }
 
-// What the process reads from and writes to, besides its exports and its log.
+// Adds the descriptors that the process uses besides exports and log.
 void AddDescriptors(const Stream& stream, int signals_fd, int workers_fd,
                     SandboxFacts* facts) {
   facts->input_fd = stream.input_fd();
@@ -145,8 +145,7 @@ void AddDescriptors(const Stream& stream, int signals_fd, int workers_fd,
   facts->workers_fd = workers_fd;
 }
 
-// Whether a client may be served in the sandbox as it is. Logs what an
-// incomplete one lacks.
+// Whether the sandbox is good enough to serve the client. Logs what is missing.
 bool SandboxSuffices(const absl::Status& sandboxed, SandboxMode mode,
                      const Log& log) {
   if (sandboxed.ok()) return true;
@@ -168,8 +167,8 @@ struct Session {
   const ProcessContext& process;
 };
 
-// The handshake phase, over TLS where the client asks for that; `*tls_peer`
-// then says who it is.
+// Runs the handshake phase, and starts TLS when the client requests it;
+// `*tls_peer` is then set.
 std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
     const Session& session, std::optional<TlsPeer>* tls_peer) {
   const ConnectionConfig& config = session.config;
@@ -188,12 +187,13 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
     return *std::move(ending);
   }
   log.SetField("NBD_TLS_IDENTITY", (*tls_peer)->identity);
-  // All that was negotiated in plain text is forgotten.
+  // A new Negotiation: nothing negotiated in plain text is kept.
   return Negotiation(session.channel, session.catalog, log, settings, *upgrade)
       .Run();
 }
 
-// Both phases. `event_fd` is for the workers. `served` becomes the export.
+// Runs both phases. The workers wake the transmission thread by `event_fd`.
+// `served` becomes the export.
 Ending RunPhases(const Session& session, UniqueFd event_fd,
                  Statistics& statistics, std::shared_ptr<Export>& served) {
   Log& log = session.process.log;
@@ -247,7 +247,7 @@ ExitStatus ServeConnection(Connection connection, Catalog& catalog,
   Statistics statistics;
   Ending ending;
   // Outlives the channel: close(2) of a file may wait for its storage, and the
-  // client sees the end of the connection before.
+  // client should see the end of the connection before.
   std::shared_ptr<Export> served;
   {
     UniqueFd event_fd = CreateEventFd();
@@ -256,7 +256,7 @@ ExitStatus ServeConnection(Connection connection, Catalog& catalog,
     AddDescriptors(*stream, process.shutdown.fd(), event_fd.get(), &facts);
     Channel channel(std::move(stream), process.shutdown.fd(),
                     config.timeouts.stall, &process.manager);
-    // Nothing is opened from here on, nor does anything have to be set.
+    // From here on, the process opens nothing and sets no socket option.
     Sandbox sandbox(facts);
     if (config.sandbox_mode != SandboxMode::kOff &&
         !SandboxSuffices(sandbox.Enter(), config.sandbox_mode, process.log)) {

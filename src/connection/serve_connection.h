@@ -1,4 +1,5 @@
-// One connection from its first byte to its last: joins the phases.
+// Serves one connection from its first byte to its last: calls the phases.
+// Threads: the main thread.
 #ifndef NBDINETD_CONNECTION_SERVE_CONNECTION_H_
 #define NBDINETD_CONNECTION_SERVE_CONNECTION_H_
 
@@ -14,32 +15,34 @@
 
 namespace nbdinetd {
 
-// What the process of a connection has beside the connection; all borrowed.
+// The resources of the process of a connection, besides the connection; all
+// borrowed.
 struct ProcessContext {
-  // End the connection: SIGTERM, SIGINT and, with --exclusive, kTakeoverSignal.
+  // The signals that end the connection: SIGTERM, SIGINT and, with --exclusive,
+  // kTakeoverSignal.
   Signals& shutdown;
   ServiceManager& manager;
   Log& log;
 };
 
-// Serves the client until the connection ends, or one of `process.shutdown`
-// comes, and closes it. Logs who is served what, and how it ended; the log gets
-// the connection's fields, and the manager a status. `tls` is what was loaded
-// for `config.tls_mode`: nullptr for kOff, and for no other. The result is what
-// the process exits with.
+// Serves the client until the connection ends or a signal of `process.shutdown`
+// arrives, then closes the connection. Logs the peer, the export and the
+// ending; the log gets the connection's fields, and the service manager a
+// status. `tls` is nullptr if and only if `config.tls_mode` is kOff. Returns
+// the exit status of the process.
 //
-// Unless `config.sandbox_mode` is kOff, this process enters the sandbox before
-// it reads the first byte of the client, and never leaves it. What the system
-// doesn't have of it is logged, once; with kRequire the client is then
-// disconnected before the greeting.
+// Unless `config.sandbox_mode` is kOff, the process enters the sandbox before
+// it reads the first byte from the client, and never leaves it. Missing parts
+// of the sandbox are logged once; with kRequire the client is then disconnected
+// before the greeting.
 ExitStatus ServeConnection(Connection connection, Catalog& catalog,
                            const Tls* tls, const ConnectionConfig& config,
                            const ProcessContext& process);
 
-// What the log says before it says what a required sandbox lacks.
+// The start of the message about an incomplete sandbox that is required.
 inline constexpr char kNotServing[] = "not serving: --sandbox=require, and ";
 
-// What the sandbox of such a connection depends on.
+// The facts that the sandbox of such a connection depends on.
 SandboxFacts SandboxFactsOf(const Catalog& catalog,
                             const ConnectionConfig& config);
 
