@@ -63,12 +63,12 @@ std::optional<Refusal> ExportLock::Lock(const Export& target,
 std::optional<Refusal> ExportLock::WaitForHolder(int holder_fd,
                                                  absl::Duration pause,
                                                  const std::string& name) {
-  // What a client sends that doesn't wait for the answer is kept, as far as
-  // there is room for it.
+  // Input from a client that doesn't wait for the reply is kept, as long as the
+  // buffer has room.
   const Channel::Events events =
       channel_.Wait({.other_fd = holder_fd, .deadline = SteadyNow() + pause});
   if (channel_.shutdown_requested()) return ShuttingDown();
-  // The holder has left.
+  // The holder has ended.
   if (events.other) return std::nullopt;
   if (events.timeout && SteadyNow() >= deadline_) {
     return InUse(name,

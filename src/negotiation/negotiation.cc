@@ -37,8 +37,8 @@ Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
 std::variant<Negotiated, TlsUpgrade, Ending> Negotiation::Run() {
   if (!facts_.secure) deadline_ = SteadyNow() + settings_.time_limit;
   channel_.BeginHandshake(deadline_);
-  // "the server MUST NOT preserve any negotiation state" (NBD_OPT_STARTTLS);
-  // the greeting and the client flags come before it, and only once.
+  // "the server MUST NOT preserve any negotiation state" (NBD_OPT_STARTTLS).
+  // The greeting and the client flags are exchanged once, before that option.
   if (facts_.secure || Greet()) {
     handlers_.emplace(catalog_, facts_);
     while (ReadOption()) {
@@ -88,7 +88,7 @@ bool Negotiation::Require(size_t n) {
       EndTimedOut();
       return false;
     }
-    // A shutdown alone: from now on there is a limit to this, too.
+    // Only a shutdown: the next wait has its time limit.
     if (!events.input) continue;
     switch (channel_.Receive()) {
       case Channel::Receipt::kData:
@@ -116,7 +116,7 @@ bool Negotiation::Discard(uint64_t n) {
   while (n > 0) {
     const size_t part = std::min<uint64_t>(n, kInputBytes);
     if (!Require(1)) {
-      // The option's header went before: to vanish here is to vanish inside it.
+      // The option's header has arrived: the client left inside the option.
       if (ending_->status == ExitStatus::kOk &&
           !channel_.shutdown_requested()) {
         End(ExitStatus::kProtocol, "client vanished inside an option");
@@ -135,8 +135,8 @@ bool Negotiation::ReadClientFlags() {
   const auto flags = Load<uint32_t>(channel_.input().data());
   channel_.Consume(kClientFlagsBytes);
   // "the server MUST drop the TCP connection if the client sets an unknown
-  // flag" ("Client flags"). NBD_FLAG_C_FIXED_NEWSTYLE isn't insisted on: a
-  // client that left it out may still send options, and gets replies.
+  // flag" ("Client flags"). NBD_FLAG_C_FIXED_NEWSTYLE isn't required: a client
+  // without it may still send options, and gets replies.
   if ((flags & ~(NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES)) != 0) {
     End(ExitStatus::kProtocol,
         absl::StrCat("client broke the protocol: unknown client flags 0x",
@@ -158,7 +158,8 @@ bool Negotiation::ReadClientFlags() {
 }
 
 bool Negotiation::ReadOption() {
-  // A client that never stops talking is never waited for.
+  // The time limit also holds for a client that sends options without a pause;
+  // Require() then never waits.
   if (SteadyNow() >= channel_.HandshakeLimit()) {
     EndTimedOut();
     return false;
@@ -187,7 +188,7 @@ bool Negotiation::HandleOption(const OptionHeader& header) {
   }
   const size_t whole = kOptionHeaderBytes + header.length;
   if (!Require(whole)) return false;
-  // The payload may have taken its time, and a shutdown have come meanwhile.
+  // A shutdown may have started while the payload arrived.
   if (const std::optional<Refusal> refusal =
           handlers_->WhyRefused(header, channel_.shutdown_requested())) {
     return Refuse(header, *refusal);
@@ -259,7 +260,7 @@ bool Negotiation::SendReplies(const OptionReplies& replies) {
 }
 
 bool Negotiation::SendSoFar(OptionReplies& replies) {
-  // To gather them may take long, on a file system that is far away.
+  // A remote file system may take long for each part of the replies.
   channel_.LookForShutdown();
   if (SteadyNow() >= channel_.HandshakeLimit()) {
     EndTimedOut();
@@ -278,8 +279,8 @@ void Negotiation::LogTrouble(const absl::Status& trouble) {
                                           : ""));
 }
 
-// A client that was refused an export, and then does nothing but leave, has
-// come for nothing: that is no success.
+// A client that was refused an export and then only disconnects wasn't served:
+// the exit status must not be success.
 void Negotiation::NoteInUse() {
   if (!in_use_.has_value() || !ending_.has_value() ||
       ending_->status != ExitStatus::kOk || channel_.shutdown_requested()) {

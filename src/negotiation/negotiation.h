@@ -1,11 +1,12 @@
 // The handshake phase: greeting, client flags and option haggling, up to the
 // choice of an export.
 //
-// This is the loop: it reads options, sends replies, and keeps the time limits;
-// OptionHandlers says what is replied, ExportLock locks the chosen export.
+// Negotiation is the loop: it reads options, sends replies, and enforces the
+// time limits. OptionHandlers makes the replies; ExportLock locks the chosen
+// export.
 //
-// Invariant: all that has been negotiated lives in one Negotiation object. An
-// upgrade to TLS must start a new one, since nothing from before may be kept
+// Invariant: one Negotiation object holds everything that has been negotiated.
+// An upgrade to TLS starts a new one, because no state may survive it
 // (NBD_OPT_STARTTLS in the specification). Threads: one.
 #ifndef NBDINETD_NEGOTIATION_NEGOTIATION_H_
 #define NBDINETD_NEGOTIATION_NEGOTIATION_H_
@@ -30,48 +31,49 @@ namespace nbdinetd {
 
 class Negotiation {
  public:
-  // All borrowed. The time limit is counted from Run().
+  // All borrowed. The time limit starts with Run().
   Negotiation(Channel& channel, Catalog& catalog, const Log& log,
               const NegotiationSettings& settings);
-  // Over TLS, behind the handshake.
+  // The negotiation after a TLS handshake.
   Negotiation(Channel& channel, Catalog& catalog, const Log& log,
               const NegotiationSettings& settings, const TlsUpgrade& upgrade);
 
-  // Sends the greeting, unless there was one, and haggles until the client has
-  // chosen an export, or is to begin with TLS, or the connection has ended, for
-  // the reason given. Called once. The channel is in a handshake until an
-  // export is chosen.
+  // Sends the greeting, unless it was sent before TLS, and handles options
+  // until the client has chosen an export or requested TLS, or the connection
+  // has ended; Ending has the reason. Call it once. The channel stays in its
+  // handshake state until an export is chosen.
   std::variant<Negotiated, TlsUpgrade, Ending> Run();
 
  private:
-  // True when the input holds at least `n` bytes; else the connection has
-  // ended, and ending_ says why.
+  // Waits for `n` bytes of input. False when the connection has ended; ending_
+  // is then set.
   bool Require(size_t n);
-  // Reads `n` bytes away; false as with Require.
+  // Reads and drops `n` bytes. False as for Require().
   bool Discard(uint64_t n);
-  // Ends the connection (a hard disconnect, unless the client asked for it).
+  // Ends the connection (a hard disconnect, unless the client requested the
+  // end).
   void End(ExitStatus status, std::string reason);
-  // The handshake's time is over, or the time that a shutdown leaves.
+  // Ends it when the handshake's time limit, or that of a shutdown, is reached.
   void EndTimedOut();
-  // The peer took no more of what was sent: it timed out, or left.
+  // Ends it when the peer received no more: it timed out, or disconnected.
   void EndUnsent(ExitStatus if_gone, std::string reason_if_gone);
   void NoteInUse();
 
   bool Greet();
   bool ReadClientFlags();
-  // Reads and answers one option; false when haggling is over.
+  // Reads and answers one option. False when haggling has ended.
   bool ReadOption();
   bool HandleOption(const OptionHeader& header);
-  // Refuses an option of which the header has been read, and no more.
+  // Refuses an option of which only the header has been read.
   bool Refuse(const OptionHeader& header, const Refusal& refusal);
-  // Does what follows an option, before its replies are sent.
+  // Carries out the consequences of an option before its replies are sent.
   void Proceed(const OptionHeader& header, OptionHandlers::Next next,
                OptionReplies& replies);
-  // Locks the export of `negotiated`, or puts an error in place of `replies`.
+  // Locks the export of `negotiated`, or replaces `replies` by an error.
   void ChooseExport(const OptionHeader& header, Negotiated negotiated,
                     OptionReplies& replies);
   bool SendReplies(const OptionReplies& replies);
-  // Sends replies before there are all of them, and clears them. False when the
+  // Sends the replies that exist so far, and clears them. False when the
   // connection has ended.
   bool SendSoFar(OptionReplies& replies);
   void LogTrouble(const absl::Status& trouble);
@@ -80,17 +82,17 @@ class Negotiation {
   Catalog& catalog_;
   const Log& log_;
   const NegotiationSettings settings_;
-  // Complete once the client flags are read.
+  // Complete after the client flags.
   OptionHandlers::Facts facts_;
-  // Of the whole handshake.
+  // For the whole handshake.
   absl::Time deadline_ = absl::InfiniteFuture();
-  // From the client flags on.
+  // Set after the client flags.
   std::optional<OptionHandlers> handlers_;
-  // The export that the client was refused last, since it is in use.
+  // The export that was refused last because it is in use.
   std::optional<std::string> in_use_;
   int troubles_logged_ = 0;
 
-  // Haggling is over once one of these is set.
+  // Haggling has ended when one of these is set.
   bool start_tls_ = false;
   std::optional<Negotiated> negotiated_;
   std::optional<Ending> ending_;

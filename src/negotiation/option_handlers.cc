@@ -13,18 +13,19 @@
 namespace nbdinetd {
 namespace {
 
-// Before TLS where the server requires it (FORCEDTLS mode).
+// Whether the option is allowed before TLS when the server requires TLS
+// (FORCEDTLS mode).
 enum class BeforeTls { kAllowed, kRefused };
 
 enum class IfRefused {
   kErrorReply,
-  // The option has no error reply, so that the connection ends.
+  // The connection ends, since the option has no error reply.
   kEnd,
-  // Whatever comes with it, and also while the server shuts down.
+  // The option is handled with any payload, and during a shutdown.
   kCarryOut,
 };
 
-// Answers an option whose export can't be had, for the catalog's reason.
+// Answers an option whose export can't be opened; `status` is the catalog's.
 void RefuseExport(const absl::Status& status, OptionHandlers::Call& call) {
   OptionReplies& replies = call.replies;
   if (absl::IsNotFound(status)) {
@@ -67,7 +68,7 @@ struct OptionHandlers::Row {
   NbdOption option;
   const char* name;
   BeforeTls before_tls;
-  // A longer payload is refused before it is looked at.
+  // A longer payload is refused before it is read.
   uint32_t max_payload_bytes;
   IfRefused if_refused;
   Next (OptionHandlers::*handle)(Call& call);
@@ -117,7 +118,7 @@ bool OptionHandlers::HasErrorReply(uint32_t option) {
 void OptionHandlers::Begin(uint32_t option) {
   if (option == NBD_OPT_SET_META_CONTEXT) {
     // "replaces all previously-set metadata contexts (including when this
-    // command fails)", whatever it fails by.
+    // command fails)", for every reason of failure.
     base_allocation_for_.reset();
   }
   if (option != NBD_OPT_GO) described_.reset();
@@ -174,7 +175,7 @@ Promises OptionHandlers::PromisesFor(const Export& target,
   const Export::Facts& facts = target.facts();
   unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH |
                    NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
-  // Under a lock, a second connection would be refused.
+  // The lock of --exclusive refuses a second connection.
   if (facts_.exclusive == Exclusive::kOff) flags |= NBD_FLAG_CAN_MULTI_CONN;
   if (facts.read_only) {
     flags |= NBD_FLAG_READ_ONLY;
@@ -263,13 +264,13 @@ OptionHandlers::Next OptionHandlers::OnStartTls(Call& call) {
   if (facts_.secure) {
     replies.Error(NBD_REP_ERR_INVALID, "TLS has been started already");
   } else if (facts_.tls == TlsMode::kOff) {
-    // NOTLS mode: an error whatever the payload.
+    // NOTLS mode: this error for any payload.
     replies.Error(NBD_REP_ERR_UNSUP, "this server has no TLS");
   } else if (!call.payload.empty()) {
     replies.Error(NBD_REP_ERR_INVALID, "NBD_OPT_STARTTLS takes no data");
   } else if (call.input_follows) {
-    // Somebody between us and the client may have put it there, for us to
-    // believe that it came by TLS.
+    // An attacker between us and the client may have inserted them; they must
+    // not be processed as if they had arrived over TLS.
     return Ending{ExitStatus::kProtocol,
                   "client broke the protocol: there were bytes in plain text "
                   "behind NBD_OPT_STARTTLS"};
@@ -285,7 +286,7 @@ bool OptionHandlers::DescribeExport(const InfoRequest& request, Call& call) {
   // NBD_OPT_INFO and an NBD_OPT_GO with the same parameters, the server MUST
   // reply with the same set of information": then it is the same file, too.
   if (!described_.has_value() || described_->asked_name != request.name) {
-    // One export at a time is open: a client may ask for thousands.
+    // Only one export is open at a time: a client may request thousands.
     described_.reset();
     absl::StatusOr<Catalog::Opened> found = catalog_.Open(request.name);
     if (!found.ok()) {
@@ -370,8 +371,8 @@ void OptionHandlers::AnswerMetaContext(NbdOption option, Call& call) {
     return;
   }
   const bool listing = option == NBD_OPT_LIST_META_CONTEXT;
-  // No query asks for everything in a list, and for nothing in a selection.
-  // "base:" is a wildcard in a list, and ignored in a selection.
+  // Without queries, a list has all contexts, and a selection has none. "base:"
+  // is a wildcard in a list, and ignored in a selection.
   bool found = listing && request->queries.empty();
   for (const absl::string_view query : request->queries) {
     if (!absl::StrContains(query, ':')) {

@@ -1,5 +1,5 @@
-// Why an option is refused: what the client is told, and how the connection
-// ends where the option has no error reply. A plain value.
+// A refused option: the error reply to the client, and the ending of the
+// connection if the option has no error reply. A plain value.
 #ifndef NBDINETD_NEGOTIATION_REFUSAL_H_
 #define NBDINETD_NEGOTIATION_REFUSAL_H_
 
@@ -12,9 +12,9 @@ namespace nbdinetd {
 
 struct Refusal {
   NbdOptionReply reply;
-  std::string sentence;  // for a person, in the error reply
+  std::string sentence;  // for people, in the error reply
   Ending ending;
-  // The connection ends in any case, behind the error reply.
+  // The connection also ends after an error reply.
   bool ends_connection = false;
 };
 
