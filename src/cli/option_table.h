@@ -51,7 +51,8 @@ struct OptionRow {
   // with socket activation.
   bool opens_socket = false;
   // The names of options that can't be combined with this one, or "FILE";
-  // nullptr after the last. One of two options needs to name the other.
+  // nullptr after the last. It is enough that one of two options names the
+  // other.
   std::array<const char*, 3> excludes = {};
   // Stores the meaning of the option in `options`. InvalidArgument for a wrong
   // argument, which may have been stored all the same.

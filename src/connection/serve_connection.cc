@@ -62,7 +62,7 @@ void PrepareSocket(int fd, const Timeouts& timeouts) {
   int keepalive = 0;
   socklen_t length = sizeof(keepalive);
   getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &keepalive, &length);
-  // If keepalive is already on, as from a .socket unit, its times stay.
+  // If keepalive is already on (KeepAlive= of a .socket unit), its times stay.
   if (keepalive == 0) SetKeepalive(fd, timeouts.keepalive);
 }
 

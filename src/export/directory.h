@@ -1,7 +1,7 @@
 // A directory as a catalog: each regular file and block device in it is an
 // export under its file name.
 //
-// After OpenDirectory(), the catalog only calls openat2(2) beneath its
+// After OpenDirectory(), the catalog needs only openat2(2) beneath its
 // descriptor, fstatat(2) on its entries, and getdents64(2), so that the sandbox
 // can forbid other ways to open files.
 #ifndef NBDINETD_EXPORT_DIRECTORY_H_

@@ -63,7 +63,7 @@ enum class Exclusive {
   kOff,       // clients share the export
   kRefuse,    // gets an error reply, and may continue haggling
   kWait,      // waits, at most until the handshake's time limit
-  kTakeover,  // replaces the holder, which is signaled to end
+  kTakeover,  // signals the holder to end, and waits for it
 };
 
 // The default action of SIGURG is to ignore it (signal(7)). A process that

@@ -97,7 +97,7 @@ class Export {
 
   // Returns 0 once all completed writes are on stable storage; also for a
   // read-only export on a file system without fsync. Once this or a durable
-  // write has failed by a lost write, every later call returns the same errno
+  // write has reported a lost write, every later call returns the same errno
   // value: the kernel reports a lost write once, and a later success would not
   // mean that the data is safe.
   int Flush();

@@ -61,8 +61,9 @@ class Finder {
   // One extent more than the limit shows that the one before is complete; it is
   // dropped at the end.
   void Append(uint64_t end, bool hole);
-  // Appends the gap up to `hole_end` between or behind extents. The file may
-  // have become shorter; at least the bytes up to `end` must be covered.
+  // Appends the gap up to `hole_end` between or behind extents. It is a hole up
+  // to the end of the file; behind that, in a truncated file, it is data, which
+  // is appended only if `end` isn't reached yet.
   int AppendHole(uint64_t hole_end, uint64_t end);
   int AppendMapped(const fiemap_extent& extent, uint64_t end);
   // The offset of the next data at or behind the end of the last extent; size_

@@ -7,11 +7,11 @@
 // system; for an unknown one it is the safest, kSeekAfterSync.
 //
 // SEEK_DATA needs two system calls for each extent, FIEMAP one for hundreds.
-// FIEMAP alone isn't enough in two cases, where SEEK_DATA is used as well.
-// Pages of an unwritten extent may already hold data. And XFS keeps the blocks
-// that replace shared ones (a reflink) in a second map that FIEMAP doesn't
-// report; these cover more than the shared blocks, so that data next to them
-// may look like a hole.
+// FIEMAP alone isn't enough in two cases, where SEEK_DATA decides: in an
+// unwritten extent, whose pages may already hold data; and in a hole on XFS,
+// which keeps the blocks that replace shared ones (a reflink) in a second map
+// that FIEMAP doesn't report. These cover more than the shared blocks, so that
+// data next to them may look like a hole.
 //
 // Rejected: FIEMAP on btrfs, which doesn't lock the range (Linux 6.8) and may
 // miss an extent during its writeback; FIEMAP_FLAG_SYNC, which is always
@@ -49,7 +49,8 @@ enum class ExtentSource {
   kSeekAfterSync,
 };
 // Depends on the type of the file system and the flags of the file, which may
-// change while it is open. kSeekAfterSync when fstatfs(2) fails.
+// change while it is open. kSeekAfterSync for an unknown file system, or when
+// fstatfs(2) fails.
 ExtentSource ExtentSourceOf(int fd);
 
 // The range from `offset` to `end` of a file with `size` bytes in the export.

@@ -86,8 +86,8 @@ int FileExport::ZeroWhole(Range whole, Hole hole) {
 int FileExport::Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed) {
   if (length == 0) return 0;
   const Range whole = WholeBlocks(offset, length, PageBytes());
-  // Less than two pages are written faster than a client could send them, so
-  // that this counts as fast.
+  // Less than two pages are written faster than a client could send them;
+  // kFastOnly therefore allows it.
   if (whole.length == 0) return WriteZeroes(offset, length);
   const int error = ZeroWhole(whole, hole);
   if (error == 0) return WriteZeroesAround(whole, offset, length);

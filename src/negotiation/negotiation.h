@@ -53,9 +53,11 @@ class Negotiation {
   // Ends the connection (a hard disconnect, unless the client requested the
   // end).
   void End(ExitStatus status, std::string reason);
-  // Ends it when the handshake's time limit, or that of a shutdown, is reached.
+  // Ends the connection at the handshake's time limit, or at that of a
+  // shutdown.
   void EndTimedOut();
-  // Ends it when the peer received no more: it timed out, or disconnected.
+  // Ends the connection when the peer receives no more: it timed out, or
+  // disconnected.
   void EndUnsent(ExitStatus if_gone, std::string reason_if_gone);
   void NoteInUse();
 

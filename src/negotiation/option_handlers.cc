@@ -168,7 +168,7 @@ OptionHandlers::Next OptionHandlers::AnswerRefused(uint32_t option,
   return NextOption{};
 }
 
-// ---- What is promised ----
+// ---- Promises ----
 
 Promises OptionHandlers::PromisesFor(const Export& target,
                                      absl::string_view export_name) const {

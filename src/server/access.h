@@ -6,9 +6,9 @@
 //   Unix          a user, then a group, then any Unix client
 //   vsock         a CID, then any vsock client
 //   all families  "any" comes last
-// A peer that matches no rule is refused, except when all rules of its family
-// are --deny: these are exceptions, and other peers may connect. A family
-// without rules is therefore refused, and so is a peer that can't be
+// A peer that matches no rule is refused, except when its family has rules and
+// all of them are --deny: these are exceptions, and other peers may connect. A
+// family without rules is therefore refused, and so is a peer that can't be
 // identified.
 //
 // Rejected: allow before deny, as in nbdkit's ip filter, where a --deny inside

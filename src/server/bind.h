@@ -57,8 +57,8 @@ struct BoundSockets {
 // Unix socket, on which no process listens, is replaced.
 //
 // Clients can't connect before Listen(), except to a Unix socket: it listens at
-// once, since a bound one that doesn't looks abandoned. Such early clients
-// wait.
+// once, since a bound socket that doesn't listen looks abandoned. A client that
+// connects early waits.
 absl::StatusOr<BoundSockets> Bind(const ListenAddress& address);
 
 // The NBD URI of the export for clients on this machine; with `require_tls`,

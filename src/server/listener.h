@@ -104,7 +104,7 @@ class Listener {
   void Drain();
 
   ListenerResources resources_;
-  // Sockets that were blocking; O_NONBLOCK is cleared again for other
+  // Sockets that were blocking; Drain() clears O_NONBLOCK again for other
   // processes.
   absl::flat_hash_set<int> blocking_;
   const ListenerConfig& config_;
