@@ -125,9 +125,7 @@ absl::Status SetExclusive(const GivenOption& given, Options& options) {
                             {{"refuse", Exclusive::kRefuse},
                              {"wait", Exclusive::kWait},
                              {"takeover", Exclusive::kTakeover}},
-                            "a client whose export is in use can be dealt with "
-                            "by refuse, wait or takeover",
-                            options.exclusive);
+                            "use refuse, wait or takeover", options.exclusive);
 }
 
 absl::Status SetSandbox(const GivenOption& given, Options& options) {
@@ -167,7 +165,7 @@ constexpr OptionRow kTable[] = {
      .name = "exportname",
      .alias = "export-name",  // nbdkit accepts both
      .argument = "=NAME",
-     .help = "the export's name (without it, any name will do)",
+     .help = "the export's name; without it, any name is valid",
      .set = NbdString<&Options::export_name>},
     {.name = "description",
      .argument = "=TEXT",
@@ -183,15 +181,15 @@ constexpr OptionRow kTable[] = {
     {.name = "exclusive",
      .argument = "[=MODE]",
      .implied_argument = "refuse",
-     .help = "one client at a time on an export; what becomes of\n"
-             "others: refuse (the default), wait or takeover",
+     .help = "one client at a time on an export; MODE for others:\n"
+             "refuse (the default), wait or takeover",
      .set = SetExclusive},
     {.name = "sandbox",
      .argument = "=MODE",
-     .help = "what the process of a connection gives up before\n"
-             "its client's first byte: on (the default, as far as\n"
-             "the kernel has it), off, or require (or else the\n"
-             "client isn't served)",
+     .help = "the sandbox that a connection's process enters\n"
+             "before its client's first byte: on (the default, as\n"
+             "far as the kernel supports it), off, or require\n"
+             "(refuses the client if it is incomplete)",
      .set = SetSandbox},
     {.name = "log",
      .argument = "=DESTINATION",

@@ -72,7 +72,7 @@ absl::Status GetoptError(int code, char** argv) {
       absl::StrCat("option ", Quoted(name),
                    code == ':' ? " needs an argument"
                    : known     ? " takes no argument"
-                               : " is unknown, or stands for several"));
+                               : " is unknown or ambiguous"));
 }
 
 // Rows in the order in which they were given, without those that have an empty
@@ -136,8 +136,8 @@ absl::Status SettleTls(Options* options) {
   }
   if (!tls.allow.empty() && tls.mode != TlsMode::kRequire) {
     return absl::InvalidArgumentError(
-        "--tls-allow needs --tls=require: a client that isn't allowed would "
-        "else do without TLS");
+        "--tls-allow needs --tls=require: a client that isn't allowed could "
+        "otherwise connect without TLS");
   }
   return absl::OkStatus();
 }

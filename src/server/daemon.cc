@@ -88,7 +88,7 @@ absl::StatusOr<Credentials> FindCredentials(const std::string& user,
       credentials.gid == Credentials::kUnchanged) {
     return absl::InvalidArgumentError(
         absl::StrCat("--user=", Quoted(user),
-                     " has no entry that tells its group: use --group, too"));
+                     " has no entry with a group: use --group, too"));
   }
   credentials.description =
       absl::StrCat("user ", Quoted(user), " and group ", Quoted(group));
@@ -173,7 +173,7 @@ absl::StatusOr<Pidfile> Pidfile::Write(const std::string& path) {
   struct stat st;
   if (fstat(fd, &st) != 0) return fail(ErrnoText(errno));
   if (!S_ISREG(st.st_mode)) return fail("it is no regular file");
-  if (st.st_nlink > 1) return fail("the file has another name, too");
+  if (st.st_nlink > 1) return fail("it has more than one hard link");
   const std::string text = PidfileText();
   if (ftruncate(fd, 0) != 0) return fail(ErrnoText(errno));
   const ssize_t n = pwrite(fd, text.data(), text.size(), 0);

@@ -131,7 +131,7 @@ std::variant<Connection, int> Listener::Run() {
       std::optional<Connection> connection = Accept(fds[i].fd);
       if (connection.has_value()) return *std::move(connection);
       if ((fds[i].revents & (POLLHUP | POLLERR | POLLNVAL)) != 0) {
-        log_.Error("a listening socket has been shut down by somebody else");
+        log_.Error("another process has shut down a listening socket");
         sockets[i - 1].Reset();
       }
     }
@@ -377,7 +377,7 @@ void Listener::Drain() {
   if (state_ == State::kHandingOver) {
     log_.Write(Priority::kInfo,
                absl::StrCat("handing over: ", processes_.size(),
-                            " connections go on by themselves"));
+                            " connections continue in their processes"));
     return;
   }
   if (resources_.command > 0) kill(resources_.command, SIGTERM);
