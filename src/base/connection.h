@@ -1,4 +1,4 @@
-// A client's connection, as the server hands it on.
+// A client's connection: what the server passes to the phases that serve it.
 #ifndef NBDINETD_BASE_CONNECTION_H_
 #define NBDINETD_BASE_CONNECTION_H_
 
@@ -9,11 +9,11 @@
 
 namespace nbdinetd {
 
-// An accepted connection, whoever accepted it.
+// An accepted connection, from a superserver or from our own listener.
 struct Connection {
   ConnectionFd input;
-  UniqueFd output;   // only for a pair of pipes; a socket is both
-  std::string peer;  // who it is, for the log: "127.0.0.1:40000"
+  UniqueFd output;   // only for pipes; a socket serves as both
+  std::string peer;  // its address for the log, as "127.0.0.1:40000"
 };
 
 }  // namespace nbdinetd

@@ -21,7 +21,7 @@ void ConnectionFd::End() {
 }
 
 bool ConnectionFd::IsShutDown() const {
-  // On a stream socket this sends nothing, and fails as a write would.
+  // On a stream socket this sends nothing, and fails where a write would fail.
   return send(fd_.get(), "", 0, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 &&
          (errno == EPIPE || errno == ECONNRESET || errno == ETIMEDOUT);
 }

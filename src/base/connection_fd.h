@@ -1,10 +1,10 @@
 // Owns the descriptor of a client's connection, and ends that connection.
 //
-// Whoever accepted the connection may keep a duplicate of its socket: systemd
-// does as long as the service's unit exists. close(2) alone tells the client
-// nothing then. So a socket is shut down before it is closed, for whatever
-// reason the process gives it up. There is no such call for a pipe, which is
-// only closed. Threads: none; move it to hand it over.
+// The superserver may hold a duplicate of the socket: systemd does as long as
+// the service's unit exists. The client then doesn't notice a close(2). A
+// socket is therefore shut down (shutdown(2)) before it is closed. A pipe has
+// no such call and is only closed. Threads: one at a time; move it to hand it
+// over.
 #ifndef NBDINETD_BASE_CONNECTION_FD_H_
 #define NBDINETD_BASE_CONNECTION_FD_H_
 
@@ -26,18 +26,18 @@ class ConnectionFd {
   int get() const { return fd_.get(); }
   bool valid() const { return fd_.valid(); }
 
-  // Ends the connection in both directions. What the client has sent and nobody
-  // has read is lost, and what it was sent may be: for connections on which
-  // nothing has been said (see SocketStream for others).
+  // Shuts down both directions and closes the descriptor. Unread bytes from the
+  // client are lost, and bytes that are on their way to it may be. It is meant
+  // for connections on which nothing was sent; SocketStream ends others.
   void End();
 
-  // Leaves the connection to the result, whose owner ends it; or, where the
-  // result is only closed, to whoever holds a duplicate.
+  // Gives up ownership without a shutdown. The caller then ends the connection,
+  // or only closes the descriptor where another process serves it.
   UniqueFd Release() { return std::move(fd_); }
 
-  // True when nothing can be sent: a process before this one has ended the
-  // connection, or the client is gone. A client that has sent all it has to
-  // say, and shut down its own direction, still reads. False for a pipe.
+  // True when nothing can be sent: an earlier process has shut the connection
+  // down, or the client has disconnected. False for a client that has shut down
+  // only its own sending direction, since it still reads, and for a pipe.
   bool IsShutDown() const;
 
  private:

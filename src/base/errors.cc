@@ -11,14 +11,14 @@
 namespace nbdinetd {
 namespace {
 
-// Characters that do something instead of being seen, by their properties in
-// Unicode 16: controls (Cc), which a terminal may obey; format characters (Cf),
-// among them all that turn what follows around (Bidi_Control) and the tags;
-// separators of lines and paragraphs (Zl, Zp); and what nobody shows who
-// doesn't know it (Default_Ignorable_Code_Point: fillers, variation selectors,
-// and places kept for more of them). With any of these a name may look like
-// another, or like the rest of the message. Those of ASCII are escaped in any
-// case.
+// Invisible characters, by their properties in Unicode 16: controls (Cc), which
+// a terminal may execute; format characters (Cf), among them those that reverse
+// the text after them (Bidi_Control) and the tags; line and paragraph
+// separators (Zl, Zp); and characters that a program without support for them
+// hides (Default_Ignorable_Code_Point: fillers, variation selectors, and
+// reserved code points). With them, a name can look like another name, or like
+// the rest of the message. ASCII controls aren't listed, since they are always
+// escaped.
 struct Range {
   char32_t first, last;
 };
@@ -34,7 +34,7 @@ constexpr Range kUnseen[] = {
     {0x1d173, 0x1d17a}, {0xe0000, 0xe0fff},
 };
 
-// The character at `*i` of well-formed UTF-8, and `*i` behind it.
+// Returns the character at `*i` of well-formed UTF-8, and moves `*i` past it.
 char32_t TakeCharacter(absl::string_view text, size_t* i) {
   const auto lead = static_cast<unsigned char>(text[(*i)++]);
   if (lead < 0x80) return lead;
@@ -64,7 +64,7 @@ bool HasUnseen(absl::string_view text) {
 
 std::string ErrnoText(int error_number) {
   char buffer[128];
-  // The GNU variant, which returns the text wherever it lies.
+  // The GNU variant, which may return a static string instead of `buffer`.
   return strerror_r(error_number, buffer, sizeof(buffer));
 }
 
@@ -74,8 +74,8 @@ absl::Status ErrnoStatus(int error_number, absl::string_view what,
 }
 
 std::string Quoted(absl::string_view name) {
-  // Utf8SafeCEscape lets every byte from 0x80 pass, so that it is only for
-  // names that are known to be harmless.
+  // Utf8SafeCEscape() leaves all bytes from 0x80 unescaped. It is therefore
+  // only used for names without invisible characters.
   const bool harmless = IsValidUtf8(name) && !HasUnseen(name);
   return absl::StrCat(
       "\"", harmless ? absl::Utf8SafeCEscape(name) : absl::CEscape(name), "\"");

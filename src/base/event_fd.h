@@ -1,4 +1,4 @@
-// What one thread wakes another by that waits in poll(2).
+// An eventfd(2), by which a thread wakes another one that waits in poll(2).
 #ifndef NBDINETD_BASE_EVENT_FD_H_
 #define NBDINETD_BASE_EVENT_FD_H_
 
@@ -8,7 +8,8 @@
 
 namespace nbdinetd {
 
-// Not valid when the process or the system can have no more descriptors.
+// A non-blocking eventfd; not valid when the process or the system has reached
+// its limit of descriptors.
 inline UniqueFd CreateEventFd() {
   return UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 }

@@ -1,5 +1,5 @@
-// The exit statuses of nbdinetd (sysexits.h), and the one mapping from
-// absl::Status to them. The manual's EXIT STATUS section says the same.
+// The exit statuses of nbdinetd (sysexits.h), and how an absl::Status maps to
+// them. The manual's section EXIT STATUS lists the same values.
 #ifndef NBDINETD_BASE_EXIT_STATUS_H_
 #define NBDINETD_BASE_EXIT_STATUS_H_
 
@@ -10,22 +10,22 @@
 namespace nbdinetd {
 
 enum class ExitStatus : int {
-  kOk = 0,            // served and ended as the protocol says; a probe
+  kOk = 0,            // the connection ended as the protocol says; a probe
   kUsage = 64,        // wrong usage
   kNoInput = 66,      // the export's file can't be opened
   kUnavailable = 69,  // the export is in use
-  kSystem = 71,       // a system call failed that must not
+  kSystem = 71,       // a system call failed unexpectedly
   kCantCreate = 73,   // a pidfile or socket can't be made
   kTimedOut = 75,     // the peer timed out
-  kProtocol = 76,     // the peer broke the protocol, or vanished in a message
+  kProtocol = 76,     // the peer broke the protocol, or closed inside a message
   kRefused = 77,      // TLS or authorization refused the peer
   kConfig = 78,       // bad TLS files or configuration
 };
 
-// Set-up errors carry their exit status in their code: InvalidArgument is
+// The code of a set-up error determines the exit status: InvalidArgument is
 // wrong usage, NotFound a missing export, AlreadyExists a pidfile or socket
-// that can't be made, FailedPrecondition bad TLS files or configuration,
-// everything unlisted a system error.
+// that can't be made, FailedPrecondition bad TLS files or configuration. Every
+// other error is a system error.
 inline ExitStatus ExitStatusOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kOk:
@@ -43,7 +43,7 @@ inline ExitStatus ExitStatusOf(const absl::Status& status) {
   }
 }
 
-// Why a connection ended: what the process exits with, and a phrase for the
+// The reason for the end of a connection: an exit status, and a phrase for the
 // log ("client disconnected", "broke the protocol: ...").
 struct Ending {
   ExitStatus status = ExitStatus::kOk;

@@ -1,17 +1,17 @@
-// fstat(2) by the system call of that name.
+// fstat(2), made by the system call fstat.
 //
-// The C library makes fstat() by newfstatat(2), which takes a path. A filter of
-// system calls can't see which, so that a process that may make it could look
-// at any file of the system. Whatever is called from within the sandbox asks
-// this.
+// Current C libraries implement fstat() as newfstatat(2), which takes a path. A
+// seccomp filter can't read the path, so a process that may call newfstatat
+// could look at any file. Code that runs in the sandbox therefore calls
+// FileStatus().
 #ifndef NBDINETD_BASE_FILE_STATUS_H_
 #define NBDINETD_BASE_FILE_STATUS_H_
 
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-// Where the C library's struct stat is the kernel's; elsewhere it has to be
-// newfstatat() all the same, and the sandbox lets it.
+// Defined where the C library's struct stat is the kernel's. Elsewhere
+// FileStatus() calls newfstatat(), and the sandbox allows it.
 #if defined(SYS_fstat) &&                           \
     (defined(__x86_64__) || defined(__aarch64__) || \
      (defined(__riscv) && __riscv_xlen == 64)) &&   \
@@ -21,7 +21,7 @@
 
 namespace nbdinetd {
 
-// 0, or -1 and errno.
+// Fills `*st`. Returns 0, or -1 with errno set.
 int FileStatus(int fd, struct stat* st);
 
 }  // namespace nbdinetd

@@ -21,8 +21,9 @@ namespace {
 
 constexpr char kIdentifier[] = "nbdinetd";
 
-// systemd sets JOURNAL_STREAM=DEVICE:INODE for the stream that it gave to a
-// service; it is inherited by processes whose standard error is another one.
+// systemd sets JOURNAL_STREAM=DEVICE:INODE for the stream that it gives to a
+// service. Processes with another standard error inherit the variable, so the
+// numbers are compared.
 bool StandardErrorIsJournal() {
   const char* stream = getenv("JOURNAL_STREAM");
   if (stream == nullptr) return false;
@@ -36,9 +37,10 @@ bool StandardErrorIsJournal() {
          st.st_ino == inode;
 }
 
-// No longer than a pipe that poll() finds writable takes at once: the rest
-// would be waited for, and lines of several processes would mix (pipe(7),
-// "PIPE_BUF"). A client can make a line long, by the name of an export.
+// Cuts a line to PIPE_BUF bytes, which a pipe takes at once when poll() reports
+// it as writable. A longer write would wait, and lines of several processes
+// would mix (pipe(7), "PIPE_BUF"). The name of an export, which a client
+// chooses, can make a line long.
 std::string CutLine(std::string line) {
   constexpr char kRestIsCut[] = "...";
   constexpr size_t kMaxBytes = PIPE_BUF - 1;
@@ -52,8 +54,8 @@ std::string CutLine(std::string line) {
 constexpr char kSyslogSocket[] = "/dev/log";
 constexpr char kJournalSocket[] = "/run/systemd/journal/socket";
 
-// "FIELD=value" and a newline; a value that has newlines itself goes behind its
-// length ("Native Journal Protocol", "Serialization").
+// Appends "FIELD=value" and a newline. For a value with newlines, its length
+// precedes it ("Native Journal Protocol", "Serialization").
 void AppendField(absl::string_view name, absl::string_view value,
                  std::string* datagram) {
   if (!absl::StrContains(value, '\n')) {
@@ -83,8 +85,8 @@ Log::Log(const Config& config) : verbose_(config.verbose) {
   } else if (config.destination == LogDestination::kJournal ||
              config.standard_error_is_peer ||
              (journal_stream && !config.destination.has_value())) {
-    // Where the journal can't be reached, standard error is next, or else
-    // syslog.
+    // Without a journal, messages go to standard error, or to syslog if
+    // standard error is the peer's.
     if (ReachJournal()) {
       sink_ = Sink::kJournal;
     } else if (config.standard_error_is_peer) {
@@ -105,8 +107,8 @@ bool Log::ReachJournal() {
 
 void Log::UseSyslog() {
   sink_ = Sink::kSyslog;
-  // Connects, and learns the time zone that messages carry, now; later, this
-  // process may not be allowed to.
+  // Connects, and reads the time zone for the time stamps, now: later, a
+  // sandbox may forbid both.
   tzset();
   syslog_ =
       MessageSocket(kSyslogSocket, MessageSocket::Kind::kDatagramOrStream);
@@ -143,10 +145,10 @@ void Log::WriteTo(Sink sink, Priority priority, absl::string_view message,
                       ? absl::StrCat(kIdentifier, ": ", message)
                       : absl::StrCat("<", level, ">", message)) +
           "\n";
-      // A pipe whose reader has stopped must not stop us: the line is lost.
+      // A pipe whose reader has stopped must not block us: the line is dropped.
       pollfd ready = {STDERR_FILENO, POLLOUT, 0};
       if (poll(&ready, 1, 0) == 0) return;
-      // One write, so that lines of several processes don't mix.
+      // A single write, so that lines of several processes don't mix.
       [[maybe_unused]] const ssize_t n =
           write(STDERR_FILENO, line.data(), line.size());
       return;
@@ -160,9 +162,8 @@ void Log::WriteTo(Sink sink, Priority priority, absl::string_view message,
   }
 }
 
-// As syslog(3) writes it, in the form of RFC 3164 without a host name; not by
-// syslog(3), which waits for a daemon that doesn't read for as long as that
-// doesn't.
+// Uses the format of syslog(3): RFC 3164 without a host name. syslog(3) itself
+// isn't called, since it waits without limit for a daemon that doesn't read.
 void Log::WriteToSyslog(Priority priority, absl::string_view message) const {
   const time_t now = time(nullptr);
   // localtime() would read the time zone again.

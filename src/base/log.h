@@ -1,14 +1,13 @@
-// Where messages go.
+// Writes messages to standard error, syslog or the journal.
 //
-// Invariant: no message is ever written to the client's own socket or pipe;
-// Log only learns of a standard error that is not the peer's. What it needs is
-// opened by the constructor and UseSyslog(); later it is only tried to replace
-// the socket of a daemon that is gone. A daemon that doesn't read, or a pipe's
-// reader that doesn't, holds up nobody (see message_socket.h). Threads: the
-// main thread only.
+// Invariant: no message is written to the client's own socket or pipe; Log uses
+// standard error only when it isn't the peer's. The constructor and UseSyslog()
+// open the sockets; later, Log only reconnects to a daemon that has restarted.
+// A daemon or pipe reader that doesn't read can't block the process (see
+// message_socket.h). Threads: the main thread only.
 //
-// Only main and connection (and whoever accepts connections) log above debug;
-// everything below them returns what went wrong as a value.
+// Only main, the connection and the listener log above debug; everything below
+// them returns errors as values.
 #ifndef NBDINETD_BASE_LOG_H_
 #define NBDINETD_BASE_LOG_H_
 
@@ -23,7 +22,7 @@
 
 namespace nbdinetd {
 
-// The levels of syslog(3), with their numbers.
+// The levels and numbers of syslog(3).
 enum class Priority : int {
   kError = 3,
   kWarning = 4,
@@ -40,48 +39,50 @@ using LogField = std::pair<std::string, std::string>;
 class Log {
  public:
   struct Config {
-    // --log; without it the destination follows from what fd 2 is.
+    // --log; without it, the type of descriptor 2 decides.
     std::optional<LogDestination> destination;
     bool verbose = false;
-    // Standard error is where the client reads: nothing may go there.
+    // The client reads from standard error: nothing may be written there.
     bool standard_error_is_peer = false;
   };
 
   explicit Log(const Config& config);
 
-  // Writes one message. `extra` joins the fields set by SetField, and reaches
-  // the journal only. A message that can't be delivered is lost silently:
-  // there is nobody left to tell.
+  // Writes one message. `extra` is added to the fields of SetField(); fields
+  // reach the journal only. A message that can't be delivered is dropped
+  // silently, since no other destination is left.
   void Write(Priority priority, absl::string_view message,
              absl::Span<const LogField> extra = {}) const;
   void Error(absl::string_view message) const {
     Write(Priority::kError, message);
   }
 
-  // Debug messages go to standard error, never to syslog, and only with -v.
+  // Writes to standard error, and only with -v. Where the client reads from
+  // standard error, debug messages go to the journal, never to syslog.
   void Debug(absl::string_view message) const;
   bool verbose() const { return verbose_; }
 
-  // The process has gone into the background: it has no standard error.
+  // Switches to syslog: for a process in the background, which has no standard
+  // error.
   void UseSyslog();
 
-  // For a process forked off: sockets of its own, which a fault of it can't
-  // spoil for its parent, to the daemons that run now.
+  // For a forked process: opens sockets of its own to the current daemons, so
+  // that it can't affect its parent's.
   void Renew();
 
-  // Every later message carries this field.
+  // Adds a field to every later message.
   void SetField(absl::string_view name, absl::string_view value);
 
  private:
   enum class Sink {
     kNothing,
     kPlainStderr,     // a terminal, a file, a pipe
-    kPrefixedStderr,  // the journal reading a stream: "<6>message"
+    kPrefixedStderr,  // the journal reads a stream: "<6>message"
     kJournal,         // the journal's native protocol, with fields
     kSyslog,
   };
 
-  // Whether there is a journal to write to; connects to it the first time.
+  // True if the journal can be reached; the first call connects to it.
   bool ReachJournal();
   void WriteTo(Sink sink, Priority priority, absl::string_view message,
                absl::Span<const LogField> extra) const;

@@ -16,7 +16,7 @@
 namespace nbdinetd {
 namespace {
 
-// The length of the address, or 0 for a name that is none.
+// Returns the length of the address, or 0 for an invalid name.
 socklen_t MakeAddress(absl::string_view name, sockaddr_un* address) {
   *address = {};
   address->sun_family = AF_UNIX;
@@ -27,8 +27,7 @@ socklen_t MakeAddress(absl::string_view name, sockaddr_un* address) {
   std::memcpy(address->sun_path, name.data(), name.size());
   size_t length = offsetof(sockaddr_un, sun_path) + name.size();
   if (name[0] == '@') {
-    // An abstract name begins with a zero byte, and ends where the address
-    // does.
+    // An abstract name begins with a zero byte and isn't terminated.
     address->sun_path[0] = '\0';
   } else {
     ++length;
@@ -36,8 +35,8 @@ socklen_t MakeAddress(absl::string_view name, sockaddr_un* address) {
   return static_cast<socklen_t>(length);
 }
 
-// Another daemon may listen where the one that this socket was connected to
-// did.
+// The errors of a daemon that has exited: a new one may listen at the same
+// name.
 bool IsDisconnected(int error_number) {
   switch (error_number) {
     case ECONNREFUSED:
@@ -61,8 +60,8 @@ UniqueFd MessageSocket::Connect() {
   if (length == 0) return UniqueFd();
   UniqueFd fd;
   const auto connect_as = [&](int type) {
-    // Non-blocking, since a stream socket whose daemon accepts nobody would
-    // block even here.
+    // Non-blocking, since even connect() blocks on a stream socket whose daemon
+    // doesn't accept.
     fd.Reset(socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     return fd.valid() &&
            connect(fd.get(), reinterpret_cast<const sockaddr*>(&address),
@@ -99,7 +98,7 @@ int MessageSocket::Deliver(absl::string_view message) {
                            MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n >= 0) {
       if (!is_stream_ || static_cast<size_t>(n) == text.size()) return 0;
-      // What comes next would be taken for the rest of this message.
+      // The daemon would take the next message for the rest of this one.
       socket_.Reset();
       return EMSGSIZE;
     }

@@ -1,16 +1,17 @@
-// A Unix socket to a daemon that takes messages and never answers: the journal,
-// syslogd, the service manager.
+// A Unix socket to a daemon that receives messages and never answers: the
+// journal, syslogd, the service manager.
 //
-// Their protocols are documented for those who speak them by themselves
-// ("Native Journal Protocol", RFC 3164 in the form that syslog(3) sends,
-// sd_notify(3)). The socket is opened with the object and kept, since a process
-// that has shut itself in can't open another; libsystemd opens its own with the
-// first message, or with each.
+// Their protocols are documented for programs that implement them ("Native
+// Journal Protocol", RFC 3164 in the form that syslog(3) sends, sd_notify(3)).
+// The constructor opens the socket and the object keeps it, since a process in
+// the sandbox can't open another one. libsystemd opens its sockets at the first
+// message, or for each message.
 //
-// Invariant: a daemon that doesn't read holds up nobody for long. All messages
-// of a socket together wait at most kMessagePatience for room in each
-// kMessagePatienceInterval; once one was lost for want of room, none waits
-// until the daemon has taken one. Threads: one at a time.
+// Invariant: a daemon that doesn't read blocks the process for a limited time.
+// All messages of a socket together wait at most kMessagePatience for buffer
+// space in each kMessagePatienceInterval. After a message was dropped for lack
+// of space, no message waits until the daemon has received one. Threads: one at
+// a time.
 #ifndef NBDINETD_BASE_MESSAGE_SOCKET_H_
 #define NBDINETD_BASE_MESSAGE_SOCKET_H_
 
@@ -24,46 +25,45 @@ namespace nbdinetd {
 
 class MessageSocket {
  public:
-  // What the daemon listens on.
+  // The type of the daemon's socket.
   enum class Kind {
     kDatagram,
-    // As syslog(3) has it: a datagram socket, or, where the name is that of a
-    // stream socket, that, with a zero byte behind each message.
+    // As syslog(3) does: a datagram socket; if the daemon's is a stream socket,
+    // a stream socket, with a zero byte after each message.
     kDatagramOrStream,
   };
 
-  // To nobody.
+  // Not connected; valid() is false.
   MessageSocket() = default;
-  // To `name`: an absolute path, or an abstract name that begins with '@'.
-  // Where nobody listens, valid() is false, and each Send() tries to connect
-  // again.
+  // Connects to `name`: an absolute path, or an abstract name that begins with
+  // '@'. If that fails, valid() is false, and each Send() tries again.
   explicit MessageSocket(std::string name, Kind kind = Kind::kDatagram);
 
   bool valid() const { return socket_.valid(); }
 
-  // Sends one message, and says whether the daemon has got it. It hasn't when
-  // there is no room for the message, when it is too long, or when the daemon
-  // is gone and no other listens in its place. Otherwise it is lost.
+  // Sends one message. Returns false, and drops the message, when the socket
+  // has no space for it, when it is too long, or when no daemon listens any
+  // more.
   bool Send(absl::string_view message);
 
-  // For a process forked off: a socket of its own, to the daemon that listens
-  // now. Where none does, it goes on sharing its parent's.
+  // For a forked process: opens a socket of its own to the current daemon. If
+  // that fails, it keeps the socket that it shares with its parent.
   void Renew();
 
  private:
-  // Not valid when nobody can be reached.
+  // Returns a connected socket, or an invalid descriptor.
   UniqueFd Connect();
-  // 0 or an errno.
+  // Returns 0 or an errno value.
   int Deliver(absl::string_view message);
-  // False when no message may wait now.
+  // Waits for space in the socket. False when no message may wait now.
   bool WaitForRoom();
 
   std::string name_;
   Kind kind_ = Kind::kDatagram;
   bool is_stream_ = false;
   UniqueFd socket_;
-  bool lacks_room_ = false;  // the last message was lost for want of it
-  absl::Duration patience_ = absl::ZeroDuration();  // what is left of it
+  bool lacks_room_ = false;  // the last message was dropped for lack of space
+  absl::Duration patience_ = absl::ZeroDuration();  // what is left
   absl::Time next_patience_ = absl::InfinitePast();
 };
 

@@ -1,5 +1,5 @@
-// The size of the kernel's pages, in which the page cache counts: 4 KiB on x86,
-// and up to 64 KiB elsewhere. Threads: any.
+// The kernel's page size, the unit of the page cache: 4 KiB on x86, up to 64
+// KiB elsewhere. Threads: any.
 #ifndef NBDINETD_BASE_PAGE_SIZE_H_
 #define NBDINETD_BASE_PAGE_SIZE_H_
 
@@ -9,8 +9,8 @@
 
 namespace nbdinetd {
 
-// A power of two. The C library knows it from the start of the process, so that
-// this makes no system call.
+// The page size in bytes, a power of two. The C library gets it at the start of
+// the process, so this makes no system call.
 inline uint64_t PageBytes() {
   return static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }

@@ -8,7 +8,7 @@
 namespace nbdinetd {
 namespace {
 
-// poll() takes no more milliseconds than an int holds; an hour is as good.
+// One hour. poll() takes an int of milliseconds; the loop covers longer waits.
 constexpr int64_t kMaxTimeoutMs = 3600 * 1000;
 
 }  // namespace
@@ -17,7 +17,7 @@ int PollUntil(absl::Span<pollfd> fds, absl::Time deadline) {
   for (;;) {
     int timeout_ms = -1;
     if (deadline != absl::InfiniteFuture()) {
-      // Rounded up, so as not to wake before the deadline and poll in circles.
+      // Rounded up, so that poll() doesn't return before the deadline.
       const absl::Duration left =
           absl::Ceil(deadline - SteadyNow(), absl::Milliseconds(1));
       timeout_ms = static_cast<int>(std::clamp<int64_t>(

@@ -9,9 +9,10 @@
 
 namespace nbdinetd {
 
-// Waits until one of `fds` is ready, and returns how many are; 0 when
-// `deadline`, a SteadyNow() that may be infinite, has passed. A descriptor of
-// -1 is left out. It never fails: the signals that we know are blocked.
+// Waits until one of `fds` is ready or until `deadline`, a SteadyNow() that may
+// be infinite. Returns the number of ready descriptors; 0 after the deadline.
+// Entries with descriptor -1 are ignored. It never fails: the signals that
+// nbdinetd handles are blocked.
 int PollUntil(absl::Span<pollfd> fds, absl::Time deadline);
 
 }  // namespace nbdinetd

@@ -1,8 +1,8 @@
-// So many messages in so long, and a count of the others.
+// Limits the number of messages in an interval, and counts the others.
 //
-// Messages that a peer can cause at will must not fill the log: in each
-// interval the first few are let through, and when it is over, one tells how
-// many there have been besides. Threads: one.
+// A peer can cause some messages at will, and they must not fill the log. The
+// first messages of each interval are written; at its end, one message reports
+// how many were suppressed. Threads: one.
 #ifndef NBDINETD_BASE_RATE_LIMIT_H_
 #define NBDINETD_BASE_RATE_LIMIT_H_
 
@@ -14,12 +14,12 @@ namespace nbdinetd {
 
 class RateLimit {
  public:
-  // `burst` messages in `interval`, which starts with the first of them.
+  // Allows `burst` messages in `interval`, which starts with the first of them.
   RateLimit(int burst, absl::Duration interval)
       : burst_(burst), interval_(interval) {}
 
-  // Whether a message may be written at `now`; else it has been counted. The
-  // count of the interval before has to be taken first (see due()).
+  // True if a message may be written at `now`; otherwise it is counted. Call
+  // TakeSuppressed() first if due() has passed.
   bool Admit(absl::Time now) {
     if (now >= end_) {
       end_ = now + interval_;
@@ -33,13 +33,12 @@ class RateLimit {
     return false;
   }
 
-  // When TakeSuppressed() is to be told; InfiniteFuture() while there is
-  // nothing to tell.
+  // The time to log TakeSuppressed(); InfiniteFuture() if it would be 0.
   absl::Time due() const {
     return suppressed_ == 0 ? absl::InfiniteFuture() : end_;
   }
 
-  // How many were counted, which starts anew.
+  // Returns the number of suppressed messages, and resets it to 0.
   uint64_t TakeSuppressed() {
     const uint64_t suppressed = suppressed_;
     suppressed_ = 0;

@@ -15,8 +15,8 @@ namespace nbdinetd {
 
 namespace {
 
-// The time within which the service manager wants to hear from this process
-// (sd_watchdog_enabled(3)); InfiniteDuration() when it doesn't.
+// The watchdog's timeout (sd_watchdog_enabled(3)); InfiniteDuration() if this
+// process has no watchdog.
 absl::Duration WatchdogTimeout() {
   const char* timeout = getenv("WATCHDOG_USEC");
   const char* watched = getenv("WATCHDOG_PID");
@@ -38,7 +38,7 @@ ServiceManager::ServiceManager() {
   socket_ = MessageSocket(name);
   // "recommended ... every half of the time" (sd_watchdog_enabled(3)).
   if (present()) interval_ = WatchdogTimeout() / 2;
-  // How long it has been since the manager began to count, nobody knows.
+  // The first one is due at once: the manager's timer already runs.
   if (interval_ != absl::InfiniteDuration()) next_ = absl::InfinitePast();
 }
 
@@ -74,8 +74,7 @@ int ServiceManager::PollUntil(absl::Span<pollfd> fds, absl::Time deadline) {
   for (;;) {
     KeepAlive();
     const int ready = nbdinetd::PollUntil(fds, std::min(deadline, next_));
-    // Only the wait for the next WATCHDOG=1 may be over, not that of the
-    // caller.
+    // Only the wait for the next WATCHDOG=1 may be over, and not the caller's.
     if (ready != 0 || next_ >= deadline) return ready;
   }
 }

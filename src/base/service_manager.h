@@ -1,11 +1,12 @@
-// What the service manager hears from us: sd_notify(3).
+// Sends status and watchdog messages to the service manager: sd_notify(3).
 //
-// A process that the manager's watchdog watches waits here, and says WATCHDOG=1
-// whenever it is due: a listener and a connection, in every phase. So a process
-// is only silent while it neither waits nor comes round to it, which is what a
-// watchdog is for. Without NOTIFY_SOCKET everything here does nothing but wait.
-// A manager that doesn't read holds up nobody (see message_socket.h); what it
-// has to know, it is told again with the next message. Threads: one.
+// A listener or connection that the manager's watchdog watches waits in
+// PollUntil() in every phase, which sends WATCHDOG=1 when it is due. The
+// messages stop when the process neither waits nor calls KeepAlive(); the
+// watchdog detects that. Without NOTIFY_SOCKET nothing is sent. A manager that
+// doesn't read can't block the process (see message_socket.h); READY=1 and
+// STOPPING=1 are sent again with the next message until they are delivered.
+// Threads: one.
 #ifndef NBDINETD_BASE_SERVICE_MANAGER_H_
 #define NBDINETD_BASE_SERVICE_MANAGER_H_
 
@@ -21,36 +22,38 @@ namespace nbdinetd {
 
 class ServiceManager {
  public:
-  // Reads NOTIFY_SOCKET, and whether a watchdog wants to hear from this
-  // process.
+  // Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID.
   ServiceManager();
 
-  // Nobody listens, and there is no need to make up a status.
+  // False without a service manager; callers then needn't compose a status.
   bool present() const { return socket_.valid(); }
-  // STATUS= is a sentence for `systemctl status`. These return false when the
-  // manager hasn't heard it.
+  // `status` is a sentence for `systemctl status`. False when the message
+  // wasn't delivered.
   bool Ready(absl::string_view status);
   bool Stopping(absl::string_view status);
   bool Status(absl::string_view status);
-  // Says WATCHDOG=1 if it is time to; for who works for long without a wait.
-  // Without a watchdog it costs a comparison.
+  // Sends WATCHDOG=1 if it is due: for code that works long without waiting.
+  // Without a watchdog it costs one comparison.
   void KeepAlive() {
     if (next_ != absl::InfiniteFuture()) KeepAliveIfDue();
   }
-  // Waits as PollUntil() does, and says WATCHDOG=1 meanwhile.
+  // Waits as nbdinetd::PollUntil() does, and sends WATCHDOG=1 when it is due.
   int PollUntil(absl::Span<pollfd> fds, absl::Time deadline);
 
-  // For a process forked off: it is not what the service manager watches.
+  // For a forked process, which the service manager doesn't watch: closes the
+  // socket, and unsets the variables.
   void Forget();
 
  private:
-  // `lasting`: what the manager waits for, and still has to hear if it hasn't.
+  // `lasting` is kept, and sent again with later messages, until it is
+  // delivered.
   bool Notify(absl::string_view lasting, absl::string_view passing);
   void KeepAliveIfDue();
 
   MessageSocket socket_;
-  std::string owed_;  // lines that it hasn't heard
-  // How often WATCHDOG=1 is said, and when next; infinite without a watchdog.
+  std::string owed_;  // lines that aren't delivered yet
+  // The interval between two WATCHDOG=1, and the time of the next; infinite
+  // without a watchdog.
   absl::Duration interval_ = absl::InfiniteDuration();
   absl::Time next_ = absl::InfiniteFuture();
 };

@@ -15,9 +15,9 @@ absl::StatusOr<Signals> Signals::Create(std::initializer_list<int> numbers) {
   sigset_t set;
   sigemptyset(&set);
   for (const int number : numbers) {
-    // What whoever started us wants ignored (nohup, a shell's "&") would be
-    // queued all the same once it is blocked. These two are ignored by default,
-    // so that they are nobody's wish.
+    // A signal that the parent process has set to be ignored (nohup, a shell's
+    // "&") stays ignored: once blocked, it would be queued. SIGCHLD and SIGURG
+    // are ignored by default, so SIG_IGN isn't the parent's choice for them.
     struct sigaction action;
     sigaction(number, nullptr, &action);
     if (action.sa_handler == SIG_IGN && number != SIGCHLD && number != SIGURG) {

@@ -1,8 +1,8 @@
-// Signals as a descriptor that can be polled.
+// Signals as a descriptor for poll(2).
 //
-// Invariant: the signals are blocked in this thread, in every thread that it
-// starts and in every process that it forks, so that no system call is ever
-// interrupted by them and no handler has to touch a global.
+// Invariant: the signals are blocked in this thread and in every thread and
+// process that it starts. They therefore interrupt no system call, and no
+// handler has to change a global.
 #ifndef NBDINETD_BASE_SIGNALS_H_
 #define NBDINETD_BASE_SIGNALS_H_
 
@@ -16,14 +16,14 @@ namespace nbdinetd {
 
 class Signals {
  public:
-  // Blocks `numbers`, but for those that are ignored. Fails when the process
-  // can have no more descriptors.
+  // Blocks those of `numbers` that aren't ignored. Fails when the process or
+  // the system has reached its limit of descriptors.
   static absl::StatusOr<Signals> Create(std::initializer_list<int> numbers);
 
   // Readable while a signal is pending.
   int fd() const { return fd_.get(); }
 
-  // The next signal that is pending; it is so no more.
+  // Removes and returns the next pending signal; nullopt when there is none.
   std::optional<int> Take();
 
  private:

@@ -1,5 +1,5 @@
-// The clock of deadlines and intervals. It does not jump when somebody sets
-// the time of day.
+// The clock of deadlines and intervals. A change of the time of day doesn't
+// affect it.
 #ifndef NBDINETD_BASE_STEADY_CLOCK_H_
 #define NBDINETD_BASE_STEADY_CLOCK_H_
 
@@ -9,8 +9,8 @@
 
 namespace nbdinetd {
 
-// The time since the machine was started, as an absl::Time: only differences
-// and comparisons with each other mean anything.
+// CLOCK_MONOTONIC as an absl::Time; it may only be compared with, or subtracted
+// from, another SteadyNow().
 inline absl::Time SteadyNow() {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);

@@ -9,7 +9,7 @@
 namespace nbdinetd {
 namespace {
 
-// As systemd counts them: 30.44 and 365.25 days.
+// systemd's lengths: 30.44 and 365.25 days.
 constexpr absl::Duration kMonth = absl::Seconds(2629800);
 constexpr absl::Duration kYear = absl::Seconds(31557600);
 
@@ -58,7 +58,8 @@ std::optional<absl::Duration> UnitOf(absl::string_view name) {
   return std::nullopt;
 }
 
-// Takes the characters that satisfy `belongs` off the front of `*text`.
+// Removes the leading characters that satisfy `belongs` from `*text`, and
+// returns them.
 template <typename Predicate>
 absl::string_view Take(absl::string_view* text, Predicate belongs) {
   size_t n = 0;

@@ -1,4 +1,5 @@
-// Times as systemd spells them (systemd.time(7), "Parsing Time Spans").
+// Parses time spans in systemd's syntax (systemd.time(7), "Parsing Time
+// Spans").
 #ifndef NBDINETD_BASE_TIME_SPAN_H_
 #define NBDINETD_BASE_TIME_SPAN_H_
 
@@ -9,9 +10,9 @@
 
 namespace nbdinetd {
 
-// "10s", "2min", "1h 30min", "500ms", "1.5s"; a number alone is seconds. 0,
-// "infinity" and "off" all mean without limit, and give InfiniteDuration().
-// nullopt for anything else.
+// "10s", "2min", "1h 30min", "500ms", "1.5s"; a number without a unit is in
+// seconds. 0, "infinity" and "off" mean no limit: InfiniteDuration(). nullopt
+// for anything else.
 std::optional<absl::Duration> ParseTimeSpan(absl::string_view text);
 
 }  // namespace nbdinetd

@@ -1,4 +1,4 @@
-// How long a peer may take.
+// The time limits of a connection.
 #ifndef NBDINETD_BASE_TIMEOUTS_H_
 #define NBDINETD_BASE_TIMEOUTS_H_
 
@@ -9,13 +9,13 @@ namespace nbdinetd {
 
 // Each may be InfiniteDuration(), for no limit.
 struct Timeouts {
-  // From the start of the connection to the end of negotiation.
+  // From the start of the connection to the end of the handshake.
   absl::Duration handshake = kHandshakeTimeout;
-  // Without progress in the middle of a message, in either direction.
+  // For a peer without progress inside a message, in either direction.
   absl::Duration stall = kStallTimeout;
-  // Between two requests, when no reply is owed.
+  // For a peer that sends no request while no reply is owed to it.
   absl::Duration idle = absl::InfiniteDuration();
-  // Without an answer of the machine of a silent TCP peer; from two seconds on.
+  // For a silent TCP peer whose machine doesn't answer; at least 2 s.
   absl::Duration keepalive = kKeepalive;
 };
 

@@ -1,7 +1,7 @@
 // Owns one file descriptor.
 //
-// Invariant: a UniqueFd holds either -1 or a descriptor that nobody else
-// closes. Threads: none; move it to hand it over.
+// Invariant: a UniqueFd holds either -1 or a descriptor that no other owner
+// closes. Threads: one at a time; move it to hand it over.
 #ifndef NBDINETD_BASE_UNIQUE_FD_H_
 #define NBDINETD_BASE_UNIQUE_FD_H_
 
@@ -28,8 +28,8 @@ class UniqueFd {
   int get() const { return fd_; }
   bool valid() const { return fd_ >= 0; }
 
-  // Closes what is held and takes ownership of `fd`. An error of close(2) is
-  // ignored: Linux has released the descriptor by then, whatever it returns.
+  // Closes the descriptor and takes ownership of `fd`. Errors of close(2) are
+  // ignored: Linux releases the descriptor even if it returns one.
   void Reset(int fd = -1) {
     if (fd_ >= 0) close(fd_);
     fd_ = fd;

@@ -6,8 +6,8 @@
 namespace nbdinetd {
 namespace {
 
-// The length of the sequence that starts with `lead`, and the range that its
-// second byte must lie in; the bytes after that are 0x80..0xbf.
+// The length in bytes of the sequence that starts with `lead` (0 if none does),
+// and the range of its second byte. All later bytes are 0x80..0xbf.
 struct Sequence {
   size_t length;
   uint8_t second_min;
