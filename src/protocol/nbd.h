@@ -1,5 +1,5 @@
-// The constants of the NBD protocol under the specification's own names.
-// Source: doc/proto.md of the NetworkBlockDevice project, section "Values".
+// The constants of the NBD protocol, under the specification's names:
+// doc/proto.md of the NetworkBlockDevice project, section "Values".
 #ifndef NBDINETD_PROTOCOL_NBD_H_
 #define NBDINETD_PROTOCOL_NBD_H_
 
@@ -102,7 +102,8 @@ inline constexpr uint16_t NBD_REPLY_TYPE_ERROR_OFFSET = (1 << 15) + 2;
 inline constexpr uint32_t NBD_STATE_HOLE = 1 << 0;
 inline constexpr uint32_t NBD_STATE_ZERO = 1 << 1;
 
-// Error values, which are not the system's errno although they look alike.
+// Error values. They aren't the system's errno values, although they look
+// alike.
 enum NbdError : uint32_t {
   NBD_SUCCESS = 0,
   NBD_EPERM = 1,

@@ -1,4 +1,4 @@
-// From the system's errno to the specification's error values: the one place.
+// Maps the system's errno values to the specification's error values.
 #ifndef NBDINETD_PROTOCOL_NBD_ERROR_H_
 #define NBDINETD_PROTOCOL_NBD_ERROR_H_
 
@@ -6,9 +6,9 @@
 
 namespace nbdinetd {
 
-// The value that tells a client of `error_number` ("Error values"). An errno
-// that the specification doesn't name becomes NBD_EIO: the request was valid,
-// and what failed is the storage.
+// The error value for `error_number` ("Error values"). An errno that the
+// specification doesn't name becomes NBD_EIO: the request was valid, and the
+// storage failed.
 NbdError NbdErrorOf(int error_number);
 
 }  // namespace nbdinetd

@@ -11,14 +11,14 @@ namespace {
 
 constexpr size_t kExportNameReservedBytes = 124;
 
-// A 32-bit length and that many bytes; nullopt when there aren't as many.
+// Reads a 32-bit length and that many bytes; nullopt if the payload is shorter.
 std::optional<absl::string_view> ReadName(WireReader& reader) {
   const auto length = reader.Read<uint32_t>();
   if (length > reader.remaining()) return std::nullopt;
   return reader.ReadBytes(length);
 }
 
-// The same, and nullopt unless they are a valid string.
+// The same; nullopt also if the bytes aren't a valid string.
 std::optional<absl::string_view> ReadString(WireReader& reader) {
   const std::optional<absl::string_view> text = ReadName(reader);
   if (text.has_value() && !IsValidString(*text)) return std::nullopt;
@@ -76,8 +76,8 @@ std::optional<MetaContextRequest> DecodeMetaContextRequest(
   if (!name.has_value()) return std::nullopt;
   request.name = *name;
   const auto count = reader.Read<uint32_t>();
-  // Each query has a length field, which bounds how many there can be before
-  // anything is allocated for them.
+  // Each query has a length field, which bounds their number before memory is
+  // allocated for them.
   if (count > reader.remaining() / sizeof(uint32_t)) return std::nullopt;
   request.queries.reserve(count);
   for (uint32_t i = 0; i < count; ++i) {

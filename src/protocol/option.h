@@ -1,9 +1,8 @@
-// Option haggling on bytes: what a client's option says, and what is sent back.
+// Decodes options and encodes their replies.
 //
-// Nothing here knows an export or a descriptor. Strings that come out of a
-// parser are borrowed from the payload that went in. But for export names,
-// which are for the catalog to judge, they are valid strings in the sense of
-// the specification's "Conventions": UTF-8, no NUL, no more than 4096 bytes.
+// This file uses neither exports nor descriptors. Decoded strings borrow from
+// the payload. Except for export names, which the catalog checks, they are
+// valid strings ("Conventions"): UTF-8 without NUL, at most 4096 bytes.
 #ifndef NBDINETD_PROTOCOL_OPTION_H_
 #define NBDINETD_PROTOCOL_OPTION_H_
 
@@ -28,40 +27,40 @@ struct OptionHeader {
   uint32_t option;
   uint32_t length;  // of the payload, in bytes; up to 2^32-1
 };
-// nullopt when the magic is wrong. `bytes` holds kOptionHeaderBytes.
+// Returns nullopt when the magic is wrong. `bytes` holds kOptionHeaderBytes.
 std::optional<OptionHeader> DecodeOptionHeader(absl::string_view bytes);
 
-// Whether `name` may stand as an export name, description or query.
+// True if `name` is a valid export name, description or query.
 bool IsValidString(absl::string_view name);
 
-// The payload of NBD_OPT_INFO and NBD_OPT_GO.
+// The payload of NBD_OPT_INFO and NBD_OPT_GO; nullopt if it is malformed.
 struct InfoRequest {
-  absl::string_view name;  // any bytes, as long as the payload allows
+  absl::string_view name;  // any bytes, of any length
   std::vector<uint16_t> information;
 };
 std::optional<InfoRequest> DecodeInfoRequest(absl::string_view payload);
 
-// The payload of NBD_OPT_LIST_META_CONTEXT and NBD_OPT_SET_META_CONTEXT.
+// The payload of NBD_OPT_LIST_META_CONTEXT and NBD_OPT_SET_META_CONTEXT;
+// nullopt if it is malformed.
 struct MetaContextRequest {
-  absl::string_view name;  // any bytes, as long as the payload allows
+  absl::string_view name;  // any bytes, of any length
   std::vector<absl::string_view> queries;
 };
 std::optional<MetaContextRequest> DecodeMetaContextRequest(
     absl::string_view payload);
 
-// The name that the one metadata context we have goes by, and what a query
-// for it looks like ("The base: metadata namespace").
+// The name of our only metadata context, and the query for its whole namespace
+// ("The base: metadata namespace").
 inline constexpr char kBaseAllocation[] = "base:allocation";
 inline constexpr char kBaseNamespace[] = "base:";
 
-// Collects the replies to one option, for one send.
+// Collects the replies to one option, to be sent together.
 class OptionReplies {
  public:
   explicit OptionReplies(uint32_t option) : option_(option) {}
 
   void Ack() { Add(NBD_REP_ACK, {}); }
-  // `message` is a sentence for a person; "All error replies MAY have some
-  // data set".
+  // `message` is a sentence for a person, sent in the reply's data.
   void Error(NbdOptionReply type, absl::string_view message) {
     Add(type, message);
   }
@@ -70,12 +69,12 @@ class OptionReplies {
   void InfoString(uint16_t information, absl::string_view text);
   void InfoBlockSize(uint32_t minimum, uint32_t preferred, uint32_t maximum);
   void MetaContext(uint32_t id, absl::string_view name);
-  // The answer to NBD_OPT_EXPORT_NAME; see EncodeExportNameReply().
+  // The reply to NBD_OPT_EXPORT_NAME; see EncodeExportNameReply().
   void ExportName(uint64_t size_bytes, uint16_t transmission_flags,
                   bool no_zeroes);
 
   const std::string& bytes() const { return bytes_; }
-  // What was collected has been sent.
+  // Discards the replies, after they have been sent.
   void Clear() { bytes_.clear(); }
 
  private:
@@ -85,8 +84,8 @@ class OptionReplies {
   std::string bytes_;
 };
 
-// The answer to NBD_OPT_EXPORT_NAME, with its 124 reserved zeroes unless the
-// client negotiated NBD_FLAG_C_NO_ZEROES.
+// The reply to NBD_OPT_EXPORT_NAME, with 124 reserved zeroes unless the client
+// negotiated NBD_FLAG_C_NO_ZEROES.
 std::string EncodeExportNameReply(uint64_t size_bytes,
                                   uint16_t transmission_flags, bool no_zeroes);
 

@@ -1,12 +1,12 @@
-// Replies of the transmission phase: how each is put on the wire.
+// Encodes the replies of the transmission phase.
 //
-// Only ReplyEncoder knows the reply style. Its callers ask for a reply by what
-// it means, and learn from fragments() whether a read may be answered in
-// several content chunks, and from reports_late_errors() whether an error can
-// still be told once a chunk's header is out.
+// Only ReplyEncoder depends on the reply style. fragments() tells its callers
+// whether a read may be answered in several content chunks, and
+// reports_late_errors() whether an error can still be reported after a chunk's
+// header was sent.
 //
-// Each Encode function writes at `out` and returns the place behind what it
-// wrote: no more than kMaxReplyBytes, but for a block status. Nothing is
+// Each Encode function writes at `out` and returns the address after the last
+// written byte: at most kMaxReplyBytes, except for a block status. Nothing is
 // allocated.
 #ifndef NBDINETD_PROTOCOL_REPLY_H_
 #define NBDINETD_PROTOCOL_REPLY_H_
@@ -38,39 +38,39 @@ class ReplyEncoder {
   }
   bool reports_late_errors() const { return style_ == ReplyStyle::kStructured; }
 
-  // How long the header is that EncodeDataHeader() writes.
+  // The length in bytes of what EncodeDataHeader() writes.
   size_t data_header_bytes() const {
     return style_ == ReplyStyle::kStructured ? 28 : 16;
   }
   // Announces `length` bytes of the export from `offset`, which must follow.
-  // `done`: this is the reply's last chunk, and no error can befall it. A
-  // simple reply has one such header only, and is done by nature.
+  // `done`: this is the reply's last chunk, and no error can follow. A simple
+  // reply has only one such header, and ignores `done`.
   char* EncodeDataHeader(char* out, uint64_t cookie, uint64_t offset,
                          uint32_t length, bool done) const;
 
-  // Announces that `length` bytes from `offset` read as zeroes. Only where
-  // fragments() holds.
+  // Announces that `length` bytes from `offset` are zeroes. Only where
+  // fragments() returns true.
   char* EncodeHole(char* out, uint64_t cookie, uint64_t offset, uint32_t length,
                    bool done) const;
 
-  // The end of a reply whose data went before without `done`. Simple replies
-  // have no such end.
+  // Ends a reply whose chunks were sent without `done`. Simple replies have no
+  // such end.
   char* EncodeDone(char* out, uint64_t cookie) const;
 
-  // Success of a request that has no payload in its reply.
+  // Success of a request whose reply has no payload.
   char* EncodeSuccess(char* out, uint64_t cookie) const;
 
-  // The request failed. The sentence reaches the client where the style can
-  // carry it.
+  // The request failed. Only structured replies carry the sentence.
   char* EncodeError(char* out, uint64_t cookie, NbdError error,
                     absl::string_view sentence) const;
 
-  // The same for an error that is known to have struck at `offset`, also one
-  // that is found after the header of its data was sent (only where
-  // reports_late_errors() holds).
+  // The same for an error at a known `offset`. Where reports_late_errors()
+  // returns true, it may also follow data whose header was already sent.
   char* EncodeErrorAt(char* out, uint64_t cookie, NbdError error,
                       absl::string_view sentence, uint64_t offset) const;
 
+  // The length in bytes of what EncodeBlockStatus() writes. Only where
+  // structured replies were negotiated.
   static size_t BlockStatusBytes(size_t descriptors) {
     return 24 + 8 * descriptors;
   }

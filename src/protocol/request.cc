@@ -8,15 +8,15 @@
 namespace nbdinetd {
 namespace {
 
-// What the specification says of each command, section "Request types" and
-// "Error values". NBD_CMD_FLAG_FUA is valid with every command; the flags here
-// are the ones beside it. A flag counts only if `flag_needs` was advertised.
+// The rules for each command ("Request types", "Error values"). Besides
+// `valid_flags`, NBD_CMD_FLAG_FUA is valid with every command. AcceptedFlags()
+// drops flags whose support wasn't advertised.
 struct Rule {
   const char* name;
   uint16_t valid_flags;
-  uint16_t needs;     // the transmission flag that exposes the command
+  uint16_t needs;     // the transmission flag that advertises the command
   bool writes;        // refused on a read-only export
-  NbdError past_end;  // the error for a range that leaves the export
+  NbdError past_end;  // the error for a range past the export's end
 };
 
 const Rule* RuleOf(uint16_t type) {
@@ -38,7 +38,7 @@ const Rule* RuleOf(uint16_t type) {
   return type < kCount ? &kRules[type] : nullptr;
 }
 
-// The flags that are valid for the command as negotiated.
+// The valid flags of the command, with these transmission flags.
 uint16_t AcceptedFlags(const Rule& rule, uint16_t transmission_flags) {
   uint16_t flags = rule.valid_flags;
   const auto drop_unless = [&](uint16_t advertised, uint16_t flag) {
@@ -54,8 +54,8 @@ uint16_t AcceptedFlags(const Rule& rule, uint16_t transmission_flags) {
 
 Verdict ValidateRead(const Request& request, const Promises& promises) {
   if (request.length <= kMaxPayloadBytes) return {};
-  // NBD_EOVERFLOW is only for clients that know it, which NBD_FLAG_SEND_DF
-  // tells ("Error values").
+  // NBD_EOVERFLOW is only for clients that know it: those to which
+  // NBD_FLAG_SEND_DF was advertised ("Error values").
   if ((promises.transmission_flags & NBD_FLAG_SEND_DF) != 0) {
     return {NBD_EOVERFLOW, "the read is longer than the maximum payload size"};
   }

@@ -1,8 +1,8 @@
-// A request of the transmission phase, and whether it may be carried out.
+// A request of the transmission phase, and its validation.
 //
-// A Request that ValidateRequest() let pass is trusted from there on: its
-// offset and length lie inside the export, its flags suit its command, and its
-// command suits what was advertised.
+// After ValidateRequest() has returned NBD_SUCCESS, a Request is trusted: its
+// offset and length lie inside the export, its flags are valid for its command,
+// and the command was advertised.
 #ifndef NBDINETD_PROTOCOL_REQUEST_H_
 #define NBDINETD_PROTOCOL_REQUEST_H_
 
@@ -19,35 +19,35 @@ inline constexpr size_t kRequestHeaderBytes = 28;
 struct Request {
   uint16_t flags = 0;
   uint16_t type = 0;
-  uint64_t cookie = 0;  // opaque, returned as it came
+  uint64_t cookie = 0;  // opaque, returned unchanged
   uint64_t offset = 0;  // bytes
   uint64_t length = 0;  // bytes
 
   bool has(uint16_t flag) const { return (flags & flag) != 0; }
 };
 
-// nullopt when the magic is wrong. `bytes` holds kRequestHeaderBytes.
+// Returns nullopt when the magic is wrong. `bytes` holds kRequestHeaderBytes.
 std::optional<Request> DecodeRequest(absl::string_view bytes);
 
-// How many bytes of payload follow the header. They must be consumed even
-// when the request is refused, or the next header would not be found.
+// The length in bytes of the payload after the header. A refused request's
+// payload must be consumed, too, since the next header follows it.
 inline uint64_t PayloadBytes(const Request& request) {
   return request.type == NBD_CMD_WRITE ? request.length : 0;
 }
 
-// "read", "write", ...; "unknown command".
+// "read", "write", ..., or "unknown command".
 absl::string_view CommandName(uint16_t type);
 
-// What the client was told of the export: the same values that were sent to
-// it decide what is accepted.
+// The properties of the export that the client received. Validation uses the
+// same values.
 struct Promises {
   uint64_t size_bytes = 0;
   uint16_t transmission_flags = 0;
   bool block_status = false;  // a metadata context was selected
 };
 
-// NBD_SUCCESS, or the error that the specification wants for this request and
-// a sentence for a person.
+// NBD_SUCCESS, or the error that the specification requires for this request,
+// with a sentence for a person.
 struct Verdict {
   NbdError error = NBD_SUCCESS;
   const char* sentence = "";

@@ -1,9 +1,9 @@
-// Network byte order on spans.
+// Reads and writes integers in network byte order.
 //
-// WireReader reads a received message and remembers whether it ran past its
-// end, so that a decoder checks once, after its last field. WireWriter appends
-// to a string, for messages built during the handshake. Store() is for the
-// transmission phase, where nothing may be allocated.
+// WireReader reads a received message and records reads past its end, so that a
+// decoder checks only once, after its last field. WireWriter appends to a
+// string, for messages of the handshake. Store() is for the transmission phase,
+// which allocates nothing.
 #ifndef NBDINETD_PROTOCOL_WIRE_H_
 #define NBDINETD_PROTOCOL_WIRE_H_
 
@@ -25,7 +25,7 @@ T SwapIfLittleEndian(T value) {
   if constexpr (sizeof(T) == 8) return htobe64(value);
 }
 
-// Writes `value` at `out` and returns the place behind it.
+// Writes `value` at `out` and returns the address after it.
 template <std::unsigned_integral T>
 char* Store(char* out, T value) {
   const T wire = SwapIfLittleEndian(value);
@@ -44,14 +44,14 @@ class WireReader {
  public:
   explicit WireReader(absl::string_view bytes) : rest_(bytes) {}
 
-  // The next integer; 0 once the message has run out.
+  // The next integer; 0 past the end of the message.
   template <std::unsigned_integral T>
   T Read() {
     const absl::string_view bytes = ReadBytes(sizeof(T));
     return bytes.size() == sizeof(T) ? Load<T>(bytes.data()) : T{0};
   }
 
-  // The next `n` bytes, borrowed; empty once the message has run out.
+  // The next `n` bytes, borrowed; empty past the end of the message.
   absl::string_view ReadBytes(size_t n) {
     if (n > rest_.size()) {
       overrun_ = true;
@@ -64,7 +64,7 @@ class WireReader {
   }
 
   size_t remaining() const { return rest_.size(); }
-  // Every read was inside the message, and it has been read to its last byte.
+  // True if no read went past the end of the message, and no bytes are left.
   bool ReadExactly() const { return !overrun_ && rest_.empty(); }
 
  private:

@@ -8,8 +8,8 @@ namespace {
 
 const char kZeroes[kZeroBlockBytes] = {};
 
-// Most blocks end this at their first bytes; the C library's memcmp() compares
-// the others by the widest instructions that the processor has.
+// In most blocks the first bytes differ already. For the others, memcmp() uses
+// the widest instructions of the processor.
 bool IsZeroBlock(const char* block) {
   return std::memcmp(block, kZeroes, kZeroBlockBytes) == 0;
 }
