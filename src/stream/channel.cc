@@ -12,12 +12,12 @@
 namespace nbdinetd {
 namespace {
 
-// How often in a row spinning may find input before the other descriptors are
-// looked at: a client that is always quick must not hide a shutdown.
+// Consecutive waits that may end by spinning before the other descriptors are
+// polled. Without a limit, a client that is always quick would hide a shutdown.
 constexpr int kMaxWaitsUnpolled = 64;
 
-// The peer's machine has not answered for too long; of a negated errno. What
-// the last router has said of it takes the place of ETIMEDOUT (tcp_write_err()
+// True for a negated errno that means: the peer's machine hasn't answered for
+// too long. The last ICMP error of a router replaces ETIMEDOUT (tcp_write_err()
 // in the kernel).
 bool IsTimeout(ssize_t result) {
   switch (-result) {
@@ -99,12 +99,12 @@ struct Channel::Watched {
 
   pollfd fds[kCount];  // poll() ignores those with a negative descriptor
   bool wants_input;
-  bool has_input;  // whatever poll() says
+  bool has_input;  // whatever poll() returns
 };
 
 Channel::Watched Channel::Watch(const Interest& interest) {
   const bool wants_input = interest.input && input().size() < kInputBytes;
-  // Input that is there already would only wake us again and again.
+  // Input that can't be read yet would end each wait at once.
   const bool output_first = wants_input && stream_->has_output();
   if (output_first) {
     stall_watch_.NoteBlocked(*stream_);
@@ -162,7 +162,8 @@ Channel::Events Channel::EventsOf(const Watched& watched) {
                  watched.happened(Watched::kOutput);
   events.other = watched.happened(Watched::kOther);
   events.shutdown = watched.happened(Watched::kShutdown);
-  // A client that never stops sending must not hide that its time is over.
+  // Also checked when there is input, so that a client that never stops sending
+  // can't exceed its time.
   events.timeout = send_timed_out_ ||
                    (in_handshake() && SteadyNow() >= HandshakeLimit()) ||
                    !(events.input || events.other || events.shutdown);
@@ -179,7 +180,7 @@ Channel::Receipt Channel::Receive() {
 }
 
 Channel::Receipt Channel::ReceiveNow() {
-  // No room is not the end of the stream, which reading nothing looks like.
+  // Without room, Read() would return 0, which means the end of the stream.
   if (input().size() == kInputBytes) return Receipt::kNothing;
   MakeRoomFor(input().size() + 1);
   const ssize_t n =

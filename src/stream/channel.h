@@ -1,12 +1,12 @@
-// A Stream with an input buffer, and the one place that waits.
+// A Stream with an input buffer, and the only place that waits for the peer.
 //
-// In every phase of the connection, a wait for the peer also notices a shutdown
-// signal and one descriptor of the caller's, and tells the service manager's
-// watchdog that the process is alive. What the peer does comes back as a value.
+// In every phase, a wait for the peer also notices a shutdown signal and one
+// descriptor of the caller, and sends the service manager's WATCHDOG=1. Errors
+// of the peer are returned as values.
 //
-// Invariant: a shutdown is a state. Whoever notices it, in whatever wait, each
-// later wait ends by a time that follows from shutdown_since(); so no phase
-// depends on having been told. Threads: one.
+// Invariant: a shutdown is a state. After any wait has noticed it, every later
+// wait ends at a time derived from shutdown_since(). A phase that starts later
+// therefore can't miss it. Threads: one.
 #ifndef NBDINETD_STREAM_CHANNEL_H_
 #define NBDINETD_STREAM_CHANNEL_H_
 
@@ -29,59 +29,59 @@ namespace nbdinetd {
 
 class Channel {
  public:
-  // `shutdown_fd` is borrowed, and readable once the process should end.
-  // `stall_timeout`: how long Send() waits for a peer that reads nothing, and
-  // what was sent may stay on its way to a TCP peer; not in a handshake, which
-  // has a deadline of its own. `manager` is borrowed, and may be nullptr.
+  // `shutdown_fd` is borrowed, and becomes readable when the process should
+  // end. `stall_timeout` is the time for which Send() waits for a peer that
+  // doesn't read, and for which sent bytes may stay unacknowledged by a TCP
+  // peer; a handshake has its own deadline instead. `manager` is borrowed, and
+  // may be nullptr.
   Channel(std::unique_ptr<Stream> stream, int shutdown_fd,
           absl::Duration stall_timeout = absl::InfiniteDuration(),
           ServiceManager* manager = nullptr);
 
-  // Puts a stream over the one there is, as TLS is. Nothing of the old one's
-  // may be in input().
+  // Wraps the stream in another one, such as TLS. input() must be empty.
   void Wrap(absl::FunctionRef<std::unique_ptr<Stream>(std::unique_ptr<Stream>)>
                 wrap) {
     stream_ = wrap(std::move(stream_));
   }
 
   // Until EndHandshake(), every Wait() and Send() ends at `deadline`, or
-  // kShutdownGrace after a shutdown was noticed, whatever there is to receive.
+  // kShutdownGrace after a shutdown was noticed, even if there is input.
   void BeginHandshake(absl::Time deadline) { handshake_deadline_ = deadline; }
   void EndHandshake() { handshake_deadline_.reset(); }
-  // When that is; InfiniteFuture() outside a handshake.
+  // That time; InfiniteFuture() outside a handshake.
   absl::Time HandshakeLimit() const;
   absl::Duration stall_timeout() const { return stall_watch_.timeout(); }
-  // Send() or Wait() has given up on a peer that doesn't read, or doesn't
+  // True after Send() or Wait() has given up on a peer that doesn't read or
   // answer.
   bool send_timed_out() const { return send_timed_out_; }
-  // It was a TCP peer of whose machine nothing was heard: for the stall
-  // timeout, or for as long as the kernel waits.
+  // The cause, for a TCP peer: unacknowledged() when its machine acknowledged
+  // nothing for the stall timeout, vanished() when the kernel reported that the
+  // machine doesn't answer.
   bool unacknowledged() const { return stall_watch_.unacknowledged(); }
   bool vanished() const { return vanished_; }
 
-  // How to wait for a peer that has been quick of late (see Spinner).
+  // How to wait for a peer that has answered quickly of late (see Spinner).
   enum class Patience {
     kSleep,
     kPoll,         // poll the input for a moment before sleeping
     kGatherFirst,  // the same, but first let several requests come together
   };
 
-  // What a wait is for. A shutdown that has not been noticed yet ends every
-  // wait, too.
+  // The events that end a wait, besides the first notice of a shutdown.
   struct Interest {
-    bool input = true;  // something to receive, where there is room for it
+    bool input = true;  // bytes to receive, if the buffer has room
     int other_fd = -1;  // readable; borrowed, -1 for none
     absl::Time deadline = absl::InfiniteFuture();
     Patience patience = Patience::kSleep;
   };
 
-  // What has happened; several things may have.
+  // The events that have happened; more than one may be true.
   struct Events {
-    bool input = false;     // Receive() has something to tell
+    bool input = false;     // Receive() has a result
     bool other = false;     // the other descriptor is readable
     bool shutdown = false;  // this wait has noticed the shutdown
-    // The peer has been given up (send_timed_out()), or the handshake's time is
-    // over; or the deadline has passed, and nothing else has happened.
+    // send_timed_out(), or the handshake's time is over; or the deadline has
+    // passed and no other event has happened.
     bool timeout = false;
 
     bool operator==(const Events&) const = default;
@@ -89,87 +89,88 @@ class Channel {
 
   // Waits until one of the events has happened.
   //
-  // While the stream can't read before it has sent something (TLS answers some
-  // messages by itself), it is the output that is waited for, as in Send(): a
-  // peer that takes nothing for the stall timeout is given up. So is, in every
-  // wait, a TCP peer whose machine acknowledges nothing of what is on its way.
+  // If the stream must send before it can receive (TLS answers some messages by
+  // itself), Wait() waits until it can send, as Send() does, and gives up on a
+  // peer that reads nothing for the stall timeout. In every wait, it also gives
+  // up on a TCP peer whose machine acknowledges nothing of what is on its way.
   Events Wait(const Interest& interest);
 
-  // Waits until `fd` is readable, and for nothing else.
+  // Waits only until `fd` is readable, without a time limit.
   void WaitForReadable(int fd);
 
-  // True from the moment that Wait(), a Send() that has to wait, or
-  // LookForShutdown() has noticed the shutdown signal.
+  // True after Wait(), a Send() that had to wait, or LookForShutdown() has
+  // noticed the shutdown signal.
   bool shutdown_requested() const {
     return shutdown_since_ != absl::InfiniteFuture();
   }
-  // That moment; InfiniteFuture() before it.
+  // The time of that; InfiniteFuture() before it.
   absl::Time shutdown_since() const { return shutdown_since_; }
-  // Notices the signal without waiting for anything: for whoever is busy for
-  // long.
+  // Checks for the signal without waiting: for code that works for long.
   void LookForShutdown();
 
   enum class Receipt { kData, kNothing, kEnd, kReset, kTimedOut };
-  // Receives once, without waiting, as much as there is room for. kEnd: the
-  // peer sends no more, but may still read. kReset: the connection is gone;
-  // kTimedOut: so it is, since the peer's machine doesn't answer.
+  // Receives once, without waiting, as much as the buffer has room for. kEnd:
+  // the peer sends no more, but may still read. kReset: the connection is gone.
+  // kTimedOut: it is gone because the peer's machine doesn't answer.
   Receipt Receive();
-  // After kReset, a phrase for the log on why; empty when it was just that.
+  // After kReset, a phrase for the log with the reason; empty if there is no
+  // other.
   std::string failure() const { return stream_->failure(); }
 
-  // What has been received and not consumed.
+  // The bytes that were received and aren't consumed yet.
   absl::string_view input() const {
     return {buffer_.get() + begin_, end_ - begin_};
   }
-  // The first `n` bytes of input() are done with.
+  // Removes the first `n` bytes of input().
   void Consume(size_t n);
-  // Makes room so that input() can grow to at least `n` <= kInputBytes bytes.
+  // Moves input() so that it can grow to at least `n` <= kInputBytes bytes.
   void MakeRoomFor(size_t n);
 
-  // When the peer last sent something, or read all that it was sent.
+  // The time at which the peer last sent something, or Send() last finished.
   absl::Time last_progress() const { return last_progress_; }
 
-  // Sends all of it, in order, waiting for the peer to read it. False when the
-  // peer is gone or doesn't read, after which nothing more can be sent.
-  // With `more` something follows at once.
+  // Sends all bytes in order, and waits for the peer to read them. False when
+  // the peer is gone or doesn't read; nothing more can be sent then. `more`:
+  // other bytes follow at once.
   bool Send(absl::Span<iovec> pieces, bool more = false);
   bool Send(absl::string_view bytes, bool more = false);
 
   bool sends_files() const { return stream_->sends_files(); }
-  // Sends up to `length` bytes of `file` without copying them, in the same way;
-  // only where sends_files(). Returns how many: fewer when the file
-  // has no more, or there is an error, be it the file's or the peer's. The next
-  // Send() or reading the file tells which.
+  // Sends up to `length` bytes of `file` without copying them, and waits as
+  // Send() does; only where sends_files() returns true. Returns the number of
+  // bytes sent: fewer when the file ends, or after an error of the file or the
+  // peer. The next Send(), or a read from the file, tells which.
   size_t SendFile(int file, uint64_t offset, size_t length);
 
-  // A hard disconnect, now. Nothing may be sent or received afterwards.
+  // A hard disconnect. Nothing may be sent or received afterwards.
   void Abort();
 
  private:
   bool in_handshake() const { return handshake_deadline_.has_value(); }
-  // Every wait is made here.
+  // All waits of this class.
   int Poll(absl::Span<pollfd> fds, absl::Time deadline);
-  // Between two waits there may be much work.
+  // Called by Wait() and Send(): much work may lie between two waits.
   void KeepAlive() {
     if (manager_ != nullptr) manager_->KeepAlive();
   }
-  // Polls until a descriptor is ready, `deadline`, or the end of the handshake;
-  // gives up on a peer that stalls.
+  // Polls until a descriptor is ready, `deadline` has passed, the handshake's
+  // time is over, or the peer has stalled for the stall timeout.
   void PollPeer(absl::Span<pollfd> fds, absl::Time deadline);
   // The descriptors of one wait.
   struct Watched;
   Watched Watch(const Interest& interest);
   Events EventsOf(const Watched& watched);
-  // Receives by spinning, without a look at the other descriptors. False when
-  // that is not worth it, or nothing came.
+  // Receives by spinning, and doesn't poll the other descriptors. False when
+  // spinning doesn't save time, or nothing has arrived.
   bool SpinForInput(Patience patience);
-  // Whether any descriptor is ready; looks only after kMaxWaitsUnpolled waits
-  // in a row that spinning has ended.
+  // True if a descriptor is ready. It polls only after kMaxWaitsUnpolled
+  // consecutive waits that ended by spinning.
   bool ReadyAfterSpins(Watched& watched);
   void NoteSent();
   bool WaitWritable();
   void NoteShutdown();
-  // For poll(); the signal stays pending, and must not wake it again and again.
+  // The entry for poll(). It ignores the signal once noticed: the signal stays
+  // pending and would end every wait.
   pollfd ShutdownEntry() const;
   Receipt ReceiveNow();
 
@@ -181,13 +182,13 @@ class Channel {
   bool send_timed_out_ = false;
   absl::Time last_progress_;
   std::optional<absl::Time> handshake_deadline_;
-  // The output counts as blocked while the stream can't read before it has sent
-  // something, and while Send() waits.
+  // The output counts as blocked while the stream must send before it can
+  // receive, and while Send() waits.
   StallWatch stall_watch_;
   bool vanished_ = false;
   Spinner spinner_;
   int waits_unpolled_ = 0;
-  // What spinning has received, for Receive() to tell.
+  // The result of a receive during spinning, for Receive() to return.
   std::optional<Receipt> received_;
   std::unique_ptr<char[]> buffer_;
   size_t begin_ = 0;

@@ -7,7 +7,7 @@
 namespace nbdinetd {
 namespace {
 
-// The version whose headers we were compiled with.
+// The version of the headers that nbdinetd was compiled with.
 #define NBDINETD_TEXT_OF(x) #x
 #define NBDINETD_TEXT(x) NBDINETD_TEXT_OF(x)
 constexpr char kLibrary[] = "libssl.so." NBDINETD_TEXT(OPENSSL_SHLIB_VERSION);
@@ -18,7 +18,7 @@ bool Find(void* library, const char* name, Function* function) {
   return *function != nullptr;
 }
 
-// A symbol is looked for in libcrypto, too, which libssl depends on.
+// dlsym() also searches libcrypto, a dependency of libssl.
 bool FindAll(void* library, LibSsl* functions) {
   return library != nullptr
 #define NBDINETD_FIND(name) &&Find(library, #name, &functions->name)
@@ -34,13 +34,13 @@ absl::Status Load(LibSsl* functions) {
         absl::StrCat("failed to load OpenSSL, which TLS needs: ",
                      error == nullptr ? "no error" : error));
   }
-  // With the system's configuration, which may say which algorithms are
-  // allowed. What is cleaned up at exit goes with the process anyway.
+  // Reads the system's configuration, which may restrict the algorithms.
+  // Nothing is cleaned up at exit, since the process ends anyway.
   if (functions->OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, nullptr) != 1) {
     return absl::FailedPreconditionError(
         "failed to initialize OpenSSL; is its openssl.cnf in order?");
   }
-  // Seeds the generator of this process.
+  // Seeds the random number generator of this process.
   unsigned char byte;
   if (functions->RAND_bytes(&byte, 1) != 1) {
     return absl::FailedPreconditionError("OpenSSL found no random numbers");
@@ -48,7 +48,7 @@ absl::Status Load(LibSsl* functions) {
   return absl::OkStatus();
 }
 
-// Written to once, by Get().
+// Written only once, by Get().
 LibSsl& Table() {
   static LibSsl functions;
   return functions;

@@ -1,9 +1,8 @@
-// OpenSSL's libssl and libcrypto, loaded when TLS is wanted.
+// OpenSSL's libssl and libcrypto, loaded when TLS is requested.
 //
-// They are four megabytes with thousands of relocations, and a connection
-// without TLS needs nothing of them. Loading them, OpenSSL's configuration file
-// and the providers that it names is all done by Get(), so that afterwards no
-// file has to be opened.
+// They have four megabytes and thousands of relocations, and a connection
+// without TLS doesn't use them. Get() loads them, OpenSSL's configuration file
+// and the providers that it names, so that no file has to be opened later.
 #ifndef NBDINETD_STREAM_LIBSSL_H_
 #define NBDINETD_STREAM_LIBSSL_H_
 
@@ -21,8 +20,8 @@
 
 namespace nbdinetd {
 
-// The functions that we call, each as the manual page of its name says. What
-// the manual calls a macro goes through its _ctrl function here.
+// The functions that nbdinetd calls, as in the manual page of each name. Macros
+// in the manual are calls of their _ctrl function here.
 #define NBDINETD_LIBSSL_FUNCTIONS(F)     \
   F(BIO_clear_flags)                     \
   F(BIO_ctrl)                            \
@@ -104,10 +103,10 @@ struct LibSsl {
   NBDINETD_LIBSSL_FUNCTIONS(NBDINETD_DECLARE)
 #undef NBDINETD_DECLARE
 
-  // Loads and initializes it on the first call. FailedPrecondition when it
-  // can't be had. Main thread only.
+  // Loads and initializes OpenSSL on the first call. FailedPrecondition when
+  // that fails. The result is never freed. Threads: the main thread only.
   static absl::StatusOr<const LibSsl*> Get();
-  // What Get() has loaded, for OpenSSL's callbacks.
+  // The functions that Get() has loaded, for OpenSSL's callbacks.
   static const LibSsl& Loaded();
 };
 

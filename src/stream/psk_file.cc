@@ -21,9 +21,9 @@ unsigned HexDigit(char c) {
                    10);
 }
 
-// The bytes that `hex` spells; nothing unless there is at least one, and all
-// digits are hexadecimal. (absl::HexStringToBytes() believes its argument in
-// Abseil of 2022, and that form is deprecated in Abseil of 2024.)
+// Decodes `hex`; nullopt if it is empty or not hexadecimal.
+// (absl::HexStringToBytes() doesn't check its argument in Abseil of 2022, and
+// that form is deprecated in Abseil of 2024.)
 std::optional<std::string> BytesOfHex(absl::string_view hex) {
   if (hex.empty() || hex.size() % 2 != 0 ||
       !absl::c_all_of(
@@ -44,7 +44,7 @@ absl::Status LineError(size_t line, absl::string_view reason) {
 
 // Adds the pair of one line to `keys`.
 absl::Status AddLine(absl::string_view line, size_t number, PskMap* keys) {
-  // A name may hold colons, a key can't.
+  // An identity may contain colons, a key can't.
   const size_t colon = line.rfind(':');
   if (colon == absl::string_view::npos) {
     return LineError(number, "there is no colon between identity and key");

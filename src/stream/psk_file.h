@@ -1,9 +1,10 @@
-// The file of pre-shared keys, which psktool(1) makes: a line for each user,
+// Parses the file of pre-shared keys that psktool(1) writes: one line for each
+// user,
 //
 //   identity:hexkey
 //
-// An identity that begins with # is in hexadecimal itself, as GnuTLS has it for
-// names that are no text. There are no comments. Empty lines are skipped.
+// An identity that begins with # is hexadecimal, as in GnuTLS, for names that
+// aren't text. There are no comments. Empty lines are skipped.
 #ifndef NBDINETD_STREAM_PSK_FILE_H_
 #define NBDINETD_STREAM_PSK_FILE_H_
 
@@ -15,15 +16,15 @@
 
 namespace nbdinetd {
 
-// What OpenSSL takes at most.
+// OpenSSL's limits.
 inline constexpr size_t kMaxPskIdentityBytes = 256;
 inline constexpr size_t kMaxPskBytes = 512;
 
-// From identity to key, both in bytes.
+// Maps an identity to its key, both in bytes.
 using PskMap = absl::flat_hash_map<std::string, std::string>;
 
-// FailedPrecondition says which line is wrong and why, never what is in it: a
-// line holds a key.
+// FailedPrecondition names the line and the error. It never quotes the line,
+// which holds a key.
 absl::StatusOr<PskMap> ParsePskFile(absl::string_view text);
 
 }  // namespace nbdinetd

@@ -1,23 +1,23 @@
-// Busy waiting, where that pays.
+// Busy waiting, where it saves time.
 //
-// A client that keeps one request in flight sends the next some microseconds
-// after it has the reply; to sleep and be woken costs more than that. So the
-// peer is polled before the process sleeps, but only
-//   - while the peer has lately answered within the time of a spin: after some
-//     longer pauses there are no more spins, so that an idle connection costs
+// A client that keeps one request in flight sends the next one some
+// microseconds after it has the reply; sleeping and waking up costs more than
+// that. The peer is therefore polled before the process sleeps, but only
+//   - while the peer has lately answered within the time of a spin: several
+//     longer pauses stop the spinning, so that an idle connection costs
 //     nothing; and
-//   - while nobody else wants the processor: each turn offers it by
-//     sched_yield(), and when somebody took it, there are no spins for a while:
-//     a few waits when it was a moment's work of the system, longer and longer
-//     when it happens again and again.
-// And a client that keeps several requests in flight sends the next while it
-// reads the replies. Polled at once, each request would be answered by itself,
-// with a system call more on either side, and the peer's socket be locked just
-// when it wants to send; so the process looks away for a moment until several
-// have gathered, on the same conditions.
-// Rejected: a fixed number of tries, which burns that much after every reply
-// to a client that thinks for a millisecond; SO_BUSY_POLL, which is for network
-// devices with queues of their own.
+//   - while no other thread wants the processor: each turn offers it by
+//     sched_yield(). If another thread has run, a number of waits don't spin.
+//     That number doubles each time this happens, and halves after each
+//     successful spin.
+// A client that keeps several requests in flight sends the next one while it
+// reads the replies. If it were polled at once, each request would be answered
+// separately, with one more system call on either side, and the peer's socket
+// would be locked just when the peer sends. Under the same conditions,
+// LetGather() therefore waits a moment until several requests have arrived.
+// Rejected: a fixed number of tries, which wastes that much time after every
+// reply to a client that pauses for a millisecond; SO_BUSY_POLL, which is for
+// network devices with queues of their own.
 #ifndef NBDINETD_STREAM_SPINNER_H_
 #define NBDINETD_STREAM_SPINNER_H_
 
@@ -31,8 +31,8 @@ namespace nbdinetd {
 
 class Spinner {
  public:
-  // Calls `succeeds` until it returns true, as long as it is worth it. True if
-  // it did. After false the caller sleeps, and then calls NoteSlept().
+  // Calls `succeeds` until it returns true, for at most kSpinNs. True if it
+  // did. After false the caller sleeps, and then calls NoteSlept().
   template <typename Function>
   bool Try(Function succeeds) {
     start_ns_ = Now();
@@ -61,7 +61,7 @@ class Spinner {
     return false;
   }
 
-  // Before Try(), when the last receive brought several requests.
+  // Call it before Try() when the last receive brought several requests.
   void LetGather() {
     if (!Worthwhile()) return;
     const int64_t start_ns = Now();
@@ -74,17 +74,17 @@ class Spinner {
 
  private:
   static constexpr int64_t kSpinNs = 50'000;
-  // Spinning pays when waits are on average no longer than this.
+  // Spinning saves time when waits are on average no longer than this.
   static constexpr int64_t kWorthwhileNs = 60'000;
-  // One long pause counts as no more than this, so that a few quick answers
-  // outweigh it.
+  // The most that one long pause counts, so that a few quick answers outweigh
+  // it.
   static constexpr int64_t kLongestNs = 400'000;
-  // Somebody else has run meanwhile.
+  // After a longer sched_yield(), another thread has run.
   static constexpr int64_t kYieldedNs = 10'000;
   static constexpr int kMaxSkippedWaits = 63;
   static constexpr int kTriesPerTurn = 4;
-  // Longer, and a client with four requests in flight waits for us; shorter,
-  // and one with 32 gains less.
+  // With a longer time, a client with four requests in flight waits for us;
+  // with a shorter one, a client with 32 gains less.
   static constexpr int64_t kGatherNs = 10'000;
   static constexpr int kPausesPerTurn = 8;
 
@@ -92,7 +92,7 @@ class Spinner {
     return usual_wait_ns_ <= kWorthwhileNs && skip_ == 0;
   }
 
-  // Leaves the processor's resources to its sibling, if it has one.
+  // Leaves resources of the core to its other hardware thread.
   static void PauseProcessor() {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
@@ -113,8 +113,8 @@ class Spinner {
 
   int64_t start_ns_ = 0;
   int64_t usual_wait_ns_ = kLongestNs;
-  int skip_ = 0;       // how many more waits
-  int last_skip_ = 0;  // how many when somebody last took the processor
+  int skip_ = 0;       // waits without spinning that are left
+  int last_skip_ = 0;  // skip_ when another thread last ran
 };
 
 }  // namespace nbdinetd

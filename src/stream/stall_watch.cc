@@ -9,9 +9,10 @@
 namespace nbdinetd {
 namespace {
 
-// What the peer has taken of a blocked output. The number of unread bytes tells
-// it: a socket becomes writable only once a good part of what it holds has been
-// read, much later than when a slow peer last read something.
+// Grows with the bytes that the peer has taken of a blocked output. It uses the
+// number of unread bytes, since a socket becomes writable only after a good
+// part of its buffer was read, and doesn't show a slow peer's progress until
+// then.
 std::optional<uint64_t> TakenWhileBlocked(const Stream& stream) {
   const std::optional<size_t> unread = stream.unread_bytes();
   if (!unread.has_value()) return std::nullopt;

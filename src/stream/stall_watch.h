@@ -1,7 +1,7 @@
-// Whether a peer still takes what it is sent.
+// Detects a peer that takes nothing of what is sent to it.
 //
-// Invariant: nothing here waits. due() is the time of the next look, and the
-// owner calls Look() by then. Threads: one.
+// Invariant: no function here waits. due() is the time of the next check, and
+// the owner calls Look() at that time. Threads: one.
 #ifndef NBDINETD_STREAM_STALL_WATCH_H_
 #define NBDINETD_STREAM_STALL_WATCH_H_
 
@@ -13,42 +13,44 @@
 
 namespace nbdinetd {
 
-// Two things can stall. A blocked output: the stream's descriptor is not
-// writable, and the peer reads nothing. And bytes on their way to a TCP peer:
-// they are in the kernel, and the peer's machine acknowledges nothing.
+// Watches two kinds of stall. A blocked output: the stream's descriptor isn't
+// writable, and the peer reads nothing. Bytes on their way to a TCP peer: they
+// are in the kernel, and the peer's machine acknowledges nothing.
 class StallWatch {
  public:
-  // `timeout`: how long a peer may take nothing; infinite for no limit.
+  // `timeout` is the time for which a peer may take nothing; infinite for no
+  // limit.
   explicit StallWatch(absl::Duration timeout) : timeout_(timeout) {}
 
   absl::Duration timeout() const { return timeout_; }
 
-  // The output is blocked, since the first call after NoteUnblocked().
+  // The output is blocked; the time starts at the first call after
+  // NoteUnblocked().
   void NoteBlocked(const Stream& stream);
-  // The same, and the time counts from now on.
+  // The same, but the time starts now.
   void RestartBlocked(const Stream& stream);
   void NoteUnblocked() { blocked_.reset(); }
-  // Bytes have been sent at `now`, and may be on their way.
+  // Bytes were sent at `now`, and may still be on their way.
   void NoteSent(const Stream& stream, absl::Time now);
 
-  // When to look next; InfiniteFuture() while there is nothing to look at.
+  // The time of the next check; InfiniteFuture() if there is nothing to check.
   absl::Time due() const;
-  // Looks, where that is due. True when the peer has taken nothing for the
+  // Makes the checks that are due. True when the peer has taken nothing for the
   // timeout.
   bool Look(const Stream& stream);
-  // It was a TCP peer whose machine acknowledged nothing.
+  // True if the stalled peer is a TCP peer whose machine acknowledged nothing.
   bool unacknowledged() const { return unacknowledged_; }
 
  private:
-  // Since when a peer has taken nothing, as far as the looks at it tell.
+  // Measures how long a peer has taken nothing, as of the last check.
   class Stall {
    public:
-    // `taken` grows with what the peer has taken; nothing where the stream
-    // can't tell.
+    // `taken` grows with the bytes that the peer has taken; nullopt where the
+    // stream doesn't report it.
     explicit Stall(std::optional<uint64_t> taken);
-    // When to look again.
+    // The time of the next check.
     absl::Time due(absl::Duration timeout) const;
-    // Notes a look. True when the peer has taken nothing for `timeout`.
+    // Records a check. True when the peer has taken nothing for `timeout`.
     bool IsOver(std::optional<uint64_t> taken, absl::Duration timeout);
 
    private:
@@ -61,12 +63,12 @@ class StallWatch {
 
   const absl::Duration timeout_;
   std::optional<Stall> blocked_;
-  // Whether the stream tells what the peer's machine has acknowledged; asked
-  // once, by the first NoteSent().
+  // True if the stream reports what the peer's machine has acknowledged; set by
+  // the first NoteSent().
   std::optional<bool> tells_acknowledged_;
-  // A send only sets a time to look, so that a request that is answered and
-  // acknowledged costs nothing more. What is still on its way by then becomes a
-  // Stall.
+  // NoteSent() only sets the time of a check, so that a reply that is
+  // acknowledged in time costs no more. If bytes are still on their way then, a
+  // Stall is created.
   absl::Time look_at_way_ = absl::InfiniteFuture();
   std::optional<Stall> on_its_way_;
   bool unacknowledged_ = false;

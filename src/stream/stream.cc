@@ -25,7 +25,7 @@
 namespace nbdinetd {
 namespace {
 
-// Runs a system call until no signal interrupts it; its result, or -errno.
+// Repeats a system call after EINTR. Returns its result, or -errno.
 template <typename Call>
 ssize_t Retry(Call call) {
   ssize_t n;
@@ -35,39 +35,40 @@ ssize_t Retry(Call call) {
   return n < 0 ? -errno : n;
 }
 
-// Whether a call would not wait for `events`.
+// True if a call for `events` wouldn't wait.
 bool IsReady(int fd, short events) {
   pollfd entry = {fd, events, 0};
   return PollUntil(absl::MakeSpan(&entry, 1), absl::InfinitePast()) != 0;
 }
 
-// A pipe without a name. One with a name that is opened anew, when its writers
-// are gone, waits for the next one instead of telling the end.
+// True for a pipe without a name. A FIFO that is opened anew after its writers
+// have closed waits for the next writer, and doesn't report the end.
 bool IsAnonymousPipe(int fd) {
   struct statfs st;
   return fstatfs(fd, &st) == 0 &&
          static_cast<uint64_t>(st.f_type) == PIPEFS_MAGIC;
 }
 
-// What a Unix socket holds that the peer hasn't read yet: by default 208 KiB,
-// and a writer that has filled it sleeps until three quarters of that are read.
-// A peer on another processor then reads the last quarter before the writer has
-// woken up. TCP grows its buffers by itself, as long as nobody sets them.
+// The send buffer of a Unix socket. With the default of 208 KiB, a writer that
+// has filled it sleeps until three quarters of it are read, and a peer on
+// another processor reads the last quarter before the writer has woken up. TCP
+// grows its buffers by itself while no program sets their size.
 constexpr int kUnixSendBufferBytes = 512 << 10;
 
-// Of SO_BUF_LOCK (Linux 5.14), newer than some C library's headers.
+// SOCK_SNDBUF_LOCK of SO_BUF_LOCK (Linux 5.14), which some C libraries' headers
+// lack.
 constexpr int kSendBufferLocked = 1;
 
 void GrowSendBuffer(int fd) {
-  // Whoever made the socket, such as SendBuffer= in a
-  // .socket unit, has chosen a size.
+  // A size that was set before, as by SendBuffer= in a .socket unit, is kept.
   int locked = 0;
   socklen_t length = sizeof(locked);
   if (getsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &locked, &length) == 0 &&
       (locked & kSendBufferLocked) != 0) {
     return;
   }
-  // The first needs a capability; the second goes as far as net.core.wmem_max.
+  // SO_SNDBUFFORCE needs CAP_NET_ADMIN; SO_SNDBUF is limited by
+  // net.core.wmem_max.
   if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &kUnixSendBufferBytes,
                  sizeof(kUnixSendBufferBytes)) != 0) {
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kUnixSendBufferBytes,
@@ -75,12 +76,12 @@ void GrowSendBuffer(int fd) {
   }
 }
 
-// How much one sendfile() sends at most, so that whoever watches the time and
-// the signals has a turn while a slow peer takes it.
+// The most that one sendfile() sends, so that signals and deadlines are checked
+// while a slow peer reads it.
 constexpr size_t kSendFileBytes = 1 << 20;
 
 bool SetShortestSendTimeout(int fd) {
-  const timeval timeout = {0, 1};  // rounded up to a tick of the kernel's
+  const timeval timeout = {0, 1};  // rounded up to a tick of the kernel
   return setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) ==
          0;
 }
@@ -123,9 +124,9 @@ ssize_t SocketStream::Read(absl::Span<char> buffer) {
   });
 }
 
-// One piece at a time, by send(): what sendmsg() would do besides, passing
-// descriptors to the peer of a Unix socket, a filter of system calls couldn't
-// see. Several pieces are rare, and TCP sends them together all the same.
+// Sends one piece at a time by send(). sendmsg() could pass descriptors to the
+// peer of a Unix socket, and a seccomp filter couldn't see that. Several pieces
+// are rare, and TCP sends them together anyway (MSG_MORE).
 ssize_t SocketStream::Write(absl::Span<const iovec> pieces, bool more) {
   const int flags =
       MSG_DONTWAIT | MSG_NOSIGNAL | (more || pieces.size() > 1 ? MSG_MORE : 0);
@@ -167,10 +168,10 @@ void SocketStream::Abort() {
 
 void SocketStream::End() {
   if (aborted_ || shutdown(socket_.get(), SHUT_WR) != 0) return;
-  // TCP resets a connection on which data arrives that nobody will read, or
-  // that is closed with unread data; and a reset takes along what is still on
-  // its way to the peer. So what is there is read away, and no more is let in
-  // only when the peer's machine has all that it was sent.
+  // TCP resets a connection that is closed with unread data, or that receives
+  // data which no process will read. A reset discards bytes that are on their
+  // way to the peer. Unread data is therefore discarded first, and receiving is
+  // shut down only if the peer's machine has acknowledged everything.
   char unread[16 << 10];
   size_t discarded = 0;
   while (discarded < kMaxDiscardedBytes) {
@@ -204,7 +205,8 @@ void PipeStream::Abort() {
 }
 
 ssize_t PipeStream::Read(absl::Span<char> buffer) {
-  // The sandbox knows the two by their numbers, and no -1.
+  // The sandbox allows read() and write() on these two descriptors only, and
+  // not on -1.
   if (!input_.fd.valid()) return -ECONNABORTED;
   if (input_.waits && !IsReady(input_fd(), POLLIN)) return -EAGAIN;
   return Retry([&] { return read(input_fd(), buffer.data(), buffer.size()); });

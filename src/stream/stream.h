@@ -1,6 +1,6 @@
-// The bytes to and from the peer.
+// Moves bytes to and from the peer.
 //
-// A Stream owns the peer's descriptors; nobody else reads from them or writes
+// A Stream owns the peer's descriptors; no other code reads from them or writes
 // to them. It never blocks and never raises SIGPIPE. Threads: one.
 #ifndef NBDINETD_STREAM_STREAM_H_
 #define NBDINETD_STREAM_STREAM_H_
@@ -18,52 +18,51 @@
 
 namespace nbdinetd {
 
-// False, too, when it can't be told.
+// Returns false also if getsockopt(2) fails.
 bool IsUnixSocket(int fd);
 
 class Stream {
  public:
   virtual ~Stream() = default;
 
-  // Both return a positive number of bytes, or a negated errno (-EAGAIN when
-  // poll() should be asked first). Read returns 0 at the end of the stream.
+  // Both return a positive number of bytes, or a negated errno (-EAGAIN: call
+  // poll() first). Read returns 0 at the end of the stream.
   virtual ssize_t Read(absl::Span<char> buffer) = 0;
-  // `more`: something follows at once, and may share a packet with this.
+  // `more`: other bytes follow at once, and may share a packet with these.
   virtual ssize_t Write(absl::Span<const iovec> pieces, bool more = false) = 0;
 
-  // Whether bytes written to the descriptor are the bytes of the wire (a plain
-  // socket, kernel TLS), so that the kernel can send a file's without copying
-  // them.
+  // True if bytes that are written to the descriptor are wire bytes (a plain
+  // socket, kernel TLS), so that the kernel can send a file without copying it.
   virtual bool sends_files() const { return false; }
-  // Sends from `file`, as Write() does; only where sends_files(). 0 when the
-  // file ends at `offset`. A negated errno may be the file's or the stream's.
+  // Sends from `file` as Write() does; only where sends_files() returns true.
+  // Returns 0 when the file ends at `offset`, and a negated errno for an error
+  // of the file or the stream.
   virtual ssize_t SendFile(int file, uint64_t offset, size_t length);
 
-  // Ends the connection at once, in both directions: a hard disconnect, though
-  // the descriptors stay open until the end.
+  // A hard disconnect: ends the connection in both directions. A socket stays
+  // open until the destructor.
   virtual void Abort() = 0;
 
-  // What poll() can't know. has_input(): Read() has something to return
-  // although the descriptor may have nothing. has_output(): Read() returns
-  // nothing before it has sent something, for which the descriptor has to be
-  // writable.
+  // State that poll() doesn't report. has_input(): Read() has bytes, although
+  // the descriptor may have none. has_output(): Read() must send before it can
+  // return bytes, so the descriptor has to be writable.
   virtual bool has_input() const { return false; }
   virtual bool has_output() const { return false; }
-  // How much of what was written the peer hasn't taken: in bytes, more or less,
-  // so that only a difference tells something. Nothing where the kernel doesn't
-  // say.
+  // The written bytes that the peer hasn't taken. The number is approximate:
+  // only its changes are meaningful. nullopt where the kernel doesn't report
+  // it.
   virtual std::optional<size_t> unread_bytes() const { return std::nullopt; }
-  // How much of what was written a TCP peer's machine has acknowledged, in
-  // bytes of the wire; it only grows. Nothing elsewhere.
+  // The wire bytes that a TCP peer's machine has acknowledged; it only grows.
+  // nullopt for others.
   virtual std::optional<uint64_t> acknowledged_bytes() const {
     return std::nullopt;
   }
-  // After a failure that is more than an errno, a phrase for the log.
+  // After a failure that an errno doesn't describe, a phrase for the log.
   virtual std::string failure() const { return ""; }
 
-  // For who has to use the descriptor by other means than this, and without
-  // waiting. Holders of a duplicate share that; so it is taken back at the end,
-  // if it wasn't before, and Abort() is one.
+  // For code that uses the descriptor without this class and must not wait.
+  // O_NONBLOCK also affects holders of a duplicate; the destructor and Abort()
+  // therefore clear it if it was set here.
   virtual void SetNonBlocking(bool) {}
 
   // For poll() only.
@@ -71,14 +70,14 @@ class Stream {
   virtual int output_fd() const = 0;
 };
 
-// A stream socket of any family. Its end is shut down before it is closed, so
-// that the peer hears of it though somebody else holds a duplicate; what has
-// been sent still arrives.
+// A stream socket of any family. The destructor shuts it down before it closes
+// it, so that the peer notices although another process holds a duplicate. Sent
+// bytes still arrive.
 //
-// Those who hold a duplicate share the file status flags, so that these are
-// left as they are: each call says by itself that it doesn't wait. sendfile(2)
-// can't; the socket gets a timeout for sending instead, the shortest there is.
-// SIGPIPE has to be ignored by the first SendFile().
+// Holders of a duplicate share the file status flags, so these are left
+// unchanged: each call passes MSG_DONTWAIT. sendfile(2) can't, so the socket
+// gets the shortest SO_SNDTIMEO instead. SIGPIPE must be ignored before the
+// first SendFile().
 class SocketStream : public Stream {
  public:
   explicit SocketStream(UniqueFd socket);
@@ -87,8 +86,8 @@ class SocketStream : public Stream {
   ssize_t Write(absl::Span<const iovec> pieces, bool more = false) override;
   bool sends_files() const override { return sends_files_; }
   ssize_t SendFile(int file, uint64_t offset, size_t length) override;
-  // TCP: what isn't acknowledged. A Unix socket: with what the kernel needs to
-  // hold it.
+  // TCP: unacknowledged bytes. A Unix socket: unread bytes and the kernel's
+  // memory to hold them.
   std::optional<size_t> unread_bytes() const override;
   std::optional<uint64_t> acknowledged_bytes() const override;
   void SetNonBlocking(bool on) override;
@@ -107,10 +106,10 @@ class SocketStream : public Stream {
 };
 
 // A pair of pipes, as from ssh. Other holders of an inherited pipe share its
-// file status flags, so that these are left as they are: each pipe is opened
-// anew, without waiting, where the process may do that. Else it is asked before
-// each call, and written to in pieces for which a pipe always has room when
-// poll() says so. SIGPIPE has to be ignored.
+// file status flags, so these are left unchanged: each pipe is opened anew with
+// O_NONBLOCK where the process may do that. Otherwise it is polled before each
+// call, and each write is short enough for a pipe that poll() reports as
+// writable. SIGPIPE must be ignored.
 class PipeStream : public Stream {
  public:
   PipeStream(UniqueFd input, UniqueFd output);
@@ -123,7 +122,7 @@ class PipeStream : public Stream {
  private:
   struct End {
     UniqueFd fd;
-    bool waits;  // a call on it may
+    bool waits;  // a call on it may block
   };
   // `access` is O_RDONLY or O_WRONLY.
   static End Take(UniqueFd pipe, int access);

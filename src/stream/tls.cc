@@ -1,4 +1,4 @@
-// Loading what a server needs, by OpenSSL.
+// Loads a server's keys and certificates with OpenSSL.
 #include "stream/tls.h"
 
 #include <fcntl.h>
@@ -29,23 +29,22 @@ constexpr char kCertificate[] = "server-cert.pem";
 constexpr char kKey[] = "server-key.pem";
 constexpr char kRevocationList[] = "ca-crl.pem";
 
-// AES-128-GCM first: no other is as fast on a processor with AES instructions,
-// and none is known to be weaker in practice. A client that prefers ChaCha20,
-// since it has none, gets that (SSL_OP_PRIORITIZE_CHACHA).
+// AES-128-GCM first: it is the fastest on a processor with AES instructions,
+// and no other is known to be stronger in practice. A client without them
+// prefers ChaCha20 and gets it (SSL_OP_PRIORITIZE_CHACHA).
 constexpr char kCiphersOfTls13[] =
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:"
     "TLS_CHACHA20_POLY1305_SHA256";
-// All of them have forward secrecy and authenticated encryption: no CBC, and
-// keys are agreed on by elliptic curves, since finite fields cost a server much
-// for what they cost a client ("DHEat"), in groups that a client of TLS 1.2
-// can't check. For PSK that leaves one, which OpenSSL and GnuTLS have in
-// common.
+// Only forward secrecy and authenticated encryption: no CBC. Keys are exchanged
+// by elliptic curves. Finite fields cost a server much more than a client
+// ("DHEat"), and a client of TLS 1.2 can't check their groups. For PSK, OpenSSL
+// and GnuTLS then have one cipher in common.
 constexpr char kCiphersOfTls12[] =
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
     "ECDHE+AESGCM:ECDHE+CHACHA20:!PSK:!aNULL";
 constexpr char kPskCiphersOfTls12[] = "ECDHE-PSK-CHACHA20-POLY1305";
 
-// Text that is overwritten when it isn't needed any more.
+// Text that its destructor overwrites with zeroes.
 struct Secret {
   Secret() = default;
   Secret(Secret&& other) noexcept
@@ -55,8 +54,8 @@ struct Secret {
   mode_t mode = 0;  // of its file
 };
 
-// What is unsafe about a file of keys. A group may be there to share it, as
-// Debian's ssl-cert is.
+// Warns about a file of keys that other users can access. Its group is ignored,
+// since a group may exist to share it, as Debian's ssl-cert does.
 std::string WarningOf(absl::string_view path, mode_t mode) {
   if ((mode & (S_IROTH | S_IWOTH)) == 0) return "";
   return absl::StrFormat(
@@ -75,7 +74,8 @@ absl::Status WrongFile(absl::string_view path, absl::string_view reason) {
       absl::StrCat("failed to use ", Quoted(path), " for TLS: ", reason));
 }
 
-// `*found`, unless it is nullptr, makes a missing file no error.
+// Reads a whole file. If `found` isn't nullptr, a missing file is no error, and
+// `*found` reports whether it exists.
 absl::StatusOr<Secret> ReadFile(const std::string& path,
                                 bool* found = nullptr) {
   const auto fail = [&path](absl::string_view what) {
@@ -83,13 +83,13 @@ absl::StatusOr<Secret> ReadFile(const std::string& path,
         errno, absl::StrCat("failed to ", what, " ", Quoted(path), " for TLS"),
         absl::StatusCode::kFailedPrecondition);
   };
-  // Not to wait for a writer should it be a FIFO.
+  // O_NONBLOCK: opening a FIFO would wait for a writer.
   const UniqueFd file(
       open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (found != nullptr) {
     const int error = errno;
     struct stat st;
-    // A link that leads nowhere is no missing file.
+    // A dangling symbolic link doesn't count as a missing file.
     *found = file.valid() || error != ENOENT || lstat(path.c_str(), &st) == 0;
     errno = error;
   }
@@ -106,7 +106,7 @@ absl::StatusOr<Secret> ReadFile(const std::string& path,
         path, absl::StrCat("it has more than ", kMaxFileBytes, " bytes"));
   }
   content.mode = st.st_mode;
-  // At once, so that no copy stays behind in memory.
+  // Allocated once, so that no copy stays behind in memory.
   content.text.resize(static_cast<size_t>(st.st_size));
   size_t done = 0;
   while (done < content.text.size()) {
@@ -121,7 +121,7 @@ absl::StatusOr<Secret> ReadFile(const std::string& path,
   return content;
 }
 
-// In nbdkit's order, after systemd's credentials.
+// systemd's credentials first, then nbdkit's directories in its order.
 std::vector<std::string> DefaultDirectories() {
   const auto variable = [](const char* name) {
     return std::string(absl::NullSafeStringView(secure_getenv(name)));
@@ -154,10 +154,10 @@ absl::StatusOr<std::string> FindDirectory(const TlsSettings& settings) {
       "; use --tls-certificates or --tls-psk"));
 }
 
-// A key that is encrypted must not make OpenSSL ask on the terminal.
+// Prevents OpenSSL from prompting for the passphrase of an encrypted key.
 int NoPassphrase(char*, int, int, void*) { return -1; }
 
-// Collects what is loaded; owns OpenSSL's context.
+// Loads the files; owns OpenSSL's context.
 class OpenSslTls : public Tls {
  public:
   explicit OpenSslTls(const LibSsl& lib) : lib_(lib) {}
@@ -186,12 +186,13 @@ class OpenSslTls : public Tls {
   absl::Status UseCertificates(const std::string& path);
   absl::Status UseKey(const std::string& path);
   absl::Status TrustAuthority(const std::string& path, bool name_it_to_clients);
-  // `*exists` says whether there is a list.
+  // Sets `*exists` if there is a list.
   absl::Status UseRevocationList(const std::string& path, bool* exists);
 
-  // What OpenSSL says of the last call.
+  // OpenSSL's reason for the failure of the last call.
   absl::Status OpenSslError(absl::string_view path) const;
-  // Calls `use` with each object of one kind in a file of PEM; how many.
+  // Calls `use` with each object of one kind in a PEM file. Returns their
+  // number.
   template <typename Object, typename Reader, typename Use>
   absl::StatusOr<int> ForEach(const std::string& path, const Secret& content,
                               Reader reader, Use use) const;
@@ -215,7 +216,7 @@ absl::Status OpenSslTls::MakeContext() {
   if (context == nullptr || server_.bio_method == nullptr) {
     return absl::FailedPreconditionError("failed to set up OpenSSL");
   }
-  // The system's configuration may ask for more, not for less.
+  // The system's configuration may set a higher minimum, not a lower one.
   if (lib_.SSL_CTX_ctrl(context, SSL_CTRL_GET_MIN_PROTO_VERSION, 0, nullptr) <
       TLS1_2_VERSION) {
     lib_.SSL_CTX_ctrl(context, SSL_CTRL_SET_MIN_PROTO_VERSION, TLS1_2_VERSION,
@@ -226,7 +227,7 @@ absl::Status OpenSslTls::MakeContext() {
                    SSL_OP_NO_TICKET | SSL_OP_CIPHER_SERVER_PREFERENCE |
                    SSL_OP_PRIORITIZE_CHACHA | SSL_OP_IGNORE_UNEXPECTED_EOF |
                    SSL_OP_ENABLE_KTLS);
-  // Nobody comes back to this process to resume a session.
+  // A process serves one connection, so no session is ever resumed.
   lib_.SSL_CTX_ctrl(context, SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_OFF,
                     nullptr);
   lib_.SSL_CTX_set_num_tickets(context, 0);
@@ -282,7 +283,7 @@ absl::StatusOr<int> OpenSslTls::ForEach(const std::string& path,
   }
   lib_.BIO_free(bio);
   if (!status.ok()) return status;
-  // At the end of the file there is one object too few.
+  // The end of the file is reported as a missing start line.
   if (ERR_GET_REASON(lib_.ERR_peek_last_error()) != PEM_R_NO_START_LINE) {
     return OpenSslError(path);
   }
@@ -295,7 +296,7 @@ absl::Status OpenSslTls::UseCertificates(const std::string& path) {
   const absl::StatusOr<Secret> content = ReadFile(path);
   if (!content.ok()) return content.status();
   bool expired = false;
-  // Its own certificate first, and then those on the way to the authority.
+  // The server's certificate comes first, and then those of the chain.
   const absl::StatusOr<int> count = ForEach<X509>(
       path, *content, lib_.PEM_read_bio_X509,
       [&](X509* certificate, int index) {
@@ -307,7 +308,7 @@ absl::Status OpenSslTls::UseCertificates(const std::string& path) {
           lib_.X509_free(certificate);
           return used;
         }
-        // Takes it over if it succeeds.
+        // OpenSSL takes ownership if it succeeds.
         if (lib_.SSL_CTX_ctrl(server_.context, SSL_CTRL_CHAIN_CERT, 0,
                               certificate) == 1) {
           return true;
@@ -338,7 +339,7 @@ absl::Status OpenSslTls::UseKey(const std::string& path) {
     }
     return OpenSslError(path);
   }
-  // It fails, too, when the key isn't the certificate's.
+  // Fails also when the key doesn't belong to the certificate.
   const bool used = lib_.SSL_CTX_use_PrivateKey(server_.context, key) == 1 &&
                     lib_.SSL_CTX_check_private_key(server_.context) == 1;
   lib_.EVP_PKEY_free(key);
@@ -370,8 +371,8 @@ absl::Status OpenSslTls::UseRevocationList(const std::string& path,
   const absl::StatusOr<Secret> content = ReadFile(path, exists);
   if (!content.ok() || !*exists) return content.status();
   X509_STORE* store = lib_.SSL_CTX_get_cert_store(server_.context);
-  // Every certificate of a client, and those of the authorities between, then
-  // needs a list of its issuer's that holds today.
+  // With these flags, each certificate of a client's chain needs a current
+  // revocation list of its issuer.
   lib_.X509_STORE_set_flags(store,
                             X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL);
   return ForEach<X509_CRL>(path, *content, lib_.PEM_read_bio_X509_CRL,
@@ -430,7 +431,7 @@ absl::Status OpenSslTls::Load(const TlsSettings& settings) {
                                     out->append(Quoted(p));
                                   }));
   }
-  // What is left over would be taken for the reason of a later failure.
+  // An error that is left over would be reported as the reason of a later one.
   lib_.ERR_clear_error();
   return absl::OkStatus();
 }

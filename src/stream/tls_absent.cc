@@ -1,4 +1,4 @@
-// What stands for TLS in a program that was built without OpenSSL.
+// Replaces tls.cc in a program that is built without OpenSSL.
 #include "stream/tls.h"
 
 namespace nbdinetd {

@@ -19,26 +19,26 @@
 namespace nbdinetd {
 namespace {
 
-// A record's plaintext (RFC 8446, section 5.1), and the most that it can be
-// when it is encrypted (RFC 5246, section 6.2.3, with its header).
+// The longest plaintext of a record (RFC 8446, section 5.1), and the longest
+// encrypted record with its header (RFC 5246, section 6.2.3).
 constexpr size_t kRecordBytes = 16384;
 constexpr size_t kMaxRecordBytes = kRecordBytes + 2048 + 5;
 
-// The one slot for application data that every SSL has.
+// The slot for application data that every SSL has.
 constexpr int kSelf = 0;
 
-// The message that changes keys, and where it says that it wants an answer (RFC
-// 8446, section 4.6.3).
+// The message KeyUpdate, and the offset of its request_update (RFC 8446,
+// section 4.6.3).
 constexpr unsigned char kKeyUpdate = 24;
 constexpr size_t kKeyUpdateRequestAt = 4;
 
-// What a key of nobody's is replaced with.
+// The size of the random key that replaces the key of an unknown identity.
 constexpr size_t kRandomKeyBytes = 32;
 
-// RFC 2253 has two ways to escape a character: "\\," and "\\2C". With the
-// second for all of them, a comma or plus sign is always one between
-// attributes, so that a glob can't take for another attribute what is in the
-// value of one, which the client may have chosen.
+// RFC 2253 has two ways to escape a character: "\\," and "\\2C". After all
+// escapes are changed to the second, each comma or plus sign separates
+// attributes. A glob therefore can't match a separator inside a value, which
+// the client may have chosen.
 std::string WithHexEscapes(absl::string_view name) {
   std::string escaped;
   for (size_t i = 0; i < name.size(); ++i) {
@@ -53,8 +53,7 @@ std::string WithHexEscapes(absl::string_view name) {
 }
 
 std::string SubjectOf(const LibSsl& lib, X509* certificate) {
-  // As RFC 2253 has it, which escapes what could break a line, but with UTF-8
-  // as it is.
+  // RFC 2253 escapes what could break a line. UTF-8 stays unescaped.
   constexpr unsigned long kFlags = XN_FLAG_RFC2253 & ~ASN1_STRFLGS_ESC_MSB;
   BIO* text = lib.BIO_new(lib.BIO_s_mem());
   if (text == nullptr) return "";
@@ -102,8 +101,8 @@ OpenSslStream::~OpenSslStream() {
     receives_left_ = kTlsReceivesInARow;
     if (lib_.SSL_shutdown(ssl_) >= 0) {
       Flush();
-      // Takes the peer's close_notify if it is there: a socket that is closed
-      // with unread bytes tells the peer of an error.
+      // Reads the peer's close_notify if it has arrived: a socket that is
+      // closed with unread bytes sends a reset.
       lib_.SSL_shutdown(ssl_);
     }
   }
@@ -125,8 +124,7 @@ int OpenSslStream::ReadBio(BIO* bio, char* data, size_t size, size_t* done) {
   ssize_t n = -EAGAIN;
   if (self.receives_left_ > 0) {
     n = self.below_->Read({data, size});
-    // Less than there was room for: that was all. Should more have come
-    // meanwhile, or be left, poll() tells.
+    // A short read has taken all there was; poll() reports later bytes.
     self.receives_left_ =
         n == static_cast<ssize_t>(size) ? self.receives_left_ - 1 : 0;
   }
@@ -184,8 +182,8 @@ unsigned OpenSslStream::FindKey(SSL* ssl, const char* identity,
     std::memcpy(key, known.data(), known.size());
     return static_cast<unsigned>(known.size());
   }
-  // To a stranger an unknown name looks like a wrong key, so that nobody can
-  // find out which names there are.
+  // An unknown identity gets a random key. Its failure looks like that of a
+  // wrong key, so that a client can't find out which identities exist.
   const size_t size = std::min<size_t>(kRandomKeyBytes, max_key_bytes);
   return lib.RAND_bytes(key, static_cast<int>(size)) == 1
              ? static_cast<unsigned>(size)
@@ -198,8 +196,8 @@ bool OpenSslStream::TryKernel() {
       setsockopt(fd, IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")) != 0) {
     return false;
   }
-  // OpenSSL hands its keys to the kernel when it ends the handshake on a
-  // BIO of its own, which wants a non-blocking socket.
+  // OpenSSL passes its keys to the kernel when the handshake ends on its own
+  // socket BIO, which needs a non-blocking socket.
   BIO* bio = lib_.BIO_new_socket(fd, BIO_NOCLOSE);
   if (bio == nullptr) return false;
   below_->SetNonBlocking(true);
@@ -207,16 +205,16 @@ bool OpenSslStream::TryKernel() {
   return true;
 }
 
-// From here on OpenSSL tries no key in the kernel. It would with each
-// KeyUpdate, and where the kernel doesn't take the key, OpenSSL 3.5 loses what
-// it has received behind the message, as far as its source tells:
-// ssl_set_new_record_layer() gives its second attempt the buffer of the first,
-// instead of the old layer's.
+// Stops OpenSSL from setting keys in the kernel. Otherwise it would try that
+// with each KeyUpdate, and where the kernel refuses the key, OpenSSL 3.5 loses
+// the bytes that it received after the message. In its source,
+// ssl_set_new_record_layer() passes the buffer of the first attempt, instead of
+// the old layer's, to the second attempt.
 void OpenSslStream::ForgetKernel() {
   lib_.SSL_clear_options(ssl_, SSL_OP_ENABLE_KTLS);
 }
 
-// Goes back to our own BIO, in each direction that the kernel hasn't taken.
+// Returns to our own BIO in each direction that the kernel doesn't handle.
 void OpenSslStream::LeaveKernel() {
   ForgetKernel();
   BIO* writer = lib_.SSL_get_wbio(ssl_);
@@ -282,7 +280,7 @@ int OpenSslStream::Handshake() {
   if (kernel_tried_) LeaveKernel();
   Flush();
   established_ = true;
-  // What came behind the handshake's last record.
+  // Bytes may have arrived after the handshake's last record.
   has_input_ = true;
   SetIdentity();
   if (IsAllowed()) return 0;
@@ -298,7 +296,7 @@ std::string OpenSslStream::OpenSslReason() const {
   return reason == nullptr ? "OpenSSL gives no reason" : reason;
 }
 
-// In the order of what says most to a person.
+// The most informative reason comes first.
 void OpenSslStream::SetHandshakeFailure() {
   const long verified = lib_.SSL_get_verify_result(ssl_);
   failure_ = "the TLS handshake failed: ";
@@ -330,12 +328,12 @@ void OpenSslStream::SetIdentity() {
 
 bool OpenSslStream::IsAllowed() const {
   // A certificate without a subject, or with one that can't be printed, is
-  // nobody's.
+  // never allowed.
   if (!server_.allow.empty() && identity_.empty()) return false;
   const std::string identity =
       psk_identity_.empty() ? WithHexEscapes(identity_) : identity_;
   const auto matches = [&](const std::string& pattern) {
-    // Distinguished names hold backslashes, which stand for themselves here.
+    // FNM_NOESCAPE: distinguished names contain literal backslashes.
     return fnmatch((psk_identity_.empty() ? WithHexEscapes(pattern) : pattern)
                        .c_str(),
                    identity.c_str(), FNM_NOESCAPE) == 0;
@@ -363,8 +361,8 @@ ssize_t OpenSslStream::ResultOf(int result) {
     return -below_error_;
   }
   if (error == SSL_ERROR_ZERO_RETURN || end_seen_) {
-    // The end of the connection without a close_notify is as good as one: where
-    // a message ends is known from the message.
+    // The end of the connection without close_notify is accepted: each NBD
+    // message contains its own length.
     if (!end_seen_ || lib_.SSL_has_pending(ssl_) == 0) return 0;
     failure_ = "client vanished inside a TLS record";
   } else {
@@ -377,7 +375,7 @@ ssize_t OpenSslStream::ResultOf(int result) {
 
 ssize_t OpenSslStream::Read(absl::Span<char> buffer) {
   if (read_end_.has_value()) return *read_end_;
-  // A peer that asks for answers and reads none is read from no more.
+  // Nothing is read from a peer that requests answers and doesn't read them.
   if (Flush() == -EAGAIN) return -EAGAIN;
   lib_.ERR_clear_error();
   receives_left_ = kTlsReceivesInARow;
@@ -391,7 +389,7 @@ ssize_t OpenSslStream::Read(absl::Span<char> buffer) {
     if (result == 1) continue;
     const ssize_t why = ResultOf(result);
     if (why != -EAGAIN) read_end_ = why;
-    // OpenSSL has more input, of which poll() knows nothing, behind answers for
+    // OpenSSL may hold input that poll() doesn't report, after answers for
     // which there was no room.
     if (!wants_output_ || output_.empty() || Flush() != 0) break;
   }
@@ -400,9 +398,9 @@ ssize_t OpenSslStream::Read(absl::Span<char> buffer) {
     broken_ = true;
     read_end_ = -EPROTO;
   }
-  // Answers to what OpenSSL has handled by itself.
+  // Sends the answers to messages that OpenSSL has handled by itself.
   Flush();
-  // When there is no more room there may be more.
+  // A full buffer means that there may be more.
   has_input_ = total == buffer.size();
   if (total > 0) return static_cast<ssize_t>(total);
   return read_end_.value_or(-EAGAIN);
@@ -421,7 +419,7 @@ size_t OpenSslStream::Encrypt(absl::Span<const iovec> pieces) {
     const char* data = static_cast<const char*>(pieces[0].iov_base) + offset;
     size_t size = std::min(pieces[0].iov_len - offset, kRecordBytes);
     if (size < kRecordBytes && pieces.size() > 1) {
-      // A small piece and what follows it become one record.
+      // A small piece and the bytes after it share a record.
       size = Gather(pieces, offset);
       data = record_.get();
     }
@@ -440,8 +438,8 @@ size_t OpenSslStream::Encrypt(absl::Span<const iovec> pieces) {
   return total;
 }
 
-// Copies up to a record's bytes from `pieces`, `offset` bytes into the first,
-// to record_; how many.
+// Copies up to kRecordBytes of `pieces`, from `offset` bytes into the first, to
+// record_. Returns their number.
 size_t OpenSslStream::Gather(absl::Span<const iovec> pieces, size_t offset) {
   if (record_ == nullptr) {
     record_ = std::make_unique_for_overwrite<char[]>(kRecordBytes);
@@ -461,7 +459,7 @@ ssize_t OpenSslStream::Write(absl::Span<const iovec> pieces, bool more) {
   if (kernel_sends_) return below_->Write(pieces, more);
   if (broken_) return -EPIPE;
   if (owed_ == 0) {
-    // Small messages of OpenSSL's may still be here, and never many.
+    // output_ may hold small messages of OpenSSL, and never many.
     if (output_.size() + kMaxRecordBytes > kTlsOutputBytes) {
       if (const int flushed = Flush()) return flushed;
     }
@@ -472,8 +470,9 @@ ssize_t OpenSslStream::Write(absl::Span<const iovec> pieces, bool more) {
       return -EPROTO;
     }
   }
-  // Only what is on its way has been written: who calls again until it is
-  // calls with the same bytes, which are here already.
+  // Bytes count as written only when the stream below has accepted them all.
+  // Until then, the caller repeats the call with the same bytes, which are in
+  // output_ already.
   if (const int flushed = Flush()) return flushed;
   return static_cast<ssize_t>(std::exchange(owed_, 0));
 }

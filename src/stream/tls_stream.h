@@ -1,22 +1,21 @@
-// A TlsStream by OpenSSL.
+// A TlsStream that uses OpenSSL.
 //
-// OpenSSL never touches the descriptor: it reads and writes through a BIO of
-// ours, from and to the stream below. So that stream's rules hold (it never
-// blocks, never raises SIGPIPE, may be a pair of pipes), many records go out by
-// one system call, and OpenSSL never has to be asked again with the same bytes:
-// it is given a record only when there is room for the encrypted one. Where the
-// kernel has taken over the encryption of what is sent, writes go to the socket
-// as they are.
+// Except for kernel TLS, OpenSSL doesn't use the descriptor: it reads from and
+// writes to the stream below through our own BIO. The rules of that stream
+// therefore hold (it never blocks, never raises SIGPIPE, may be a pair of
+// pipes). Many records go out by one system call. OpenSSL never needs the same
+// bytes again, because it gets a record only when there is room for the
+// encrypted one. Where the kernel encrypts, writes go to the socket unchanged.
 //
-// Beside what the stream below does, and memory, the handshake and what follows
-// ask this of the system: getrandom and getpid, for random numbers; on a TCP
-// socket setsockopt(TCP_ULP), and where the kernel has TLS fcntl(F_GETFL,
-// F_SETFL), setsockopt(SOL_TLS), read, write, recvmsg and sendmsg. Nothing is
-// opened. Where one of the calls for the kernel's TLS is refused, OpenSSL goes
-// on by itself.
+// Besides those of the stream below and of memory allocation, the handshake and
+// later calls make these system calls: getrandom and getpid, for random
+// numbers; on a TCP socket setsockopt(TCP_ULP); and with kernel TLS
+// fcntl(F_GETFL, F_SETFL), setsockopt(SOL_TLS), read, write, recvmsg and
+// sendmsg. No file is opened. If a call for kernel TLS fails, OpenSSL encrypts
+// by itself.
 //
-// Invariant: output_ holds encrypted bytes that the stream below hasn't taken;
-// owed_ says how many bytes of the caller's they stand for. Threads: one.
+// Invariant: output_ holds encrypted bytes that the stream below hasn't
+// accepted; owed_ is the number of the caller's bytes in them. Threads: one.
 #ifndef NBDINETD_STREAM_TLS_STREAM_H_
 #define NBDINETD_STREAM_TLS_STREAM_H_
 
@@ -33,7 +32,7 @@ namespace nbdinetd {
 
 class OpenSslStream : public TlsStream {
  public:
-  // What there is for each client; borrowed.
+  // Shared by all clients of a server; borrowed, and must outlive the stream.
   struct Server {
     SSL_CTX* context = nullptr;
     BIO_METHOD* bio_method = nullptr;  // from MakeBioMethod()
@@ -41,14 +40,14 @@ class OpenSslStream : public TlsStream {
     std::vector<std::string> allow;
   };
 
-  // nullptr when there is no memory.
+  // Owned by the caller; nullptr when memory is exhausted.
   static BIO_METHOD* MakeBioMethod(const LibSsl& lib);
-  // For SSL_CTX_set_psk_server_callback().
+  // The callback of SSL_CTX_set_psk_server_callback().
   static unsigned FindKey(SSL* ssl, const char* identity, unsigned char* key,
                           unsigned max_key_bytes);
 
   OpenSslStream(const Server& server, std::unique_ptr<Stream> below);
-  // Tells the peer that this is the end (close_notify).
+  // Sends close_notify.
   ~OpenSslStream() override;
 
   int Handshake() override;
@@ -57,7 +56,7 @@ class OpenSslStream : public TlsStream {
 
   ssize_t Read(absl::Span<char> buffer) override;
   ssize_t Write(absl::Span<const iovec> pieces, bool more = false) override;
-  // Where the kernel encrypts.
+  // Only where the kernel encrypts.
   bool sends_files() const override {
     return kernel_sends_ && below_->sends_files();
   }
@@ -89,8 +88,8 @@ class OpenSslStream : public TlsStream {
   static long ControlBio(BIO* bio, int command, long number, void* pointer);
   BIO* MakeBio();
 
-  // True if OpenSSL is to use the socket itself, so as to let the kernel
-  // encrypt.
+  // Prepares kernel TLS. True if OpenSSL uses the socket itself until
+  // LeaveKernel().
   bool TryKernel();
   void LeaveKernel();
   void ForgetKernel();
@@ -98,13 +97,14 @@ class OpenSslStream : public TlsStream {
                             const void* data, size_t size, SSL* ssl,
                             void* stream);
 
-  // Sends output_ as far as the stream below takes it: 0, or a negated errno.
-  // But for -EAGAIN nothing can be sent any more, and output_ is dropped.
+  // Sends what the stream below accepts of output_. Returns 0 or a negated
+  // errno; after any but -EAGAIN, nothing can be sent and output_ is discarded.
   int Flush();
-  // Encrypts what there is room for; how many bytes. 0 after a failure.
+  // Encrypts what output_ has room for. Returns the number of plaintext bytes;
+  // 0 after a failure.
   size_t Encrypt(absl::Span<const iovec> pieces);
   size_t Gather(absl::Span<const iovec> pieces, size_t offset);
-  // What a call that returned `result` says about the stream: -EAGAIN, 0 for
+  // The state of the stream after a call that returned `result`: -EAGAIN, 0 for
   // its end, or another negated errno after a failure. Sets wants_output_.
   ssize_t ResultOf(int result);
   void SetHandshakeFailure();
@@ -117,14 +117,14 @@ class OpenSslStream : public TlsStream {
   std::unique_ptr<Stream> below_;
   SSL* ssl_;
 
-  std::string output_;  // from sent_ on; never longer than kTlsOutputBytes
+  std::string output_;  // from sent_ on; at most kTlsOutputBytes
   size_t sent_ = 0;
   size_t owed_ = 0;
-  std::unique_ptr<char[]> record_;  // small pieces, gathered
+  std::unique_ptr<char[]> record_;  // small pieces that share a record
 
-  // How many more reads of the stream below may bring something, in this call.
+  // How many reads of the stream below may still be made in this call.
   int receives_left_ = 0;
-  // Decrypted bytes, or whole records, may be waiting in OpenSSL.
+  // Set when OpenSSL may hold decrypted bytes or whole records.
   bool has_input_ = false;
   bool end_seen_ = false;
   int below_error_ = 0;
@@ -133,9 +133,9 @@ class OpenSslStream : public TlsStream {
   bool established_ = false;
   bool kernel_tried_ = false;
   bool kernel_sends_ = false;
-  // OpenSSL goes on when there is room for what it sends.
+  // OpenSSL continues when output_ has room.
   bool wants_output_ = false;
-  bool new_keys_wanted_ = false;  // and the kernel can't change its keys
+  bool new_keys_wanted_ = false;  // which the kernel can't change
 
   bool broken_ = false;  // nothing may be sent any more
   std::string psk_identity_;

@@ -22,7 +22,7 @@ std::optional<Ending> UpgradeToTls(Channel& channel, const Tls& tls,
     }
     const Channel::Events events = channel.Wait({});
     if (channel.shutdown_requested()) {
-      // There is no way to tell the client anything.
+      // TLS can't carry a message before the end of the handshake.
       return Ending{ExitStatus::kOk, "the server is shutting down"};
     }
     if (events.timeout) {

@@ -1,4 +1,4 @@
-// From a Channel in plain text to one over TLS.
+// Upgrades a Channel from plain text to TLS.
 #ifndef NBDINETD_STREAM_TLS_UPGRADE_H_
 #define NBDINETD_STREAM_TLS_UPGRADE_H_
 
@@ -12,13 +12,13 @@
 namespace nbdinetd {
 
 struct TlsPeer {
-  std::string identity;     // as the peer has it; empty when it wasn't asked
+  std::string identity;     // verified; empty when none was requested
   std::string description;  // of the protocol and the cipher
 };
 
-// Shakes hands with a peer whose next bytes are TLS, until the channel's
-// deadline or a shutdown. Then `*peer` says who it is; else the connection has
-// ended, for the reason returned. `tls` must outlive the channel.
+// Performs the TLS handshake with a peer whose next bytes are TLS, until the
+// channel's deadline or a shutdown. Returns nullopt and fills `*peer`, or
+// returns why the connection ended. `tls` must outlive the channel.
 std::optional<Ending> UpgradeToTls(Channel& channel, const Tls& tls,
                                    TlsPeer* peer);
 
