@@ -1,5 +1,5 @@
-// Runs when nbdinetd is built: writes the filters of system calls as C++, from
-// the table in system_calls.h, by libseccomp.
+// Runs when nbdinetd is built: compiles the table in system_calls.h with
+// libseccomp, and writes the filters as C++.
 #include <seccomp.h>
 #include <unistd.h>
 
@@ -20,10 +20,10 @@ static_assert(sizeof(void*) == 8,
               "the table has none of the calls that 32-bit systems make in "
               "place of these; use ./configure --without-seccomp");
 
-// The oldest version of the kernel's interface that has all we use, whatever
-// the kernel of the machine that builds has.
+// The oldest API level that has every feature used here, whatever kernel the
+// build machine has.
 constexpr unsigned kApiLevel = 3;
-// Libseccomp sorts by number, and the kernel finds one in a few comparisons.
+// Sorted by system call number: the kernel finds one in a few comparisons.
 constexpr uint32_t kBinaryTree = 2;
 
 [[noreturn]] void Fail(const char* what, const char* on, int error) {
@@ -36,7 +36,8 @@ void Check(int result, const char* what, const char* on) {
   if (result < 0) Fail(what, on, -result);
 }
 
-// As libseccomp has it; false for one that this architecture doesn't have.
+// Sets `*number` as libseccomp knows it. False for a system call that this
+// architecture lacks.
 bool NumberOf(const SystemCall& call, int* number) {
   if (call.name[0] == '#') {
     *number = std::atoi(call.name + 1);
@@ -116,7 +117,7 @@ Instructions Negotiation(unsigned facts) {
   return Export(context);
 }
 
-// Only what is no longer allowed: the filter from before holds, too.
+// Only forbids: the first filter remains active.
 Instructions Transmission(unsigned facts) {
   scmp_filter_ctx context = NewContext(SCMP_ACT_ALLOW);
   for (const SystemCall& call : kSystemCalls) {
@@ -127,10 +128,10 @@ Instructions Transmission(unsigned facts) {
   return Export(context);
 }
 
-// All filters in one array, equal ones once.
+// All filters in one array, with equal ones stored once.
 class Output {
  public:
-  // Where it begins.
+  // Returns the index of its first instruction.
   size_t Add(const Instructions& instructions) {
     std::vector<uint64_t> key;
     for (const sock_filter& i : instructions) {

@@ -1,4 +1,4 @@
-// In place of what compile_filters.cc writes, in a program without libseccomp.
+// Replaces the output of compile_filters.cc in a program without libseccomp.
 #include "sandbox/filters.h"
 
 namespace nbdinetd {

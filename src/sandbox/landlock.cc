@@ -12,8 +12,8 @@
 namespace nbdinetd {
 namespace {
 
-// Newer than some C libraries' headers. Each version of the ABI knows the
-// rights of those before.
+// Some C libraries' headers lack these. Each ABI version includes the rights of
+// earlier ones.
 constexpr uint64_t kFsOfVersion1 = (1u << 13) - 1;
 constexpr uint64_t kFsRefer = 1u << 13;        // version 2
 constexpr uint64_t kFsTruncate = 1u << 14;     // version 3
@@ -28,8 +28,7 @@ struct Ruleset {
   uint64_t scoped = 0;
 };
 
-// Everything that version `abi` can take away, of what this connection can do
-// without.
+// All rights that version `abi` can remove and this connection doesn't need.
 Ruleset RulesetOf(long abi, const SandboxFacts& facts) {
   Ruleset ruleset;
   ruleset.fs = kFsOfVersion1;
@@ -39,20 +38,21 @@ Ruleset RulesetOf(long abi, const SandboxFacts& facts) {
   if (abi >= 5) ruleset.fs |= kFsIoctlDevice;
   if (abi >= 6) {
     ruleset.scoped = kScopeAbstractSocket;
-    // A takeover signals the process that has the export.
+    // A takeover sends a signal to the process that holds the export.
     if (!facts.takeover) ruleset.scoped |= kScopeSignal;
   }
   return ruleset;
 }
 
-// The part of a ruleset that version `abi` knows of, in bytes.
+// The size in bytes of the ruleset in version `abi`.
 size_t SizeOf(long abi) {
   return abi >= 6   ? sizeof(Ruleset)
          : abi >= 4 ? sizeof(uint64_t) * 2
                     : sizeof(uint64_t);
 }
 
-// Opening, listing and measuring what is beneath the directory.
+// Allows opening and listing beneath the directory, and ioctl(2) on its block
+// devices. Returns 0 or an errno value.
 int AllowDirectory(int ruleset_fd, uint64_t handled,
                    const SandboxFacts& facts) {
   landlock_path_beneath_attr rule = {};

@@ -1,11 +1,10 @@
-// The files that a process can reach: by Landlock(7).
+// Restricts the files that a process can access: landlock(7).
 //
-// A ruleset handles every right that the kernel's version of Landlock knows of,
-// and so takes it away; one rule gives back those on the files beneath the
-// directory whose exports are still to be opened, if there is one. Files that
-// are open already stay as they are. Newer versions also take away binding and
-// connecting TCP sockets, connecting abstract Unix sockets, and sending signals
-// to others, which seccomp does, too.
+// The ruleset handles, and thereby removes, every right that the kernel's
+// version of Landlock knows. One rule allows access beneath the directory of
+// exports, if there is one. Open files aren't affected. Newer versions also
+// forbid binding and connecting TCP sockets, connecting to abstract Unix
+// sockets, and signals to other processes; seccomp forbids these, too.
 #ifndef NBDINETD_SANDBOX_LANDLOCK_H_
 #define NBDINETD_SANDBOX_LANDLOCK_H_
 
@@ -13,7 +12,7 @@
 
 namespace nbdinetd {
 
-// 0 or an errno: ENOSYS and EOPNOTSUPP where there is no Landlock.
+// Returns 0 or an errno value: ENOSYS or EOPNOTSUPP without Landlock.
 int EnterLandlock(const SandboxFacts& facts);
 
 }  // namespace nbdinetd

@@ -20,9 +20,10 @@ unsigned BitsOf(const SandboxFacts& facts) {
 }
 
 int Load(const sock_fprog& program) {
-  // Without this flag, kernels before 5.16 slow down every process with a
-  // filter, so that it can't look into the memory of its own other half: there
-  // is none here. Those before 4.17 don't know it.
+  // Without this flag, kernels before 5.16 slow down every process that has a
+  // filter (speculative store bypass), to protect parts of the process from
+  // each other. This process has no such parts. Kernels before 4.17 return
+  // EINVAL for the flag.
   if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
               SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program) == 0) {
     return 0;

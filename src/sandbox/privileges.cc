@@ -18,15 +18,15 @@ int DropCapabilities() {
   __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct sets[2] = {};
   if (syscall(SYS_capget, &header, sets) != 0) return errno;
-  // An ordinary user has none: nothing is to be asked of a system that might
-  // refuse it. The ambient set is never more than these.
+  // Without capabilities, as for an ordinary user, capset(2) isn't called: an
+  // outer sandbox might refuse it. The ambient set is a subset of these.
   bool any = false;
   for (const __user_cap_data_struct& set : sets) {
     any |= (set.effective | set.permitted | set.inheritable) != 0;
   }
   if (!any) return 0;
-  // The bounding set, while CAP_SETPCAP is there. Who may not change it keeps
-  // it, and gets nothing by it, since nothing that is executed can gain
+  // The bounding set, which needs CAP_SETPCAP. A process without it keeps its
+  // bounding set, and gains nothing by it, since no executed program can gain
   // privileges.
   if ((sets[0].effective & (1u << CAP_SETPCAP)) != 0) {
     for (int capability = 0; prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0;

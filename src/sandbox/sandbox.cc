@@ -26,7 +26,7 @@ std::string NoFilter(const char* which, int error) {
 
 absl::Status Sandbox::Enter() {
   std::vector<std::string> lacking;
-  // First: who may not gain privileges needs none for the rest.
+  // First: without new privileges, the other steps need no capability.
   if (const int error = ForbidNewPrivileges()) {
     lacking.push_back(
         absl::StrCat("new privileges can't be forbidden: ", ErrnoText(error)));
@@ -39,7 +39,7 @@ absl::Status Sandbox::Enter() {
     lacking.push_back(absl::StrCat(
         "files can't be put out of reach (Landlock): ", ErrnoText(error)));
   }
-  // Last: it takes away what the others are made with.
+  // Last: the filter forbids the system calls of the other steps.
   const Filter filter = NegotiationFilter(facts_);
   if (filter.absent()) {
     lacking.push_back(

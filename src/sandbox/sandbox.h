@@ -1,18 +1,18 @@
-// What the process of a connection gives up before it listens to a stranger.
+// The sandbox of a connection's process, which it enters before it reads from
+// the client.
 //
-// In two steps, and for ever. Enter() comes before the first byte of the
-// client, when all is open that the connection will need: no new privileges, no
-// capabilities, no file but the exports that are still to be opened beneath a
-// directory (Landlock), no system call but those in system_calls.h (seccomp).
-// Tighten() comes when transmission starts, and takes away what only the
-// haggling needed: from then on nothing can be opened. What is taken away
-// depends on what the connection is (SandboxFacts), on no option.
+// It has two steps, which can't be undone. Enter() runs before the first byte
+// of the client, after everything that the connection needs is open. It forbids
+// new privileges and removes all capabilities, access to all files except the
+// exports beneath a directory (Landlock), and all system calls except those in
+// system_calls.h (seccomp). Tighten() runs when transmission starts, and
+// removes what only option haggling needs: nothing can be opened afterwards.
+// Both depend on the kind of connection (SandboxFacts), and on no option.
 //
-// A system call that isn't in the table ends the process (SIGSYS): nbdinetd
-// makes none, so that somebody else does. What a kernel, or whoever confines us
-// from outside, doesn't have is told to the caller, and the rest is done all
-// the same. Threads: the main thread, before there are any others; they inherit
-// all of it.
+// A system call that isn't in the table ends the process (SIGSYS), since only a
+// bug or an attack can make it. If the kernel or an outer sandbox doesn't
+// support a part, the caller is informed, and the other parts still apply.
+// Threads: the main thread, before others start; they inherit the sandbox.
 #ifndef NBDINETD_SANDBOX_SANDBOX_H_
 #define NBDINETD_SANDBOX_SANDBOX_H_
 
@@ -22,33 +22,33 @@
 
 namespace nbdinetd {
 
-// --sandbox.
+// The values of --sandbox.
 enum class SandboxMode {
   kOff,
-  kOn,       // as far as the system has it
-  kRequire,  // all of it, or the client is not served
+  kOn,       // as far as the system supports it
+  kRequire,  // all of it; otherwise the client isn't served
 };
 
-// Sanitizers and gcov make system calls, and open files, of their own.
+// Sanitizers and gcov make system calls and open files themselves.
 #ifdef NBDINETD_NO_SANDBOX_BY_DEFAULT
 inline constexpr SandboxMode kDefaultSandbox = SandboxMode::kOff;
 #else
 inline constexpr SandboxMode kDefaultSandbox = SandboxMode::kOn;
 #endif
 
-// What a connection is, as far as it decides what it needs.
+// The facts about a connection that decide what it needs.
 struct SandboxFacts {
-  bool tls = false;            // it may, or must, be encrypted
+  bool tls = false;            // TLS is possible or required
   bool writable = false;       // an export may be written to
   bool block_devices = false;  // an export may be a block device
   bool exclusive = false;      // exports are locked
-  bool takeover = false;       // and whoever has one locked is asked to leave
-  // Descriptors, or -1: what exports are opened beneath; what comes from the
-  // client and goes to it; of signals; what workers tell of their results by.
+  bool takeover = false;       // and their holders are asked to end
+  // Descriptors, or -1: the exports' directory; the connection's two
+  // directions; the signalfd; the eventfd by which workers report results.
   int directory_fd = -1;
   int input_fd = -1;
   int output_fd = -1;
-  bool kernel_tls = false;  // if TLS, the kernel may encrypt for that socket
+  bool kernel_tls = false;  // with TLS: the kernel may encrypt on the socket
   int signals_fd = -1;
   int workers_fd = -1;
 };
@@ -57,13 +57,13 @@ class Sandbox {
  public:
   explicit Sandbox(const SandboxFacts& facts) : facts_(facts) {}
 
-  // An error says what of it could not be had and why, in clauses for a person;
-  // everything else is in place.
+  // Enters the sandbox. An error lists the parts that failed and why, as
+  // clauses for a person; all other parts are in place.
   absl::Status Enter();
-  // After Enter(). What that has told isn't told again.
+  // Adds the second filter, after Enter(). It doesn't repeat errors of Enter().
   absl::Status Tighten();
 
-  // What Enter() leaves to the process, for a person: a line with its newline.
+  // Describes the sandbox for a person, as one line with its newline.
   std::string InWords() const;
 
  private:

@@ -1,15 +1,15 @@
-// The system calls that a connection may make once it is shut in: all of them,
-// when, with which arguments, and who needs them.
+// The system calls that a connection may make in the sandbox: when, with which
+// arguments, and which function makes them.
 //
-// compile_filters.cc makes the filters of this. A row that depends on a fact is
-// only in the filters of connections of which that is true; several rows of one
-// system call add up. Numbers of the kernel that only newer headers have stand
-// here as numbers. A filter sees numbers, not what pointers point to: what
-// could reach past the connection by a pointer alone, such as sendmsg() (an
-// address, and descriptors) or newfstatat() (a path), is only here where
-// nothing else will do. For the same reason whatever writes bytes to a
-// descriptor that others may share names it. What doesn't, only moves bytes of
-// files that are open (pread64), or sends to a socket that is connected already
+// compile_filters.cc makes the filters from this table. A row with facts is
+// only in the filters of connections with these facts; several rows of one
+// system call add up. Constants of the kernel that only newer headers have are
+// numbers here. A filter sees only numbers, not the memory that a pointer
+// refers to. A call that could reach other processes by a pointer, such as
+// sendmsg() (an address, and descriptors) or newfstatat() (a path), is listed
+// only if no other call can replace it. A call that writes bytes to a
+// descriptor that other processes may share names that descriptor. The others
+// only move bytes of open files (pread64), or send to a connected socket
 // (sendto without an address).
 #ifndef NBDINETD_SANDBOX_SYSTEM_CALLS_H_
 #define NBDINETD_SANDBOX_SYSTEM_CALLS_H_
@@ -37,8 +37,8 @@
 
 namespace nbdinetd {
 
-// A condition on one argument: of its low 32 bits, which are all there is of an
-// int, those of the mask.
+// A condition on the low 32 bits of one argument, which are a whole int: those
+// in `mask` equal those of `value`. kPointerIsNull is about all 64 bits.
 struct Condition {
   enum class Kind { kNone, kInt, kPointerIsNull } kind = Kind::kNone;
   unsigned argument = 0;  // from 0
@@ -55,19 +55,19 @@ constexpr Condition IsNull(unsigned argument) {
   return {Condition::Kind::kPointerIsNull, argument, 0, 0};
 }
 
-// Until transmission starts, or all the time.
+// Until transmission starts, or always.
 enum class When { kNegotiation, kAlways };
 
 struct SystemCall {
-  const char* name;  // or "#NUMBER", of one that libseccomp may not know
+  const char* name;  // or "#NUMBER", if libseccomp may not know it
   When when;
-  unsigned needs;    // facts that all have to be true: kIfTls | ...
-  const char* user;  // who makes it
+  unsigned needs;    // the facts that must all be true: kIfTls | ...
+  const char* user;  // the function or library that makes it
   Condition first = {}, second = {}, third = {};
-  int refused_by = 0;  // not allowed: this errno, in place of the process's end
+  int refused_by = 0;  // if not 0: the call fails with this errno
 };
 
-// Threads: all that makes them threads, nothing that makes namespaces.
+// clone(2) with the flags of a thread, and none that creates a namespace.
 inline constexpr uint32_t kNewNamespaces =
     CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
     CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
@@ -76,9 +76,9 @@ inline constexpr uint32_t kThreadMask = CLONE_VM | CLONE_SIGHAND |
                                         CLONE_PTRACE | kNewNamespaces;
 inline constexpr uint32_t kThread = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD;
 
-// What the C library's threads tell each other of a new user by.
+// The signal by which the C library changes the user of all threads.
 inline constexpr uint32_t kSetxidSignal = __SIGRTMIN + 1;
-// Newer than some C libraries' headers.
+// Some C libraries' headers lack these.
 inline constexpr uint32_t kSolTls = 282;           // SOL_TLS
 inline constexpr uint32_t kPrSetVma = 0x53564d41;  // PR_SET_VMA
 inline constexpr uint32_t kSpeculation = 4;  // SECCOMP_FILTER_FLAG_SPEC_ALLOW
@@ -182,7 +182,7 @@ inline constexpr SystemCall kSystemCalls[] = {
      "ExclusiveLock::AskHolder, a signal that does nothing to a stranger",
      Is(1, SIGURG)},
 
-    // ---- Memory, never to be executed
+    // ---- Memory that is never executable
     {"brk", When::kAlways, 0, "malloc"},
     {"mmap", When::kAlways, 0, "malloc, stacks", Has(2, PROT_EXEC, 0),
      Has(3, MAP_ANONYMOUS, MAP_ANONYMOUS)},
@@ -194,8 +194,8 @@ inline constexpr SystemCall kSystemCalls[] = {
     // ---- Workers
     {"futex", When::kAlways, 0, "Workers, DurableCall"},
     {"sched_yield", When::kAlways, 0, "Spinner"},
-    // Its flags are in memory, where a filter doesn't see them; the C library
-    // then uses clone.
+    // The flags of clone3 are in memory, which a filter can't read. After
+    // ENOSYS the C library uses clone.
     {"clone3", When::kAlways, 0, "pthread_create", {}, {}, {}, ENOSYS},
     {"clone", When::kAlways, 0, "pthread_create", Has(0, kThreadMask, kThread)},
     {"set_robust_list", When::kAlways, 0, "a thread's start"},
@@ -210,7 +210,7 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"getrandom", When::kAlways, kIfTls, "OpenSSL"},
     {"sysinfo", When::kAlways, kIfTls, "qsort() of many certificates"},
 
-    // ---- Everybody
+    // ---- The whole process
     {"close", When::kAlways, 0, "UniqueFd"},
     {"getpid", When::kAlways, 0, "Log, OpenSSL, ExclusiveLock, LoadFilter"},
     {"gettid", When::kAlways, 0, "abort"},
@@ -224,7 +224,7 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"seccomp", When::kNegotiation, 0, "Sandbox::Tighten",
      Is(0, SECCOMP_SET_MODE_FILTER), Has(1, ~kSpeculation, 0)},
 
-    // ---- What libraries try by themselves, and can do without
+    // ---- Calls that libraries make and can do without
     {"openat",
      When::kAlways,
      0,
