@@ -43,7 +43,8 @@ absl::Status Load(LibSsl* functions) {
   // Seeds the random number generator of this process.
   unsigned char byte;
   if (functions->RAND_bytes(&byte, 1) != 1) {
-    return absl::FailedPreconditionError("OpenSSL found no random numbers");
+    return absl::FailedPreconditionError(
+        "OpenSSL failed to seed its random number generator");
   }
   return absl::OkStatus();
 }

@@ -70,7 +70,7 @@ absl::Status AddLine(absl::string_view line, size_t number, PskMap* keys) {
                                           kMaxPskBytes, " bytes"));
   }
   if (!keys->emplace(std::move(identity), *std::move(key)).second) {
-    return LineError(number, "its identity has a key already");
+    return LineError(number, "the identity already has a key");
   }
   return absl::OkStatus();
 }
@@ -89,7 +89,7 @@ absl::StatusOr<PskMap> ParsePskFile(absl::string_view text) {
     }
   }
   if (keys.empty()) {
-    return absl::FailedPreconditionError("there are no keys in it");
+    return absl::FailedPreconditionError("it contains no keys");
   }
   return keys;
 }

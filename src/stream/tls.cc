@@ -99,8 +99,8 @@ absl::StatusOr<Secret> ReadFile(const std::string& path,
     return fail("open");
   }
   struct stat st;
-  if (fstat(file.get(), &st) != 0) return fail("look at");
-  if (!S_ISREG(st.st_mode)) return WrongFile(path, "it is no regular file");
+  if (fstat(file.get(), &st) != 0) return fail("get the status of");
+  if (!S_ISREG(st.st_mode)) return WrongFile(path, "it isn't a regular file");
   if (static_cast<size_t>(st.st_size) > kMaxFileBytes) {
     return WrongFile(
         path, absl::StrCat("it has more than ", kMaxFileBytes, " bytes"));
@@ -242,7 +242,7 @@ absl::Status OpenSslTls::MakeContext() {
                     nullptr);
   if (lib_.SSL_CTX_set_ciphersuites(context, kCiphersOfTls13) != 1) {
     return absl::FailedPreconditionError(
-        "OpenSSL knows none of the ciphers of TLS 1.3");
+        "OpenSSL supports none of the required ciphers of TLS 1.3");
   }
   return absl::OkStatus();
 }
@@ -287,8 +287,7 @@ absl::StatusOr<int> OpenSslTls::ForEach(const std::string& path,
   if (ERR_GET_REASON(lib_.ERR_peek_last_error()) != PEM_R_NO_START_LINE) {
     return OpenSslError(path);
   }
-  if (count == 0)
-    return WrongFile(path, "there is nothing in PEM format in it");
+  if (count == 0) return WrongFile(path, "it contains nothing in PEM format");
   return count;
 }
 
@@ -332,7 +331,7 @@ absl::Status OpenSslTls::UseKey(const std::string& path) {
   if (key == nullptr) {
     const int reason = ERR_GET_REASON(lib_.ERR_peek_last_error());
     if (reason == PEM_R_NO_START_LINE || reason == ERR_R_UNSUPPORTED) {
-      return WrongFile(path, "there is no private key in PEM format in it");
+      return WrongFile(path, "it contains no private key in PEM format");
     }
     if (reason == PEM_R_BAD_PASSWORD_READ) {
       return WrongFile(path, "the key is encrypted with a passphrase");

@@ -5,7 +5,7 @@ namespace nbdinetd {
 
 absl::StatusOr<std::unique_ptr<Tls>> Tls::Load(const TlsSettings&) {
   return absl::InvalidArgumentError(
-      "this nbdinetd was built without OpenSSL, so that it has no TLS; use "
+      "this nbdinetd was built without OpenSSL and has no TLS; use "
       "--tls=off");
 }
 
