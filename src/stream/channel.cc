@@ -70,8 +70,9 @@ void Channel::NoteSent() {
 void Channel::PollPeer(absl::Span<pollfd> fds, absl::Time deadline) {
   deadline = std::min(deadline, HandshakeLimit());
   for (;;) {
+    // A peer that is given up is not looked at again.
     const absl::Time look =
-        in_handshake() ? absl::InfiniteFuture() : stall_watch_.due();
+        in_handshake() || broken_ ? absl::InfiniteFuture() : stall_watch_.due();
     const int ready = Poll(fds, std::min(deadline, look));
     if (look == absl::InfiniteFuture()) return;
     if (stall_watch_.Look(*stream_)) {

@@ -319,6 +319,17 @@ TEST_F(ChannelTest, WithoutATimeNobodyStalls) {
   EXPECT_FALSE(channel_.send_timed_out());
 }
 
+TEST_F(StallTest, APeerThatIsGivenUpDoesNotEndLaterWaits) {
+  peer_.TellAcknowledged(/*on_its_way=*/true, 0);
+  EXPECT_TRUE(channel_.Send("abc"));
+  EXPECT_EQ(channel_.Wait({}), kTimeout);
+  const absl::Time deadline = SteadyNow() + 5 * kShort;
+  EXPECT_EQ(channel_.Wait({.input = false, .deadline = deadline}), kTimeout);
+  EXPECT_GE(SteadyNow(), deadline);
+  workers_.Set();
+  EXPECT_TRUE(channel_.Wait({.input = false, .other_fd = workers_.fd()}).other);
+}
+
 TEST_F(StallTest, InAHandshakeNobodyStalls) {
   peer_.TellAcknowledged(/*on_its_way=*/true, 0);
   channel_.BeginHandshake(kForever);
