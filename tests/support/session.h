@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "image.h"
-#include "support/peer.h"
 #include "server_process.h"
+#include "support/peer.h"
 
 namespace nbdtest {
 
