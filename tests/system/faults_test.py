@@ -1,11 +1,9 @@
 #!/usr/bin/python3
-"""What storage, files and peers do wrong, and what nbdinetd makes of it.
+"""Faults of storage, files and peers: the client gets the NBD error that fits, the log gets a line,
+the connection goes on where the specification allows it, no signal ends the process, and no wrong
+byte is sent as a good one.
 
-The rule behind all of it: the client gets the NBD error that fits, the log gets a sentence, the
-connection goes on where the specification lets it, no signal ends the process, and wrong bytes
-are never sent as good ones.
-
-The file is long because faults are many; each test stands alone.
+The file is long because there are many faults. Each test stands alone.
 """
 
 import fcntl
@@ -21,6 +19,7 @@ import socket
 import struct
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -50,6 +49,25 @@ def serve(context, path, *arguments, structured=True, contexts=(), **how):
     process, client = context.activated(*arguments, path, **how)
     client.start(structured=structured, contexts=contexts)
     return process, client
+
+
+@contextmanager
+def failing_disk(context, content, *arguments, rule=None, stable=False, fallocate=True, **how):
+    """(file system, process, client): a connection to a file with this content on a FailingFs. The
+    rule is set before the server starts; the other arguments are serve()'s."""
+    need_privilege("fuse")
+    with FailingFs(context.fresh("fs"), content, fallocate, stable=stable) as fs:
+        if rule:
+            fs.rule(*rule)
+        yield fs, *serve(context, fs.disk, *arguments, **how)
+
+
+@contextmanager
+def failing_device(context, content, *arguments, **how):
+    """The same with a loop device over that file."""
+    need_privilege("root", "loop", "fuse")
+    with FailingFs(context.fresh("fs"), content) as fs, LoopDevice(fs.disk) as device:
+        yield fs, *serve(context, device.path, *arguments, **how)
 
 
 def finish(process, client, status=EX_OK):
@@ -234,11 +252,9 @@ def _expect_failing_large_read(client, content, flags=0, exact=True):
 @test("a bad page inside a read of 32 MiB: structured replies bring an error chunk, and no byte "
       "that is wrong")
 def _(context):
-    need_privilege("fuse")
     content = image_bytes(40 * MIB)
-    with FailingFs(context.path(""), content) as fs:
-        fs.rule("read", "eio", BAD, BAD + PAGE)
-        process, client = serve(context, fs.disk)
+    with failing_disk(context, content,
+                      rule=("read", "eio", BAD, BAD + PAGE)) as (fs, process, client):
         for flags in (0, NBD_CMD_FLAG_DF, 0):
             _expect_failing_large_read(client, content, flags)
         # Around the bad page all is well.
@@ -311,12 +327,11 @@ def _(context):
 
 @test("one read among many fails, and its neighbours don't")
 def _(context):
-    need_privilege("fuse")
     content = image_bytes(2 * MIB)
     for structured in (True, False):
-        with FailingFs(context.fresh("fs"), content) as fs:
-            fs.rule("read", "eio", 5 * 64 * 1024, 5 * 64 * 1024 + PAGE)
-            process, client = serve(context, fs.disk, structured=structured)
+        with failing_disk(context, content, structured=structured,
+                          rule=("read", "eio", 5 * 65536, 5 * 65536 + PAGE)
+                          ) as (_, process, client):
             cookies = [client.request(NBD_CMD_READ, i * 64 * 1024, 64 * 1024) for i in range(32)]
             for i, cookie in enumerate(cookies):
                 answer = client.answer(cookie)
@@ -348,12 +363,9 @@ def _(context):
                 logged(process, "input/output error", "read")
 
 
-@test("a disk that fails a thousand times does not fill the log")
+@test("a thousand errors of a disk make ten lines in the log")
 def _(context):
-    need_privilege("fuse")
-    with FailingFs(context.path(""), image_bytes(MIB)) as fs:
-        fs.rule("read", "eio")
-        process, client = serve(context, fs.disk)
+    with failing_disk(context, image_bytes(MIB), rule=("read", "eio")) as (_, process, client):
         cookies = [client.request(NBD_CMD_READ, (i % 256) * PAGE, PAGE) for i in range(1000)]
         for cookie in cookies:
             expect_error(client.answer(cookie), NBD_EIO)
@@ -368,12 +380,9 @@ def _(context):
                     line)
 
 
-@test("as many errors as are logged one by one are no reason to say that there are more")
+@test("fewer errors than are logged one by one don't mention further errors")
 def _(context):
-    need_privilege("fuse")
-    with FailingFs(context.path(""), image_bytes(MIB)) as fs:
-        fs.rule("read", "eio")
-        process, client = serve(context, fs.disk)
+    with failing_disk(context, image_bytes(MIB), rule=("read", "eio")) as (_, process, client):
         for i in range(LOGGED_ERRORS - 1):
             expect_error(client.call(NBD_CMD_READ, i * PAGE, PAGE), NBD_EIO)
         finish(process, client)
@@ -385,12 +394,10 @@ def _(context):
 
 @test("a write that fails gives NBD_EIO and a line in the log, the others succeed")
 def _(context):
-    need_privilege("fuse")
     content = image_bytes(4 * MIB)
     for structured in (True, False):
-        with FailingFs(context.fresh("fs"), content) as fs:
-            fs.rule("write", "eio", MIB, MIB + PAGE)
-            process, client = serve(context, fs.disk, structured=structured)
+        with failing_disk(context, content, structured=structured,
+                          rule=("write", "eio", MIB, MIB + PAGE)) as (fs, process, client):
             for offset, length in ((MIB, 10), (MIB - 100, 200), (0, 2 * MIB)):
                 expect_error(client.call(NBD_CMD_WRITE, offset, payload=b"\1" * length), NBD_EIO)
             client.write(3 * MIB, b"\2" * MIB)
@@ -405,9 +412,7 @@ def _(context):
 
 @test("EDQUOT and EFBIG reach the client as NBD_ENOSPC, EROFS as NBD_EPERM")
 def _(context):
-    need_privilege("fuse")
-    with FailingFs(context.path(""), image_bytes(MIB)) as fs:
-        process, client = serve(context, fs.disk)
+    with failing_disk(context, image_bytes(MIB)) as (fs, process, client):
         for name, wanted in (("edquot", NBD_ENOSPC), ("efbig", NBD_ENOSPC),
                              ("enospc", NBD_ENOSPC), ("erofs", NBD_EPERM), ("eio", NBD_EIO)):
             fs.rule("write", name)
@@ -418,9 +423,7 @@ def _(context):
 
 @test("trim and zeroes whose fallocate fails give NBD_EIO")
 def _(context):
-    need_privilege("fuse")
-    with FailingFs(context.path(""), image_bytes(MIB)) as fs:
-        process, client = serve(context, fs.disk)
+    with failing_disk(context, image_bytes(MIB)) as (fs, process, client):
         fs.rule("fallocate", "eio")
         expect_error(client.call(NBD_CMD_TRIM, 0, PAGE), NBD_EIO)
         expect_error(client.call(NBD_CMD_WRITE_ZEROES, 0, PAGE), NBD_EIO)
@@ -444,11 +447,9 @@ def _expect_no_more_promises(client):
 
 @test("once a flush has failed, every later flush and FUA of the connection fails, reads don't")
 def _(context):
-    need_privilege("fuse")
     content = image_bytes(2 * MIB)
     for structured in (True, False):
-        with FailingFs(context.fresh("fs"), content) as fs:
-            process, client = serve(context, fs.disk, structured=structured)
+        with failing_disk(context, content, structured=structured) as (fs, process, client):
             client.write(PAGE, b"lost?")
             # The kernel, too, reports a lost write once, and succeeds from then on.
             fs.rule("sync", "eio", count=1)
@@ -466,12 +467,10 @@ def _(context):
 
 @test("once a request with FUA has failed to reach the disk, every later flush fails")
 def _(context):
-    need_privilege("fuse")
     for command, length, payload in ((NBD_CMD_WRITE, 0, b"x" * 100), (NBD_CMD_TRIM, PAGE, b""),
                                      (NBD_CMD_WRITE, 0, b"x" * MIB),
                                      (NBD_CMD_WRITE_ZEROES, PAGE, b"")):
-        with FailingFs(context.fresh("fs"), image_bytes(2 * MIB)) as fs:
-            process, client = serve(context, fs.disk)
+        with failing_disk(context, image_bytes(2 * MIB)) as (fs, process, client):
             fs.rule("sync", "eio", count=1)
             expect_error(client.call(command, 0, length, NBD_CMD_FLAG_FUA, payload), NBD_EIO)
             _expect_no_more_promises(client)
@@ -480,11 +479,9 @@ def _(context):
 
 @test("a sync that fails for want of space under FUA is remembered like any other")
 def _(context):
-    need_privilege("fuse")
     # That the sync failed, and not the write, makes all the difference: what was acknowledged
     # before may be lost, and the kernel won't say so a second time.
-    with FailingFs(context.path(""), image_bytes(2 * MIB)) as fs:
-        process, client = serve(context, fs.disk)
+    with failing_disk(context, image_bytes(2 * MIB)) as (fs, process, client):
         client.write(PAGE, b"acknowledged")
         fs.rule("sync", "enospc", count=1)
         expect_error(client.call(NBD_CMD_WRITE, 0, 0, NBD_CMD_FLAG_FUA, b"x" * 100), NBD_ENOSPC)
@@ -496,9 +493,7 @@ def _(context):
 
 @test("a write that a block device loses in write-back fails the flush, and all later ones")
 def _(context):
-    need_privilege("root", "loop", "fuse")
-    with FailingFs(context.path(""), image_bytes(4 * MIB)) as fs, LoopDevice(fs.disk) as device:
-        process, client = serve(context, device.path)
+    with failing_device(context, image_bytes(4 * MIB)) as (fs, process, client):
         client.write(0, b"kept" * 1024)
         client.flush()
         fs.rule("write", "eio", MIB, MIB + PAGE)
@@ -558,7 +553,6 @@ def waits_of(pid):
 @test("SIGTERM, once or more, while the storage is at it: what is under way is answered, then the "
       "connection ends")
 def _(context):
-    need_privilege("fuse")
     content = image_bytes(4 * MIB)
     requests = {
         "a read": ("read", (NBD_CMD_READ, MIB, PAGE)),
@@ -569,8 +563,7 @@ def _(context):
     }
     for name, (operation, request) in requests.items():
         for times in (1, 3):
-            with FailingFs(context.fresh("fs"), content) as fs:
-                process, client = serve(context, fs.disk)
+            with failing_disk(context, content) as (fs, process, client):
                 client.write(2 * MIB, b"y" * PAGE)
                 fs.rule(operation, "hold")
                 held = client.request(*request) if request else None
@@ -592,12 +585,10 @@ def _(context):
 
 @test("a slow read does not hold up the reads behind it")
 def _(context):
-    need_privilege("fuse")
     content = image_bytes(4 * MIB)
     for structured in (True, False):
-        with FailingFs(context.fresh("fs"), content) as fs:
-            fs.rule("read", "hold", MIB, MIB + PAGE)
-            process, client = serve(context, fs.disk, structured=structured)
+        with failing_disk(context, content, structured=structured,
+                          rule=("read", "hold", MIB, MIB + PAGE)) as (fs, process, client):
             for length in (PAGE, MIB):
                 fs.rule("read", "hold", MIB, MIB + PAGE)
                 slow = client.request(NBD_CMD_READ, MIB, length)
@@ -617,11 +608,9 @@ def _(context):
 
 @test("sixty-four slow reads do not hold up a read of what is in the page cache")
 def _(context):
-    need_privilege("root", "loop", "fuse")
     content = image_bytes(8 * MIB)
     for structured in (True, False):
-        with FailingFs(context.fresh("fs"), content) as fs, LoopDevice(fs.disk) as device:
-            process, client = serve(context, device.path, structured=structured)
+        with failing_device(context, content, structured=structured) as (fs, process, client):
             eq(client.read(0, MIB) == content[:MIB], True, "the warm part")
             fs.rule("read", "hold", 4 * MIB)
             slow = [client.request(NBD_CMD_READ, 4 * MIB + i * 60000, PAGE) for i in range(64)]
@@ -638,9 +627,7 @@ def _(context):
 
 @test("a slow flush holds up neither reads nor writes behind it")
 def _(context):
-    need_privilege("root", "loop", "fuse")
-    with FailingFs(context.path(""), image_bytes(4 * MIB)) as fs, LoopDevice(fs.disk) as device:
-        process, client = serve(context, device.path)
+    with failing_device(context, image_bytes(4 * MIB)) as (fs, process, client):
         client.read(0, MIB)
         client.write(0, b"a" * PAGE)
         fs.rule("sync", "hold")
@@ -652,10 +639,8 @@ def _(context):
 
 @test("a slow write with FUA does not hold up the reads behind it")
 def _(context):
-    need_privilege("fuse")
     content = image_bytes(4 * MIB)
-    with FailingFs(context.path(""), content) as fs:
-        process, client = serve(context, fs.disk)
+    with failing_disk(context, content) as (fs, process, client):
         for payload in (b"x" * 100, b"y" * MIB):
             fs.rule("sync", "hold")
             _answered_while(fs, client, (NBD_CMD_WRITE, 0, 0, NBD_CMD_FLAG_FUA, payload),
@@ -689,10 +674,8 @@ def _(context):
 
 @test("a slow block status does not hold up the reads behind it")
 def _(context):
-    need_privilege("fuse")
     content = image_bytes(4 * MIB)
-    with FailingFs(context.path(""), content) as fs:
-        process, client = serve(context, fs.disk, contexts=["base:allocation"])
+    with failing_disk(context, content, contexts=["base:allocation"]) as (fs, process, client):
         fs.rule("lseek", "hold")
         answer = _answered_while(fs, client, (NBD_CMD_BLOCK_STATUS, 0, 4 * MIB),
                                  [(NBD_CMD_READ, 2 * MIB, PAGE), (NBD_CMD_READ, 3 * MIB, PAGE)])
@@ -702,7 +685,6 @@ def _(context):
 
 @test("more slow requests of one kind than there are workers hold up no other kind")
 def _(context):
-    need_privilege("fuse")
     size = 48 * MIB
     read, long_read = (NBD_CMD_READ, 40 * MIB, PAGE), (NBD_CMD_READ, 44 * MIB, MIB)
     flush, trim = (NBD_CMD_FLUSH,), (NBD_CMD_TRIM, 47 * MIB, PAGE)
@@ -722,8 +704,8 @@ def _(context):
          [read, long_read, cache]),
     ]
     for name, operation, slow, others in rows:
-        with FailingFs(context.fresh("fs"), bytes(size)) as fs:
-            process, client = serve(context, fs.disk, contexts=["base:allocation"])
+        with failing_disk(context, bytes(size),
+                          contexts=["base:allocation"]) as (fs, process, client):
             fs.rule(operation, "hold", 0, 32 * MIB)
             cookies = [client.request(*slow(i)) for i in range(60)]
             fs.wait_held(1)
@@ -738,10 +720,8 @@ def _(context):
 
 @test("a slow block status behind one that was slow holds up nothing, either")
 def _(context):
-    need_privilege("fuse")
     content = image_bytes(4 * MIB)
-    with FailingFs(context.path(""), content) as fs:
-        process, client = serve(context, fs.disk, contexts=["base:allocation"])
+    with failing_disk(context, content, contexts=["base:allocation"]) as (fs, process, client):
         client.read(0, 4 * MIB)
         for _ in range(3):
             # That one was slow is known when it has ended.
@@ -794,11 +774,10 @@ def _(context):
 
 @test("a client is not idle while an answer is owed to it")
 def _(context):
-    need_privilege("fuse")
     content = image_bytes(4 * MIB)
     for command, kind in ((NBD_CMD_READ, "read"), (NBD_CMD_FLUSH, "sync")):
-        with FailingFs(context.fresh("fs"), content) as fs:
-            process, client = serve(context, fs.disk, "--idle-timeout=200ms", "--stall-timeout=200ms")
+        with failing_disk(context, content, "--idle-timeout=200ms",
+                          "--stall-timeout=200ms") as (fs, process, client):
             client.read(MIB, PAGE)
             fs.rule(kind, "hold")
             slow = client.request(command, 0, PAGE if command == NBD_CMD_READ else 0)
@@ -816,10 +795,8 @@ def _(context):
 
 @test("a write to a part of a page that has to be read first holds up nothing behind it")
 def _(context):
-    need_privilege("root", "loop", "fuse")
     content = bytearray(image_bytes(8 * MIB))
-    with FailingFs(context.path(""), content) as fs, LoopDevice(fs.disk) as device:
-        process, client = serve(context, device.path)
+    with failing_device(context, content) as (fs, process, client):
         client.read(0, MIB)
         for number, (offset, length) in enumerate((
                 (4 * MIB + 1, 100),  # inside of a page
@@ -839,12 +816,10 @@ def _(context):
 @test("a long write that has to wait for a slow trim or slow zeroes holds up no answer that comes "
       "meanwhile")
 def _(context):
-    need_privilege("fuse")
     content = bytearray(image_bytes(8 * MIB))
     for command in (NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES):
         for length in (PAGE, 200 * 1024, 2 * MIB):
-            with FailingFs(context.fresh("fs"), content) as fs:
-                process, client = serve(context, fs.disk)
+            with failing_disk(context, content) as (fs, process, client):
                 hold_much(client)
                 fs.rule("read", "hold", MIB, MIB + PAGE)
                 fs.rule("fallocate", "hold")
@@ -869,13 +844,11 @@ def _(context):
 
 @test("requests that wait for a slow storage are dropped when nobody is there to be answered")
 def _(context):
-    need_privilege("fuse")
     content = image_bytes(64 * MIB)
     # Calls for each request: this file system is read page by page; a block status looks for data,
     # and then for a hole.
     for command, kind, calls in ((NBD_CMD_READ, "read", 100), (NBD_CMD_BLOCK_STATUS, "lseek", 2)):
-        with FailingFs(context.fresh("fs"), content) as fs:
-            process, client = serve(context, fs.disk, contexts=["base:allocation"])
+        with failing_disk(context, content, contexts=["base:allocation"]) as (fs, process, client):
             client.read(0, 4 * MIB)
             fs.rule(kind, "hold", 4 * MIB)
             # A worker for each of the first; the others stay where they are.
@@ -902,9 +875,7 @@ def _(context):
 
 @test("NBD_CMD_DISC waits for the write before it, whose bytes are in the file")
 def _(context):
-    need_privilege("fuse")
-    with FailingFs(context.path(""), image_bytes(MIB), stable=True) as fs:
-        process, client = serve(context, fs.disk)
+    with failing_disk(context, image_bytes(MIB), stable=True) as (fs, process, client):
         fs.rule("sync", "hold")
         client.request(NBD_CMD_WRITE, 1000, flags=NBD_CMD_FLAG_FUA, payload=b"the last words")
         fs.wait_held(1)
@@ -924,9 +895,7 @@ def _no_end_yet(process):
 
 @test("a flush is answered when what was written before it is on the disk, and not earlier")
 def _(context):
-    need_privilege("fuse")
-    with FailingFs(context.path(""), image_bytes(MIB), stable=True) as fs:
-        process, client = serve(context, fs.disk)
+    with failing_disk(context, image_bytes(MIB), stable=True) as (fs, process, client):
         client.write(0, b"first")
         client.write(MIB - 5, b"final")
         fs.rule("sync", "hold")
@@ -942,11 +911,10 @@ def _(context):
 
 @test("a request with FUA is answered when it is on the disk, whichever command it is")
 def _(context):
-    need_privilege("fuse")
     content = image_bytes(4 * MIB)
     for structured in (True, False):
-        with FailingFs(context.fresh("fs"), content, stable=True) as fs:
-            process, client = serve(context, fs.disk, structured=structured)
+        with failing_disk(context, content, stable=True,
+                          structured=structured) as (fs, process, client):
             place = 0
             for command, length, payload, wanted in (
                     (NBD_CMD_WRITE, 0, b"s" * 10, b"s" * 10),
@@ -970,11 +938,10 @@ def _(context):
 
 @test("kill -9 of the server in mid-write: all that it called durable is there")
 def _(context):
-    need_privilege("fuse")
     generator = random.Random(42)
     for last_reply in (1, 7, 20, 33, 60):
-        with FailingFs(context.fresh("fs"), bytes(8 * MIB), stable=True) as fs:
-            process, client = serve(context, fs.disk, structured=last_reply % 2 == 0)
+        with failing_disk(context, bytes(8 * MIB), stable=True,
+                          structured=last_reply % 2 == 0) as (fs, process, client):
             expected = _write_until(process, client, generator, last_reply)
             eq(process.wait(), -signal.SIGKILL)
             on_disk = Path(fs.stable).read_bytes()
@@ -1257,13 +1224,11 @@ def _(context):
 
 @test("a file truncated in the middle of a 32 MiB read sends no byte that was not there")
 def _(context):
-    need_privilege("fuse")
     content = image_bytes(40 * MIB)
     middle = 16 * MIB
     for structured in (True, False):
-        with FailingFs(context.fresh("fs"), content) as fs:
-            fs.rule("read", "hold", middle, middle + PAGE)
-            process, client = serve(context, fs.disk, structured=structured)
+        with failing_disk(context, content, structured=structured,
+                          rule=("read", "hold", middle, middle + PAGE)) as (fs, process, client):
             cookie = client.request(NBD_CMD_READ, 0, READ)
             fs.wait_held(1)
             os.truncate(fs.backing, middle)
@@ -1344,10 +1309,8 @@ def _(context):
 
 @test("without fallocate trims are taken as hints, zeroes are written, fast zeroes are refused")
 def _(context):
-    need_privilege("fuse")
     content = image_bytes(MIB)
-    with FailingFs(context.path(""), content, fallocate=False) as fs:
-        process, client = serve(context, fs.disk)
+    with failing_disk(context, content, fallocate=False) as (_, process, client):
         client.trim(0, 64 * 1024)
         got = client.read(0, 64 * 1024)
         eq(got in (content[:64 * 1024], bytes(64 * 1024)), True, "what the trim has left")
