@@ -1,7 +1,6 @@
-"""What harness.py has to know when a file of tests runs in the root of another release of Debian
-(see other_release_test.py): its clients are that release's, while nbdinetd, and what has nbdinetd in
-its command, are to be the machine's own.
-"""
+"""The part of harness.py for a file of tests that runs in the root of another release of Debian (see
+other_release_test.py): its clients are that release's, while nbdinetd, and each program with nbdinetd
+in its command, are the machine's own."""
 
 import os
 

@@ -1,6 +1,5 @@
-"""What the tests with real clients need beside the harness: a superserver to connect to, and a
-checker that keeps a model of what an export has to hold.
-"""
+"""Helpers of the tests with real clients: a superserver to connect to, and a checker with a model of
+an export's content."""
 
 import errno
 import os

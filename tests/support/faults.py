@@ -1,9 +1,8 @@
-"""What the tests of faults need beside the harness: mounts, loop devices, a failing file system.
+"""Helpers of the tests of faults: mounts, loop devices, a failing file system.
 
-Everything here cleans up after itself in two ways. Each is a context manager, for the orderly
-end; and each dies with this process, for the other end: mounts are made in a mount namespace of
-our own (`private_mounts`), loop devices are held open with the autoclear flag, and the failing
-file system goes away at end of file on its standard input.
+Each is a context manager, and each also ends with this process if it is killed: mounts are made in a
+mount namespace of our own (`private_mounts`), loop devices are held open with the autoclear flag, and
+the failing file system ends at end of file on its standard input.
 """
 
 import array

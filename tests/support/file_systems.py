@@ -1,9 +1,9 @@
 """File systems and devices to serve a file from, each in an image of its own: the rows of
 tests/torture/file_systems_test.py.
 
-What the kernel lacks is skipped by name; in CI only what is known to be missing there
-(KNOWN_MISSING), anything else is a failure. All is taken down at the end of the test, and mounted
-where nobody else sees it.
+A file system that the kernel lacks is skipped by name; in CI it is a failure unless it is known to be
+missing there (KNOWN_MISSING). The end of the test takes everything down. The mounts are in a mount
+namespace of the tests' own.
 """
 
 import fcntl
@@ -15,7 +15,6 @@ from pathlib import Path
 from faults import LoopDevice, Mount, eio_fs_path, need_privilege, nonzero_pattern, private_mounts
 from harness import *
 
-MIB = 1 << 20
 # What the kernel of CI's machine has not. A skip for anything else is a failure there.
 KNOWN_MISSING = ("exfat", "iso9660", "vfat")
 IMAGE_BYTES = 512 * MIB  # sparse; XFS and btrfs want some hundred MiB

@@ -1,14 +1,13 @@
-"""What the end-to-end tests of nbdinetd share.
+"""What the system tests of nbdinetd share.
 
-A test file registers its tests with @test and ends with main(), which prints TAP. Each
-test gets a Test object: a temporary directory, ways to start nbdinetd as a superserver
-would, and a list of things to undo. Whatever a test leaves behind (processes, mounts,
-files) is undone when it ends, however it ends.
+A test file registers its tests with @test and ends with main(), which prints TAP. Each test gets a
+Test object: a temporary directory, ways to start nbdinetd as a superserver would, and a list of things
+to undo. The end of a test ends its processes and undoes its mounts and files, also after a failure.
+NBDINETD_TEST_TIMES=1 prints the seconds that each test took.
 
 A test file imports everything from here, the client in nbd_client.py included.
 
-It is longer than 500 lines because the parts belong to one life: what Test starts, main() has to
-be able to end.
+It is longer than 500 lines because main() has to be able to end everything that Test starts.
 """
 
 # pylint: disable=wrong-import-position
@@ -50,12 +49,19 @@ TOOLS = Path(os.environ.get("NBDINETD_TOOLS", BUILDDIR / ".tools"))
 TEST_GUARD = 90.0  # of one test; see GUARD
 TIMES = os.environ.get("NBDINETD_TEST_TIMES") == "1"  # prints the seconds that each test took
 
+MIB = 1 << 20
+
 # sysexits.h, as far as nbdinetd uses it.
 EX_OK = 0
 EX_USAGE = 64
 EX_NOINPUT = 66
+EX_UNAVAILABLE = 69
 EX_OSERR = 71
+EX_CANTCREAT = 73
+EX_TEMPFAIL = EX_TIMED_OUT = 75
 EX_PROTOCOL = 76
+EX_NOPERM = 77
+EX_CONFIG = 78
 
 
 # ------------------------------------------------------------------ the tests of a file
@@ -113,6 +119,12 @@ def need_beside_server(name):
 
 def need_root(why):
     require(os.geteuid() == 0, f"needs root, {why}")
+
+
+def as_user(number):
+    """The beginning of a command that runs a program as this user and group, who need no name."""
+    need_root("to run the program as another user")
+    return [need("setpriv"), f"--reuid={number}", f"--regid={number}", "--clear-groups", "--"]
 
 
 def note(text):
@@ -698,6 +710,12 @@ def is_listening(address):
             if int(fields[1].rpartition(":")[2], 16) == address[1] and fields[3] == TCP_LISTEN:
                 return True
     return False
+
+
+def wait_listening(address, process=None):
+    """Waits until somebody listens there, or the process has ended."""
+    wait_until(lambda: is_listening(address) or process and process.poll() is not None,
+               "the server to listen")
 
 
 def connect(address):

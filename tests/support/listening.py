@@ -1,7 +1,5 @@
-"""What the tests of listeners and of the stand-alone server need beside the harness: the listening
-sockets that a service manager would hold, the manager's end of sd_notify, a private /dev/log and a
-private network.
-"""
+"""Helpers of the tests of listeners and of the stand-alone server: the listening sockets that a service
+manager would hold, the manager's end of sd_notify, a private /dev/log and a private network."""
 
 import ctypes
 import errno
@@ -15,10 +13,9 @@ import socket
 import struct
 from pathlib import Path
 
-from harness import (GUARD, NBDINETD, Client, Skip, children_of, eq, need, need_root, pattern,
+from harness import (GUARD, MIB, NBDINETD, Client, Skip, children_of, eq, need, need_root, pattern,
                      require, wait_until)
 
-MIB = 1 << 20
 BACKLOG = 4096
 VMADDR_CID_ANY, VMADDR_CID_LOCAL = 0xFFFFFFFF, 1
 
@@ -168,6 +165,16 @@ def state_of(pid):
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return None
+
+
+def waits_of(pid):
+    """How often the main thread of a process has waited for something, or None when it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/task/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    found = re.search(r"^voluntary_ctxt_switches:\s+(\d+)$", status, re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def cpu_seconds(pid):

@@ -1,8 +1,8 @@
 """A client of NBD on raw bytes, for tests of a server.
 
-It is written out by hand on purpose: libnbd hides what a test of a server has to see (a stray
-byte, a reply too many, the exact error). Everything that comes from the server goes through
-a parser which rejects, as NotNbd, all that the specification does not allow there.
+It uses no library on purpose: libnbd hides what a test of a server has to see (a stray byte, a reply
+too many, the exact error). The parser of everything that the server sends rejects, as NotNbd, all that
+the specification does not allow there.
 """
 
 import os

@@ -189,6 +189,14 @@ class PrivateSystemd:
         entries = [json.loads(line) for line in text.splitlines()]
         return [e for e in entries if int(e["__REALTIME_TIMESTAMP"]) >= since]
 
+    def log(self, since, *wanted):
+        """The entries of nbdinetd."""
+        return self.journal(since, "SYSLOG_IDENTIFIER=nbdinetd", *wanted)
+
+    def messages(self, since):
+        """The texts of log()."""
+        return [entry["MESSAGE"] for entry in self.log(since)]
+
     @staticmethod
     def now_us():
         return time.time_ns() // 1000

@@ -1,8 +1,8 @@
-"""What the tests of TLS share: certificates of all kinds, and a client that speaks NBD over TLS.
+"""Helpers of the tests of TLS: certificates of all kinds, and a client that speaks NBD over TLS.
 
-The client is Python's own OpenSSL on buffers in memory, so that a test sees, and can spoil, what
-goes over the wire. Pre-shared keys, which Python can't do, are for the tests with real clients and
-for tests/unit/stream/tls_stream_test.cc.
+The client is Python's own OpenSSL on buffers in memory, so that a test can see and change the bytes on
+the wire. Python has no pre-shared keys: those are in the tests with real clients and in
+tests/unit/stream/tls_stream_test.cc.
 """
 
 import atexit
@@ -18,8 +18,6 @@ import client_root
 from harness import *
 from harness import main, need
 from nbd_client import Client
-
-EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 75, 77, 78
 
 
 def main_with_tls():

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""How nbdinetd comes by its client, what it makes of wrong ways to be started, where its messages
-go, and the exit status that says how it went."""
+"""How nbdinetd gets its client, its errors for wrong ways to be started, the destination of its
+messages, and its exit status."""
 
 import os
 import pty
@@ -17,7 +17,6 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from harness import *  # noqa: E402
 
-MIB = 1 << 20
 
 # Runs the program where there is neither a journal nor a syslog socket, whatever the machine has.
 NO_LOG_DAEMON = ["/usr/bin/unshare", "--mount", "--", "/bin/sh", "-c",
@@ -105,7 +104,8 @@ def _(t):
         refused(process, client=Client(ours))
 
 
-@test("what can't be served in LISTEN_FDS is an error that names the descriptor and says what it is")
+@test("a descriptor in LISTEN_FDS that can't be served is an error that names its number and "
+      "its kind")
 def _(t):
     image = t.pattern_image(MIB)
     datagram = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -201,8 +201,8 @@ def _(t):
     matches(r"descriptor 0 is .*character device", refused(process))
 
 
-@test("-s on a terminal, a file, a directory, a listener or a datagram socket is an error that "
-      "says what it is")
+@test("-s on a terminal, a file, a directory, a listener or a datagram socket is an error "
+      "that names the kind")
 def _(t):
     image = t.pattern_image(MIB)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -594,7 +594,7 @@ def _(t):
     assert any(message.startswith("serving export ") for message in seen), seen
 
 
-@test("--log=null says nothing, and -v still debugs on standard error")
+@test("--log=null logs nothing, and -v still writes debug messages to standard error")
 def _(t):
     image = t.pattern_image(MIB)
     process, client = t.inetd("--log=null", image, stderr="file")
@@ -773,7 +773,8 @@ def _(t):
             contains(missing, text)
 
 
-@test("what is no regular file and no block device is not served: the error says what it is")
+@test("a FILE that is neither a regular file nor a block device is an error that names its "
+      "kind")
 def _(t):
     os.mkfifo(t.path("fifo"))
     os.mkdir(t.path("directory"))
@@ -872,7 +873,8 @@ def while_stopped(process, act, number=signal.SIGTERM):
         os.kill(process.pid, signal.SIGCONT)
 
 
-@test("on SIGTERM and SIGINT an idle client and one that haggles see the end, exit status 0")
+@test("SIGTERM and SIGINT end the connection of an idle client and of one that negotiates, "
+      "exit status 0")
 def _(t):
     image = t.pattern_image(MIB)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""Every row of bench/compare still yields a figure: a run of seconds over tiny data, so that the
-benchmark can't rot. It says nothing about speed."""
+"""Every row of bench/compare still yields a figure: a run of seconds over tiny data keeps the
+benchmark working. It measures no speed."""
 
 import os
 import sys

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 """Every NBD client in Debian against nbdinetd behind `systemd-socket-activate --accept`.
 
-Each test also proves that every process which served one of its connections has ended with
-status 0 and said so in the log: a client that got what it wanted may still have left a server
-that thinks otherwise. The file is long because there are many clients; each test stands alone.
+Each test also proves that every process that served one of its connections has ended with status 0
+and logged that: a client may have succeeded while its server failed. The file is long because there
+are many clients. Each test stands alone.
 """
 
 import json
@@ -208,7 +208,7 @@ def _(context):
         eq(len(server.statuses()), 4, "processes")
 
 
-@test("what nbdcopy reads out is as sparse as the image")
+@test("nbdcopy makes a copy as sparse as the export")
 def _(context):
     image = the_image(context)
     require(allocated_bytes(image) < SIZE // 2, "the file system has no holes")
@@ -236,7 +236,7 @@ def _(context):
         same_content(target, source)
 
 
-@test("what nbdcopy writes in is as sparse as its source, though the export was full")
+@test("nbdcopy makes an export as sparse as its source, though the export was full")
 def _(context):
     nbdcopy = need("nbdcopy")
     source = the_image(context, "source")
@@ -557,7 +557,7 @@ def _(context):
     eq(Path(image).read_bytes() == before, True, "the file's content")
 
 
-@test("what one connection writes and flushes the other reads at once (multi-conn)")
+@test("one connection reads at once what another has written and flushed (multi-conn)")
 def _(context):
     image = context.sparse_image(MIB)
     for server in unix_and_tcp(context, image):
@@ -634,7 +634,7 @@ def _(context):
     eq(server.statuses()[-1], "0")
 
 
-@test("random requests side by side, many in flight, leave what a model says")
+@test("concurrent random requests, many in flight, have the result that a model predicts")
 def _(context):
     seed = 20240229
     for structured, tcp in ((True, False), (False, True)):

@@ -129,8 +129,8 @@ def _(t):
         process.expect(EX_OK)
 
 
-@test("a name that no file can have is an unknown export, whatever asks for it, and haggling goes "
-      "on")
+@test("a name that no file can have is an unknown export for each option, and negotiation "
+      "goes on")
 def _(t):
     exports = Exports(t, disk=MIB)
     os.mkdir(exports / "sub")
@@ -347,15 +347,10 @@ def _(t):
 
 # ------------------------------------------------------------------ what can't be opened
 
-def as_nobody():
-    need_root("to run the program as a user without rights")
-    return [need("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
-
-
-@test("a file that may not be opened is refused with a reason, and logged; one that may only be "
-      "read is served read-only, and the log says so once")
+@test("a file that can't be opened is refused with a reason, and logged; one that can only be "
+      "read is served read-only, with one line in the log")
 def _(t):
-    prefix = as_nobody()
+    prefix = as_user(NOBODY)
     exports = Exports(t, secret=MIB, golden=MIB, open=MIB)
     for name, mode in (("secret", 0o600), ("golden", 0o644), ("open", 0o666)):
         os.chmod(exports / name, mode)
@@ -387,7 +382,7 @@ def _(t):
 
 @test("a directory that may be searched but not read serves its files, and isn't listed")
 def _(t):
-    prefix = as_nobody()
+    prefix = as_user(NOBODY)
     exports = Exports(t, disk=MIB)
     os.chmod(exports.path, 0o711)
     process, client = begin(t, exports, "-r", prefix=prefix)
@@ -420,8 +415,8 @@ def _(t):
 
 # ------------------------------------------------------------------ block devices
 
-@test("a block device in the directory is an export, whose size is told when it is opened; a "
-      "character device is none")
+@test("a block device in the directory is an export without a size in the list; a character "
+      "device is none")
 def _(t):
     need_privilege("root", "loop")
     exports = Exports(t, disk=MIB)
@@ -532,7 +527,7 @@ def _(t):
         process = t.spawn([need("env"), "-C", str(t.dir), NBDINETD, *arguments,
                            "--directory=exports", "-U", address, "-P", pidfile])
         if arguments:
-            wait_until(lambda: is_listening(address), "the server to listen")
+            wait_listening(address)
         else:
             process.expect(EX_OK)
         visit(Client(connect(address)), "disk")
@@ -549,7 +544,7 @@ def _(t):
     eq(process.stdout(), f"{MIB}\n")
 
 
-@test("--check says how many files would be served, and which are left out and why")
+@test("--check prints how many files would be served, and which are left out, with the reason")
 def _(t):
     exports = Exports(t, disk=MIB, other=MIB)
     os.mkdir(exports / "sub")
@@ -566,7 +561,7 @@ def _(t):
         matches(rf'^left out: .*{name}": .*{why}', text)
     matches(r"^in (no|a) sandbox", text)
     eq(len(text.splitlines()), 7, text)
-    prefix = as_nobody()
+    prefix = as_user(NOBODY)
     os.chmod(exports / "disk", 0o600)
     os.chmod(exports / "other", 0o644)
     process = t.spawn([*prefix, NBDINETD, "--check", exports.option])
@@ -579,7 +574,8 @@ def _(t):
 
 # ------------------------------------------------------------------ wrong usage
 
-@test("a directory that isn't there, or is none, is status 66 before any client is answered")
+@test("a directory that is missing, or is no directory, is exit status 66 before any client "
+      "is answered")
 def _(t):
     image = t.pattern_image(MIB)
     for path in (t.path("nothing"), image, t.path("nothing/below")):

@@ -1,8 +1,10 @@
 #!/usr/bin/python3
-"""The end of a connection is one for its client, though somebody holds a duplicate of its socket, as
-a service manager does; whatever the reason for the end is. And what was sent before it arrives.
+"""The client of a connection that nbdinetd ends sees the end, for each reason of an end, although
+another process holds a duplicate of its socket, as a service manager does; and it gets all that was
+sent before.
 
-Each test here holds a duplicate, so that close(2) alone would tell the client nothing."""
+Each test here holds a duplicate, so that close(2) alone would tell the client nothing.
+"""
 
 import array
 import ctypes
@@ -21,7 +23,6 @@ from harness import *  # noqa: E402
 from listening import *  # noqa: E402
 from tls import TlsClient, authority  # noqa: E402
 
-EX_UNAVAILABLE, EX_TIMED_OUT, EX_NOPERM, EX_CONFIG = 69, 75, 77, 78
 FAMILIES = ("socketpair", "unix", "tcp")
 OVER = "has been shut down already"
 
@@ -272,7 +273,7 @@ def _(t):
             client.expect_end()
 
 
-@test("a client that has sent all it has to say, and shut its own direction down, is served")
+@test("a client that has sent all its requests, and shut down its direction, gets all replies")
 def _(t):
     image = t.pattern_image(MIB)
     dialogue = (struct.pack(">I", 3) + Client.option_bytes(NBD_OPT_GO, Client.info_bytes())
@@ -298,7 +299,8 @@ def _(t):
 
 # ------------------------------------------------------------------ connections that are over
 
-@test("a process on a connection that its client has left says one line, and succeeds")
+@test("a process on a connection that its client has left logs one line, and ends with status "
+      "0")
 def _(t):
     image = t.pattern_image(MIB)
     for family in FAMILIES:

@@ -18,7 +18,6 @@ from harness import *  # noqa: E402
 from listening import *  # noqa: E402
 from faults import *  # noqa: E402
 
-EX_UNAVAILABLE = 69
 WAYS = ("activated", "inetd", "listener", "stand-alone")
 HALF = 0.25  # seconds without a byte; a longer time would find more faults, never a false one
 
@@ -36,7 +35,7 @@ class Server:
         elif way == "stand-alone":
             path = t.fresh(".sock")
             self.listener = t.spawn([NBDINETD, "-f", "-U", path, *arguments])
-            wait_until(lambda: is_listening(path), "the server to listen")
+            wait_listening(path)
             self.connect = lambda: Client(connect(path))
 
     def client(self):
@@ -533,7 +532,7 @@ def vanish(t, kind, go_away):
         return process.poll(), before
 
 
-@test("no stale write: a client vanishes with slow writes in flight, and the next client waits for them")
+@test("no stale write: a client vanishes with slow writes in flight, and the next one waits for them")
 def _(t):
     _, content = vanish(t, "wait", lambda process, client: client.close())
     assert content[:4096] == b"\1" * 4096, "the first write was under way"
@@ -626,10 +625,6 @@ def _(t):
     need_root("to be two users")
     image = t.pattern_image(MIB)
     os.chmod(image, 0o666)
-    setpriv = need("setpriv")
-
-    def as_user(number):
-        return [setpriv, f"--reuid={number}", "--clear-groups", "--"]
     holder, first = serving(t, "--exclusive=takeover", image, prefix=as_user(4001))
     taker, second = asking(t, "--exclusive=takeover", image, prefix=as_user(4002))
     refused(second, f"process {holder.pid}, which uses it, can't be asked to end: Operation not "
@@ -691,7 +686,7 @@ def _(t):
     need_root("to hand over what the process may not open")
     image = t.pattern_image(MIB)
     os.chmod(image, 0o600)
-    prefix = [need("setpriv"), "--reuid=4001", "--clear-groups", "--"]
+    prefix = as_user(4001)
     for options, status in ((["--exclusive"], EX_USAGE), ([], EX_OK)):
         ours, theirs = t.connection()
         process = activate(t, *options, inherited=[theirs, ("disk", opened(t, image))],

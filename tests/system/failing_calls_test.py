@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Every call of the C library that a connection makes fails once, with each error it can give.
+"""Every call of the C library that a connection makes fails once, with each error that it can have.
 
-Whatever fails: the process answers or ends as its manual page says, never by a signal; it doesn't
-hang, sends no wrong byte, and calls nothing durable that isn't. 'make check' tries a sample of the
-cases for about half a minute (NBDINETD_FAULTS_SECONDS), and says by which seed
+For each of them the process answers or ends as its manual page says, never by a signal. It doesn't
+hang, sends no wrong byte, and acknowledges nothing as durable that isn't. 'make check' tries a sample
+of the cases for about half a minute (NBDINETD_FAULTS_SECONDS), and prints its seed
 (NBDINETD_FAULTS_SEED); 'make faults-long' tries all of them.
 """
 
@@ -25,7 +25,6 @@ from failing_calls import ERRORS, WORKLOADS, Faults, Run, library_path
 from harness import *
 
 LONG = os.environ.get("NBDINETD_FAULTS_ALL", "") not in ("", "0")
-MIB = 1 << 20
 SECONDS = float(os.environ.get("NBDINETD_FAULTS_SECONDS", "30"))
 SEED = int(os.environ.get("NBDINETD_FAULTS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 # A call that is made more often than this is the same call again.

@@ -31,9 +31,8 @@ from clients import (ModelChecker, SocketActivate, allocated_bytes, connect_libn
 from faults import (FailingFs, Immutable, LoopDevice, Mount, ReadOnlyBind, drop_caches, ext4_image,
                     need_privilege, nonzero_pattern, tmpfs)
 from harness import *
-from listening import state_of
+from listening import state_of, waits_of
 
-MIB = 1 << 20
 PAGE = 4096
 LOGGED_ERRORS = 10  # of the storage by one connection; kMaxStorageErrorsLogged
 
@@ -477,7 +476,7 @@ def _(context):
             finish(process, client)
 
 
-@test("a sync that fails for want of space under FUA is remembered like any other")
+@test("a sync for FUA that fails with ENOSPC makes every later flush fail, too")
 def _(context):
     # That the sync failed, and not the write, makes all the difference: what was acknowledged
     # before may be lost, and the kernel won't say so a second time.
@@ -544,13 +543,7 @@ def unread_by_the_server(client):
     return fcntl.ioctl(client._wfd, SIOCOUTQ, bytes(4))  # pylint: disable=protected-access
 
 
-def waits_of(pid):
-    """How often the main thread of a process has waited for something."""
-    return int(matches(r"^voluntary_ctxt_switches:\s+(\d+)$",
-                       Path(f"/proc/{pid}/task/{pid}/status").read_text())[1])
-
-
-@test("SIGTERM, once or more, while the storage is at it: what is under way is answered, then the "
+@test("SIGTERM, once or more, during slow storage requests: these are answered, then the "
       "connection ends")
 def _(context):
     content = image_bytes(4 * MIB)
@@ -844,7 +837,7 @@ def _(context):
 
 @test("requests that wait for a slow storage are dropped when nobody is there to be answered")
 def _(context):
-    content = image_bytes(64 * MIB)
+    content = b"\x5a" * (64 * MIB)
     # Calls for each request: this file system is read page by page; a block status looks for data,
     # and then for a hole.
     for command, kind, calls in ((NBD_CMD_READ, "read", 100), (NBD_CMD_BLOCK_STATUS, "lseek", 2)):
@@ -1334,7 +1327,8 @@ def _(context):
         eq("failed" in process.stderr(), False, process.stderr())
 
 
-@test("random requests on a file system without fallocate leave what a model says")
+@test("random requests on a file system without fallocate have the result that a model "
+      "predicts")
 def _(context):
     need_privilege("fuse")
     content = image_bytes(MIB)
@@ -1346,7 +1340,7 @@ def _(context):
         server.expect_clean()
 
 
-@test("where lseek can't tell holes all is data, and where it fails reads still succeed")
+@test("block status is all data where lseek finds no holes, and reads succeed where it fails")
 def _(context):
     need_privilege("fuse")
     # Half of it is a hole, which only the file system knows.
@@ -1418,7 +1412,7 @@ def _(context):
             logged(process, "serving export", f"{4 * MIB} bytes", "read-write")
 
 
-@test("what is written and flushed to a block device is in its backing file")
+@test("data written and flushed to a block device is in its backing file")
 def _(context):
     need_privilege("root", "loop")
     content = bytearray(image_bytes(4 * MIB))
@@ -1481,7 +1475,8 @@ def _(context):
         finish(process, client)
 
 
-@test("random requests on block devices of 512 and 4096 byte blocks leave what a model says")
+@test("random requests on block devices of 512 and 4096 byte blocks have the result that a "
+      "model predicts")
 def _(context):
     need_privilege("root", "loop")
     for block_size in (512, 4096):
@@ -1611,7 +1606,7 @@ def _(context):
     eq(Path(backing).read_bytes() == image_bytes(MIB), True, "the backing file")
 
 
-@test("-r on a writable block device exports it read-only, without a word of excuse")
+@test("-r on a writable block device exports it read-only, without a line in the log")
 def _(context):
     need_privilege("root", "loop")
     with LoopDevice(context.image(image_bytes(MIB))) as device:
@@ -1629,12 +1624,11 @@ NOBODY = 65534
 
 
 def _as_nobody(context):
-    """(path of a program that anybody may run, what to put before it to run it as nobody)."""
-    need_root("to become somebody else")
+    """(path of a copy of the program that any user may run, the prefix that runs it as nobody)."""
     program = context.path("nbdinetd")
     shutil.copy(NBDINETD, program)
     os.chmod(program, 0o755)
-    return program, [need("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    return program, as_user(NOBODY)
 
 
 def _spawn_activated(context, argv):
@@ -1663,7 +1657,7 @@ def _(context):
     os.chmod(path, 0o444)
     process, client = _spawn_activated(context, [*prefix, program, path])
     _expect_read_only(process, client, image_bytes(MIB), "permission denied")
-    # With -r nobody has asked for more, and there is nothing to explain.
+    # -r asks for a read-only export, so that the log explains nothing.
     process, client = _spawn_activated(context, [*prefix, program, "-r", path])
     client.start()
     finish(process, client)
@@ -1709,7 +1703,7 @@ def _(context):
             _expect_read_only(process, client, image_bytes(MIB), "operation not permitted")
 
 
-@test("--check says in words that a file would be served read-only")
+@test("--check prints that a file would be served read-only")
 def _(context):
     program, prefix = _as_nobody(context)
     path = context.image(image_bytes(MIB), "disk")

@@ -1,10 +1,9 @@
 #!/usr/bin/python3
-"""Each pair of features that can meet on one connection keeps what both of them promise; and a pair
-that can't meet is an error that says so.
+"""Each pair of features that can meet on one connection keeps what both of them promise; a pair that
+can't meet is an error that says so.
 
-What a feature does by itself is proved in the file of its name. Here a test is about what may get
-lost between two: a setting that is handed on by one way and not by the other, a message that finds
-its way to the client after all.
+The file named after a feature tests the feature alone. A test here is about faults between two: a
+setting that is handed on by one way and not by the other, a message that reaches the client.
 
 It is longer than 500 lines because there are 45 pairs.
 """
@@ -22,7 +21,6 @@ from harness import *  # noqa: E402
 from listening import *  # noqa: E402
 from tls import *  # noqa: E402
 
-EX_UNAVAILABLE = 69
 WRITING = ((NBD_CMD_WRITE, 0, 0, 0, b"x" * 4096), (NBD_CMD_TRIM, 0, 4096),
            (NBD_CMD_WRITE_ZEROES, 0, 4096))
 
@@ -540,7 +538,7 @@ def _(t):
     os.chmod(image, 0o600)
     process, client = handed_over(
         t, "--exclusive", files=[("disk", opened(t, image))],
-        prefix=[need("setpriv"), "--reuid=4001", "--clear-groups", "--"])
+        prefix=as_user(4001))
     client.expect_end()
     process.expect(EX_USAGE)
     contains("--exclusive can't lock \"disk\", which was handed over", process.stderr())
@@ -1030,7 +1028,7 @@ def _(t):
     nobody = []
     if os.geteuid() == 0:
         os.chmod(image, 0o600)
-        nobody = [need("setpriv"), "--reuid=64322", "--regid=64322", "--clear-groups", "--"]
+        nobody = as_user(64322)
     for prefix in ([], nobody):
         process, client = handed_over(t, "--sandbox=require", files=[("disk", opened(t, image))],
                                       prefix=prefix)

@@ -19,12 +19,6 @@ from listening import *  # noqa: E402
 NOBODY = 64322  # a user that owns nothing
 
 
-def as_nobody():
-    """Runs a program as a user who may open nothing of the tests'."""
-    need_root("to run the program as a user without rights")
-    return [need("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
-
-
 def beside_connection(t, *arguments, files, first=True, **how):
     """nbdinetd with a connection and files. Returns (process, client)."""
     ours, theirs = t.connection()
@@ -234,7 +228,7 @@ def _(t):
 
 @test("a file that the program's user may neither read nor write nor find is served read-write")
 def _(t):
-    prefix = as_nobody()
+    prefix = as_user(NOBODY)
     path = t.pattern_image(MIB)
     os.chmod(path, 0o600)
     # The same user can't open it by its name.
@@ -276,10 +270,10 @@ def has_no_append(t):
     return True
 
 
-@test("a file that is handed over open for appending is written where the client says, and stays so "
-      "for whoever else has it; where that isn't possible, a sentence says what is")
+@test("a file that is handed over with O_APPEND is written at the client's offset, and keeps "
+      "the flag for its other users; where that isn't possible, an error explains it")
 def _(t):
-    for prefix in ([], as_nobody()):
+    for prefix in ([], as_user(NOBODY)):
         path = t.pattern_image(MIB)
         os.chmod(path, 0o600)
         descriptor = opened(t, path, os.O_RDWR | os.O_APPEND)
@@ -310,7 +304,7 @@ def _(t):
     path = t.pattern_image(MIB)
     os.chmod(path, 0o600)
     process, client = beside_connection(
-        t, "-r", files=[("disk", opened(t, path, os.O_RDWR | os.O_APPEND))], prefix=as_nobody())
+        t, "-r", files=[("disk", opened(t, path, os.O_RDWR | os.O_APPEND))], prefix=as_user(NOBODY))
     client.start("disk")
     eq(client.read(4096, 512), pattern(4096, 512))
     client.disconnect()
@@ -330,7 +324,7 @@ def _(t):
     program = t.path("nbdinetd")
     shutil.copy(NBDINETD, program)
     os.chmod(program, 0o755)
-    process = t.spawn([*as_nobody(), *strace, "/bin/sh", "-c", 'LISTEN_PID=$$ exec "$0" "$@"',
+    process = t.spawn([*as_user(NOBODY), *strace, "/bin/sh", "-c", 'LISTEN_PID=$$ exec "$0" "$@"',
                        program], fds={0: theirs, 1: theirs, 3: descriptor}, listen_fds=1,
                       env={"LISTEN_FDNAMES": "disk"})
     theirs.close()
@@ -342,7 +336,7 @@ def _(t):
 @test("a file that is handed over for unbuffered access is read and written at any offset, or refused "
       "with a sentence where it can't be opened anew; it stays as it is")
 def _(t):
-    for prefix in ([], as_nobody()):
+    for prefix in ([], as_user(NOBODY)):
         path = t.pattern_image(MIB)
         os.chmod(path, 0o600)
         try:
@@ -370,7 +364,7 @@ def _(t):
 
 @test("serving a file moves nobody's offset in it")
 def _(t):
-    for prefix in ([], as_nobody()):
+    for prefix in ([], as_user(NOBODY)):
         # On tmpfs, which tells its holes by lseek(2) only.
         descriptor = os.memfd_create("disk")
         t.defer(os.close, descriptor)
@@ -392,7 +386,7 @@ def _(t):
         eq(os.lseek(descriptor, 0, os.SEEK_CUR), 12345, "afterwards")
 
 
-@test("where there is no /proc either, the descriptor itself serves")
+@test("the descriptor itself is served where there is no /proc either")
 def _(t):
     need_root("to hide /proc")
     need("unshare")
@@ -448,7 +442,7 @@ def _(t):
     path = t.pattern_image(MIB)
     os.chmod(path, 0o600)
     process, client = beside_connection(t, files=[("disk", opened(t, path, os.O_PATH))],
-                                        prefix=as_nobody())
+                                        prefix=as_user(NOBODY))
     refused_with(process, '"disk"', status=EX_NOINPUT, client=client)
 
 
@@ -468,7 +462,7 @@ def _(t):
 def _(t):
     need_privilege("root", "loop")
     with LoopDevice(t.pattern_image(4 * MIB)) as device:
-        for prefix in ([], as_nobody()):
+        for prefix in ([], as_user(NOBODY)):
             descriptor = os.open(device.path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 eq(stat.S_ISBLK(os.fstat(descriptor).st_mode), True)
@@ -510,7 +504,7 @@ def _(t):
         process = activate(t, *arguments, "-U", address, "-P", pidfile,
                            inherited=[("disk", descriptor)])
         if arguments:
-            wait_until(lambda: is_listening(address), "the server to listen")
+            wait_listening(address)
         else:
             process.expect(EX_OK)
         for _ in range(2):

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""What the shipped services are closed to, and that what they are for still works: the score of
-systemd-analyze, what a process of theirs can see, and each feature that hardening could break. Under
-a real systemd in namespaces of its own (see support/private_systemd.py)."""
+"""The shipped services are hardened, and their features still work: the score of systemd-analyze,
+what a process of theirs can see, and each feature that hardening could break. The tests run under a
+real systemd in namespaces of its own (see support/private_systemd.py)."""
 
 import json
 import os
@@ -18,19 +18,15 @@ from harness import *  # noqa: E402
 from private_systemd import InstalledUnits  # noqa: E402
 from tls import TlsClient, authority  # noqa: E402
 
-MIB = 1 << 20
 # Of systemd-analyze security, in tenths.
 MOST_EXPOSURE = 10
 
 systemd = None  # the PrivateSystemd, once we are inside
 
 
-def messages(since):
-    return [entry["MESSAGE"] for entry in systemd.journal(since, "SYSLOG_IDENTIFIER=nbdinetd")]
-
-
 def wait_for_message(since, words):
-    return wait_until(lambda: [m for m in messages(since) if words in m], f"{words!r} in the journal")
+    return wait_until(lambda: [m for m in systemd.messages(since) if words in m],
+                      f"{words!r} in the journal")
 
 
 def unit_file(t, name):
@@ -133,7 +129,7 @@ def _(t):
     contains(image, wait_for_message(since, "Read-only file system")[0])
 
 
-@test("an image that isn't visible is missing, and the log says so")
+@test("an image that the unit hides is missing, and the log says so")
 def _(t):
     image, path = t.pattern_image(MIB), t.path("nbd.sock")
     units = InstalledUnits(t, systemd, image, listen=[path],
@@ -165,7 +161,7 @@ def _(t):
         client.disconnect()
 
 
-@test("the user of a Unix socket is told apart, for --allow and in the log")
+@test("--allow and the log know the user at a Unix socket")
 def _(t):
     image, path = t.pattern_image(MIB), t.path("nbd.sock")
     stranger, friend = 54321, 54322

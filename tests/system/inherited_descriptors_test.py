@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""A descriptor that nobody has asked for, such as one that a careless parent has left open, is
-closed: neither a connection's process, nor the listener, nor the command of --run has it."""
+"""nbdinetd closes each descriptor that it inherits without having been given it: neither a connection's
+process, nor the listener, nor the command of --run has it."""
 
 import os
 import sys
@@ -77,7 +77,8 @@ def _(t):
         process.expect(EX_OK)
 
 
-@test("nor has a listener, nor the process that it forks: systemd, stand-alone, in the background")
+@test("a listener and the processes that it forks have no such descriptor: systemd, "
+      "stand-alone, in the background")
 def _(t):
     image, careless = t.pattern_image(MIB), Careless(t)
     door = Door(t)
@@ -91,7 +92,7 @@ def _(t):
 
     path = t.fresh(".sock")
     process = t.spawn([NBDINETD, "-f", "-U", path, image], fds=careless.fds)
-    wait_until(lambda: is_listening(path), "the server to listen")
+    wait_listening(path)
     client = Client(connect(path)).start()
     careless.expect_gone(process.pid, (0, 1, 2))
     careless.expect_gone(children_of(process.pid)[0], (0, 1, 2))
@@ -119,8 +120,7 @@ def _(t):
     eq(process.stdout().split("\n"), ["for the command", "0", "1", "2", ""])
 
 
-@test("where there is no close_range, /proc says what is to be closed, and where there is none, all "
-      "is tried")
+@test("without close_range the descriptors in /proc are closed, and without /proc all numbers")
 def _(t):
     image, careless = t.pattern_image(MIB), Careless(t)
     need_root("to be without /proc")
@@ -159,7 +159,7 @@ def _(t):
         path = t.fresh(".sock")
         process = t.spawn([NBDINETD, "-f", "-U", path, argument],
                           fds={**careless.fds, at: source})
-        wait_until(lambda: is_listening(path) or process.poll() is not None, "the server to listen")
+        wait_listening(path, process)
         for _ in range(2):
             visit(Client(connect(path)), name)
         careless.expect_gone(process.pid, (0, 1, 2, at))

@@ -1,10 +1,12 @@
 #!/usr/bin/python3
-"""A TCP client whose machine can't be reached: a silent one is given up after --keepalive, one to which
-something is on its way after --stall-timeout, and each stays whose link comes back before that.
+"""A TCP client whose machine can't be reached: --keepalive ends the connection of a silent one,
+--stall-timeout that of one with a reply on its way, and a client whose link comes back before that
+keeps its connection.
 
-The client's machine is a network namespace at the other end of a veth link, which goes down there: as
-after a loss of power, or of the network, the server hears nothing any more. All cases go through the
-same two failures of the link, since each is a matter of seconds."""
+The client's machine is a network namespace at the other end of a veth link. The link goes down there,
+so that the server receives nothing any more, as after a loss of power or of the network. All cases
+share the same two failures of the link, since each takes seconds.
+"""
 
 import ctypes
 import fcntl
@@ -22,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from harness import *  # noqa: E402
 from listening import *  # noqa: E402
 
-EX_TIMED_OUT = 75
 SERVER, CLIENT = "10.99.0.1", "10.99.0.2"
 CLONE_NEWNET = 0x40000000
 

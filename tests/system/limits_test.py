@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""What one client can make a process hold and do at most: the table of SECURITY.md against the constants
-of src/base/limits.h, and both against the real program. Deadlines are timeouts_test.py's."""
+"""The limits of what one client can make a process hold and do: the table of SECURITY.md against the
+constants of src/base/limits.h, and both against the real program. Deadlines are in timeouts_test.py."""
 
 import os
 import re
@@ -130,8 +130,8 @@ def main_thread_polls(pid):
     return state == "S" and "poll" in call
 
 
-@test("reads and writes that the storage holds up, as many as a client can send, hold no more memory, "
-      "threads and descriptors than SECURITY.md says")
+@test("as many slow reads and writes as a client can send use no more memory, threads and "
+      "descriptors than SECURITY.md allows")
 def _(t):
     need_privilege("fuse")
     require_plain_memory()
@@ -226,7 +226,7 @@ def lines(process):
     return process.stderr().splitlines()
 
 
-@test("whatever a client does wrong, its connection logs two lines")
+@test("a connection logs two lines for any fault of its client")
 def _(t):
     process, client = t.activated("--log=stderr", "-e", "disk", t.pattern_image(MIB))
     client.handshake()

@@ -26,19 +26,9 @@ import private_systemd  # noqa: E402
 from harness import *  # noqa: E402
 from private_systemd import InstalledUnits, _setting, visible_paths  # noqa: E402
 
-MIB = 1 << 20
 ERROR, WARNING, INFO = "3", "4", "6"
 
 systemd = None  # the PrivateSystemd, once we are inside
-
-
-def handler_entries(since, *wanted):
-    """What nbdinetd itself has logged."""
-    return systemd.journal(since, "SYSLOG_IDENTIFIER=nbdinetd", *wanted)
-
-
-def messages(since):
-    return [entry["MESSAGE"] for entry in handler_entries(since)]
 
 
 def holds(pid, path):
@@ -187,7 +177,7 @@ class Load:
 
 # ------------------------------------------------------------------ the units' texts
 
-@test("systemd-analyze verify has nothing to say about all the shipped units")
+@test("systemd-analyze verify finds nothing in all the shipped units")
 def _(t):
     need("systemd-analyze")
     for name in ("nbdinetd.socket", "nbdinetd@.service", "nbdinetd-listen.socket",
@@ -258,10 +248,10 @@ ExecStart={NBDINETD} {image}
     # nbdinfo may leave before NBD_OPT_GO.
     clients.append(Client(socket.create_connection(("127.0.0.1", 10809), timeout=GUARD)).start())
     # What it has to say reaches the journal by standard error.
-    wait_until(lambda: len([m for m in messages(since) if m.startswith("serving export")]) >= 4,
+    wait_until(lambda: sum(m.startswith("serving export") for m in systemd.messages(since)) >= 4,
                "four lines in the journal")
     # (journald doesn't find the unit of a process that is gone when it reads the line.)
-    eq({e.get("_SYSTEMD_UNIT", "nbdkit.service") for e in handler_entries(since)},
+    eq({e.get("_SYSTEMD_UNIT", "nbdkit.service") for e in systemd.log(since)},
        {"nbdkit.service"})
     # KillMode= is systemd's default here: every process gets SIGTERM.
     systemd.systemctl("stop", "nbdkit.socket", "nbdkit.service")
@@ -282,7 +272,7 @@ def _(t):
         # Type=notify: this waits until the service is ready, or isn't.
         systemd.systemctl("start", units.service, check=False)
         eq((units.show("Result"), units.show("ExecMainStatus")), ("exit-code", str(EX_USAGE)), options)
-        message, = wait_until(lambda: messages(since), "a message")
+        message, = wait_until(lambda: systemd.messages(since), "a message")
         matches(rf"{named}\b.*socket activation", message, options)
     units.serve(image, "-f")
     systemd.systemctl("start", units.service)
@@ -327,7 +317,7 @@ def _(t):
     wait_until(lambda: not children_of(listener), "the processes to be gone")
     eq(units.main_pid(), listener)
     entries = wait_until(lambda: (lambda e: e if len(e) >= 2 * len(clients) else None)(
-        handler_entries(since)), "two lines for each connection")
+        systemd.log(since)), "two lines for each connection")
     eq({e["PRIORITY"] for e in entries}, {INFO})
     # A line each, and each by the process of the connection.
     eq(len({e["_PID"] for e in entries}), len(clients))
@@ -373,7 +363,7 @@ def _(t):
         refused.expect_end()
         refused.close()
     units.wait_for_status("2 connections now, 2 served, 3 refused")
-    eq([e["PRIORITY"] for e in handler_entries(since) if "--max-connections" in e["MESSAGE"]],
+    eq([e["PRIORITY"] for e in systemd.log(since) if "--max-connections" in e["MESSAGE"]],
        [WARNING], "refused for one reason: one line")
     first.disconnect()
     units.wait_for_status("1 connection now, 2 served, 3 refused")
@@ -384,7 +374,7 @@ def _(t):
     units.wait_for_status("0 connections now, 3 served, 3 refused")
 
 
-@test("the process of a connection doesn't tell systemd its own status in place of the service's")
+@test("a connection's process doesn't overwrite the service's status with its own")
 def _(t):
     path = t.path("nbd.sock")
     # systemd would listen to it.
@@ -398,7 +388,8 @@ def _(t):
     units.wait_for_status("0 connections now, 1 served, 0 refused")
 
 
-@test("the status of a connection's own unit (Accept=yes) says who is served what, and how much so far")
+@test("the status of a connection's own unit (Accept=yes) has the client, the export and the "
+      "amounts")
 def _(t):
     image = t.random_image(4 * MIB)
     path = t.path("nbd.sock")
@@ -423,7 +414,7 @@ def _(t):
     client.disconnect()
 
 
-@test("what waits for the storage is in the status of a connection's unit, too, once it is done")
+@test("the status of a connection's unit also counts a slow request, once it is done")
 def _(t):
     image = t.random_image(4 * MIB)
     path = t.path("nbd.sock")
@@ -480,8 +471,8 @@ int clock_gettime(clockid_t clock, struct timespec* time) {
 """
 
 
-@test("when the clock is set, back or forward, neither the watchdog nor a deadline notices, and an idle "
-      "service still leaves")
+@test("setting the clock, back or forward, affects neither the watchdog nor a deadline, and "
+      "an idle service still ends")
 def _(t):
     compiler = need("cc")
     require(b"libasan" not in Path(NBDINETD).read_bytes(),
@@ -535,7 +526,7 @@ def _(t):
         victim.expect_end()
         victim.close()
         wait_until(lambda: any(str(child) in e["MESSAGE"] and e["PRIORITY"] == ERROR
-                               for e in handler_entries(since)), f"a line about signal {number}")
+                               for e in systemd.log(since)), f"a line about signal {number}")
     eq(other.read(4096, 512), pattern(4096, 512))
     session(path)
     eq((units.main_pid(), units.show("ActiveState")), (pid, "active"))
@@ -543,17 +534,17 @@ def _(t):
     other.disconnect()
 
 
-@test("while the export is missing its clients see connections that end, the log says why, and the "
-      "service stays; the first client after it has come is served")
+@test("a missing export ends its clients' connections, with the reason in the log, and the "
+      "service stays; the first client after it has appeared is served")
 def _(t):
     path, missing = t.path("nbd.sock"), t.path("late.img")
     units = ListenUnits(t, missing, [path])
     since = systemd.now_us()
     for _ in range(7):
         Client(connect(path)).expect_end()
-    wait_until(lambda: len([m for m in messages(since) if missing in m]) >= 8,
+    wait_until(lambda: len([m for m in systemd.messages(since) if missing in m]) >= 8,
                "a line at the start, and one for each client")
-    eq({e["PRIORITY"] for e in handler_entries(since)}, {ERROR})
+    eq({e["PRIORITY"] for e in systemd.log(since)}, {ERROR})
     eq((units.show("ActiveState"), units.show("NRestarts")), ("active", "0"))
     eq(units.show("ActiveState", units.socket), "active")
     t.pattern_image(MIB, "late.img")
@@ -565,8 +556,8 @@ def _(t):
 
 # ------------------------------------------------------------------ coming and going
 
-@test("with nobody connected the service leaves, with an exit status of 0, and the next connection "
-      "starts it again: none is lost, however close to that moment it comes")
+@test("a service without connections ends with exit status 0, and the next connection starts "
+      "it again: none is lost, however close to that moment it comes")
 def _(t):
     idle = 0.12
     port, path = free_port(), t.path("nbd.sock")
@@ -603,7 +594,7 @@ def _(t):
     units.wait_inactive()
     connections = 3 * cycles + 2
     found = wait_until(lambda: (lambda m: m if sum(" ended: " in x for x in m) >= connections
-                                else None)(messages(since)), "the lines of all connections")
+                                else None)(systemd.messages(since)), "the lines of all connections")
     left = [m for m in found if "leaving the socket" in m]
     note(f"{connections} connections were served in {len(left)} runs of the service")
     assert 3 <= len(left) <= connections, found
@@ -666,7 +657,7 @@ def _(t):
         eq(file.read(512), bytes([5]) * 512)
     old.disconnect()
     wait_until(lambda: not os.path.exists(f"/proc/{old_pid}"), "the old process to be gone")
-    eq({e["PRIORITY"] for e in handler_entries(since)}, {INFO})
+    eq({e["PRIORITY"] for e in systemd.log(since)}, {INFO})
     eq(systemd.failed(), [], "failed units")
     eq(units.show("NRestarts"), "0")
 
@@ -724,7 +715,7 @@ def _(t):
             file.seek(number * MIB)
             eq(file.read(MIB) == block, True, f"block {number} is in the file")
     ends = wait_until(lambda: (lambda e: e if len(e) >= 3 else None)(
-        [e for e in handler_entries(since) if " ended: " in e["MESSAGE"]]), "three end lines")
+        [e for e in systemd.log(since) if " ended: " in e["MESSAGE"]]), "three end lines")
     eq({e["PRIORITY"] for e in ends}, {INFO})
     # The socket has not been stopped.
     again = Client(connect(path)).start()
@@ -751,7 +742,7 @@ def _(t):
     oldest.close()
     eq(Path(image).read_bytes()[:512], b"\xa5" * 512)
     wait_until(lambda: not servers(), "the process to be gone")
-    wait_until(lambda: [e for e in handler_entries(since) if "shutting down" in e["MESSAGE"]
+    wait_until(lambda: [e for e in systemd.log(since) if "shutting down" in e["MESSAGE"]
                         and e["PRIORITY"] == INFO], "its end line")
 
 

@@ -1,10 +1,9 @@
 #!/usr/bin/python3
-"""The listener: sockets of every kind from a service manager, a process for each connection,
-limits, and whatever may befall it or its connections. How it bears many of them is in
+"""The listener: sockets of every kind from a service manager, a process for each connection, limits,
+and faults of the listener and its connections. Tests with many connections are in
 listener_load_test.py.
 
-It is longer than 500 lines because each test is one answer to "what if", and they share nothing
-else.
+It is longer than 500 lines because there are many kinds of fault. Each test stands alone.
 """
 
 import os
@@ -74,7 +73,7 @@ def _(t):
     stop(process)
 
 
-@test("a vsock listener is taken for what it is, also where nobody can reach it")
+@test("a vsock listener is recognised, also where no client can reach it")
 def _(t):
     try:
         door = Door(t, "vsock")
@@ -126,7 +125,7 @@ def _(t):
     process = t.spawn([NBDINETD, "-f", "-U", own, image], fds={3: door}, listen_fds=1,
                       listen_pid=os.getpid())
     # -U would be an error under socket activation.
-    wait_until(lambda: is_listening(own), "the stand-alone server to listen")
+    wait_listening(own)
     visit(Client(connect(own)))
     client = door.client()
     visit(Client(connect(own)))
@@ -224,8 +223,8 @@ def _(t):
     stop(process)
 
 
-@test("a FILE that is missing is told at the start, and its clients see connections that end "
-      "until it is there")
+@test("a missing FILE is logged at the start, and its clients' connections end until it is "
+      "there")
 def _(t):
     door, image = Door(t), t.path("late.img")
     process = activate(t, image, inherited=[door])
@@ -273,7 +272,8 @@ def _(t):
                 process.stderr())
 
 
-@test("what is no stream socket, file or block device beside a listener is an error that names it")
+@test("a descriptor beside a listener that is no stream socket, file or block device is an "
+      "error that names it")
 def _(t):
     image, door = t.pattern_image(MIB), Door(t)
     datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -347,8 +347,8 @@ def _(t):
 
 # ------------------------------------------------------------------ limits
 
-@test("--max-connections=N serves N at once, ends one more at once without a byte, and says so "
-      "once")
+@test("--max-connections=N serves N at once, ends one more at once without a byte, and logs "
+      "that once")
 def _(t):
     door = Door(t)
     process = activate(t, "--max-connections=3", t.pattern_image(MIB), inherited=[door])
@@ -399,12 +399,6 @@ def _(t):
     assert refused <= visits // 20, f"{refused} of {visits} were refused"
 
 
-def sleeps(pid):
-    """How often a process has slept, to wait for something."""
-    text = open(f"/proc/{pid}/status", encoding="ascii").read()
-    return int(matches(r"^voluntary_ctxt_switches:\s+(\d+)$", text)[1])
-
-
 @test("a burst beyond --max-connections costs the listener one wait for room, not one for each")
 def _(t):
     door, burst = Door(t), 600
@@ -415,13 +409,13 @@ def _(t):
     process.signal(signal.SIGSTOP)
     wait_until(lambda: state_of(process.pid) == "T", "the listener to be stopped")
     crowd = [door.connect() for _ in range(burst)]
-    before = sleeps(process.pid)
+    before = waits_of(process.pid)
     process.signal(signal.SIGCONT)
     for connection in crowd:
         expect_shut(connection)
-    count = sleeps(process.pid) - before
-    note(f"{burst} were refused with {count} sleeps")
-    assert count <= burst // 10, f"{count} sleeps for {burst} connections"
+    count = waits_of(process.pid) - before
+    note(f"{burst} were refused with {count} waits")
+    assert count <= burst // 10, f"{count} waits for {burst} connections"
     eq(client.read(0, 512), pattern(0, 512))
     client.disconnect()
     wait_alone(process)
@@ -429,8 +423,8 @@ def _(t):
     stop(process)
 
 
-@test("who is refused sees the end also when somebody was served just before: no other process holds "
-      "the connection")
+@test("a refused client sees the end also right after another was served: no other process "
+      "holds its connection")
 def _(t):
     door, both = Door(t), 0
     process = activate(t, "--max-connections=1", "--handshake-timeout=10min", t.pattern_image(MIB),
@@ -451,8 +445,8 @@ def _(t):
     stop(process)
 
 
-@test("--exit-idle=TIME ends an activated listener, exit status 0, once nobody has been "
-      "connected for so long, and not while somebody is", waits=True)
+@test("--exit-idle=TIME ends an activated listener, exit status 0, after that time without a "
+      "connection, and not during one", waits=True)
 def _(t):
     image, door = t.pattern_image(MIB), Door(t)
     # Nobody ever comes.
@@ -473,7 +467,7 @@ def _(t):
     contains("1s", process.stderr())
 
 
-@test("no connection that arrives while the listener leaves as idle is lost: the next activation "
+@test("a connection that arrives while an idle listener ends isn't lost: the next activation "
       "serves it", guard=120, waits=True)
 def _(t):
     image, door = t.pattern_image(MIB), Door(t)
@@ -505,8 +499,8 @@ def _(t):
     assert activations > 5, "the listener has hardly ever left, which proves nothing"
 
 
-@test("without a free descriptor it sheds who comes, says so once, and goes on when there are some "
-      "again")
+@test("a listener without a free descriptor ends new connections, logs that once, and goes on "
+      "when it has some again")
 def _(t):
     door = Door(t)
     process = activate(t, t.pattern_image(MIB), inherited=[door])
@@ -544,7 +538,7 @@ def _(t):
     stop(process)
 
 
-@test("where not even the spare descriptor helps, the listener waits and doesn't spin, and goes on "
+@test("a listener without even the spare descriptor waits, doesn't spin, and goes on "
       "afterwards", waits=True)
 def _(t):
     door = Door(t)
@@ -577,8 +571,8 @@ def _(t):
     assert share < 0.3, f"it has used {share:.0%} of a processor for nothing"
 
 
-@test("a socket that somebody else has stopped from listening makes the listener neither spin "
-      "nor end", waits=True)
+@test("a socket that another process has shut down makes the listener neither spin nor end",
+      waits=True)
 def _(t):
     for kind in ("tcp", "unix"):
         dead, alive = Door(t, kind), Door(t, kind)
@@ -594,14 +588,14 @@ def _(t):
         assert share < 0.3, f"it has used {share:.0%} of a processor for nothing"
 
 
-@test("a fork that fails sheds the connection, says so once, and the next is served when forks "
-      "succeed again")
+@test("a failing fork ends the connection, with one line in the log, and the next is served "
+      "when forks succeed again")
 def _(t):
     need_root("to run the listener as a user whose processes can be limited")
     door = Door(t)
     # As a user of its own, since nobody else's processes then count against the limit, which root's
     # would not heed at all.
-    become = [need("setpriv"), "--reuid=64321", "--regid=64321", "--clear-groups", "--"]
+    become = as_user(64321)
     process = activate(t, "-r", t.pattern_image(MIB), inherited=[door],
                        prefix=[need("prlimit"), "--nproc=1:100", *become])
     for _ in range(5):
@@ -663,7 +657,7 @@ def _(t):
     stop(process)
 
 
-@test("a client that never reads its replies holds up nobody else", waits=True)
+@test("a client that never reads its replies delays no other", waits=True)
 def _(t):
     door = Door(t)
     process = activate(t, "--stall-timeout=2s", t.pattern_image(32 * MIB), inherited=[door])
@@ -716,8 +710,8 @@ def _(t):
         stop(process)
 
 
-@test("a connection's process that doesn't end is killed in the end, and the listener's exit "
-      "status is 0 all the same", waits=True)
+@test("a connection's process that doesn't end is killed at the deadline, and the listener's "
+      "exit status is 0 all the same", waits=True)
 def _(t):
     door = Door(t)
     process = activate(t, t.pattern_image(MIB), inherited=[door])
@@ -734,7 +728,7 @@ def _(t):
     matches(r"^nbdinetd: 1 connections? .*killing", process.stderr())
 
 
-@test("a client that doesn't read can't hold up the drain", waits=True)
+@test("a client that doesn't read can't delay the drain", waits=True)
 def _(t):
     door = Door(t)
     process = activate(t, t.pattern_image(32 * MIB), inherited=[door])
@@ -787,8 +781,8 @@ def _(t):
 
 # ------------------------------------------------------------------ sd_notify
 
-@test("the service manager hears READY, a STATUS that counts connections now, served and "
-      "refused, and STOPPING, from the listener alone")
+@test("the listener alone sends the service manager READY, a STATUS that counts connections "
+      "now, served and refused, and STOPPING")
 def _(t):
     notify, door = NotifySocket(t), Door(t)
     process = activate(t, "--max-connections=2", t.pattern_image(MIB), inherited=[door],
@@ -807,8 +801,7 @@ def _(t):
     eq({sender for sender, _ in notify.messages()}, {process.pid}, "who has spoken")
 
 
-@test("STOPPING is told also when nobody is connected: on SIGTERM, and when the listener leaves as "
-      "idle")
+@test("STOPPING is sent also without a connection: on SIGTERM, and when an idle listener ends")
 def _(t):
     image, door = t.pattern_image(MIB), Door(t)
     for arguments in ([], ["--exit-idle=100ms"]):
@@ -868,8 +861,8 @@ def _(t):
             eq(count, 0, "for another process's watchdog")
 
 
-@test("with Accept=yes STATUS says who is served what and how much so far, at most once a "
-      "second, and only when it has changed", waits=True)
+@test("STATUS with Accept=yes has the client, the export and the amounts, at most once a "
+      "second, and only after a change", waits=True)
 def _(t):
     notify, image = NotifySocket(t), t.pattern_image(4 * MIB)
     process, client = t.activated(image, env={"NOTIFY_SOCKET": notify.path})

@@ -1,10 +1,9 @@
 #!/usr/bin/python3
 """The sandbox of a connection, from outside and from inside.
 
-From outside: what /proc tells of the process, however it was started, and what becomes of the
-client where the kernel has only a part. From inside: tests/nbdinetd-intruder is the same program
-with somebody in it who tries what the sandbox is there to keep him from
-(tests/support/intruder.cc).
+From outside: what /proc tells of the process, however it was started, and how the client is served
+where the kernel has only a part of the sandbox. From inside: tests/nbdinetd-intruder is the same
+program with code in it that tries what the sandbox forbids (tests/support/intruder.cc).
 """
 
 import errno
@@ -26,16 +25,10 @@ from harness import *
 from listening import *
 from tls import TlsClient, authority, client_context
 
-EX_NOINPUT, EX_OSERR = 66, 71
 NOBODY = 64322  # a user that owns nothing
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 INTRUDER = str(BUILDDIR / "tests" / "nbdinetd-intruder")
 INCOMPLETE = "the sandbox is incomplete: "
-
-
-def as_nobody():
-    need_root("to run the program as a user without rights")
-    return [need("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
 
 
 def injecting(call, error, when="1+"):
@@ -110,11 +103,11 @@ def _(t):
         eq(len(process.stderr().splitlines()) if start != t.inetd else 2, 2, process.stderr())
 
 
-@test("so is one of an ordinary user")
+@test("a connection of an ordinary user is shut in, too")
 def _(t):
     image = t.pattern_image(MIB)
     os.chmod(image, 0o666)
-    process, client = t.activated("--sandbox=require", image, prefix=as_nobody())
+    process, client = t.activated("--sandbox=require", image, prefix=as_user(NOBODY))
     # setpriv has made way for nbdinetd by then.
     serve(process, client, bounding_set=False)
     process.expect(EX_OK)
@@ -377,7 +370,7 @@ def _(t):
     process.expect(EX_OK)
 
 
-@test("--check says in words what the sandbox is, also on a terminal, and what can be opened in it")
+@test("--check describes the sandbox, also on a terminal, and what can be opened in it")
 def _(t):
     image = t.pattern_image(MIB)
     check = [NBDINETD, "--check"]
@@ -550,7 +543,8 @@ def _(t):
         eq(intrude(t, "enter", attempt, option, free=True), 0, attempt)
 
 
-@test("what a connection is decides what it may: writing, TLS, locks, block devices")
+@test("the system calls that a connection may use depend on writing, TLS, locks and block "
+      "devices")
 def _(t):
     image, env = t.pattern_image(MIB), victim(t)
     ebadf, ended = errno.EBADF, ENDED
@@ -576,7 +570,7 @@ def _(t):
         eq(intrude(t, "tighten", "ioctl BLKDISCARD", "-r", device.path), ended)
 
 
-@test("where the kernel may encrypt, the client's socket is the only one for messages of more than bytes")
+@test("with kernel TLS sendmsg is allowed on the client's socket only")
 def _(t):
     image, env = t.pattern_image(MIB), victim(t)
     options = ["--tls=on", f"--tls-certificates={authority().server_files(t)}", image]

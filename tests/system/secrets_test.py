@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""What a connection's process knows stays with it: no core dump has its keys and its client's data,
-no other process of its user can look into it, and files of keys that others can read are told of."""
+"""A connection's process keeps its secrets: no core dump has its keys and its client's data, no other
+process of its user can look into it, and a file of keys that others can read causes a warning."""
 
 import os
 import resource
@@ -21,16 +21,11 @@ NOBODY = 64323  # a user that owns nothing, but this process
 CORES = {resource.RLIMIT_CORE: resource.RLIM_INFINITY}
 
 
-def as_nobody():
-    need_root("to run the program as another user")
-    return [need("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
-
-
 def expect_closed(t, pid):
     """Nothing can be dumped of the process, and its user can't look into it."""
     limits = Path(f"/proc/{pid}/limits").read_text()
     matches(r"^Max core file size +0 +0 ", limits)
-    look = t.run([*as_nobody(), "/bin/cat", f"/proc/{pid}/environ"], status=None)
+    look = t.run([*as_user(NOBODY), "/bin/cat", f"/proc/{pid}/environ"], status=None)
     eq((look.wait(), look.stdout()), (1, ""), "what its user sees")
     contains("Permission denied", look.stderr())
 
@@ -47,24 +42,25 @@ def _(t):
     image = image_of_nobody(t)
     for sandbox in ("on", "off"):
         for start in (t.activated, t.inetd):
-            process, client = start(f"--sandbox={sandbox}", image, prefix=as_nobody(), limits=CORES)
+            process, client = start(f"--sandbox={sandbox}", image, prefix=as_user(NOBODY), limits=CORES)
             client.handshake()
             expect_closed(t, process.pid)
             client.go("")
             expect_closed(t, process.pid)
             process.signal(signal.SIGSEGV)
             eq((process.wait(), process.core_dumped), (-signal.SIGSEGV, False))
-        process, client = t.piped("-s", f"--sandbox={sandbox}", image, prefix=as_nobody())
+        process, client = t.piped("-s", f"--sandbox={sandbox}", image, prefix=as_user(NOBODY))
         client.handshake()
         expect_closed(t, process.pid)
         client.close()
 
 
-@test("nor of one that a listener has forked: systemd, stand-alone, with --user and without")
+@test("no core dump is written of a process that a listener has forked, either: systemd, "
+      "stand-alone, with --user and without")
 def _(t):
     image = image_of_nobody(t)
     user = [f"--user={NOBODY}", f"--group={NOBODY}"]
-    for prefix, options in ((as_nobody(), []), ([], user)):
+    for prefix, options in ((as_user(NOBODY), []), ([], user)):
         door = Door(t)
         process = activate(t, *options, image, inherited=[door], prefix=prefix, limits=CORES)
         client = door.client().start()
@@ -77,7 +73,7 @@ def _(t):
         os.chmod(folder, 0o777)
         process = t.spawn([*prefix, NBDINETD, "-f", "-U", f"{folder}/s", *options, image],
                           limits=CORES)
-        wait_until(lambda: is_listening(f"{folder}/s"), "the server to listen")
+        wait_listening(f"{folder}/s")
         client = Client(connect(f"{folder}/s")).start()
         expect_closed(t, children_of(process.pid)[0])
         client.disconnect()
@@ -99,7 +95,7 @@ def _(t):
         os.chmod(image, mode)
         ours, theirs = t.connection()
         process = activate(t, inherited=[("connection", theirs), ("disk", opened(t, image))],
-                           prefix=as_nobody())
+                           prefix=as_user(NOBODY))
         theirs.close()
         client = Client(ours).start("disk")
         eq(client.read(0, 512), pattern(0, 512))
@@ -131,7 +127,8 @@ def expect_warning(text, path, mode, words):
     eq(lines, wanted, f"warnings about {mode:o}")
 
 
-@test("a file of keys that other users than its owner and group can read or write is told of, once")
+@test("a file of keys that other users than its owner and group can read or write is warned "
+      "about, once")
 def _(t):
     image = t.pattern_image(MIB)
     for option, path in keys_of(t):
@@ -158,7 +155,7 @@ def _(t):
     folder = t.fresh(".dir")
     os.mkdir(folder)
     process = t.spawn([NBDINETD, "-f", "-U", f"{folder}/s", "--tls=require", option, image])
-    wait_until(lambda: is_listening(f"{folder}/s"), "the server to listen")
+    wait_listening(f"{folder}/s")
     client = TlsClient.of(Client(connect(f"{folder}/s"))).start()
     client.close()
     wait_alone(process)

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""What a page about running an NBD server as a service promises, sentence by sentence: starting it,
-and socket activation. Each test is named by the sentence that it proves; those on units are in
-seed-systemd_test.py, those on messages in seed-logging_test.py."""
+"""The promises of a page about running an NBD server as a service, sentence by sentence: starting it,
+and socket activation. Each test is named by the sentence that it proves. The sentences on units are in
+service_page_systemd_test.py, those on messages in service_page_logging_test.py."""
 
 import os
 import re

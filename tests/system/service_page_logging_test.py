@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""What a page about running an NBD server as a service promises, sentence by sentence: where
+"""The promises of a page about running an NBD server as a service, sentence by sentence: where
 messages go. Each test is named by the sentence that it proves. The system log is a /dev/log of the
 tests' own, in a mount namespace."""
 

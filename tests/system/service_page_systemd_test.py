@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""What a page about running an NBD server as a service promises, sentence by sentence: its units,
+"""The promises of a page about running an NBD server as a service, sentence by sentence: its units,
 under a real systemd in namespaces of its own. Each test is named by the sentence that it proves."""
 
 import random

@@ -87,8 +87,7 @@ def _(t):
     prefixes = [[]]
     if os.geteuid() == 0:
         # Another user than the maker of a pipe may not open it anew.
-        prefixes.append([need("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}",
-                         "--clear-groups", "--"])
+        prefixes.append(as_user(NOBODY))
     for prefix in prefixes:
         for end in ENDS:
             process, client, shared = piped(t, image, prefix=prefix)

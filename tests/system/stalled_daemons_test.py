@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""A journal, a syslogd or a service manager that has stopped reading holds up nobody: connections
-are served and end, and the listener goes on accepting. Each has a socket here whose queue is full
-before nbdinetd starts."""
+"""A journal, a syslogd or a service manager that has stopped reading delays no connection: connections
+are served and end, and the listener goes on accepting. The queue of each one's socket is full before
+nbdinetd starts."""
 
 import os
 import socket
@@ -126,7 +126,8 @@ _tests_of(StalledSyslog)
 _tests_of(StalledJournal)
 
 
-@test("a service manager that doesn't read holds up nobody, and hears READY=1 once it does", waits=True)
+@test("a service manager that doesn't read delays no connection, and gets READY=1 once it "
+      "reads", waits=True)
 def _(t):
     image = t.pattern_image(MIB)
     manager = NotifySocket(t)
@@ -151,7 +152,7 @@ def _(t):
     expect_full(filler)
 
 
-@test("a syslogd that is started again is heard of by the listener, and a stream socket will do")
+@test("the listener logs to a syslogd that is started again, also by a stream socket")
 def _(t):
     log = Syslog(t)
     taken = 0

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""nbdinetd that listens by itself: where, in the foreground and in the background, with a command,
-a pidfile and another user, and what can't be combined.
+"""nbdinetd as a stand-alone server: its addresses, in the foreground and in the background, with a
+command, a pidfile and another user, and options that exclude each other.
 
-It is longer than 500 lines because it follows the options, of which there are many.
+It is longer than 500 lines because there are many options.
 """
 
 import errno
@@ -24,7 +24,6 @@ from harness import *  # noqa: E402
 from listening import *  # noqa: E402
 from tls import authority  # noqa: E402
 
-EX_CANTCREAT = 73
 NBD_PORT = 10809
 
 is_private = False  # the network
@@ -33,7 +32,7 @@ is_private = False  # the network
 def foreground(t, *arguments, address, prefix=(), **how):
     """A stand-alone server in the foreground that listens on the address now."""
     process = t.spawn([*prefix, NBDINETD, "-f", *arguments], **how)
-    wait_until(lambda: is_listening(address) or process.poll() is not None, "the server to listen")
+    wait_listening(address, process)
     if process.poll() is not None:
         raise AssertionError(f"exit status {process.poll()}: {process.stderr()}")
     return process
@@ -183,7 +182,7 @@ def _(t):
         if is_private:
             for options in (["-f"], ["-i", "127.0.0.1", "-f"]):
                 process = t.spawn([NBDINETD, *options, image], fds=fds)
-                wait_until(lambda: is_listening(("127.0.0.1", NBD_PORT)), "the server to listen")
+                wait_listening(("127.0.0.1", NBD_PORT))
                 eq(reachable("127.0.0.1", NBD_PORT), True)
                 stop(process)
         t.run([NBDINETD, "--run", "true", image], fds=fds)
@@ -312,8 +311,8 @@ def _(t):
         eq(file.read(), b"precious")
 
 
-@test("of two servers that start together on one path exactly one succeeds, each time, whether a "
-      "socket is left over there or not, and clients reach it")
+@test("exactly one of two servers that start together on one path succeeds, with a left-over "
+      "socket and without, and clients reach it")
 def _(t):
     image, path, port = t.pattern_image(MIB), t.path("nbd.sock"), free_port()
     # At first what is done between the name and the first client takes long, so that the other one
@@ -342,7 +341,7 @@ def _(t):
     eq([name for name in os.listdir(t.dir) if name.startswith("nbd.sock")], [], "left behind")
 
 
-@test("a server's end removes its own Unix socket, never what somebody else has put there")
+@test("a server's end removes its own Unix socket, never another file in its place")
 def _(t):
     image, path = t.pattern_image(MIB), t.path("nbd.sock")
 
@@ -431,8 +430,8 @@ def _(t):
         wait_until(lambda: not is_taken(port), "the port to be free")
 
 
-@test("a port in use, an address of another machine, a folder that is missing: exit status 73, "
-      "and the error says where")
+@test("a port in use, an address of another machine, a missing folder: exit status 73, and "
+      "the error names it")
 def _(t):
     image = t.pattern_image(MIB)
     taken = socket.create_server(("127.0.0.1", 0))
@@ -530,7 +529,8 @@ def _(t):
                "every process to be gone")
 
 
-@test("a FILE that can't be served is told at the start, in the foreground and in the background")
+@test("a FILE that can't be served is an error at the start, in the foreground and in the "
+      "background")
 def _(t):
     path, image = t.path("nbd.sock"), t.pattern_image(MIB)
     for arguments in ([], ["-f"]):
@@ -580,7 +580,8 @@ def _(t):
     eq([name for name in os.listdir(t.dir) if name.startswith("nbd.")], [], "left behind")
 
 
-@test("so do those of keys and certificates, which each connection reads anew")
+@test("relative paths of keys and certificates, which each connection reads anew, mean that "
+      "folder, too")
 def _(t):
     if "built without OpenSSL" in t.run([NBDINETD, "--check", "--tls-psk=/nonexistent",
                                          t.pattern_image(MIB, "disk.img")], status=None).stderr():
@@ -621,7 +622,7 @@ def _(t):
         for option in ("-f", "--foreground"):
             path = t.fresh(".sock")
             process = t.spawn([NBDINETD, option, "-U", path, t.pattern_image(MIB)])
-            wait_until(lambda: is_listening(path), "the server to listen")
+            wait_listening(path)
             visit(Client(connect(path)))
             eq(process.poll(), None)
             process.signal(number)
@@ -834,9 +835,7 @@ def _(t):
         process = t.run([NBDINETD, "-f", *arguments, "-U", path, image], status=EX_USAGE)
         contains(arguments[1], process.stderr())
         eq(os.path.exists(path), False, "the socket")
-    need_root("to be somebody without the right to change")
-    process = t.run([need("setpriv"), "--reuid=64324", "--regid=64324", "--clear-groups", "--",
-                     NBDINETD, "-f", "-u", "nobody", "-p", str(free_port()), image],
+    process = t.run([*as_user(64324), NBDINETD, "-f", "-u", "nobody", "-p", str(free_port()), image],
                     status=EX_OSERR)
     contains("nobody", process.stderr())
 
@@ -926,13 +925,12 @@ def _(t):
     eq(int(matches(r"^SigIgn:\s+(\S+)$", text)[1], 16) & SIGPIPE_BIT, 0, "SIGPIPE is ignored")
 
 
-@test("when the command of --run ends, connections are drained, and the exit status is still "
-      "its own")
+@test("the end of --run's command drains the connections, and its exit status is the server's")
 def _(t):
     path, go = t.path("nbd.sock"), t.path("go")
     process = t.spawn([NBDINETD, "-U", path, "--run",
                        f"while [ ! -e {go} ]; do sleep 0.05; done; exit 5", t.pattern_image(MIB)])
-    wait_until(lambda: is_listening(path), "the server to listen")
+    wait_listening(path)
     client = Client(connect(path)).start()
     client.write(0, b"\x21" * 512)
     Path(go).touch()
@@ -945,7 +943,7 @@ def _(t):
 def _(t):
     path = t.path("nbd.sock")
     process = t.spawn([NBDINETD, "-U", path, "--run", "exec sleep 1000", t.pattern_image(MIB)])
-    wait_until(lambda: is_listening(path), "the server to listen")
+    wait_listening(path)
     command = wait_until(lambda: children_of(process.pid), "the command")[0]
     visit(Client(connect(path)))
     process.signal(signal.SIGTERM)
@@ -954,8 +952,8 @@ def _(t):
     eq(os.path.exists(path), False)
 
 
-@test("SIGHUP ends --run, too, since nobody could take over: the command hears SIGTERM, connections "
-      "are drained, and the exit status is the command's")
+@test("SIGHUP ends --run, too, since no instance could take over: the command gets SIGTERM, "
+      "connections are drained, and the exit status is the command's")
 def _(t):
     path, ready = t.path("nbd.sock"), t.path("ready")
     process = t.spawn([NBDINETD, "-U", path, "--run",
@@ -1080,7 +1078,7 @@ def _(t):
     eq(os.path.exists(path), False)
 
 
-@test("what is no port is wrong usage, and two FILEs, or none, are")
+@test("a wrong port is a usage error, and two FILEs, or none, are")
 def _(t):
     image = t.pattern_image(MIB)
     for port in ("0", "65536", "-1", "nbd!", "", "10809x", "4294967296", " "):
@@ -1099,7 +1097,7 @@ def _(t):
     ours, theirs = t.connection()
     process = t.spawn([NBDINETD, "-f", "-U", path, image], fds={0: theirs})
     theirs.close()
-    wait_until(lambda: is_listening(path), "the server to listen")
+    wait_listening(path)
     visit(Client(connect(path)))
     ours.setblocking(False)
     try:

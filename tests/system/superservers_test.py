@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""Each superserver starts nbdinetd and every client is served, and whatever goes wrong, the client
-gets NBD and nothing else: inetd and xinetd make standard error the client's socket too."""
+"""Each superserver starts nbdinetd, and every client is served. The client gets NBD and nothing else,
+whatever fails: inetd and xinetd make standard error the client's socket, too."""
 
 import os
 import pwd
@@ -13,7 +13,6 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from harness import *  # noqa: E402
 
-MIB = 1 << 20
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
 

@@ -17,22 +17,16 @@ import private_systemd  # noqa: E402
 from harness import *  # noqa: E402
 from private_systemd import InstalledUnits  # noqa: E402
 
-MIB = 1 << 20
 DURATION = r"[0-9][0-9a-z.µ ]*"
 ERROR, WARNING, INFO, DEBUG = "3", "4", "6", "7"
 
 systemd = None  # the PrivateSystemd, once we are inside
 
 
-def handler_entries(since, *wanted):
-    """What nbdinetd itself has logged."""
-    return systemd.journal(since, "SYSLOG_IDENTIFIER=nbdinetd", *wanted)
-
-
 def wait_for_entries(since, count, *wanted):
     """journald is told asynchronously; nbdinetd may be gone before its last word is written."""
     return wait_until(lambda: (lambda e: e if len(e) >= count else None)(
-        handler_entries(since, *wanted)), f"{count} entries in the journal")
+        systemd.log(since, *wanted)), f"{count} entries in the journal")
 
 
 def session(address, reads=0):
@@ -56,7 +50,7 @@ def priorities(entries):
     return [entry["PRIORITY"] for entry in entries]
 
 
-@test("systemd-analyze verify has nothing to say about the shipped units")
+@test("systemd-analyze verify finds nothing in the shipped units")
 def _(t):
     need("systemd-analyze")
     for name in ("nbdinetd.socket", "nbdinetd@.service"):
@@ -162,7 +156,7 @@ def _(t):
     eq((end["NBD_REQUESTS"], end["NBD_BYTES_READ"], end["NBD_BYTES_WRITTEN"], end["NBD_ERRORS"]),
        found.groups()[1:], "the fields of the end line and its text")
     assert 0 < int(end["NBD_DURATION_USEC"]) < 10**9, end["NBD_DURATION_USEC"]
-    eq(len(handler_entries(since)), 2, "lines of one connection")
+    eq(len(systemd.log(since)), 2, "lines of one connection")
 
 
 @test("a Unix peer is logged by its credentials, a read-only export and simple replies as such")
@@ -334,7 +328,7 @@ def _(t):
     eq(bytes(client.received), b"")
     client.close()
     eq(units.ended(2)[-1], "exit-code exited 66")
-    wait_until(lambda: [e for e in handler_entries(since) if e["PRIORITY"] == ERROR],
+    wait_until(lambda: [e for e in systemd.log(since) if e["PRIORITY"] == ERROR],
                "the error in the journal")
 
 

@@ -1,7 +1,6 @@
 #!/usr/bin/python3
-"""TLS with the clients that people use, which have GnuTLS, and what a connection loads, maps and
-asks of the system for it.
-"""
+"""TLS with the usual clients, which use GnuTLS; and what a connection with TLS loads, maps and asks
+of the system."""
 
 import os
 import re
@@ -20,7 +19,6 @@ from harness import descendants_of, need, test
 from listening import Door, activate, stop
 from tls import *
 
-MIB = 1 << 20
 
 
 def psk_file(context, *users):

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""TLS: the three modes of the specification option by option, who is let in, what is forgotten at
-the upgrade, and how it ends.
+"""TLS: the three modes of the specification option by option, which clients are allowed, what the
+upgrade discards, and how a connection ends.
 
-Clients that others have written are in tls_clients_test.py.
+Real clients are in tls_clients_test.py.
 """
 
 import fcntl
@@ -23,10 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from clients import program_output
 from harness import *
 from harness import need, need_root, test
-from listening import state_of
+from listening import state_of, waits_of
 from tls import *
 
-MIB = 1 << 20
 OPTIONS = {  # with data that would be right
     NBD_OPT_LIST: b"",
     NBD_OPT_INFO: Client.info_bytes(),
@@ -271,7 +270,7 @@ def _(context):
             contains("plain text", process.stderr())
 
 
-@test("what was negotiated before TLS is forgotten")
+@test("STARTTLS discards everything negotiated before it")
 def _(context):
     process, client = certified(context, mode="on")
     client.handshake()
@@ -405,7 +404,7 @@ def _(context):
         contains("ca-crl.pem", process.stderr())
 
 
-@test("what a client has put into its name is not taken for what the authority has added")
+@test("text inside one part of a certificate's name is not taken for another part")
 def _(context):
     ca, files = authority(), authority().server_files(context)
     ca.issue("cheat", r"/O=Guests/CN=mallory,OU=admins\+OU=admins")
@@ -558,7 +557,7 @@ def _(context):
     contains("vanished inside a TLS record", process.stderr())
 
 
-@test("a client that disconnects and says goodbye in one breath sees an end, and no reset")
+@test("a client that sends NBD_CMD_DISC and close_notify together sees an end, and no reset")
 def _(context):
     process, client = certified(context, family="tcp")
     client.start()
@@ -726,15 +725,6 @@ def settled(client, process):
                and state_of(process.pid) == "S", "the server to wait")
 
 
-def sleeps_of(process):
-    """How often the server's main thread has gone to sleep; None when it is gone."""
-    try:
-        return re.search(r"^voluntary_ctxt_switches:\s+(\d+)",
-                         Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)[1]
-    except (FileNotFoundError, ProcessLookupError, TypeError):
-        return None
-
-
 def part_of_hello(client):
     client.handshake()
     client.ask_for_tls()
@@ -779,7 +769,7 @@ STATES = {
 }
 
 
-@test("SIGTERM ends a connection over TLS in whatever it is", guard=180)
+@test("SIGTERM ends a connection over TLS in any state", guard=180)
 def _(context):
     for family in ("socketpair", "tcp"):
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -791,10 +781,10 @@ def _(context):
                     settled(client, process)
                 running.append((name, process, client, then))
             for name, process, client, then in running:
-                before = sleeps_of(process)
+                before = waits_of(process.pid)
                 process.signal(number)
                 if then:
-                    wait_until(lambda p=process, b=before: sleeps_of(p) != b,
+                    wait_until(lambda p=process, b=before: waits_of(p.pid) != b,
                                "the server to hear the signal")
                     try:
                         client.send(then)
@@ -804,7 +794,7 @@ def _(context):
                 eq(process.wait(), EX_OK, f"{family}: {name}: {process.stderr()}")
 
 
-@test("SIGTERM while serving over TLS answers what is under way, and says goodbye")
+@test("SIGTERM while serving over TLS answers the requests under way, and sends close_notify")
 def _(context):
     process, client = certified(context)
     client.start()

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""WATCHDOG=1 of a connection's process under Accept=yes, in every phase that it can be in for long:
-else a WatchdogSec= in nbdinetd@.service would kill clients that only wait. The listener's is in
+"""A connection's process under Accept=yes sends WATCHDOG=1 in every phase that can last: else a
+WatchdogSec= in nbdinetd@.service would end clients that only wait. The listener's WATCHDOG=1 is in
 listener_test.py, and both under a real systemd in systemd_test.py and listen_units_test.py."""
 
 import os

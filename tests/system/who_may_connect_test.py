@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""--allow and --deny in the real program: who is refused gets not a byte, in every way in which a
-client comes. Which rule holds for whom is in access_test.cc."""
+"""--allow and --deny in the real program: a refused client is disconnected before the greeting, in
+each way to start nbdinetd. tests/unit/server/access_test.cc has the rules themselves."""
 
 import os
 import signal
@@ -13,13 +13,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from harness import *  # noqa: E402
 from listening import *  # noqa: E402
 
-EX_REFUSED = 77
 
 
 def refused(process, client, reason):
     """Not a byte for the client, status 77, and one line that says whom and why."""
     eq(client.read_to_end(), b"", "bytes for a client that is refused")
-    process.expect(EX_REFUSED)
+    process.expect(EX_NOPERM)
     lines = process.stderr().splitlines()
     eq(len(lines), 1, "lines in the log")
     matches(r"^nbdinetd: refusing \S+: " + re.escape(reason) + "$", lines[0])
@@ -77,13 +76,13 @@ def _(t):
         refused(process, client, "no --allow or --deny names IPv6 clients")
 
 
-@test("who is refused doesn't learn whether the export is there")
+@test("a refused client doesn't learn whether the export exists")
 def _(t):
     process, client = t.activated("--deny=all", t.path("missing.img"))
     refused(process, client, "by --deny=all")
 
 
-@test("who is allowed is served, in each family")
+@test("an allowed client is served, in each family")
 def _(t):
     image = t.pattern_image(MIB)
     families = [("tcp", "127.0.0.1"), ("tcp", "127.0.0.0/8"), ("tcp", "anyipv4"),
@@ -97,7 +96,7 @@ def _(t):
             process.expect(EX_OK)
 
 
-@test("pipes are refused as soon as there is a rule, whatever the environment says of the peer")
+@test("pipes are refused if there is a rule, whatever the environment names as the peer")
 def _(t):
     image = t.pattern_image(MIB)
     for rules in (["--allow=any"], ["--allow=127.0.0.1"], ["--deny=192.0.2.7"]):
@@ -207,7 +206,7 @@ def _(t):
     image = t.pattern_image(MIB)
     path = t.fresh(".sock")
     process = t.spawn([NBDINETD, "-f", "-U", path, "--deny=unix:", image])
-    wait_until(lambda: is_listening(path), "the server to listen")
+    wait_listening(path)
     shut(connect(path))
     stop(process)
     matches(r"refusing unix:pid=\d+,uid=\d+,gid=\d+: by --deny=unix:$", process.stderr())
@@ -228,7 +227,7 @@ def _(t):
         stop(process)
 
 
-@test("a WHO that is none is wrong usage, in a sentence")
+@test("a malformed WHO is a usage error that explains it")
 def _(t):
     image = t.pattern_image(MIB)
     for option, words in (("--allow=example.com", "this is no address"),
@@ -243,7 +242,7 @@ def _(t):
         process.expect(EX_USAGE)
 
 
-@test("--check says who would be let in, in words")
+@test("--check describes who would be let in")
 def _(t):
     image = t.pattern_image(MIB)
     process = t.run([NBDINETD, "--check", "--allow=192.0.2.0/24", "--deny=192.0.2.7", image])
