@@ -1,7 +1,7 @@
-// Locks the chosen export for one client (--exclusive), and waits for that.
+// Locks the chosen export for one client (--exclusive), and waits for the lock.
 //
-// While it waits it watches the client, the holder of the lock, the shutdown
-// signal and the handshake's time limit. Threads: the main thread.
+// The wait also ends when the client disconnects, a shutdown signal arrives, or
+// the handshake's time limit is reached. Threads: the main thread.
 #ifndef NBDINETD_NEGOTIATION_EXPORT_LOCK_H_
 #define NBDINETD_NEGOTIATION_EXPORT_LOCK_H_
 
@@ -19,20 +19,19 @@ namespace nbdinetd {
 
 class ExportLock {
  public:
-  // All borrowed. `deadline` is the end of the handshake's time.
+  // All borrowed. `deadline` is the end of the handshake's time limit.
   ExportLock(Channel& channel, const NegotiationSettings& settings,
              absl::Time deadline)
       : channel_(channel), settings_(settings), deadline_(deadline) {}
 
-  // Locks `target`, which the client knows as `name`. nullopt on success, and
-  // without --exclusive: the lock then belongs to `target` until that is
-  // destroyed. Otherwise the reason of the failure. Input may arrive meanwhile,
-  // so that a view of the channel's input is invalid afterwards.
+  // Locks `target`, which the client requested as `name`. nullopt when it is
+  // locked, until `target` is destroyed, and without --exclusive; otherwise the
+  // reason. May receive input, which invalidates views of the channel's input.
   std::optional<Refusal> Lock(const Export& target, const std::string& name);
 
  private:
-  // Waits until the next try is due: until `pause` is over, or `holder_fd` is
-  // readable. A value when the wait has ended for good.
+  // Waits for the next attempt: for `pause`, or until `holder_fd` is readable.
+  // A value when the wait has ended for good.
   std::optional<Refusal> WaitForHolder(int holder_fd, absl::Duration pause,
                                        const std::string& name);
 

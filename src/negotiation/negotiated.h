@@ -1,4 +1,4 @@
-// The results of a negotiation after which the connection goes on. Plain
+// The results of a negotiation after which the connection continues. Plain
 // values.
 #ifndef NBDINETD_NEGOTIATION_NEGOTIATED_H_
 #define NBDINETD_NEGOTIATION_NEGOTIATED_H_
@@ -14,11 +14,11 @@
 
 namespace nbdinetd {
 
-// What a client and we have agreed on when transmission starts.
+// The agreement between client and server when transmission starts.
 struct Negotiated {
   std::shared_ptr<Export> target;
   std::string export_name;  // as the client spelled it
-  // Why the export is read-only though nobody asked for that; else empty.
+  // Why the export is read-only without --readonly; usually empty.
   std::string read_only_reason;
   Promises promises;
   ReplyStyle style = ReplyStyle::kSimple;
@@ -31,7 +31,7 @@ struct TlsUpgrade {
   bool no_zeroes = false;
 };
 
-// The id of base:allocation, the one metadata context there is.
+// The id of base:allocation, the only metadata context.
 inline constexpr uint32_t kBaseAllocationId = 1;
 
 }  // namespace nbdinetd

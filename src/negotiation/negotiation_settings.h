@@ -1,4 +1,4 @@
-// Settings of the server for each negotiation. Made once; a plain value.
+// The server's settings for each negotiation. A plain value.
 #ifndef NBDINETD_NEGOTIATION_NEGOTIATION_SETTINGS_H_
 #define NBDINETD_NEGOTIATION_NEGOTIATION_SETTINGS_H_
 
@@ -10,9 +10,9 @@ namespace nbdinetd {
 
 struct NegotiationSettings {
   TlsMode tls = TlsMode::kOff;
-  // --exclusive.
+  // Whether the chosen export must be locked for this client.
   Exclusive exclusive = Exclusive::kOff;
-  // Of the whole handshake phase, including the TLS handshake.
+  // For the whole handshake phase, including the TLS handshake.
   absl::Duration time_limit = absl::InfiniteDuration();
 };
 

@@ -1,11 +1,11 @@
-// Answers each option of a client: a payload goes in, replies come out.
+// Handles options: takes the payload of one, and makes the replies.
 //
-// OptionHandlers owns all that option haggling has agreed on so far. It does no
-// input or output: the caller reads payloads, sends replies, logs, and waits.
-// A new option is a row of the table in option_handlers.cc and a handler.
+// OptionHandlers owns the state of option haggling. It does no input or output:
+// the caller reads payloads, sends replies, logs, and waits. A new option is a
+// row of the table in option_handlers.cc and a handler.
 //
 // Invariant: one object serves one negotiation. An upgrade to TLS needs a new
-// one, since nothing from before may be kept (NBD_OPT_STARTTLS). Threads: one.
+// one, because no state may survive it (NBD_OPT_STARTTLS). Threads: one.
 #ifndef NBDINETD_NEGOTIATION_OPTION_HANDLERS_H_
 #define NBDINETD_NEGOTIATION_OPTION_HANDLERS_H_
 
@@ -29,54 +29,55 @@ namespace nbdinetd {
 
 class OptionHandlers {
  public:
-  // What is settled before the first option.
+  // Decided before the first option.
   struct Facts {
-    TlsMode tls = TlsMode::kOff;  // kOff also for a client that can't begin it
-    bool secure = false;          // the options come over TLS
+    TlsMode tls = TlsMode::kOff;  // kOff also if the client can't use it
+    bool secure = false;          // the options arrive over TLS
     bool no_zeroes = false;       // NBD_FLAG_C_NO_ZEROES
     Exclusive exclusive = Exclusive::kOff;
   };
 
-  // One option, from its payload to its replies.
+  // One option: its payload and its replies.
   struct Call {
     absl::string_view payload;
-    // The client has sent bytes behind the option already.
+    // The client has already sent bytes after the option.
     bool input_follows;
     // Sends and clears `replies`, so that a long answer needs little memory.
-    // False when the connection has ended: then the handler stops.
+    // False when the connection has ended; the handler then returns.
     absl::FunctionRef<bool(OptionReplies& replies)> send_so_far;
-    // Out: the replies that the caller still has to send.
+    // Out: replies that the caller sends.
     OptionReplies& replies;
-    // Out: an error for the server's log. The replies name it in general terms.
+    // Out: a server error for the log; the client gets only a general message.
     absl::Status trouble = absl::OkStatus();
   };
 
-  // What follows once the replies are sent. With Negotiated it is transmission;
-  // the caller locks the export first, and replaces the replies if it can't.
+  // The step after the replies are sent.
   struct NextOption {};
   struct StartTls {};
+  // Negotiated: transmission, if the export can be locked; otherwise the caller
+  // replaces the replies by an error.
   using Next = std::variant<NextOption, StartTls, Negotiated, Ending>;
 
   // `catalog` is borrowed.
   OptionHandlers(Catalog& catalog, const Facts& facts)
       : catalog_(catalog), facts_(facts) {}
 
-  // As the specification spells it; "unknown" for an option without a row.
+  // The name from the specification; "unknown" for an unknown option.
   static const char* NameOf(uint32_t option);
-  // Whether an error can be replied to it; all but NBD_OPT_EXPORT_NAME.
+  // Whether the option has an error reply; all but NBD_OPT_EXPORT_NAME have.
   static bool HasErrorReply(uint32_t option);
 
-  // The header of an option has arrived. Revokes what the specification says
-  // that this option revokes, also when it fails.
+  // Called when the header of an option has arrived. Resets the state that this
+  // option resets according to the specification, even if it fails.
   void Begin(uint32_t option);
-  // Why an option of which only the header is known can't be carried out;
-  // nullopt when it can.
+  // The reason to refuse an option of which only the header is known; nullopt
+  // to handle it.
   std::optional<Refusal> WhyRefused(const OptionHeader& header,
                                     bool shutting_down) const;
-  // Answers an option for which that was nullopt.
+  // Answers an option for which WhyRefused() returned nullopt.
   Next Answer(uint32_t option, Call& call);
-  // Answers an option that is refused and HasErrorReply(). NBD_OPT_ABORT is
-  // carried out all the same.
+  // Answers a refused option that HasErrorReply(). NBD_OPT_ABORT ends the
+  // connection all the same.
   Next AnswerRefused(uint32_t option, const Refusal& refusal,
                      OptionReplies& replies);
 
@@ -94,10 +95,10 @@ class OptionHandlers {
   Next OnListMetaContext(Call& call);
   Next OnSetMetaContext(Call& call);
 
-  // Answers INFO or GO. False after an error reply; else described_ is the
-  // export that was asked for.
+  // Answers NBD_OPT_INFO or NBD_OPT_GO. False after an error reply; otherwise
+  // described_ is the requested export.
   bool DescribeExport(const InfoRequest& request, Call& call);
-  // Answers LIST_META_CONTEXT or SET_META_CONTEXT, and selects for the latter.
+  // Answers NBD_OPT_LIST_META_CONTEXT, or NBD_OPT_SET_META_CONTEXT and selects.
   void AnswerMetaContext(NbdOption option, Call& call);
   Promises PromisesFor(const Export& target,
                        absl::string_view export_name) const;
@@ -108,10 +109,10 @@ class OptionHandlers {
   const Facts facts_;
 
   bool structured_replies_ = false;
-  // The name for which base:allocation was selected.
+  // The export name for which base:allocation is selected.
   std::optional<std::string> base_allocation_for_;
-  // What the option before this one has described, if it was NBD_OPT_INFO or a
-  // refused NBD_OPT_GO.
+  // The export of the option before, if that was NBD_OPT_INFO or a refused
+  // NBD_OPT_GO.
   struct Described {
     std::string asked_name;
     Catalog::Opened opened;
