@@ -129,6 +129,9 @@ int StandAlone(Invocation invocation, ServiceManager& manager, Log& log) {
   const absl::Status started = Start(invocation, log, resources);
   if (!started.ok()) {
     resources.RemoveFiles();
+    // The parent may exit as soon as it knows of the failure. Nothing may
+    // listen any more then: another server may be started on this address.
+    resources.sockets.listeners.clear();
     if (!background.has_value()) return Fail(log, started);
     background->Failed(started.message());
     return kBackgroundFailed;
