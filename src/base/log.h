@@ -6,8 +6,8 @@
 // A daemon or pipe reader that doesn't read can't block the process (see
 // message_socket.h). Threads: the main thread only.
 //
-// Only main, the connection and the listener log above debug; everything below
-// them returns errors as values.
+// cli, the connection, the listener and the loops of both phases log above
+// debug; everything below them returns errors as values.
 #ifndef NBDINETD_BASE_LOG_H_
 #define NBDINETD_BASE_LOG_H_
 

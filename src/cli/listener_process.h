@@ -15,8 +15,8 @@
 
 namespace nbdinetd {
 
-// Listens on inherited sockets until a signal stops it. Returns the exit
-// status: in a forked process, that of its connection.
+// Listens on inherited sockets until a signal or --exit-idle stops it. Returns
+// the exit status: in a forked process, that of its connection.
 int ListenOnInherited(std::vector<UniqueFd> sockets,
                       const Invocation& invocation, ServiceManager& manager,
                       Log& log);
@@ -32,8 +32,8 @@ absl::Status PrepareToListen(const Invocation& invocation,
                              MissingExport missing, const Log& log,
                              ListenerResources& resources);
 
-// Listens until a signal stops it; in each forked process, serves the
-// connection. Returns the exit status.
+// Listens until a signal, --exit-idle or the end of the command of --run stops
+// it; in each forked process, serves the connection. Returns the exit status.
 int RunListener(ListenerResources resources, Signals signals,
                 const Invocation& invocation, ServiceManager& manager,
                 Log& log);

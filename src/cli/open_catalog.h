@@ -29,9 +29,9 @@ enum class MissingExport {
 };
 
 // Opens the exports (FILE, --directory or the files that were handed over),
-// then loads the keys and OpenSSL. Logs each export that is read-only without
-// --readonly. InvalidArgument: wrong options. Another code: a file can't be
-// opened.
+// then loads the keys and OpenSSL. Logs each of them that is read-only without
+// --readonly, but for those of --directory. InvalidArgument: wrong options.
+// Another code: a file can't be opened.
 absl::StatusOr<Opened> OpenCatalogAndTls(const Invocation& invocation,
                                          MissingExport missing,
                                          KeyWarnings warnings, const Log& log);

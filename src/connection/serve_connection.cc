@@ -256,7 +256,7 @@ ExitStatus ServeConnection(Connection connection, Catalog& catalog,
     AddDescriptors(*stream, process.shutdown.fd(), event_fd.get(), &facts);
     Channel channel(std::move(stream), process.shutdown.fd(),
                     config.timeouts.stall, &process.manager);
-    // From here on, the process opens nothing and sets no socket option.
+    // From here on, the process makes only the system calls of the table.
     Sandbox sandbox(facts);
     if (config.sandbox_mode != SandboxMode::kOff &&
         !SandboxSuffices(sandbox.Enter(), config.sandbox_mode, process.log)) {

@@ -1,10 +1,10 @@
 // What a connection serves: a regular file or a block device.
 //
 // Callers guarantee that each range lies inside the export. Offsets and lengths
-// are in bytes. Functions of the data path return 0 or an errno value, allocate
-// nothing, and may be called from several threads at the same time. Regular
-// files and block devices differ only in how their size is read and how a range
-// is trimmed or zeroed.
+// are in bytes. Functions of the data path return 0 or an errno value (Read() a
+// StorageError), allocate nothing, and may be called from several threads at
+// the same time. Regular files and block devices differ only in how their size
+// is read and how a range is trimmed or zeroed.
 #ifndef NBDINETD_EXPORT_EXPORT_H_
 #define NBDINETD_EXPORT_EXPORT_H_
 

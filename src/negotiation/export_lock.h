@@ -1,7 +1,11 @@
 // Locks the chosen export for one client (--exclusive), and waits for the lock.
 //
 // The wait also ends when the client disconnects, a shutdown signal arrives, or
-// the handshake's time limit is reached. Threads: the main thread.
+// the handshake's time limit is reached. The lock is tried again, at intervals
+// that grow to 50 ms. Rejected: fcntl(F_OFD_SETLKW). Only a signal could end it
+// early, which needs a thread to send it to and a handler; and a read lock,
+// which a read-only export needs, can't be waited for in that way. Threads: the
+// main thread.
 #ifndef NBDINETD_NEGOTIATION_EXPORT_LOCK_H_
 #define NBDINETD_NEGOTIATION_EXPORT_LOCK_H_
 

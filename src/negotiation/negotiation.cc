@@ -225,7 +225,7 @@ bool Negotiation::Refuse(const OptionHeader& header, const Refusal& refusal) {
 void Negotiation::Proceed(const OptionHeader& header, OptionHandlers::Next next,
                           OptionReplies& replies) {
   if (Negotiated* negotiated = std::get_if<Negotiated>(&next)) {
-    ChooseExport(header, *std::move(negotiated), replies);
+    ChooseExport(header, std::move(*negotiated), replies);
   } else if (Ending* ending = std::get_if<Ending>(&next)) {
     ending_ = std::move(*ending);
   } else if (std::holds_alternative<OptionHandlers::StartTls>(next)) {
@@ -255,7 +255,9 @@ void Negotiation::ChooseExport(const OptionHeader& header,
 bool Negotiation::SendReplies(const OptionReplies& replies) {
   if (channel_.Send(replies.bytes()) || ending_.has_value()) return true;
   EndUnsent(ExitStatus::kProtocol,
-            "client left without reading an option's reply");
+            negotiated_.has_value()
+                ? "client left without reading the export's size"
+                : "client left without reading an option's reply");
   return false;
 }
 

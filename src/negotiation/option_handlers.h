@@ -1,8 +1,8 @@
 // Handles options: takes the payload of one, and makes the replies.
 //
-// OptionHandlers owns the state of option haggling. It does no input or output:
-// the caller reads payloads, sends replies, logs, and waits. A new option is a
-// row of the table in option_handlers.cc and a handler.
+// OptionHandlers owns the state of option haggling. It never uses the
+// connection: the caller reads payloads, sends replies, logs, and waits. A new
+// option is a row of the table in option_handlers.cc and a handler.
 //
 // Invariant: one object serves one negotiation. An upgrade to TLS needs a new
 // one, because no state may survive it (NBD_OPT_STARTTLS). Threads: one.
@@ -51,7 +51,7 @@ class OptionHandlers {
     absl::Status trouble = absl::OkStatus();
   };
 
-  // The step after the replies are sent.
+  // The step that the answer leads to.
   struct NextOption {};
   struct StartTls {};
   // Negotiated: transmission, if the export can be locked; otherwise the caller

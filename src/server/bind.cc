@@ -113,8 +113,8 @@ std::string AbsolutePath(const std::string& path) {
 }
 
 // The right to replace or remove the socket at a path: a lock file beside the
-// socket. flock(2) locks it, which the kernel unlocks at the end of its
-// process; the destructor removes it.
+// socket. It is locked by flock(2); the kernel unlocks it when the process
+// ends. The destructor removes it.
 class PathLock {
  public:
   PathLock() = default;

@@ -40,8 +40,7 @@ struct BoundSockets {
   // The folder that was made for the socket; else empty.
   std::string private_folder;
 
-  // Calls listen(2) on the sockets that don't listen yet. AlreadyExists as for
-  // Bind().
+  // Calls listen(2) on all of them. AlreadyExists as for Bind().
   absl::Status Listen() const;
   // Changes the owner of the Unix socket and of private_folder, but not of a
   // file of another type in their place. Errors are ignored.

@@ -41,7 +41,7 @@ struct Credentials {
   uid_t uid = kUnchanged;
   gid_t gid = kUnchanged;
   std::string user_groups;  // the user whose supplementary groups are set
-  std::string description;  // for messages: "user nobody"
+  std::string description;  // for messages: user "nobody" and group ""
 };
 
 absl::Status FindUser(const std::string& user, Credentials* credentials) {

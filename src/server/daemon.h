@@ -16,7 +16,7 @@
 
 namespace nbdinetd {
 
-// The exit status of a server that failed to enter the background.
+// The exit status of a server that failed to start in the background.
 inline constexpr int kBackgroundFailed = 1;
 
 // Enters the background in two steps, so that the exit status of the first

@@ -345,7 +345,8 @@ bool Listener::MayConnect(int connection) {
 }
 
 // Without a free descriptor, a pending connection can't be accepted, and poll()
-// reports it forever. The spare descriptor allows to accept and close it.
+// reports it forever. The spare descriptor makes it possible to accept
+// and close it.
 bool Listener::ShedForWantOfDescriptors(int socket) {
   const int error_number = errno;
   if (!waiting_.empty()) {

@@ -70,7 +70,7 @@ void Channel::NoteSent() {
 void Channel::PollPeer(absl::Span<pollfd> fds, absl::Time deadline) {
   deadline = std::min(deadline, HandshakeLimit());
   for (;;) {
-    // A peer that is given up is not looked at again.
+    // A broken connection is not looked at again.
     const absl::Time look =
         in_handshake() || broken_ ? absl::InfiniteFuture() : stall_watch_.due();
     const int ready = Poll(fds, std::min(deadline, look));

@@ -1,8 +1,8 @@
 // A Stream with an input buffer, and the only place that waits for the peer.
 //
-// In every phase, a wait for the peer also notices a shutdown signal and one
-// descriptor of the caller, and sends the service manager's WATCHDOG=1. Errors
-// of the peer are returned as values.
+// In every phase, a wait for the peer also notices a shutdown signal, and sends
+// the service manager's WATCHDOG=1. Wait() also notices one descriptor of the
+// caller. Errors of the peer are returned as values.
 //
 // Invariant: a shutdown is a state. After any wait has noticed it, every later
 // wait ends at a time derived from shutdown_since(). A phase that starts later

@@ -1,6 +1,6 @@
 // OpenSSL's libssl and libcrypto, loaded when TLS is requested.
 //
-// They have four megabytes and thousands of relocations, and a connection
+// They take four megabytes and thousands of relocations, and a connection
 // without TLS doesn't use them. Get() loads them, OpenSSL's configuration file
 // and the providers that it names, so that no file has to be opened later.
 #ifndef NBDINETD_STREAM_LIBSSL_H_

@@ -31,8 +31,10 @@ namespace nbdinetd {
 
 class Spinner {
  public:
-  // Calls `succeeds` until it returns true, for at most kSpinNs. True if it
-  // did. After false the caller sleeps, and then calls NoteSlept().
+  // Calls `succeeds` until it returns true, for at most kSpinNs: shorter when
+  // another thread wants the processor, and not at all when spinning doesn't
+  // pay. True if it did. After false the caller sleeps, and then calls
+  // NoteSlept().
   template <typename Function>
   bool Try(Function succeeds) {
     start_ns_ = Now();

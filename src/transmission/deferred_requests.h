@@ -30,9 +30,9 @@ class DeferredRequests {
         reads_(reads),
         failures_(failures) {}
 
-  // Starts the request; of a write, whose payload has been written already, the
-  // flush that makes it durable. Without any worker to be had it is carried out
-  // and answered at once.
+  // Starts the request; for a write, whose payload has been written already,
+  // the flush that makes it durable. Without a worker, it is carried out and
+  // answered at once.
   void Start(const Request& request);
   // Starts a write with its payload, which is copied.
   void StartWrite(const Request& request, absl::Span<const char> payload);

@@ -23,8 +23,9 @@ std::string FailureReplies::Sentence(const Request& request,
 void FailureReplies::Answer(const Request& request, StorageError error,
                             uint64_t offset) {
   const std::string sentence = Sentence(request, error);
-  // That zeroes can't be had faster than by writing them is an answer; of
-  // anything else "SHOULD NOT return NBD_ENOTSUP" ("Error values") holds.
+  // NBD_ENOTSUP says that zeroes are no faster than writing them, and is no
+  // storage error. To other requests the server "SHOULD NOT return NBD_ENOTSUP"
+  // ("Error values").
   const bool is_answer =
       error == EOPNOTSUPP && request.has(NBD_CMD_FLAG_FAST_ZERO);
   if (!is_answer) LogError(request, error);

@@ -22,8 +22,8 @@ class FailureReplies {
   FailureReplies(const Export& target, ReplySender& replies, const Log& log)
       : target_(target), replies_(replies), log_(log) {}
 
-  // Answers the request with the error, and logs it. `offset` is where a read
-  // failed; other requests don't tell.
+  // Answers the request with the error, and logs it, but for NBD_ENOTSUP.
+  // `offset` is where a read failed, and unused for other requests.
   void Answer(const Request& request, StorageError error, uint64_t offset);
   // Logs the error, up to kMaxStorageErrorsLogged of them.
   void LogError(const Request& request, StorageError error);

@@ -1,9 +1,10 @@
 // Answers reads: from the page cache at once, and from what a task has read.
 //
-// A reply's data takes one of four ways: one read into the output buffer; one
-// content chunk for each piece of a longer read; one chunk for all of it; and
-// sendfile(2), for one chunk of a range that the page cache holds. Which of
-// them is open depends on the reply style (ReplyEncoder) and on the stream.
+// The data of a reply comes in one of five ways: a read into the output buffer;
+// the buffer of a task; one content chunk for each piece of a longer read; one
+// chunk for all of it; and sendfile(2), for one chunk of a range that the page
+// cache holds. The reply style (ReplyEncoder) and the stream decide which ones
+// are possible.
 //
 // Threads: one.
 #ifndef NBDINETD_TRANSMISSION_READ_REPLIES_H_

@@ -2,8 +2,9 @@
 // that what one receive brought is answered by one send.
 //
 // Data is read straight into the buffer, behind the room for its header. Once
-// the peer is gone everything here does nothing, and ok() says so. Threads:
-// one, the only one that writes to the stream.
+// the peer is gone, nothing is sent, and ok() is false. Replies are counted in
+// the statistics all the same. Threads: one, the only one that writes to the
+// stream.
 #ifndef NBDINETD_TRANSMISSION_REPLY_SENDER_H_
 #define NBDINETD_TRANSMISSION_REPLY_SENDER_H_
 

@@ -162,7 +162,7 @@ void Transmission::OnInput() {
     case Channel::Receipt::kData:
       break;
     case Channel::Receipt::kNothing:
-      // TLS has messages of its own: who sends those only is as silent.
+      // Messages of TLS itself are no requests: the client is idle.
       if (SteadyNow() >= WaitLimit()) OnTimeLimit();
       break;
     case Channel::Receipt::kEnd:

@@ -1,13 +1,14 @@
 // The transmission phase: requests in, replies out, until the connection ends.
 //
-// One loop: carry out every request that has been received, send the replies
-// together, take what the workers have finished, and only then wait. What the
-// page cache can answer is answered inline; what may have to wait for the
-// storage goes to the workers, and its reply comes when it comes.
+// One loop: answer the tasks that the workers have finished, carry out every
+// request that has been received, send the replies together, and only then
+// wait. A request that the page cache can answer is answered inline. A request
+// that may wait for the storage goes to the workers, and is answered when it is
+// done, in any order.
 //
-// The loop itself reads headers, waits, and knows how a connection ends. Reads
-// are answered by ReadReplies, writes received by WriteReceiver, and what may
-// wait for the storage goes through DeferredRequests.
+// The loop itself reads headers, waits, and decides how the connection ends.
+// ReadReplies answers reads, WriteReceiver receives writes, and
+// DeferredRequests starts and answers what may wait for the storage.
 //
 // Invariant: between two turns of the loop the output buffer is empty, and the
 // input begins with a request's header, or with more of the payload of the one
@@ -43,7 +44,7 @@ struct TransmissionSetup {
   const Negotiated& negotiated;
   const Log& log;
   Statistics& statistics;  // kept up to date
-  Progress& progress;      // asked to tell of them
+  Progress& progress;      // reports them
   // Between two requests, when no reply is owed.
   absl::Duration idle_timeout = absl::InfiniteDuration();
   UniqueFd event_fd = CreateEventFd();  // for the workers
@@ -89,7 +90,7 @@ class Transmission {
   const Log& log_;
   Statistics& statistics_;
   Progress& progress_;
-  // Each of these uses those before it only.
+  // Each of these uses only those before it.
   ReplySender replies_;
   Workers workers_;
   FailureReplies failures_;

@@ -55,10 +55,10 @@ class WriteReceiver {
   struct PendingWrite {
     Request request;
     uint64_t consumed = 0;  // bytes of the payload
-    // Found out once in each turn of the loop: the end of the input must not be
-    // received before what the input has already has been tried.
+    // Decided once in each turn of the loop. The loop tries the received bytes
+    // before it receives the end of the input.
     bool waits_for_task = false;
-    // An error is known, and the rest of the payload only read away.
+    // Not NBD_SUCCESS: the rest of the payload is discarded.
     NbdError error = NBD_SUCCESS;
     std::string sentence;
   };
@@ -67,7 +67,8 @@ class WriteReceiver {
   bool WritePiece(PendingWrite& write);
   void Discard(PendingWrite& write);
   void Finish(const PendingWrite& write);
-  // A write would wait for a task, whose end is going to be told.
+  // A write would wait in the kernel for a task; the end of the task wakes the
+  // loop.
   bool HasToWait() const;
 
   Channel& channel_;
