@@ -255,7 +255,7 @@ void Negotiation::ChooseExport(const OptionHeader& header,
 bool Negotiation::SendReplies(const OptionReplies& replies) {
   if (channel_.Send(replies.bytes()) || ending_.has_value()) return true;
   EndUnsent(ExitStatus::kProtocol,
-            negotiated_.has_value()
+            replies.option() == NBD_OPT_EXPORT_NAME
                 ? "client left without reading the export's size"
                 : "client left without reading an option's reply");
   return false;

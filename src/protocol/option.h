@@ -73,6 +73,7 @@ class OptionReplies {
   void ExportName(uint64_t size_bytes, uint16_t transmission_flags,
                   bool no_zeroes);
 
+  uint32_t option() const { return option_; }
   const std::string& bytes() const { return bytes_; }
   // Discards the replies, after they have been sent.
   void Clear() { bytes_.clear(); }
