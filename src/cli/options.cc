@@ -68,11 +68,11 @@ absl::Status GetoptError(int code, char** argv) {
   const std::string name =
       is_long ? std::string(argument)
               : absl::StrCat("-", std::string(1, static_cast<char>(optopt)));
-  return absl::InvalidArgumentError(
-      absl::StrCat("option ", Quoted(name),
-                   code == ':' ? " needs an argument"
-                   : known     ? " takes no argument"
-                               : " is unknown or ambiguous"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "option ", Quoted(name),
+      code == ':' ? " needs an argument"
+      : known     ? " takes no argument"
+                  : " is unknown, or the beginning of several options"));
 }
 
 // Rows in the order in which they were given, without those that have an empty
