@@ -162,7 +162,9 @@ uint64_t Seed() {
 
 // The library that makes calls fail, built beside this program.
 std::string FaultyCallsPath() {
-  return std::filesystem::read_symlink("/proc/self/exe").parent_path() /
+  return std::filesystem::read_symlink("/proc/self/exe")
+             .parent_path()
+             .parent_path() /
          "support/faulty_calls.so";
 }
 
@@ -285,9 +287,10 @@ class Torture : public testing::Test {
         random_(Seed() ^ std::hash<std::string>()(scenario_.name)) {}
 
   void TestBody() override {
-    NEED_OR_SKIP(scenario_.faults.empty() ||
-                     access(FaultyCallsPath().c_str(), R_OK) == 0,
-                 "needs tests/support/faulty_calls.so");
+    // It is built with this program.
+    ASSERT_TRUE(scenario_.faults.empty() ||
+                access(FaultyCallsPath().c_str(), R_OK) == 0)
+        << FaultyCallsPath();
     const bool loop = scenario_.storage == Storage::kLoopDevice;
     NEED_OR_SKIP(!loop || access("/dev/loop-control", R_OK | W_OK) == 0,
                  "needs root and loop devices");
