@@ -57,6 +57,7 @@ unit_sources = \
 	tests/unit/stream/channel_test.cc \
 	tests/unit/stream/psk_file_test.cc \
 	tests/unit/stream/spinner_test.cc \
+	tests/unit/stream/stall_watch_test.cc \
 	tests/unit/stream/stream_test.cc \
 	tests/unit/transmission/buffer_pool_test.cc \
 	tests/unit/transmission/guards_test.cc \

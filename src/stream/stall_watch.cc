@@ -58,17 +58,14 @@ void StallWatch::NoteSent(const Stream& stream, absl::Time now) {
 }
 
 absl::Time StallWatch::due() const {
-  return blocked_.has_value() ? std::min(look_at_way_, blocked_->due(timeout_))
-                              : look_at_way_;
+  return blocked_.has_value() ? blocked_->due(timeout_) : look_at_way_;
 }
 
 bool StallWatch::Look(const Stream& stream) {
-  const absl::Time now = SteadyNow();
-  if (blocked_.has_value() && now >= blocked_->due(timeout_) &&
-      blocked_->IsOver(TakenWhileBlocked(stream), timeout_)) {
-    return true;
-  }
-  return now >= look_at_way_ && LookAtWay(stream);
+  if (SteadyNow() < due()) return false;
+  return blocked_.has_value()
+             ? blocked_->IsOver(TakenWhileBlocked(stream), timeout_)
+             : LookAtWay(stream);
 }
 
 bool StallWatch::LookAtWay(const Stream& stream) {

@@ -15,7 +15,9 @@ namespace nbdinetd {
 
 // Watches two kinds of stall. A blocked output: the stream's descriptor isn't
 // writable, and the peer reads nothing. Bytes on their way to a TCP peer: they
-// are in the kernel, and the peer's machine acknowledges nothing.
+// are in the kernel, and the peer's machine acknowledges nothing. While the
+// output is blocked, only the first is looked at: the number of unread bytes
+// covers the second, too, and with two clocks the reason would be random.
 class StallWatch {
  public:
   // `timeout` is the time for which a peer may take nothing; infinite for no
