@@ -77,7 +77,7 @@ void BufferPool::ShrinkTo(size_t bytes) {
 }
 
 void* BufferPool::do_allocate(size_t bytes, size_t) {
-  // Mappings are aligned to more than anything needs.
+  // A mapping is aligned to a page, which suffices for every type.
   char* data = TakeBytes(bytes);
   if (data == nullptr) throw std::bad_alloc();
   return data;

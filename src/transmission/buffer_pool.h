@@ -1,15 +1,14 @@
-// The memory of requests that wait for the storage: what they read, what they
-// are to write, and the extents that they find.
+// The memory of requests that wait for the storage: the bytes that they read or
+// write, and the extents that they find.
 //
-// It is taken by one thread and given back by another, in sizes from a page to
-// kPieceBytes. The C library's allocator keeps what is given back for the
-// thread that took it, and never gives back what lies below something that
-// lives, so that what the process holds can be much more than what is in use.
-// Here each buffer is a mapping of its own: free ones serve the next of their
-// size, and are unmapped before there would be more than kMaxTaskBytes of them
-// together with those in use.
+// One thread allocates it and another frees it, in sizes from a page to
+// kPieceBytes. malloc(3) keeps freed memory for the thread that allocated it,
+// and can't return memory below a block in use to the kernel, so that a process
+// may hold much more than it uses. In this pool each buffer is a mapping of its
+// own. A free buffer serves the next request of its size. Free buffers are
+// unmapped before all buffers together would exceed kMaxTaskBytes.
 //
-// Invariant: size_bytes() is no more than kMaxTaskBytes, unless more is in use.
+// Invariant: size_bytes() exceeds kMaxTaskBytes only if more is in use.
 // Threads: any.
 #ifndef NBDINETD_TRANSMISSION_BUFFER_POOL_H_
 #define NBDINETD_TRANSMISSION_BUFFER_POOL_H_
@@ -27,7 +26,7 @@ namespace nbdinetd {
 
 class BufferPool : public std::pmr::memory_resource {
  public:
-  // Gives a buffer back to its pool.
+  // Frees a buffer.
   class Return {
    public:
     Return() = default;
@@ -38,34 +37,33 @@ class BufferPool : public std::pmr::memory_resource {
     BufferPool* pool_ = nullptr;
     size_t bytes_ = 0;
   };
-  // Owned by one side, and given back wherever it is destroyed; the pool has to
-  // be there still.
+  // Freed by its destructor, in any thread. The pool must outlive it.
   using Buffer = std::unique_ptr<char[], Return>;
 
   BufferPool() = default;
-  // All buffers have been given back.
+  // Only after all buffers have been freed.
   ~BufferPool() override;
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
 
-  // At least `bytes` bytes, of any content; nullptr when there is no memory.
+  // Allocates at least `bytes` bytes, uninitialized. nullptr: mmap(2) failed.
   Buffer Take(size_t bytes);
-  // How much of the pool is taken by a Take() of so many bytes.
+  // The bytes that Take(bytes) allocates.
   static size_t SizeFor(size_t bytes);
 
-  // Unmaps what is free, but for kIdleBytes, since nothing waits any more.
+  // Unmaps free buffers except kIdleBytes. For the time when no request waits.
   void Trim();
 
-  // What is mapped, free or in use.
+  // The mapped bytes, free or in use.
   size_t size_bytes() const;
 
  private:
-  // The sizes are the powers of two from kMinBytes to kPieceBytes; what is
-  // longer (extents that outgrow their limit for a moment) is never kept.
+  // The sizes are the powers of two from kMinBytes to kPieceBytes. A longer
+  // buffer is unmapped as soon as it is freed.
   static constexpr size_t kMinBytes = 4096;
   static constexpr size_t kClasses = 7;
   static_assert(kMinBytes << (kClasses - 1) == kPieceBytes);
-  // As much as the next requests of a client that keeps a few in flight need.
+  // Enough for the next requests of a client with a few in flight.
   static constexpr size_t kIdleBytes = 2 << 20;
 
   static size_t ClassOf(size_t bytes);
@@ -75,7 +73,7 @@ class BufferPool : public std::pmr::memory_resource {
   // mapped.
   void ShrinkTo(size_t bytes);
 
-  // std::pmr::memory_resource, for the extents.
+  // std::pmr::memory_resource, for extents.
   void* do_allocate(size_t bytes, size_t alignment) override;
   void do_deallocate(void* data, size_t bytes, size_t alignment) override;
   bool do_is_equal(const memory_resource& other) const noexcept override {

@@ -16,8 +16,8 @@ namespace {
 // A status descriptor's length has 32 bits, and should be a multiple of 512.
 constexpr uint64_t kMaxDescriptorLength = 0xfffffe00;
 
-// What a block status may take for the next one not to go to a worker. Should
-// that one be slow, it holds up what comes meanwhile, once.
+// After a block status that took less, the next one is carried out inline. If
+// that one is slow, the requests behind it wait, once.
 constexpr absl::Duration kQuickBlockStatus = absl::Milliseconds(1);
 
 std::vector<StatusDescriptor> Descriptors(absl::Span<const Extent> extents,
@@ -29,7 +29,7 @@ std::vector<StatusDescriptor> Descriptors(absl::Span<const Extent> extents,
     descriptors.push_back(
         {static_cast<uint32_t>(std::min(length, kMaxDescriptorLength)),
          extent.hole ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0});
-    // What follows an extent that had to be cut would be misplaced.
+    // The extents behind one that was shortened would have wrong offsets.
     if (length > kMaxDescriptorLength) break;
   }
   return descriptors;
@@ -52,7 +52,7 @@ void DeferredRequests::StartTask(std::unique_ptr<Task> task) {
 void DeferredRequests::Start(const Request& request) {
   std::unique_ptr<Task> task = NewTask(request);
   if (request.type == NBD_CMD_READ && task->has_data()) {
-    // Asks the storage, and doesn't wait.
+    // Starts the read without waiting for it.
     task->begun = target_.Prefetch(request.offset, request.length) == 0;
   }
   StartTask(std::move(task));
@@ -73,8 +73,8 @@ void DeferredRequests::StartWrite(const Request& request,
 
 void DeferredRequests::StartBlockStatus(const Request& request, bool is_last) {
   std::unique_ptr<Task> task = NewTask(request);
-  // To wake a worker and be woken takes longer than most block statuses, and
-  // there is no other request that this one could hold up.
+  // Waking a worker and this thread takes longer than most block statuses, and
+  // no other request waits behind this one.
   if (is_last && block_status_is_quick_ && pending() == 0 &&
       !target_.finding_extents_may_sync()) {
     task->started = SteadyNow();

@@ -1,5 +1,5 @@
-// Requests that may have to wait for the storage: from the transmission thread
-// to the workers, and back with their answer.
+// Hands requests that may wait for the storage to the workers, and answers them
+// when they are done.
 //
 // Threads: one, beside the workers.
 #ifndef NBDINETD_TRANSMISSION_DEFERRED_REQUESTS_H_
@@ -39,10 +39,10 @@ class DeferredRequests {
   // Starts a block status. `is_last`: no further request has been received.
   void StartBlockStatus(const Request& request, bool is_last);
 
-  // Answers the requests that have been carried out.
+  // Answers the requests that the workers have finished.
   void AnswerFinished();
 
-  // How many have been started, and not answered.
+  // The number of requests that were started and not answered.
   size_t pending() const { return workers_.pending(); }
 
  private:
@@ -56,7 +56,7 @@ class DeferredRequests {
   ReplySender& replies_;
   ReadReplies& reads_;
   FailureReplies& failures_;
-  // The last one took no longer than kQuickBlockStatus.
+  // The last block status took less than kQuickBlockStatus.
   bool block_status_is_quick_ = false;
 };
 

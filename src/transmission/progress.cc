@@ -21,7 +21,7 @@ std::string Amount(uint64_t bytes) {
                    : absl::StrFormat("%.1f %s", amount, kUnits[unit]);
 }
 
-// All of them only grow, so that the sum changes with any of them.
+// All counters only grow: the sum changes when one of them does.
 uint64_t Sum(const Statistics& s) {
   return s.requests + s.bytes_read + s.bytes_written + s.errors;
 }

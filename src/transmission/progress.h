@@ -1,5 +1,5 @@
-// The STATUS= of a connection's process: who is served what, and how much so
-// far.
+// The STATUS= of a connection's process: the client, its export, and the bytes
+// so far.
 #ifndef NBDINETD_TRANSMISSION_PROGRESS_H_
 #define NBDINETD_TRANSMISSION_PROGRESS_H_
 
@@ -12,17 +12,19 @@
 
 namespace nbdinetd {
 
-// Tells the service manager at most once a second, and only what is new.
+// Sends a status to the service manager when it has changed, at most once a
+// second. Threads: one.
 class Progress {
  public:
-  // `manager` and `statistics` are borrowed. `what` says who is served what.
+  // `manager` and `statistics` are borrowed. `what` names the client and its
+  // export.
   Progress(ServiceManager& manager, const Statistics& statistics,
            std::string what)
       : manager_(manager), statistics_(statistics), what_(std::move(what)) {}
 
-  // Tells what is new, if it is time to. Returns when this should be called
-  // again at the latest: InfiniteFuture() when there is nothing new, or nobody
-  // to tell. Without anybody to tell it costs a comparison.
+  // Sends the status if it has changed and the second is over. Returns the time
+  // of the next call at the latest; InfiniteFuture() if nothing has changed or
+  // there is no service manager, when it costs one comparison.
   absl::Time Tell();
 
  private:

@@ -8,8 +8,8 @@
 namespace nbdinetd {
 namespace {
 
-// From this length on a read is sent from the page cache. Below, a system call
-// of its own costs more than copying into the output buffer.
+// sendfile(2) sends reads of at least this length. For shorter ones, its system
+// call costs more than a copy into the output buffer.
 constexpr uint64_t kMinSendFile = 128 << 10;
 
 // The length of the content chunk that starts at `offset` of a read that goes
@@ -50,8 +50,8 @@ std::optional<Request> ReadReplies::AnswerCached(const Request& request) {
     rest.length = end - sent_to;
     return rest;
   }
-  // Once the header of the one chunk is out, all replies behind it wait for its
-  // last byte; so it must be certain that none of them has to be read first.
+  // After the header of the one chunk, all other replies wait for its last
+  // byte. All of its bytes must therefore be in the page cache.
   if (!target_.IsCached(request.offset, request.length)) return request;
   SendOneChunk(request);
   return std::nullopt;
@@ -83,9 +83,9 @@ uint64_t ReadReplies::SendCachedFragments(const Request& request) {
   return offset;
 }
 
-// A longer read, in content chunks; its data has just been read into the page
-// cache. Should some of it be gone again, reading it here holds up what is
-// behind it, which is better than to read in circles.
+// Answers a longer read in content chunks, after a task has read it into the
+// page cache. Pages that are gone again are read here, and the requests behind
+// wait: another task might find them gone again, without end.
 void ReadReplies::SendFragments(const Request& request) {
   const uint64_t end = request.offset + request.length;
   uint64_t offset = request.offset;
@@ -102,7 +102,7 @@ void ReadReplies::SendFragments(const Request& request) {
   }
 }
 
-// A longer read in one content chunk, or as a simple reply.
+// Answers a longer read in one content chunk, or by a simple reply.
 void ReadReplies::SendOneChunk(const Request& request, bool as_file) {
   replies_.BeginData(request);
   const uint64_t end = request.offset + request.length;
@@ -110,7 +110,7 @@ void ReadReplies::SendOneChunk(const Request& request, bool as_file) {
   StorageError error;
   uint64_t error_offset = 0;
   if (as_file) {
-    // What doesn't go this way is read below, and the reason found there.
+    // The loop below reads the rest, and finds the error if there is one.
     const Export::Location place = target_.Locate(offset);
     offset += replies_.SendFilePiece(place.fd, place.offset,
                                      static_cast<size_t>(request.length));

@@ -1,4 +1,4 @@
-// Answers reads: from the page cache at once, and from what a task has read.
+// Answers reads: from the page cache at once, and when a task has read them.
 //
 // The data of a reply comes in one of five ways: a read into the output buffer;
 // the buffer of a task; one content chunk for each piece of a longer read; one
@@ -28,15 +28,15 @@ class ReadReplies {
       : target_(target), replies_(replies), failures_(failures) {}
 
   // Answers the read as far as the page cache allows, without waiting for the
-  // storage. Returns what is left for a task: nullopt for nothing, all of the
-  // request, or its rest after some content chunks.
+  // storage. Returns the part that is left for a task: nullopt if all is
+  // answered, the whole request, or its rest after some content chunks.
   std::optional<Request> AnswerCached(const Request& request);
 
   // Answers a read that a task has carried out without an error.
   void AnswerTask(const Task& task);
 
-  // A read failed when a simple reply had announced its data, and the
-  // connection has been ended by a hard disconnect.
+  // A read failed after the header of its simple reply had been sent, and a
+  // hard disconnect has ended the connection.
   bool broke_off() const { return broke_off_; }
 
  private:
@@ -45,8 +45,7 @@ class ReadReplies {
   // holds all.
   uint64_t SendCachedFragments(const Request& request);
   void SendFragments(const Request& request);
-  // With `as_file` the data is sent without being copied, as far as sendfile(2)
-  // goes.
+  // With `as_file`, sendfile(2) sends the data as far as it can.
   void SendOneChunk(const Request& request, bool as_file = false);
 
   Export& target_;

@@ -8,8 +8,7 @@
 namespace nbdinetd {
 namespace {
 
-// Below this, bytes are copied into the buffer rather than sent from where
-// they lie: it costs less than a send of their own.
+// Fewer bytes are copied into the buffer: a copy costs less than a send.
 constexpr size_t kCopyBytes = 32 << 10;
 
 static_assert(kOutputBytes >= kPieceBytes + kMaxReplyBytes);
@@ -88,7 +87,7 @@ void ReplySender::CommitData(const Request& request, uint64_t offset,
         FindZeroBlocks(offset + position, {data + position, length - position});
     if (run.before > 0) {
       const uint64_t from = offset + position;
-      // A hole that went before takes less room than its zeroes did.
+      // The chunk of the hole before takes less room than its zeroes did.
       char* place = ReserveData(run.before);
       if (place != data + position) {
         std::memmove(place, data + position, run.before);

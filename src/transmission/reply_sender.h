@@ -1,5 +1,5 @@
-// The replies of one connection on their way out: gathered in one buffer, so
-// that what one receive brought is answered by one send.
+// Gathers the replies of one connection in a buffer, so that one send answers
+// all requests of one receive.
 //
 // Data is read straight into the buffer, behind the room for its header. Once
 // the peer is gone, nothing is sent, and ok() is false. Replies are counted in
@@ -24,7 +24,7 @@ class ReplySender {
   // `channel` and `statistics` are borrowed.
   ReplySender(Channel& channel, ReplyStyle style, Statistics& statistics);
 
-  // How this connection's replies may look; see ReplyEncoder.
+  // Knows the reply style of this connection.
   const ReplyEncoder& encoder() const { return encoder_; }
 
   // Whether SendFilePiece() can send anything.
@@ -35,36 +35,35 @@ class ReplySender {
              absl::string_view sentence);
   void ErrorAt(const Request& request, NbdError error,
                absl::string_view sentence, uint64_t offset);
-  // The descriptors' lengths may add up to more than was asked for.
+  // The sum of the descriptors' lengths may exceed the request's length.
   void BlockStatus(const Request& request, uint32_t context_id,
                    absl::Span<const StatusDescriptor> descriptors);
 
-  // Data in two steps: room for `length` <= kPieceBytes bytes, to be filled by
-  // the caller, and the announcement that they are there. Without the second
-  // step nothing has happened. Between the two nothing else may be called.
-  // Where the reply may have several chunks, blocks of zeroes among the bytes
-  // travel as holes.
+  // Data in two steps: ReserveData() returns room for `length` <= kPieceBytes
+  // bytes, which the caller fills, and CommitData() adds them to the reply. No
+  // other call may come between the two; without the second, nothing has
+  // happened. If the reply may have several chunks, blocks of zeroes become
+  // NBD_REPLY_TYPE_OFFSET_HOLE.
   char* ReserveData(size_t length);
   void CommitData(const Request& request, uint64_t offset, size_t length,
                   bool done);
-  // The same for bytes that lie elsewhere; they are sent or copied at once.
+  // The same for bytes in another buffer. They are sent or copied at once.
   void Data(const Request& request, uint64_t offset,
             absl::Span<const char> bytes, bool done);
 
-  // A read as one content chunk of any length: first its header, then all of
-  // its bytes, in pieces of at most kPieceBytes, and nothing else between.
+  // A read as one content chunk of any length: BeginData() adds its header. All
+  // of its bytes follow, in pieces of at most kPieceBytes, and nothing else.
   void BeginData(const Request& request);
   char* ReservePiece(size_t length);
   void CommitPiece(size_t length);
-  // A piece of any length that is sent from a file without being copied, after
-  // what is gathered. Returns how many bytes went, fewer as Channel::SendFile()
-  // says.
+  // Sends the gathered replies, and then a piece of any length from a file by
+  // sendfile(2). Returns the number of bytes sent; see Channel::SendFile().
   size_t SendFilePiece(int file, uint64_t offset, size_t length);
   void EndData(const Request& request);
 
-  // A hard disconnect: nothing more is sent, nor what is gathered.
+  // A hard disconnect. Gathered replies are not sent.
   void Abort();
-  // Sends what is gathered. False when the peer is gone.
+  // Sends the gathered replies. False when the peer is gone.
   bool Flush();
   bool ok() const { return ok_; }
 
@@ -76,7 +75,8 @@ class ReplySender {
                  absl::Span<const char> bytes, bool done);
   void Hole(const Request& request, uint64_t offset, uint64_t length,
             bool done);
-  // Room for `n` bytes at the end of the buffer, after a Flush() if need be.
+  // Returns room for `n` bytes at the end of the buffer; calls Flush() if
+  // needed.
   char* Reserve(size_t n);
   void Commit(const char* end) {
     size_ = static_cast<size_t>(end - buffer_.get());

@@ -1,5 +1,4 @@
-// What a connection has done so far: counters for the log and the service
-// manager.
+// The counters of a connection, for the log and the service manager.
 #ifndef NBDINETD_TRANSMISSION_STATISTICS_H_
 #define NBDINETD_TRANSMISSION_STATISTICS_H_
 

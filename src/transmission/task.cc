@@ -6,8 +6,8 @@
 namespace nbdinetd {
 namespace {
 
-// Reads [offset, offset + length) through one piece of memory, so that it is in
-// the page cache afterwards.
+// Reads the request's range piece by piece into one buffer, which brings it
+// into the page cache.
 StorageError ReadIntoCache(Export& target, Task& task) {
   const BufferPool::Buffer piece = task.buffers.Take(kPieceBytes);
   if (piece == nullptr) return ENOMEM;
@@ -91,8 +91,8 @@ void RunTask(Export& target, Task& task) {
       task.error = target.Prefetch(request.offset, request.length);
       return;
     case NBD_CMD_BLOCK_STATUS:
-      // At once as many as there may be, and one to tell that it is too many:
-      // to grow would take more for a moment.
+      // All at once, with one more to detect that there are too many: growing
+      // would need both buffers for a moment.
       task.extents.reserve(task.max_extents() + 1);
       task.error = target.FindExtents(request.offset, request.length,
                                       task.max_extents(), &task.extents);

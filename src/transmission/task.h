@@ -1,5 +1,5 @@
-// A request that may have to wait for the storage, as a value that is handed
-// to a worker and comes back with its result.
+// A request that may wait for the storage. The transmission thread gives it to
+// a worker, and gets it back with its result.
 #ifndef NBDINETD_TRANSMISSION_TASK_H_
 #define NBDINETD_TRANSMISSION_TASK_H_
 
@@ -15,31 +15,30 @@
 namespace nbdinetd {
 
 struct Task {
-  // What the task holds is taken from `pool`, which outlives it.
+  // `pool` holds the task's memory, and must outlive it.
   explicit Task(BufferPool& pool) : buffers(pool), extents(&pool) {}
 
   BufferPool& buffers;
 
   // In. For a read, `request` may be the rest of one that was begun inline.
   Request request;
-  // A read of what the task carries, for which the storage has been asked by
-  // Export::Prefetch().
+  // Export::Prefetch() has started this read of `data`.
   bool begun = false;
-  // Since when it waits for a thread.
+  // When it was handed to the workers.
   absl::Time started;
-  // A write's payload is with the task; false when it has been written already
-  // and only has to become durable.
+  // `data` is a write's payload. False for a write whose payload is in the page
+  // cache, and only needs a flush.
   bool carries_payload = false;
 
-  // In and out: the payload of a write; the bytes of a read of no more than
-  // kPieceBytes. A longer read only makes sure that they are in the page
-  // cache, so that memory does not grow with the request.
+  // In and out: the payload of a write, or the bytes of a read of up to
+  // kPieceBytes. A longer read only goes into the page cache, so that memory
+  // doesn't grow with the request.
   BufferPool::Buffer data;
 
   // Out.
   StorageError error;
-  uint64_t error_offset = 0;  // where it struck, inside the request
-  // Of a block status: the last one is perhaps longer than the request.
+  uint64_t error_offset = 0;  // of the first byte that failed
+  // Of a block status. The last one may end behind the request.
   Extents extents;
 
   // Whether `data` holds, or will hold, the bytes of the request.
@@ -47,11 +46,11 @@ struct Task {
     return carries_payload ||
            (request.type == NBD_CMD_READ && request.length <= kPieceBytes);
   }
-  // How many extents a block status tells at most.
+  // The most extents that a block status returns.
   size_t max_extents() const {
     return request.has(NBD_CMD_FLAG_REQ_ONE) ? 1 : kMaxDescriptors;
   }
-  // How much memory the task takes at most, beside its own.
+  // The most bytes that the task takes from the pool.
   size_t memory_bytes() const {
     if (has_data()) {
       return BufferPool::SizeFor(static_cast<size_t>(request.length));
@@ -63,8 +62,8 @@ struct Task {
   }
 };
 
-// Carries the task out, waiting for the storage as long as it takes. Any
-// thread; the request is validated, and not a disconnect.
+// Carries the task out; may wait for the storage without limit. The request is
+// valid, and not NBD_CMD_DISC. Any thread.
 void RunTask(Export& target, Task& task);
 
 }  // namespace nbdinetd

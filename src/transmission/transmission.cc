@@ -30,8 +30,7 @@ Transmission::Transmission(TransmissionSetup setup)
 
 Ending Transmission::Run() {
   for (;;) {
-    // In this order: a task that is taken back may be what the requests that
-    // are in the input already have been waiting for.
+    // In this order: received requests may wait for one of the finished tasks.
     deferred_.AnswerFinished();
     const uint64_t requests_before = statistics_.requests;
     HandleInput();
@@ -57,7 +56,7 @@ Ending Transmission::Run() {
 }
 
 Channel::Patience Transmission::PatienceAfter(uint64_t requests) const {
-  // Something else may wake us.
+  // A worker may wake this thread, which spinning would delay.
   if (workers_.pending() > 0) return Channel::Patience::kSleep;
   return requests > 1 ? Channel::Patience::kGatherFirst
                       : Channel::Patience::kPoll;
@@ -75,7 +74,7 @@ absl::Time Transmission::ShutdownLimit() const {
   return channel_.shutdown_since() + kShutdownLimit;
 }
 
-// When the peer has had its time, as things stand.
+// The time at which the peer has exceeded the limit that applies now.
 absl::Time Transmission::WaitLimit() const {
   if (!WantInput()) return absl::InfiniteFuture();
   if (channel_.shutdown_requested()) {
@@ -134,7 +133,7 @@ bool Transmission::Over() const {
 }
 
 Ending Transmission::Finish() {
-  // On a shutdown nobody will ask for a flush any more.
+  // After a shutdown, the client can send no more flush.
   if (channel_.shutdown_requested() && !target_.facts().read_only) {
     if (const int error = FinalFlush()) {
       return {ExitStatus::kSystem,
@@ -186,7 +185,7 @@ void Transmission::OnInput() {
 
 void Transmission::HandleInput() {
   while (!ending_.has_value() && replies_.ok()) {
-    // A client that never stops asking, or sending, is never waited for.
+    // The loop never waits for a client that never stops sending.
     if (channel_.shutdown_requested() && SteadyNow() >= ShutdownLimit()) {
       End(ExitStatus::kOk, "the server is shutting down");
       return;

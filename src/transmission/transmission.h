@@ -67,11 +67,11 @@ class Transmission {
   bool HandleHeader();
   void StartRequest(const Request& request);
 
-  // How to wait, after so many requests have been carried out in one turn.
+  // How to wait after a turn that carried out so many requests.
   Channel::Patience PatienceAfter(uint64_t requests) const;
   bool WantInput() const;
   bool InMessage() const;
-  // When a client has had all the time that a shutdown leaves it.
+  // The end of the time that a client has after a shutdown signal.
   absl::Time ShutdownLimit() const;
   absl::Time WaitLimit() const;
   void OnTimeLimit();
@@ -79,8 +79,7 @@ class Transmission {
   void End(ExitStatus status, std::string reason);
   bool Over() const;
   Ending Finish();
-  // Flushes the export; an errno value. The storage may take long, and the wait
-  // for it is like any other.
+  // Flushes the export; 0 or an errno value. Sends WATCHDOG=1 while it waits.
   int FinalFlush();
 
   Channel& channel_;
@@ -97,7 +96,8 @@ class Transmission {
   ReadReplies reads_;
   DeferredRequests deferred_;
   WriteReceiver writes_;
-  // Once set nothing more is received; the workers' results are still sent.
+  // Once it is set, nothing more is received; finished tasks are still
+  // answered.
   std::optional<Ending> ending_;
 };
 

@@ -23,7 +23,7 @@ Workers::Kind Workers::KindOf(const Task& task) {
     case NBD_CMD_READ:
       return kReads;
     case NBD_CMD_WRITE:
-      // With what it carries, or just the flush that makes it durable.
+      // Without a payload, it is the flush that makes a write durable.
       return task.carries_payload ? kWrites : kFlushes;
     case NBD_CMD_TRIM:
       return kTrims;
@@ -82,7 +82,7 @@ void* Workers::ThreadMain(void* workers) {
 }
 
 bool Workers::AddThread() {
-  // Nobody would hear of its results.
+  // The transmission thread could not learn of results.
   if (!event_fd_.valid()) return false;
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
@@ -182,7 +182,7 @@ void Workers::RunThread() {
     Vacate(work.kind);
     ++idle_threads_;
     const size_t ready = Dispatch();
-    // One of them is for this thread.
+    // This thread takes one of them.
     if (ready > 1) Wake(ready - 1);
   }
 }
@@ -201,7 +201,7 @@ void Workers::RunReads(std::unique_lock<std::mutex>& lock) {
 
 void Workers::Finish(std::unique_ptr<Task> task) {
   finished_.push_back(std::move(task));
-  // One wake-up for as many results as pile up before it is seen.
+  // One wake-up for all results until the transmission thread takes them.
   if (finished_.size() == 1) eventfd_write(event_fd_.get(), 1);
 }
 

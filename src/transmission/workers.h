@@ -1,23 +1,21 @@
-// Threads for what would hold up the requests behind it.
+// Threads that carry out tasks, so that they don't delay the requests behind
+// them. The first thread starts with the first task.
 //
-// Invariant: a task is owned by exactly one side, the transmission thread or
-// the workers, so that its contents need no lock; only the queues have one.
-// The first thread starts with the first task.
+// Invariant: exactly one side owns a task, the transmission thread or the
+// workers. Its contents therefore need no lock; only the queues have one.
 //
-// A thread for each task would be woken for each. That is right for what keeps
-// the storage at work only while a thread waits for it; but the storage is at
-// work for a read that has been begun without waiting (Task::begun), and what
-// is left is to wait for its end. One thread does that for all such reads, in
-// the order in which they were begun; and as long as they keep it busy, nobody
-// needs to be woken but the transmission. Should one of them be so slow that it
-// holds up those behind it, more threads are called.
+// Most tasks are carried out by one thread each. Reads that Export::Prefetch()
+// has started (Task::begun) need none: the storage works on all of them
+// already. One thread waits for them, in the order in which they were started,
+// and wakes only the transmission thread. If a slow one delays those behind it,
+// more threads join (RelieveReads()).
 //
-// No kind of task can keep the others from the threads: each kind finds
-// kReservedThreads, whatever the others do (MayRun()). So a flush is never
-// behind slow reads, nor a read behind slow trims.
+// Each kind of task has kReservedThreads, whatever the other kinds do
+// (MayRun()). A flush therefore never waits for slow reads, nor a read for slow
+// trims.
 //
-// Threads: everything here is for the transmission thread, which alone may
-// construct and destroy.
+// Threads: the transmission thread constructs and destroys the object, and
+// makes all calls.
 #ifndef NBDINETD_TRANSMISSION_WORKERS_H_
 #define NBDINETD_TRANSMISSION_WORKERS_H_
 
@@ -42,46 +40,46 @@ namespace nbdinetd {
 
 class Workers {
  public:
-  // `target` is borrowed and must outlive the workers. `event_fd` is what
-  // CreateEventFd() gave; without a valid one there are no threads.
+  // `target` is borrowed and must outlive the workers. `event_fd` comes from
+  // CreateEventFd(); if it is invalid, no thread is started.
   explicit Workers(Export& target, UniqueFd event_fd = CreateEventFd())
       : target_(target), event_fd_(std::move(event_fd)) {}
   // Waits for the tasks that have been started.
   ~Workers();
 
-  // What new tasks take their memory from; it has to outlive them.
+  // The memory of new tasks; it must outlive them.
   BufferPool& buffers() { return buffers_; }
 
-  // Hands the task to a thread, and returns nullptr. Without any thread to be
-  // had it is run at once, and given back.
+  // Hands the task to a thread, and returns nullptr. If no thread can be
+  // started, carries it out at once and returns it.
   std::unique_ptr<Task> Start(std::unique_ptr<Task> task);
 
-  // The tasks that have been finished since the last call, and their number
-  // counts as pending no more.
+  // Returns the tasks that have been finished since the last call. They are no
+  // longer pending.
   std::vector<std::unique_ptr<Task>> TakeFinished();
 
-  // Calls more threads when a slow read holds up others. To be called again
-  // by the time that is returned.
+  // Adds threads when a slow read delays others. Returns the time of the next
+  // call at the latest.
   absl::Time RelieveReads();
 
-  // Nobody waits for results any more: drops what has not been begun and would
-  // change nothing.
+  // The peer is gone: drops tasks that have not been started and change
+  // nothing.
   void DropReads();
 
-  // Readable while TakeFinished() has something to give.
+  // Readable while TakeFinished() would return a task.
   int event_fd() const { return event_fd_.get(); }
 
-  // How many threads may be at one kind of task while there is no other.
+  // The most threads for one kind of task when there is no other kind.
   static constexpr size_t kMostOfAKind = kMaxThreads - 7 * kReservedThreads;
 
   size_t pending() const { return pending_; }
-  // No further task should be started before one is taken back.
+  // No further task should be started before TakeFinished() returns one.
   bool full() const {
     return pending_ >= kMaxTasks || pending_bytes_ >= kMaxTaskBytes;
   }
 
  private:
-  // What may hold up others of its like, and nobody else.
+  // Tasks of one kind may delay each other, and no others.
   enum Kind : size_t {
     kBegunReads,
     kReads,
@@ -96,22 +94,22 @@ class Workers {
   static_assert(kMostOfAKind == kMaxThreads - (kKinds - 1) * kReservedThreads);
   static Kind KindOf(const Task& task);
 
-  // A task, or a call for one more thread that waits for begun reads, on its
-  // way to a thread. It counts as running.
+  // Work for the next free thread: a task, or waiting for begun reads. It
+  // counts as running.
   struct Work {
     Kind kind;
-    std::unique_ptr<Task> task;  // nullptr for a call
+    std::unique_ptr<Task> task;  // nullptr: wait for begun reads
   };
 
   static void* ThreadMain(void* workers);
   void RunThread();
   void RunReads(std::unique_lock<std::mutex>& lock);
 
-  // All with mutex_:
-  // Whether one more thread may work at `kind`, so that every other kind still
-  // finds its share.
+  // The caller of these holds mutex_.
+  // Whether one more thread may work at `kind` and leaves every other kind its
+  // reserved threads.
   bool MayRun(Kind kind) const;
-  // Moves to ready_ what may run; how much that is, for Wake().
+  // Moves the work that may run to ready_. Returns how much, for Wake().
   size_t Dispatch();
   void MakeReady(Kind kind, std::unique_ptr<Task> task);
   void Vacate(Kind kind) {
@@ -122,9 +120,9 @@ class Workers {
 
   void Wake(size_t threads);
   bool AddThread();
-  // Threads for all that is ready, as far as they can be had.
+  // Starts threads for all of ready_, as far as possible.
   void EnsureThreads();
-  // The task counts as pending no more.
+  // The task is no longer pending.
   void Release(const Task& task);
 
   Export& target_;
@@ -143,8 +141,8 @@ class Workers {
   std::array<size_t, kKinds> running_ = {};
   size_t running_in_all_ = 0;
   size_t readers_wanted_ = 1;  // of running_[kBegunReads]
-  size_t idle_threads_ = 0;    // or about to be
-  // As many as there can be, as far as is known.
+  size_t idle_threads_ = 0;    // idle, or starting
+  // Lower once pthread_create() has failed.
   size_t max_threads_ = kMaxThreads;
   bool stopping_ = false;
 };

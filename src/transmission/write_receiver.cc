@@ -10,8 +10,8 @@
 namespace nbdinetd {
 namespace {
 
-// A payload longer than kPieceBytes is written in pieces no smaller than this,
-// which end on a page of the file, so that no page is written twice.
+// A payload longer than kPieceBytes is written in pieces of at least this
+// length. They end at a page of the file, so that no page is written twice.
 constexpr size_t kMinWritePiece = 64 << 10;
 
 }  // namespace
@@ -43,8 +43,7 @@ void WriteReceiver::Discard(PendingWrite& write) {
   write.consumed += part;
 }
 
-// A write that fits into the input buffer: written at once, when all of it is
-// there.
+// Writes a payload that fits into the input buffer, once all of it is received.
 bool WriteReceiver::WriteWhole(const Request& request) {
   const auto length = static_cast<size_t>(request.length);
   if (channel_.input().size() < length) {
@@ -52,8 +51,8 @@ bool WriteReceiver::WriteWhole(const Request& request) {
     return false;
   }
   const absl::Span<const char> payload(channel_.input().data(), length);
-  // Durability waits for the storage, and so does a write to a part of a page
-  // that has to be read first.
+  // A durable write waits for the storage, and so does a write to a part of an
+  // uncached page.
   if (request.has(NBD_CMD_FLAG_FUA) ||
       target_.WriteWouldWait(request.offset, request.length)) {
     deferred_.StartWrite(request, payload);
@@ -72,7 +71,7 @@ bool WriteReceiver::HasToWait() const {
   return target_.writes_busy() && deferred_.pending() > 0;
 }
 
-// Part of a longer write; false when more of it should be received first.
+// Writes a piece of a longer payload. False when more input is needed first.
 bool WriteReceiver::WritePiece(PendingWrite& write) {
   write.waits_for_task = HasToWait();
   if (write.waits_for_task) return false;

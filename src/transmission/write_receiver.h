@@ -1,5 +1,5 @@
-// Receives writes: the payload goes from the channel's input to the export, or
-// with a task to a worker.
+// Receives writes: moves the payload from the channel's input to the export, or
+// to a task for a worker.
 //
 // A payload of up to kPieceBytes is written once all of it has been received; a
 // longer one in pieces, as it arrives, so that memory does not grow with the
@@ -35,16 +35,16 @@ class WriteReceiver {
         failures_(failures),
         deferred_(deferred) {}
 
-  // Begins a write, whose payload follows in the input. With an error in
-  // `verdict` the payload is read away, and the error is the answer.
+  // Begins a write, whose payload follows in the input. If `verdict` is an
+  // error, the payload is discarded, and the reply is that error.
   void Begin(const Request& request, const Verdict& verdict);
 
-  // Takes what the input has of the payload; at the payload's end, answers the
-  // write or starts its task. False when the write can't go on before more has
-  // been received or a task is finished.
+  // Takes the received part of the payload; at the payload's end, answers the
+  // write or starts its task. False when the write needs more input, or waits
+  // for a task.
   bool Continue();
 
-  // The payload of a write has not been taken to its end.
+  // A part of a write's payload has not been taken yet.
   bool under_way() const { return write_.has_value(); }
   // The write waits for a task, and not for input.
   bool waits_for_task() const {
