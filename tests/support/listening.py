@@ -242,6 +242,9 @@ class NotifySocket:
 
 # ------------------------------------------------------------------ syslog
 
+LOG_DAEMON = 3  # of syslog.h, without its shift
+
+
 class Syslog:
     """A system log that only what is started with `prefix` can reach: a mount namespace in which
     /dev holds the null devices and our socket, since the machine's own /dev/log, if there is one,
@@ -316,6 +319,7 @@ class Syslog:
                 found = re.fullmatch(r"<(\d+)>.*? nbdinetd\[(\d+)\]: (.*)", data, re.DOTALL)
                 if not found:
                     raise AssertionError(f"not a message of nbdinetd: {data!r}")
+                eq(int(found[1]) >> 3, LOG_DAEMON, "facility")
                 self._taken.append((int(found[1]) & 7, int(found[2]), found[3]))
 
     def text(self):
