@@ -21,8 +21,8 @@ struct Opened {
 // processes that it forks don't.
 enum class KeyWarnings { kTell, kTold };
 
-// What happens when an export can't be opened. Wrong options (InvalidArgument)
-// are always an error.
+// The reaction to an export that can't be opened. Wrong options
+// (InvalidArgument) are always an error.
 enum class MissingExport {
   kFail,
   kLog,  // log the error; the catalog is nullptr

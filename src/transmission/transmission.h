@@ -38,7 +38,7 @@
 
 namespace nbdinetd {
 
-// What a transmission is made of; the references are borrowed.
+// The parts of a transmission; the references are borrowed.
 struct TransmissionSetup {
   Channel& channel;
   const Negotiated& negotiated;
