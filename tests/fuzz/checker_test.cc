@@ -28,8 +28,10 @@ constexpr uint16_t kFlags = kHasFlags | kSendFlush | kSendFua | kSendTrim |
 // A server that says what the test wants it to say.
 class Served {
  public:
-  explicit Served(std::vector<nbdtest::Request> requests, bool structured)
-      : simulation_(input_, Stream(requests)),
+  // `cut` bytes are missing at the end of the requests.
+  explicit Served(std::vector<nbdtest::Request> requests, bool structured,
+                  size_t cut = 0)
+      : simulation_(input_, Stream(requests, cut)),
         storage_(input_, simulation_),
         checker_({.size = kSize,
                   .flags = static_cast<uint16_t>(kFlags |
@@ -57,12 +59,14 @@ class Served {
   Storage& storage() { return storage_; }
 
  private:
-  static std::string Stream(const std::vector<nbdtest::Request>& requests) {
+  static std::string Stream(const std::vector<nbdtest::Request>& requests,
+                            size_t cut) {
     std::string stream;
     for (nbdtest::Request request : requests) {
       stream += RequestMessage(request);
       if (request.type == kCmdWrite) stream.append(request.length, 'w');
     }
+    stream.resize(stream.size() - cut);
     return stream;
   }
 
@@ -187,6 +191,21 @@ TEST(TransmissionChecker, FindsAChangeThatNobodyAskedFor) {
   Served served({{.type = kCmdWrite, .offset = 0, .length = 16, .cookie = 7}},
                 false);
   EXPECT_THROW(served.storage().Write("wwww", 14, false), BrokenConversation);
+}
+
+TEST(TransmissionChecker, FindsAWriteOfBytesThatTheClientHasNotSent) {
+  Served served({{.type = kCmdWrite, .offset = 0, .length = 16, .cookie = 7}},
+                false, /*cut=*/11);
+  served.storage().Write("wwwww", 0, /*durable=*/false);
+  EXPECT_THROW(served.storage().Write("wwww", 4, false), BrokenConversation);
+  EXPECT_THROW(served.storage().Write("wwww", 8, false), BrokenConversation);
+}
+
+TEST(TransmissionChecker, KnowsAWriteFromOneThatIsCutBehindIt) {
+  Served served({{.type = kCmdWrite, .offset = 0, .length = 16, .cookie = 7},
+                 {.type = kCmdWrite, .offset = 0, .length = 16, .cookie = 8}},
+                false, /*cut=*/11);
+  served.storage().Write("wwww", 12, /*durable=*/false);
 }
 
 TEST(TransmissionChecker, FindsAFlushThatIsNone) {

@@ -298,8 +298,9 @@ int Storage::WriteBack(int64_t offset, int64_t length) {
     if (fault == EIO || fault == ENOSPC || fault == EDQUOT) lost_ = true;
     return -fault;
   }
-  Clean(static_cast<uint64_t>(offset) / kPage,
-        (static_cast<uint64_t>(offset + length) + kPage - 1) / kPage);
+  const uint64_t begin = static_cast<uint64_t>(offset);
+  const uint64_t end = begin + static_cast<uint64_t>(length);
+  Clean(begin / kPage, (end + kPage - 1) / kPage);
   return 0;
 }
 
@@ -392,9 +393,11 @@ int Storage::Advise(int64_t offset, int64_t length) {
 }
 
 void Storage::Forget(int64_t offset, int64_t length) {
-  cached_.erase(
-      cached_.lower_bound(static_cast<uint64_t>(offset) / kPage),
-      cached_.lower_bound(static_cast<uint64_t>(offset + length) / kPage));
+  // Unsigned, because the end may be behind the greatest offset of a file.
+  const uint64_t begin = static_cast<uint64_t>(offset);
+  const uint64_t end = begin + static_cast<uint64_t>(length);
+  cached_.erase(cached_.lower_bound(begin / kPage),
+                cached_.lower_bound(end / kPage));
 }
 
 long Storage::type() const {

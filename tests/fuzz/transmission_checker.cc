@@ -155,8 +155,7 @@ void TransmissionChecker::OnChange(Storage::Change change, uint64_t offset,
     switch (request.type) {
       case kCmdWrite:
         wanted =
-            change == Storage::Change::kWrite &&
-            request.payload.substr(offset - request.offset, length) == bytes;
+            change == Storage::Change::kWrite && request.Carries(offset, bytes);
         break;
       case kCmdTrim:
         wanted = change == Storage::Change::kZero;

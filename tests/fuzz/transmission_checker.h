@@ -72,6 +72,13 @@ class TransmissionChecker {
     bool changed_bytes = false;
 
     bool has(uint16_t flag) const { return (flags & flag) != 0; }
+    // Whether its payload has these bytes for this offset of the export. A
+    // payload that the end of the stream has cut is shorter than its length.
+    bool Carries(uint64_t at, std::string_view bytes) const {
+      const uint64_t before = at - offset;
+      return before <= payload.size() &&
+             payload.substr(before, bytes.size()) == bytes;
+    }
     bool writes() const {
       return type == nbdtest::kCmdWrite || type == nbdtest::kCmdTrim ||
              type == nbdtest::kCmdWriteZeroes;
