@@ -400,6 +400,11 @@ void Storage::Forget(int64_t offset, int64_t length) {
                 cached_.lower_bound(end / kPage));
 }
 
+bool Storage::forgets() const {
+  return type() == NFS_SUPER_MAGIC ||
+         (type() == EXT4_SUPER_MAGIC && (flags() & FS_EXTENT_FL) == 0);
+}
+
 long Storage::type() const {
   if (Lacks(kNowait) && Lacks(kMemory)) return TMPFS_MAGIC;
   if ((map_ >> kHasNone & 1) != 0) return NFS_SUPER_MAGIC;

@@ -121,10 +121,9 @@ class Storage {
   void SplitAt(uint64_t offset);
   void SetRun(uint64_t offset, uint64_t length, bool data);
   bool IsData(uint64_t offset) const;
-  // Whether SEEK_DATA misses what is dirty.
-  bool forgets() const {
-    return (map_ & (1 << kHasNone | 1 << kNoExtents)) != 0;
-  }
+  // Whether SEEK_DATA misses what is dirty: on ext4 without extents, and on a
+  // file system that nobody knows, but on no other.
+  bool forgets() const;
   void Clean(uint64_t first_page, uint64_t end_page);
   // nullptr for zeroes.
   const Page* PageAt(uint64_t number) const;
