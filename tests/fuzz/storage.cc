@@ -310,7 +310,8 @@ int Storage::flags() const {
 
 int Storage::Sync() {
   if (const int fault = Fault()) {
-    if (fault != EINTR) lost_ = true;
+    const bool has_none = fault == EINVAL || fault == EROFS;
+    if (fault != EINTR && !(read_only && has_none)) lost_ = true;
     return -fault;
   }
   for (; first_undurable_ < changes_.size(); ++first_undurable_) {

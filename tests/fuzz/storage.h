@@ -40,6 +40,8 @@ class Storage {
   std::function<void(Change, uint64_t offset, uint64_t length,
                      std::string_view bytes)>
       on_change;
+  // The export is read-only: a file system without fsync() loses nothing.
+  bool read_only = false;
 
   Storage(const Input& input, Simulation& simulation);
   ~Storage();

@@ -67,9 +67,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                            .standard_error_is_peer = true});
   Simulation simulation(input, ExpandRequests(input.stream));
   Storage storage(input, simulation);
+  storage.read_only = input.bit(Input::kWhat, kReadOnly);
   const std::shared_ptr<nbdinetd::Export> target = nbdinetd::FileExport::Create(
       "/no/such/file", nbdinetd::UniqueFd(kStorageFd), storage.Stat(),
-      input.bit(Input::kWhat, kReadOnly));
+      storage.read_only);
   const nbdinetd::Negotiated negotiated = Agree(input, target);
   TransmissionChecker checker(
       {.size = negotiated.promises.size_bytes,
