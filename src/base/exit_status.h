@@ -3,9 +3,11 @@
 #ifndef NBDINETD_BASE_EXIT_STATUS_H_
 #define NBDINETD_BASE_EXIT_STATUS_H_
 
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
+#include "base/message_id.h"
 
 namespace nbdinetd {
 
@@ -48,6 +50,10 @@ inline ExitStatus ExitStatusOf(const absl::Status& status) {
 struct Ending {
   ExitStatus status = ExitStatus::kOk;
   std::string reason;
+  // The kind of the message about it; nullopt if the status says enough.
+  std::optional<MessageId> message_id = std::nullopt;
+  // The export that the client asked for, if it is unknown.
+  std::string unknown_export = {};
 };
 
 }  // namespace nbdinetd

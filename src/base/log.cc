@@ -128,6 +128,12 @@ void Log::Write(Priority priority, absl::string_view message,
   WriteTo(sink_, priority, message, extra);
 }
 
+void Log::Write(Priority priority, MessageId id, absl::string_view message,
+                std::vector<LogField> extra) const {
+  extra.emplace_back("MESSAGE_ID", id.hex);
+  WriteTo(sink_, priority, message, extra);
+}
+
 void Log::Debug(absl::string_view message) const {
   if (verbose_) WriteTo(debug_sink_, Priority::kDebug, message, {});
 }

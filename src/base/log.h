@@ -18,6 +18,7 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "base/message_id.h"
 #include "base/message_socket.h"
 
 namespace nbdinetd {
@@ -53,6 +54,9 @@ class Log {
   // silently, since no other destination is left.
   void Write(Priority priority, absl::string_view message,
              absl::Span<const LogField> extra = {}) const;
+  // The same, with the kind of the message as its field MESSAGE_ID.
+  void Write(Priority priority, MessageId id, absl::string_view message,
+             std::vector<LogField> extra = {}) const;
   void Error(absl::string_view message) const {
     Write(Priority::kError, message);
   }

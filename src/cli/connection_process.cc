@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
@@ -42,9 +43,9 @@ bool IsRefused(const Connection& connection, const AccessRules& access,
   const std::optional<std::string> reason =
       access.WhyRefused(connection.input.get());
   if (!reason.has_value()) return false;
-  log.Write(Priority::kWarning,
+  log.Write(Priority::kWarning, message_id::kRefused,
             absl::StrCat("refusing ", connection.peer, ": ", *reason),
-            {{"NBD_PEER", connection.peer}});
+            {{"NBD_PEER", connection.peer}, {"NBD_REASON", *reason}});
   return true;
 }
 
@@ -80,6 +81,10 @@ int RunConnectionProcess(Connection connection, const Invocation& invocation,
                          KeyWarnings warnings, ServiceManager& manager,
                          Log& log) {
   const ConnectionConfig& config = invocation.connection_config;
+  bool served = false;
+  const absl::Cleanup count = [&served, unserved = connection.unserved] {
+    if (!served && unserved != nullptr) unserved->Add();
+  };
   if (const int error = ForbidCoreDumps()) {
     return Fail(log, ErrnoStatus(error, "failed to forbid core dumps"));
   }
@@ -94,9 +99,11 @@ int RunConnectionProcess(Connection connection, const Invocation& invocation,
   if (!opened.ok()) return Fail(log, opened.status());
   // After the open: /dev/stdin may be the export.
   DetachStandardInputAndOutput();
-  return static_cast<int>(ServeConnection(std::move(connection),
-                                          *opened->catalog, opened->tls.get(),
-                                          config, {*shutdown, manager, log}));
+  const ConnectionResult result =
+      ServeConnection(std::move(connection), *opened->catalog,
+                      opened->tls.get(), config, {*shutdown, manager, log});
+  served = result.served;
+  return static_cast<int>(result.status);
 }
 
 }  // namespace nbdinetd

@@ -1,5 +1,6 @@
 #include "cli/listener_process.h"
 
+#include <string>
 #include <utility>
 #include <variant>
 
@@ -43,8 +44,11 @@ absl::Status PrepareToListen(const Invocation& invocation,
   const absl::Status changed =
       ChangeUser(options.user, options.group, resources.sockets);
   if (!changed.ok()) return changed;
-  return OpenCatalogAndTls(invocation, missing, KeyWarnings::kTell, log)
-      .status();
+  const absl::StatusOr<Opened> opened =
+      OpenCatalogAndTls(invocation, missing, KeyWarnings::kTell, log);
+  if (!opened.ok()) return opened.status();
+  resources.trouble = std::string(opened->missing.message());
+  return absl::OkStatus();
 }
 
 int RunListener(ListenerResources resources, Signals signals,

@@ -17,7 +17,8 @@ namespace {
 void LogReadOnly(const Log& log, const std::string& name,
                  const std::string& reason) {
   if (reason.empty()) return;
-  log.Write(Priority::kNotice, ReadOnlyNotice(name, reason));
+  log.Write(Priority::kNotice, message_id::kReadOnly,
+            ReadOnlyNotice(name, reason), {{"NBD_REASON", reason}});
 }
 
 absl::StatusOr<std::unique_ptr<Catalog>> OpenFile(const Options& options,
@@ -96,7 +97,8 @@ absl::StatusOr<std::unique_ptr<Tls>> LoadTls(const Options& options,
   absl::StatusOr<std::unique_ptr<Tls>> tls = Tls::Load(options.tls);
   if (tls.ok() && warnings == KeyWarnings::kTell &&
       !(*tls)->warning().empty()) {
-    log.Write(Priority::kWarning, (*tls)->warning());
+    log.Write(Priority::kWarning, message_id::kKeyWarning, (*tls)->warning(),
+              {{"NBD_REASON", (*tls)->warning()}});
   }
   return tls;
 }
@@ -115,6 +117,7 @@ absl::StatusOr<Opened> OpenCatalogAndTls(const Invocation& invocation,
     return catalog.status();
   } else {
     Fail(log, catalog.status());
+    opened.missing = catalog.status();
   }
   auto tls = LoadTls(invocation.options, warnings, log);
   if (!tls.ok()) return tls.status();

@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/log.h"
 #include "cli/invocation.h"
@@ -14,6 +15,8 @@ namespace nbdinetd {
 
 struct Opened {
   std::unique_ptr<Catalog> catalog;
+  // Why `catalog` is nullptr, with MissingExport::kLog.
+  absl::Status missing = absl::OkStatus();
   std::unique_ptr<Tls> tls;  // nullptr with --tls=off
 };
 

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <string>
 
 #include "base/exit_status.h"
 
@@ -18,8 +19,14 @@ void Print(absl::string_view text) {
 }
 
 int Fail(const Log& log, const absl::Status& status) {
-  log.Error(status.message());
-  return static_cast<int>(ExitStatusOf(status));
+  const ExitStatus exit_status = ExitStatusOf(status);
+  if (exit_status == ExitStatus::kNoInput) {
+    log.Write(Priority::kError, message_id::kNotOpened, status.message(),
+              {{"NBD_REASON", std::string(status.message())}});
+  } else {
+    log.Error(status.message());
+  }
+  return static_cast<int>(exit_status);
 }
 
 }  // namespace nbdinetd

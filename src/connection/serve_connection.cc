@@ -17,6 +17,7 @@
 #include "base/event_fd.h"
 #include "base/limits.h"
 #include "base/steady_clock.h"
+#include "connection/connection_log.h"
 #include "negotiation/negotiation.h"
 #include "sandbox/sandbox.h"
 #include "stream/channel.h"
@@ -76,65 +77,6 @@ std::unique_ptr<Stream> MakeStream(Connection& connection,
   return std::make_unique<SocketStream>(connection.input.Release());
 }
 
-// For the log: ", TLS (TLSv1.3, ...) with "CN=alice"".
-std::string TlsClause(const TlsPeer& tls) {
-  return absl::StrCat(
-      ", TLS (", tls.description, ")",
-      tls.identity.empty() ? "" : absl::StrCat(" with ", Quoted(tls.identity)));
-}
-
-void LogStart(Log& log, const std::string& peer, const Negotiated& negotiated,
-              const std::optional<TlsPeer>& tls) {
-  const Export& target = *negotiated.target;
-  log.SetField("NBD_EXPORT", negotiated.export_name);
-  if (!negotiated.read_only_reason.empty()) {
-    log.Write(Priority::kNotice,
-              ReadOnlyNotice(target.path(), negotiated.read_only_reason));
-  }
-  log.Write(
-      Priority::kInfo,
-      absl::StrCat(
-          "serving export ", Quoted(negotiated.export_name), " to ", peer, ": ",
-          Quoted(target.path()), ", ", target.facts().size_bytes, " bytes, ",
-          target.facts().read_only ? "read-only" : "read-write", ", ",
-          negotiated.style == ReplyStyle::kSimple ? "simple" : "structured",
-          " replies", tls.has_value() ? TlsClause(*tls) : ""));
-}
-
-Priority PriorityOf(ExitStatus status) {
-  switch (status) {
-    case ExitStatus::kOk:
-      return Priority::kInfo;
-    case ExitStatus::kProtocol:
-    case ExitStatus::kTimedOut:
-    case ExitStatus::kRefused:
-    case ExitStatus::kUnavailable:
-      return Priority::kWarning;
-    default:
-      return Priority::kError;
-  }
-}
-
-void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
-            const Statistics& statistics, absl::Duration duration) {
-  const LogField fields[] = {
-      {"NBD_REQUESTS", absl::StrCat(statistics.requests)},
-      {"NBD_BYTES_READ", absl::StrCat(statistics.bytes_read)},
-      {"NBD_BYTES_WRITTEN", absl::StrCat(statistics.bytes_written)},
-      {"NBD_ERRORS", absl::StrCat(statistics.errors)},
-      {"NBD_DURATION_USEC", absl::StrCat(absl::ToInt64Microseconds(duration))},
-  };
-  log.Write(
-      PriorityOf(ending.status),
-      absl::StrCat(
-          peer, " ended: ", ending.reason, "; ", statistics.requests,
-          " requests, ", statistics.bytes_read, " bytes read, ",
-          statistics.bytes_written, " bytes written, ", statistics.errors,
-          " errors, in ",
-          absl::FormatDuration(absl::Trunc(duration, absl::Microseconds(1)))),
-      fields);
-}
-
 // Adds the descriptors that the process uses besides exports and log.
 void AddDescriptors(const Stream& stream, int signals_fd, int workers_fd,
                     SandboxFacts* facts) {
@@ -151,8 +93,10 @@ bool SandboxSuffices(const absl::Status& sandboxed, SandboxMode mode,
   if (sandboxed.ok()) return true;
   const bool required = mode == SandboxMode::kRequire;
   log.Write(required ? Priority::kError : Priority::kNotice,
+            message_id::kSandboxIncomplete,
             absl::StrCat(required ? kNotServing : "the sandbox is incomplete: ",
-                         sandboxed.message()));
+                         sandboxed.message()),
+            {{"NBD_REASON", std::string(sandboxed.message())}});
   return !required;
 }
 
@@ -186,7 +130,9 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
           UpgradeToTls(session.channel, *session.tls, &**tls_peer)) {
     return *std::move(ending);
   }
-  log.SetField("NBD_TLS_IDENTITY", (*tls_peer)->identity);
+  if (!(*tls_peer)->identity.empty()) {
+    log.SetField("NBD_TLS_IDENTITY", (*tls_peer)->identity);
+  }
   // A new Negotiation: nothing negotiated in plain text is kept.
   return Negotiation(session.channel, session.catalog, log, settings, *upgrade)
       .Run();
@@ -197,6 +143,8 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
 Ending RunPhases(const Session& session, UniqueFd event_fd,
                  Statistics& statistics, std::shared_ptr<Export>& served) {
   Log& log = session.process.log;
+  session.process.manager.Status(
+      absl::StrCat("negotiating with ", session.peer));
   std::optional<TlsPeer> tls_peer;
   std::variant<Negotiated, TlsUpgrade, Ending> outcome =
       Negotiate(session, &tls_peer);
@@ -205,15 +153,16 @@ Ending RunPhases(const Session& session, UniqueFd event_fd,
   }
   const Negotiated& negotiated = std::get<Negotiated>(outcome);
   served = negotiated.target;
+  SetExportFields(log, negotiated);
   const SandboxMode sandbox_mode = session.config.sandbox_mode;
   if (sandbox_mode != SandboxMode::kOff &&
       !SandboxSuffices(session.sandbox.Tighten(), sandbox_mode, log)) {
-    return {ExitStatus::kSystem, "the sandbox can't be tightened"};
+    return {ExitStatus::kSystem, "the sandbox can't be tightened",
+            message_id::kSandboxIncomplete};
   }
   LogStart(log, session.peer, negotiated, tls_peer);
   Progress progress(session.process.manager, statistics,
-                    absl::StrCat("serving ", Quoted(negotiated.export_name),
-                                 " to ", session.peer));
+                    ServingStatus(session.peer, negotiated, tls_peer));
   return Transmission({.channel = session.channel,
                        .negotiated = negotiated,
                        .log = log,
@@ -239,9 +188,9 @@ SandboxFacts SandboxFactsOf(const Catalog& catalog,
   return facts;
 }
 
-ExitStatus ServeConnection(Connection connection, Catalog& catalog,
-                           const Tls* tls, const ConnectionConfig& config,
-                           const ProcessContext& process) {
+ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
+                                 const Tls* tls, const ConnectionConfig& config,
+                                 const ProcessContext& process) {
   const absl::Time start = SteadyNow();
   const std::string peer = connection.peer;
   Statistics statistics;
@@ -260,7 +209,7 @@ ExitStatus ServeConnection(Connection connection, Catalog& catalog,
     Sandbox sandbox(facts);
     if (config.sandbox_mode != SandboxMode::kOff &&
         !SandboxSuffices(sandbox.Enter(), config.sandbox_mode, process.log)) {
-      return ExitStatus::kSystem;
+      return {ExitStatus::kSystem, /*served=*/false};
     }
     ending = RunPhases({peer, channel, catalog, tls, config, sandbox, process},
                        std::move(event_fd), statistics, served);
@@ -269,8 +218,13 @@ ExitStatus ServeConnection(Connection connection, Catalog& catalog,
       process.shutdown.Take() == kTakeoverSignal) {
     absl::StrAppend(&ending.reason, ", since another takes over the export");
   }
-  LogEnd(process.log, peer, ending, statistics, SteadyNow() - start);
-  return ending.status;
+  const absl::Duration duration = SteadyNow() - start;
+  if (served == nullptr) {
+    LogUnserved(process.log, peer, ending, duration);
+  } else {
+    LogEnd(process.log, peer, ending, statistics, duration);
+  }
+  return {ending.status, served != nullptr};
 }
 
 }  // namespace nbdinetd

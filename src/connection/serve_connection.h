@@ -25,19 +25,23 @@ struct ProcessContext {
   Log& log;
 };
 
+struct ConnectionResult {
+  ExitStatus status;  // of the process
+  bool served;        // the client has chosen an export
+};
+
 // Serves the client until the connection ends or a signal of `process.shutdown`
 // arrives, then closes the connection. Logs the peer, the export and the
 // ending; the log gets the connection's fields, and the service manager a
-// status. `tls` is nullptr if and only if `config.tls_mode` is kOff. Returns
-// the exit status of the process.
+// status. `tls` is nullptr if and only if `config.tls_mode` is kOff.
 //
 // Unless `config.sandbox_mode` is kOff, the process enters the sandbox before
 // it reads the first byte from the client, and never leaves it. Missing parts
 // of the sandbox are logged once; with kRequire the client is then disconnected
 // before the greeting.
-ExitStatus ServeConnection(Connection connection, Catalog& catalog,
-                           const Tls* tls, const ConnectionConfig& config,
-                           const ProcessContext& process);
+ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
+                                 const Tls* tls, const ConnectionConfig& config,
+                                 const ProcessContext& process);
 
 // The start of the message about an incomplete sandbox that is required.
 inline constexpr char kNotServing[] = "not serving: --sandbox=require, and ";

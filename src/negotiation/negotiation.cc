@@ -4,6 +4,8 @@
 #include <optional>
 #include <utility>
 
+#include "absl/algorithm/container.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
 #include "base/limits.h"
@@ -12,6 +14,36 @@
 #include "protocol/wire.h"
 
 namespace nbdinetd {
+namespace {
+
+// Some peers aren't NBD clients, and send the first bytes of their own protocol
+// where the client flags should be: what they are is more useful than flags.
+Ending UnknownClientFlags(uint32_t flags) {
+  // The first two bytes of a handshake record of TLS (RFC 8446, section 5.1).
+  constexpr uint32_t kTlsHandshake = 0x1603;
+  const auto not_nbd = [](std::string why) {
+    return Ending{ExitStatus::kProtocol,
+                  absl::StrCat("not an NBD client: ", why),
+                  message_id::kNotAnNbdClient};
+  };
+  if (flags >> 16 == kTlsHandshake) {
+    return not_nbd(
+        "it started TLS at once, which an NBD client does after "
+        "NBD_OPT_STARTTLS");
+  }
+  std::string bytes(sizeof(flags), '\0');
+  Store<uint32_t>(bytes.data(), flags);
+  if (absl::c_all_of(bytes, [](unsigned char c) {
+        return absl::ascii_isprint(c) || absl::ascii_isspace(c);
+      })) {
+    return not_nbd(absl::StrCat("its first bytes are ", Quoted(bytes)));
+  }
+  return {ExitStatus::kProtocol,
+          absl::StrCat("client broke the protocol: unknown client flags 0x",
+                       absl::Hex(flags))};
+}
+
+}  // namespace
 
 Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
                          const NegotiationSettings& settings)
@@ -44,7 +76,7 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiation::Run() {
     while (ReadOption()) {
     }
   }
-  NoteInUse();
+  NoteRefusal();
   if (ending_.has_value()) return *std::move(ending_);
   if (start_tls_) return TlsUpgrade{deadline_, facts_.no_zeroes};
   channel_.EndHandshake();
@@ -102,7 +134,9 @@ bool Negotiation::Require(size_t n) {
         if (!channel_.failure().empty()) {
           End(ExitStatus::kProtocol, channel_.failure());
         } else if (channel_.input().empty()) {
-          End(ExitStatus::kOk, "client left during option haggling");
+          End(ExitStatus::kOk, handlers_.has_value()
+                                   ? "client left without choosing an export"
+                                   : "client sent nothing");
         } else {
           End(ExitStatus::kProtocol, "client vanished inside an option");
         }
@@ -138,9 +172,7 @@ bool Negotiation::ReadClientFlags() {
   // flag" ("Client flags"). NBD_FLAG_C_FIXED_NEWSTYLE isn't required: a client
   // without it may still send options, and gets replies.
   if ((flags & ~(NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES)) != 0) {
-    End(ExitStatus::kProtocol,
-        absl::StrCat("client broke the protocol: unknown client flags 0x",
-                     absl::Hex(flags)));
+    ending_ = UnknownClientFlags(flags);
     return false;
   }
   facts_.no_zeroes = (flags & NBD_FLAG_C_NO_ZEROES) != 0;
@@ -204,6 +236,7 @@ bool Negotiation::HandleOption(const OptionHeader& header) {
       .replies = replies};
   OptionHandlers::Next next = handlers_->Answer(header.option, call);
   LogTrouble(call.trouble);
+  if (call.refused.has_value()) refused_ = std::move(call.refused);
   Proceed(header, std::move(next), replies);
   channel_.Consume(whole);
   return SendReplies(replies);
@@ -214,6 +247,7 @@ bool Negotiation::Refuse(const OptionHeader& header, const Refusal& refusal) {
     ending_ = refusal.ending;
     return false;
   }
+  if (refusal.ending.status == ExitStatus::kRefused) refused_ = refusal.ending;
   channel_.Consume(kOptionHeaderBytes);
   if (!Discard(header.length)) return false;
   OptionReplies replies(header.option);
@@ -248,7 +282,7 @@ void Negotiation::ChooseExport(const OptionHeader& header,
   if (!has_error_reply || refusal->ends_connection) {
     ending_ = std::move(refusal->ending);
   } else {
-    in_use_ = negotiated.export_name;
+    refused_ = std::move(refusal->ending);
   }
 }
 
@@ -275,22 +309,22 @@ bool Negotiation::SendSoFar(OptionReplies& replies) {
 
 void Negotiation::LogTrouble(const absl::Status& trouble) {
   if (trouble.ok() || ++troubles_logged_ > kMaxOpenErrorsLogged) return;
-  log_.Error(
+  log_.Write(
+      Priority::kError, message_id::kNotOpened,
       absl::StrCat(trouble.message(), troubles_logged_ == kMaxOpenErrorsLogged
                                           ? "; further ones are not logged"
-                                          : ""));
+                                          : ""),
+      {{"NBD_REASON", std::string(trouble.message())}});
 }
 
 // A client that was refused an export and then only disconnects wasn't served:
-// the exit status must not be success.
-void Negotiation::NoteInUse() {
-  if (!in_use_.has_value() || !ending_.has_value() ||
-      ending_->status != ExitStatus::kOk || channel_.shutdown_requested()) {
-    return;
+// the reason is the refusal, and the exit status that of the refusal.
+void Negotiation::NoteRefusal() {
+  if (refused_.has_value() && ending_.has_value() &&
+      ending_->status == ExitStatus::kOk && !ending_->message_id.has_value() &&
+      !channel_.shutdown_requested()) {
+    ending_ = std::move(refused_);
   }
-  End(ExitStatus::kUnavailable,
-      absl::StrCat("export ", Quoted(*in_use_), " is in use (exclusive), and ",
-                   ending_->reason));
 }
 
 }  // namespace nbdinetd

@@ -59,7 +59,8 @@ class Negotiation {
   // Ends the connection when the peer receives no more: it timed out, or
   // disconnected.
   void EndUnsent(ExitStatus if_gone, std::string reason_if_gone);
-  void NoteInUse();
+  // Says of an ending that the client had been refused an export before.
+  void NoteRefusal();
 
   bool Greet();
   bool ReadClientFlags();
@@ -90,8 +91,8 @@ class Negotiation {
   absl::Time deadline_ = absl::InfiniteFuture();
   // Set after the client flags.
   std::optional<OptionHandlers> handlers_;
-  // The export that was refused last because it is in use.
-  std::optional<std::string> in_use_;
+  // Why the client was last refused an export: the ending if it leaves now.
+  std::optional<Ending> refused_;
   int troubles_logged_ = 0;
 
   // Haggling has ended when one of these is set.

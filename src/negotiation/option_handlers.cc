@@ -25,10 +25,21 @@ enum class IfRefused {
   kCarryOut,
 };
 
-// Answers an option whose export can't be opened; `status` is the catalog's.
-void RefuseExport(const absl::Status& status, OptionHandlers::Call& call) {
+Ending UnknownExport(absl::string_view name) {
+  return {
+      .status = ExitStatus::kOk,
+      .reason = absl::StrCat("client asked for unknown export ", Quoted(name)),
+      .message_id = message_id::kUnknownExport,
+      .unknown_export = std::string(name)};
+}
+
+// Answers an option whose export, `name`, can't be opened; `status` is the
+// catalog's.
+void RefuseExport(absl::string_view name, const absl::Status& status,
+                  OptionHandlers::Call& call) {
   OptionReplies& replies = call.replies;
   if (absl::IsNotFound(status)) {
+    call.refused = UnknownExport(name);
     replies.Error(NBD_REP_ERR_UNKNOWN, "there is no export of this name");
     return;
   }
@@ -215,11 +226,7 @@ OptionHandlers::Next OptionHandlers::OnExportName(Call& call) {
         ExitStatus::kProtocol,
         "client broke the protocol: an export name is no valid string"};
   }
-  if (absl::IsNotFound(opened.status())) {
-    return Ending{
-        ExitStatus::kOk,
-        absl::StrCat("client asked for unknown export ", Quoted(call.payload))};
-  }
+  if (absl::IsNotFound(opened.status())) return UnknownExport(call.payload);
   if (!opened.ok()) {
     return Ending{ExitStatus::kNoInput, std::string(opened.status().message())};
   }
@@ -232,7 +239,7 @@ OptionHandlers::Next OptionHandlers::OnExportName(Call& call) {
 
 OptionHandlers::Next OptionHandlers::OnAbort(Call& call) {
   call.replies.Ack();
-  return Ending{ExitStatus::kOk, "client ended option haggling"};
+  return Ending{ExitStatus::kOk, "client chose no export"};
 }
 
 OptionHandlers::Next OptionHandlers::OnList(Call& call) {
@@ -290,7 +297,7 @@ bool OptionHandlers::DescribeExport(const InfoRequest& request, Call& call) {
     described_.reset();
     absl::StatusOr<Catalog::Opened> found = catalog_.Open(request.name);
     if (!found.ok()) {
-      RefuseExport(found.status(), call);
+      RefuseExport(request.name, found.status(), call);
       return false;
     }
     described_ = Described{std::string(request.name), *std::move(found)};
@@ -367,7 +374,7 @@ void OptionHandlers::AnswerMetaContext(NbdOption option, Call& call) {
   }
   const absl::Status status = catalog_.Find(request->name);
   if (!status.ok()) {
-    RefuseExport(status, call);
+    RefuseExport(request->name, status, call);
     return;
   }
   const bool listing = option == NBD_OPT_LIST_META_CONTEXT;

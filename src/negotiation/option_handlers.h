@@ -49,6 +49,9 @@ class OptionHandlers {
     OptionReplies& replies;
     // Out: a server error for the log; the client gets only a general message.
     absl::Status trouble = absl::OkStatus();
+    // Out: why the client didn't get the export that it asked for: the ending
+    // of the connection if it leaves now.
+    std::optional<Ending> refused = std::nullopt;
   };
 
   // The step that the answer leads to.

@@ -13,7 +13,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/amounts.h"
 #include "base/errors.h"
+#include "base/exit_status.h"
 #include "base/limits.h"
 #include "base/poll.h"
 #include "base/steady_clock.h"
@@ -63,6 +65,25 @@ bool IsFaultOfTheConnection(int error_number) {
   }
 }
 
+// What is wrong with the server, for people, if the process of a connection
+// ends with this status; nullptr if nothing is, or it is the client's fault.
+const char* FaultOf(int exit_status) {
+  switch (static_cast<ExitStatus>(exit_status)) {
+    case ExitStatus::kOk:
+    case ExitStatus::kUnavailable:
+    case ExitStatus::kTimedOut:
+    case ExitStatus::kProtocol:
+    case ExitStatus::kRefused:
+      return nullptr;
+    case ExitStatus::kNoInput:
+      return "an export can't be opened";
+    case ExitStatus::kConfig:
+      return "the TLS files can't be used";
+    default:
+      return "the system, the storage or the sandbox failed";
+  }
+}
+
 // The process or the system has no descriptor left.
 bool IsOutOfDescriptors(int error_number) {
   return error_number == EMFILE || error_number == ENFILE;
@@ -83,6 +104,7 @@ Listener::Listener(ListenerResources resources, const ListenerConfig& config,
       log_(log),
       manager_(manager),
       spare_(OpenSpare()),
+      last_error_(resources_.trouble),
       denials_{RateLimit(kMaxDenialsLogged, kDenialsInterval), "refused ",
                " more connections by --allow and --deny in ", kDenialsInterval},
       faults_{RateLimit(kMaxFaultsLogged, kFaultsInterval), "",
@@ -154,9 +176,11 @@ absl::Time Listener::NextDeadline() const {
 }
 
 std::string Listener::Status() const {
-  return absl::StrCat(processes_.size(),
-                      processes_.size() == 1 ? " connection" : " connections",
-                      " now, ", served_, " served, ", refused_, " refused");
+  return absl::StrCat(
+      Counted(processes_.size(), "connection"), " now, ",
+      forked_ - std::min(unserved_->value(), forked_), " served, ", refused_,
+      " refused",
+      last_error_.empty() ? "" : absl::StrCat("; last error: ", last_error_));
 }
 
 void Listener::TellManager() {
@@ -196,12 +220,21 @@ void Listener::Reap() {
     if (processes_.erase(pid) == 0) continue;
     status_changed_ = true;
     if (processes_.empty()) idle_since_ = SteadyNow();
-    if (WIFSIGNALED(status)) {
-      LogFault(Priority::kError,
-               absl::StrCat("the process of a connection, ", pid,
-                            ", was killed by signal ", WTERMSIG(status), " (",
-                            strsignal(WTERMSIG(status)), ")"));
-    }
+    NoteEnded(pid, status);
+  }
+}
+
+void Listener::NoteEnded(pid_t pid, int status) {
+  if (WIFSIGNALED(status)) {
+    LogFault(Priority::kError,
+             absl::StrCat("the process of a connection, ", pid,
+                          ", was killed by signal ", WTERMSIG(status), " (",
+                          strsignal(WTERMSIG(status)), ")"));
+  } else if (const char* fault = FaultOf(WEXITSTATUS(status))) {
+    // It has logged the reason itself.
+    last_error_ =
+        absl::StrCat("the process of a connection, ", pid,
+                     ", ended with status ", WEXITSTATUS(status), ", ", fault);
   }
 }
 
@@ -270,15 +303,16 @@ void Listener::Pause(int error_number) {
 std::optional<Connection> Listener::Fork(ConnectionFd connection) {
   const pid_t pid = fork();
   if (pid < 0) {
-    Refuse(std::move(connection),
-           absl::StrCat("failed to fork a process for it: ", ErrnoText(errno)));
+    last_error_ =
+        absl::StrCat("failed to fork a process for it: ", ErrnoText(errno));
+    Refuse(std::move(connection), last_error_);
     return std::nullopt;
   }
   if (pid > 0) {
     // The new process owns the connection; the listener only closes its copy.
     connection.Release();
     processes_.insert(pid);
-    ++served_;
+    ++forked_;
     status_changed_ = true;
     told_refusal_.clear();
     return std::nullopt;
@@ -289,7 +323,8 @@ std::optional<Connection> Listener::Fork(ConnectionFd connection) {
   spare_.Reset();
   manager_.Forget();
   std::string peer = PeerName(connection.get());
-  return Connection{std::move(connection), UniqueFd(), std::move(peer)};
+  return Connection{std::move(connection), UniqueFd(), std::move(peer),
+                    unserved_};
 }
 
 void Listener::Refuse(ConnectionFd connection, const std::string& reason) {
@@ -298,9 +333,11 @@ void Listener::Refuse(ConnectionFd connection, const std::string& reason) {
   // Logs a reason once, however many connections follow.
   if (told_refusal_ != reason) {
     told_refusal_ = reason;
-    LogFault(
-        Priority::kWarning,
-        absl::StrCat("refusing ", PeerName(connection.get()), ": ", reason));
+    if (!Admit(faults_)) return;
+    const std::string peer = PeerName(connection.get());
+    log_.Write(Priority::kWarning, message_id::kRefused,
+               absl::StrCat("refusing ", peer, ": ", reason),
+               {{"NBD_PEER", peer}, {"NBD_REASON", reason}});
   }
 }
 
@@ -311,6 +348,7 @@ bool Listener::Admit(LimitedMessages& kind) {
 }
 
 void Listener::LogFault(Priority priority, const std::string& message) {
+  last_error_ = message;
   if (Admit(faults_)) log_.Write(priority, message);
 }
 
@@ -337,9 +375,9 @@ bool Listener::MayConnect(int connection) {
   status_changed_ = true;
   if (Admit(denials_)) {
     const std::string peer = PeerName(connection);
-    log_.Write(Priority::kWarning,
+    log_.Write(Priority::kWarning, message_id::kRefused,
                absl::StrCat("refusing ", peer, ": ", *reason),
-               {{"NBD_PEER", peer}});
+               {{"NBD_PEER", peer}, {"NBD_REASON", *reason}});
   }
   return false;
 }
@@ -357,7 +395,8 @@ bool Listener::ShedForWantOfDescriptors(int socket) {
   ConnectionFd connection(
       UniqueFd(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC)));
   const bool shed = connection.valid();
-  if (shed) Refuse(std::move(connection), ErrnoText(error_number));
+  last_error_ = ErrnoText(error_number);
+  if (shed) Refuse(std::move(connection), last_error_);
   spare_ = OpenSpare();
   return shed;
 }
@@ -376,9 +415,11 @@ void Listener::Drain() {
   TellSuppressed(faults_);
   manager_.Stopping(absl::StrCat("ending, with ", Status()));
   if (state_ == State::kHandingOver) {
-    log_.Write(Priority::kInfo,
-               absl::StrCat("handing over: ", processes_.size(),
-                            " connections continue in their processes"));
+    log_.Write(
+        Priority::kInfo,
+        absl::StrCat("handing over: ", Counted(processes_.size(), "connection"),
+                     processes_.size() == 1 ? " continues in its process"
+                                            : " continue in their processes"));
     return;
   }
   if (resources_.command > 0) kill(resources_.command, SIGTERM);
@@ -390,8 +431,9 @@ void Listener::Drain() {
   while (!processes_.empty() || resources_.command > 0) {
     if (!killed && SteadyNow() >= limit) {
       killed = true;
-      log_.Error(absl::StrCat(processes_.size(),
-                              " connections didn't end in time: killing them"));
+      log_.Error(absl::StrCat(Counted(processes_.size(), "connection"),
+                              " didn't end in time: killing ",
+                              processes_.size() == 1 ? "it" : "them"));
       for (const pid_t pid : processes_) kill(pid, SIGKILL);
       if (resources_.command > 0) kill(resources_.command, SIGKILL);
     }

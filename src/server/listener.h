@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -23,6 +24,7 @@
 #include "base/log.h"
 #include "base/rate_limit.h"
 #include "base/service_manager.h"
+#include "base/shared_counter.h"
 #include "base/signals.h"
 #include "base/unique_fd.h"
 #include "server/bind.h"
@@ -38,6 +40,8 @@ struct ListenerResources {
   // The process id of the command of --run, or -1. Its exit status becomes the
   // server's.
   pid_t command = -1;
+  // Why no connection can be served yet; empty if there is no reason.
+  std::string trouble;
 
   // Removes the Unix socket and the pidfile from the file system.
   void RemoveFiles();
@@ -90,6 +94,8 @@ class Listener {
   // suppressed in an interval that has ended.
   bool Admit(LimitedMessages& kind);
   void LogFault(Priority priority, const std::string& message);
+  // The process of a connection has ended with this status (wait(2)).
+  void NoteEnded(pid_t pid, int status);
   // Log the number of messages that were suppressed.
   void TellSuppressed(LimitedMessages& kind);
   void TellDueSuppressed();
@@ -115,8 +121,13 @@ class Listener {
   UniqueFd spare_;
 
   absl::flat_hash_set<pid_t> processes_;
-  uint64_t served_ = 0;
+  uint64_t forked_ = 0;
+  // Of these: connections that have ended without an export. Shared with the
+  // processes that are forked.
+  std::shared_ptr<SharedCounter> unserved_ = std::make_shared<SharedCounter>();
   uint64_t refused_ = 0;
+  // For the status; empty if there was none.
+  std::string last_error_;
   // Connections beyond max_connections, oldest first. A client that has seen
   // the end of its connection may connect again before that process is gone.
   struct Waiting {

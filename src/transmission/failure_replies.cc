@@ -9,6 +9,15 @@
 #include "protocol/nbd_error.h"
 
 namespace nbdinetd {
+namespace {
+
+MessageId KindOf(const Request& request, StorageError error) {
+  if (error == ENOSPC || error == EDQUOT) return message_id::kOutOfSpace;
+  return request.type == NBD_CMD_FLUSH ? message_id::kFailedFlush
+                                       : message_id::kStorageError;
+}
+
+}  // namespace
 
 std::string FailureReplies::Sentence(const Request& request,
                                      StorageError error) {
@@ -39,10 +48,13 @@ void FailureReplies::Answer(const Request& request, StorageError error,
 
 void FailureReplies::LogError(const Request& request, StorageError error) {
   if (++logged_ > kMaxStorageErrorsLogged) return;
-  log_.Error(absl::StrCat(
-      Quoted(target_.path()), ": ", Sentence(request, error),
-      logged_ == kMaxStorageErrorsLogged ? "; further errors are only counted"
-                                         : ""));
+  const std::string sentence = Sentence(request, error);
+  log_.Write(Priority::kError, KindOf(request, error),
+             absl::StrCat(Quoted(target_.path()), ": ", sentence,
+                          logged_ == kMaxStorageErrorsLogged
+                              ? "; further errors are only counted"
+                              : ""),
+             {{"NBD_REASON", sentence}});
 }
 
 }  // namespace nbdinetd

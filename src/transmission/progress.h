@@ -1,5 +1,6 @@
 // The STATUS= of a connection's process: the client, its export, and the bytes
-// so far.
+// so far. Its grammar is documented in nbdinetd.journal-fields(7), since
+// programs parse it.
 #ifndef NBDINETD_TRANSMISSION_PROGRESS_H_
 #define NBDINETD_TRANSMISSION_PROGRESS_H_
 

@@ -31,10 +31,11 @@ Transmission::Transmission(TransmissionSetup setup)
 Ending Transmission::Run() {
   for (;;) {
     // In this order: received requests may wait for one of the finished tasks.
-    deferred_.AnswerFinished();
+    const absl::Time oldest = deferred_.AnswerFinished();
     const uint64_t requests_before = statistics_.requests;
     HandleInput();
     if (!replies_.Flush()) OnUnsentReplies();
+    if (oldest != absl::InfiniteFuture()) NoteAnswered(oldest);
     if (Over()) return Finish();
     const absl::Time limit = WaitLimit();
     const Channel::Events events = channel_.Wait({
@@ -53,6 +54,12 @@ Ending Transmission::Run() {
       OnInput();
     }
   }
+}
+
+void Transmission::NoteAnswered(absl::Time oldest) {
+  // The channel has looked at the clock when it sent the replies.
+  statistics_.longest_request =
+      std::max(statistics_.longest_request, channel_.last_progress() - oldest);
 }
 
 Channel::Patience Transmission::PatienceAfter(uint64_t requests) const {
@@ -137,7 +144,8 @@ Ending Transmission::Finish() {
   if (channel_.shutdown_requested() && !target_.facts().read_only) {
     if (const int error = FinalFlush()) {
       return {ExitStatus::kSystem,
-              absl::StrCat("the final flush failed: ", ErrnoText(error))};
+              absl::StrCat("the final flush failed: ", ErrnoText(error)),
+              message_id::kFailedFlush};
     }
   }
   return *std::move(ending_);
@@ -210,7 +218,6 @@ bool Transmission::HandleHeader() {
     return false;
   }
   channel_.Consume(kRequestHeaderBytes);
-  ++statistics_.requests;
   if (log_.verbose()) {
     log_.Debug(absl::StrCat(CommandName(request->type), " (", request->type,
                             ") flags=", request->flags, " offset=",
@@ -220,6 +227,7 @@ bool Transmission::HandleHeader() {
     End(ExitStatus::kOk, "client disconnected");
     return false;
   }
+  ++statistics_.requests;
   StartRequest(*request);
   return true;
 }

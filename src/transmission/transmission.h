@@ -67,6 +67,9 @@ class Transmission {
   bool HandleHeader();
   void StartRequest(const Request& request);
 
+  // Counts the time of the requests of which the replies have just been sent;
+  // `oldest` is when the first of them went to a worker.
+  void NoteAnswered(absl::Time oldest);
   // How to wait after a turn that carried out so many requests.
   Channel::Patience PatienceAfter(uint64_t requests) const;
   bool WantInput() const;

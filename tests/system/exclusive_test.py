@@ -394,7 +394,7 @@ def _(t):
     second.expect_end()
     process.expect(EX_UNAVAILABLE)
     matches(r"ended: export \"\" is in use \(exclusive\): another client has not left it within "
-            "300ms;", process.stderr())
+            "300ms\n", process.stderr())
     process, second = connected(t, "--exclusive=wait", "--handshake-timeout=300ms", image)
     second.option(NBD_OPT_EXPORT_NAME, b"")
     second.expect_end()

@@ -482,7 +482,7 @@ def _(t):
         its_process.signal(signal.SIGTERM)
         client.read_to_end()
         its_process.expect(EX_OK)
-        matches(" ended: the server is shutting down;", its_process.stderr())
+        matches(" ended: the server is shutting down\n", its_process.stderr())
     drained(process, first)
     process, second = t.activated("--exclusive", image)
     second.start()

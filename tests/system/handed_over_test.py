@@ -61,7 +61,7 @@ def _(t):
             client.flush()
             client.disconnect()
             process.expect(EX_OK)
-            matches(r'serving export "\w*" to unix:.*: "disk", 1048576 bytes, read-write',
+            matches(r'serving export "\w*" to unix:.*: "disk", 1048576 bytes \(1 MiB\), read-write',
                     process.stderr())
             with open(path, "rb") as file:
                 eq(file.read(512), b"\x11" * 512, "what the file holds")

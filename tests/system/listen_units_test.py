@@ -400,16 +400,16 @@ def _(t):
     def status():
         return systemd.systemctl("show", "--value", "--property=StatusText", unit).strip()
     who = rf'^serving "my disk" to unix:pid={os.getpid()},uid=\d+,gid=\d+: '
-    wait_until(lambda: re.match(who + "0 requests, 0 B read, 0 B written, 0 errors$", status()),
+    wait_until(lambda: re.match(who + "0 requests, 0 bytes read, 0 bytes written, 0 errors$", status()),
                "the first status")
     eq(client.read(0, MIB), Path(image).read_bytes()[:MIB])
-    wait_until(lambda: re.match(who + r"1 requests, 1\.0 MiB read, 0 B written, 0 errors$",
-                                status()), "the status after a read")
+    wait_until(lambda: re.match(who + r"1 request, 1048576 bytes \(1 MiB\) read, "
+                                "0 bytes written, 0 errors$", status()), "the status after a read")
     time.sleep(1.1)  # so that the next one is told at once, before the request is done
     client.write(0, bytes(1536), flags=NBD_CMD_FLAG_FUA)
     eq(client.call(NBD_CMD_READ, 4 * MIB, 1).error, NBD_EINVAL)
-    wait_until(lambda: re.match(who + r"3 requests, 1\.0 MiB read, 1\.5 KiB written, 1 errors$",
-                                status()), "the status after a write and an error")
+    wait_until(lambda: re.match(who + r"3 requests, 1048576 bytes \(1 MiB\) read, "
+                                r"1536 bytes \(1\.5 KiB\) written, 1 error$", status()), "the status after a write and an error")
     eq(systemd.systemctl("show", "--value", "--property=SubState", unit).strip(), "running")
     client.disconnect()
 
@@ -423,7 +423,7 @@ def _(t):
     unit, = systemd.instances()
     time.sleep(1.2)  # the first status has been told for longer than a second
     client.write(0, bytes(3 * MIB // 2), flags=NBD_CMD_FLAG_FUA)
-    wanted = "1 requests, 0 B read, 1.5 MiB written, 0 errors"
+    wanted = "1 request, 0 bytes read, 1572864 bytes (1.5 MiB) written, 0 errors"
 
     def status():
         return systemd.systemctl("show", "--value", "--property=StatusText", unit).strip()

@@ -868,13 +868,14 @@ def _(t):
     process, client = t.activated(image, env={"NOTIFY_SOCKET": notify.path})
     client.start("disk")
     notify.wait("STATUS", r'^serving "disk" to unix:pid=.*: 0 requests, ')
+    matches("^negotiating with unix:pid=", notify.values("STATUS")[0], "before an export is chosen")
     started = time.monotonic()
     while time.monotonic() - started < 2:
         client.read(0, MIB)
         client.write(0, pattern(0, 512))
     seconds = time.monotonic() - started
-    last = notify.wait("STATUS", r": [1-9]\d* requests, [\d.]+ [MG]iB read, "
-                       r"[\d.]+ ([KMG]i)?B written, 0 errors$")
+    last = notify.wait("STATUS", r": [1-9]\d* requests, \d+ bytes \([\d.]+ [MG]iB\) read, "
+                       r"\d+ bytes( \([\d.]+ [KMG]iB\))? written, 0 errors$")
     note(last)
     time.sleep(1.2)  # the last word on it
     count = len(notify.values("STATUS"))

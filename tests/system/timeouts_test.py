@@ -39,7 +39,7 @@ def cut(process, client, reason, since=None, seconds=0.0):
         assert time.monotonic() - since >= seconds, f"cut after {time.monotonic() - since:.3f} s"
     lines = [line for line in process.stderr().splitlines() if " ended: " in line]
     eq(len(lines), 1, "lines about the end")
-    matches(rf" ended: {reason}; \d+ requests, ", lines[0])
+    matches(rf" ended: {reason}(; \d+ requests?, .*)?$", lines[0])
 
 
 # ------------------------------------------------------------------ the handshake
@@ -186,12 +186,12 @@ def _(t):
             client.send(client.request_bytes(NBD_CMD_READ, 0, 32 * MIB) * 2)
             process.expect(EX_TIMED_OUT)
             assert time.monotonic() - since >= 0.3
-            matches(r" ended: client read no replies for 300ms; \d requests, ", process.stderr())
+            matches(r" ended: client read no replies for 300ms; \d requests?, ", process.stderr())
     process, client = t.piped("-s", "--stall-timeout=300ms", image)
     client.start()
     client.send(client.request_bytes(NBD_CMD_READ, 0, 32 * MIB))
     process.expect(EX_TIMED_OUT)
-    matches(r" ended: client read no replies for 300ms; 1 requests, ", process.stderr())
+    matches(r" ended: client read no replies for 300ms; 1 request, ", process.stderr())
 
 
 @test("a client that is slow, but makes progress, is not disconnected, in either direction", waits=True)

@@ -1,0 +1,62 @@
+#include "base/amounts.h"
+
+#include <iterator>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+
+namespace nbdinetd {
+namespace {
+
+// With one digit behind the point, or none if it would be zero.
+std::string OneDigit(double number) {
+  const std::string text = absl::StrFormat("%.1f", number);
+  return std::string(absl::StripSuffix(text, ".0"));
+}
+
+}  // namespace
+
+std::string Counted(uint64_t number, absl::string_view noun) {
+  return absl::StrCat(number, " ", noun, number == 1 ? "" : "s");
+}
+
+std::string Amount(uint64_t bytes) {
+  static constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB", "PiB"};
+  // From here on, the text would be "1024".
+  constexpr double kNextUnit = 1023.95;
+  if (bytes < 1024) return Counted(bytes, "byte");
+  auto amount = static_cast<double>(bytes) / 1024;
+  size_t unit = 0;
+  while (amount >= kNextUnit && unit + 1 < std::size(kUnits)) {
+    amount /= 1024;
+    ++unit;
+  }
+  return absl::StrCat(OneDigit(amount), " ", kUnits[unit]);
+}
+
+std::string ExactAmount(uint64_t bytes) {
+  const std::string exact = Counted(bytes, "byte");
+  return bytes < 1024 ? exact : absl::StrCat(exact, " (", Amount(bytes), ")");
+}
+
+std::string RoughTime(absl::Duration duration) {
+  if (duration < absl::Milliseconds(1)) {
+    return absl::StrCat(absl::ToInt64Microseconds(duration), " us");
+  }
+  if (duration < absl::Seconds(1)) {
+    return absl::StrCat(absl::ToInt64Milliseconds(duration), " ms");
+  }
+  // From here on, one digit would make it "60 s".
+  if (duration < absl::Milliseconds(59950)) {
+    return absl::StrCat(OneDigit(absl::ToDoubleSeconds(duration)), " s");
+  }
+  const int64_t seconds =
+      absl::ToInt64Seconds(duration + absl::Milliseconds(500));
+  const int64_t minutes = seconds / 60, hours = minutes / 60;
+  if (hours == 0) return absl::StrCat(minutes, " min ", seconds % 60, " s");
+  if (hours < 24) return absl::StrCat(hours, " h ", minutes % 60, " min");
+  return absl::StrCat(hours / 24, " d ", hours % 24, " h");
+}
+
+}  // namespace nbdinetd

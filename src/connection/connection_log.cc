@@ -1,0 +1,147 @@
+#include "connection/connection_log.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/amounts.h"
+#include "base/errors.h"
+#include "export/export.h"
+
+namespace nbdinetd {
+namespace {
+
+// From here on, the last line names the longest request: people notice it.
+constexpr absl::Duration kLongRequest = absl::Seconds(1);
+
+const char* ModeOf(const Export& target) {
+  return target.facts().read_only ? "read-only" : "read-write";
+}
+
+// For the log: ", TLS (TLSv1.3, ...) with "CN=alice"".
+std::string TlsClause(const TlsPeer& tls) {
+  return absl::StrCat(
+      ", TLS (", tls.description, ")",
+      tls.identity.empty() ? "" : absl::StrCat(" with ", Quoted(tls.identity)));
+}
+
+MessageId MessageIdOf(const Ending& ending) {
+  if (ending.message_id.has_value()) return *ending.message_id;
+  switch (ending.status) {
+    case ExitStatus::kOk:
+      return message_id::kEnded;
+    case ExitStatus::kProtocol:
+      return message_id::kBrokenProtocol;
+    case ExitStatus::kTimedOut:
+      return message_id::kTimedOut;
+    case ExitStatus::kRefused:
+      // --allow and --deny refuse a client before it gets here.
+      return message_id::kTlsRefused;
+    case ExitStatus::kUnavailable:
+      return message_id::kRefused;
+    case ExitStatus::kNoInput:
+      return message_id::kNotOpened;
+    default:
+      return message_id::kStorageError;
+  }
+}
+
+Priority PriorityOf(const Ending& ending) {
+  switch (ending.status) {
+    case ExitStatus::kOk:
+      // The client didn't get what it asked for.
+      return ending.message_id.has_value() ? Priority::kWarning
+                                           : Priority::kInfo;
+    case ExitStatus::kProtocol:
+    case ExitStatus::kTimedOut:
+    case ExitStatus::kRefused:
+    case ExitStatus::kUnavailable:
+      return Priority::kWarning;
+    default:
+      return Priority::kError;
+  }
+}
+
+// The fields of the last message of every connection.
+std::vector<LogField> EndFields(const Ending& ending, absl::Duration duration) {
+  std::vector<LogField> fields = {
+      {"NBD_REASON", ending.reason},
+      {"NBD_EXIT_STATUS", absl::StrCat(static_cast<int>(ending.status))},
+      {"NBD_DURATION_USEC", absl::StrCat(absl::ToInt64Microseconds(duration))},
+  };
+  if (!ending.unknown_export.empty()) {
+    fields.emplace_back("NBD_EXPORT", ending.unknown_export);
+  }
+  return fields;
+}
+
+}  // namespace
+
+void SetExportFields(Log& log, const Negotiated& negotiated) {
+  log.SetField("NBD_EXPORT", negotiated.export_name);
+  log.SetField("NBD_FILE", negotiated.target->path());
+  log.SetField("NBD_MODE", ModeOf(*negotiated.target));
+}
+
+void LogStart(const Log& log, const std::string& peer,
+              const Negotiated& negotiated, const std::optional<TlsPeer>& tls) {
+  const Export& target = *negotiated.target;
+  if (!negotiated.read_only_reason.empty()) {
+    log.Write(Priority::kNotice, message_id::kReadOnly,
+              ReadOnlyNotice(target.path(), negotiated.read_only_reason),
+              {{"NBD_REASON", negotiated.read_only_reason}});
+  }
+  log.Write(
+      Priority::kInfo, message_id::kServing,
+      absl::StrCat(
+          "serving export ", Quoted(negotiated.export_name), " to ", peer, ": ",
+          Quoted(target.path()), ", ", ExactAmount(target.facts().size_bytes),
+          ", ", ModeOf(target), ", ",
+          negotiated.style == ReplyStyle::kSimple ? "simple" : "structured",
+          " replies", tls.has_value() ? TlsClause(*tls) : ""));
+}
+
+std::string ServingStatus(const std::string& peer, const Negotiated& negotiated,
+                          const std::optional<TlsPeer>& tls) {
+  return absl::StrCat("serving ", Quoted(negotiated.export_name), " to ", peer,
+                      tls.has_value() && !tls->identity.empty()
+                          ? absl::StrCat(" as ", Quoted(tls->identity))
+                          : "");
+}
+
+void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
+            const Statistics& statistics, absl::Duration duration) {
+  std::vector<LogField> fields = EndFields(ending, duration);
+  const auto add = [&](const char* name, uint64_t number) {
+    fields.emplace_back(name, absl::StrCat(number));
+  };
+  add("NBD_REQUESTS", statistics.requests);
+  add("NBD_BYTES_READ", statistics.bytes_read);
+  add("NBD_BYTES_WRITTEN", statistics.bytes_written);
+  add("NBD_ERRORS", statistics.errors);
+  add("NBD_LONGEST_REQUEST_USEC",
+      static_cast<uint64_t>(
+          absl::ToInt64Microseconds(statistics.longest_request)));
+  log.Write(
+      PriorityOf(ending), MessageIdOf(ending),
+      absl::StrCat(peer, " ended: ", ending.reason, "; ",
+                   Counted(statistics.requests, "request"), ", ",
+                   Amount(statistics.bytes_read), " read, ",
+                   Amount(statistics.bytes_written), " written, ",
+                   Counted(statistics.errors, "error"), ", in ",
+                   RoughTime(duration),
+                   statistics.longest_request < kLongRequest
+                       ? ""
+                       : absl::StrCat(", the longest request took ",
+                                      RoughTime(statistics.longest_request))),
+      std::move(fields));
+}
+
+void LogUnserved(const Log& log, const std::string& peer, const Ending& ending,
+                 absl::Duration duration) {
+  log.Write(PriorityOf(ending), MessageIdOf(ending),
+            absl::StrCat(peer, " ended: ", ending.reason),
+            EndFields(ending, duration));
+}
+
+}  // namespace nbdinetd
