@@ -105,6 +105,7 @@ python_tests = \
 	tests/system/listener_load_test.py \
 	tests/system/listener_test.py \
 	tests/system/other_release_test.py \
+	tests/system/pid1_boot_test.py \
 	tests/system/sandbox_test.py \
 	tests/system/secrets_test.py \
 	tests/system/service_page_activation_test.py \
@@ -170,7 +171,7 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/client_root.py tests/support/clients.py \
 	tests/support/faults.py tests/support/file_systems.py \
 	tests/support/harness.py tests/support/listening.py \
-	tests/support/nbd_client.py \
+	tests/support/nbd_client.py tests/support/pid1 tests/support/pid1.py \
 	tests/support/private_systemd.py tests/support/surroundings.py \
 	tests/support/tls.py \
 	tests/support/extent.h tests/support/fake_export.h \
