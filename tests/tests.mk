@@ -99,6 +99,7 @@ python_tests = \
 	tests/system/handed_over_test.py \
 	tests/system/hardening_test.py \
 	tests/system/inherited_descriptors_test.py \
+	tests/system/journal_messages_test.py \
 	tests/system/keepalive_test.py \
 	tests/system/limits_test.py \
 	tests/system/listen_units_test.py \
@@ -106,6 +107,7 @@ python_tests = \
 	tests/system/listener_test.py \
 	tests/system/other_release_test.py \
 	tests/system/pid1_boot_test.py \
+	tests/system/pid1_journal_test.py \
 	tests/system/sandbox_test.py \
 	tests/system/secrets_test.py \
 	tests/system/service_page_activation_test.py \

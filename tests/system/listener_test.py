@@ -801,6 +801,57 @@ def _(t):
     eq({sender for sender, _ in notify.messages()}, {process.pid}, "who has spoken")
 
 
+@test("the STATUS doesn't count a connection as served that ends without an export", waits=True)
+def _(t):
+    notify, door = NotifySocket(t), Door(t)
+    process = activate(t, "-e", "disk", t.pattern_image(MIB), inherited=[door],
+                       env={"NOTIFY_SOCKET": notify.path})
+
+    def leaves(client):
+        client.greeting()
+
+    def is_no_client(client):
+        client.greeting()
+        client.send(b"GET / HTTP/1.1\r\n")
+
+    def asks_for_another(client):
+        client.handshake()
+        client.option(NBD_OPT_EXPORT_NAME, b"tape")
+    for act in (leaves, is_no_client, asks_for_another):
+        client = door.client()
+        act(client)
+        client.shut_down_writing()
+        client.read_to_end()
+    door.client().start("disk").disconnect()
+    wait_alone(process)
+    notify.wait("STATUS", r"^0 connections now, 1 served, 0 refused$")
+    stop(process)
+
+
+@test("the STATUS has the last error of the server, and none of a client's faults", waits=True)
+def _(t):
+    notify, door, image = NotifySocket(t), Door(t), t.path("late.img")
+    process = activate(t, image, inherited=[door], env={"NOTIFY_SOCKET": notify.path})
+    none = r"^0 connections now, 0 served, 0 refused; last error: "
+    notify.wait("STATUS", none + f'failed to open "{re.escape(image)}": No such file or directory$')
+    door.client().read_to_end()
+    notify.wait("STATUS", none + r"the process of a connection, \d+, ended with status 66, an "
+                r"export can't be opened$")
+    Path(image).write_bytes(bytes(MIB))
+    client = door.client().start()
+    client.send(bytes(28))  # a wrong magic
+    client.read_to_end()
+    client = door.client().start()
+    child, = wait_until(lambda: (lambda c: c if len(c) == 1 else None)(children_of(process.pid)),
+                        "the process of the connection")
+    os.kill(child, signal.SIGKILL)
+    client.read_to_end()
+    notify.wait("STATUS", r"^0 connections now, 2 served, 0 refused; last error: the process of a "
+                rf"connection, {child}, was killed by signal 9 \(Killed\)$")
+    assert not [s for s in notify.values("STATUS") if "status 76" in s], "a client's fault"
+    stop(process)
+
+
 @test("STOPPING is sent also without a connection: on SIGTERM, and when an idle listener ends")
 def _(t):
     image, door = t.pattern_image(MIB), Door(t)
