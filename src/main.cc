@@ -45,8 +45,13 @@ int Main(int argc, char** argv) {
   CloseOtherDescriptors(
       inherited, {options.file, options.directory, options.tls.certificates,
                   options.tls.psk_file, options.pidfile, options.log_file});
+  if (!options.help && !options.version) {
+    usage.Update(CheckSources(options, inherited.files));
+  }
+  // Not after "--log disk.img", which forgets an argument: the message about it
+  // must not be appended to the image.
   std::optional<LogFile> log_file;
-  usage.Update(OpenLogFile(options, log_file));
+  if (usage.ok()) usage = OpenLogFile(options, log_file);
   Log log({options.log, options.verbose, inherited.standard_error_is_peer,
            std::move(log_file)});
   if (!usage.ok()) return Fail(log, usage);
@@ -60,8 +65,6 @@ int Main(int argc, char** argv) {
     return 0;
   }
   Invocation invocation(std::move(options), std::move(inherited.files));
-  const absl::Status sources = CheckSources(invocation);
-  if (!sources.ok()) return Fail(log, sources);
   if (invocation.options.check) return Check(invocation, log);
   if (!inherited.status.ok()) return Fail(log, inherited.status);
 

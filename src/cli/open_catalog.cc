@@ -103,18 +103,18 @@ absl::StatusOr<std::unique_ptr<Tls>> LoadTls(const Options& options,
 
 }  // namespace
 
-absl::Status CheckSources(const Invocation& invocation) {
-  const Options& options = invocation.options;
+absl::Status CheckSources(const Options& options,
+                          const std::vector<NamedFile>& files) {
   const absl::string_view named = !options.directory.empty() ? "--directory"
                                   : !options.file.empty()    ? "FILE"
                                                              : "";
-  if (invocation.files.empty() && named.empty()) {
+  if (files.empty() && named.empty()) {
     return absl::InvalidArgumentError(
         "there is no FILE to serve, nor --directory=DIR: name one on the "
         "command line; with nbdinetd.socket, NBDINETD_EXPORT= names it, in "
         "nbdinetd's file in /etc/default; see nbdinetd --help");
   }
-  if (invocation.files.empty() || named.empty()) return absl::OkStatus();
+  if (files.empty() || named.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "both ", named,
       " and files handed over as descriptors: leave out one of them"));

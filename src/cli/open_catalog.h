@@ -3,6 +3,7 @@
 #define NBDINETD_CLI_OPEN_CATALOG_H_
 
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -33,7 +34,8 @@ enum class MissingExport {
 
 // InvalidArgument unless exactly one of FILE, --directory and files that were
 // handed over says what is served.
-absl::Status CheckSources(const Invocation& invocation);
+absl::Status CheckSources(const Options& options,
+                          const std::vector<NamedFile>& files);
 
 // Opens the exports (FILE, --directory or the files that were handed over),
 // then loads the keys and OpenSSL. CheckSources() has succeeded. Logs each of

@@ -255,6 +255,14 @@ def _(t):
     client.expect_end()
 
 
+@test("a forgotten argument of --log costs no image: wrong usage writes to no file")
+def _(t):
+    image = t.pattern_image(MIB)
+    for arguments in (["--log", image], ["--log", image, "--nonsense", image], ["--log", image, "a", "b"]):
+        process = t.run([NBDINETD, "-f", *arguments], status=EX_USAGE)
+        eq((Path(image).read_bytes() == pattern(0, MIB), process.stderr() != ""), (True, True))
+
+
 @test("--log=/PATH in the background, with another user: the file is opened before the change of user")
 def _(t):
     need_root("to change the user")
