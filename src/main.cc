@@ -45,7 +45,8 @@ int Main(int argc, char** argv) {
   CloseOtherDescriptors(
       inherited, {options.file, options.directory, options.tls.certificates,
                   options.tls.psk_file, options.pidfile, options.log_file});
-  if (!options.help && !options.version) {
+  if (!options.help && !options.version &&
+      (options.check || inherited.status.ok())) {
     usage.Update(CheckSources(options, inherited.files));
   }
   // Not after "--log disk.img", which forgets an argument: the message about it
