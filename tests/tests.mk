@@ -27,6 +27,7 @@ unit_sources = \
 	tests/unit/base/amounts_test.cc \
 	tests/unit/base/errors_test.cc \
 	tests/unit/base/file_status_test.cc \
+	tests/unit/base/log_file_test.cc \
 	tests/unit/base/log_test.cc \
 	tests/unit/base/message_socket_test.cc \
 	tests/unit/base/rate_limit_test.cc \
@@ -91,6 +92,7 @@ python_tests = \
 	tests/system/activation_test.py \
 	tests/system/bench_smoke_test.py \
 	tests/system/clients_test.py \
+	tests/system/command_line_test.py \
 	tests/system/directory_exports_test.py \
 	tests/system/ends_test.py \
 	tests/system/exclusive_test.py \

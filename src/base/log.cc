@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -51,6 +52,16 @@ std::string CutLine(std::string line) {
   return line;
 }
 
+// The local time in a format of strftime(3). At most 31 bytes.
+std::string LocalTime(const char* format) {
+  const time_t now = time(nullptr);
+  // localtime() would read the time zone again.
+  tm local = {};
+  localtime_r(&now, &local);
+  char stamp[32];
+  return std::string(stamp, strftime(stamp, sizeof(stamp), format, &local));
+}
+
 constexpr char kSyslogSocket[] = "/dev/log";
 constexpr char kJournalSocket[] = "/run/systemd/journal/socket";
 
@@ -71,7 +82,8 @@ void AppendField(absl::string_view name, absl::string_view value,
 
 }  // namespace
 
-Log::Log(const Config& config) : verbose_(config.verbose) {
+Log::Log(Config config)
+    : file_(std::move(config.file)), verbose_(config.verbose) {
   const bool journal_stream =
       !config.standard_error_is_peer && StandardErrorIsJournal();
   const Sink standard_error = config.standard_error_is_peer ? Sink::kNothing
@@ -82,6 +94,9 @@ Log::Log(const Config& config) : verbose_(config.verbose) {
     sink_ = Sink::kNothing;
   } else if (config.destination == LogDestination::kSyslog) {
     sink_ = Sink::kSyslog;
+  } else if (file_.has_value()) {
+    sink_ = Sink::kFile;
+    tzset();  // see UseSyslog()
   } else if (config.destination == LogDestination::kJournal ||
              config.standard_error_is_peer ||
              (journal_stream && !config.destination.has_value())) {
@@ -117,6 +132,8 @@ void Log::UseSyslog() {
 void Log::Renew() {
   if (journal_.valid()) journal_.Renew();
   if (sink_ == Sink::kSyslog) syslog_.Renew();
+  if (file_.has_value()) file_->Follow();
+  follows_file_ = false;
 }
 
 void Log::SetField(absl::string_view name, absl::string_view value) {
@@ -162,24 +179,28 @@ void Log::WriteTo(Sink sink, Priority priority, absl::string_view message,
     case Sink::kSyslog:
       WriteToSyslog(priority, message);
       return;
+    case Sink::kFile:
+      WriteToFile(message);
+      return;
     case Sink::kJournal:
       WriteToJournal(priority, message, extra);
       return;
   }
 }
 
+void Log::WriteToFile(absl::string_view message) const {
+  if (follows_file_) file_->Follow();
+  file_->Append(CutLine(absl::StrCat(LocalTime("%F %T"), " ", kIdentifier, "[",
+                                     getpid(), "]: ", message)) +
+                "\n");
+}
+
 // Uses the format of syslog(3): RFC 3164 without a host name. syslog(3) itself
 // isn't called, since it waits without limit for a daemon that doesn't read.
 void Log::WriteToSyslog(Priority priority, absl::string_view message) const {
-  const time_t now = time(nullptr);
-  // localtime() would read the time zone again.
-  tm local = {};
-  localtime_r(&now, &local);
-  char stamp[sizeof("Mmm dd hh:mm:ss")];
-  strftime(stamp, sizeof(stamp), "%b %e %T", &local);
   syslog_.Send(absl::StrCat("<", LOG_DAEMON | static_cast<int>(priority), ">",
-                            stamp, " ", kIdentifier, "[", getpid(),
-                            "]: ", message));
+                            LocalTime("%b %e %T"), " ", kIdentifier, "[",
+                            getpid(), "]: ", message));
 }
 
 void Log::WriteToJournal(Priority priority, absl::string_view message,

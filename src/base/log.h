@@ -1,4 +1,4 @@
-// Writes messages to standard error, syslog or the journal.
+// Writes messages to standard error, syslog, the journal or a file.
 //
 // Invariant: no message is written to the client's own socket or pipe; Log uses
 // standard error only when it isn't the peer's. The constructor and UseSyslog()
@@ -18,6 +18,7 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "base/log_file.h"
 #include "base/message_id.h"
 #include "base/message_socket.h"
 
@@ -32,7 +33,7 @@ enum class Priority : int {
   kDebug = 7,
 };
 
-enum class LogDestination { kStandardError, kSyslog, kJournal, kNull };
+enum class LogDestination { kStandardError, kSyslog, kJournal, kNull, kFile };
 
 // A journal field, such as {"NBD_EXPORT", "disk"}.
 using LogField = std::pair<std::string, std::string>;
@@ -45,9 +46,11 @@ class Log {
     bool verbose = false;
     // The client reads from standard error: nothing may be written there.
     bool standard_error_is_peer = false;
+    // The destination kFile.
+    std::optional<LogFile> file = std::nullopt;
   };
 
-  explicit Log(const Config& config);
+  explicit Log(Config config);
 
   // Writes one message. `extra` is added to the fields of SetField(); fields
   // reach the journal only. A message that can't be delivered is dropped
@@ -70,9 +73,17 @@ class Log {
   // error.
   void UseSyslog();
 
+  // For a process that may open files as long as it runs: before each message,
+  // opens the log file anew if it was renamed.
+  void FollowFile() { follows_file_ = true; }
+
   // For a forked process: opens sockets of its own to the current daemons, so
-  // that it can't affect its parent's.
+  // that it can't affect its parent's, and opens a renamed log file anew for
+  // the last time.
   void Renew();
+
+  // The descriptor of the log file; -1 without one.
+  int file_fd() const { return file_.has_value() ? file_->fd() : -1; }
 
   // Adds a field to every later message.
   void SetField(absl::string_view name, absl::string_view value);
@@ -84,18 +95,22 @@ class Log {
     kPrefixedStderr,  // the journal reads a stream: "<6>message"
     kJournal,         // the journal's native protocol, with fields
     kSyslog,
+    kFile,  // "TIME nbdinetd[PID]: message"
   };
 
   // True if the journal can be reached; the first call connects to it.
   bool ReachJournal();
   void WriteTo(Sink sink, Priority priority, absl::string_view message,
                absl::Span<const LogField> extra) const;
+  void WriteToFile(absl::string_view message) const;
   void WriteToSyslog(Priority priority, absl::string_view message) const;
   void WriteToJournal(Priority priority, absl::string_view message,
                       absl::Span<const LogField> extra) const;
 
   mutable MessageSocket journal_;
   mutable MessageSocket syslog_;
+  mutable std::optional<LogFile> file_;
+  bool follows_file_ = false;
   Sink sink_;
   Sink debug_sink_;
   bool verbose_;

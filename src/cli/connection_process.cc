@@ -59,6 +59,12 @@ absl::StatusOr<Signals> CreateShutdownSignals(Exclusive exclusive) {
 
 }  // namespace
 
+absl::Status BecomeUser(const Options& options, const BoundSockets& sockets) {
+  const absl::Status changed = ChangeUser(options.user, options.group, sockets);
+  if (!changed.ok() || !options.parent.has_value()) return changed;
+  return EndWithParent(*options.parent);
+}
+
 int ServeInherited(Connection connection, const Invocation& invocation,
                    ServiceManager& manager, Log& log) {
   if (IsOver(connection, log)) {
@@ -70,8 +76,7 @@ int ServeInherited(Connection connection, const Invocation& invocation,
     return static_cast<int>(ExitStatus::kRefused);
   }
   const Options& options = invocation.options;
-  const absl::Status changed =
-      ChangeUser(options.user, options.group, BoundSockets());
+  const absl::Status changed = BecomeUser(options, BoundSockets());
   if (!changed.ok()) return Fail(log, changed);
   return RunConnectionProcess(std::move(connection), invocation,
                               KeyWarnings::kTell, manager, log);

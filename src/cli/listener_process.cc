@@ -41,8 +41,7 @@ absl::Status PrepareToListen(const Invocation& invocation,
     if (!pidfile.ok()) return pidfile.status();
     resources.pidfile = *std::move(pidfile);
   }
-  const absl::Status changed =
-      ChangeUser(options.user, options.group, resources.sockets);
+  const absl::Status changed = BecomeUser(options, resources.sockets);
   if (!changed.ok()) return changed;
   const absl::StatusOr<Opened> opened =
       OpenCatalogAndTls(invocation, missing, KeyWarnings::kTell, log);
@@ -54,6 +53,7 @@ absl::Status PrepareToListen(const Invocation& invocation,
 int RunListener(ListenerResources resources, Signals signals,
                 const Invocation& invocation, ServiceManager& manager,
                 Log& log) {
+  log.FollowFile();
   std::variant<Connection, int> outcome =
       Listener(std::move(resources), invocation.listener_config,
                std::move(signals), log, manager)

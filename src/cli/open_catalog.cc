@@ -14,11 +14,21 @@
 namespace nbdinetd {
 namespace {
 
-void LogReadOnly(const Log& log, const std::string& name,
-                 const std::string& reason) {
-  if (reason.empty()) return;
-  log.Write(Priority::kNotice, message_id::kReadOnly,
-            ReadOnlyNotice(name, reason), {{"NBD_REASON", reason}});
+// Logs what a client may not expect of an export.
+void LogNotices(const Log& log, const std::string& name, const Export& target,
+                const std::string& read_only_reason) {
+  if (!read_only_reason.empty()) {
+    log.Write(Priority::kNotice, message_id::kReadOnly,
+              ReadOnlyNotice(name, read_only_reason),
+              {{"NBD_REASON", read_only_reason}});
+  }
+  if (target.facts().size_bytes == 0) {
+    log.Write(Priority::kNotice,
+              absl::StrCat(Quoted(name),
+                           " is empty: clients get an export of 0 bytes, and "
+                           "can store nothing in it; 'truncate -s SIZE' gives "
+                           "a file its size"));
+  }
 }
 
 absl::StatusOr<std::unique_ptr<Catalog>> OpenFile(const Options& options,
@@ -27,7 +37,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFile(const Options& options,
   absl::StatusOr<std::unique_ptr<Export>> opened =
       OpenExport(options.file, options.read_only, &read_only_reason);
   if (!opened.ok()) return opened.status();
-  LogReadOnly(log, options.file, read_only_reason);
+  LogNotices(log, options.file, **opened, read_only_reason);
   return Catalog::OfOne(*std::move(opened), options.export_name,
                         options.description);
 }
@@ -60,7 +70,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(const Invocation& invocation,
           "shares it, and its locks, with whoever handed it over; give it the "
           "right to open the file"));
     }
-    LogReadOnly(log, name, read_only_reason);
+    LogNotices(log, name, **opened, read_only_reason);
     entries.push_back({name, options.description, *std::move(opened)});
   }
   return Catalog::OfNamed(std::move(entries));
@@ -69,24 +79,12 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(const Invocation& invocation,
 absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
     const Invocation& invocation, const Log& log) {
   const Options& options = invocation.options;
-  const std::vector<NamedFile>& files = invocation.files;
   if (!options.directory.empty()) {
-    if (!files.empty()) {
-      return absl::InvalidArgumentError(
-          "both --directory and files handed over as descriptors: give one or "
-          "the other");
-    }
     return OpenDirectory(options.directory, options.read_only,
                          options.export_name.value_or(""));
   }
-  if (options.file.empty() && files.empty()) {
-    return absl::InvalidArgumentError(
-        "no FILE to serve, nor --directory; see nbdinetd --help");
-  }
-  if (files.empty()) return OpenFile(options, log);
-  if (options.file.empty()) return OpenFiles(invocation, log);
-  return absl::InvalidArgumentError(
-      "both FILE and files handed over as descriptors: give one or the other");
+  return invocation.files.empty() ? OpenFile(options, log)
+                                  : OpenFiles(invocation, log);
 }
 
 // Loads the TLS settings; nullptr with --tls=off.
@@ -104,6 +102,23 @@ absl::StatusOr<std::unique_ptr<Tls>> LoadTls(const Options& options,
 }
 
 }  // namespace
+
+absl::Status CheckSources(const Options& options,
+                          const std::vector<NamedFile>& files) {
+  const absl::string_view named = !options.directory.empty() ? "--directory"
+                                  : !options.file.empty()    ? "FILE"
+                                                             : "";
+  if (files.empty() && named.empty()) {
+    return absl::InvalidArgumentError(
+        "there is no FILE to serve, nor --directory=DIR: name one on the "
+        "command line; with nbdinetd.socket, NBDINETD_EXPORT= names it, in "
+        "nbdinetd's file in /etc/default; see nbdinetd --help");
+  }
+  if (files.empty() || named.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "both ", named,
+      " and files handed over as descriptors: leave out one of them"));
+}
 
 absl::StatusOr<Opened> OpenCatalogAndTls(const Invocation& invocation,
                                          MissingExport missing,

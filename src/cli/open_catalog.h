@@ -3,6 +3,7 @@
 #define NBDINETD_CLI_OPEN_CATALOG_H_
 
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -31,9 +32,15 @@ enum class MissingExport {
   kLog,  // log the error; the catalog is nullptr
 };
 
+// InvalidArgument unless exactly one of FILE, --directory and files that were
+// handed over says what is served.
+absl::Status CheckSources(const Options& options,
+                          const std::vector<NamedFile>& files);
+
 // Opens the exports (FILE, --directory or the files that were handed over),
-// then loads the keys and OpenSSL. Logs each of them that is read-only without
-// --readonly, but for those of --directory. InvalidArgument: wrong options.
+// then loads the keys and OpenSSL. CheckSources() has succeeded. Logs each of
+// them that is empty, or read-only without --readonly, but for those of
+// --directory. InvalidArgument: wrong options.
 // Another code: a file can't be opened.
 absl::StatusOr<Opened> OpenCatalogAndTls(const Invocation& invocation,
                                          MissingExport missing,

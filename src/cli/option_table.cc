@@ -1,11 +1,15 @@
 #include "cli/option_table.h"
 
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <string>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -34,6 +38,9 @@ absl::Status Flag(const GivenOption&, Options& options) {
   Field<kPath...>(options) = true;
   return absl::OkStatus();
 }
+
+// An option of nbdkit's that changes nothing here.
+absl::Status Ignore(const GivenOption&, Options&) { return absl::OkStatus(); }
 
 // Stores a text that must not be empty. An empty one is usually an unset
 // variable, and must not mean the same as no option: all addresses, or no
@@ -109,14 +116,39 @@ absl::Status SetWord(const GivenOption& given, Words<Value> words,
   return Complain(given, complaint);
 }
 
+absl::Status SetThreads(const GivenOption& given, Options&) {
+  uint32_t ignored = 0;
+  return SetNumber(given, "a number from 1 on is needed", ignored);
+}
+
+absl::Status SetParent(const GivenOption&, Options& options) {
+  options.parent = getppid();
+  return absl::OkStatus();
+}
+
+template <int kFamily>
+absl::Status SetFamily(const GivenOption&, Options& options) {
+  options.listen.family = kFamily;
+  return absl::OkStatus();
+}
+
 absl::Status SetLog(const GivenOption& given, Options& options) {
+  options.log.reset();
+  options.log_file.clear();
+  if (given.argument == "default") return absl::OkStatus();
+  if (absl::StartsWith(given.argument, "/")) {
+    options.log = LogDestination::kFile;
+    options.log_file = std::string(given.argument);
+    return absl::OkStatus();
+  }
   return SetWord<LogDestination>(given,
                                  {{"stderr", LogDestination::kStandardError},
                                   {"syslog", LogDestination::kSyslog},
                                   {"journal", LogDestination::kJournal},
                                   {"null", LogDestination::kNull}},
                                  "there is no such destination; use stderr, "
-                                 "syslog, journal or null",
+                                 "syslog, journal, null or the absolute path "
+                                 "of a file",
                                  options.log);
 }
 
@@ -159,6 +191,7 @@ using enum HelpSection;
 constexpr OptionRow kTable[] = {
     {.letter = 'r',
      .name = "readonly",
+     .alias = "read-only",
      .help = "export read-only",
      .set = Flag<&Options::read_only>},
     {.letter = 'e',
@@ -193,7 +226,7 @@ constexpr OptionRow kTable[] = {
      .set = SetSandbox},
     {.name = "log",
      .argument = "=DESTINATION",
-     .help = "stderr, syslog, journal or null",
+     .help = "stderr, syslog, journal, null or /PATH",
      .set = SetLog},
     {.letter = 'v',
      .name = "verbose",
@@ -213,6 +246,7 @@ constexpr OptionRow kTable[] = {
     {.section = kClient,
      .letter = 's',
      .name = "single",
+     .alias = "stdin",
      .help = "serve standard input and output, then exit",
      .set = Flag<&Options::activation, &ActivationOptions::single>},
 
@@ -226,10 +260,25 @@ constexpr OptionRow kTable[] = {
     {.section = kListening,
      .letter = 'i',
      .name = "ipaddr",
+     .alias = "ip-addr",
      .argument = "=IP",
      .help = "only on this address, not on all",
      .opens_socket = true,
      .set = Text<&Options::listen, &ListenAddress::ip_address>},
+    {.section = kListening,
+     .letter = '4',
+     .name = "ipv4-only",
+     .help = "only on IPv4",
+     .opens_socket = true,
+     .excludes = {"unix", "vsock"},
+     .set = SetFamily<AF_INET>},
+    {.section = kListening,
+     .letter = '6',
+     .name = "ipv6-only",
+     .help = "only on IPv6; of -4 and -6, the last one holds",
+     .opens_socket = true,
+     .excludes = {"unix", "vsock"},
+     .set = SetFamily<AF_INET6>},
     {.section = kListening,
      .letter = 'U',
      .name = "unix",
@@ -247,6 +296,7 @@ constexpr OptionRow kTable[] = {
     {.section = kListening,
      .letter = 'f',
      .name = "foreground",
+     .alias = "no-fork",
      .help = "do not fork into the background",
      .set = Flag<&Options::activation, &ActivationOptions::foreground>},
     {.section = kListening,
@@ -256,8 +306,18 @@ constexpr OptionRow kTable[] = {
      .opens_socket = true,
      .set = Text<&Options::run>},
     {.section = kListening,
+     .name = "print-uri",
+     .help = "print the NBD URI on standard output",
+     .excludes = {"single"},
+     .set = Flag<&Options::print_uri>},
+    {.section = kListening,
+     .name = "exit-with-parent",
+     .help = "in the foreground, until the parent process ends",
+     .set = SetParent},
+    {.section = kListening,
      .letter = 'P',
      .name = "pidfile",
+     .alias = "pid-file",
      .argument = "=PATH",
      .help = "write the process id to PATH",
      .set = Text<&Options::pidfile>},
@@ -344,6 +404,19 @@ constexpr OptionRow kTable[] = {
      .argument = "=TIME",
      .help = "TCP: silent, and no answer of its machine, 2min",
      .set = Time<&Options::timeouts, &Timeouts::keepalive>},
+
+    {.section = kNoEffect,
+     .letter = 'n',
+     .name = "newstyle",
+     .alias = "new-style",
+     .help = "nbdinetd has no other handshake",
+     .set = Ignore},
+    {.section = kNoEffect,
+     .letter = 't',
+     .name = "threads",
+     .argument = "=N",
+     .help = "each connection starts the threads that it needs",
+     .set = SetThreads},
 };
 
 }  // namespace

@@ -23,7 +23,8 @@ enum class HelpSection {
   kListening,
   kTls,
   kAccess,
-  kLimits
+  kLimits,
+  kNoEffect  // taken, since nbdkit has them
 };
 
 // An option from the command line, spelled as in the table.

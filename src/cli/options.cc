@@ -9,8 +9,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
+#include "absl/types/span.h"
 #include "base/errors.h"
 #include "cli/option_table.h"
+#include "cli/unknown_option.h"
 
 namespace nbdinetd {
 namespace {
@@ -55,24 +58,36 @@ GetoptArrays MakeGetoptArrays() {
   return arrays;
 }
 
+absl::Status WrongOption(absl::string_view sentence) {
+  return absl::InvalidArgumentError(absl::StrCat(sentence, kSeeHelp));
+}
+
 // The error that getopt_long() reports by '?' or ':' and optopt: 0 for an
 // unknown long option, the value of a known option with a missing or unwanted
 // argument, otherwise the letter. A long option is the argument before optind;
 // a letter may be in the middle of a bundle, before optind moves.
-absl::Status GetoptError(int code, char** argv) {
+absl::Status GetoptError(int code, int argc, char** argv) {
   const absl::string_view argument = argv[optind - 1];
   const bool known = FindRow(optopt) != nullptr;
   const bool is_long =
       optopt == 0 ||
       (known && (code == '?' || absl::StartsWith(argument, "--")));
-  const std::string name =
-      is_long ? std::string(argument)
-              : absl::StrCat("-", std::string(1, static_cast<char>(optopt)));
-  return absl::InvalidArgumentError(absl::StrCat(
-      "option ", Quoted(name),
-      code == ':' ? " needs an argument"
-      : known     ? " takes no argument"
-                  : " is unknown, or the beginning of several options"));
+  if (known) {
+    const std::string name =
+        is_long ? std::string(argument)
+                : absl::StrCat("-", std::string(1, static_cast<char>(optopt)));
+    return WrongOption(absl::StrCat(
+        "option ", Quoted(name),
+        code == ':' ? " needs an argument" : " takes no argument"));
+  }
+  if (!is_long) return WrongOption(ExplainLetter(static_cast<char>(optopt)));
+  const size_t equals = argument.find('=');
+  const absl::string_view value = equals != absl::string_view::npos
+                                      ? argument.substr(equals + 1)
+                                  : optind < argc ? argv[optind]
+                                                  : "";
+  return WrongOption(ExplainLongOption(
+      absl::StripPrefix(argument.substr(0, equals), "--"), value));
 }
 
 // Rows in the order in which they were given, without those that have an empty
@@ -101,6 +116,32 @@ bool Excludes(const OptionRow& row, absl::string_view name) {
 absl::Status Together(absl::string_view a, absl::string_view b) {
   return absl::InvalidArgumentError(
       absl::StrCat(a, " and ", b, " can't be used together"));
+}
+
+// Takes FILE. nbdkit's forms are "file PATH", "file=PATH" and "file file=PATH";
+// "file" is its plugin there, and file= a parameter.
+absl::Status TakeFile(absl::Span<char* const> words, Options& options) {
+  constexpr absl::string_view kPlugin = "file", kParameter = "file=";
+  if (words.size() > 1 && words[0] == kPlugin) words.remove_prefix(1);
+  if (words.empty()) return absl::OkStatus();
+  absl::string_view file = words[0];
+  if (absl::ConsumePrefix(&file, kParameter) && file.empty()) {
+    return WrongOption("file= is empty");
+  }
+  options.file = std::string(file);
+  for (const absl::string_view word : words) {
+    if (const auto sentence = ExplainParameter(word)) {
+      return WrongOption(*sentence);
+    }
+  }
+  if (words.size() == 1) return absl::OkStatus();
+  if (const auto sentence = ExplainPlugin(words[0])) {
+    return WrongOption(*sentence);
+  }
+  return WrongOption(absl::StrCat("one FILE is served, but ", words.size(),
+                                  " were given: ", Quoted(words[0]), ", ",
+                                  Quoted(words[1]),
+                                  words.size() > 2 ? ", ..." : ""));
 }
 
 // Checks for options that exclude each other.
@@ -162,6 +203,8 @@ constexpr SectionLayout kSections[] = {
      29},
     {HelpSection::kLimits, "Limits for the peer (10s, 2min, 0 for none):\n",
      33},
+    {HelpSection::kNoEffect, "Taken for nbdkit's command lines, no effect:\n",
+     29},
 };
 
 constexpr char kHelpBegin[] = R"(Usage: nbdinetd [OPTIONS] FILE
@@ -203,16 +246,11 @@ absl::Status ParseOptions(int argc, char** argv, Options* options) {
   while ((value = getopt_long(argc, argv, arrays.letters.c_str(),
                               arrays.names.data(), nullptr)) != -1) {
     const OptionRow* row = FindRow(value);
-    first_error.Update(row == nullptr ? GetoptError(value, argv)
+    first_error.Update(row == nullptr ? GetoptError(value, argc, argv)
                                       : Apply(*row, optarg, options, &given));
   }
-  // nbdkit's form, "file /srv/disk.img": "file" is its plugin.
-  if (argc - optind == 2 && absl::string_view(argv[optind]) == "file") ++optind;
-  if (optind < argc) options->file = argv[optind];
-  if (argc - optind > 1) {
-    first_error.Update(absl::InvalidArgumentError(absl::StrCat(
-        "one FILE is served, but ", argc - optind, " were given")));
-  }
+  first_error.Update(
+      TakeFile(absl::MakeSpan(argv + optind, argv + argc), *options));
   first_error.Update(CheckTogether(*options, given));
   first_error.Update(SettleTls(options));
   return first_error;

@@ -2,6 +2,8 @@
 #ifndef NBDINETD_CLI_OPTIONS_H_
 #define NBDINETD_CLI_OPTIONS_H_
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -27,6 +29,7 @@ struct Options {
   std::optional<std::string> export_name;
   std::string description;
   std::optional<LogDestination> log;
+  std::string log_file;  // absolute; the destination kFile
   bool verbose = false;
   Timeouts timeouts;
   TlsSettings tls;
@@ -34,6 +37,10 @@ struct Options {
   AccessRules access;
   Exclusive exclusive = Exclusive::kOff;
   SandboxMode sandbox = kDefaultSandbox;
+
+  // The parent process, with which this one ends (--exit-with-parent).
+  std::optional<pid_t> parent;
+  bool print_uri = false;
 
   bool check = false;
   bool version = false;

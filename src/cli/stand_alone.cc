@@ -35,6 +35,27 @@ ListenAddress AddressOf(const Options& options) {
   return address;
 }
 
+std::string LocalUri(const Options& options, const BoundSockets& bound) {
+  return UriOf(options.listen, bound.unix_path,
+               options.export_name.value_or(""),
+               options.tls.mode == TlsMode::kRequire);
+}
+
+// Says where clients can connect, if nobody can know that otherwise: to a
+// person who waits for it in the foreground, or of a path that was made up.
+void Announce(const Options& options, const BoundSockets& bound,
+              const Log& log) {
+  const std::string uri = LocalUri(options, bound);
+  if (options.print_uri) Print(absl::StrCat(uri, "\n"));
+  const bool stays =
+      options.activation.foreground || options.parent.has_value();
+  if (options.run.empty() && (stays || options.listen.unix_path == "-")) {
+    log.Write(Priority::kInfo,
+              absl::StrCat("listening on ", bound.where,
+                           "; clients on this machine use ", uri));
+  }
+}
+
 // Starts the command of --run; -1 when there is none.
 absl::StatusOr<pid_t> StartRun(const Options& options,
                                const BoundSockets& bound) {
@@ -54,8 +75,7 @@ absl::StatusOr<pid_t> StartRun(const Options& options,
                                     : absl::StrCat("nbd:", host, ":", port)},
        {"port", is_unix ? "" : absl::StrCat(port)},
        {"unixsocket", bound.unix_path},
-       {"uri", UriOf(options.listen, bound.unix_path, name,
-                     options.tls.mode == TlsMode::kRequire)},
+       {"uri", LocalUri(options, bound)},
        {"exportname", name}});
 }
 
@@ -75,6 +95,7 @@ absl::Status Start(const Invocation& invocation, const Log& log,
       PrepareToListen(invocation, MissingExport::kFail, log, resources);
   if (status.ok()) status = resources.sockets.Listen();
   if (!status.ok()) return status;
+  Announce(invocation.options, resources.sockets, log);
   const absl::StatusOr<pid_t> command =
       StartRun(invocation.options, resources.sockets);
   if (!command.ok()) return command.status();
@@ -103,8 +124,8 @@ int StandAlone(Invocation invocation, ServiceManager& manager, Log& log) {
                          "--exit-idle needs a service manager that holds the "
                          "socket: activate it by a .socket unit"));
   }
-  const bool in_background =
-      !options.activation.foreground && options.run.empty();
+  const bool in_background = !options.activation.foreground &&
+                             options.run.empty() && !options.parent.has_value();
   const auto fail_to_start = [&](const absl::Status& status) {
     const int exit_status = Fail(log, status);
     return in_background ? kBackgroundFailed : exit_status;

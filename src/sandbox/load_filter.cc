@@ -57,6 +57,7 @@ int LoadFilter(const Filter& filter, const SandboxFacts& facts) {
       {kKernelTls, facts.kernel_tls ? socket : -1},
       {kSignals, facts.signals_fd},
       {kWorkers, facts.workers_fd},
+      {kLogFile, facts.log_fd},
   };
   for (size_t i = 0; i < filter.count; ++i) {
     for (const auto& [placeholder, number] : known) {

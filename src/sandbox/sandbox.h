@@ -44,13 +44,15 @@ struct SandboxFacts {
   bool exclusive = false;      // exports are locked
   bool takeover = false;       // and their holders are asked to end
   // Descriptors, or -1: the exports' directory; the connection's two
-  // directions; the signalfd; the eventfd by which workers report results.
+  // directions; the signalfd; the eventfd by which workers report results; the
+  // file of --log.
   int directory_fd = -1;
   int input_fd = -1;
   int output_fd = -1;
   bool kernel_tls = false;  // with TLS: the kernel may encrypt on the socket
   int signals_fd = -1;
   int workers_fd = -1;
+  int log_fd = -1;
 };
 
 class Sandbox {

@@ -98,6 +98,7 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"read", When::kAlways, 0, "Workers", Is(0, kWorkers)},
     {"write", When::kAlways, 0, "OpenSSL, --check", Is(0, kOutput)},
     {"write", When::kAlways, 0, "Log to standard error", Is(0, STDERR_FILENO)},
+    {"write", When::kAlways, 0, "Log to a file", Is(0, kLogFile)},
     {"write", When::kAlways, 0, "Workers", Is(0, kWorkers)},
     {"writev", When::kAlways, 0, "PipeStream", Is(0, kOutput)},
     {"writev", When::kAlways, 0, "the C library, before it aborts",

@@ -63,12 +63,14 @@ absl::StatusOr<BoundSockets> BindTcp(const ListenAddress& address,
                                      uint32_t port) {
   addrinfo hints = {};
   hints.ai_flags = AI_PASSIVE;
+  hints.ai_family = address.family;
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
-  const std::string where =
-      address.ip_address.empty()
-          ? absl::StrCat("TCP port ", port)
-          : absl::StrCat(address.ip_address, " port ", port);
+  const std::string where = absl::StrCat(
+      address.ip_address.empty() ? "TCP" : address.ip_address, " port ", port,
+      address.family == AF_INET    ? " of IPv4"
+      : address.family == AF_INET6 ? " of IPv6"
+                                   : "");
   const int result = getaddrinfo(
       address.ip_address.empty() ? nullptr : address.ip_address.c_str(),
       absl::StrCat(port).c_str(), &hints, &found);
@@ -183,11 +185,12 @@ int BindPath(BoundSockets& bound) {
 
 absl::StatusOr<BoundSockets> BindUnix(const std::string& path) {
   BoundSockets bound;
-  bound.where = absl::StrCat("Unix socket ", Quoted(path));
   if (path == "-") {
     char folder[] = "/tmp/nbdinetdXXXXXX";
     if (mkdtemp(folder) == nullptr) {
-      return ErrnoStatus(errno, "failed to make a folder in /tmp",
+      return ErrnoStatus(errno,
+                         "failed to make a private folder in /tmp for the "
+                         "Unix socket",
                          absl::StatusCode::kAlreadyExists);
     }
     bound.private_folder = folder;
@@ -195,6 +198,7 @@ absl::StatusOr<BoundSockets> BindUnix(const std::string& path) {
   } else {
     bound.unix_path = AbsolutePath(path);
   }
+  bound.where = absl::StrCat("Unix socket ", Quoted(bound.unix_path));
   if (const int error = BindPath(bound)) {
     if (!bound.private_folder.empty()) rmdir(bound.private_folder.c_str());
     return BindError(error, bound.where);

@@ -27,6 +27,7 @@ struct ListenAddress {
   std::string ip_address;
   std::string unix_path;  // "-": in a new private folder
   bool vsock = false;
+  int family = 0;  // AF_INET or AF_INET6: TCP only on this one; 0: on both
 };
 
 struct BoundSockets {

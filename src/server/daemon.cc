@@ -4,6 +4,7 @@
 #include <grp.h>
 #include <pwd.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -206,6 +207,15 @@ absl::Status ChangeUser(const std::string& user, const std::string& group,
   if (!credentials.ok()) return credentials.status();
   sockets.GiveTo(credentials->uid, credentials->gid);
   return Become(*credentials);
+}
+
+absl::Status EndWithParent(pid_t parent) {
+  if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0) {
+    return ErrnoStatus(errno, "failed to arrange for --exit-with-parent");
+  }
+  // The parent may have ended before.
+  if (getppid() != parent) kill(getpid(), SIGTERM);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<pid_t> StartCommand(

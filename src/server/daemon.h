@@ -69,6 +69,12 @@ class Pidfile {
 absl::Status ChangeUser(const std::string& user, const std::string& group,
                         const BoundSockets& sockets);
 
+// Makes the kernel send SIGTERM to this process when `parent`, its parent
+// process, ends; sends it at once if `parent` has ended already. The kernel
+// forgets this when the process changes its user: call it again then. A forked
+// process doesn't inherit it. Internal when prctl(2) fails.
+absl::Status EndWithParent(pid_t parent);
+
 // Runs `command` by /bin/sh, with `variables` added to its environment. Returns
 // its process id. Internal when fork(2) fails.
 absl::StatusOr<pid_t> StartCommand(

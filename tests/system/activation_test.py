@@ -705,7 +705,7 @@ def _(t):
                              (["-Z", image], "-Z"),
                              (["-rZv", image], "-Z"),
                              (["--log=somewhere", image], "somewhere"),
-                             (["--log", image], re.escape(image)),
+                             (["--log", image], "FILE"),
                              (["--readonly=yes", image], "--readonly"),
                              (["-e"], "-e"),
                              (["--exportname"], "--exportname"),

@@ -2,6 +2,7 @@
 
 #include <getopt.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 
 #include <cstdlib>
 #include <sstream>
@@ -49,12 +50,18 @@ std::string Words(const Options& options) {
   if (options.help) words << "help ";
   if (options.verbose) words << "verbose ";
   if (options.log.has_value()) {
-    constexpr const char* kNames[] = {"stderr", "syslog", "journal", "null"};
-    words << "log(" << kNames[static_cast<int>(*options.log)] << ") ";
+    constexpr const char* kNames[] = {"stderr", "syslog", "journal", "null",
+                                      "file "};
+    words << "log(" << kNames[static_cast<int>(*options.log)]
+          << options.log_file << ") ";
   }
   if (!options.directory.empty()) {
     words << "directory(" << options.directory << ") ";
   }
+  if (options.print_uri) words << "print-uri ";
+  if (options.parent.has_value()) words << "parent ";
+  if (options.listen.family == AF_INET) words << "ipv4 ";
+  if (options.listen.family == AF_INET6) words << "ipv6 ";
   words << "file(" << options.file << ")";
   return words.str();
 }
@@ -108,6 +115,32 @@ TEST(Options, EachHasItsMeaning) {
       {{"--log=journal", "disk"}, "log(journal) file(disk)"},
       {{"--log=null", "disk"}, "log(null) file(disk)"},
       {{"--log", "null", "disk"}, "log(null) file(disk)"},
+      {{"--log=/var/log/nbd", "disk"}, "log(file /var/log/nbd) file(disk)"},
+      {{"--log=null", "--log=default", "disk"}, "file(disk)"},
+      {{"--log=/a", "--log=null", "disk"}, "log(null) file(disk)"},
+      {{"--print-uri", "disk"}, "print-uri file(disk)"},
+      {{"--exit-with-parent", "disk"}, "parent file(disk)"},
+      {{"-4", "disk"}, "ipv4 file(disk)"},
+      {{"--ipv6-only", "disk"}, "ipv6 file(disk)"},
+  });
+}
+
+// What nbdkit(1) has is taken as it is there.
+TEST(Options, ACommandLineOfNbdkitIsTaken) {
+  ExpectAll({
+      {{"file", "disk"}, "file(disk)"},
+      {{"file=disk"}, "file(disk)"},
+      {{"file", "file=disk"}, "file(disk)"},
+      {{"file", "-r", "file=a=b"}, "read-only file(a=b)"},
+      {{"file"}, "file(file)"},
+      {{"./file=disk"}, "file(./file=disk)"},
+      {{"-4", "-6", "disk"}, "ipv6 file(disk)"},
+      {{"-6", "--ipv4-only", "disk"}, "ipv4 file(disk)"},
+      {{"-n", "disk"}, "file(disk)"},
+      {{"--newstyle", "--new-style", "disk"}, "file(disk)"},
+      {{"-t", "4", "--threads=16", "disk"}, "file(disk)"},
+      {{"--read-only", "--no-fork", "disk"}, "read-only foreground file(disk)"},
+      {{"--stdin", "disk"}, "single file(disk)"},
   });
 }
 
@@ -163,6 +196,16 @@ TEST(Options, AValueMayHoldAnEqualsSignAndSpaces) {
              {{"-e", "a=b", "disk"}, "name(a=b) file(disk)"}});
 }
 
+TEST(Options, AnAddressFamilyAsksToListen) {
+  for (const char* option : {"-4", "-6"}) {
+    EXPECT_NE(Parse({option, "disk"}).options.activation.own_socket, "");
+  }
+  for (const char* option : {"--print-uri", "--exit-with-parent", "-n"}) {
+    EXPECT_EQ(Parse({option, "disk"}).options.activation.own_socket, "");
+    EXPECT_FALSE(Parse({option, "disk"}).options.activation.foreground);
+  }
+}
+
 // What is wrong is usage, exit status 64, and the message names the argument.
 struct Wrong {
   std::vector<std::string> arguments;
@@ -213,6 +256,61 @@ TEST(WrongUsage, AnAmbiguousAbbreviationIsRefused) {
   ExpectAllWrong({
       {{"--ver", "disk"}, {"--ver", "several"}},
       {{"--v", "disk"}, {"--v", "several"}},
+  });
+}
+
+TEST(WrongUsage, AnUnknownOptionHasTheMostSimilarOneBesideIt) {
+  ExpectAllWrong({
+      {{"--read-olny", "disk"}, {"--readonly", "nbdinetd --help"}},
+      {{"--prot=1", "disk"}, {"--port", "nbdinetd --help"}},
+      {{"--tls-veryfy-peer"}, {"--tls-verify-peer", "nbdinetd --help"}},
+      {{"-R", "disk"}, {"did you mean -r (--readonly)", "nbdinetd --help"}},
+      {{"--tls-"}, {"several", "--tls-psk", "--tls-allow", "--help"}},
+      {{"-x", "disk"}, {"nbdinetd --help"}},
+      {{"-e"}, {"nbdinetd --help"}},
+      {{"--check=", "disk"}, {"nbdinetd --help"}},
+  });
+  // Nothing is similar to it.
+  EXPECT_EQ(Parse({"--nonsense"}).status.message(),
+            "option \"--nonsense\" is unknown; see nbdinetd --help");
+}
+
+TEST(WrongUsage, WhatOnlyNbdkitHasIsNamedWithWhatServesInstead) {
+  ExpectAllWrong({
+      {{"--filter=cow", "disk"}, {"--filter=cow is nbdkit's", "snapshot"}},
+      {{"--filter", "ip", "disk"}, {"--filter=ip is nbdkit's", "--allow"}},
+      {{"--filter=other", "disk"},
+       {"--filter=other is nbdkit's; nbdinetd has"}},
+      {{"disk", "--filter"}, {"--filter is nbdkit's; nbdinetd has no filters"}},
+      {{"-o", "disk"}, {"-o is nbdkit's", "newstyle"}},
+      {{"--oldstyle", "disk"}, {"--oldstyle is nbdkit's", "newstyle"}},
+      {{"-D", "file.x=1", "disk"}, {"-D is nbdkit's", "-v"}},
+      {{"--no-sr", "disk"}, {"--no-sr is nbdkit's"}},
+      {{"--swap", "disk"}, {"--swap is nbdkit's", "MemorySwapMax=0"}},
+      {{"--timeout=3", "disk"}, {"--timeout is nbdkit's", "--handshake-timeo"}},
+      {{"memory", "1G"}, {"\"memory\" is a plugin of nbdkit's", "--directory"}},
+      {{"file", "disk", "cache=none"}, {"\"cache=none\"", "page cache"}},
+      {{"file", "dir=/srv"}, {"\"dir=/srv\"", "--directory"}},
+  });
+}
+
+TEST(WrongUsage, OneFileIsEnough) {
+  ExpectAllWrong({
+      {{"a", "b"}, {"2 were given: \"a\", \"b\";"}},
+      {{"a", "b", "c"}, {"3 were given: \"a\", \"b\", ...;"}},
+      {{"file="}, {"file= is empty"}},
+      {{"file", "file="}, {"file= is empty"}},
+  });
+}
+
+TEST(WrongUsage, AnOptionThatCantBeKeptIsRefused) {
+  ExpectAllWrong({
+      {{"-4", "-U", "x", "disk"}, {"--ipv4-only", "--unix"}},
+      {{"-6", "--vsock", "disk"}, {"--ipv6-only", "--vsock"}},
+      {{"-s", "-4", "disk"}, {"--single", "--ipv4-only"}},
+      {{"-s", "--print-uri", "disk"}, {"--single", "--print-uri"}},
+      {{"-t", "many", "disk"}, {"--threads", "\"many\""}},
+      {{"--log=nbd.log", "disk"}, {"\"nbd.log\"", "absolute path"}},
   });
 }
 
