@@ -43,6 +43,7 @@ unit_sources = \
 	tests/unit/export/exclusive_test.cc \
 	tests/unit/export/export_test.cc \
 	tests/unit/export/extents_test.cc \
+	tests/unit/generator/export_file_test.cc \
 	tests/unit/negotiation/negotiation_test.cc \
 	tests/unit/negotiation/option_handlers_test.cc \
 	tests/unit/protocol/nbd_error_test.cc \
@@ -163,7 +164,8 @@ tests_support_libsupport_a_SOURCES = \
 	tests/support/torture_model.cc tests/support/torture_model.h \
 	tests/support/wire.cc tests/support/wire.h
 
-LDADD = tests/support/libsupport.a src/libnbdinetd.a $(GTEST_LIBS) \
+LDADD = tests/support/libsupport.a src/libgenerator.a src/libnbdinetd.a \
+	$(GTEST_LIBS) \
 	$(ABSL_LIBS)
 tests_protocol_tls_key_updates_test_LDADD = $(LDADD) $(OPENSSL_LIBS)
 tests_system_libnbd_test_LDADD = $(LDADD) $(LIBNBD_LIBS)

@@ -1,0 +1,341 @@
+#include "ctl/command_line.h"
+
+#include <getopt.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "base/errors.h"
+#include "base/time_span.h"
+#include "ctl/time_argument.h"
+#include "ctl/verbs.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+template <auto kField>
+absl::Status Set(absl::string_view, CommandLine& line) {
+  line.*kField = true;
+  return absl::OkStatus();
+}
+
+template <auto kField>
+absl::Status Clear(absl::string_view, CommandLine& line) {
+  line.*kField = false;
+  return absl::OkStatus();
+}
+
+absl::Status SetUser(absl::string_view, CommandLine& line) {
+  line.where.user = true;
+  return absl::OkStatus();
+}
+
+absl::Status SetSystem(absl::string_view, CommandLine& line) {
+  line.where.user = false;
+  return absl::OkStatus();
+}
+
+absl::Status SetHost(absl::string_view argument, CommandLine& line) {
+  // ssh takes a word that begins with '-' for an option.
+  if (argument.empty() || argument[0] == '-') {
+    return absl::InvalidArgumentError("--host: not the name of a machine");
+  }
+  line.where.host = std::string(argument);
+  return absl::OkStatus();
+}
+
+absl::Status SetMachine(absl::string_view argument, CommandLine& line) {
+  if (argument.empty()) {
+    return absl::InvalidArgumentError("--machine: not the name of a container");
+  }
+  line.where.machine = std::string(argument);
+  return absl::OkStatus();
+}
+
+absl::Status SetJson(absl::string_view argument, CommandLine& line) {
+  if (argument == "pretty" || argument.empty()) {
+    line.json = Json::kPretty;
+  } else if (argument == "short") {
+    line.json = Json::kShort;
+  } else if (argument == "off") {
+    line.json = Json::kOff;
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--json=", Quoted(argument),
+                     ": \"pretty\", \"short\" or \"off\" is needed"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SetPeer(absl::string_view argument, CommandLine& line) {
+  if (argument.empty()) return absl::InvalidArgumentError("--peer is empty");
+  line.peer = std::string(argument);
+  return absl::OkStatus();
+}
+
+template <auto kField>
+absl::Status SetTime(absl::string_view argument, CommandLine& line) {
+  line.*kField =
+      ParseTimeArgument(argument, absl::Now(), absl::LocalTimeZone());
+  if ((line.*kField).has_value()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(Quoted(argument),
+                   " is no time: write \"2026-11-27 09:12\", "
+                   "\"yesterday\" or \"2h ago\" (systemd.time(7))"));
+}
+
+absl::Status SetInterval(absl::string_view argument, CommandLine& line) {
+  const std::optional<absl::Duration> span = ParseTimeSpan(argument);
+  if (!span.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--interval=", Quoted(argument),
+                     ": a time span is needed, such as \"2s\", or \"off\""));
+  }
+  // ParseTimeSpan() takes 0 and "off" for no limit.
+  line.interval =
+      *span == absl::InfiniteDuration() ? absl::ZeroDuration() : *span;
+  return absl::OkStatus();
+}
+
+constexpr CtlOptionRow kOptions[] = {
+    {.name = "user",
+     .help = "the exports of the user's service manager",
+     .set = SetUser},
+    {.name = "system",
+     .help = "the exports of the system's service manager (default)",
+     .set = SetSystem},
+    {.letter = 'H',
+     .name = "host",
+     .argument = "=[USER@]HOST",
+     .help = "the exports of another machine, by ssh",
+     .set = SetHost},
+    {.letter = 'M',
+     .name = "machine",
+     .argument = "=CONTAINER",
+     .help = "the exports of a local container",
+     .set = SetMachine},
+    {.name = "json",
+     .argument = "[=MODE]",
+     .help = "print JSON: pretty (default), short or off",
+     .set = SetJson},
+    {.name = "no-legend",
+     .help = "print no line with the names of columns",
+     .set = Clear<&CommandLine::legend>},
+    {.name = "no-pager",
+     .help = "don't pipe the output into a pager",
+     .set = Clear<&CommandLine::pager>},
+    {.letter = 'l',
+     .name = "full",
+     .help = "don't shorten cells to the width of the terminal",
+     .set = Set<&CommandLine::full>},
+    {.name = "interval",
+     .argument = "=TIME",
+     .help = "measure READ and WRITTEN for so long (1s; off for no rates)",
+     .verbs = "list",
+     .set = SetInterval},
+    {.name = "peer",
+     .argument = "=PEER",
+     .help = "only this client",
+     .verbs = "history",
+     .set = SetPeer},
+    {.name = "since",
+     .argument = "=TIME",
+     .help = "only connections that ended at this time or later",
+     .verbs = "history",
+     .set = SetTime<&CommandLine::since>},
+    {.name = "until",
+     .argument = "=TIME",
+     .help = "only connections that ended before this time",
+     .verbs = "history",
+     .set = SetTime<&CommandLine::until>},
+    {.name = "now",
+     .help = "also start or stop it",
+     .verbs = "enable disable",
+     .set = Set<&CommandLine::now>},
+    {.name = "http",
+     .help = "answer an HTTP request on standard input and output",
+     .verbs = "metrics",
+     .set = Set<&CommandLine::http>},
+    {.letter = 'h',
+     .name = "help",
+     .help = "print this help",
+     .set = Set<&CommandLine::help>},
+    {.name = "version",
+     .help = "print the version",
+     .set = Set<&CommandLine::version>},
+};
+
+constexpr VerbRow kVerbs[] = {
+    {"list", "", 0, 0, "exports: address, file, size, clients, rates (default)",
+     List},
+    {"connections", "[EXPORT]", 0, 1, "clients that are connected now",
+     Connections},
+    {"history", "[EXPORT]", 0, 1,
+     "connections that have ended: who, when, how much, why", History},
+    {"disconnect", "PEER|EXPORT", 1, 1,
+     "end connections: requests under way are answered first", Disconnect},
+    {"enable", "EXPORT", 1, 1, "start it with the machine", Enable},
+    {"disable", "EXPORT", 1, 1, "don't start it with the machine", Disable},
+    {"start", "EXPORT", 1, 1, "listen for clients", Start},
+    {"stop", "EXPORT", 1, 1, "stop listening; connections stay", Stop},
+    {"check", "[EXPORT|FILE]", 0, 1, "find what would keep clients away",
+     CheckExports},
+    {"metrics", "", 0, 0, "print figures for Prometheus", Metrics},
+};
+
+// The arrays of getopt_long(). Options without a letter have a value from
+// `kFirstLong` on.
+constexpr int kFirstLong = 256;
+
+struct GetoptArrays {
+  std::string letters = "+";
+  std::vector<option> options;
+};
+
+GetoptArrays MakeArrays() {
+  GetoptArrays arrays;
+  arrays.letters = "";
+  int value = kFirstLong;
+  for (const CtlOptionRow& row : kOptions) {
+    const int has_argument = row.argument[0] == '\0'  ? no_argument
+                             : row.argument[0] == '[' ? optional_argument
+                                                      : required_argument;
+    if (row.letter != '\0') {
+      arrays.letters += row.letter;
+      if (has_argument == required_argument) arrays.letters += ':';
+    }
+    arrays.options.push_back({row.name, has_argument, nullptr, value++});
+  }
+  arrays.options.push_back({});
+  return arrays;
+}
+
+const CtlOptionRow* RowOf(int value) {
+  if (value >= kFirstLong) return &kOptions[value - kFirstLong];
+  for (const CtlOptionRow& row : kOptions) {
+    if (row.letter == value) return &row;
+  }
+  return nullptr;
+}
+
+bool IsForVerb(const CtlOptionRow& row, absl::string_view verb) {
+  if (row.verbs[0] == '\0') return true;
+  const std::vector<absl::string_view> verbs = absl::StrSplit(row.verbs, ' ');
+  return std::find(verbs.begin(), verbs.end(), verb) != verbs.end();
+}
+
+absl::Status CheckUse(const CommandLine& line,
+                      absl::Span<const CtlOptionRow* const> given) {
+  const VerbRow* verb = FindVerb(line.verb);
+  if (verb == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "unknown verb ", Quoted(line.verb), ": see 'nbdinetctl --help'"));
+  }
+  for (const CtlOptionRow* row : given) {
+    if (!IsForVerb(*row, line.verb)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--", row->name, " is for ",
+                       absl::StrReplaceAll(row->verbs, {{" ", " and "}}),
+                       ", not for ", line.verb));
+    }
+  }
+  if (line.arguments.size() < verb->fewest ||
+      line.arguments.size() > verb->most) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("usage: nbdinetctl ", verb->name,
+                     verb->arguments[0] == '\0' ? "" : " ", verb->arguments));
+  }
+  const Where& where = line.where;
+  if (!where.host.empty() && (!where.machine.empty() || where.user)) {
+    return absl::InvalidArgumentError(
+        "--host can't be combined with --user or --machine");
+  }
+  return absl::OkStatus();
+}
+
+void AppendRow(absl::string_view left, absl::string_view right,
+               std::string* text) {
+  constexpr size_t kIndent = 28;
+  absl::StrAppend(text, "  ", left);
+  const size_t used = left.size() + 2;
+  absl::StrAppend(text,
+                  used < kIndent ? std::string(kIndent - used, ' ')
+                                 : "\n" + std::string(kIndent, ' '),
+                  right, "\n");
+}
+
+}  // namespace
+
+absl::Span<const CtlOptionRow> OptionRows() { return kOptions; }
+absl::Span<const VerbRow> VerbRows() { return kVerbs; }
+
+const VerbRow* FindVerb(absl::string_view name) {
+  for (const VerbRow& verb : kVerbs) {
+    if (name == verb.name) return &verb;
+  }
+  return nullptr;
+}
+
+absl::Status ParseCommandLine(int argc, char** argv, CommandLine* line) {
+  const GetoptArrays arrays = MakeArrays();
+  std::vector<const CtlOptionRow*> given;
+  optind = 0;
+  opterr = 0;
+  for (;;) {
+    const int current = std::max(optind, 1);
+    const int value = getopt_long(argc, argv, arrays.letters.c_str(),
+                                  arrays.options.data(), nullptr);
+    if (value == -1) break;
+    if (value == '?') {
+      // getopt_long() has moved past a long option, not past a letter.
+      const char* word =
+          argv[optopt == 0 || optopt >= kFirstLong ? optind - 1 : current];
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown option, or an argument that is missing or too "
+                       "many: ",
+                       word, "; see 'nbdinetctl --help'"));
+    }
+    const CtlOptionRow* row = RowOf(value);
+    given.push_back(row);
+    absl::Status status = row->set(optarg == nullptr ? "" : optarg, *line);
+    if (!status.ok()) return status;
+  }
+  for (int i = optind; i < argc; ++i) line->arguments.push_back(argv[i]);
+  line->verb = "list";
+  if (!line->arguments.empty()) {
+    line->verb = line->arguments.front();
+    line->arguments.erase(line->arguments.begin());
+  }
+  if (line->help || line->version) return absl::OkStatus();
+  return CheckUse(*line, given);
+}
+
+std::string HelpText() {
+  std::string text =
+      "usage: nbdinetctl [OPTION]... [VERB [ARGUMENT]]\n"
+      "Shows and controls the exports of nbdinetd under systemd.\n\nVerbs:\n";
+  for (const VerbRow& verb : kVerbs) {
+    AppendRow(absl::StrCat(verb.name, verb.arguments[0] == '\0' ? "" : " ",
+                           verb.arguments),
+              verb.help, &text);
+  }
+  text += "\nOptions:\n";
+  for (const CtlOptionRow& row : kOptions) {
+    const std::string letter =
+        row.letter == '\0'
+            ? ""
+            : absl::StrCat("-", std::string(1, row.letter), ", ");
+    AppendRow(absl::StrCat(letter, "--", row.name, row.argument),
+              row.verbs[0] == '\0'
+                  ? std::string(row.help)
+                  : absl::StrCat(absl::StrReplaceAll(row.verbs, {{" ", ", "}}),
+                                 ": ", row.help),
+              &text);
+  }
+  return text + "\nnbdinetctl(1) explains them, and the fields of --json.\n";
+}
+
+}  // namespace nbdinetd::ctl

@@ -1,0 +1,74 @@
+// The command line of nbdinetctl: verbs and options, one row each.
+//
+// --help is made from these rows; tests hold the manual and the completions to
+// them.
+#ifndef NBDINETD_CTL_COMMAND_LINE_H_
+#define NBDINETD_CTL_COMMAND_LINE_H_
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "ctl/table.h"
+#include "ctl/where.h"
+
+namespace nbdinetd::ctl {
+
+struct CommandLine {
+  bool help = false;
+  bool version = false;
+  Where where;
+  Json json = Json::kOff;
+  bool legend = true;
+  bool pager = true;
+  bool full = false;
+  bool now = false;                        // enable, disable
+  bool http = false;                       // metrics
+  std::string peer;                        // history; empty for all
+  std::optional<absl::Time> since, until;  // history
+  // list: the time over which a rate is measured; nullopt: one second for a
+  // table, none for JSON.
+  std::optional<absl::Duration> interval;
+  std::string verb;
+  std::vector<std::string> arguments;
+};
+
+struct CtlOptionRow {
+  char letter = '\0';
+  const char* name;
+  const char* argument = "";  // as in --help: "", "=HOST" or "[=MODE]"
+  const char* help;
+  // The only verbs that take it, separated by blanks; "" for all.
+  const char* verbs = "";
+  // InvalidArgument for a wrong argument.
+  absl::Status (*set)(absl::string_view argument, CommandLine& line);
+};
+
+struct VerbRow {
+  const char* name;
+  const char* arguments;  // as in --help
+  size_t fewest, most;    // arguments
+  const char* help;
+  // Carries it out. Returns the exit status, or an error to print.
+  absl::StatusOr<int> (*run)(const CommandLine& line);
+};
+
+absl::Span<const CtlOptionRow> OptionRows();
+absl::Span<const VerbRow> VerbRows();
+// The row of the verb; nullptr if there is none.
+const VerbRow* FindVerb(absl::string_view name);
+
+// InvalidArgument for wrong usage.
+absl::Status ParseCommandLine(int argc, char** argv, CommandLine* line);
+
+std::string HelpText();
+
+}  // namespace nbdinetd::ctl
+
+#endif  // NBDINETD_CTL_COMMAND_LINE_H_

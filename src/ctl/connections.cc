@@ -1,0 +1,133 @@
+#include "ctl/connections.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "ctl/journal.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+std::optional<absl::Time> TimeOf(uint64_t usec) {
+  if (usec == 0) return std::nullopt;
+  return absl::FromUnixMicros(static_cast<int64_t>(usec));
+}
+
+void ApplyStatus(const std::string& text, LiveConnection& connection) {
+  std::optional<StatusText> status = ParseStatusText(text);
+  if (!status.has_value()) return;
+  connection.peer = std::move(status->peer);
+  connection.identity = std::move(status->identity);
+  connection.counters = status->counters;
+  if (status->counters.has_value()) {
+    connection.asked_name = std::move(status->export_name);
+  }
+}
+
+// Instances of the template that live: a unit that has ended stays for a
+// moment.
+absl::StatusOr<std::vector<LiveConnection>> Instances(
+    Bus& bus, const ExportUnits& target) {
+  const std::string pattern = absl::StrCat(TemplatePrefix(target), "*.service");
+  absl::StatusOr<std::vector<LoadedUnit>> units = bus.ListUnits({pattern});
+  if (!units.ok()) return units.status();
+  std::vector<LiveConnection> connections;
+  for (const LoadedUnit& unit : *units) {
+    if (unit.active_state == "inactive" || unit.active_state == "failed") {
+      continue;
+    }
+    LiveConnection& connection = connections.emplace_back();
+    connection.export_name = target.name;
+    connection.unit = unit.name;
+    connection.per_connection = true;
+    const uint64_t pid = bus.GetNumber(unit.name, "Service", "MainPID");
+    if (pid != 0) connection.pid = pid;
+    connection.since =
+        TimeOf(bus.GetNumber(unit.name, "Service", "ExecMainStartTimestamp"));
+    ApplyStatus(bus.GetString(unit.name, "Service", "StatusText"), connection);
+  }
+  return connections;
+}
+
+// Fills in what the journal knows of a process: its last message is "serving"
+// while it serves. False if it has ended already.
+bool ApplyJournal(Journal& journal, LiveConnection& connection) {
+  bool alive = true;
+  JournalQuery query;
+  query.message_ids = {message_id::kServing};
+  for (const MessageId& id : message_id::kEndsOfServed) {
+    query.message_ids.push_back(id);
+  }
+  query.pid = static_cast<pid_t>(*connection.pid);
+  query.newest_first = true;
+  // Without effect on error: the peer stays unknown.
+  journal
+      .ForEach(query,
+               [&](const JournalEntry& entry) {
+                 // Another process had the same number before.
+                 if (entry.Unit() != connection.unit) return false;
+                 if (entry.Field("MESSAGE_ID") != message_id::kServing.hex) {
+                   alive = !entry.Field("NBD_REQUESTS").has_value();
+                   return alive;
+                 }
+                 connection.peer = entry.Field("NBD_PEER").value_or("");
+                 connection.identity =
+                     entry.Field("NBD_TLS_IDENTITY").value_or("");
+                 connection.asked_name = entry.Field("NBD_EXPORT");
+                 connection.since = entry.time();
+                 return false;
+               })
+      .IgnoreError();
+  return alive;
+}
+
+// The processes of a service besides the listener. Those of an earlier listener
+// of the same service are among them.
+absl::StatusOr<std::vector<LiveConnection>> Children(
+    Bus& bus, const ExportUnits& target) {
+  absl::StatusOr<std::vector<pid_t>> pids = bus.Processes(target.service);
+  // A service that isn't loaded has no processes.
+  if (absl::IsNotFound(pids.status())) return std::vector<LiveConnection>();
+  if (!pids.ok()) return pids.status();
+  const uint64_t listener = bus.GetNumber(target.service, "Service", "MainPID");
+  std::vector<LiveConnection> connections;
+  for (const pid_t pid : *pids) {
+    if (static_cast<uint64_t>(pid) == listener) continue;
+    LiveConnection& connection = connections.emplace_back();
+    connection.export_name = target.name;
+    connection.unit = target.service;
+    connection.pid = static_cast<uint64_t>(pid);
+  }
+  return connections;
+}
+
+}  // namespace
+
+absl::StatusOr<LiveConnections> FindConnections(
+    Bus& bus, const Where& where, absl::Span<const ExportUnits> exports) {
+  LiveConnections found;
+  std::optional<absl::StatusOr<Journal>> journal;
+  for (const ExportUnits& target : exports) {
+    absl::StatusOr<std::vector<LiveConnection>> connections =
+        target.per_connection ? Instances(bus, target) : Children(bus, target);
+    if (!connections.ok()) return connections.status();
+    for (LiveConnection& connection : *connections) {
+      if (!target.per_connection) {
+        if (!journal.has_value()) journal = Journal::Open(where);
+        if (!journal->ok()) {
+          found.journal = journal->status();
+        } else if (!ApplyJournal(**journal, connection)) {
+          continue;
+        }
+      }
+      found.connections.push_back(std::move(connection));
+    }
+  }
+  return found;
+}
+
+}  // namespace nbdinetd::ctl

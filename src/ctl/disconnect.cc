@@ -1,0 +1,229 @@
+#include <poll.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <fstream>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+#include "base/poll.h"
+#include "base/steady_clock.h"
+#include "base/unique_fd.h"
+#include "ctl/bus.h"
+#include "ctl/columns.h"
+#include "ctl/connections.h"
+#include "ctl/exports.h"
+#include "ctl/journal.h"
+#include "ctl/output.h"
+#include "ctl/peer_pattern.h"
+#include "ctl/verbs.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+// How long a process of a listening service may drain; TimeoutStopSec= of the
+// units of connections is the same.
+constexpr absl::Duration kPatience = absl::Minutes(2);
+
+constexpr char kDrained[] = "disconnected";
+
+// A connection, and what became of it.
+struct Outcome {
+  LiveConnection connection;
+  std::string result;
+};
+
+std::string InWords(const std::string& job, const std::string& unit_result) {
+  if (job != "done") return absl::StrCat("failed: the job's result is ", job);
+  if (unit_result == "timeout") return "killed, since it didn't drain in time";
+  return kDrained;
+}
+
+// Stops the units of connections, and waits until all have drained.
+absl::Status StopUnits(Bus& bus, std::vector<Outcome*>& outcomes) {
+  std::vector<std::string> units;
+  for (const Outcome* outcome : outcomes) {
+    // Otherwise the manager forgets the unit's result with the unit.
+    bus.KeepUnit(outcome->connection.unit);
+    units.push_back(outcome->connection.unit);
+  }
+  const absl::StatusOr<std::map<std::string, std::string>> jobs =
+      bus.RunJobs("StopUnit", units);
+  if (!jobs.ok()) return jobs.status();
+  for (Outcome* outcome : outcomes) {
+    const std::string& unit = outcome->connection.unit;
+    outcome->result =
+        InWords(jobs->at(unit), bus.GetString(unit, "Service", "Result"));
+  }
+  return absl::OkStatus();
+}
+
+// Whether the process belongs to the unit. The process must not be able to end
+// and its number to be used again before the answer is: `pidfd` is open.
+bool BelongsTo(pid_t pid, const std::string& unit) {
+  std::ifstream file(absl::StrCat("/proc/", pid, "/cgroup"));
+  for (std::string line; std::getline(file, line);) {
+    if (absl::StartsWith(line, "0::") &&
+        absl::StrContains(line + "/", absl::StrCat("/", unit, "/"))) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// Asks a process of a listening service to drain, and waits for its end.
+absl::Status EndProcess(const LiveConnection& connection) {
+  const auto pid = static_cast<pid_t>(*connection.pid);
+  const std::string what =
+      absl::StrCat("failed to end the process ", pid, " of ", connection.unit);
+  UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  if (!pidfd.valid()) {
+    if (errno == ESRCH) return absl::OkStatus();
+    return ErrnoStatus(errno, what);
+  }
+  // Checked only now, when the descriptor stands for this process.
+  if (!BelongsTo(pid, connection.unit)) return absl::OkStatus();
+  if (syscall(SYS_pidfd_send_signal, pidfd.get(), SIGTERM, nullptr, 0) != 0) {
+    if (errno == ESRCH) return absl::OkStatus();
+    return ErrnoStatus(errno, what,
+                       errno == EPERM ? absl::StatusCode::kPermissionDenied
+                                      : absl::StatusCode::kInternal);
+  }
+  pollfd ended = {pidfd.get(), POLLIN, 0};
+  if (PollUntil(absl::MakeSpan(&ended, 1), SteadyNow() + kPatience) == 0) {
+    return absl::DeadlineExceededError(absl::StrCat(
+        what, ": it still drains; 'kill -KILL ", pid, "' would end it"));
+  }
+  return absl::OkStatus();
+}
+
+// The last counters, if the journal has them and may be read.
+void ReadLastCounters(const Where& where, std::vector<Outcome>& outcomes) {
+  absl::StatusOr<Journal> journal = Journal::Open(where);
+  if (!journal.ok()) return;
+  for (Outcome& outcome : outcomes) {
+    LiveConnection& connection = outcome.connection;
+    if (!connection.pid.has_value()) continue;
+    JournalQuery query;
+    for (const MessageId& id : message_id::kEndsOfServed) {
+      query.message_ids.push_back(id);
+    }
+    query.pid = static_cast<pid_t>(*connection.pid);
+    query.newest_first = true;
+    journal
+        ->ForEach(query,
+                  [&](const JournalEntry& entry) {
+                    if (entry.Unit() != connection.unit) return false;
+                    const auto requests = entry.Number("NBD_REQUESTS");
+                    if (!requests.has_value()) return true;
+                    connection.counters = Counters{
+                        *requests, entry.Number("NBD_BYTES_READ").value_or(0),
+                        entry.Number("NBD_BYTES_WRITTEN").value_or(0),
+                        entry.Number("NBD_ERRORS").value_or(0)};
+                    return false;
+                  })
+        .IgnoreError();
+  }
+}
+
+// The connections that the argument means.
+absl::StatusOr<std::vector<Outcome>> Chosen(Bus& bus, const CommandLine& line) {
+  const std::string& argument = line.arguments[0];
+  absl::StatusOr<std::vector<ExportUnits>> exports =
+      FindExportUnits(bus, line.where);
+  if (!exports.ok()) return exports.status();
+  const absl::StatusOr<ExportUnits> target = FindExport(*exports, argument);
+  if (target.ok()) *exports = {*target};
+  absl::StatusOr<LiveConnections> found =
+      FindConnections(bus, line.where, *exports);
+  if (!found.ok()) return found.status();
+  std::vector<Outcome> outcomes;
+  for (LiveConnection& connection : found->connections) {
+    if (target.ok() ||
+        IsPeerMeant(argument, connection.peer, connection.identity)) {
+      outcomes.push_back({std::move(connection), ""});
+    }
+  }
+  if (!outcomes.empty() || target.ok()) return outcomes;
+  if (!found->journal.ok()) {
+    Warn(absl::StrCat("the clients of listening services are in the journal: ",
+                      found->journal.message()));
+  }
+  return absl::NotFoundError(
+      absl::StrCat("there is no export and no connected client ",
+                   Quoted(argument), ": 'nbdinetctl connections' shows all"));
+}
+
+std::vector<Cell> RowOf(const Outcome& outcome) {
+  const LiveConnection& connection = outcome.connection;
+  Cell counters[3];
+  if (connection.counters.has_value()) {
+    counters[0] = connection.counters->bytes_read;
+    counters[1] = connection.counters->bytes_written;
+    counters[2] = connection.counters->errors;
+  }
+  return {connection.export_name,
+          TextCell(connection.peer),
+          TextCell(connection.identity),
+          counters[0],
+          counters[1],
+          counters[2],
+          outcome.result,
+          connection.unit,
+          CellOf(connection.pid)};
+}
+
+}  // namespace
+
+absl::StatusOr<int> Disconnect(const CommandLine& line) {
+  absl::StatusOr<Bus> bus = Bus::Open(line.where);
+  if (!bus.ok()) return bus.status();
+  absl::StatusOr<std::vector<Outcome>> outcomes = Chosen(*bus, line);
+  if (!outcomes.ok()) return outcomes.status();
+  std::vector<Outcome*> units;
+  for (Outcome& outcome : *outcomes) {
+    if (outcome.connection.per_connection) {
+      units.push_back(&outcome);
+    } else if (!line.where.local()) {
+      return absl::UnimplementedError(absl::StrCat(
+          "a connection of ", outcome.connection.unit,
+          " is a process, which can be ended on its own machine only: run "
+          "nbdinetctl there"));
+    }
+  }
+  if (!units.empty()) {
+    if (absl::Status status = StopUnits(*bus, units); !status.ok()) {
+      return status;
+    }
+  }
+  for (Outcome& outcome : *outcomes) {
+    if (outcome.connection.per_connection) continue;
+    const absl::Status status = EndProcess(outcome.connection);
+    outcome.result =
+        status.ok() ? kDrained : absl::StrCat("failed: ", status.message());
+  }
+  ReadLastCounters(line.where, *outcomes);
+  Table table(DisconnectColumns());
+  bool all = true;
+  for (const Outcome& outcome : *outcomes) {
+    table.AddRow(RowOf(outcome));
+    all = all && outcome.result == kDrained;
+  }
+  PrintTable(line, table);
+  if (outcomes->empty()) {
+    Warn(absl::StrCat(Quoted(line.arguments[0]), " has no clients"));
+  }
+  return all ? kSuccess : kFailed;
+}
+
+}  // namespace nbdinetd::ctl

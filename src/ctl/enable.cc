@@ -1,0 +1,69 @@
+#include "ctl/enable.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+#include "base/unique_fd.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+absl::Status WriteError(int error_number, const std::string& path) {
+  const bool permission = error_number == EACCES || error_number == EPERM;
+  absl::Status status =
+      ErrnoStatus(error_number, absl::StrCat("failed to write ", Quoted(path)),
+                  permission ? absl::StatusCode::kPermissionDenied
+                             : absl::StatusCode::kInternal);
+  if (!permission) return status;
+  return absl::PermissionDeniedError(
+      absl::StrCat(status.message(), ": run nbdinetctl as root"));
+}
+
+// Makes the directory, and those that it is in.
+absl::Status MakeDirectory(const std::string& path) {
+  for (size_t slash = 1; slash != std::string::npos;) {
+    slash = path.find('/', slash + 1);
+    const std::string part = path.substr(0, slash);
+    if (mkdir(part.c_str(), 0755) != 0 && errno != EEXIST) {
+      return WriteError(errno, part);
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string EnabledDropIn(absl::string_view directory, absl::string_view name) {
+  return absl::StrCat(directory, "/", name, ".export.d/50-enabled.conf");
+}
+
+absl::Status WriteEnabledDropIn(const std::string& path, bool enabled) {
+  absl::Status made = MakeDirectory(path.substr(0, path.rfind('/')));
+  if (!made.ok()) return made;
+  // The generator reads files that end with ".conf".
+  const std::string temporary = absl::StrCat(path, ".new");
+  UniqueFd fd(
+      open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  if (!fd.valid()) return WriteError(errno, path);
+  const std::string text = absl::StrCat(
+      "# Written by nbdinetctl.\n[Export]\nEnabled=", enabled ? "yes" : "no",
+      "\n");
+  const ssize_t n = write(fd.get(), text.data(), text.size());
+  const bool whole = n == static_cast<ssize_t>(text.size());
+  // The new name must not become durable before the content.
+  if (!whole || fsync(fd.get()) != 0 ||
+      rename(temporary.c_str(), path.c_str()) != 0) {
+    const int error_number = n >= 0 && !whole ? ENOSPC : errno;
+    unlink(temporary.c_str());
+    return WriteError(error_number, path);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace nbdinetd::ctl

@@ -1,0 +1,79 @@
+// Finds the exports of a service manager: the units whose service runs
+// nbdinetd, generated or written by hand.
+//
+// Threads: one.
+#ifndef NBDINETD_CTL_EXPORTS_H_
+#define NBDINETD_CTL_EXPORTS_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "ctl/bus.h"
+#include "ctl/exec_start.h"
+
+namespace nbdinetd::ctl {
+
+struct ExportUnits {
+  // What the argument EXPORT names: NAME of NAME.export; for other units, the
+  // unit's name without ".socket" or ".service".
+  std::string name;
+  std::string socket;  // a unit; empty for a service that listens by itself
+  // The service; with `per_connection`, the template: "nbdinetd@.service".
+  std::string service;
+  bool per_connection = false;  // Accept=yes
+  // The .export file, or that of the unit, if the manager knows it.
+  std::string source_path;
+  bool generated = false;  // from an .export file
+
+  std::string state;  // "listening", "running", "failed" or "stopped"
+  std::vector<std::string> addresses;
+  Served served;
+  std::vector<std::string> arguments;  // of nbdinetd, without variables
+  // False if a variable's value couldn't be read: `served` may be empty then.
+  bool arguments_known = true;
+  std::string user;                    // User=
+  std::string reason;                  // a failure, in words; empty without one
+  uint64_t accepted = 0, refused = 0;  // with `per_connection`
+
+  // The unit that `start` and `stop` act on.
+  const std::string& main_unit() const {
+    return socket.empty() ? service : socket;
+  }
+};
+
+// All exports, by name. A unit that isn't loaded is among them if its socket's
+// unit file exists.
+absl::StatusOr<std::vector<ExportUnits>> FindExportUnits(Bus& bus,
+                                                         const Where& where);
+
+struct BusAndExports {
+  Bus bus;
+  std::vector<ExportUnits> exports;
+};
+absl::StatusOr<BusAndExports> OpenBusAndExports(const Where& where);
+
+// The export that `name` names: its name, or one of its units. NotFound if
+// there is none.
+absl::StatusOr<ExportUnits> FindExport(const std::vector<ExportUnits>& exports,
+                                       absl::string_view name);
+
+// The name of the export that a unit would belong to, known or not:
+// "nbdinetd-golden@17-....service" is "golden".
+std::string ExportNameOfUnit(const std::vector<ExportUnits>& exports,
+                             absl::string_view unit);
+
+// "nbdinetd-golden@" and "nbdinetd@"; empty for a unit without instances.
+std::string TemplatePrefix(const ExportUnits& target);
+
+// The size of the export's file, as far as this machine shows it; nullopt for a
+// directory, and for a file that can't be examined, whose errno value is then
+// in `*error_number`.
+std::optional<uint64_t> SizeOfFile(const std::string& path, int* error_number);
+
+}  // namespace nbdinetd::ctl
+
+#endif  // NBDINETD_CTL_EXPORTS_H_

@@ -1,0 +1,133 @@
+#include "ctl/journal.h"
+
+#include <glob.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+// The library opens what it may, and says nothing of the rest.
+bool MayRead(const Where& where) {
+  if (where.user) return true;
+  for (const char* pattern : {"/var/log/journal/*/system.journal",
+                              "/run/log/journal/*/system.journal"}) {
+    glob_t found = {};
+    const absl::Cleanup release = [&found] { globfree(&found); };
+    if (glob(pattern, 0, nullptr, &found) != 0) continue;
+    for (size_t i = 0; i < found.gl_pathc; ++i) {
+      if (access(found.gl_pathv[i], R_OK) != 0) return false;
+    }
+  }
+  return true;
+}
+
+absl::Status AddMatch(sd_journal* journal, const std::string& match) {
+  const int result = sd_journal_add_match(journal, match.data(), match.size());
+  if (result >= 0) return absl::OkStatus();
+  return ErrnoStatus(-result, "failed to search the journal");
+}
+
+}  // namespace
+
+std::optional<std::string> JournalEntry::Field(const char* name) const {
+  const void* data = nullptr;
+  size_t length = 0;
+  if (sd_journal_get_data(journal_, name, &data, &length) < 0) {
+    return std::nullopt;
+  }
+  // "NAME=value"
+  const size_t prefix = strlen(name) + 1;
+  if (length < prefix) return std::nullopt;
+  return std::string(static_cast<const char*>(data) + prefix, length - prefix);
+}
+
+std::optional<uint64_t> JournalEntry::Number(const char* name) const {
+  const std::optional<std::string> text = Field(name);
+  uint64_t number = 0;
+  if (!text.has_value() || !absl::SimpleAtoi(*text, &number)) {
+    return std::nullopt;
+  }
+  return number;
+}
+
+absl::Time JournalEntry::time() const {
+  uint64_t usec = 0;
+  sd_journal_get_realtime_usec(journal_, &usec);
+  return absl::FromUnixMicros(static_cast<int64_t>(usec));
+}
+
+std::string JournalEntry::Unit() const {
+  return Field(user_ ? "_SYSTEMD_USER_UNIT" : "_SYSTEMD_UNIT").value_or("");
+}
+
+absl::StatusOr<Journal> Journal::Open(const Where& where) {
+  if (!where.local()) {
+    return absl::UnimplementedError(absl::StrCat(
+        "the journal of another machine can't be read from here: run "
+        "nbdinetctl there, as in '",
+        where.host.empty()
+            ? absl::StrCat("systemd-run --pipe -M ", where.machine)
+            : absl::StrCat("ssh ", where.host),
+        " nbdinetctl history'"));
+  }
+  if (!MayRead(where)) {
+    return absl::PermissionDeniedError(
+        "this user may not read the journal: run nbdinetctl as root, or add "
+        "the user to the group systemd-journal");
+  }
+  sd_journal* journal = nullptr;
+  const int result = sd_journal_open(&journal, SD_JOURNAL_LOCAL_ONLY);
+  if (result < 0) return ErrnoStatus(-result, "failed to open the journal");
+  return Journal(journal, where.user);
+}
+
+absl::Status Journal::ForEach(
+    const JournalQuery& query,
+    absl::FunctionRef<bool(const JournalEntry&)> visit) {
+  sd_journal* journal = journal_.get();
+  sd_journal_flush_matches(journal);
+  // Matches of one field are alternatives.
+  for (const MessageId& id : query.message_ids) {
+    absl::Status status =
+        AddMatch(journal, absl::StrCat("MESSAGE_ID=", id.hex));
+    if (!status.ok()) return status;
+  }
+  if (query.pid.has_value()) {
+    absl::Status status = AddMatch(journal, absl::StrCat("_PID=", *query.pid));
+    if (!status.ok()) return status;
+  }
+  int result;
+  if (query.newest_first) {
+    result = sd_journal_seek_tail(journal);
+  } else if (query.since > absl::UnixEpoch()) {
+    result = sd_journal_seek_realtime_usec(
+        journal, static_cast<uint64_t>(absl::ToUnixMicros(query.since)));
+  } else {
+    result = sd_journal_seek_head(journal);
+  }
+  while (result >= 0) {
+    result = query.newest_first ? sd_journal_previous(journal)
+                                : sd_journal_next(journal);
+    if (result <= 0) break;
+    const JournalEntry entry(journal, user_);
+    // The seek may end before the time, among several files.
+    if (entry.time() < query.since) {
+      if (query.newest_first) break;
+      continue;
+    }
+    if (!visit(entry)) break;
+  }
+  if (result >= 0) return absl::OkStatus();
+  return ErrnoStatus(-result, "failed to read the journal");
+}
+
+}  // namespace nbdinetd::ctl

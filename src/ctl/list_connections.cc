@@ -1,0 +1,68 @@
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "ctl/bus.h"
+#include "ctl/columns.h"
+#include "ctl/connections.h"
+#include "ctl/exports.h"
+#include "ctl/output.h"
+#include "ctl/verbs.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+std::vector<Cell> RowOf(const LiveConnection& connection) {
+  Cell since, counters[4];
+  if (connection.since.has_value()) {
+    since = static_cast<uint64_t>(absl::ToUnixMicros(*connection.since));
+  }
+  if (connection.counters.has_value()) {
+    counters[0] = connection.counters->requests;
+    counters[1] = connection.counters->bytes_read;
+    counters[2] = connection.counters->bytes_written;
+    counters[3] = connection.counters->errors;
+  }
+  return {connection.export_name,
+          TextCell(connection.asked_name.value_or("")),
+          TextCell(connection.peer),
+          TextCell(connection.identity),
+          connection.asked_name.has_value() ? "serving" : "negotiating",
+          since,
+          counters[0],
+          counters[1],
+          counters[2],
+          counters[3],
+          connection.unit,
+          CellOf(connection.pid)};
+}
+
+}  // namespace
+
+absl::StatusOr<int> Connections(const CommandLine& line) {
+  absl::StatusOr<BusAndExports> opened = OpenBusAndExports(line.where);
+  if (!opened.ok()) return opened.status();
+  if (!line.arguments.empty()) {
+    absl::StatusOr<ExportUnits> target =
+        FindExport(opened->exports, line.arguments[0]);
+    if (!target.ok()) return target.status();
+    opened->exports = {*std::move(target)};
+  }
+  const absl::StatusOr<LiveConnections> found =
+      FindConnections(opened->bus, line.where, opened->exports);
+  if (!found.ok()) return found.status();
+  Table table(ConnectionColumns());
+  for (const LiveConnection& connection : found->connections) {
+    table.AddRow(RowOf(connection));
+  }
+  PrintTable(line, table);
+  if (!found->journal.ok()) {
+    Warn(absl::StrCat("the clients of listening services are in the journal: ",
+                      found->journal.message()));
+  }
+  return kSuccess;
+}
+
+}  // namespace nbdinetd::ctl

@@ -1,0 +1,48 @@
+// nbdinetctl: shows and controls the exports of nbdinetd under systemd. main
+// parses the command line, and calls the function of the verb.
+
+#include <signal.h>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "ctl/command_line.h"
+#include "ctl/output.h"
+#include "ctl/verbs.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+int ExitStatusFor(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+      return kWrongUsage;
+    case absl::StatusCode::kNotFound:
+      return kNotThere;
+    default:
+      return kFailed;
+  }
+}
+
+int Main(int argc, char** argv) {
+  // A pager that ends early closes its input.
+  signal(SIGPIPE, SIG_IGN);
+  CommandLine line;
+  if (absl::Status usage = ParseCommandLine(argc, argv, &line); !usage.ok()) {
+    Warn(usage.message());
+    return ExitStatusFor(usage);
+  }
+  if (line.help || line.version) {
+    PrintText(line.help ? HelpText() : "nbdinetctl " PACKAGE_VERSION "\n");
+    return kSuccess;
+  }
+  const absl::StatusOr<int> result = FindVerb(line.verb)->run(line);
+  if (result.ok()) return *result;
+  Warn(result.status().message());
+  return ExitStatusFor(result.status());
+}
+
+}  // namespace
+}  // namespace nbdinetd::ctl
+
+int main(int argc, char** argv) { return nbdinetd::ctl::Main(argc, argv); }

@@ -1,0 +1,194 @@
+#include "ctl/metrics.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <map>
+#include <optional>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/poll.h"
+#include "base/steady_clock.h"
+#include "base/utf8.h"
+#include "ctl/bus.h"
+#include "ctl/output.h"
+#include "ctl/verbs.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+// The longest request line with headers that is read, and how long it may take.
+constexpr size_t kMaxRequestBytes = 16 * 1024;
+constexpr absl::Duration kRequestPatience = absl::Seconds(10);
+
+// One family of metrics: HELP, TYPE and its samples.
+class Family {
+ public:
+  Family(absl::string_view name, absl::string_view type, absl::string_view help)
+      : name_(name) {
+    text_ = absl::StrCat("# HELP ", name, " ", help, "\n# TYPE ", name, " ",
+                         type, "\n");
+  }
+  void Add(absl::string_view labels, uint64_t value) {
+    absl::StrAppend(&text_, name_, "{", labels, "} ", value, "\n");
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  std::string name_, text_;
+};
+
+std::string Label(absl::string_view name, absl::string_view value) {
+  return absl::StrCat(name, "=\"", LabelValue(value), "\"");
+}
+
+std::string ExportMetrics(absl::Span<const ExportUnits> exports,
+                          absl::Span<const LiveConnection> connections,
+                          bool local) {
+  std::map<std::string, uint64_t> clients;
+  for (const LiveConnection& connection : connections) {
+    ++clients[connection.export_name];
+  }
+  Family up("nbdinetd_export_up", "gauge",
+            "Whether clients can connect: 1 for listening or running.");
+  Family size("nbdinetd_export_size_bytes", "gauge", "Size of the file.");
+  Family connected("nbdinetd_export_connections", "gauge",
+                   "Clients that are connected now.");
+  Family accepted("nbdinetd_export_accepted_total", "counter",
+                  "Connections that the socket unit has accepted.");
+  Family refused("nbdinetd_export_refused_total", "counter",
+                 "Connections that the socket unit has refused.");
+  for (const ExportUnits& target : exports) {
+    const std::string label = Label("export", target.name);
+    up.Add(label, target.state == "listening" || target.state == "running");
+    int error_number = 0;
+    if (local && !target.served.file.empty()) {
+      if (auto bytes = SizeOfFile(target.served.file, &error_number)) {
+        size.Add(label, *bytes);
+      }
+    }
+    connected.Add(label, clients[target.name]);
+    if (target.per_connection) {
+      accepted.Add(label, target.accepted);
+      refused.Add(label, target.refused);
+    }
+  }
+  return absl::StrCat(up.text(), size.text(), connected.text(), accepted.text(),
+                      refused.text());
+}
+
+std::string ConnectionMetrics(absl::Span<const LiveConnection> connections) {
+  Family read("nbdinetd_connection_read_bytes_total", "counter",
+              "Bytes that a connected client has read.");
+  Family written("nbdinetd_connection_written_bytes_total", "counter",
+                 "Bytes that a connected client has written.");
+  Family requests("nbdinetd_connection_requests_total", "counter",
+                  "Requests of a connected client.");
+  Family errors("nbdinetd_connection_errors_total", "counter",
+                "Requests of a connected client that failed.");
+  for (const LiveConnection& connection : connections) {
+    if (!connection.counters.has_value()) continue;
+    const std::string labels =
+        absl::StrCat(Label("export", connection.export_name), ",",
+                     Label("peer", connection.peer), ",",
+                     Label("identity", connection.identity), ",",
+                     Label("unit", connection.unit));
+    read.Add(labels, connection.counters->bytes_read);
+    written.Add(labels, connection.counters->bytes_written);
+    requests.Add(labels, connection.counters->requests);
+    errors.Add(labels, connection.counters->errors);
+  }
+  return absl::StrCat(read.text(), written.text(), requests.text(),
+                      errors.text());
+}
+
+// Reads an HTTP request up to its empty line. False if it doesn't come.
+bool ReadRequest() {
+  const absl::Time deadline = SteadyNow() + kRequestPatience;
+  std::string request;
+  while (!absl::StrContains(request, "\r\n\r\n") &&
+         !absl::StrContains(request, "\n\n")) {
+    pollfd input = {STDIN_FILENO, POLLIN, 0};
+    char buffer[1024];
+    if (request.size() > kMaxRequestBytes ||
+        PollUntil(absl::MakeSpan(&input, 1), deadline) == 0) {
+      return false;
+    }
+    const ssize_t n = read(STDIN_FILENO, buffer, sizeof(buffer));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    request.append(buffer, static_cast<size_t>(n));
+  }
+  return true;
+}
+
+void PrintHttp(absl::string_view code, absl::string_view body) {
+  PrintText(absl::StrCat("HTTP/1.1 ", code,
+                         "\r\nContent-Type: text/plain; version=0.0.4; "
+                         "charset=utf-8\r\nContent-Length: ",
+                         body.size(), "\r\nConnection: close\r\n\r\n", body));
+}
+
+absl::StatusOr<std::string> CollectMetrics(const CommandLine& line) {
+  absl::StatusOr<Bus> bus = Bus::Open(line.where);
+  if (!bus.ok()) return bus.status();
+  const absl::StatusOr<std::vector<ExportUnits>> exports =
+      FindExportUnits(*bus, line.where);
+  if (!exports.ok()) return exports.status();
+  const absl::StatusOr<LiveConnections> found =
+      FindConnections(*bus, line.where, *exports);
+  if (!found.ok()) return found.status();
+  return MetricsText(*exports, found->connections, line.where.local());
+}
+
+}  // namespace
+
+std::string LabelValue(absl::string_view text) {
+  std::string value;
+  while (!text.empty()) {
+    size_t length = 1;
+    while (length < 4 && length < text.size() &&
+           !IsValidUtf8(text.substr(0, length))) {
+      ++length;
+    }
+    const bool valid = IsValidUtf8(text.substr(0, length));
+    if (text[0] == '\n') {
+      value += "\\n";
+    } else if (text[0] == '"' || text[0] == '\\') {
+      absl::StrAppend(&value, "\\", text.substr(0, 1));
+    } else if (valid) {
+      absl::StrAppend(&value, text.substr(0, length));
+    } else {
+      value += "\xef\xbf\xbd";
+    }
+    text.remove_prefix(valid ? length : 1);
+  }
+  return value;
+}
+
+std::string MetricsText(absl::Span<const ExportUnits> exports,
+                        absl::Span<const LiveConnection> connections,
+                        bool local) {
+  return absl::StrCat(ExportMetrics(exports, connections, local),
+                      ConnectionMetrics(connections));
+}
+
+absl::StatusOr<int> Metrics(const CommandLine& line) {
+  if (line.http && !ReadRequest()) {
+    return absl::InvalidArgumentError(
+        "--http: no HTTP request on standard input");
+  }
+  const absl::StatusOr<std::string> text = CollectMetrics(line);
+  if (line.http) {
+    PrintHttp(text.ok() ? "200 OK" : "503 Service Unavailable",
+              text.ok() ? *text : absl::StrCat(text.status().message(), "\n"));
+  } else if (text.ok()) {
+    PrintText(*text);
+  }
+  if (!text.ok()) return text.status();
+  return kSuccess;
+}
+
+}  // namespace nbdinetd::ctl

@@ -1,0 +1,23 @@
+// The output of nbdinetctl: tables and JSON on standard output, sentences on
+// standard error.
+#ifndef NBDINETD_CTL_OUTPUT_H_
+#define NBDINETD_CTL_OUTPUT_H_
+
+#include "absl/strings/string_view.h"
+#include "ctl/command_line.h"
+#include "ctl/table.h"
+
+namespace nbdinetd::ctl {
+
+// Prints the table as the command line wants it: on a terminal shortened to its
+// width, and by a pager if it is longer than the terminal.
+void PrintTable(const CommandLine& line, const Table& table);
+
+void PrintText(absl::string_view text);
+
+// "nbdinetctl: TEXT" on standard error.
+void Warn(absl::string_view text);
+
+}  // namespace nbdinetd::ctl
+
+#endif  // NBDINETD_CTL_OUTPUT_H_

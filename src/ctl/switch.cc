@@ -1,0 +1,192 @@
+// enable, disable, start and stop.
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+#include "ctl/bus.h"
+#include "ctl/columns.h"
+#include "ctl/connections.h"
+#include "ctl/enable.h"
+#include "ctl/exports.h"
+#include "ctl/output.h"
+#include "ctl/verbs.h"
+#include "generator/export_file.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+ManagerScope ScopeOf(const Where& where) {
+  return where.user ? ManagerScope::kUser : ManagerScope::kSystem;
+}
+
+// Whether the export has an .export file here, even one without units.
+bool HasExportFile(const Where& where, const std::string& name) {
+  if (!where.local()) return false;
+  for (const ExportSources& sources :
+       FindExports(ExportDirectories(ScopeOf(where))).exports) {
+    if (sources.name == name) return true;
+  }
+  return false;
+}
+
+// What the export's unit is, for the sentence about a failure.
+absl::Status JobFailed(absl::string_view what, const std::string& unit,
+                       const std::string& job, const std::string& result) {
+  return absl::InternalError(absl::StrCat(
+      "failed to ", what, " ", unit, ": the job's result is ", job,
+      result.empty() || result == "success"
+          ? ""
+          : absl::StrCat(", the unit's ", result),
+      "; 'nbdinetctl check' and 'journalctl -u ", unit, "' say more"));
+}
+
+// Runs jobs for these units; the first is the one with a result.
+absl::Status RunJobs(Bus& bus, const std::string& method,
+                     const std::vector<std::string>& units) {
+  const absl::StatusOr<std::map<std::string, std::string>> jobs =
+      bus.RunJobs(method, units);
+  if (!jobs.ok()) return jobs.status();
+  for (const auto& [unit, job] : *jobs) {
+    if (job == "done" || job == "skipped") continue;
+    return JobFailed(method == "StartUnit" ? "start" : "stop", unit, job,
+                     bus.GetString(unit, "Socket", "Result"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> StartExport(Bus& bus, const ExportUnits& target) {
+  absl::Status status = RunJobs(bus, "StartUnit", {target.main_unit()});
+  if (!status.ok()) return status;
+  return absl::StrCat("started ", target.main_unit());
+}
+
+absl::StatusOr<std::string> StopExport(Bus& bus, const Where& where,
+                                       const ExportUnits& target) {
+  std::vector<std::string> units = {target.main_unit()};
+  // A listening service holds the socket, too. Its connections stay.
+  if (!target.socket.empty() && !target.per_connection) {
+    units.push_back(target.service);
+  }
+  absl::Status status = RunJobs(bus, "StopUnit", units);
+  if (!status.ok()) return status;
+  std::string result = absl::StrCat("stopped ", target.main_unit());
+  const absl::StatusOr<LiveConnections> found =
+      FindConnections(bus, where, {target});
+  const size_t clients = found.ok() ? found->connections.size() : 0;
+  if (clients > 0) {
+    absl::StrAppend(&result, "; ", clients,
+                    clients == 1 ? " client stays" : " clients stay",
+                    " connected: 'nbdinetctl disconnect ", target.name,
+                    "' ends that");
+  }
+  return result;
+}
+
+// Sets Enabled= of an .export file, or the links of a unit written by hand.
+absl::StatusOr<std::string> SetEnabled(
+    Bus& bus, const Where& where, const std::string& name,
+    const absl::StatusOr<ExportUnits>& target, bool enable) {
+  std::string result;
+  if (target.ok() && !target->generated) {
+    absl::Status status = bus.ChangeUnitFiles(
+        enable ? "EnableUnitFiles" : "DisableUnitFiles", target->main_unit());
+    if (!status.ok()) return status;
+    result =
+        absl::StrCat(enable ? "enabled " : "disabled ", target->main_unit());
+  } else if (!where.local()) {
+    return absl::UnimplementedError(
+        absl::StrCat("the drop-in of ", Quoted(name),
+                     " is a file of another machine: run nbdinetctl there"));
+  } else {
+    const std::vector<std::string> directories =
+        ExportDirectories(ScopeOf(where));
+    if (directories.empty()) {
+      return absl::InternalError("there is no directory for .export files");
+    }
+    const std::string path = EnabledDropIn(directories[0], name);
+    absl::Status status = WriteEnabledDropIn(path, enable);
+    if (!status.ok()) return status;
+    result = absl::StrCat("wrote ", path);
+  }
+  absl::Status status = bus.Reload();
+  if (!status.ok()) return status;
+  return result;
+}
+
+int PrintResult(const CommandLine& line, const std::string& name,
+                const std::string& result) {
+  Table table(ActionColumns());
+  table.AddRow({name, result});
+  PrintTable(line, table);
+  return kSuccess;
+}
+
+absl::StatusOr<int> ChangeEnabled(const CommandLine& line, bool enable) {
+  absl::StatusOr<BusAndExports> opened = OpenBusAndExports(line.where);
+  if (!opened.ok()) return opened.status();
+  Bus& bus = opened->bus;
+  const std::string& argument = line.arguments[0];
+  absl::StatusOr<ExportUnits> target = FindExport(opened->exports, argument);
+  if (!target.ok() && !HasExportFile(line.where, argument)) {
+    return target.status();
+  }
+  const std::string name = target.ok() ? target->name : argument;
+  absl::StatusOr<std::string> result =
+      SetEnabled(bus, line.where, name, target, enable);
+  if (!result.ok()) return result.status();
+  if (line.now) {
+    // The reload may have made its units.
+    const absl::StatusOr<std::vector<ExportUnits>> exports =
+        FindExportUnits(bus, line.where);
+    if (!exports.ok()) return exports.status();
+    target = FindExport(*exports, name);
+    if (!target.ok()) return target.status();
+    const absl::StatusOr<std::string> then =
+        enable ? StartExport(bus, *target)
+               : StopExport(bus, line.where, *target);
+    if (!then.ok()) return then.status();
+    absl::StrAppend(&*result, "; ", *then);
+  }
+  return PrintResult(line, name, *result);
+}
+
+}  // namespace
+
+absl::StatusOr<int> Enable(const CommandLine& line) {
+  return ChangeEnabled(line, true);
+}
+
+absl::StatusOr<int> Disable(const CommandLine& line) {
+  return ChangeEnabled(line, false);
+}
+
+absl::StatusOr<int> Start(const CommandLine& line) {
+  absl::StatusOr<BusAndExports> opened = OpenBusAndExports(line.where);
+  if (!opened.ok()) return opened.status();
+  const absl::StatusOr<ExportUnits> target =
+      FindExport(opened->exports, line.arguments[0]);
+  if (!target.ok()) return target.status();
+  const absl::StatusOr<std::string> result = StartExport(opened->bus, *target);
+  if (!result.ok()) return result.status();
+  return PrintResult(line, target->name, *result);
+}
+
+absl::StatusOr<int> Stop(const CommandLine& line) {
+  absl::StatusOr<BusAndExports> opened = OpenBusAndExports(line.where);
+  if (!opened.ok()) return opened.status();
+  const absl::StatusOr<ExportUnits> target =
+      FindExport(opened->exports, line.arguments[0]);
+  if (!target.ok()) return target.status();
+  const absl::StatusOr<std::string> result =
+      StopExport(opened->bus, line.where, *target);
+  if (!result.ok()) return result.status();
+  return PrintResult(line, target->name, *result);
+}
+
+}  // namespace nbdinetd::ctl
