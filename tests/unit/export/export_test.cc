@@ -469,7 +469,15 @@ TEST_P(FileExportTest, DoesNotWaitForAColdRead) {
   image().DropCache();
   ASSERT_FALSE(target.IsCached(0, kBlock));
   Bytes bytes(kBlock, '#');
-  EXPECT_EQ(target.ReadCached(0, absl::MakeSpan(bytes.data(), kBlock)), 0u);
+  // preadv2(2) with RWF_NOWAIT starts the read of what isn't cached, and takes
+  // it if it is there at once: on a busy machine, the storage may be faster
+  // than the call. A call that waits never returns 0.
+  size_t cached = kBlock;
+  for (int tries = 0; tries < 1000 && cached != 0; ++tries) {
+    image().DropCache();
+    cached = target.ReadCached(0, absl::MakeSpan(bytes.data(), kBlock));
+  }
+  EXPECT_EQ(cached, 0u);
   EXPECT_TRUE(Read(target, 0, kBlock) == Pattern(0, kBlock));
   EXPECT_TRUE(target.IsCached(0, kBlock));
   EXPECT_EQ(target.ReadCached(0, absl::MakeSpan(bytes.data(), kBlock)), kBlock);
