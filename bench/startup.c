@@ -9,7 +9,7 @@
  * HOW is listen-fds (systemd with Accept=yes: the socket is descriptor 3) or
  * inetd (the socket is descriptors 0 and 1). Prints one line of JSON with all
  * the samples, in microseconds. `greet` is the floor to compare with: a program
- * that writes a greeting and ends. */
+ * that writes a greeting and ends; to descriptor 3 where systemd passes one. */
 #include <fcntl.h>
 #include <getopt.h>
 #include <sys/resource.h>
@@ -85,9 +85,8 @@ static struct sample spawn_once(bool inetd, bool greeting_only,
 int main(int argc, char** argv) {
   if (argc == 2 && strcmp(argv[1], "greet") == 0) {
     static const unsigned char greeting[18] = "NBDMAGICIHAVEOPT\0\3";
-    return write(STDOUT_FILENO, greeting, sizeof greeting) == sizeof greeting
-               ? 0
-               : 1;
+    int fd = getenv("LISTEN_FDS") != NULL ? 3 : STDOUT_FILENO;
+    return write(fd, greeting, sizeof greeting) == sizeof greeting ? 0 : 1;
   }
 
   static const struct option long_options[] = {

@@ -111,6 +111,7 @@ python_tests = \
 	tests/system/other_release_test.py \
 	tests/system/pid1_boot_test.py \
 	tests/system/pid1_journal_test.py \
+	tests/system/pid1_units_test.py \
 	tests/system/sandbox_test.py \
 	tests/system/secrets_test.py \
 	tests/system/service_page_activation_test.py \
@@ -176,7 +177,8 @@ tests_support_eio_fs_LDADD = $(FUSE3_LIBS) -lpthread
 EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/client_root.py tests/support/clients.py \
 	tests/support/faults.py tests/support/file_systems.py \
-	tests/support/harness.py tests/support/listening.py \
+	tests/support/harness.py tests/support/intruder.py \
+	tests/support/listening.py \
 	tests/support/nbd_client.py tests/support/pid1 tests/support/pid1.py \
 	tests/support/private_systemd.py tests/support/surroundings.py \
 	tests/support/tls.py \

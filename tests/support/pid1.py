@@ -20,6 +20,8 @@ The machine outside must not suffer. Therefore these are the system's own:
   the machine's id  journal files are kept under it
 
 `tests/support/pid1 COMMAND` runs a command in such a system by hand.
+
+It is longer than 500 lines because a Machine is made, booted, used and taken away by one object.
 """
 
 import ctypes

@@ -214,8 +214,8 @@ class PrivateSystemd:
 
 
 def visible_paths(context, systemd):
-    """Lines of a drop-in for the shipped services, which see neither /tmp nor /home: what the tests
-    have there, the manager's socket for sd_notify, and where builds with sanitizers write to."""
+    """Lines of a drop-in for a service with systemd's hardening, which sees neither /tmp nor /home: what
+    the tests have there, the manager's socket for sd_notify, and where builds with sanitizers write to."""
     return "".join(f"BindPaths={path}\n" for path in
                    (context.dir, systemd.base / "run" / "systemd",
                     os.path.dirname(os.path.realpath(NBDINETD))))
@@ -223,11 +223,12 @@ def visible_paths(context, systemd):
 
 class InstalledUnits:
     """The shipped nbdinetd.socket and nbdinetd@.service with drop-ins: the built program in place
-    of the installed one, addresses of the tests', and what `socket` and `service` add. As
-    nbdinetd@.service says, a copy of both under another name is a second export."""
+    of the installed one, addresses of the tests', and what `socket` and `service` add; `strict` adds the
+    shipped strict.conf. As nbdinetd@.service says, a copy of both under another name is a second
+    export."""
 
     def __init__(self, context, systemd, export, options="", listen=(), name="nbdinetd",
-                 socket="", service=""):
+                 socket="", service="", strict=False):
         self.context, self.systemd, self.name = context, systemd, name
         self.results = Path(context.fresh(".results"))
         self.results.touch()
@@ -243,13 +244,16 @@ class InstalledUnits:
         self._write(f"{name}.socket", socket_text,
                     "[Socket]\nListenStream=\n"
                     + "".join(f"ListenStream={address}\n" for address in listen) + socket)
+        if strict:
+            service = visible_paths(context, systemd) + \
+                shipped("nbdinetd@.service.d/strict.conf").split("[Service]\n")[1] + service
         # ExecStopPost= is told by the manager how the process has ended, which nothing tells
         # afterwards: the unit is forgotten.
         self._write(f"{name}@.service", service_text,
                     f"[Service]\nEnvironmentFile=\nEnvironmentFile={environment}\n"
                     f"ExecStart=\nExecStart={command}\n"
                     "ExecStopPost=/bin/sh -c 'echo \"$SERVICE_RESULT $EXIT_CODE $EXIT_STATUS\" "
-                    f">>{self.results}'\n" + visible_paths(context, systemd) + service)
+                    f">>{self.results}'\n" + service)
         context.defer(self._remove)
         systemd.systemctl("daemon-reload")
         systemd.systemctl("start", f"{name}.socket")

@@ -2,13 +2,17 @@
 """The installed build from boot to shutdown, under a systemd that is process 1 (see support/pid1.py):
 the shipped units as they are, enabled as an administrator enables them."""
 
+import json
 import os
+import shutil
+import stat
 import sys
 from pathlib import Path
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import pid1  # noqa: E402
+from faults import LoopDevice, Mount, need_privilege  # noqa: E402
 from harness import *  # noqa: E402
 
 PORT = ("127.0.0.1", 10809)
@@ -35,6 +39,69 @@ def _(t):
             machine.boot_for(t)
     wait_until(lambda: not machine.instances(), "the connections' units to be gone")
     eq(machine.failed(), [])
+    machine.systemctl("disable", "nbdinetd.socket")
+
+
+@test("a shutdown drains a live client, flushes the export, and only then unmounts what it is on")
+def _(t):
+    """The image is on a file system of its own, as on a disk; what isn't flushed when that goes away
+    is lost with the loop device's cache."""
+    need_privilege("root", "loop")
+    need("mkfs.ext4")
+    disk = t.sparse_image(64 * MIB)
+    t.run(["mkfs.ext4", "-q", "-F", disk])
+    machine.boot_for(t)
+    with LoopDevice(disk) as loop:
+        machine.write("/etc/systemd/system/data.mount",
+                      "[Mount]\nWhat=/dev/disk-of-test\nWhere=/data\nType=ext4\n")
+        os.mknod(machine.path("/dev/disk-of-test"), 0o600 | stat.S_IFBLK, os.stat(loop.path).st_rdev)
+        machine.write("/etc/systemd/system/nbdinetd@.service.d/data.conf",
+                      "[Unit]\nRequiresMountsFor=/data\n")
+        t.defer(lambda: shutil.rmtree(machine.root / "etc/systemd/system/nbdinetd@.service.d"))
+        machine.write("/etc/systemd/journald.conf.d/persistent.conf", "[Journal]\nStorage=persistent\n")
+        machine.systemctl("restart", "systemd-journald")
+        machine.run("journalctl", "--flush")
+        machine.systemctl("daemon-reload")
+        machine.systemctl("start", "data.mount")
+        machine.write("/data/export.img", bytes(16 * MIB))
+        machine.run("sync")
+        serve("/data/export.img")
+        since = machine.now_us()
+        machine.systemctl("start", "nbdinetd.socket")
+        client = Client(connect(PORT)).start()
+        for number in range(16):
+            client.write(number * MIB, pattern(number * MIB, MIB))
+        machine.power_off()
+        client.expect_end()
+        client.close()
+        # Whoever has unmounted it has written everything, so look at the order, too.
+        with Mount(loop.path, t.path("mounted"), "ext4") as mount:
+            eq(Path(mount.path, "export.img").read_bytes(), pattern(0, 16 * MIB))
+    text = t.run(["journalctl", f"--directory={machine.root}/var/log/journal", "--output=json",
+                  "--no-pager"]).stdout()
+    entries = [entry for entry in map(json.loads, text.splitlines())
+               if int(entry["__REALTIME_TIMESTAMP"]) >= since]
+    words = [str(entry["MESSAGE"]) for entry in entries]
+    ended = [n for n, word in enumerate(words) if " ended: the server is shutting down; 16 requests" in word]
+    unmounted = [n for n, word in enumerate(words) if "Unmounting data.mount" in word]
+    eq((len(ended), len(unmounted)), (1, 1), "\n".join(words))
+    assert ended < unmounted, "\n".join(words)
+
+
+@test("a power cut loses no answered write that was flushed, and the next boot serves again")
+def _(t):
+    machine.boot_for(t)
+    machine.write("/srv/nbd/export.img", bytes(MIB))
+    serve("/srv/nbd/export.img")
+    machine.systemctl("enable", "--now", "nbdinetd.socket")
+    client = Client(connect(PORT)).start()
+    client.write(4096, b"w" * 512, NBD_CMD_FLAG_FUA)
+    machine.boot_for(t)
+    client.expect_end()
+    client.close()
+    client = Client(connect(PORT)).start()
+    eq(client.read(4096, 512), b"w" * 512)
+    client.disconnect()
     machine.systemctl("disable", "nbdinetd.socket")
 
 

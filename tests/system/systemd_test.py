@@ -267,6 +267,7 @@ def _(t):
                                name=f"way{option.partition('=')[2]}{len(extra)}")
         since = systemd.now_us()
         session(path)
+        units.ended(1)
         client = Client(connect(path)).start()
         client.send(client.request_bytes(NBD_CMD_READ, 0, 1, magic=0xBAD))
         client.expect_end()

@@ -1,0 +1,418 @@
+#!/usr/bin/python3
+"""The shipped units as make install installs them, under a systemd that is process 1 (see
+support/pid1.py): what they serve, what nobody can do in them, and their limits. No test here changes a
+unit except as the manual tells an administrator to."""
+
+import ctypes
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+import pid1  # noqa: E402
+from faults import LoopDevice, need_privilege  # noqa: E402
+from harness import *  # noqa: E402
+from intruder import FORBIDDEN, INTRUDER, REFUSED  # noqa: E402
+
+PORT = ("127.0.0.1", 10809)
+RACK = 256  # MaxConnections= of nbdinetd.socket
+PER_SOURCE = 64  # and MaxConnectionsPerSource=
+ERROR, WARNING, INFO = "3", "4", "6"
+
+machine = None  # the pid1.Machine
+
+
+class Served:
+    """nbdinetd.socket or nbdinetd-listen.socket, started and serving; idle and stopped at the end."""
+
+    def __init__(self, t, image, options="", name="nbdinetd"):
+        self.name, self.default = name, f"{pid1.configured('sysconfdir')}/default/{name}"
+        self.serve(image, options)
+        t.defer(self._stop)
+        self.since = machine.now_us()
+        machine.systemctl("start", f"{name}.socket")
+
+    def serve(self, image, options="", more=""):
+        """From the next connection on."""
+        machine.write(self.default,
+                      f'NBDINETD_EXPORT="{image}"\nNBDINETD_OPTIONS="{options}"\n{more}')
+
+    def _stop(self):
+        machine.systemctl("stop", f"{self.name}.socket", f"{self.name}.service", f"{self.name}@*",
+                          check=False)
+        machine.systemctl("reset-failed", check=False)
+
+
+def idle():
+    wait_until(lambda: not machine.instances(), "the connections' units to be gone")
+
+
+def address_of(client):
+    return "{}:{}".format(*client.socket.getsockname()[:2])
+
+
+def instance_of(port):
+    """The unit of the connection from this port."""
+    return wait_until(lambda: [u for u in machine.instances() if u.endswith(f":{port}.service")],
+                      f"the unit of port {port}")[0]
+
+
+def connected(source="127.0.0.1"):
+    """(client after the handshake, its port)"""
+    connection = socket.create_connection(PORT, timeout=GUARD, source_address=(source, 0))
+    return Client(connection), connection.getsockname()[1]
+
+
+def strict_conf(t):
+    """Copies the shipped example, as it says."""
+    examples = f"{pid1.configured('docdir')}/examples/nbdinetd@.service.d"
+    machine.shell(f"mkdir -p /etc/systemd/system && cp -r '{examples}' /etc/systemd/system/")
+    machine.systemctl("daemon-reload")
+
+    def remove():
+        machine.shell("rm -r /etc/systemd/system/nbdinetd@.service.d")
+        machine.systemctl("daemon-reload")
+    t.defer(remove)
+
+
+# ------------------------------------------------------------------ what is served
+
+@test("an image is served read-write wherever it is, and --check by hand says the same")
+def _(t):
+    served = Served(t, "")
+    for path in ("/srv/nbd/a.img", "/home/images/b.img", "/run/c.img", "/data/with space/d.img",
+                 "/var/tmp/e.img", "/root/f.img"):
+        machine.write(path, pattern(0, MIB))
+        contains("read-write", machine.run(f"{pid1.configured('sbindir')}/nbdinetd", "--check",
+                                           path).stdout, path)
+        served.serve(path)
+        client = Client(connect(PORT)).start()
+        assert not client.flags & NBD_FLAG_READ_ONLY, f"{path} is read-only"
+        client.write(4096, b"w" * 512, NBD_CMD_FLAG_FUA)
+        client.disconnect()
+        eq(machine.path(path).read_bytes()[4096:4608], b"w" * 512, path)
+    idle()
+    eq(machine.failed(), [])
+
+
+@test("a block device is served read-write, and the slice keeps other devices and the network away")
+def _(t):
+    need_privilege("root", "loop")
+    served = Served(t, "")
+    with LoopDevice(t.pattern_image(MIB)) as loop:
+        node = "/dev/nbdinetd-test"
+        os.mknod(machine.path(node), 0o600 | stat.S_IFBLK, os.stat(loop.path).st_rdev)
+        served.serve(node)
+        client = Client(connect(PORT)).start()
+        assert not client.flags & NBD_FLAG_READ_ONLY
+        eq(client.read(4096, 512), pattern(4096, 512))
+        client.write(4096, bytes(512), NBD_CMD_FLAG_FUA)
+        client.disconnect()
+    # What a program could do there before it is in a sandbox.
+    def in_slice(name, *command):
+        return machine.run("systemd-run", "--quiet", "--wait", f"--slice={name}.slice", *command,
+                           check=False).returncode
+    os.mknod(machine.path("/dev/kmsg-test"), 0o600 | stat.S_IFCHR, os.makedev(1, 11))
+    attempts = (["sh", "-c", ": >>/dev/kmsg-test"], ["bash", "-c", ": </dev/tcp/127.0.0.1/10809"])
+    eq([in_slice("system", *command) for command in attempts], [0, 0])
+    eq([in_slice("system-nbdinetd", "true")] +
+       [in_slice("system-nbdinetd", "timeout", "5", *command) != 0 for command in attempts],
+       [0, True, True])
+
+
+@test("a connection's process has no privileges, and mounts of the machine cost it nothing: it is in the "
+      "machine's mount namespace")
+def _(t):
+    machine.write("/srv/nbd/export.img", pattern(0, MIB))
+    Served(t, "/srv/nbd/export.img")
+    client, port = connected()
+    client.handshake()
+    process = machine.process_of(instance_of(port))
+    status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines()
+                  if ":\t" in line)
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        eq(int(status[name], 16), 0, name)
+    # The one filter is nbdinetd's own.
+    eq((status["NoNewPrivs"], status["Seccomp"], status["Seccomp_filters"]), ("1", "2", "1"))
+    for namespace in ("mnt", "net", "ipc", "uts", "user"):
+        eq(os.readlink(process / "ns" / namespace),
+           os.readlink(machine.path(f"/proc/1/ns/{namespace}")), namespace)
+    contains("system-nbdinetd.slice", (process / "cgroup").read_text())
+    client.go()
+    client.disconnect()
+
+
+# ------------------------------------------------------------------ the intruder
+
+def intrude(t, step):
+    """Makes every forbidden attempt inside nbdinetd@.service, each by a connection of its own. Returns
+    {attempt: outcome}."""
+    machine.systemctl("start", "system-nbdinetd.slice")
+    machine.write("/srv/nbd/export.img", pattern(0, MIB))
+    machine.run("systemd-run", "--unit=victim", "sleep", "600")
+    t.defer(lambda: machine.systemctl("stop", "victim"))
+    served = Served(t, "")
+    since, ports = machine.now_us(), {}
+    for attempt in ("allowed", *FORBIDDEN):
+        served.serve("/srv/nbd/export.img", "--sandbox=require",
+                     f"NBDINETD_INTRUDER={step} {attempt}\nINTRUDER_FILE=/srv/nbd/spoilt\n"
+                     f"INTRUDER_SOCKET=/run/systemd/journal/socket\n"
+                     f"INTRUDER_VICTIM={machine.show('victim', 'MainPID')}\n")
+        client, port = connected()
+        ports[attempt] = str(port)
+        try:
+            client.handshake()
+            client.go("disk")
+            client.read(0, 512)
+            client.disconnect()
+        except (Disconnected, BrokenPipeError, ConnectionResetError, NotNbd):
+            client.close()
+    idle()
+    machine.run("journalctl", "--sync")
+    said, ended = {}, {}
+    for entry in machine.journal(since):
+        if found := re.match(r"intruder: (?:done|error (\d+))$", str(entry["MESSAGE"])):
+            said[entry["_SYSTEMD_UNIT"].removesuffix(".service").split(":")[-1]] = int(found[1] or 0)
+        if entry.get("EXIT_STATUS") and entry.get("UNIT", "").startswith("nbdinetd@"):
+            ended[entry["UNIT"].removesuffix(".service").split(":")[-1]] = \
+                entry["EXIT_CODE"], entry["EXIT_STATUS"]
+    def outcome(port):
+        if ended.get(port) == ("killed", str(int(signal.SIGSYS))):
+            return "ended" if port not in said else "said something, and ended"
+        return said.get(port, f"nothing, {ended.get(port)}")
+    return {attempt: outcome(port) for attempt, port in ports.items()}
+
+
+def _forbidden(step, when):
+    @test(f"in nbdinetd@.service as it is shipped, {when}, whoever has taken over the process can do none "
+          "of what is forbidden", guard=600.0)
+    def _(t):
+        require(os.access(INTRUDER, os.X_OK), "needs tests/nbdinetd-intruder")
+        program = machine.path(f"{pid1.configured('sbindir')}/nbdinetd")
+        saved = program.read_bytes()
+        t.defer(lambda: program.write_bytes(saved))
+        program.write_bytes(Path(INTRUDER).read_bytes())
+        results = intrude(t, step)
+        eq(results.pop("allowed"), 0, "what is allowed")
+        eq(results, {a: REFUSED.get(a, "ended") for a in FORBIDDEN})
+        eq(machine.path("/srv/nbd/spoilt").exists(), False)
+        eq(machine.systemctl("is-active", "victim").strip(), "active")
+
+
+_forbidden("enter", "before the first byte of the client")
+_forbidden("tighten", "during transmission")
+
+
+# ------------------------------------------------------------------ limits
+
+@test("a rack of 256 clients from four machines is served at once, and no unit is left", guard=180.0)
+def _(t):
+    machine.write("/srv/nbd/export.img", pattern(0, MIB))
+    Served(t, "/srv/nbd/export.img", "--readonly")
+    sockets = []
+    for number in range(RACK):
+        source = f"127.0.0.{1 + number // PER_SOURCE}"
+        sockets.append(socket.create_connection(PORT, timeout=GUARD, source_address=(source, 0)))
+    clients = [Client(connection).start() for connection in sockets]
+    eq(len(machine.instances()), RACK)
+    for number, client in enumerate(clients):
+        eq(client.read(number * 512, 512), pattern(number * 512, 512))
+    # One more is one too many, and harms nobody.
+    extra = Client(socket.create_connection(PORT, timeout=GUARD, source_address=("127.0.0.5", 0)))
+    eq(extra.read_to_end(), b"")
+    for client in clients:
+        client.disconnect()
+    idle()
+    eq(machine.failed(), [])
+    eq(machine.systemctl("is-active", "nbdinetd.socket").strip(), "active")
+    Client(connect(PORT)).start().disconnect()
+
+
+@test("MaxConnectionsPerSource= keeps a machine from having more than its part, until it has fewer")
+def _(t):
+    machine.write("/srv/nbd/export.img", pattern(0, MIB))
+    Served(t, "/srv/nbd/export.img", "--readonly")
+    clients = [Client(connect(PORT)).start() for _ in range(PER_SOURCE)]
+    eq(Client(connect(PORT)).read_to_end(), b"")
+    other, _ = connected("127.0.0.2")
+    other.start()
+    other.disconnect()
+    clients.pop().disconnect()
+    wait_until(lambda: len(machine.instances()) == len(clients), "a unit to be gone")
+    clients.append(Client(connect(PORT)).start())
+    for client in clients:
+        client.disconnect()
+    idle()
+
+
+# ------------------------------------------------------------------ the manager
+
+def use_during(t, name, act):
+    """A client that is served before and after something has been done to systemd, as is a new one."""
+    machine.write("/srv/nbd/export.img", pattern(0, MIB))
+    served = Served(t, "/srv/nbd/export.img", name=name)
+    client = Client(connect(PORT)).start()
+    client.write(0, b"1" * 512)
+    act()
+    client.write(512, b"2" * 512, NBD_CMD_FLAG_FUA)
+    eq(client.read(0, 1024), b"1" * 512 + b"2" * 512)
+    other = Client(connect(PORT)).start()
+    eq(other.read(0, 1024), b"1" * 512 + b"2" * 512)
+    other.disconnect()
+    client.disconnect()
+    ended = wait_until(lambda: (lambda e: e if len(e) == 2 else None)(
+        [m for m in machine.messages(served.since) if " ended: " in m]), "both ends in the journal")
+    for message in ended:
+        contains("client disconnected", message)
+
+
+@test("daemon-reload and daemon-reexec leave connections and sockets alone")
+def _(t):
+    for name in ("nbdinetd", "nbdinetd-listen"):
+        for verb in ("daemon-reload", "daemon-reexec"):
+            use_during(t, name, lambda verb=verb: machine.systemctl(verb))
+            machine.systemctl("stop", f"{name}.socket", f"{name}.service", check=False)
+    idle()
+    eq(machine.failed(), [])
+
+
+@test("stop and restart of a connection's unit drain it, and its unit is gone")
+def _(t):
+    machine.write("/srv/nbd/export.img", pattern(0, MIB))
+    served = Served(t, "/srv/nbd/export.img")
+    for verb in ("stop", "restart"):
+        client, port = connected()
+        client.start()
+        client.write(0, verb.encode() * 64)
+        machine.systemctl(verb, instance_of(port))
+        client.expect_end()
+        client.close()
+        idle()
+        eq(machine.path("/srv/nbd/export.img").read_bytes()[:len(verb) * 64], verb.encode() * 64)
+        contains("the server is shutting down", machine.wait_for_message(served.since, f":{port} ended: ")[0])
+    # The restarted one finds the same connection, which is over.
+    eq([e for e in machine.log(served.since) if e["PRIORITY"] <= ERROR], [])
+
+
+FULL = "/etc/systemd/journald.conf.d/full.conf"
+
+
+def restart_journald(settings):
+    machine.write(FULL, f"[Journal]\n{settings}")
+    machine.systemctl("reset-failed", "systemd-journald.service")
+    machine.systemctl("restart", "systemd-journald.service")
+
+
+def serve_some(options):
+    for _ in range(20):
+        client = Client(connect(PORT)).start()
+        for number in range(20):
+            eq(client.read(number * 512, 512), pattern(number * 512, 512))
+        client.disconnect()
+    idle()
+    eq(machine.failed(), [], options)
+
+
+@test("a journal that is full, that limits the rate, or that keeps nothing holds up no client")
+def _(t):
+    machine.write("/srv/nbd/export.img", pattern(0, MIB))
+    served = Served(t, "/srv/nbd/export.img", "--readonly")
+
+    t.defer(lambda: restart_journald(""))
+    restart_journald("RateLimitIntervalSec=1h\nRateLimitBurst=1\n")
+    served.serve("/srv/nbd/export.img", "-v")  # which has a line for each request
+    since = machine.now_us()
+    serve_some("-v")
+    assert len(machine.messages(since)) < 20 * 20, "the journal has taken everything"
+
+    served.serve("/srv/nbd/export.img")
+    restart_journald("Storage=none\n")
+    serve_some("none")
+    eq(machine.messages(since=machine.now_us() - 1), [])
+
+    machine.shell("mount -t tmpfs -o size=20M tmpfs /run/log/journal")
+    t.defer(lambda: machine.shell("umount --lazy /run/log/journal"))
+    restart_journald("Storage=volatile\n")
+    machine.shell("cat /dev/zero >/run/log/journal/fill || :")
+    since = machine.now_us()
+    for _ in range(40):
+        serve_some("full")
+        if len(machine.messages(since)) < 40:
+            break
+        since = machine.now_us()
+    else:
+        raise AssertionError("the journal is never full")
+    serve_some("full")
+
+
+# ------------------------------------------------------------------ both layers
+
+@test("strict.conf, copied as it says, confines a connection, which is served")
+def _(t):
+    strict_conf(t)
+    for path in ("/srv/nbd/export.img", "/home/hidden.img"):
+        machine.write(path, pattern(0, MIB))
+    served = Served(t, "/srv/nbd/export.img", "--sandbox=require")
+    client, port = connected()
+    client.start()
+    assert not client.flags & NBD_FLAG_READ_ONLY
+    client.write(4096, bytes(512), NBD_CMD_FLAG_FUA)
+    process = machine.process_of(instance_of(port))
+    assert os.readlink(process / "ns/mnt") != os.readlink(machine.path("/proc/1/ns/mnt"))
+    eq([name for name in ("home", "tmp", "root") if os.listdir(process / "root" / name)], [])
+    client.disconnect()
+    served.serve("/home/hidden.img")
+    client, _ = connected()
+    eq(client.read_to_end(), b"")
+    machine.wait_for_message(served.since, "No such file or directory")
+    idle()
+
+
+@test("the listening service and strict.conf work where there is no /dev/kmsg")
+def _(t):
+    strict_conf(t)
+    machine.shell("umount --lazy /dev/kmsg; rm /dev/kmsg /run/systemd/inaccessible/chr")
+    machine.write("/srv/nbd/export.img", pattern(0, MIB))
+    for name in ("nbdinetd", "nbdinetd-listen"):
+        Served(t, "/srv/nbd/export.img", name=name)
+        client = Client(connect(PORT)).start()
+        assert not client.flags & NBD_FLAG_READ_ONLY
+        eq(client.read(4096, 512), pattern(4096, 512))
+        client.disconnect()
+        machine.systemctl("stop", f"{name}.socket", check=False)
+
+
+@test("the listening service starts with its first client, serves a rack, and reloads beside it", guard=180.0)
+def _(t):
+    machine.write("/srv/nbd/export.img", pattern(0, MIB))
+    served = Served(t, "/srv/nbd/export.img", "--readonly", name="nbdinetd-listen")
+    eq(machine.show("nbdinetd-listen.service", "ActiveState"), "inactive")
+    clients = [Client(connect(PORT)).start() for _ in range(RACK)]
+    eq(machine.show("nbdinetd-listen.service", "ActiveState"), "active")
+    machine.write("/srv/nbd/other.img", bytes(2 * MIB))
+    served.serve("/srv/nbd/other.img")
+    machine.systemctl("reload", "nbdinetd-listen.service")
+    other = Client(connect(PORT)).start()
+    eq((other.size, clients[0].size), (2 * MIB, MIB))
+    for number, client in enumerate(clients):
+        eq(client.read(number * 512, 512), pattern(number * 512, 512))
+        client.disconnect()
+    machine.systemctl("stop", "nbdinetd-listen.socket", "nbdinetd-listen.service")
+    other.expect_end()
+    other.close()
+    eq(machine.failed(), [])
+
+
+def tests(booted):
+    global machine
+    machine = booted
+    main()
+
+
+if __name__ == "__main__":
+    pid1.run(tests)
