@@ -43,7 +43,11 @@ unit_sources = \
 	tests/unit/export/exclusive_test.cc \
 	tests/unit/export/export_test.cc \
 	tests/unit/export/extents_test.cc \
+	tests/unit/generator/careful_look_test.cc \
+	tests/unit/generator/export_definition_test.cc \
 	tests/unit/generator/export_file_test.cc \
+	tests/unit/generator/unit_text_test.cc \
+	tests/unit/generator/units_test.cc \
 	tests/unit/negotiation/negotiation_test.cc \
 	tests/unit/negotiation/option_handlers_test.cc \
 	tests/unit/protocol/nbd_error_test.cc \
@@ -110,6 +114,7 @@ python_tests = \
 	tests/system/listener_test.py \
 	tests/system/other_release_test.py \
 	tests/system/pid1_boot_test.py \
+	tests/system/pid1_exports_test.py \
 	tests/system/pid1_journal_test.py \
 	tests/system/pid1_units_test.py \
 	tests/system/sandbox_test.py \

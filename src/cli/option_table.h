@@ -1,8 +1,9 @@
 // The options of the command line, one row each.
 //
-// getopt's arrays, --help, the check of options that exclude each other, and
-// the test of the manual page are made from these rows. A new option therefore
-// needs a row, its use, a paragraph of the manual page, and a test.
+// getopt's arrays, --help, the check of options that exclude each other, the
+// keys of .export files, and the tests of the manual pages are made from these
+// rows. A new option therefore needs a row, its use, a paragraph of the manual
+// page and one of its key's, and a test.
 #ifndef NBDINETD_CLI_OPTION_TABLE_H_
 #define NBDINETD_CLI_OPTION_TABLE_H_
 
@@ -27,10 +28,20 @@ enum class HelpSection {
   kNoEffect  // taken, since nbdkit has them
 };
 
-// An option from the command line, spelled as in the table.
+// An option from the command line, spelled as in the table, or its key.
 struct GivenOption {
   absl::string_view name;      // with its dashes: "--port"
   absl::string_view argument;  // empty for an option that takes none
+  AccessRules::Names names = AccessRules::Names::kLookUp;
+};
+
+// What the key of an option takes in an .export file.
+enum class KeyKind {
+  kBoolean,  // yes for the option, no for none
+  kText,     // the option's argument
+  kPath,     // the option's argument, an absolute path
+  kWord,     // one of a few words; "no" for none
+  kList,     // the option once more for each assignment
 };
 
 struct OptionRow {
@@ -55,6 +66,11 @@ struct OptionRow {
   // nullptr after the last. It is enough that one of two options names the
   // other.
   std::array<const char*, 3> excludes = {};
+  // Its key in the section [Export] of an .export file, or the reason why there
+  // is none; the other one is nullptr.
+  const char* key = nullptr;
+  const char* no_key = nullptr;
+  KeyKind key_kind = KeyKind::kText;
   // Stores the meaning of the option in `options`. InvalidArgument for a wrong
   // argument, which may have been stored all the same.
   absl::Status (*set)(const GivenOption& given, Options& options);
@@ -62,6 +78,12 @@ struct OptionRow {
 
 // All rows, in the order of --help.
 absl::Span<const OptionRow> OptionTable();
+
+// The last step of parsing: checks options that exclude each other or need each
+// other, and sets defaults that depend on others. `given` are the rows that set
+// `options`. InvalidArgument spells options with their dashes.
+absl::Status SettleOptions(absl::Span<const OptionRow* const> given,
+                           Options& options);
 
 }  // namespace nbdinetd
 

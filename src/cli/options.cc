@@ -145,7 +145,8 @@ absl::Status TakeFile(absl::Span<char* const> words, Options& options) {
 }
 
 // Checks for options that exclude each other.
-absl::Status CheckTogether(const Options& options, const GivenRows& given) {
+absl::Status CheckTogether(const Options& options,
+                           absl::Span<const OptionRow* const> given) {
   for (const OptionRow* row : given) {
     const std::string name = absl::StrCat("--", row->name);
     if (!options.file.empty() && Excludes(*row, "FILE")) {
@@ -169,9 +170,9 @@ absl::Status CheckTogether(const Options& options, const GivenRows& given) {
 }
 
 // Sets the default of --tls, and checks the options that depend on it.
-absl::Status SettleTls(Options* options) {
-  TlsSettings& tls = options->tls;
-  if (!options->tls_given &&
+absl::Status SettleTls(Options& options) {
+  TlsSettings& tls = options.tls;
+  if (!options.tls_given &&
       (!tls.certificates.empty() || !tls.psk_file.empty() || tls.verify_peer)) {
     tls.mode = TlsMode::kOn;
   }
@@ -251,7 +252,13 @@ absl::Status ParseOptions(int argc, char** argv, Options* options) {
   }
   first_error.Update(
       TakeFile(absl::MakeSpan(argv + optind, argv + argc), *options));
-  first_error.Update(CheckTogether(*options, given));
+  first_error.Update(SettleOptions(given, *options));
+  return first_error;
+}
+
+absl::Status SettleOptions(absl::Span<const OptionRow* const> given,
+                           Options& options) {
+  absl::Status first_error = CheckTogether(options, given);
   first_error.Update(SettleTls(options));
   return first_error;
 }

@@ -94,14 +94,17 @@ absl::Status Wrong(AccessRules::Action action, absl::string_view who,
 
 }  // namespace
 
-absl::Status AccessRules::Add(Action action, absl::string_view list) {
+absl::Status AccessRules::Add(Action action, absl::string_view list,
+                              Names names) {
   for (const absl::string_view who : absl::StrSplit(list, ',')) {
-    if (absl::Status status = AddOne(action, who); !status.ok()) return status;
+    absl::Status status = AddOne(action, who, names);
+    if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
-absl::Status AccessRules::AddOne(Action action, absl::string_view who) {
+absl::Status AccessRules::AddOne(Action action, absl::string_view who,
+                                 Names names) {
   Rule rule;
   rule.action = action;
   rule.option = absl::StrCat(OptionOf(action), "=", who);
@@ -137,7 +140,7 @@ absl::Status AccessRules::AddOne(Action action, absl::string_view who) {
                  "them, or uid: or gid:");
   }
   if (kind == "uid" || kind == "gid" || kind == "vsock") {
-    return AddNumbered(std::move(rule), who, kind, parts.second);
+    return AddNumbered(std::move(rule), who, names);
   }
   return AddNetwork(std::move(rule), who);
 }
@@ -152,8 +155,9 @@ void AccessRules::KeepAny(const Rule& base, Family family) {
 }
 
 absl::Status AccessRules::AddNumbered(Rule rule, absl::string_view who,
-                                      absl::string_view kind,
-                                      absl::string_view value) {
+                                      Names names) {
+  const auto [kind, value] = std::pair<absl::string_view, absl::string_view>(
+      absl::StrSplit(who, absl::MaxSplits(':', 1)));
   const bool is_number = ParseNumber(value, &rule.number);
   if (kind == "vsock") {
     if (!is_number) {
@@ -167,8 +171,9 @@ absl::Status AccessRules::AddNumbered(Rule rule, absl::string_view who,
     return absl::OkStatus();
   }
   const bool is_user = kind == "uid";
+  const bool trusted = names == Names::kTrust && !is_number && !value.empty();
   const bool found =
-      is_number ||
+      is_number || trusted ||
       (!value.empty() && FindId(kind, std::string(value), &rule.number));
   if (!found || rule.number == kNobodysId) {
     return Wrong(rule.action, who,

@@ -35,11 +35,15 @@ namespace nbdinetd {
 class AccessRules {
  public:
   enum class Action { kAllow, kDeny };
+  // Whether a user or group is looked up by name, which may ask another
+  // process, or taken as known, for a process that only checks the form.
+  enum class Names { kLookUp, kTrust };
 
   // Adds a rule for each WHO of a comma-separated list; the manual page has its
   // forms. Names of users and groups are looked up, numbers aren't.
   // InvalidArgument names the wrong WHO and the reason.
-  absl::Status Add(Action action, absl::string_view list);
+  absl::Status Add(Action action, absl::string_view list,
+                   Names names = Names::kLookUp);
 
   // Without rules, every peer may connect.
   bool empty() const { return rules_.empty(); }
@@ -72,11 +76,10 @@ class AccessRules {
     std::string option;  // as given: --allow=WHO
   };
 
-  absl::Status AddOne(Action action, absl::string_view who);
+  absl::Status AddOne(Action action, absl::string_view who, Names names);
   void Keep(Rule rule);
   void KeepAny(const Rule& base, Family family);
-  absl::Status AddNumbered(Rule rule, absl::string_view who,
-                           absl::string_view kind, absl::string_view value);
+  absl::Status AddNumbered(Rule rule, absl::string_view who, Names names);
   absl::Status AddNetwork(Rule rule, absl::string_view who);
 
   static bool Matches(const Rule& rule, const PeerIdentity& peer);

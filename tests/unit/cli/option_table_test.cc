@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "generator/export_definition.h"
+
 namespace nbdinetd {
 namespace {
 
@@ -116,6 +118,46 @@ TEST(OptionTable, AManualIsReadAsItIsMeant) {
             (Spellings{"-r", "--readonly", "-e ARG", "--exportname ARG",
                        "--exclusive [ARG]", "--tls ARG", "--allow ARG",
                        "--deny ARG"}));
+}
+
+// The keys that have a paragraph in a section of nbdinetd.export(5), such as
+// ".It Li User= Ns Ar USER , Li Group= Ns Ar GROUP".
+std::multiset<std::string> KeysOfManual(const std::string& wanted) {
+  std::ifstream manual(std::string(std::getenv("NBDINETD_SRCDIR")) +
+                       "/man/nbdinetd.export.5.in");
+  EXPECT_TRUE(manual.is_open());
+  std::multiset<std::string> keys;
+  std::string section;
+  for (std::string line; std::getline(manual, line);) {
+    if (line.rfind(".Sh ", 0) == 0) section = line.substr(4);
+    if (section != wanted || line.rfind(".It Li ", 0) != 0) continue;
+    const std::vector<std::string> words = Split(line);
+    for (size_t i = 0; i + 1 < words.size(); ++i) {
+      if (words[i] == "Li") {
+        keys.insert(words[i + 1].substr(0, words[i + 1].find('=')));
+      }
+    }
+  }
+  return keys;
+}
+
+TEST(OptionTable, EachOptionHasAKeyInTheManualOrAReasonForNone) {
+  std::multiset<std::string> keys;
+  for (const OptionRow& row : OptionTable()) {
+    EXPECT_NE(row.key == nullptr, row.no_key == nullptr) << row.name;
+    if (row.key != nullptr) keys.insert(row.key);
+    const bool takes_none = row.argument[0] == '\0';
+    if (row.key == nullptr) continue;
+    EXPECT_EQ(row.key_kind == KeyKind::kBoolean, takes_none) << row.name;
+  }
+  EXPECT_EQ(KeysOfManual("OPTIONS IN [EXPORT]"), keys);
+  EXPECT_EQ(std::set<std::string>(keys.begin(), keys.end()).size(),
+            keys.size());
+}
+
+TEST(OptionTable, EachKeyOfTheUnitsIsInTheManual) {
+  std::multiset<std::string> keys(UnitKeys().begin(), UnitKeys().end());
+  EXPECT_EQ(KeysOfManual("OTHER KEYS IN [EXPORT]"), keys);
 }
 
 TEST(OptionTable, EachSpellingIsThereOnce) {

@@ -74,6 +74,19 @@ std::string WrongBecause(const std::string& who) {
   return std::string(status.message());
 }
 
+TEST(AccessRules, NamesThatAreTrustedArentLookedUp) {
+  AccessRules rules;
+  const auto add = [&rules](const char* who) {
+    return rules
+        .Add(AccessRules::Action::kAllow, who, AccessRules::Names::kTrust)
+        .ok();
+  };
+  EXPECT_TRUE(add("uid:no-such-user,gid:no-such-group,uid:0"));
+  EXPECT_FALSE(add("uid:"));
+  EXPECT_FALSE(add("vsock:name"));
+  EXPECT_FALSE(add("uid:4294967295"));
+}
+
 TEST(AccessRules, WithoutRulesEverybodyMayConnect) {
   EXPECT_TRUE(AccessRules().empty());
   for (const PeerIdentity& peer : {Ip("192.0.2.7"), Ip("2001:db8::1"),

@@ -1,0 +1,430 @@
+#include "generator/units.h"
+
+#include <sys/sysmacros.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "generator/listen_address.h"
+#include "generator/shipped_units.h"
+
+namespace nbdinetd {
+namespace {
+
+using What = CarefulLook::Seen::What;
+
+// In a user's own service manager, which lacks the privileges for them, these
+// settings of the shipped units fail or have no effect.
+constexpr const char* kOfRoot[] = {"CapabilityBoundingSet",
+                                   "DevicePolicy",
+                                   "KeyringMode",
+                                   "ProtectSystem",
+                                   "ReadWritePaths",
+                                   "ProtectHome",
+                                   "PrivateTmp",
+                                   "TemporaryFileSystem",
+                                   "BindReadOnlyPaths",
+                                   "ProtectProc",
+                                   "ProcSubset",
+                                   "ProtectKernelTunables",
+                                   "ProtectControlGroups",
+                                   "PrivateNetwork",
+                                   "IPAddressDeny",
+                                   "PrivateIPC",
+                                   "ProtectClock",
+                                   "ProtectHostname",
+                                   "ProtectKernelModules",
+                                   "ProtectKernelLogs",
+                                   "PrivateMounts",
+                                   "PrivateDevices"};
+
+// In front of paths in a listener's service: what it sees there is empty.
+constexpr const char* kHiddenDirectories[] = {
+    "/home/", "/root/", "/run/", "/tmp/", "/var/tmp/", "/run/user/"};
+
+constexpr const char* kRequiredTlsFiles[] = {"server-cert.pem",
+                                             "server-key.pem"};
+constexpr const char* kOptionalTlsFiles[] = {"ca-cert.pem", "ca-crl.pem"};
+constexpr char kPreSharedKeys[] = "keys.psk";
+
+std::string SocketName(const ExportDefinition& definition) {
+  return absl::StrCat("nbdinetd-", definition.file.sources.name, ".socket");
+}
+
+std::string ServiceName(const ExportDefinition& definition) {
+  return absl::StrCat("nbdinetd-", definition.file.sources.name,
+                      definition.is_listener ? ".service" : "@.service");
+}
+
+// The start of both units.
+UnitChanges Changes(const ExportDefinition& definition,
+                    absl::string_view what) {
+  const ExportSources& sources = definition.file.sources;
+  UnitChanges changes;
+  changes.head =
+      absl::StrCat("# Made by nbdinetd-generator(8) from ", sources.path,
+                   ". After a change there, run\n# systemctl daemon-reload.\n");
+  changes.Remove("Install", "");
+  changes.Add("Unit", "SourcePath", PlainValue(sources.path));
+  const std::string description =
+      definition.description.empty()
+          ? ""
+          : absl::StrCat(" (", definition.description, ")");
+  changes.Replace(
+      "Unit", "Description",
+      PlainValue(absl::StrCat(what, " ", sources.name, description)));
+  changes.Replace("Unit", "Documentation",
+                  "man:nbdinetd.export(5) man:nbdinetd(8)");
+  return changes;
+}
+
+// Whether a setting of [Unit] is one for the socket, too. Others order and bind
+// the service; on a socket, which starts early, they would lead to circles.
+bool IsForBoth(const ExportSetting& setting) {
+  return setting.key == "Description" || setting.key == "Documentation" ||
+         absl::StartsWith(setting.key, "Condition") ||
+         absl::StartsWith(setting.key, "Assert");
+}
+
+void AddSetting(const ExportSetting& setting, UnitChanges& changes) {
+  changes.Add(setting.section, setting.key, setting.value);
+}
+
+// The links that [Install] asks for.
+absl::StatusOr<std::vector<UnitLink>> Links(
+    const ExportDefinition& definition) {
+  const std::string socket = SocketName(definition);
+  std::vector<UnitLink> links;
+  bool is_default = true;
+  for (const ExportSetting& setting : definition.file.settings) {
+    if (setting.section != "Install") continue;
+    const bool is_alias = setting.key == "Alias";
+    const std::string suffix = setting.key == "WantedBy"     ? ".wants/"
+                               : setting.key == "RequiredBy" ? ".requires/"
+                               : setting.key == "UpheldBy"   ? ".upholds/"
+                                                             : "";
+    if (!is_alias && suffix.empty()) {
+      return ErrorAt(
+          setting, absl::StrCat(ShownValue(setting.key),
+                                "= has no effect in [Install]; use WantedBy=, "
+                                "RequiredBy=, UpheldBy= or Alias="));
+    }
+    if (!is_alias) is_default = false;
+    const std::string end =
+        is_alias ? std::string() : absl::StrCat(suffix, socket);
+    if (setting.value.empty()) {
+      links.erase(std::remove_if(links.begin(), links.end(),
+                                 [&](const UnitLink& link) {
+                                   return absl::StrContains(link.name, '/')
+                                              ? !is_alias && absl::EndsWith(
+                                                                 link.name, end)
+                                              : is_alias;
+                                 }),
+                  links.end());
+    }
+    for (const absl::string_view unit :
+         absl::StrSplit(setting.value, ' ', absl::SkipWhitespace())) {
+      if (absl::StrContains(unit, '/') || !absl::StrContains(unit, '.') ||
+          unit[0] == '.' || (is_alias && !absl::EndsWith(unit, ".socket"))) {
+        return ErrorAt(
+            setting,
+            absl::StrCat(setting.key, "=", ShownValue(unit),
+                         is_alias ? ": this is no name of a socket unit"
+                                  : ": this is no name of a unit"));
+      }
+      links.push_back({absl::StrCat(unit, end),
+                       is_alias ? socket : absl::StrCat("../", socket)});
+    }
+  }
+  if (is_default) {
+    links.push_back({absl::StrCat("sockets.target.wants/", socket),
+                     absl::StrCat("../", socket)});
+  }
+  if (!definition.is_enabled) links.clear();
+  return links;
+}
+
+}  // namespace
+
+UnitMaker::UnitMaker(ManagerScope scope, CarefulLook look)
+    : scope_(scope),
+      look_(std::move(look)),
+      connection_socket_(kConnectionSocket),
+      connection_service_(kConnectionService),
+      listener_socket_(kListenerSocket),
+      listener_service_(kListenerService) {}
+
+absl::StatusOr<ExportUnits> UnitMaker::Make(
+    const ExportDefinition& definition) const {
+  absl::StatusOr<std::vector<UnitLink>> links = Links(definition);
+  if (!links.ok()) return links.status();
+  ExportUnits units;
+  units.links = *std::move(links);
+  units.files.push_back({SocketName(definition), SocketText(definition)});
+  units.files.push_back({ServiceName(definition), ServiceText(definition)});
+  return units;
+}
+
+std::string UnitMaker::SocketText(const ExportDefinition& definition) const {
+  UnitChanges changes = Changes(definition, "NBD socket of");
+  const ExportFile& file = definition.file;
+  const std::vector<const ExportSetting*> addresses =
+      SettingsOf(file, "Socket", "ListenStream");
+  if (!addresses.empty()) changes.Remove("Socket", "ListenStream");
+  if (std::any_of(addresses.begin(), addresses.end(), [](const auto* address) {
+        return IsSocketPath(address->value);
+      })) {
+    changes.Add("Socket", "SocketMode", "0660");
+  }
+  if (!definition.is_listener && !definition.max_connections.empty()) {
+    changes.Replace("Socket", "MaxConnections", definition.max_connections);
+  }
+  if (!definition.max_connections_per_source.empty()) {
+    changes.Replace("Socket", "MaxConnectionsPerSource",
+                    definition.max_connections_per_source);
+  }
+  for (const ExportSetting& setting : file.settings) {
+    if (setting.section == "Socket" ||
+        (setting.section == "Unit" && IsForBoth(setting))) {
+      AddSetting(setting, changes);
+    }
+  }
+  return Render(definition.is_listener ? listener_socket_ : connection_socket_,
+                changes);
+}
+
+std::string UnitMaker::ServiceText(const ExportDefinition& definition) const {
+  const ShippedUnit& shipped =
+      definition.is_listener ? listener_service_ : connection_service_;
+  UnitChanges changes = Changes(definition, "NBD export");
+  if (!absl::StrContains(absl::StrCat(definition.path, "/"), "/../")) {
+    changes.Add("Unit", "RequiresMountsFor", PathWord(definition.path));
+  }
+  changes.Remove("Service", "Environment");
+  changes.Remove("Service", "EnvironmentFile");
+  changes.Remove("Service", "DeviceAllow");
+  changes.Replace("Service", "ExecStart", Command(definition, shipped));
+  if (scope_ == ManagerScope::kUser) {
+    for (const char* key : kOfRoot) changes.Remove("Service", key);
+  } else {
+    if (!definition.user.empty()) {
+      changes.Add("Service", "User", definition.user);
+    }
+    if (!definition.group.empty()) {
+      changes.Add("Service", "Group", definition.group);
+    }
+    AddTls(definition, changes);
+    AddDevices(definition, changes);
+    if (shipped.Has("Service", "ReadWritePaths")) {
+      AddVisiblePaths(definition, changes);
+    }
+  }
+  for (const ExportSetting& setting : definition.file.settings) {
+    if (setting.section == "Service" || setting.section == "Unit") {
+      AddSetting(setting, changes);
+    }
+  }
+  return Render(shipped, changes);
+}
+
+// The shipped command, with the arguments in place of its variables.
+std::string UnitMaker::Command(const ExportDefinition& definition,
+                               const ShippedUnit& shipped) const {
+  std::string options;
+  const auto add = [&options](absl::string_view word) {
+    absl::StrAppend(&options, options.empty() ? "" : " ", word);
+  };
+  for (const std::string& argument : definition.arguments) {
+    add(CommandWord(argument));
+  }
+  if (definition.is_listener && !definition.max_connections.empty()) {
+    add(absl::StrCat("--max-connections=", definition.max_connections));
+  }
+  if (!definition.tls_certificates.empty()) {
+    add(HasCredentials(definition)
+            ? "--tls-certificates=${CREDENTIALS_DIRECTORY}"
+            : CommandWord(absl::StrCat("--tls-certificates=",
+                                       definition.tls_certificates)));
+  }
+  if (!definition.tls_pre_shared_keys.empty()) {
+    add(scope_ == ManagerScope::kSystem
+            ? absl::StrCat("--tls-psk=${CREDENTIALS_DIRECTORY}/",
+                           kPreSharedKeys)
+            : CommandWord(
+                  absl::StrCat("--tls-psk=", definition.tls_pre_shared_keys)));
+  }
+  if (definition.is_directory) {
+    add(CommandWord(absl::StrCat("--directory=", definition.path)));
+  }
+  absl::StrAppend(&options, definition.more_options);
+  const std::string file =
+      definition.is_directory
+          ? ""
+          : absl::StrCat("-- ", CommandWord(definition.path));
+  return absl::StrReplaceAll(
+      shipped.ValueOf("Service", "ExecStart"),
+      {{"$NBDINETD_OPTIONS", options}, {"-- ${NBDINETD_EXPORT}", file}});
+}
+
+// Whether the certificates are handed over as credentials. A directory that
+// can't be looked at now may have a revocation list, which must not be lost:
+// nbdinetd then reads the directory by itself.
+bool UnitMaker::HasCredentials(const ExportDefinition& definition) const {
+  if (scope_ == ManagerScope::kUser) return false;
+  const CarefulLook::Seen seen = look_.At(definition.tls_certificates);
+  return seen.what == What::kFound && S_ISDIR(seen.status.st_mode);
+}
+
+// systemd reads the keys, as root, and only the service can read its copies.
+void UnitMaker::AddTls(const ExportDefinition& definition,
+                       UnitChanges& changes) const {
+  const std::string& directory = definition.tls_certificates;
+  const auto load = [&changes](absl::string_view id, absl::string_view path) {
+    changes.Add("Service", "LoadCredential",
+                absl::StrCat(id, ":", PlainValue(path)));
+  };
+  if (!directory.empty()) {
+    changes.Add("Unit", "RequiresMountsFor", PathWord(directory));
+    if (HasCredentials(definition)) {
+      for (const char* name : kRequiredTlsFiles) {
+        load(name, absl::StrCat(directory, "/", name));
+      }
+      for (const char* name : kOptionalTlsFiles) {
+        const std::string path = absl::StrCat(directory, "/", name);
+        if (look_.At(path).what != What::kMissing) load(name, path);
+      }
+    }
+  }
+  if (!definition.tls_pre_shared_keys.empty()) {
+    changes.Add("Unit", "RequiresMountsFor",
+                PathWord(definition.tls_pre_shared_keys));
+    load(kPreSharedKeys, definition.tls_pre_shared_keys);
+  }
+}
+
+// The one device that is served; for a file, none. A directory in /dev can have
+// any block device.
+void UnitMaker::AddDevices(const ExportDefinition& definition,
+                           UnitChanges& changes) const {
+  const CarefulLook::Seen seen = look_.At(definition.path);
+  const std::string rights = definition.is_read_only ? " r" : " rw";
+  if (definition.is_directory) {
+    if (absl::StartsWith(absl::StrCat(seen.path, "/"), "/dev/")) {
+      changes.Add("Service", "DeviceAllow", absl::StrCat("block-*", rights));
+    }
+  } else if (absl::StartsWith(seen.path, "/dev/")) {
+    changes.Add("Service", "DeviceAllow",
+                absl::StrCat(PathWord(seen.path), rights));
+  } else if (seen.what == What::kFound && S_ISBLK(seen.status.st_mode)) {
+    changes.Add("Service", "DeviceAllow",
+                absl::StrCat("/dev/block/", major(seen.status.st_rdev), ":",
+                             minor(seen.status.st_rdev), rights));
+  }
+}
+
+// The shipped listener's service sees most of the system read-only, and some
+// directories empty: all but this export stays so.
+void UnitMaker::AddVisiblePaths(const ExportDefinition& definition,
+                                UnitChanges& changes) const {
+  changes.Remove("Service", "ReadWritePaths");
+  std::vector<std::string> paths = {definition.path};
+  const CarefulLook::Seen seen = look_.At(definition.path);
+  if (seen.path != definition.path) paths.push_back(seen.path);
+  for (const std::string& path : paths) {
+    if (absl::StartsWith(path, "/dev/")) continue;
+    const bool is_hidden =
+        std::any_of(std::begin(kHiddenDirectories),
+                    std::end(kHiddenDirectories), [&](const char* directory) {
+                      return absl::StartsWith(path, directory);
+                    });
+    if (is_hidden) {
+      changes.Add("Service",
+                  definition.is_read_only ? "BindReadOnlyPaths" : "BindPaths",
+                  BindPathWord(absl::StrCat("-", path)));
+    } else if (!definition.is_read_only) {
+      changes.Add("Service", "ReadWritePaths",
+                  PathWord(absl::StrCat("-", path)));
+    }
+  }
+}
+
+// ---- All exports
+
+namespace {
+
+// An address, and the export that listens on it.
+struct TakenAddress {
+  std::string address;
+  std::string name;
+};
+
+// The settings of [Socket] that let two sockets have one address.
+bool MayShareAddress(const ExportFile& file) {
+  return LastSettingOf(file, "Socket", "ReusePort") != nullptr ||
+         LastSettingOf(file, "Socket", "BindToDevice") != nullptr;
+}
+
+// Takes the addresses of an export, unless another one has one of them.
+absl::Status TakeAddresses(const ExportFile& file,
+                           std::vector<TakenAddress>& taken) {
+  std::vector<std::pair<std::string, const ExportSetting*>> addresses;
+  for (const ExportSetting* setting :
+       SettingsOf(file, "Socket", "ListenStream")) {
+    addresses.emplace_back(setting->value, setting);
+  }
+  if (addresses.empty()) addresses.emplace_back("10809", nullptr);
+  for (const auto& [address, setting] : addresses) {
+    for (const TakenAddress& other : taken) {
+      if (!Collide(address, other.address)) continue;
+      const std::string complaint = absl::StrCat(
+          "ListenStream=", ShownValue(address), ": export ", other.name,
+          " listens on ",
+          address == other.address ? "it" : ShownValue(other.address),
+          " already; choose another address, or set Enabled=no in one of the "
+          "files");
+      return setting != nullptr
+                 ? ErrorAt(*setting, complaint)
+                 : absl::InvalidArgumentError(absl::StrCat(
+                       file.sources.path, ": without ", complaint));
+    }
+  }
+  for (auto& [address, setting] : addresses) {
+    taken.push_back({std::move(address), file.sources.name});
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ExportUnits> Generate(const ExportSources& sources,
+                                     ManagerScope scope, const UnitMaker& maker,
+                                     std::vector<TakenAddress>& taken) {
+  const absl::StatusOr<ExportFile> file = ReadExport(sources);
+  if (!file.ok()) return file.status();
+  const absl::StatusOr<ExportDefinition> definition =
+      DefineExport(*file, scope);
+  if (!definition.ok()) return definition.status();
+  absl::StatusOr<ExportUnits> units = maker.Make(*definition);
+  if (units.ok() && definition->is_enabled && !MayShareAddress(*file)) {
+    absl::Status addresses = TakeAddresses(*file, taken);
+    if (!addresses.ok()) return addresses;
+  }
+  return units;
+}
+
+}  // namespace
+
+std::vector<GeneratedExport> GenerateExports(
+    const std::vector<ExportSources>& exports, ManagerScope scope) {
+  const UnitMaker maker(scope);
+  std::vector<TakenAddress> taken;
+  std::vector<GeneratedExport> generated;
+  for (const ExportSources& sources : exports) {
+    generated.push_back({sources, Generate(sources, scope, maker, taken)});
+  }
+  return generated;
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,77 @@
+// The units of exports.
+//
+// Each export has nbdinetd-NAME.socket, and either nbdinetd-NAME@.service
+// (Mode=connection) or nbdinetd-NAME.service (Mode=listener). They are the
+// shipped units with the export's settings in place of /etc/default; the
+// settings of [Unit], [Socket] and [Service] come last.
+#ifndef NBDINETD_GENERATOR_UNITS_H_
+#define NBDINETD_GENERATOR_UNITS_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "generator/careful_look.h"
+#include "generator/export_definition.h"
+#include "generator/export_file.h"
+#include "generator/unit_text.h"
+
+namespace nbdinetd {
+
+struct UnitFile {
+  std::string name;
+  std::string text;
+};
+
+// A symbolic link, such as sockets.target.wants/nbdinetd-golden.socket.
+struct UnitLink {
+  std::string name;
+  std::string target;
+};
+
+struct ExportUnits {
+  std::vector<UnitFile> files;
+  std::vector<UnitLink> links;
+};
+
+// Makes the units of one export after the other. Threads: any.
+class UnitMaker {
+ public:
+  explicit UnitMaker(ManagerScope scope, CarefulLook look = CarefulLook());
+
+  // InvalidArgument: a setting of [Install].
+  absl::StatusOr<ExportUnits> Make(const ExportDefinition& definition) const;
+
+ private:
+  std::string SocketText(const ExportDefinition& definition) const;
+  std::string ServiceText(const ExportDefinition& definition) const;
+  std::string Command(const ExportDefinition& definition,
+                      const ShippedUnit& shipped) const;
+  void AddTls(const ExportDefinition& definition, UnitChanges& changes) const;
+  void AddDevices(const ExportDefinition& definition,
+                  UnitChanges& changes) const;
+  void AddVisiblePaths(const ExportDefinition& definition,
+                       UnitChanges& changes) const;
+  bool HasCredentials(const ExportDefinition& definition) const;
+
+  const ManagerScope scope_;
+  const CarefulLook look_;
+  const ShippedUnit connection_socket_, connection_service_;
+  const ShippedUnit listener_socket_, listener_service_;
+};
+
+// An export, and its units or the reason why it has none.
+struct GeneratedExport {
+  ExportSources sources;
+  absl::StatusOr<ExportUnits> units;
+};
+
+// Reads the exports and makes their units. Of two exports that are enabled and
+// listen on one address, the later one has none (InvalidArgument). Each
+// status is a line for people, which begins with the path of a file.
+std::vector<GeneratedExport> GenerateExports(
+    const std::vector<ExportSources>& exports, ManagerScope scope);
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_GENERATOR_UNITS_H_

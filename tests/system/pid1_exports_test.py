@@ -1,0 +1,342 @@
+#!/usr/bin/python3
+"""Exports as files, under a systemd that is process 1 (see support/pid1.py): from /etc/nbdinetd to what a
+client is served."""
+
+import os
+import sys
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+import pid1  # noqa: E402
+from faults import LoopDevice, need_privilege  # noqa: E402
+from harness import *  # noqa: E402
+from tls import TlsClient, authority, client_context  # noqa: E402
+
+CONFIG = "/etc/nbdinetd"
+ERROR = "3"
+
+machine = None  # the pid1.Machine
+_ports = iter(range(10900, 11900))
+
+
+def port_line(port):
+    return f"ListenStream=127.0.0.1:{port}"
+
+
+def export(t, name, text, reload=True):
+    """Makes a .export file that lasts as long as the test, and starts what it enables."""
+    machine.write(f"{CONFIG}/{name}.export", text)
+
+    def remove():
+        machine.shell(f"rm -rf {CONFIG}/{name}.export {CONFIG}/{name}.export.d")
+        machine.systemctl("stop", f"nbdinetd-{name}.socket", f"nbdinetd-{name}.service",
+                          f"nbdinetd-{name}@*.service", check=False)
+    if reload:
+        t.defer(reload_units)  # after all of them have been removed
+    t.defer(remove)
+    if reload:
+        reload_units()
+
+
+def reload_units():
+    """What an administrator does after a change; sockets.target is active already."""
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "sockets.target")
+
+
+def image(path, size=MIB):
+    machine.write(path, pattern(0, size))
+    return path
+
+
+def serve(t, name, path, *lines, sections="", reload=True):
+    """An export of this file on a port of its own; returns the address."""
+    port = next(_ports)
+    text = "\n".join(["[Export]", f"File={path}", *lines, "[Socket]", port_line(port), sections, ""])
+    export(t, name, text, reload)
+    return ("127.0.0.1", port)
+
+
+def served(address, size=MIB, name=""):
+    """A client that has been served the pattern."""
+    client = Client(connect(address)).start(name)
+    eq(client.size, size)
+    eq(client.read(4096, 512), pattern(4096, 512))
+    return client
+
+
+def instance(name):
+    """The unit of the one connection of an export."""
+    return wait_until(lambda: machine.instances(f"nbdinetd-{name}"), "a connection's unit")[0]
+
+
+def generator_errors(since):
+    return [(e["MESSAGE"], e["PRIORITY"]) for e in
+            machine.journal(since, "SYSLOG_IDENTIFIER=nbdinetd-generator")]
+
+
+def properties(unit, *names):
+    values = machine.show(unit, *names)
+    return [values] if len(names) == 1 else values
+
+
+def description(unit):
+    """Without the peer's address, which systemd appends."""
+    return machine.show(unit, "Description").rpartition(" (")[0]
+
+
+@test("a file is an export after daemon-reload; without it, it is none")
+def _(t):
+    address = serve(t, "second", image("/srv/nbd/second.img"))
+    client = served(address)
+    client.write(0, b"written")
+    client.disconnect()
+    eq(machine.path("/srv/nbd/second.img").read_bytes()[:7], b"written")
+    machine.shell(f"rm {CONFIG}/second.export")
+    machine.systemctl("daemon-reload")
+    eq(machine.show("nbdinetd-second@x.service", "LoadState"), "not-found")
+    machine.systemctl("stop", "nbdinetd-second.socket")
+    eq(machine.show("nbdinetd-second.socket", "LoadState"), "not-found")
+
+
+# What means something to a shell, to systemd, or to a parser.
+HOSTILE = ["with two  spaces", "100% %n %% %", "$HOME ${HOME} $$ $", "\"double\" 'single' \"", "back\\slash \\n \\ x",
+           "é ☃ 🦊", "; a ;", "#c", "colon:s", "tab\tinside", "-dash", "{a,b}*?[x]~", "=e=q", "!@&|<>()`"]
+
+
+def serve_all(t, kind, directory, texts, *lines):
+    """[(export, its address, path, text)] of exports whose files have these names."""
+    made = []
+    t.defer(reload_units)
+    for number, text in enumerate(texts):
+        path = image(f"{directory}/{text}")
+        name = f"{kind}{number}"
+        address = serve(t, name, path, f"ExportName={text}", *lines, reload=False)
+        made.append((name, address, path, text))
+    reload_units()
+    return made
+
+
+@test("paths, names and descriptions arrive in nbdinetd as they are in the file, whatever is in them")
+def _(t):
+    for name, address, path, text in serve_all(t, "hostile", "/data", HOSTILE, "ReadOnly=yes"):
+        client = served(address, name=text)
+        unit = instance(name)
+        argv = machine.process_of(unit).joinpath("cmdline").read_bytes().decode().split("\0")
+        eq(argv[1:], ["--readonly", f"--exportname={text}", "--", path, ""])
+        eq(description(unit), f"NBD export {name}")
+        client.disconnect()
+    everything = " ".join(HOSTILE)
+    client = served(serve(t, "described", path, f"Description={everything}"))
+    eq(description(instance("described")), f"NBD export described ({everything})")
+    client.disconnect()
+
+
+@test("the same in a listener's service, whose mount namespace shows that one file")
+def _(t):
+    for _name, address, path, text in serve_all(t, "home", "/home/me", HOSTILE, "Mode=listener"):
+        client = served(address, name=text)
+        client.write(0, b"written")
+        client.disconnect()
+        eq(machine.path(path).read_bytes()[:7], b"written", text)
+
+
+@test("an error is one line in the journal with its file and line, and harms no other export")
+def _(t):
+    since = machine.now_us()
+    export(t, "bad", "[Export]\nFile=/data/bad.img\nReadOnly=maybe\n", reload=False)
+    export(t, "broken", "[Export\n", reload=False)
+    address = serve(t, "good", image("/data/good.img"))
+    wanted = [(f"{CONFIG}/bad.export:3: ReadOnly=maybe: use yes or no", ERROR),
+              (f'{CONFIG}/broken.export:1: "[Export": a section has its name in brackets, as [Export]', ERROR)]
+    wait_until(lambda: len(generator_errors(since)) >= 2, "two errors in the journal")
+    eq(generator_errors(since), wanted)
+    eq([e.get("NBD_EXPORT") for e in machine.journal(since, "SYSLOG_IDENTIFIER=nbdinetd-generator")],
+       ["bad", "broken"])
+    eq(machine.show("nbdinetd-bad.socket", "LoadState"), "not-found")
+    served(address).disconnect()
+    # Nothing else of systemd's about it.
+    eq([e["MESSAGE"] for e in machine.journal(since, "_PID=1") if "generator" in e["MESSAGE"]], [])
+
+
+@test("of two files on one address, the first is served, and the other one is an error")
+def _(t):
+    since = machine.now_us()
+    export(t, "twin1", f"[Export]\nFile={image('/data/one.img', MIB)}\n", reload=False)
+    export(t, "twin2", f"[Export]\nFile={image('/data/two.img', 2 * MIB)}\n")
+    wait_until(lambda: generator_errors(since), "an error in the journal")
+    eq(generator_errors(since),
+       [(f"{CONFIG}/twin2.export: without ListenStream=10809: export twin1 listens on it already; choose "
+         "another address, or set Enabled=no in one of the files", ERROR)])
+    served(("127.0.0.1", 10809), MIB).disconnect()
+
+
+@test("Enabled=no in a drop-in keeps an export off, and without it, it is on")
+def _(t):
+    machine.write(f"{CONFIG}/off.export.d/50-enabled.conf", "[Export]\nEnabled=no\n")
+    address = serve(t, "off", image("/data/off.img"))
+    eq(properties("nbdinetd-off.socket", "LoadState", "ActiveState"), ["loaded", "inactive"])
+    machine.shell(f"rm {CONFIG}/off.export.d/50-enabled.conf")
+    reload_units()
+    eq(machine.show("nbdinetd-off.socket", "ActiveState"), "active")
+    served(address).disconnect()
+
+
+@test("[Install] names the units that start an export")
+def _(t):
+    port = next(_ports)
+    machine.write("/etc/systemd/system/storage.target", "[Unit]\nDescription=Storage\n")
+    export(t, "later", f"[Export]\nFile={image('/data/later.img')}\n[Socket]\n{port_line(port)}\n"
+                       "[Install]\nWantedBy=storage.target\n")
+    eq(machine.show("nbdinetd-later.socket", "ActiveState"), "inactive")
+    machine.systemctl("start", "storage.target")
+    served(("127.0.0.1", port)).disconnect()
+    machine.systemctl("stop", "storage.target")
+
+
+@test("a Unix socket has the mode 0660, and [Socket] wins over it")
+def _(t):
+    for name, extra, mode in (("unix", "", 0o660), ("open", "SocketMode=0666\n", 0o666)):
+        path = f"/run/{name}.sock"
+        export(t, name, f"[Export]\nFile={image('/data/unix.img')}\n[Socket]\nListenStream={path}\n{extra}")
+        eq(machine.path(path).stat().st_mode & 0o777, mode)
+        served(str(machine.path(path))).disconnect()
+
+
+@test("a listener serves an image in /home, read-write, and exits when idle")
+def _(t):
+    address = serve(t, "listening", image("/home/me/listening.img"), "Mode=listener", "IdleExit=1s",
+                    "MaxConnections=3")
+    client = served(address)
+    client.write(0, b"written")
+    unit = "nbdinetd-listening.service"
+    eq(properties(unit, "ActiveState", "SourcePath"), ["active", f"{CONFIG}/listening.export"])
+    argv = machine.process_of(unit).joinpath("cmdline").read_bytes().decode().split("\0")
+    eq(argv[-5:], ["--exit-idle=1s", "--max-connections=3", "--", "/home/me/listening.img", ""])
+    client.disconnect()
+    eq(machine.path("/home/me/listening.img").read_bytes()[:7], b"written")
+    wait_until(lambda: machine.show(unit, "ActiveState") == "inactive", "the idle service to exit")
+    served(address).disconnect()
+    eq(machine.failed(), [])
+
+
+@test("TLS files are credentials: another user serves with keys that only root may read")
+def _(t):
+    ca = authority()
+    for name in ("ca-cert.pem", "server-cert.pem", "server-key.pem"):
+        machine.write(f"/etc/pki/my keys/{name}", Path(ca.path(name)).read_bytes(), 0o600)
+    image("/data/tls.img")
+    machine.shell("chown nobody /data/tls.img; chmod 600 /data/tls.img")
+    for mode in ("connection", "listener"):
+        address = serve(t, f"tls-{mode}", "/data/tls.img", f"Mode={mode}", "TLS=require",
+                        "TLSCertificates=/etc/pki/my keys", "User=nobody", "TLSVerifyPeer=yes")
+        client = TlsClient(connect(address)).start(
+            tls=client_context(certificate=(ca, "alice")))
+        eq(client.read(4096, 512), pattern(4096, 512), mode)
+        client.disconnect()
+
+
+@test("pre-shared keys are a credential")
+def _(t):
+    machine.write("/etc/nbdinetd/my keys.psk", "alice:" + "ab" * 32 + "\n", 0o600)
+    image("/data/psk.img")
+    machine.shell("chown nobody /data/psk.img")
+    address = serve(t, "psk", "/data/psk.img", "TLS=require", "TLSPreSharedKeys=/etc/nbdinetd/my keys.psk",
+                    "User=nobody")
+    psk = t.image(b"alice:" + b"ab" * 32 + b"\n", "keys.psk")
+    result = t.run(["nbdinfo", "--size",
+                    f"nbds://alice@127.0.0.1:{address[1]}/?tls-psk-file={psk}"])
+    eq(result.stdout().strip(), str(MIB))
+
+
+@test("the service may open the one block device that it serves, and no other")
+def _(t):
+    need_privilege("root", "loop")
+    backing = t.pattern_image(MIB)
+    with LoopDevice(backing) as device:
+        machine.shell("mkdir -p /data")
+        node = machine.path(device.path)
+        if not node.exists():
+            machine.shell(f"mknod {device.path} b {os.major(os.stat(device.path).st_rdev)} "
+                          f"{os.minor(os.stat(device.path).st_rdev)}")
+        machine.shell(f"ln -sf {device.path} '/data/link to a device'")
+        for name, path in (("device", device.path), ("link", "/data/link to a device")):
+            client = served(serve(t, name, path))
+            eq(machine.show(instance(name), "DevicePolicy", "DeviceAllow"),
+               ["closed", f"{device.path} rw"])
+            client.disconnect()
+        # A link that systemd learns of only after the units were made: nothing is allowed.
+        address = serve(t, "file", "/data/late")
+        machine.shell(f"ln -s {device.path} /data/late")
+        connection = connect(address)
+        Client(connection).expect_end()
+        # ProtectClock= allows char-rtc.
+        eq("block" in machine.show("nbdinetd-file@x.service", "DeviceAllow"), False)
+
+
+@test("systemctl warns when the file is newer than the units")
+def _(t):
+    serve(t, "newer", image("/data/newer.img"))
+    eq(machine.show("nbdinetd-newer.socket", "NeedDaemonReload"), "no")
+    machine.shell(f"touch -d '1 hour' {CONFIG}/newer.export")
+    eq(machine.show("nbdinetd-newer.socket", "NeedDaemonReload"), "yes")
+
+
+@test("settings of [Unit], [Socket] and [Service] come last, and win")
+def _(t):
+    address = serve(t, "passed", image("/data/passed.img"), sections="MaxConnections=7\n[Service]\n"
+                    "TasksMax=11\nEnvironment=A=%p\n[Unit]\nAfter=nothing.service\n"
+                    "ConditionPathExists=/data/passed.img\n[X-Mine]\nAnything=here\n")
+    client = served(address)
+    unit = instance("passed")
+    eq(properties(unit, "TasksMax", "Environment"), ["11", "A=nbdinetd-passed"])
+    contains("nothing.service", machine.show(unit, "After"))
+    eq("nothing.service" in machine.show("nbdinetd-passed.socket", "After"), False)
+    eq(properties("nbdinetd-passed.socket", "MaxConnections", "ConditionResult"), ["7", "yes"])
+    client.disconnect()
+
+
+@test("an automount point and a missing file system keep nobody waiting")
+def _(t):
+    machine.write("/etc/systemd/system/far.mount", "[Mount]\nWhat=tmpfs\nType=tmpfs\nWhere=/far\n")
+    machine.write("/etc/systemd/system/far.automount", "[Automount]\nWhere=/far\n")
+    machine.systemctl("daemon-reload")
+    started = machine.run("systemctl", "start", "far.automount", check=False)
+    require(started.returncode == 0, "no automount points here")
+    t.defer(machine.systemctl, "stop", "far.automount", "far.mount")
+    since = machine.now_us()
+    serve(t, "far", "/far/away.img", "Mode=listener", "TLS=require", "TLSCertificates=/far/keys")
+    serve(t, "gone", "/data/nowhere/gone.img")
+    eq(machine.show("far.mount", "ActiveState"), "inactive")
+    eq(generator_errors(since), [])
+    contains("far.mount", machine.show("nbdinetd-far.service", "Requires"))
+
+
+# Last, since its system ends with it.
+@test("an export is served after a boot")
+def _(t):
+    image("/data/golden.img")
+    machine.write(f"{CONFIG}/golden.export", "[Export]\nFile=/data/golden.img\nReadOnly=yes\n"
+                                             "Description=100% golden\n")
+    machine.boot_for(t)
+    eq(properties("nbdinetd-golden.socket", "ActiveState", "UnitFileState", "SourcePath", "Description"),
+       ["active", "generated", f"{CONFIG}/golden.export", "NBD socket of golden (100% golden)"])
+    client = served(("127.0.0.1", 10809))
+    assert client.flags & NBD_FLAG_READ_ONLY
+    eq(description(instance("golden")), "NBD export golden (100% golden)")
+    client.disconnect()
+    wait_until(lambda: not machine.instances("nbdinetd-golden"), "the connection's unit to be gone")
+    eq(machine.failed(), [])
+
+
+def tests(booted):
+    global machine
+    machine = booted
+    # As on every machine. Credentials are mounts that systemd makes in a namespace of its own.
+    machine.run("mount", "--make-rshared", "/")
+    main()
+
+
+if __name__ == "__main__":
+    pid1.run(tests)

@@ -1,0 +1,285 @@
+// Which units an export has.
+#include "generator/units.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "generator/listen_address.h"
+#include "generator/output_directory.h"
+
+namespace nbdinetd {
+namespace {
+
+class UnitsTest : public testing::Test {
+ protected:
+  UnitsTest() {
+    char name[] = "/tmp/nbdinetd-units-XXXXXX";
+    folder_ = mkdtemp(name);
+  }
+  ~UnitsTest() override { std::filesystem::remove_all(folder_); }
+
+  std::string path(const std::string& name) const {
+    return absl::StrCat(folder_, "/", name);
+  }
+
+  absl::StatusOr<ExportUnits> Make(
+      const std::string& text,
+      ManagerScope scope = ManagerScope::kSystem) const {
+    ExportFile file;
+    file.sources = {"golden", "/etc/nbdinetd/golden.export", {}};
+    const absl::Status parsed =
+        ParseExportText(text, "golden.export", file.settings);
+    EXPECT_TRUE(parsed.ok()) << parsed;
+    const absl::StatusOr<ExportDefinition> definition =
+        DefineExport(file, scope);
+    if (!definition.ok()) return definition.status();
+    return UnitMaker(scope).Make(*definition);
+  }
+
+  // The lines of the socket (0) or the service (1).
+  std::vector<std::string> Lines(
+      const std::string& text, size_t which,
+      ManagerScope scope = ManagerScope::kSystem) const {
+    const absl::StatusOr<ExportUnits> units = Make(text, scope);
+    EXPECT_TRUE(units.ok()) << units.status();
+    if (!units.ok()) return {};
+    return absl::StrSplit(units->files[which].text, '\n');
+  }
+
+  static std::vector<std::string> With(const std::vector<std::string>& lines,
+                                       const std::string& key) {
+    std::vector<std::string> found;
+    for (const std::string& line : lines) {
+      if (absl::StartsWith(line, key + "=")) found.push_back(line);
+    }
+    return found;
+  }
+
+  std::string folder_;
+};
+
+using Words = std::vector<std::string>;
+
+TEST_F(UnitsTest, NamesFollowTheMode) {
+  const ExportUnits units = Make("[Export]\nFile=/f\n").value();
+  ASSERT_EQ(units.files.size(), 2u);
+  EXPECT_EQ(units.files[0].name, "nbdinetd-golden.socket");
+  EXPECT_EQ(units.files[1].name, "nbdinetd-golden@.service");
+  EXPECT_EQ(Make("[Export]\nFile=/f\nMode=listener\n")->files[1].name,
+            "nbdinetd-golden.service");
+  for (const UnitFile& file : units.files) {
+    EXPECT_TRUE(absl::StrContains(
+        file.text, "\nSourcePath=/etc/nbdinetd/golden.export\n"));
+    EXPECT_TRUE(absl::StrContains(file.text, "\nDocumentation=man:nbdinetd."));
+    EXPECT_FALSE(absl::StrContains(file.text, "[Install]"));
+  }
+}
+
+TEST_F(UnitsTest, TheCommandHasTheOptionsAndTheFile) {
+  EXPECT_TRUE(absl::EndsWith(
+      With(Lines("[Export]\nFile=/a b\nReadOnly=yes\nOptions=-v %n\n", 1),
+           "ExecStart")[0],
+      "/nbdinetd --readonly -v %n -- \"/a b\""));
+  EXPECT_TRUE(absl::EndsWith(
+      With(Lines("[Export]\nDirectory=/a b\n", 1), "ExecStart")[0],
+      "/nbdinetd \"--directory=/a b\" "));
+  const std::string listener =
+      With(Lines("[Export]\nFile=/f\nMode=listener\nMaxConnections=5\n", 1),
+           "ExecStart")[0];
+  EXPECT_TRUE(absl::EndsWith(listener, " --max-connections=5 -- /f"))
+      << listener;
+  const Words none = {};
+  for (const char* key : {"Environment", "EnvironmentFile"}) {
+    EXPECT_EQ(With(Lines("[Export]\nFile=/f\n", 1), key), none);
+  }
+}
+
+TEST_F(UnitsTest, TheSocketHasTheLimitsAndAddresses) {
+  const Words lines = Lines(
+      "[Export]\nFile=/f\nMaxConnections=5\nMaxConnectionsPerSource=2\n", 0);
+  EXPECT_EQ(With(lines, "MaxConnections"), Words{"MaxConnections=5"});
+  EXPECT_EQ(With(lines, "MaxConnectionsPerSource"),
+            Words{"MaxConnectionsPerSource=2"});
+  EXPECT_EQ(With(lines, "ListenStream"), Words{"ListenStream=10809"});
+  EXPECT_EQ(With(lines, "SocketMode"), Words{});
+  const Words others = Lines(
+      "[Export]\nFile=/f\n[Socket]\nListenStream=1\nListenStream=/run/s\n", 0);
+  EXPECT_EQ(With(others, "ListenStream"),
+            (Words{"ListenStream=1", "ListenStream=/run/s"}));
+  EXPECT_EQ(With(others, "SocketMode"), Words{"SocketMode=0660"});
+}
+
+TEST_F(UnitsTest, TheServiceMayOpenThatDeviceAlone) {
+  const auto devices = [&](const std::string& text) {
+    return With(Lines("[Export]\n" + text, 1), "DeviceAllow");
+  };
+  EXPECT_EQ(devices("File=/dev/vg0/a b\n"),
+            Words{"DeviceAllow=\"/dev/vg0/a b\" rw"});
+  EXPECT_EQ(devices("File=/dev/vg0/a\nReadOnly=yes\n"),
+            Words{"DeviceAllow=/dev/vg0/a r"});
+  EXPECT_EQ(devices("File=/missing/file\n"), Words{});
+  EXPECT_EQ(devices("Directory=/dev/vg0\n"), Words{"DeviceAllow=block-* rw"});
+  EXPECT_EQ(devices("Directory=/srv\n"), Words{});
+  // A link, even to a device that isn't there yet.
+  ASSERT_EQ(symlink("/dev/vg0/later", path("one").c_str()), 0);
+  ASSERT_EQ(symlink("one", path("two").c_str()), 0);
+  EXPECT_EQ(devices("File=" + path("two") + "\n"),
+            Words{"DeviceAllow=/dev/vg0/later rw"});
+  if (geteuid() != 0) return;
+  ASSERT_EQ(mknod(path("node").c_str(), S_IFBLK | 0600, makedev(7, 9)), 0);
+  EXPECT_EQ(devices("File=" + path("node") + "\n"),
+            Words{"DeviceAllow=/dev/block/7:9 rw"});
+}
+
+TEST_F(UnitsTest, TlsFilesAreCredentials) {
+  std::ofstream(path("ca-crl.pem")) << "x";
+  const std::string text =
+      "[Export]\nFile=/f\nTLSCertificates=" + folder_ + "\n";
+  EXPECT_EQ(With(Lines(text, 1), "LoadCredential"),
+            (Words{"LoadCredential=server-cert.pem:" + path("server-cert.pem"),
+                   "LoadCredential=server-key.pem:" + path("server-key.pem"),
+                   "LoadCredential=ca-crl.pem:" + path("ca-crl.pem")}));
+  EXPECT_TRUE(
+      absl::StrContains(With(Lines(text, 1), "ExecStart")[0],
+                        " --tls-certificates=${CREDENTIALS_DIRECTORY} "));
+  // What is in a missing directory can't be known.
+  const Words missing =
+      Lines("[Export]\nFile=/f\nTLSCertificates=/missing\n", 1);
+  EXPECT_EQ(With(missing, "LoadCredential"), Words{});
+  EXPECT_TRUE(absl::StrContains(With(missing, "ExecStart")[0],
+                                " --tls-certificates=/missing "));
+  const Words keys = Lines("[Export]\nFile=/f\nTLSPreSharedKeys=/a 1%\n", 1);
+  EXPECT_EQ(With(keys, "LoadCredential"),
+            Words{"LoadCredential=keys.psk:/a 1%%"});
+  EXPECT_TRUE(
+      absl::StrContains(With(keys, "ExecStart")[0],
+                        " --tls-psk=${CREDENTIALS_DIRECTORY}/keys.psk "));
+  // A user's own manager has no more rights than the user.
+  const Words of_user = Lines(text, 1, ManagerScope::kUser);
+  EXPECT_EQ(With(of_user, "LoadCredential"), Words{});
+  EXPECT_EQ(With(of_user, "CapabilityBoundingSet"), Words{});
+  EXPECT_EQ(With(of_user, "NoNewPrivileges"), Words{"NoNewPrivileges=yes"});
+}
+
+TEST_F(UnitsTest, AListenerSeesItsFile) {
+  const auto seen = [&](const std::string& text, const std::string& key) {
+    return With(Lines("[Export]\nMode=listener\n" + text, 1), key);
+  };
+  EXPECT_EQ(seen("File=/data/a\n", "ReadWritePaths"),
+            Words{"ReadWritePaths=-/data/a"});
+  EXPECT_EQ(seen("File=/data/a\nReadOnly=yes\n", "ReadWritePaths"), Words{});
+  EXPECT_EQ(seen("File=/home/a\n", "BindPaths"),
+            Words{"BindPaths=\"-/home/a\""});
+  EXPECT_EQ(seen("File=/home/a\nReadOnly=yes\n", "BindReadOnlyPaths").back(),
+            "BindReadOnlyPaths=\"-/home/a\"");
+}
+
+TEST_F(UnitsTest, InstallBecomesLinks) {
+  const auto links = [&](const std::string& install,
+                         const std::string& more = "") {
+    Words words;
+    const auto units =
+        Make("[Export]\nFile=/f\n" + more + "[Install]\n" + install);
+    EXPECT_TRUE(units.ok()) << units.status();
+    for (const UnitLink& link : units->links) {
+      words.push_back(absl::StrCat(link.name, " ", link.target));
+    }
+    return words;
+  };
+  const std::string socket = "nbdinetd-golden.socket";
+  EXPECT_EQ(links(""),
+            Words{"sockets.target.wants/" + socket + " ../" + socket});
+  EXPECT_EQ(links("", "Enabled=no\n"), Words{});
+  EXPECT_EQ(links("WantedBy=a.target b.service\nRequiredBy=c.target\n"),
+            (Words{"a.target.wants/" + socket + " ../" + socket,
+                   "b.service.wants/" + socket + " ../" + socket,
+                   "c.target.requires/" + socket + " ../" + socket}));
+  EXPECT_EQ(links("WantedBy=a.target\nWantedBy=\n"), Words{});
+  EXPECT_EQ(links("Alias=disk.socket\n"),
+            (Words{"disk.socket " + socket,
+                   "sockets.target.wants/" + socket + " ../" + socket}));
+  for (const char* wrong :
+       {"WantedBy=../../x.target", "WantedBy=x", "WantedBy=.target",
+        "Alias=x.service", "Also=x.socket"}) {
+    EXPECT_FALSE(
+        Make(absl::StrCat("[Export]\nFile=/f\n[Install]\n", wrong, "\n")).ok())
+        << wrong;
+  }
+}
+
+TEST_F(UnitsTest, AddressesCollide) {
+  EXPECT_TRUE(Collide("10809", "10809"));
+  EXPECT_TRUE(Collide("10809", "127.0.0.1:10809"));
+  EXPECT_TRUE(Collide("[::]:1", "127.0.0.1:1"));
+  EXPECT_TRUE(Collide("0.0.0.0:1", "127.0.0.1:1"));
+  EXPECT_TRUE(Collide("0.0.0.0:1", "1"));
+  EXPECT_TRUE(Collide("[2001:db8::1]:1", "[2001:db8:0::1]:1"));
+  EXPECT_TRUE(Collide("/run/s", "/run/s"));
+  EXPECT_FALSE(Collide("0.0.0.0:1", "[::1]:1"));
+  EXPECT_FALSE(Collide("127.0.0.1:1", "127.0.0.2:1"));
+  EXPECT_FALSE(Collide("1", "2"));
+  EXPECT_FALSE(Collide("/run/s", "/run/t"));
+  EXPECT_FALSE(Collide("vsock::1", "1"));
+}
+
+TEST_F(UnitsTest, OneErrorHarmsNoOtherExport) {
+  const auto write = [&](const std::string& name, const std::string& text) {
+    std::ofstream(path(name)) << text;
+  };
+  write("a.export", "[Export]\nFile=/f\n[Socket]\nListenStream=1\n");
+  write("b.export", "[Export]\nFile=/f\n[Socket]\nListenStream=0.0.0.0:1\n");
+  write("c.export", "[Export]\nFle=/f\n");
+  write("d.export",
+        "[Export]\nFile=/f\nEnabled=no\n[Socket]\nListenStream=1\n");
+  write("e.export", "[Export]\nFile=/f\n[Socket]\nListenStream=2\n");
+  write("f.export",
+        "[Export]\nFile=/f\n[Socket]\nListenStream=2\nReusePort=yes\n");
+  Words good;
+  for (const GeneratedExport& made :
+       GenerateExports(FindExports({folder_}).exports, ManagerScope::kSystem)) {
+    if (made.units.ok()) good.push_back(made.sources.name);
+    if (made.sources.name == "b") {
+      EXPECT_EQ(made.units.status().message(),
+                absl::StrCat(path("b.export"),
+                             ":4: ListenStream=0.0.0.0:1: export a listens on "
+                             "1 already; choose another address, or set "
+                             "Enabled=no in one of the files"));
+    }
+  }
+  EXPECT_EQ(good, (Words{"a", "d", "e", "f"}));
+}
+
+TEST_F(UnitsTest, FilesAppearWholeAndReplaceOthers) {
+  const OutputDirectory output = OutputDirectory::Open(folder_).value();
+  for (const char* text : {"first and longer", "second"}) {
+    ASSERT_TRUE(output.Write(UnitFile{"a.socket", text}).ok());
+    ASSERT_TRUE(
+        output.Write(UnitLink{"x.target.wants/a.socket", "../a.socket"}).ok());
+    std::string read;
+    std::getline(std::ifstream(path("x.target.wants/a.socket")), read);
+    EXPECT_EQ(read, text);
+  }
+  // Nothing is left beside them.
+  size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+    (void)entry;
+    ++count;
+  }
+  EXPECT_EQ(count, 2u);
+  EXPECT_FALSE(output.Write(UnitFile{"missing/a.socket", ""}).ok());
+  EXPECT_FALSE(OutputDirectory::Open(path("missing")).ok());
+}
+
+}  // namespace
+}  // namespace nbdinetd
