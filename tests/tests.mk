@@ -94,6 +94,21 @@ protocol_tests = \
 
 torture_tests = tests/torture/torture_test
 
+if HAVE_LIBSYSTEMD
+tests_unit_unit_test_SOURCES += \
+	tests/unit/ctl/exec_start_test.cc \
+	tests/unit/ctl/json_test.cc \
+	tests/unit/ctl/metrics_test.cc \
+	tests/unit/ctl/peer_pattern_test.cc \
+	tests/unit/ctl/readable_test.cc \
+	tests/unit/ctl/status_text_test.cc \
+	tests/unit/ctl/table_test.cc \
+	tests/unit/ctl/time_argument_test.cc
+tests_unit_unit_test_LDADD += src/libctl.a src/libgenerator.a \
+	src/libnbdinetd.a $(ABSL_LIBS) $(LIBSYSTEMD_LIBS)
+ctl_tests = tests/system/pid1_nbdinetctl_test.py
+endif
+
 # Of the real program with clients, superservers and faults.
 python_tests = \
 	tests/system/activation_test.py \
@@ -121,6 +136,7 @@ python_tests = \
 	tests/system/pid1_exports_test.py \
 	tests/system/pid1_journal_test.py \
 	tests/system/pid1_units_test.py \
+	$(ctl_tests) \
 	tests/system/sandbox_test.py \
 	tests/system/secrets_test.py \
 	tests/system/service_page_activation_test.py \
@@ -184,6 +200,7 @@ tests_support_eio_fs_CFLAGS = $(AM_CFLAGS) $(FUSE3_CFLAGS)
 tests_support_eio_fs_LDADD = $(FUSE3_LIBS) -lpthread
 
 EXTRA_DIST += $(python_tests) tests/conformance.md \
+	tests/system/pid1_nbdinetctl_test.py tests/support/nbdinetctl_schema.json \
 	tests/support/client_root.py tests/support/clients.py \
 	tests/support/faults.py tests/support/file_systems.py \
 	tests/support/harness.py tests/support/intruder.py \

@@ -31,7 +31,7 @@ void ApplyStatus(const std::string& text, LiveConnection& connection) {
 // Instances of the template that live: a unit that has ended stays for a
 // moment.
 absl::StatusOr<std::vector<LiveConnection>> Instances(
-    Bus& bus, const ExportUnits& target) {
+    Bus& bus, const ManagedExport& target) {
   const std::string pattern = absl::StrCat(TemplatePrefix(target), "*.service");
   absl::StatusOr<std::vector<LoadedUnit>> units = bus.ListUnits({pattern});
   if (!units.ok()) return units.status();
@@ -88,7 +88,7 @@ bool ApplyJournal(Journal& journal, LiveConnection& connection) {
 // The processes of a service besides the listener. Those of an earlier listener
 // of the same service are among them.
 absl::StatusOr<std::vector<LiveConnection>> Children(
-    Bus& bus, const ExportUnits& target) {
+    Bus& bus, const ManagedExport& target) {
   absl::StatusOr<std::vector<pid_t>> pids = bus.Processes(target.service);
   // A service that isn't loaded has no processes.
   if (absl::IsNotFound(pids.status())) return std::vector<LiveConnection>();
@@ -108,10 +108,10 @@ absl::StatusOr<std::vector<LiveConnection>> Children(
 }  // namespace
 
 absl::StatusOr<LiveConnections> FindConnections(
-    Bus& bus, const Where& where, absl::Span<const ExportUnits> exports) {
+    Bus& bus, const Where& where, absl::Span<const ManagedExport> exports) {
   LiveConnections found;
   std::optional<absl::StatusOr<Journal>> journal;
-  for (const ExportUnits& target : exports) {
+  for (const ManagedExport& target : exports) {
     absl::StatusOr<std::vector<LiveConnection>> connections =
         target.per_connection ? Instances(bus, target) : Children(bus, target);
     if (!connections.ok()) return connections.status();

@@ -45,7 +45,7 @@ struct LiveConnections {
 
 // The connections of these exports, in the order of the exports.
 absl::StatusOr<LiveConnections> FindConnections(
-    Bus& bus, const Where& where, absl::Span<const ExportUnits> exports);
+    Bus& bus, const Where& where, absl::Span<const ManagedExport> exports);
 
 }  // namespace nbdinetd::ctl
 

@@ -139,10 +139,10 @@ void ReadLastCounters(const Where& where, std::vector<Outcome>& outcomes) {
 // The connections that the argument means.
 absl::StatusOr<std::vector<Outcome>> Chosen(Bus& bus, const CommandLine& line) {
   const std::string& argument = line.arguments[0];
-  absl::StatusOr<std::vector<ExportUnits>> exports =
+  absl::StatusOr<std::vector<ManagedExport>> exports =
       FindExportUnits(bus, line.where);
   if (!exports.ok()) return exports.status();
-  const absl::StatusOr<ExportUnits> target = FindExport(*exports, argument);
+  const absl::StatusOr<ManagedExport> target = FindExport(*exports, argument);
   if (target.ok()) *exports = {*target};
   absl::StatusOr<LiveConnections> found =
       FindConnections(bus, line.where, *exports);

@@ -57,7 +57,7 @@ std::string ResultInWords(const std::string& result) {
   return found == kWords.end() ? result : found->second;
 }
 
-void AddReason(const std::string& reason, ExportUnits& target) {
+void AddReason(const std::string& reason, ManagedExport& target) {
   if (reason.empty()) return;
   absl::StrAppend(&target.reason, target.reason.empty() ? "" : "; ", reason);
 }
@@ -73,7 +73,7 @@ std::vector<std::string> ListenAddresses(const Properties& socket) {
 // Reads the arguments of the service's command; false if it doesn't run
 // nbdinetd. Variables come from Environment= and, on this machine, from
 // EnvironmentFile=.
-bool ReadCommand(const Properties& service, bool local, ExportUnits& target) {
+bool ReadCommand(const Properties& service, bool local, ManagedExport& target) {
   const StringLists commands = service.Get<StringLists>("ExecStart");
   if (commands.empty() || !RunsNbdinetd(commands[0])) return false;
   // The program's path and argv[0] precede the arguments.
@@ -129,12 +129,12 @@ std::string ServiceOf(Bus& bus, const std::string& socket,
 
 // A unit with the settings of the service: of a template, an instance that
 // never starts.
-std::string ProbeOf(const ExportUnits& target) {
+std::string ProbeOf(const ManagedExport& target) {
   if (!target.per_connection) return target.service;
   return absl::StrCat(TemplatePrefix(target), "nbdinetctl", kService);
 }
 
-void ReadSource(Bus& bus, ExportUnits& target) {
+void ReadSource(Bus& bus, ManagedExport& target) {
   const std::string unit = target.main_unit();
   target.source_path = bus.GetString(unit, "Unit", "SourcePath");
   target.name = NameOfExportFile(target.source_path);
@@ -145,11 +145,11 @@ void ReadSource(Bus& bus, ExportUnits& target) {
 }
 
 // The export of a socket; nullopt if its service doesn't run nbdinetd.
-std::optional<ExportUnits> ExportOfSocket(Bus& bus, const std::string& socket,
-                                          const Loaded& loaded, bool local) {
+std::optional<ManagedExport> ExportOfSocket(Bus& bus, const std::string& socket,
+                                            const Loaded& loaded, bool local) {
   const absl::StatusOr<Properties> properties = bus.GetAll(socket, "Socket");
   if (!properties.ok()) return std::nullopt;
-  ExportUnits target;
+  ManagedExport target;
   target.socket = socket;
   target.per_connection = properties->Get<bool>("Accept");
   target.service = ServiceOf(bus, socket, target.per_connection);
@@ -173,10 +173,10 @@ std::optional<ExportUnits> ExportOfSocket(Bus& bus, const std::string& socket,
 }
 
 // The export of a service that listens by itself.
-std::optional<ExportUnits> ExportOfService(Bus& bus, const std::string& unit,
-                                           const Loaded& loaded, bool local) {
+std::optional<ManagedExport> ExportOfService(Bus& bus, const std::string& unit,
+                                             const Loaded& loaded, bool local) {
   const absl::StatusOr<Properties> service = bus.GetAll(unit, "Service");
-  ExportUnits target;
+  ManagedExport target;
   if (!service.ok() || !ReadCommand(*service, local, target)) {
     return std::nullopt;
   }
@@ -198,7 +198,7 @@ std::string TemplateOf(const std::string& unit) {
 }
 
 // What this machine shows of the file.
-void ExamineFile(ExportUnits& target) {
+void ExamineFile(ManagedExport& target) {
   const std::string& path = target.served.directory.empty()
                                 ? target.served.file
                                 : target.served.directory;
@@ -214,13 +214,13 @@ void ExamineFile(ExportUnits& target) {
 
 }  // namespace
 
-std::string TemplatePrefix(const ExportUnits& target) {
+std::string TemplatePrefix(const ManagedExport& target) {
   if (!target.per_connection) return "";
   return std::string(absl::StripSuffix(target.service, kService));
 }
 
-absl::StatusOr<std::vector<ExportUnits>> FindExportUnits(Bus& bus,
-                                                         const Where& where) {
+absl::StatusOr<std::vector<ManagedExport>> FindExportUnits(Bus& bus,
+                                                           const Where& where) {
   absl::StatusOr<std::vector<LoadedUnit>> units =
       bus.ListUnits({"*.socket", "*.service"});
   if (!units.ok()) return units.status();
@@ -234,11 +234,11 @@ absl::StatusOr<std::vector<ExportUnits>> FindExportUnits(Bus& bus,
     loaded[unit.name] = std::move(unit);
   }
   const bool local = where.local();
-  std::vector<ExportUnits> exports;
+  std::vector<ManagedExport> exports;
   std::set<std::string> services;
   for (const std::string& socket : sockets) {
     if (absl::StrContains(socket, "@.")) continue;
-    if (std::optional<ExportUnits> target =
+    if (std::optional<ManagedExport> target =
             ExportOfSocket(bus, socket, loaded, local)) {
       services.insert(target->service);
       exports.push_back(*std::move(target));
@@ -249,16 +249,16 @@ absl::StatusOr<std::vector<ExportUnits>> FindExportUnits(Bus& bus,
         services.count(TemplateOf(name)) > 0) {
       continue;
     }
-    if (std::optional<ExportUnits> target =
+    if (std::optional<ManagedExport> target =
             ExportOfService(bus, name, loaded, local)) {
       exports.push_back(*std::move(target));
     }
   }
-  for (ExportUnits& target : exports) {
+  for (ManagedExport& target : exports) {
     if (local) ExamineFile(target);
   }
   std::sort(exports.begin(), exports.end(),
-            [](const ExportUnits& a, const ExportUnits& b) {
+            [](const ManagedExport& a, const ManagedExport& b) {
               return a.name < b.name;
             });
   return exports;
@@ -267,18 +267,18 @@ absl::StatusOr<std::vector<ExportUnits>> FindExportUnits(Bus& bus,
 absl::StatusOr<BusAndExports> OpenBusAndExports(const Where& where) {
   absl::StatusOr<Bus> bus = Bus::Open(where);
   if (!bus.ok()) return bus.status();
-  absl::StatusOr<std::vector<ExportUnits>> exports =
+  absl::StatusOr<std::vector<ManagedExport>> exports =
       FindExportUnits(*bus, where);
   if (!exports.ok()) return exports.status();
   return BusAndExports{*std::move(bus), *std::move(exports)};
 }
 
-absl::StatusOr<ExportUnits> FindExport(const std::vector<ExportUnits>& exports,
-                                       absl::string_view name) {
-  for (const ExportUnits& target : exports) {
+absl::StatusOr<ManagedExport> FindExport(
+    const std::vector<ManagedExport>& exports, absl::string_view name) {
+  for (const ManagedExport& target : exports) {
     if (name == target.name) return target;
   }
-  for (const ExportUnits& target : exports) {
+  for (const ManagedExport& target : exports) {
     if (name == target.socket || name == target.service ||
         name == NameOfUnit(target.main_unit())) {
       return target;
@@ -289,9 +289,9 @@ absl::StatusOr<ExportUnits> FindExport(const std::vector<ExportUnits>& exports,
                    ": 'nbdinetctl list' shows the names of all"));
 }
 
-std::string ExportNameOfUnit(const std::vector<ExportUnits>& exports,
+std::string ExportNameOfUnit(const std::vector<ManagedExport>& exports,
                              absl::string_view unit) {
-  for (const ExportUnits& target : exports) {
+  for (const ManagedExport& target : exports) {
     const std::string prefix = TemplatePrefix(target);
     if (unit == target.service ||
         (!prefix.empty() && absl::StartsWith(unit, prefix))) {

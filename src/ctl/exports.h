@@ -17,7 +17,7 @@
 
 namespace nbdinetd::ctl {
 
-struct ExportUnits {
+struct ManagedExport {
   // What the argument EXPORT names: NAME of NAME.export; for other units, the
   // unit's name without ".socket" or ".service".
   std::string name;
@@ -47,27 +47,27 @@ struct ExportUnits {
 
 // All exports, by name. A unit that isn't loaded is among them if its socket's
 // unit file exists.
-absl::StatusOr<std::vector<ExportUnits>> FindExportUnits(Bus& bus,
-                                                         const Where& where);
+absl::StatusOr<std::vector<ManagedExport>> FindExportUnits(Bus& bus,
+                                                           const Where& where);
 
 struct BusAndExports {
   Bus bus;
-  std::vector<ExportUnits> exports;
+  std::vector<ManagedExport> exports;
 };
 absl::StatusOr<BusAndExports> OpenBusAndExports(const Where& where);
 
 // The export that `name` names: its name, or one of its units. NotFound if
 // there is none.
-absl::StatusOr<ExportUnits> FindExport(const std::vector<ExportUnits>& exports,
-                                       absl::string_view name);
+absl::StatusOr<ManagedExport> FindExport(
+    const std::vector<ManagedExport>& exports, absl::string_view name);
 
 // The name of the export that a unit would belong to, known or not:
 // "nbdinetd-golden@17-....service" is "golden".
-std::string ExportNameOfUnit(const std::vector<ExportUnits>& exports,
+std::string ExportNameOfUnit(const std::vector<ManagedExport>& exports,
                              absl::string_view unit);
 
 // "nbdinetd-golden@" and "nbdinetd@"; empty for a unit without instances.
-std::string TemplatePrefix(const ExportUnits& target);
+std::string TemplatePrefix(const ManagedExport& target);
 
 // The size of the export's file, as far as this machine shows it; nullopt for a
 // directory, and for a file that can't be examined, whose errno value is then

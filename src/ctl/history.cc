@@ -23,7 +23,7 @@ Cell MicrosecondsOf(absl::Time time) {
 
 // What the arguments leave.
 struct Wanted {
-  const std::vector<ExportUnits>& exports;
+  const std::vector<ManagedExport>& exports;
   std::string export_name;  // empty for all
   std::string peer;         // empty for all
 };
@@ -66,12 +66,12 @@ std::optional<std::vector<Cell>> RowOf(const JournalEntry& entry,
 
 // The exports, for their names. Without a service manager, names come from the
 // units alone.
-std::vector<ExportUnits> KnownExports(const Where& where) {
+std::vector<ManagedExport> KnownExports(const Where& where) {
   absl::StatusOr<Bus> bus = Bus::Open(where);
   if (!bus.ok()) return {};
-  absl::StatusOr<std::vector<ExportUnits>> exports =
+  absl::StatusOr<std::vector<ManagedExport>> exports =
       FindExportUnits(*bus, where);
-  return exports.ok() ? *std::move(exports) : std::vector<ExportUnits>();
+  return exports.ok() ? *std::move(exports) : std::vector<ManagedExport>();
 }
 
 }  // namespace
@@ -79,11 +79,11 @@ std::vector<ExportUnits> KnownExports(const Where& where) {
 absl::StatusOr<int> History(const CommandLine& line) {
   absl::StatusOr<Journal> journal = Journal::Open(line.where);
   if (!journal.ok()) return journal.status();
-  const std::vector<ExportUnits> exports = KnownExports(line.where);
+  const std::vector<ManagedExport> exports = KnownExports(line.where);
   Wanted wanted{exports, "", line.peer};
   absl::Status unknown;
   if (!line.arguments.empty()) {
-    const absl::StatusOr<ExportUnits> target =
+    const absl::StatusOr<ManagedExport> target =
         FindExport(exports, line.arguments[0]);
     // An export that is deleted has a history, too.
     unknown = target.status();

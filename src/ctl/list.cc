@@ -66,7 +66,7 @@ bool AnyCounters(const LiveConnections& found) {
   return false;
 }
 
-std::string FileOf(const ExportUnits& target) {
+std::string FileOf(const ManagedExport& target) {
   std::string directory = target.served.directory;
   if (directory.empty()) return target.served.file;
   // A slash at its end says that it is one.
@@ -74,7 +74,7 @@ std::string FileOf(const ExportUnits& target) {
   return directory;
 }
 
-std::vector<Cell> RowOf(const ExportUnits& target, const Where& where,
+std::vector<Cell> RowOf(const ManagedExport& target, const Where& where,
                         const Sums* sums, bool with_rates) {
   Cell size, rates[2], counters[4], accepts[2];
   int error_number = 0;
@@ -123,7 +123,7 @@ std::vector<Cell> RowOf(const ExportUnits& target, const Where& where,
 absl::StatusOr<int> List(const CommandLine& line) {
   absl::StatusOr<Bus> bus = Bus::Open(line.where);
   if (!bus.ok()) return bus.status();
-  const absl::StatusOr<std::vector<ExportUnits>> exports =
+  const absl::StatusOr<std::vector<ManagedExport>> exports =
       FindExportUnits(*bus, line.where);
   if (!exports.ok()) return exports.status();
   absl::StatusOr<LiveConnections> found =
@@ -144,7 +144,7 @@ absl::StatusOr<int> List(const CommandLine& line) {
     AddRates(*found, *later, absl::Now() - start, sums);
   }
   Table table(ListColumns());
-  for (const ExportUnits& target : *exports) {
+  for (const ManagedExport& target : *exports) {
     const auto sum = sums.find(target.name);
     table.AddRow(RowOf(target, line.where,
                        sum == sums.end() ? nullptr : &sum->second, with_rates));

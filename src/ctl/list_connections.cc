@@ -45,7 +45,7 @@ absl::StatusOr<int> Connections(const CommandLine& line) {
   absl::StatusOr<BusAndExports> opened = OpenBusAndExports(line.where);
   if (!opened.ok()) return opened.status();
   if (!line.arguments.empty()) {
-    absl::StatusOr<ExportUnits> target =
+    absl::StatusOr<ManagedExport> target =
         FindExport(opened->exports, line.arguments[0]);
     if (!target.ok()) return target.status();
     opened->exports = {*std::move(target)};

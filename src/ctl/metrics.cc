@@ -44,7 +44,7 @@ std::string Label(absl::string_view name, absl::string_view value) {
   return absl::StrCat(name, "=\"", LabelValue(value), "\"");
 }
 
-std::string ExportMetrics(absl::Span<const ExportUnits> exports,
+std::string ExportMetrics(absl::Span<const ManagedExport> exports,
                           absl::Span<const LiveConnection> connections,
                           bool local) {
   std::map<std::string, uint64_t> clients;
@@ -60,7 +60,7 @@ std::string ExportMetrics(absl::Span<const ExportUnits> exports,
                   "Connections that the socket unit has accepted.");
   Family refused("nbdinetd_export_refused_total", "counter",
                  "Connections that the socket unit has refused.");
-  for (const ExportUnits& target : exports) {
+  for (const ManagedExport& target : exports) {
     const std::string label = Label("export", target.name);
     up.Add(label, target.state == "listening" || target.state == "running");
     int error_number = 0;
@@ -134,7 +134,7 @@ void PrintHttp(absl::string_view code, absl::string_view body) {
 absl::StatusOr<std::string> CollectMetrics(const CommandLine& line) {
   absl::StatusOr<Bus> bus = Bus::Open(line.where);
   if (!bus.ok()) return bus.status();
-  const absl::StatusOr<std::vector<ExportUnits>> exports =
+  const absl::StatusOr<std::vector<ManagedExport>> exports =
       FindExportUnits(*bus, line.where);
   if (!exports.ok()) return exports.status();
   const absl::StatusOr<LiveConnections> found =
@@ -168,7 +168,7 @@ std::string LabelValue(absl::string_view text) {
   return value;
 }
 
-std::string MetricsText(absl::Span<const ExportUnits> exports,
+std::string MetricsText(absl::Span<const ManagedExport> exports,
                         absl::Span<const LiveConnection> connections,
                         bool local) {
   return absl::StrCat(ExportMetrics(exports, connections, local),

@@ -17,7 +17,7 @@ namespace nbdinetd::ctl {
 std::string LabelValue(absl::string_view text);
 
 // `local`: sizes of files are those of this machine.
-std::string MetricsText(absl::Span<const ExportUnits> exports,
+std::string MetricsText(absl::Span<const ManagedExport> exports,
                         absl::Span<const LiveConnection> connections,
                         bool local);
 

@@ -60,14 +60,14 @@ absl::Status RunJobs(Bus& bus, const std::string& method,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> StartExport(Bus& bus, const ExportUnits& target) {
+absl::StatusOr<std::string> StartExport(Bus& bus, const ManagedExport& target) {
   absl::Status status = RunJobs(bus, "StartUnit", {target.main_unit()});
   if (!status.ok()) return status;
   return absl::StrCat("started ", target.main_unit());
 }
 
 absl::StatusOr<std::string> StopExport(Bus& bus, const Where& where,
-                                       const ExportUnits& target) {
+                                       const ManagedExport& target) {
   std::vector<std::string> units = {target.main_unit()};
   // A listening service holds the socket, too. Its connections stay.
   if (!target.socket.empty() && !target.per_connection) {
@@ -91,7 +91,7 @@ absl::StatusOr<std::string> StopExport(Bus& bus, const Where& where,
 // Sets Enabled= of an .export file, or the links of a unit written by hand.
 absl::StatusOr<std::string> SetEnabled(
     Bus& bus, const Where& where, const std::string& name,
-    const absl::StatusOr<ExportUnits>& target, bool enable) {
+    const absl::StatusOr<ManagedExport>& target, bool enable) {
   std::string result;
   if (target.ok() && !target->generated) {
     absl::Status status = bus.ChangeUnitFiles(
@@ -132,7 +132,7 @@ absl::StatusOr<int> ChangeEnabled(const CommandLine& line, bool enable) {
   if (!opened.ok()) return opened.status();
   Bus& bus = opened->bus;
   const std::string& argument = line.arguments[0];
-  absl::StatusOr<ExportUnits> target = FindExport(opened->exports, argument);
+  absl::StatusOr<ManagedExport> target = FindExport(opened->exports, argument);
   if (!target.ok() && !HasExportFile(line.where, argument)) {
     return target.status();
   }
@@ -142,7 +142,7 @@ absl::StatusOr<int> ChangeEnabled(const CommandLine& line, bool enable) {
   if (!result.ok()) return result.status();
   if (line.now) {
     // The reload may have made its units.
-    const absl::StatusOr<std::vector<ExportUnits>> exports =
+    const absl::StatusOr<std::vector<ManagedExport>> exports =
         FindExportUnits(bus, line.where);
     if (!exports.ok()) return exports.status();
     target = FindExport(*exports, name);
@@ -169,7 +169,7 @@ absl::StatusOr<int> Disable(const CommandLine& line) {
 absl::StatusOr<int> Start(const CommandLine& line) {
   absl::StatusOr<BusAndExports> opened = OpenBusAndExports(line.where);
   if (!opened.ok()) return opened.status();
-  const absl::StatusOr<ExportUnits> target =
+  const absl::StatusOr<ManagedExport> target =
       FindExport(opened->exports, line.arguments[0]);
   if (!target.ok()) return target.status();
   const absl::StatusOr<std::string> result = StartExport(opened->bus, *target);
@@ -180,7 +180,7 @@ absl::StatusOr<int> Start(const CommandLine& line) {
 absl::StatusOr<int> Stop(const CommandLine& line) {
   absl::StatusOr<BusAndExports> opened = OpenBusAndExports(line.where);
   if (!opened.ok()) return opened.status();
-  const absl::StatusOr<ExportUnits> target =
+  const absl::StatusOr<ManagedExport> target =
       FindExport(opened->exports, line.arguments[0]);
   if (!target.ok()) return target.status();
   const absl::StatusOr<std::string> result =

@@ -47,6 +47,9 @@ std::optional<absl::Time> ParseTimeArgument(absl::string_view text,
     if (!absl::SimpleAtoi(text, &seconds)) return std::nullopt;
     return absl::FromUnixSeconds(seconds);
   }
+  if (!absl::StrContains(text, '-') && !absl::StrContains(text, ':')) {
+    return std::nullopt;
+  }
   // A time of day is today's.
   const std::string full =
       absl::StrContains(text, '-')

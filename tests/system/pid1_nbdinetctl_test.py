@@ -1,0 +1,369 @@
+#!/usr/bin/python3
+"""nbdinetctl under a systemd that is process 1 (see support/pid1.py): every verb, on units written by hand,
+on a listening service, and as JSON, which is held to the recorded schema."""
+
+import sys
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+import json  # noqa: E402
+import pid1  # noqa: E402
+from harness import *  # noqa: E402
+
+PORT = ("127.0.0.1", 10809)
+LISTEN_PORT = ("127.0.0.1", 10909)
+IMAGE = "/srv/nbd/export.img"
+SCHEMA = json.loads((Path(__file__).resolve().parents[1] / "support" / "nbdinetctl_schema.json").read_text())
+
+machine = None  # the pid1.Machine
+
+
+def ctl(*argv, status=0):
+    """Runs nbdinetctl inside; what it printed."""
+    result = machine.run("nbdinetctl", *argv, check=False)
+    if status is not None and result.returncode != status:
+        raise AssertionError(f"nbdinetctl {' '.join(argv)}: exit status {result.returncode}, wanted {status}: "
+                             f"{result.stdout}{result.stderr}")
+    return result
+
+
+def rows(verb, *argv):
+    """The objects of --json, each held to the schema of its verb."""
+    found = json.loads(ctl(verb, *argv, "--json=short").stdout)
+    for row in found:
+        hold_to_schema(verb, row)
+    return found
+
+
+def hold_to_schema(verb, row):
+    schema = SCHEMA[verb]
+    types = {"string": str, "number": int, "strings": list}
+    for name, value in row.items():
+        if name not in schema["names"]:
+            raise AssertionError(f"{verb}: {name} is not in the schema: {row}")
+        if type(value) is not types[schema["names"][name]]:
+            raise AssertionError(f"{verb}: {name} is not of the type in the schema: {row}")
+    for name in schema["always"]:
+        if name not in row:
+            raise AssertionError(f"{verb}: {name} is missing: {row}")
+
+
+def row_of(verb, export, *argv):
+    found = [row for row in rows(verb, *argv) if row["export"] == export]
+    eq(len(found), 1, f"rows of {export}")
+    return found[0]
+
+
+def serve(image, options="", listener=False):
+    """Lets the shipped units serve this, from the next connection on."""
+    name = "nbdinetd-listen" if listener else "nbdinetd"
+    machine.write(f"{pid1.configured('sysconfdir')}/default/{name}",
+                  f'NBDINETD_EXPORT="{image}"\nNBDINETD_OPTIONS="{options}"\n')
+
+
+def start_shipped(t, options="--readonly"):
+    """The shipped units for one process a connection, listening."""
+    machine.write(IMAGE, pattern(0, MIB))
+    serve(IMAGE, options)
+    machine.systemctl("start", "nbdinetd.socket")
+    t.defer(end_all)
+
+
+def start_listener(t):
+    """The shipped units for one listening service, on a port of its own."""
+    machine.write(IMAGE, pattern(0, MIB))
+    serve(IMAGE, "--readonly", listener=True)
+    machine.write("/etc/systemd/system/nbdinetd-listen.socket.d/port.conf",
+                  "[Socket]\nListenStream=\nListenStream=10909\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "nbdinetd-listen.socket")
+    t.defer(end_all)
+
+
+def end_all():
+    machine.systemctl("stop", "nbdinetd.socket", "nbdinetd-listen.socket", "nbdinetd-listen.service",
+                      "nbdinetd@*.service", check=False)
+    machine.systemctl("reset-failed", check=False)
+    wait_until(lambda: not machine.instances(), "the connections' units to be gone")
+
+
+def client_of(t, port=PORT, read=4096):
+    """A client that is served and has read so many bytes."""
+    connection = connect(port)
+    t.defer(connection.close)
+    client = Client(connection).start()
+    client.name = "127.0.0.1:%d" % connection.getsockname()[1]
+    if read:
+        eq(client.read(0, read), pattern(0, read))
+    return client
+
+
+def install_ssh(t):
+    """An ssh that runs the command on this machine, whatever the host."""
+    machine.write("/usr/local/bin/ssh", "#!/bin/sh\necho \"$@\" >>/run/ssh.log\n"
+                  "while [ \"$1\" != -- ]; do shift; done\nshift 2\nexec \"$@\"\n", mode=0o755)
+    t.defer(lambda: machine.path("/usr/local/bin/ssh").unlink())
+
+
+def peer_of(client):
+    return client.name
+
+
+@test("list shows the shipped units as exports: address, file, size, clients, and bytes so far")
+def _(t):
+    start_shipped(t)
+    client = client_of(t)
+    row = wait_until(lambda: (lambda r: r if r.get("bytes_read") == 4096 else None)(row_of("list", "nbdinetd")),
+                     "the counters of the connection")
+    eq((row["state"], row["addresses"], row["file"], row["size"], row["clients"]),
+       ("listening", ["[::]:10809"], IMAGE, MIB, 1))
+    eq((row["unit"], row["service"], row["bytes_written"], row["errors"], row["requests"]),
+       ("nbdinetd.socket", "nbdinetd@.service", 0, 0, 1))
+    table = ctl("--interval=off").stdout.splitlines()
+    matches(r"^EXPORT +STATE +ADDRESS +FILE +SIZE +CLIENTS +READ +WRITTEN$", table[0])
+    matches(r"^nbdinetd +listening +\[::\]:10809 +/srv/nbd/export.img +1\.0M +1 +- +-$", "\n".join(table))
+    # A table without --interval= measures for a second; nothing is read meanwhile.
+    matches(r"^nbdinetd +listening .* 1 +0 +0$", ctl("list", "--no-legend").stdout)
+    client.disconnect()
+
+
+@test("connections shows the peer, the bytes, since when, and the unit; history has it once it has ended")
+def _(t):
+    start_shipped(t)
+    began = machine.now_us()
+    client = client_of(t, read=8192)
+    peer = peer_of(client)
+    row = wait_until(lambda: (lambda r: r if r.get("bytes_read") == 8192 else None)(
+        row_of("connections", "nbdinetd", "nbdinetd")), "the counters of the connection")
+    eq((row["peer"], row["state"], row["requests"], row["bytes_written"], row["errors"]),
+       (peer, "serving", 1, 0, 0))
+    eq(machine.instances(), [row["unit"]])
+    if not began <= row["since"] <= machine.now_us():
+        raise AssertionError(f"since {row['since']}, began {began}")
+    matches(rf"^nbdinetd +{peer} +- +\S.* 8\.0K +0 +0 +nbdinetd@", ctl("connections").stdout)
+    client.disconnect()
+    wait_until(lambda: rows("history", "nbdinetd", f"--peer={peer}"), "the journal to have its end")
+    row, = rows("history", f"--peer={peer}", "--since=1h ago")
+    eq((row["export"], row["peer"], row["bytes_read"], row["bytes_written"], row["errors"], row["file"]),
+       ("nbdinetd", peer, 8192, 0, 0, IMAGE))
+    eq((row["exit_status"], row["reason"], row["until"] - row["since"]),
+       (0, "client disconnected", row["duration_usec"]))
+    eq(rows("history", f"--peer={peer}", "--until=1h ago"), [])
+    eq(rows("history", "--peer=192.0.2.1"), [])
+    matches(rf"^[A-Z][a-z][a-z] \d{{4}}-\d\d-\d\d \d\d:\d\d +nbdinetd +{peer} +- .* client disconnected$",
+            ctl("history").stdout)
+
+
+@test("a client that has not chosen an export is negotiating")
+def _(t):
+    start_shipped(t)
+    negotiating = connect(PORT)
+    t.defer(negotiating.close)
+    negotiating.recv(18)
+    peer = "127.0.0.1:%d" % negotiating.getsockname()[1]
+    row = wait_until(lambda: (lambda r: r if r.get("peer") else None)(row_of("connections", "nbdinetd")),
+                     "the status of the connection")
+    eq((row["peer"], row["state"]), (peer, "negotiating"))
+    if "bytes_read" in row:
+        raise AssertionError(row)
+
+
+@test("disconnect ends the connections of a peer or of an export, and says what they have transferred")
+def _(t):
+    start_shipped(t)
+    first, second, third = (client_of(t) for _ in range(3))
+    row, = rows("disconnect", peer_of(first))
+    eq((row["peer"], row["result"], row["bytes_read"]), (peer_of(first), "disconnected", 4096))
+    first.expect_end()
+    eq(sorted(r["peer"] for r in wait_until(
+        lambda: (lambda r: r if len(r) == 2 else None)(rows("connections")), "two connections")),
+       sorted(map(peer_of, (second, third))))
+    table = ctl("disconnect", "nbdinetd").stdout
+    for client in (second, third):
+        matches(rf"^nbdinetd +{peer_of(client)} +- +4\.0K +0 +0 +disconnected$", table)
+        client.expect_end()
+    # An export without clients is as it was asked for; a peer that isn't there is not.
+    contains("has no clients", ctl("disconnect", "nbdinetd").stderr)
+    contains("no connected client", ctl("disconnect", "192.0.2.1", status=3).stderr)
+
+
+@test("a listening service: clients and peers come from its processes and the journal, and can be disconnected")
+def _(t):
+    start_listener(t)
+    first, second = (client_of(t, LISTEN_PORT) for _ in range(2))
+    found = wait_until(lambda: (lambda r: r if len([x for x in r if "peer" in x]) == 2 else None)(
+        rows("connections", "nbdinetd-listen")), "both peers")
+    eq(sorted(row["peer"] for row in found), sorted(map(peer_of, (first, second))))
+    eq({(row["unit"], row["state"]) for row in found}, {("nbdinetd-listen.service", "serving")})
+    if any("bytes_read" in row for row in found):
+        raise AssertionError(found)
+    eq(row_of("list", "nbdinetd-listen")["clients"], 2)
+    install_ssh(t)
+    contains("on its own machine",
+             ctl("-H", "localhost", "disconnect", "nbdinetd-listen", status=1).stderr)
+    row, = rows("disconnect", peer_of(first))
+    eq((row["peer"], row["result"]), (peer_of(first), "disconnected"))
+    first.expect_end()
+    eq(second.read(0, 512), pattern(0, 512))
+    eq([row["peer"] for row in rows("connections")], [peer_of(second)])
+    row, = rows("disconnect", "nbdinetd-listen")
+    eq(row["result"], "disconnected")
+
+
+@test("a copy of the units under another name is an export, too, and one with another program is not")
+def _(t):
+    start_shipped(t)
+    units = Path(pid1.configured("systemdsystemunitdir"))
+    for suffix in (".socket", "@.service"):
+        text = machine.shell(f"cat {units}/nbdinetd{suffix}")
+        machine.write(f"/etc/systemd/system/second{suffix}", text.replace("10809", "/run/second.sock"))
+    machine.write(f"{pid1.configured('sysconfdir')}/default/second",
+                  'NBDINETD_EXPORT="/srv/nbd/missing.img"\n')
+    machine.write("/etc/systemd/system/other.socket", "[Socket]\nListenStream=/run/other\nAccept=yes\n")
+    machine.write("/etc/systemd/system/other@.service", "[Service]\nExecStart=/bin/cat\nStandardInput=socket\n")
+    machine.systemctl("daemon-reload")
+    names = {row["export"]: row for row in rows("list")}
+    eq(sorted(set(names) & {"second", "other", "nbdinetd", "nbdinetd-listen"}),
+       ["nbdinetd", "nbdinetd-listen", "second"])
+    # It isn't loaded until it is used, and its file isn't there.
+    eq((names["second"]["state"], names["second"]["addresses"], names["second"]["file"],
+        names["second"]["reason"]),
+       ("stopped", ["/run/second.sock"], "/srv/nbd/missing.img", "no such file"))
+    ctl("start", "second")
+    eq(row_of("list", "second")["state"], "listening")
+    eq(machine.show("second.socket", "ActiveState"), "active")
+    ctl("stop", "second.socket")
+    eq(machine.show("second.socket", "ActiveState"), "inactive")
+    ctl("enable", "second", "--now")
+    eq(machine.show("second.socket", "ActiveState", "UnitFileState"), ["active", "enabled"])
+    ctl("disable", "second", "--now")
+    eq(machine.show("second.socket", "ActiveState", "UnitFileState"), ["inactive", "disabled"])
+    ctl("start", "third", status=3)
+
+
+@test("stop says that clients stay connected; start reports what fails, and why to look")
+def _(t):
+    start_shipped(t)
+    client = client_of(t)
+    contains("1 client stays connected", ctl("stop", "nbdinetd").stdout)
+    eq(client.read(0, 512), pattern(0, 512))
+    with socket.socket(socket.AF_INET6) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("::", 10809))
+        holder.listen(1)
+        contains("journalctl -u nbdinetd.socket", ctl("start", "nbdinetd", status=1).stderr)
+        row = row_of("list", "nbdinetd")
+        eq((row["state"], row["reason"]), ("failed", "the socket could not be opened"))
+    client.disconnect()
+
+
+@test("a user without rights reads the units, and is told why the rest is refused")
+def _(t):
+    start_shipped(t)
+    client_of(t)
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
+
+    def as_nobody(*argv):
+        return machine.run(*nobody, "nbdinetctl", *argv, check=False)
+    result = as_nobody("list", "--json=short")
+    eq(result.returncode, 0, result.stderr)
+    result = as_nobody("disconnect", "nbdinetd")
+    eq(result.returncode, 1)
+    contains("Run nbdinetctl as root", result.stderr)
+    result = as_nobody("history")
+    eq(result.returncode, 1)
+    contains("systemd-journal", result.stderr)
+    eq(len(rows("connections")), 1)
+
+
+@test("metrics is Prometheus text, and --http answers a request")
+def _(t):
+    start_shipped(t)
+    client = client_of(t)
+    text = wait_until(lambda: (lambda m: m if "} 4096\n" in m else None)(ctl("metrics").stdout), "the counters")
+    for line in text.splitlines():
+        matches(r'^(# (HELP|TYPE) nbdinetd_\w+ .*|nbdinetd_\w+\{(\w+="[^"]*",?)+\} \d+)$', line)
+    matches(r'^nbdinetd_export_up\{export="nbdinetd"\} 1$', text)
+    matches(r'^nbdinetd_export_connections\{export="nbdinetd"\} 1$', text)
+    matches(rf'^nbdinetd_connection_read_bytes_total\{{export="nbdinetd",peer="{peer_of(client)}",identity="",'
+            r'unit="nbdinetd@.*"\} 4096$', text)
+    machine.write("/etc/systemd/system/metrics.socket", "[Socket]\nListenStream=10990\nAccept=yes\n")
+    machine.write("/etc/systemd/system/metrics@.service",
+                  f"[Service]\nExecStart={pid1.configured('bindir')}/nbdinetctl metrics --http\n"
+                  "StandardInput=socket\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "metrics.socket")
+    t.defer(machine.systemctl, "stop", "metrics.socket")
+    with connect(("127.0.0.1", 10990)) as request:
+        request.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = b""
+        while piece := request.recv(65536):
+            answer += piece
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    matches(r"^HTTP/1.1 200 OK\r$", head)
+    matches(rf"^Content-Length: {len(body)}\r$", head)
+    contains("nbdinetd_export_up", body)
+
+
+@test("-H reaches another machine's manager by ssh, and says what only that machine can do")
+def _(t):
+    start_shipped(t)
+    client_of(t)
+    install_ssh(t)
+    row = wait_until(lambda: (lambda r: r if r.get("bytes_read") == 4096 else None)(
+        row_of("list", "nbdinetd", "-H", "root@storage")), "the counters")
+    contains("root@storage", machine.path("/run/ssh.log").read_text())
+    # Files and environment files are the other machine's.
+    eq((row["state"], row["clients"], "size" in row, "file" in row), ("listening", 1, False, False))
+    row, = rows("connections", "-H", "root@storage")
+    contains("127.0.0.1:", row["peer"])
+    contains("ssh root@storage nbdinetctl", ctl("history", "-H", "root@storage", status=1).stderr)
+    row, = rows("disconnect", "nbdinetd", "-H", "root@storage")
+    eq(row["result"], "disconnected")
+
+
+@test("--user has the exports of the user's manager")
+def _(t):
+    machine.write("/srv/nbd/export.img", pattern(0, MIB))
+    machine.write("/root/.config/systemd/user/mine.socket",
+                  "[Socket]\nListenStream=/run/user/0/mine.sock\nAccept=yes\n")
+    machine.write("/root/.config/systemd/user/mine@.service",
+                  f"[Service]\nExecStart={pid1.configured('sbindir')}/nbdinetd -r {IMAGE}\nNotifyAccess=main\n"
+                  "CollectMode=inactive-or-failed\n")
+    machine.systemctl("start", "user@0.service")
+    t.defer(machine.systemctl, "stop", "user@0.service")
+
+    def user_ctl(*argv):
+        return machine.run("env", "XDG_RUNTIME_DIR=/run/user/0", "nbdinetctl", "--user", *argv)
+    user_ctl("start", "mine")
+    client = Client(connect(str(machine.path("/run/user/0/mine.sock")))).start()
+    eq(client.read(0, 4096), pattern(0, 4096))
+    row, = json.loads(user_ctl("connections", "--json=short").stdout)
+    matches(r"^unix:pid=\d+,uid=0,gid=0$", row["peer"])
+    eq(row["export"], "mine")
+    row, = json.loads(user_ctl("disconnect", row["peer"], "--json=short").stdout)
+    eq(row["result"], "disconnected")
+    wait_until(lambda: json.loads(user_ctl("history", "mine", "--json=short").stdout), "its end in the journal")
+
+
+@test("wrong usage is status 64, and names what is right")
+def _(t):
+    for argv, words in ((["lst"], "unknown verb"), (["--nonsense"], "--nonsense"),
+                        (["list", "x"], "usage: nbdinetctl list"), (["disconnect"], "usage: nbdinetctl disconnect"),
+                        (["--json=xml"], "pretty"), (["history", "--since=soon"], "systemd.time(7)"),
+                        (["--now", "list"], "--now is for enable and disable"),
+                        (["-H", "x", "--user"], "--user")):
+        contains(words, ctl(*argv, status=64).stderr)
+    contains("usage: nbdinetctl", ctl("--help").stdout)
+    matches(r"^nbdinetctl \d", ctl("--version").stdout)
+
+
+def tests(booted):
+    global machine
+    machine = booted
+    main()
+
+
+if __name__ == "__main__":
+    pid1.run(tests)

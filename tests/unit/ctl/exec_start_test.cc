@@ -1,0 +1,68 @@
+#include "ctl/exec_start.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <fstream>
+
+namespace nbdinetd::ctl {
+namespace {
+
+using Words = std::vector<std::string>;
+
+TEST(ExecStart, NbdinetdIsKnownByItsName) {
+  EXPECT_TRUE(RunsNbdinetd(Words{"/usr/local/sbin/nbdinetd", "nbdinetd"}));
+  EXPECT_FALSE(RunsNbdinetd(Words{"/usr/sbin/nbd-server", "nbdinetd"}));
+  EXPECT_FALSE(RunsNbdinetd(Words{}));
+}
+
+TEST(ExecStart, TheFileIsTheArgumentThatIsNoOptions) {
+  EXPECT_EQ(ServedBy(Words{"-r", "/srv/a.img"}).file, "/srv/a.img");
+  EXPECT_EQ(ServedBy(Words{"-r", "--", "/srv/a.img"}).file, "/srv/a.img");
+  EXPECT_EQ(
+      ServedBy(Words{"/srv/a.img", "-re", "name", "--log", "journal"}).file,
+      "/srv/a.img");
+  EXPECT_EQ(ServedBy(Words{"-ename", "/srv/a.img"}).file, "/srv/a.img");
+  EXPECT_EQ(ServedBy(Words{"--exclusive", "/srv/a.img"}).file, "/srv/a.img");
+  EXPECT_EQ(ServedBy(Words{"file=/srv/a.img"}).file, "/srv/a.img");
+  EXPECT_EQ(ServedBy(Words{"--", "-r"}).file, "-r");
+  EXPECT_EQ(ServedBy(Words{"-r", "--"}).file, "");
+}
+
+TEST(ExecStart, ADirectoryIsThatOfItsOption) {
+  EXPECT_EQ(ServedBy(Words{"--directory=/srv"}).directory, "/srv");
+  EXPECT_EQ(ServedBy(Words{"--directory", "/srv"}).directory, "/srv");
+  EXPECT_EQ(ServedBy(Words{"--directory", "/srv"}).file, "");
+  // As getopt_long() takes it.
+  EXPECT_EQ(ServedBy(Words{"--dir=/srv"}).directory, "/srv");
+}
+
+TEST(ExecStart, VariablesAreReplacedAsSystemdDoes) {
+  const Environment environment = {{"A", "one two"}, {"B", "x"}};
+  EXPECT_EQ(Expanded(Words{"$A", "${A}", "p${B}s", "$NONE", "${NONE}", "$$A"},
+                     environment),
+            (Words{"one", "two", "one two", "pxs", "", "$A"}));
+  EXPECT_TRUE(HasVariable(Words{"a", "${B}"}));
+  EXPECT_TRUE(HasVariable(Words{"$B"}));
+  EXPECT_FALSE(HasVariable(Words{"a$", "$$"}));
+}
+
+TEST(ExecStart, AnEnvironmentFileIsReadAsSystemdDoes) {
+  char path[] = "/tmp/exec_start_test.XXXXXX";
+  close(mkstemp(path));
+  std::ofstream(path) << "# comment\n; comment\n\nA=plain\nB=\"two words\"\n"
+                         "C='it''s'\nD=one\\\ntwo\nE=\"a\\\"b\"\nnonsense\n";
+  Environment environment;
+  EXPECT_TRUE(ReadEnvironmentFile(path, environment));
+  EXPECT_EQ(environment, (Environment{{"A", "plain"},
+                                      {"B", "two words"},
+                                      {"C", "its"},
+                                      {"D", "onetwo"},
+                                      {"E", "a\"b"}}));
+  unlink(path);
+  EXPECT_FALSE(ReadEnvironmentFile(path, environment));
+}
+
+}  // namespace
+}  // namespace nbdinetd::ctl

@@ -1,0 +1,42 @@
+#include "ctl/metrics.h"
+
+#include <gtest/gtest.h>
+
+#include "absl/strings/match.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+TEST(Metrics, ALabelIsEscaped) {
+  EXPECT_EQ(LabelValue("a\"b\\c\nd\u00fc\xff"), "a\\\"b\\\\c\\nd\u00fc\ufffd");
+}
+
+TEST(Metrics, AnExportAndItsConnectionHaveTheirSamples) {
+  ManagedExport target;
+  target.name = "golden";
+  target.state = "listening";
+  target.per_connection = true;
+  target.accepted = 5;
+  target.refused = 1;
+  LiveConnection connection;
+  connection.export_name = "golden";
+  connection.unit = "nbdinetd-golden@1.service";
+  connection.peer = "192.0.2.7:1";
+  connection.counters = Counters{3, 4096, 512, 1};
+  const std::string text = MetricsText({target}, {connection}, false);
+  for (const char* line :
+       {"\nnbdinetd_export_up{export=\"golden\"} 1\n",
+        "\nnbdinetd_export_connections{export=\"golden\"} 1\n",
+        "\nnbdinetd_export_accepted_total{export=\"golden\"} 5\n",
+        "\nnbdinetd_export_refused_total{export=\"golden\"} 1\n",
+        "\nnbdinetd_connection_read_bytes_total{export=\"golden\",peer=\"192.0."
+        "2.7:1\",identity=\"\",unit=\"nbdinetd-golden@1.service\"} 4096\n"}) {
+    EXPECT_TRUE(absl::StrContains(text, line)) << line << text;
+  }
+  target.state = "failed";
+  EXPECT_TRUE(absl::StrContains(MetricsText({target}, {}, false),
+                                "\nnbdinetd_export_up{export=\"golden\"} 0\n"));
+}
+
+}  // namespace
+}  // namespace nbdinetd::ctl
