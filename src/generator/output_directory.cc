@@ -70,15 +70,19 @@ absl::Status OutputDirectory::Write(const UnitFile& file) const {
 }
 
 absl::Status OutputDirectory::Write(const UnitLink& link) const {
-  if (const size_t slash = link.name.find('/'); slash != std::string::npos) {
+  const auto make = [&](const std::string& name) {
+    return symlinkat(link.target.c_str(), fd_.get(), name.c_str()) == 0;
+  };
+  if (make(link.name)) return absl::OkStatus();  // it is whole at once
+  const size_t slash = link.name.find('/');
+  if (errno == ENOENT && slash != std::string::npos) {
     const std::string directory = link.name.substr(0, slash);
     if (mkdirat(fd_.get(), directory.c_str(), 0755) != 0 && errno != EEXIST) {
       return FailedToWrite(link.name);
     }
+    if (make(link.name)) return absl::OkStatus();
   }
-  if (symlinkat(link.target.c_str(), fd_.get(), temporary_.c_str()) != 0) {
-    return FailedToWrite(link.name);
-  }
+  if (errno != EEXIST || !make(temporary_)) return FailedToWrite(link.name);
   return Rename(link.name);
 }
 

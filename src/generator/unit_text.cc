@@ -33,6 +33,24 @@ std::string WithControlsEscaped(absl::string_view text) {
   return escaped;
 }
 
+bool IsRemoved(const UnitChanges& changes, absl::string_view section,
+               absl::string_view key) {
+  return std::any_of(changes.removed.begin(), changes.removed.end(),
+                     [&](const UnitKey& removed) {
+                       return removed.key == key && removed.section == section;
+                     });
+}
+
+absl::string_view ValueIn(const UnitChanges& changes,
+                          const ExportSetting& setting) {
+  for (const auto& [where, value] : changes.replaced) {
+    if (where.key == setting.key && where.section == setting.section) {
+      return value;
+    }
+  }
+  return setting.value;
+}
+
 }  // namespace
 
 std::string CommandWord(absl::string_view argument) {
@@ -80,25 +98,19 @@ std::string Render(const ShippedUnit& shipped, const UnitChanges& changes) {
   std::string text = changes.head;
   std::string section;
   const auto end_section = [&] {
-    const auto added = changes.added.find(section);
-    if (added == changes.added.end()) return;
-    for (const std::string& line : added->second) {
-      absl::StrAppend(&text, line, "\n");
+    for (const auto& [added_section, line] : changes.added) {
+      if (added_section == section) absl::StrAppend(&text, line, "\n");
     }
   };
   for (const ExportSetting& setting : shipped.settings) {
-    if (changes.removed.contains({setting.section, ""})) continue;
+    if (IsRemoved(changes, setting.section, "")) continue;
     if (setting.section != section) {
       end_section();
       section = setting.section;
       absl::StrAppend(&text, "\n[", section, "]\n");
     }
-    if (changes.removed.contains({section, setting.key})) continue;
-    const auto replaced = changes.replaced.find({section, setting.key});
-    absl::StrAppend(
-        &text, setting.key, "=",
-        replaced != changes.replaced.end() ? replaced->second : setting.value,
-        "\n");
+    if (IsRemoved(changes, section, setting.key)) continue;
+    absl::StrAppend(&text, setting.key, "=", ValueIn(changes, setting), "\n");
   }
   end_section();
   return text;

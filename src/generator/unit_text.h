@@ -7,8 +7,6 @@
 #ifndef NBDINETD_GENERATOR_UNIT_TEXT_H_
 #define NBDINETD_GENERATOR_UNIT_TEXT_H_
 
-#include <map>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -44,28 +42,33 @@ struct ShippedUnit {
   bool Has(absl::string_view section, absl::string_view key) const;
 };
 
-// The difference between a generated unit and a shipped one.
+// A setting of a unit, or a section of it with "" as the key.
+struct UnitKey {
+  std::string section, key;
+};
+
+// The difference between a generated unit and a shipped one. There are few
+// changes, so that lists are searched.
 struct UnitChanges {
   std::string head;  // lines of comment
-  // Settings that the shipped unit has and this one doesn't; "" as the key is
-  // the whole section.
-  std::set<std::pair<std::string, std::string>> removed;
+  // Settings and sections that the shipped unit has and this one doesn't.
+  std::vector<UnitKey> removed;
   // Values in place of those that the shipped unit has.
-  std::map<std::pair<std::string, std::string>, std::string> replaced;
-  // Lines for each section, behind those of the shipped unit.
-  std::map<std::string, std::vector<std::string>> added;
+  std::vector<std::pair<UnitKey, std::string>> replaced;
+  // Lines for sections, behind those of the shipped unit.
+  std::vector<std::pair<std::string, std::string>> added;
 
   void Remove(const std::string& section, const std::string& key) {
-    removed.emplace(section, key);
+    removed.push_back({section, key});
   }
   void Add(const std::string& section, const std::string& key,
            const std::string& value) {
-    added[section].push_back(key + "=" + value);
+    added.emplace_back(section, key + "=" + value);
   }
   // Gives a setting that the shipped unit has another value.
   void Replace(const std::string& section, const std::string& key,
                const std::string& value) {
-    replaced[{section, key}] = value;
+    replaced.push_back({{section, key}, value});
   }
 };
 

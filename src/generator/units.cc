@@ -9,8 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
-#include "generator/listen_address.h"
 #include "generator/shipped_units.h"
+#include "generator/socket_address.h"
 
 namespace nbdinetd {
 namespace {
@@ -176,7 +176,7 @@ std::string UnitMaker::SocketText(const ExportDefinition& definition) const {
       SettingsOf(file, "Socket", "ListenStream");
   if (!addresses.empty()) changes.Remove("Socket", "ListenStream");
   if (std::any_of(addresses.begin(), addresses.end(), [](const auto* address) {
-        return IsSocketPath(address->value);
+        return SocketAddress(address->value).IsPath();
       })) {
     changes.Add("Socket", "SocketMode", "0660");
   }
@@ -358,7 +358,7 @@ namespace {
 
 // An address, and the export that listens on it.
 struct TakenAddress {
-  std::string address;
+  SocketAddress address;
   std::string name;
 };
 
@@ -371,7 +371,7 @@ bool MayShareAddress(const ExportFile& file) {
 // Takes the addresses of an export, unless another one has one of them.
 absl::Status TakeAddresses(const ExportFile& file,
                            std::vector<TakenAddress>& taken) {
-  std::vector<std::pair<std::string, const ExportSetting*>> addresses;
+  std::vector<std::pair<SocketAddress, const ExportSetting*>> addresses;
   for (const ExportSetting* setting :
        SettingsOf(file, "Socket", "ListenStream")) {
     addresses.emplace_back(setting->value, setting);
@@ -379,11 +379,13 @@ absl::Status TakeAddresses(const ExportFile& file,
   if (addresses.empty()) addresses.emplace_back("10809", nullptr);
   for (const auto& [address, setting] : addresses) {
     for (const TakenAddress& other : taken) {
-      if (!Collide(address, other.address)) continue;
+      if (!address.CollidesWith(other.address)) continue;
       const std::string complaint = absl::StrCat(
-          "ListenStream=", ShownValue(address), ": export ", other.name,
+          "ListenStream=", ShownValue(address.text()), ": export ", other.name,
           " listens on ",
-          address == other.address ? "it" : ShownValue(other.address),
+          address.text() == other.address.text()
+              ? "it"
+              : ShownValue(other.address.text()),
           " already; choose another address, or set Enabled=no in one of the "
           "files");
       return setting != nullptr

@@ -313,6 +313,36 @@ def _(t):
     contains("far.mount", machine.show("nbdinetd-far.service", "Requires"))
 
 
+@test("a user's own service manager has the exports in ~/.config/nbdinetd, read-write and over TLS")
+def _(t):
+    need("setpriv")
+    user, home, runtime = "1", "/home/someone", "/run/user/1"
+    image(f"{home}/disk.img")
+    machine.write(f"{home}/my keys.psk", "alice:" + "ab" * 32 + "\n", 0o600)
+    for mode, name in (("connection", "mine"), ("listener", "listening")):
+        machine.write(f"{home}/.config/nbdinetd/{name}.export",
+                      f"[Export]\nFile={home}/disk.img\nMode={mode}\nTLSPreSharedKeys={home}/my keys.psk\n"
+                      f"[Socket]\nListenStream=%t/{name}.sock\n")
+    machine.write(f"{home}/.config/nbdinetd/wrong.export", f"[Export]\nFile={home}/disk.img\nUser=root\n")
+    machine.shell(f"mkdir -p {runtime}; chown -R {user}:{user} {home} {runtime}")
+    since = machine.now_us()
+    machine.run("systemd-run", "--unit=manager", f"--uid={user}", f"--gid={user}", "--property=Delegate=yes",
+                f"--setenv=XDG_RUNTIME_DIR={runtime}", f"--setenv=HOME={home}", "/lib/systemd/systemd", "--user")
+    t.defer(machine.systemctl, "stop", "manager.service")
+    t.defer(machine.shell, f"rm -rf {home}")
+    for name in ("mine", "listening"):
+        path = wait_until(lambda name=name: (p := machine.path(f"{runtime}/{name}.sock")).exists() and str(p),
+                          "the user's manager to listen")
+        eq(Path(path).stat().st_mode & 0o777, 0o660)
+        client = served(path)
+        client.write(0, name.encode())
+        client.disconnect()
+        eq(machine.path(f"{home}/disk.img").read_bytes()[:4], name.encode()[:4])
+    errors = wait_until(lambda: generator_errors(since), "the error of wrong.export")
+    eq(errors, [(f"{home}/.config/nbdinetd/wrong.export:3: User=: a user's own service manager can't change "
+                 "the user; leave it out", ERROR)])
+
+
 # Last, since its system ends with it.
 @test("an export is served after a boot")
 def _(t):

@@ -15,8 +15,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "generator/listen_address.h"
 #include "generator/output_directory.h"
+#include "generator/socket_address.h"
 
 namespace nbdinetd {
 namespace {
@@ -216,6 +216,12 @@ TEST_F(UnitsTest, InstallBecomesLinks) {
         Make(absl::StrCat("[Export]\nFile=/f\n[Install]\n", wrong, "\n")).ok())
         << wrong;
   }
+}
+
+bool Collide(const char* a, const char* b) {
+  const bool collide = SocketAddress(a).CollidesWith(SocketAddress(b));
+  EXPECT_EQ(SocketAddress(b).CollidesWith(SocketAddress(a)), collide) << a << b;
+  return collide;
 }
 
 TEST_F(UnitsTest, AddressesCollide) {
