@@ -96,6 +96,8 @@ torture_tests = tests/torture/torture_test
 
 if HAVE_LIBSYSTEMD
 tests_unit_unit_test_SOURCES += \
+	tests/unit/base/libsystemd_test.cc \
+	tests/unit/ctl/command_line_test.cc \
 	tests/unit/ctl/exec_start_test.cc \
 	tests/unit/ctl/json_test.cc \
 	tests/unit/ctl/metrics_test.cc \

@@ -273,7 +273,7 @@ uint64_t Bus::GetNumber(const std::string& unit, absl::string_view interface,
     return 0;
   }
   const std::string type = signature;
-  if (type != "t" && type != "u" && type != "i") return 0;
+  if (type != "t" && type != "u" && type != "i" && type != "b") return 0;
   sd_bus_message_enter_container(reply.get(), 'v', type.c_str());
   return ReadNumber(reply.get(), type[0]);
 }

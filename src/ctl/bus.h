@@ -48,6 +48,7 @@ class Bus {
   // One property; empty if it can't be read, as for a unit that is gone.
   std::string GetString(const std::string& unit, absl::string_view interface,
                         const char* property);
+  // 0 or 1 for a truth value.
   uint64_t GetNumber(const std::string& unit, absl::string_view interface,
                      const char* property);
   std::vector<std::string> GetStrings(const std::string& unit,

@@ -1,6 +1,149 @@
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "ctl/bus.h"
+#include "ctl/columns.h"
+#include "ctl/exports.h"
+#include "ctl/finding.h"
+#include "ctl/output.h"
+#include "ctl/unit_checks.h"
 #include "ctl/verbs.h"
+#include "generator/export_file.h"
 
 namespace nbdinetd::ctl {
-absl::StatusOr<int> CheckExports(const CommandLine&) { return kSuccess; }
+namespace {
+
+using Level = Finding::Level;
+
+const char* InWords(Level level) {
+  switch (level) {
+    case Level::kOk:
+      return "ok";
+    case Level::kWarning:
+      return "warning";
+    default:
+      return "error";
+  }
+}
+
+// The findings of all exports, as rows.
+class Report {
+ public:
+  void Add(const std::string& name, std::vector<Finding> findings) {
+    for (Finding& finding : findings) {
+      failed_ = failed_ || finding.level == Level::kError;
+      table_.AddRow({name, InWords(finding.level), std::move(finding.message)});
+    }
+  }
+  int Print(const CommandLine& line) {
+    PrintTable(line, table_);
+    return failed_ ? kFailed : kSuccess;
+  }
+  bool empty() const { return table_.empty(); }
+
+ private:
+  Table table_{CheckColumns()};
+  bool failed_ = false;
+};
+
+// The error in an .export file; none if it is right.
+std::vector<Finding> CheckExportFile(const ExportSources& sources) {
+  const absl::StatusOr<ExportFile> file = ReadExport(sources);
+  if (file.ok()) return {};
+  return {{Level::kError, std::string(file.status().message())}};
+}
+
+// Whether the arguments ask for a read-only export.
+bool IsWritable(const ManagedExport& target) {
+  return std::none_of(target.arguments.begin(), target.arguments.end(),
+                      [](const std::string& word) {
+                        return word == "-r" || word == "--readonly";
+                      });
+}
+
+std::vector<Finding> CheckUnits(Bus& bus, const Where& where,
+                                const ManagedExport& target,
+                                const std::vector<ManagedExport>& exports) {
+  std::vector<Finding> findings = CheckSocket(bus, target, exports);
+  const auto append = [&findings](const std::vector<Finding>& more) {
+    findings.insert(findings.end(), more.begin(), more.end());
+  };
+  if (!where.local()) {
+    append({{Level::kWarning,
+             "its files are another machine's, and aren't checked"}});
+    return findings;
+  }
+  const absl::StatusOr<Properties> service =
+      bus.GetAll(ProbeOf(target), "Service");
+  if (!service.ok()) {
+    append({{Level::kError, std::string(service.status().message())}});
+    return findings;
+  }
+  const std::string& path = target.served.directory.empty()
+                                ? target.served.file
+                                : target.served.directory;
+  append(CheckService(*service, path, IsWritable(target)));
+  std::vector<Finding> handler = CheckHandler(*service, target);
+  // "ok" is for an export with which nothing is wrong.
+  if (!findings.empty() && handler.back().level == Level::kOk) {
+    handler.pop_back();
+  }
+  append(handler);
+  return findings;
+}
+
+// The .export files of this machine, or the one that is meant.
+std::vector<ExportSources> FilesOf(const CommandLine& line,
+                                   const std::string& name) {
+  if (!line.where.local()) return {};
+  FoundExports found = FindExports(ExportDirectories(
+      line.where.user ? ManagerScope::kUser : ManagerScope::kSystem));
+  std::vector<ExportSources> files;
+  for (ExportSources& sources : found.exports) {
+    if (name.empty() || sources.name == name) {
+      files.push_back(std::move(sources));
+    }
+  }
+  return files;
+}
+
+}  // namespace
+
+absl::StatusOr<int> CheckExports(const CommandLine& line) {
+  Report report;
+  const std::string argument =
+      line.arguments.empty() ? "" : line.arguments.front();
+  if (absl::StrContains(argument, '/')) {
+    // A file needs no service manager.
+    const ExportSources sources = SourcesOfFile(argument);
+    std::vector<Finding> findings = CheckExportFile(sources);
+    if (findings.empty()) findings = {{Level::kOk, "the file is right"}};
+    report.Add(sources.name, std::move(findings));
+    return report.Print(line);
+  }
+  absl::StatusOr<BusAndExports> opened = OpenBusAndExports(line.where);
+  if (!opened.ok()) return opened.status();
+  std::string name = argument;
+  if (!argument.empty()) {
+    const absl::StatusOr<ManagedExport> target =
+        FindExport(opened->exports, argument);
+    if (target.ok()) name = target->name;
+    if (!target.ok() && FilesOf(line, name).empty()) return target.status();
+  }
+  for (const ExportSources& sources : FilesOf(line, name)) {
+    report.Add(sources.name, CheckExportFile(sources));
+  }
+  for (const ManagedExport& target : opened->exports) {
+    if (name.empty() ? IsUnused(target) : target.name != name) continue;
+    report.Add(target.name,
+               CheckUnits(opened->bus, line.where, target, opened->exports));
+  }
+  return report.Print(line);
+}
+
 }  // namespace nbdinetd::ctl

@@ -127,13 +127,6 @@ std::string ServiceOf(Bus& bus, const std::string& socket,
   return absl::StrCat(absl::StripSuffix(socket, kSocket), kService);
 }
 
-// A unit with the settings of the service: of a template, an instance that
-// never starts.
-std::string ProbeOf(const ManagedExport& target) {
-  if (!target.per_connection) return target.service;
-  return absl::StrCat(TemplatePrefix(target), "nbdinetctl", kService);
-}
-
 void ReadSource(Bus& bus, ManagedExport& target) {
   const std::string unit = target.main_unit();
   target.source_path = bus.GetString(unit, "Unit", "SourcePath");
@@ -213,6 +206,11 @@ void ExamineFile(ManagedExport& target) {
 }
 
 }  // namespace
+
+std::string ProbeOf(const ManagedExport& target) {
+  if (!target.per_connection) return target.service;
+  return absl::StrCat(TemplatePrefix(target), "nbdinetctl", kService);
+}
 
 std::string TemplatePrefix(const ManagedExport& target) {
   if (!target.per_connection) return "";
@@ -303,6 +301,11 @@ std::string ExportNameOfUnit(const std::vector<ManagedExport>& exports,
   // The units of an .export file that is deleted.
   if (name != "nbdinetd-listen") absl::ConsumePrefix(&name, kGeneratedPrefix);
   return std::string(name);
+}
+
+bool IsUnused(const ManagedExport& target) {
+  return target.state == "stopped" && target.arguments_known &&
+         target.served.file.empty() && target.served.directory.empty();
 }
 
 std::optional<uint64_t> SizeOfFile(const std::string& path, int* error_number) {

@@ -66,8 +66,16 @@ absl::StatusOr<ManagedExport> FindExport(
 std::string ExportNameOfUnit(const std::vector<ManagedExport>& exports,
                              absl::string_view unit);
 
+// A unit with the settings of the service: of a template, an instance that
+// never starts.
+std::string ProbeOf(const ManagedExport& target);
+
 // "nbdinetd-golden@" and "nbdinetd@"; empty for a unit without instances.
 std::string TemplatePrefix(const ManagedExport& target);
+
+// Whether the units are there without anything to serve, as the shipped ones
+// are before anybody has configured them.
+bool IsUnused(const ManagedExport& target);
 
 // The size of the export's file, as far as this machine shows it; nullopt for a
 // directory, and for a file that can't be examined, whose errno value is then

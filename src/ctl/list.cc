@@ -145,12 +145,13 @@ absl::StatusOr<int> List(const CommandLine& line) {
   }
   Table table(ListColumns());
   for (const ManagedExport& target : *exports) {
+    if (IsUnused(target)) continue;
     const auto sum = sums.find(target.name);
     table.AddRow(RowOf(target, line.where,
                        sum == sums.end() ? nullptr : &sum->second, with_rates));
   }
   PrintTable(line, table);
-  if (exports->empty() && line.json == Json::kOff) {
+  if (table.empty() && line.json == Json::kOff) {
     Warn("there are no exports; nbdinetd.export(5) says how to make one");
   }
   return kSuccess;

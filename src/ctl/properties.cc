@@ -37,6 +37,21 @@ StringPairs ReadPairs(sd_bus_message* message, const char* element) {
   return pairs;
 }
 
+// BindPaths and its like: what is visible, and where.
+StringPairs ReadBinds(sd_bus_message* message) {
+  StringPairs pairs;
+  if (sd_bus_message_enter_container(message, 'a', "(ssbt)") < 0) return pairs;
+  const char *source, *target;
+  int ignored;
+  uint64_t flags;
+  while (sd_bus_message_read(message, "(ssbt)", &source, &target, &ignored,
+                             &flags) > 0) {
+    pairs.emplace_back(source, target);
+  }
+  sd_bus_message_exit_container(message);
+  return pairs;
+}
+
 // The argument vectors of ExecStart, each with its program's path in front.
 StringLists ReadCommands(sd_bus_message* message) {
   StringLists commands;
@@ -90,6 +105,7 @@ std::optional<PropertyValue> ReadValue(sd_bus_message* message,
   if (signature == "as") return ReadStrings(message);
   if (signature == "a(ss)") return ReadPairs(message, "(ss)");
   if (signature == "a(sb)") return ReadPairs(message, "(sb)");
+  if (signature == "a(ssbt)") return ReadBinds(message);
   if (signature == "a(sasbttttuii)") return ReadCommands(message);
   sd_bus_message_skip(message, std::string(signature).c_str());
   return std::nullopt;

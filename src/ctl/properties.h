@@ -47,7 +47,7 @@ class Properties {
   std::map<std::string, PropertyValue> values_;
 };
 
-// Reads a number of the type 't', 'u' or 'i'.
+// Reads a number of the type 't', 'u' or 'i', or a truth value, 'b'.
 uint64_t ReadNumber(sd_bus_message* message, char type);
 
 // Reads a{sv}, the reply to GetAll().

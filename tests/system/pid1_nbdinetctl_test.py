@@ -8,6 +8,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import json  # noqa: E402
+import subprocess  # noqa: E402
 import pid1  # noqa: E402
 from harness import *  # noqa: E402
 
@@ -275,6 +276,109 @@ def _(t):
     eq(result.returncode, 1)
     contains("systemd-journal", result.stderr)
     eq(len(rows("connections")), 1)
+
+
+def findings(export, *, status):
+    """{level: [messages]} of check."""
+    found = json.loads(ctl("check", export, "--json=short", status=status).stdout)
+    for row in found:
+        hold_to_schema("check", row)
+    return {level: [row["message"] for row in found if row["level"] == level] for level in ("ok", "warning", "error")}
+
+
+def drop_in(t, unit, text):
+    path = f"/etc/systemd/system/{unit}.d/check.conf"
+    machine.write(path, text)
+    machine.systemctl("daemon-reload")
+
+    def undo():
+        machine.path(path).unlink(missing_ok=True)
+        machine.systemctl("daemon-reload")
+    t.defer(undo)
+
+
+@test("check says ok of an export that clients reach, and finds a missing file, a taken port, an unknown user")
+def _(t):
+    start_shipped(t)
+    found = findings("nbdinetd", status=0)
+    eq((len(found["ok"]), found["error"]), (1, []))
+    contains(IMAGE, found["ok"][0])
+    contains("nbdinetd ", ctl("check").stdout)
+    serve("/srv/nbd/missing.img")
+    contains("/srv/nbd/missing.img", findings("nbdinetd", status=1)["error"][0])
+    serve(IMAGE, "--tls=require --tls-psk=/etc/nothing")
+    contains("/etc/nothing", findings("nbdinetd", status=1)["error"][0])
+    serve(IMAGE, "--readonly")
+    ctl("stop", "nbdinetd")
+    with socket.socket(socket.AF_INET6) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("::", 10809))
+        holder.listen(1)
+        contains("another process listens on [::]:10809", findings("nbdinetd", status=1)["error"][0])
+    drop_in(t, "nbdinetd@.service", "[Service]\nUser=nosuchuser\n")
+    contains("no such user", findings("nbdinetd", status=1)["error"][0])
+    ctl("check", "nothing", status=3)
+
+
+@test("check sees an export with the eyes of its unit: its user, its devices, its credentials, what it hides")
+def _(t):
+    start_shipped(t)
+    machine.path(IMAGE).chmod(0o600)
+    drop_in(t, "nbdinetd@.service", "[Service]\nUser=nobody\n")
+    contains("Permission denied", " ".join(findings("nbdinetd", status=1)["error"]))
+    drop_in(t, "nbdinetd@.service", "[Service]\nLoadCredential=key:/etc/missing.key\n")
+    contains("/etc/missing.key", " ".join(findings("nbdinetd", status=1)["error"]))
+    drop_in(t, "nbdinetd@.service", "[Service]\nProtectHome=yes\n")
+    machine.write("/home/a.img", pattern(0, MIB))
+    serve("/home/a.img", "--readonly")
+    contains("ProtectHome=yes hides", " ".join(findings("nbdinetd", status=1)["error"]))
+    device = next((str(p) for p in Path("/dev").glob("loop*") if p.is_block_device()), None)
+    require(device, "there is no loop device")
+    drop_in(t, "nbdinetd@.service", "[Service]\nDevicePolicy=closed\nDeviceAllow=\nDeviceAllow=/dev/null rw\n")
+    serve(device, "--readonly")
+    contains(f"add DeviceAllow={device} r", " ".join(findings("nbdinetd", status=1)["error"]))
+
+
+@test("check of a file needs no installed export, and names file and line")
+def _(_t):
+    machine.write("/root/good.export", "[Export]\nFile=/srv/nbd/export.img\n")
+    machine.write("/root/bad.export", "[Export]\nFile=/srv/nbd/export.img\nnonsense\n")
+    row, = rows("check", "/root/good.export")
+    eq((row["export"], row["level"]), ("good", "ok"))
+    contains("/root/bad.export:3:", findings("/root/bad.export", status=1)["error"][0])
+
+
+@test("what a client chose as a name comes back from the journal byte by byte, and as escapes in a table")
+def _(t):
+    start_shipped(t)
+    names = ["two\nlines=1\nMESSAGE_ID=x", "\u00fc\u202e", "tab\tquote\"\\", "x" * 4096]
+    peers = {}
+    for name in names:
+        connection = connect(PORT)
+        client = Client(connection).start(name)
+        peers["127.0.0.1:%d" % connection.getsockname()[1]] = name
+        client.disconnect()
+
+    def known():
+        found = {row["peer"]: row.get("export_name") for row in rows("history", "--since=1h ago")}
+        return all(peer in found for peer in peers) and found
+    found = wait_until(known, "the journal to have all")
+    eq({peer: found[peer] for peer in peers}, peers)
+    lines = ctl("history").stdout.splitlines()
+    for line in lines:
+        matches(r"^(WHEN|[A-Z][a-z][a-z] \d{4}-)", line)
+
+
+@test("the connection's program loads no library of systemd's, and nbdinetctl does")
+def _(_t):
+    readelf = need("readelf")
+
+    def needed(program):
+        text = subprocess.run([readelf, "--dynamic", program], capture_output=True, text=True, check=True).stdout
+        return set(re.findall(r"\(NEEDED\).*\[(.*)\]", text))
+    contains("libsystemd.so.0", needed(str(BUILDDIR / "src" / "nbdinetctl")))
+    eq({name for name in needed(NBDINETD) if not re.match(r"(libc|libm|libstdc\+\+|libgcc_s|ld-linux.*|libabsl_.*)\.so", name)},
+       set())
 
 
 @test("metrics is Prometheus text, and --http answers a request")

@@ -1,0 +1,35 @@
+// Checks an export from its units' point of view, on the machine that runs
+// them.
+#ifndef NBDINETD_CTL_UNIT_CHECKS_H_
+#define NBDINETD_CTL_UNIT_CHECKS_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "ctl/bus.h"
+#include "ctl/exports.h"
+#include "ctl/finding.h"
+#include "ctl/properties.h"
+
+namespace nbdinetd::ctl {
+
+// Its state, units that are older than their files, addresses that are in use,
+// also by another of `exports`.
+std::vector<Finding> CheckSocket(Bus& bus, const ManagedExport& target,
+                                 absl::Span<const ManagedExport> exports);
+
+// What the service's settings hide or forbid of `path`, which is served
+// read-write if `writable`: DevicePolicy=, DeviceAllow=, ProtectHome=,
+// PrivateTmp=, ProtectSystem=; and files of LoadCredential= that are missing.
+std::vector<Finding> CheckService(const Properties& service,
+                                  const std::string& path, bool writable);
+
+// Runs "nbdinetd --check" as the service would run nbdinetd: the same program,
+// arguments and user. Its last finding is "ok" if clients would be served.
+std::vector<Finding> CheckHandler(const Properties& service,
+                                  const ManagedExport& target);
+
+}  // namespace nbdinetd::ctl
+
+#endif  // NBDINETD_CTL_UNIT_CHECKS_H_

@@ -1,0 +1,183 @@
+// The rows of verbs, options and columns, held against the manual and the
+// completions; and the parsing of command lines.
+
+#include "ctl/command_line.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <regex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "ctl/columns.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+using Words = std::set<std::string>;
+
+std::string ReadFile(const std::string& name) {
+  const char* top = std::getenv("NBDINETD_SRCDIR");
+  EXPECT_NE(top, nullptr);
+  std::ifstream file(absl::StrCat(top == nullptr ? "." : top, "/", name));
+  EXPECT_TRUE(file.is_open()) << name;
+  return {std::istreambuf_iterator<char>(file),
+          std::istreambuf_iterator<char>()};
+}
+
+// All parts of the text that match the first group.
+Words Matches(const std::string& text, const std::string& pattern) {
+  const std::regex regex(pattern);
+  Words words;
+  for (std::sregex_iterator match(text.begin(), text.end(), regex), end;
+       match != end; ++match) {
+    words.insert((*match)[1].str());
+  }
+  return words;
+}
+
+// The lines of a section of a manual page.
+std::string Section(const std::string& manual, const std::string& name) {
+  const size_t start = manual.find(absl::StrCat("\n.Sh ", name, "\n"));
+  EXPECT_NE(start, std::string::npos) << name;
+  return manual.substr(start, manual.find("\n.Sh ", start + 1) - start);
+}
+
+Words Verbs() {
+  Words words;
+  for (const VerbRow& row : VerbRows()) words.insert(row.name);
+  return words;
+}
+
+Words Options() {
+  Words words;
+  for (const CtlOptionRow& row : OptionRows()) {
+    words.insert(absl::StrCat("--", row.name));
+    if (row.letter != '\0') words.insert({'-', row.letter});
+  }
+  return words;
+}
+
+TEST(CtlCommandLine, TheManualHasEachVerbOptionAndNameOfJson) {
+  const std::string manual = ReadFile("man/nbdinetctl.1.in");
+  EXPECT_EQ(Matches(Section(manual, "VERBS"), "\n\\.It Cm (\\w+)"), Verbs());
+  Words options = Matches(Section(manual, "OPTIONS"), "Fl (Fl [a-z-]+)");
+  Words letters = Matches(Section(manual, "OPTIONS"), "\\.It Fl (\\w)\\b");
+  Words spelled;
+  for (const std::string& option : options) {
+    spelled.insert(absl::StrCat("--", option.substr(3)));
+  }
+  for (const std::string& letter : letters) {
+    spelled.insert(absl::StrCat("-", letter));
+  }
+  EXPECT_EQ(spelled, Options());
+  Words names;
+  for (const auto& columns :
+       {ListColumns(), ConnectionColumns(), HistoryColumns(),
+        DisconnectColumns(), ActionColumns(), CheckColumns()}) {
+    for (const Column& column : columns) names.insert(column.name);
+  }
+  Words documented;
+  for (const std::string& head :
+       Matches(Section(manual, "JSON"), "\n\\.It Va ([^\n]*)")) {
+    for (absl::string_view name : absl::StrSplit(head, " , ")) {
+      documented.emplace(name);
+    }
+  }
+  EXPECT_EQ(documented, names);
+}
+
+TEST(CtlCommandLine, TheCompletionsHaveEachVerbAndOption) {
+  const std::string bash = ReadFile("completions/bash/nbdinetctl");
+  const size_t verbs = bash.find("verbs='") + 7;
+  const std::vector<std::string> bash_verbs =
+      absl::StrSplit(bash.substr(verbs, bash.find('\'', verbs) - verbs),
+                     absl::ByAnyChar(" \n"), absl::SkipEmpty());
+  EXPECT_EQ(Words(bash_verbs.begin(), bash_verbs.end()), Verbs());
+  const size_t options = bash.find("options='") + 9;
+  const std::vector<std::string> bash_options =
+      absl::StrSplit(bash.substr(options, bash.find('\'', options) - options),
+                     absl::ByAnyChar(" \n"), absl::SkipEmpty());
+  EXPECT_EQ(Words(bash_options.begin(), bash_options.end()), Options());
+
+  const std::string zsh = ReadFile("completions/zsh/_nbdinetctl");
+  EXPECT_EQ(Matches(zsh, "\n  '([a-z]+):"), Verbs());
+  Words zsh_options = Matches(zsh, "\n  '(--[a-z-]+)");
+  for (const std::string& pair : Matches(zsh, "\\{([^}]+)\\}'\\[")) {
+    for (absl::string_view option : absl::StrSplit(pair, ',')) {
+      while (absl::EndsWith(option, "=") || absl::EndsWith(option, "+")) {
+        option.remove_suffix(1);
+      }
+      zsh_options.emplace(option);
+    }
+  }
+  EXPECT_EQ(zsh_options, Options());
+}
+
+TEST(CtlCommandLine, HelpHasEachVerbAndOption) {
+  const std::string help = HelpText();
+  EXPECT_EQ(Matches(help, "\n  ([a-z]+)"), Verbs());
+  for (const std::string& option : Options()) {
+    EXPECT_TRUE(absl::StrContains(help, option)) << option;
+  }
+}
+
+absl::Status Parse(const std::vector<std::string>& words, CommandLine* line) {
+  std::vector<std::string> copy = words;
+  copy.insert(copy.begin(), "nbdinetctl");
+  std::vector<char*> argv;
+  for (std::string& word : copy) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  return ParseCommandLine(static_cast<int>(copy.size()), argv.data(), line);
+}
+
+TEST(CtlCommandLine, OptionsMayFollowTheVerb) {
+  CommandLine line;
+  ASSERT_TRUE(Parse({"history", "golden", "--peer=192.0.2.7", "-H", "a@b",
+                     "--json", "--no-legend"},
+                    &line)
+                  .ok());
+  EXPECT_EQ(line.verb, "history");
+  EXPECT_EQ(line.arguments, std::vector<std::string>{"golden"});
+  EXPECT_EQ(line.peer, "192.0.2.7");
+  EXPECT_EQ(line.where.host, "a@b");
+  EXPECT_EQ(line.json, Json::kPretty);
+  EXPECT_FALSE(line.legend);
+  CommandLine none;
+  ASSERT_TRUE(Parse({}, &none).ok());
+  EXPECT_EQ(none.verb, "list");
+  EXPECT_EQ(none.json, Json::kOff);
+}
+
+TEST(CtlCommandLine, WrongUsageSaysWhatIsRight) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> kWrong = {
+      {{"lst"}, "unknown verb \"lst\""},
+      {{"list", "golden"}, "usage: nbdinetctl list"},
+      {{"disconnect"}, "usage: nbdinetctl disconnect PEER|EXPORT"},
+      {{"--peer=x"}, "--peer is for history, not for list"},
+      {{"start", "x", "--now"}, "--now is for enable and disable"},
+      {{"--json=xml"}, "\"pretty\", \"short\" or \"off\""},
+      {{"--nonsense"}, "--nonsense"},
+      {{"-z"}, "-z"},
+      {{"-H", "-oProxyCommand=x"}, "not the name of a machine"},
+      {{"-H", "a", "-M", "b"}, "--host can't be combined"},
+      {{"history", "--since=soon"}, "\"soon\" is no time"},
+  };
+  for (const auto& [words, complaint] : kWrong) {
+    CommandLine line;
+    const absl::Status status = Parse(words, &line);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << complaint;
+    EXPECT_TRUE(absl::StrContains(status.message(), complaint))
+        << status.message();
+  }
+}
+
+}  // namespace
+}  // namespace nbdinetd::ctl
