@@ -2,11 +2,9 @@
 #ifndef NBDINETD_BASE_CONNECTION_H_
 #define NBDINETD_BASE_CONNECTION_H_
 
-#include <memory>
 #include <string>
 
 #include "base/connection_fd.h"
-#include "base/shared_counter.h"
 #include "base/unique_fd.h"
 
 namespace nbdinetd {
@@ -16,9 +14,6 @@ struct Connection {
   ConnectionFd input;
   UniqueFd output;   // only for pipes; a socket serves as both
   std::string peer;  // its address for the log, as "127.0.0.1:40000"
-  // Counts the connections whose clients chose no export; nullptr without a
-  // listener.
-  std::shared_ptr<SharedCounter> unserved = nullptr;
 };
 
 }  // namespace nbdinetd

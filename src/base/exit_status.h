@@ -24,6 +24,10 @@ enum class ExitStatus : int {
   kConfig = 78,       // bad TLS files or configuration
 };
 
+// In the exit status of a process that our listener has forked, which nobody
+// else sees: its client chose no export.
+inline constexpr int kUnservedFlag = 0x80;
+
 // The code of a set-up error determines the exit status: InvalidArgument is
 // wrong usage, NotFound a missing export, AlreadyExists a pidfile or socket
 // that can't be made, FailedPrecondition bad TLS files or configuration. Every

@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
@@ -78,37 +78,37 @@ int ServeInherited(Connection connection, const Invocation& invocation,
   const Options& options = invocation.options;
   const absl::Status changed = BecomeUser(options, BoundSockets());
   if (!changed.ok()) return Fail(log, changed);
-  return RunConnectionProcess(std::move(connection), invocation,
-                              KeyWarnings::kTell, manager, log);
+  return static_cast<int>(RunConnectionProcess(std::move(connection),
+                                               invocation, KeyWarnings::kTell,
+                                               manager, log)
+                              .status);
 }
 
-int RunConnectionProcess(Connection connection, const Invocation& invocation,
-                         KeyWarnings warnings, ServiceManager& manager,
-                         Log& log) {
+ConnectionResult RunConnectionProcess(Connection connection,
+                                      const Invocation& invocation,
+                                      KeyWarnings warnings,
+                                      ServiceManager& manager, Log& log) {
   const ConnectionConfig& config = invocation.connection_config;
-  bool served = false;
-  const absl::Cleanup count = [&served, unserved = connection.unserved] {
-    if (!served && unserved != nullptr) unserved->Add();
+  const auto fail = [&log](const absl::Status& status) {
+    return ConnectionResult{static_cast<ExitStatus>(Fail(log, status)),
+                            /*served=*/false};
   };
   if (const int error = ForbidCoreDumps()) {
-    return Fail(log, ErrnoStatus(error, "failed to forbid core dumps"));
+    return fail(ErrnoStatus(error, "failed to forbid core dumps"));
   }
   // From here on, every message has the peer as a field.
   log.SetField("NBD_PEER", connection.peer);
   absl::StatusOr<Signals> shutdown = CreateShutdownSignals(config.exclusive);
-  if (!shutdown.ok()) return Fail(log, shutdown.status());
+  if (!shutdown.ok()) return fail(shutdown.status());
   // Each connection reads the keys and certificates anew; renewed ones are
   // valid from the next connection on.
   const absl::StatusOr<Opened> opened =
       OpenCatalogAndTls(invocation, MissingExport::kFail, warnings, log);
-  if (!opened.ok()) return Fail(log, opened.status());
+  if (!opened.ok()) return fail(opened.status());
   // After the open: /dev/stdin may be the export.
   DetachStandardInputAndOutput();
-  const ConnectionResult result =
-      ServeConnection(std::move(connection), *opened->catalog,
-                      opened->tls.get(), config, {*shutdown, manager, log});
-  served = result.served;
-  return static_cast<int>(result.status);
+  return ServeConnection(std::move(connection), *opened->catalog,
+                         opened->tls.get(), config, {*shutdown, manager, log});
 }
 
 }  // namespace nbdinetd

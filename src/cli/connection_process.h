@@ -8,6 +8,7 @@
 #include "base/service_manager.h"
 #include "cli/invocation.h"
 #include "cli/open_catalog.h"
+#include "connection/serve_connection.h"
 #include "server/bind.h"
 
 namespace nbdinetd {
@@ -22,12 +23,13 @@ absl::Status BecomeUser(const Options& options, const BoundSockets& sockets);
 int ServeInherited(Connection connection, const Invocation& invocation,
                    ServiceManager& manager, Log& log);
 
-// Opens the exports and serves the connection until it ends. Returns the exit
-// status. The process can serve no other connection: descriptors 0 and 1 become
-// /dev/null, and it stays in the sandbox.
-int RunConnectionProcess(Connection connection, const Invocation& invocation,
-                         KeyWarnings warnings, ServiceManager& manager,
-                         Log& log);
+// Opens the exports and serves the connection until it ends. The process can
+// serve no other connection: descriptors 0 and 1 become /dev/null, and it stays
+// in the sandbox.
+ConnectionResult RunConnectionProcess(Connection connection,
+                                      const Invocation& invocation,
+                                      KeyWarnings warnings,
+                                      ServiceManager& manager, Log& log);
 
 }  // namespace nbdinetd
 

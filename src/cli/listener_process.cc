@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/connection.h"
+#include "base/exit_status.h"
 #include "cli/connection_process.h"
 #include "cli/output.h"
 #include "server/bind.h"
@@ -61,8 +62,10 @@ int RunListener(ListenerResources resources, Signals signals,
   if (const int* exit_status = std::get_if<int>(&outcome)) return *exit_status;
   // A process that was forked for a connection.
   log.Renew();
-  return RunConnectionProcess(std::get<Connection>(std::move(outcome)),
-                              invocation, KeyWarnings::kTold, manager, log);
+  const ConnectionResult result =
+      RunConnectionProcess(std::get<Connection>(std::move(outcome)), invocation,
+                           KeyWarnings::kTold, manager, log);
+  return static_cast<int>(result.status) | (result.served ? 0 : kUnservedFlag);
 }
 
 }  // namespace nbdinetd

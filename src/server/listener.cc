@@ -177,9 +177,8 @@ absl::Time Listener::NextDeadline() const {
 
 std::string Listener::Status() const {
   return absl::StrCat(
-      Counted(processes_.size(), "connection"), " now, ",
-      forked_ - std::min(unserved_->value(), forked_), " served, ", refused_,
-      " refused",
+      Counted(processes_.size(), "connection"), " now, ", forked_ - unserved_,
+      " served, ", refused_, " refused",
       last_error_.empty() ? "" : absl::StrCat("; last error: ", last_error_));
 }
 
@@ -230,11 +229,15 @@ void Listener::NoteEnded(pid_t pid, int status) {
              absl::StrCat("the process of a connection, ", pid,
                           ", was killed by signal ", WTERMSIG(status), " (",
                           strsignal(WTERMSIG(status)), ")"));
-  } else if (const char* fault = FaultOf(WEXITSTATUS(status))) {
+    return;
+  }
+  const int exit_status = WEXITSTATUS(status) & ~kUnservedFlag;
+  if (exit_status != WEXITSTATUS(status)) ++unserved_;
+  if (const char* fault = FaultOf(exit_status)) {
     // It has logged the reason itself.
     last_error_ =
         absl::StrCat("the process of a connection, ", pid,
-                     ", ended with status ", WEXITSTATUS(status), ", ", fault);
+                     ", ended with status ", exit_status, ", ", fault);
   }
 }
 
@@ -323,8 +326,7 @@ std::optional<Connection> Listener::Fork(ConnectionFd connection) {
   spare_.Reset();
   manager_.Forget();
   std::string peer = PeerName(connection.get());
-  return Connection{std::move(connection), UniqueFd(), std::move(peer),
-                    unserved_};
+  return Connection{std::move(connection), UniqueFd(), std::move(peer)};
 }
 
 void Listener::Refuse(ConnectionFd connection, const std::string& reason) {

@@ -9,7 +9,6 @@
 #include <sys/types.h>
 
 #include <deque>
-#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -24,7 +23,6 @@
 #include "base/log.h"
 #include "base/rate_limit.h"
 #include "base/service_manager.h"
-#include "base/shared_counter.h"
 #include "base/signals.h"
 #include "base/unique_fd.h"
 #include "server/bind.h"
@@ -122,9 +120,7 @@ class Listener {
 
   absl::flat_hash_set<pid_t> processes_;
   uint64_t forked_ = 0;
-  // Of these: connections that have ended without an export. Shared with the
-  // processes that are forked.
-  std::shared_ptr<SharedCounter> unserved_ = std::make_shared<SharedCounter>();
+  uint64_t unserved_ = 0;  // of these: ended without an export
   uint64_t refused_ = 0;
   // For the status; empty if there was none.
   std::string last_error_;

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from clients import program_output
 from harness import *
 from harness import need, need_root, test
-from listening import state_of, waits_of
+from listening import NotifySocket, state_of, waits_of
 from tls import *
 
 OPTIONS = {  # with data that would be right
@@ -350,6 +350,20 @@ def _(context):
         matches(rf"^NBD_TLS_IDENTITY={re.escape(identity)}$", message)
         eq(message.count("\nNBD_PEER="), 1, "fields of this name")
     contains("serving export", messages[0])
+
+
+@test("the status of a connection names the identity, quoted, once its client has chosen an export")
+def _(context):
+    ca, notify = authority(), NotifySocket(context)
+    process, client = context.activated(
+        "--tls=require", "--tls-verify-peer", f"--tls-certificates={ca.server_files(context)}",
+        "-e", "disk", context.pattern_image(MIB), env={"NOTIFY_SOCKET": notify.path})
+    TlsClient.of(client).start("disk", tls=client_context(certificate=(ca, "alice")))
+    notify.wait("STATUS", r'^serving "disk" to unix:pid=\d+,uid=\d+,gid=\d+ as ".*CN=alice\.example\.com.*": '
+                "0 requests, 0 bytes read, 0 bytes written, 0 errors$")
+    matches(r"^negotiating with unix:pid=\d+,uid=\d+,gid=\d+$", notify.values("STATUS")[0])
+    client.disconnect()
+    process.expect(EX_OK)
 
 
 @test("a certificate of somebody else's authority is refused")
