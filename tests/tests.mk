@@ -27,6 +27,7 @@ unit_sources = \
 	tests/unit/base/amounts_test.cc \
 	tests/unit/base/errors_test.cc \
 	tests/unit/base/file_status_test.cc \
+	tests/unit/base/json_test.cc \
 	tests/unit/base/log_file_test.cc \
 	tests/unit/base/log_test.cc \
 	tests/unit/base/message_socket_test.cc \
@@ -36,6 +37,7 @@ unit_sources = \
 	tests/unit/base/utf8_test.cc \
 	tests/unit/cli/option_table_test.cc \
 	tests/unit/cli/options_test.cc \
+	tests/unit/cli/unit_hints_test.cc \
 	tests/unit/export/block_device_test.cc \
 	tests/unit/export/calls_under_way_test.cc \
 	tests/unit/export/catalog_test.cc \
@@ -92,6 +94,7 @@ torture_tests = tests/torture/torture_test
 python_tests = \
 	tests/system/activation_test.py \
 	tests/system/bench_smoke_test.py \
+	tests/system/check_test.py \
 	tests/system/clients_test.py \
 	tests/system/command_line_test.py \
 	tests/system/directory_exports_test.py \

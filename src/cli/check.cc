@@ -3,12 +3,19 @@
 #include <unistd.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "base/errors.h"
+#include "cli/check_report.h"
+#include "cli/image_user.h"
 #include "cli/open_catalog.h"
 #include "cli/output.h"
+#include "cli/unit_hints.h"
 #include "connection/serve_connection.h"
 #include "export/exclusive.h"
 #include "sandbox/sandbox.h"
@@ -30,16 +37,32 @@ absl::string_view ExclusiveInWords(Exclusive exclusive) {
   return "";
 }
 
+// The words of the options.
+absl::string_view WordOf(Exclusive exclusive) {
+  constexpr absl::string_view kWords[] = {"", "refuse", "wait", "takeover"};
+  return kWords[static_cast<int>(exclusive)];
+}
+absl::string_view WordOf(TlsMode mode) {
+  return mode == TlsMode::kOff  ? "off"
+         : mode == TlsMode::kOn ? "on"
+                                : "require";
+}
+
 // Enters the sandbox, since only that shows whether the system supports it, and
 // what can be opened inside. Returns its description for people, or an error
 // when it is incomplete with --sandbox=require.
 absl::StatusOr<std::string> CheckSandbox(const ConnectionConfig& config,
-                                         const Catalog& catalog) {
+                                         const Catalog& catalog, const Log& log,
+                                         CheckReport& report) {
+  report.sandbox = "off";
   if (config.sandbox_mode == SandboxMode::kOff) return "in no sandbox\n";
   SandboxFacts facts = SandboxFactsOf(catalog, config);
   facts.output_fd = STDOUT_FILENO;
+  facts.log_fd = log.file_fd();
   Sandbox sandbox(facts);
   const absl::Status status = sandbox.Enter();
+  report.sandbox = status.ok() ? "on" : "incomplete";
+  report.sandbox_reason = std::string(status.message());
   if (status.ok()) return sandbox.InWords();
   if (config.sandbox_mode == SandboxMode::kRequire) {
     return absl::Status(status.code(),
@@ -48,28 +71,122 @@ absl::StatusOr<std::string> CheckSandbox(const ConnectionConfig& config,
   return absl::StrCat("in an incomplete sandbox: ", status.message(), "\n");
 }
 
-}  // namespace
+// Describes each export.
+void CheckExports(const Invocation& invocation, Catalog& catalog,
+                  CheckReport& report) {
+  const Options& options = invocation.options;
+  const bool any_name = options.directory.empty() && invocation.files.empty() &&
+                        !options.export_name.has_value();
+  std::vector<std::string> names;
+  // An error appears in the words of the catalog.
+  catalog
+      .List([&](absl::string_view name, absl::string_view) {
+        names.emplace_back(name);
+        return true;
+      })
+      .IgnoreError();
+  for (const std::string& name : names) {
+    absl::StatusOr<Catalog::Opened> opened = catalog.Open(name);
+    if (!opened.ok()) {
+      report.left_out.push_back({name, std::string(opened.status().message())});
+      continue;
+    }
+    const Export::Facts& facts = opened->target->facts();
+    report.exports.push_back(
+        {any_name ? std::nullopt : std::make_optional(name),
+         opened->target->path(), facts.size_bytes, facts.read_only,
+         std::move(opened->read_only_reason),
+         FindImageUser(opened->target->lock_fd())});
+  }
+}
 
-int Check(const Invocation& invocation, const Log& log) {
-  const ConnectionConfig& config = invocation.connection_config;
-  const absl::StatusOr<Opened> opened = OpenCatalogAndTls(
-      invocation, MissingExport::kFail, KeyWarnings::kTell, log);
-  if (!opened.ok()) return Fail(log, opened.status());
-  const absl::StatusOr<std::string> sandbox =
-      CheckSandbox(config, *opened->catalog);
-  if (!sandbox.ok()) return Fail(log, sandbox.status());
-  Print(opened->catalog->InWords());
-  if (opened->tls != nullptr) {
-    Print(absl::StrCat("would use TLS: ", opened->tls->description(),
+// What follows for the clients of an export that a virtual machine uses; empty
+// if both only read.
+std::string UseInWords(const CheckReport::Served& served) {
+  if (!served.user.has_value()) return "";
+  const std::string use = absl::StrCat(Quoted(served.file), " is in use by ",
+                                       InWords(*served.user));
+  if (served.user->writes) {
+    return absl::StrCat(
+        use, ", which writes to it: ",
+        served.read_only
+            ? "clients would see its content change; serve a snapshot or copy"
+            : "writes of clients would destroy its file systems; stop the "
+              "virtual machine first, or serve a copy");
+  }
+  if (served.read_only) return "";
+  return absl::StrCat(use,
+                      ", which reads it: writes of clients would change its "
+                      "content; serve it with --readonly, or serve a copy");
+}
+
+// What the exports could lack under the shipped units, or for a client.
+void AddHints(const Options& options, CheckReport& report) {
+  for (const CheckReport::Served& served : report.exports) {
+    std::string use = UseInWords(served);
+    if (!use.empty()) report.hints.push_back(std::move(use));
+  }
+  const std::string& path =
+      options.directory.empty() ? options.file : options.directory;
+  if (path.empty() || absl::StartsWith(path, "/dev/fd/") ||
+      absl::StartsWith(path, "/proc/")) {
+    return;
+  }
+  for (std::string& hint : UnitHints(path, options.read_only)) {
+    report.hints.push_back(std::move(hint));
+  }
+}
+
+// The answer for people.
+void PrintWords(const Opened& opened, const ConnectionConfig& config,
+                const CheckReport& report, absl::string_view sandbox) {
+  Print(opened.catalog->InWords());
+  if (opened.tls != nullptr) {
+    Print(absl::StrCat("would use TLS: ", opened.tls->description(),
                        config.tls_mode == TlsMode::kRequire
                            ? "; clients without TLS would be refused\n"
                            : "; clients without TLS would be served, too\n"));
   }
   Print(ExclusiveInWords(config.exclusive));
-  for (const std::string& line : invocation.listener_config.access.InWords()) {
-    Print(absl::StrCat(line, "\n"));
+  for (const std::string& line : report.access) Print(absl::StrCat(line, "\n"));
+  Print(sandbox);
+}
+
+int CheckFailed(const absl::Status& status, bool json, const Log& log) {
+  if (json) {
+    CheckReport report;
+    report.reason = std::string(status.message());
+    report.exit_status = ExitStatusOf(status);
+    Print(ToJson(report));
   }
-  Print(*sandbox);
+  return Fail(log, status);
+}
+
+}  // namespace
+
+int Check(const Invocation& invocation, const Log& log) {
+  const ConnectionConfig& config = invocation.connection_config;
+  const bool json = invocation.options.check_json;
+  const absl::StatusOr<Opened> opened = OpenCatalogAndTls(
+      invocation, MissingExport::kFail, KeyWarnings::kTell, log);
+  if (!opened.ok()) return CheckFailed(opened.status(), json, log);
+  CheckReport report;
+  report.tls = std::string(WordOf(config.tls_mode));
+  report.exclusive = std::string(WordOf(config.exclusive));
+  report.access = invocation.listener_config.access.InWords();
+  CheckExports(invocation, *opened->catalog, report);
+  AddHints(invocation.options, report);
+  const absl::StatusOr<std::string> sandbox =
+      CheckSandbox(config, *opened->catalog, log, report);
+  if (!sandbox.ok()) return CheckFailed(sandbox.status(), json, log);
+  if (json) {
+    Print(ToJson(report));
+  } else {
+    PrintWords(*opened, config, report, *sandbox);
+    for (const std::string& hint : report.hints) {
+      log.Write(Priority::kNotice, absl::StrCat("hint: ", hint));
+    }
+  }
   return 0;
 }
 

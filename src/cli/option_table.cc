@@ -152,6 +152,12 @@ absl::Status SetLog(const GivenOption& given, Options& options) {
                                  options.log);
 }
 
+absl::Status SetCheck(const GivenOption& given, Options& options) {
+  options.check = true;
+  return SetWord<bool>(given, {{"text", false}, {"json", true}},
+                       "use text or json", options.check_json);
+}
+
 absl::Status SetExclusive(const GivenOption& given, Options& options) {
   return SetWord<Exclusive>(given,
                             {{"refuse", Exclusive::kRefuse},
@@ -233,8 +239,11 @@ constexpr OptionRow kTable[] = {
      .help = "debug messages on standard error",
      .set = Flag<&Options::verbose>},
     {.name = "check",
-     .help = "open FILE or DIR, say what would be served, exit",
-     .set = Flag<&Options::check>},
+     .argument = "[=FORMAT]",
+     .implied_argument = "text",
+     .help = "open FILE or DIR, say what would be served, exit;\n"
+             "FORMAT: text (the default) or json",
+     .set = SetCheck},
     {.letter = 'V',
      .name = "version",
      .help = "print the version and exit",

@@ -43,6 +43,7 @@ struct Options {
   bool print_uri = false;
 
   bool check = false;
+  bool check_json = false;  // --check=json
   bool version = false;
   bool help = false;
 

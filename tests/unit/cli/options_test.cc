@@ -46,6 +46,7 @@ std::string Words(const Options& options) {
   if (options.activation.single) words << "single ";
   if (options.activation.foreground) words << "foreground ";
   if (options.check) words << "check ";
+  if (options.check_json) words << "json ";
   if (options.version) words << "version ";
   if (options.help) words << "help ";
   if (options.verbose) words << "verbose ";
@@ -107,6 +108,8 @@ TEST(Options, EachHasItsMeaning) {
       {{"-v", "disk"}, "verbose file(disk)"},
       {{"--verbose", "disk"}, "verbose file(disk)"},
       {{"--check", "disk"}, "check file(disk)"},
+      {{"--check=text", "disk"}, "check file(disk)"},
+      {{"--check=json", "disk"}, "check json file(disk)"},
       {{"-V"}, "version file()"},
       {{"--version"}, "version file()"},
       {{"--help"}, "help file()"},
@@ -268,7 +271,7 @@ TEST(WrongUsage, AnUnknownOptionHasTheMostSimilarOneBesideIt) {
       {{"--tls-"}, {"several", "--tls-psk", "--tls-allow", "--help"}},
       {{"-x", "disk"}, {"nbdinetd --help"}},
       {{"-e"}, {"nbdinetd --help"}},
-      {{"--check=", "disk"}, {"nbdinetd --help"}},
+      {{"--verbose=", "disk"}, {"nbdinetd --help"}},
   });
   // Nothing is similar to it.
   EXPECT_EQ(Parse({"--nonsense"}).status.message(),
@@ -310,6 +313,7 @@ TEST(WrongUsage, AnOptionThatCantBeKeptIsRefused) {
       {{"-s", "-4", "disk"}, {"--single", "--ipv4-only"}},
       {{"-s", "--print-uri", "disk"}, {"--single", "--print-uri"}},
       {{"-t", "many", "disk"}, {"--threads", "\"many\""}},
+      {{"--check=yaml", "disk"}, {"--check=\"yaml\"", "text or json"}},
       {{"--log=nbd.log", "disk"}, {"\"nbd.log\"", "absolute path"}},
   });
 }
@@ -329,7 +333,7 @@ TEST(WrongUsage, AMissingArgumentIsSaidToBeMissing) {
 TEST(WrongUsage, AnArgumentTooManyIsSaidToBeTooMany) {
   ExpectAllWrong({
       {{"--readonly=yes", "disk"}, {"--readonly", "takes no argument"}},
-      {{"--check=", "disk"}, {"--check", "takes no argument"}},
+      {{"--verbose=", "disk"}, {"--verbose", "takes no argument"}},
       {{"--help=me"}, {"--help", "takes no argument"}},
   });
 }

@@ -1,0 +1,88 @@
+#include "cli/check_report.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
+#include "base/json.h"
+
+namespace nbdinetd {
+namespace {
+
+// Collects the members of an object.
+class Object {
+ public:
+  // `json` is a value in JSON.
+  void Add(absl::string_view name, absl::string_view json) {
+    members_.push_back(absl::StrCat(JsonString(name), ": ", json));
+  }
+  void AddText(absl::string_view name, absl::string_view text) {
+    if (!text.empty()) Add(name, JsonString(text));
+  }
+  template <typename Value, typename Function>
+  void AddList(absl::string_view name, const std::vector<Value>& values,
+               Function to_json) {
+    if (values.empty()) return;
+    Add(name,
+        absl::StrCat("[",
+                     absl::StrJoin(values, ", ",
+                                   [&](std::string* out, const Value& value) {
+                                     absl::StrAppend(out, to_json(value));
+                                   }),
+                     "]"));
+  }
+  std::string Json() const {
+    return absl::StrCat("{", absl::StrJoin(members_, ", "), "}");
+  }
+
+ private:
+  std::vector<std::string> members_;
+};
+
+absl::string_view Mode(bool writes) {
+  return writes ? "read-write" : "read-only";
+}
+
+std::string UserJson(const ImageUser& user) {
+  Object object;
+  if (user.pid != 0) object.Add("pid", absl::StrCat(user.pid));
+  object.AddText("program", user.program);
+  object.AddText("mode", Mode(user.writes));
+  return object.Json();
+}
+
+std::string ServedJson(const CheckReport::Served& served) {
+  Object object;
+  if (served.name.has_value()) object.Add("export", JsonString(*served.name));
+  object.AddText("file", served.file);
+  object.Add("size", absl::StrCat(served.size_bytes));
+  object.AddText("mode", Mode(!served.read_only));
+  object.AddText("reason", served.read_only_reason);
+  if (served.user.has_value()) object.Add("used_by", UserJson(*served.user));
+  return object.Json();
+}
+
+std::string LeftOutJson(const CheckReport::LeftOut& left_out) {
+  Object object;
+  object.AddText("export", left_out.name);
+  object.AddText("reason", left_out.reason);
+  return object.Json();
+}
+
+}  // namespace
+
+std::string ToJson(const CheckReport& report) {
+  Object object;
+  object.Add("exit_status", absl::StrCat(static_cast<int>(report.exit_status)));
+  object.AddText("reason", report.reason);
+  object.AddList("exports", report.exports, ServedJson);
+  object.AddList("left_out", report.left_out, LeftOutJson);
+  object.AddText("tls", report.tls);
+  object.AddText("exclusive", report.exclusive);
+  object.AddText("sandbox", report.sandbox);
+  object.AddText("sandbox_reason", report.sandbox_reason);
+  object.AddList("access", report.access, JsonString);
+  object.AddList("hints", report.hints, JsonString);
+  return object.Json() + "\n";
+}
+
+}  // namespace nbdinetd

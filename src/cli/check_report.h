@@ -1,0 +1,47 @@
+// What --check finds out, and its form for programs (--check=json), which
+// nbdinetd(8) documents.
+#ifndef NBDINETD_CLI_CHECK_REPORT_H_
+#define NBDINETD_CLI_CHECK_REPORT_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/exit_status.h"
+#include "cli/image_user.h"
+
+namespace nbdinetd {
+
+struct CheckReport {
+  struct Served {
+    std::optional<std::string> name;  // nullopt: every name
+    std::string file;
+    uint64_t size_bytes = 0;
+    bool read_only = false;
+    std::string read_only_reason;  // empty with --readonly
+    std::optional<ImageUser> user;
+  };
+  struct LeftOut {
+    std::string name;
+    std::string reason;
+  };
+
+  std::vector<Served> exports;
+  std::vector<LeftOut> left_out;
+  std::string tls;             // the word of --tls
+  std::string exclusive;       // the word of --exclusive; empty without it
+  std::string sandbox;         // on, incomplete or off
+  std::string sandbox_reason;  // what is missing
+  std::vector<std::string> access;
+  std::vector<std::string> hints;
+  std::string reason;  // of a failure
+  ExitStatus exit_status = ExitStatus::kOk;
+};
+
+// One object and a newline. A member that would be empty is absent.
+std::string ToJson(const CheckReport& report);
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_CLI_CHECK_REPORT_H_
