@@ -112,6 +112,7 @@ python_tests = \
 	tests/system/listener_load_test.py \
 	tests/system/listener_test.py \
 	tests/system/other_release_test.py \
+	tests/system/peer_documents_test.py \
 	tests/system/pid1_boot_test.py \
 	tests/system/pid1_journal_test.py \
 	tests/system/pid1_units_test.py \
