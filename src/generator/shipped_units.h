@@ -7,6 +7,7 @@ namespace nbdinetd {
 
 extern const char kConnectionSocket[];   // nbdinetd.socket
 extern const char kConnectionService[];  // nbdinetd@.service
+extern const char kConnectionSlice[];    // system-nbdinetd.slice
 extern const char kListenerSocket[];     // nbdinetd-listen.socket
 extern const char kListenerService[];    // nbdinetd-listen.service
 

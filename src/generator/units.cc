@@ -19,28 +19,15 @@ using What = CarefulLook::Seen::What;
 
 // In a user's own service manager, which lacks the privileges for them, these
 // settings of the shipped units fail or have no effect.
-constexpr const char* kOfRoot[] = {"CapabilityBoundingSet",
-                                   "DevicePolicy",
-                                   "KeyringMode",
-                                   "ProtectSystem",
-                                   "ReadWritePaths",
-                                   "ProtectHome",
-                                   "PrivateTmp",
-                                   "TemporaryFileSystem",
-                                   "BindReadOnlyPaths",
-                                   "ProtectProc",
-                                   "ProcSubset",
-                                   "ProtectKernelTunables",
-                                   "ProtectControlGroups",
-                                   "PrivateNetwork",
-                                   "IPAddressDeny",
-                                   "PrivateIPC",
-                                   "ProtectClock",
-                                   "ProtectHostname",
-                                   "ProtectKernelModules",
-                                   "ProtectKernelLogs",
-                                   "PrivateMounts",
-                                   "PrivateDevices"};
+constexpr const char* kOfRoot[] = {
+    "CapabilityBoundingSet", "DevicePolicy",         "Slice",
+    "KeyringMode",           "ProtectSystem",        "ReadWritePaths",
+    "ProtectHome",           "PrivateTmp",           "TemporaryFileSystem",
+    "BindReadOnlyPaths",     "ProtectProc",          "ProcSubset",
+    "ProtectKernelTunables", "ProtectControlGroups", "PrivateNetwork",
+    "IPAddressDeny",         "PrivateIPC",           "ProtectClock",
+    "ProtectHostname",       "ProtectKernelModules", "ProtectKernelLogs",
+    "PrivateMounts",         "PrivateDevices"};
 
 // In front of paths in a listener's service: what it sees there is empty.
 constexpr const char* kHiddenDirectories[] = {
@@ -60,7 +47,16 @@ std::string ServiceName(const ExportDefinition& definition) {
                       definition.is_listener ? ".service" : "@.service");
 }
 
-// The start of both units.
+// The slice around an export's connections. A dash in its name would make one
+// slice in another.
+std::string SliceName(const ExportDefinition& definition) {
+  return absl::StrCat(
+      "system-nbdinetd-",
+      absl::StrReplaceAll(definition.file.sources.name, {{"-", "\\x2d"}}),
+      ".slice");
+}
+
+// The start of each unit.
 UnitChanges Changes(const ExportDefinition& definition,
                     absl::string_view what) {
   const ExportSources& sources = definition.file.sources;
@@ -88,6 +84,10 @@ bool IsForBoth(const ExportSetting& setting) {
   return setting.key == "Description" || setting.key == "Documentation" ||
          absl::StartsWith(setting.key, "Condition") ||
          absl::StartsWith(setting.key, "Assert");
+}
+
+bool IsOfDevices(const ExportSetting& setting) {
+  return setting.key == "DeviceAllow" || setting.key == "DevicePolicy";
 }
 
 void AddSetting(const ExportSetting& setting, UnitChanges& changes) {
@@ -155,6 +155,7 @@ UnitMaker::UnitMaker(ManagerScope scope, CarefulLook look)
       look_(std::move(look)),
       connection_socket_(kConnectionSocket),
       connection_service_(kConnectionService),
+      connection_slice_(kConnectionSlice),
       listener_socket_(kListenerSocket),
       listener_service_(kListenerService) {}
 
@@ -166,7 +167,27 @@ absl::StatusOr<ExportUnits> UnitMaker::Make(
   units.links = *std::move(links);
   units.files.push_back({SocketName(definition), SocketText(definition)});
   units.files.push_back({ServiceName(definition), ServiceText(definition)});
+  if (HasSlice(definition)) {
+    units.files.push_back({SliceName(definition), SliceText(definition)});
+  }
   return units;
+}
+
+// Whether the device policy is that of a slice, as in the shipped units, and
+// not that of the service, where it would cost each connection some time.
+bool UnitMaker::HasSlice(const ExportDefinition& definition) const {
+  return scope_ == ManagerScope::kSystem && !definition.is_listener;
+}
+
+std::string UnitMaker::SliceText(const ExportDefinition& definition) const {
+  UnitChanges changes = Changes(definition, "NBD connections of");
+  AddDevices(definition, "Slice", changes);
+  for (const ExportSetting& setting : definition.file.settings) {
+    if (setting.section == "Service" && IsOfDevices(setting)) {
+      changes.Add("Slice", setting.key, setting.value);
+    }
+  }
+  return Render(connection_slice_, changes);
 }
 
 std::string UnitMaker::SocketText(const ExportDefinition& definition) const {
@@ -206,7 +227,6 @@ std::string UnitMaker::ServiceText(const ExportDefinition& definition) const {
   }
   changes.Remove("Service", "Environment");
   changes.Remove("Service", "EnvironmentFile");
-  changes.Remove("Service", "DeviceAllow");
   changes.Replace("Service", "ExecStart", Command(definition, shipped));
   if (scope_ == ManagerScope::kUser) {
     for (const char* key : kOfRoot) changes.Remove("Service", key);
@@ -218,13 +238,19 @@ std::string UnitMaker::ServiceText(const ExportDefinition& definition) const {
       changes.Add("Service", "Group", definition.group);
     }
     AddTls(definition, changes);
-    AddDevices(definition, changes);
+    if (HasSlice(definition)) {
+      changes.Replace("Service", "Slice", SliceName(definition));
+    } else {
+      AddDevices(definition, "Service", changes);
+    }
     if (shipped.Has("Service", "ReadWritePaths")) {
       AddVisiblePaths(definition, changes);
     }
   }
   for (const ExportSetting& setting : definition.file.settings) {
-    if (setting.section == "Service" || setting.section == "Unit") {
+    const bool is_of_slice = HasSlice(definition) && IsOfDevices(setting);
+    if ((setting.section == "Service" && !is_of_slice) ||
+        setting.section == "Unit") {
       AddSetting(setting, changes);
     }
   }
@@ -309,18 +335,20 @@ void UnitMaker::AddTls(const ExportDefinition& definition,
 // The one device that is served; for a file, none. A directory in /dev can have
 // any block device.
 void UnitMaker::AddDevices(const ExportDefinition& definition,
+                           const std::string& section,
                            UnitChanges& changes) const {
+  changes.Remove(section, "DeviceAllow");
   const CarefulLook::Seen seen = look_.At(definition.path);
   const std::string rights = definition.is_read_only ? " r" : " rw";
   if (definition.is_directory) {
     if (absl::StartsWith(absl::StrCat(seen.path, "/"), "/dev/")) {
-      changes.Add("Service", "DeviceAllow", absl::StrCat("block-*", rights));
+      changes.Add(section, "DeviceAllow", absl::StrCat("block-*", rights));
     }
   } else if (absl::StartsWith(seen.path, "/dev/")) {
-    changes.Add("Service", "DeviceAllow",
+    changes.Add(section, "DeviceAllow",
                 absl::StrCat(PathWord(seen.path), rights));
   } else if (seen.what == What::kFound && S_ISBLK(seen.status.st_mode)) {
-    changes.Add("Service", "DeviceAllow",
+    changes.Add(section, "DeviceAllow",
                 absl::StrCat("/dev/block/", major(seen.status.st_rdev), ":",
                              minor(seen.status.st_rdev), rights));
   }

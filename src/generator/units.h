@@ -1,9 +1,10 @@
 // The units of exports.
 //
 // Each export has nbdinetd-NAME.socket, and either nbdinetd-NAME@.service
-// (Mode=connection) or nbdinetd-NAME.service (Mode=listener). They are the
-// shipped units with the export's settings in place of /etc/default; the
-// settings of [Unit], [Socket] and [Service] come last.
+// (Mode=connection) with system-nbdinetd-NAME.slice around its instances, or
+// nbdinetd-NAME.service (Mode=listener). They are the shipped units with the
+// export's settings in place of /etc/default; the settings of [Unit], [Socket]
+// and [Service] come last.
 #ifndef NBDINETD_GENERATOR_UNITS_H_
 #define NBDINETD_GENERATOR_UNITS_H_
 
@@ -45,18 +46,20 @@ class UnitMaker {
  private:
   std::string SocketText(const ExportDefinition& definition) const;
   std::string ServiceText(const ExportDefinition& definition) const;
+  bool HasSlice(const ExportDefinition& definition) const;
+  std::string SliceText(const ExportDefinition& definition) const;
   std::string Command(const ExportDefinition& definition,
                       const ShippedUnit& shipped) const;
   void AddTls(const ExportDefinition& definition, UnitChanges& changes) const;
   void AddDevices(const ExportDefinition& definition,
-                  UnitChanges& changes) const;
+                  const std::string& section, UnitChanges& changes) const;
   void AddVisiblePaths(const ExportDefinition& definition,
                        UnitChanges& changes) const;
   bool HasCredentials(const ExportDefinition& definition) const;
 
   const ManagerScope scope_;
   const CarefulLook look_;
-  const ShippedUnit connection_socket_, connection_service_;
+  const ShippedUnit connection_socket_, connection_service_, connection_slice_;
   const ShippedUnit listener_socket_, listener_service_;
 };
 

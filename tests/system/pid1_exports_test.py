@@ -250,7 +250,7 @@ def _(t):
     eq(result.stdout().strip(), str(MIB))
 
 
-@test("the service may open the one block device that it serves, and no other")
+@test("the connections of an export may open the one block device that it serves, and no other")
 def _(t):
     need_privilege("root", "loop")
     backing = t.pattern_image(MIB)
@@ -261,18 +261,21 @@ def _(t):
             machine.shell(f"mknod {device.path} b {os.major(os.stat(device.path).st_rdev)} "
                           f"{os.minor(os.stat(device.path).st_rdev)}")
         machine.shell(f"ln -sf {device.path} '/data/link to a device'")
-        for name, path in (("device", device.path), ("link", "/data/link to a device")):
+        for name, path in (("the-device", device.path), ("link", "/data/link to a device")):
             client = served(serve(t, name, path))
-            eq(machine.show(instance(name), "DevicePolicy", "DeviceAllow"),
-               ["closed", f"{device.path} rw"])
+            slice_ = machine.show(instance(name), "Slice")
+            eq(slice_, f"system-nbdinetd-{name}.slice".replace("the-", "the\\x2d"))
+            eq(machine.show(slice_, "DevicePolicy", "DeviceAllow"), ["closed", f"{device.path} rw"])
+            contains("/system-nbdinetd.slice/", machine.show(instance(name), "ControlGroup"))
             client.disconnect()
-        # A link that systemd learns of only after the units were made: nothing is allowed.
-        address = serve(t, "file", "/data/late")
-        machine.shell(f"ln -s {device.path} /data/late")
-        connection = connect(address)
-        Client(connection).expect_end()
-        # ProtectClock= allows char-rtc.
-        eq("block" in machine.show("nbdinetd-file@x.service", "DeviceAllow"), False)
+        # A link that is made after the units: no device is allowed.
+        for mode in ("connection", "listener"):
+            address = serve(t, f"file-{mode}", "/data/late", f"Mode={mode}")
+            machine.shell(f"ln -s {device.path} /data/late")
+            since = machine.now_us()
+            Client(connect(address)).expect_end()
+            machine.wait_for_message(since, "Operation not permitted")
+            machine.shell("rm /data/late")
 
 
 @test("systemctl warns when the file is newer than the units")

@@ -52,8 +52,9 @@ TEST(UnitText, AUnitIsAShippedOneWithChanges) {
 
 // What the generator replaces and removes must be there.
 TEST(UnitText, TheShippedUnitsHaveWhatGeneratedOnesReplace) {
-  for (const char* text : {kConnectionSocket, kConnectionService,
-                           kListenerSocket, kListenerService}) {
+  for (const char* text :
+       {kConnectionSocket, kConnectionService, kConnectionSlice,
+        kListenerSocket, kListenerService}) {
     const ShippedUnit unit(text);
     EXPECT_TRUE(unit.Has("Unit", "Description")) << text;
     EXPECT_TRUE(unit.Has("Unit", "Documentation")) << text;
@@ -64,9 +65,12 @@ TEST(UnitText, TheShippedUnitsHaveWhatGeneratedOnesReplace) {
     const std::string command = unit.ValueOf("Service", "ExecStart");
     EXPECT_TRUE(absl::StrContains(command, " $NBDINETD_OPTIONS ")) << command;
     EXPECT_TRUE(absl::EndsWith(command, " -- ${NBDINETD_EXPORT}")) << command;
-    EXPECT_TRUE(unit.Has("Service", "DevicePolicy"));
     EXPECT_FALSE(unit.Has("Service", "User"));
   }
+  EXPECT_TRUE(ShippedUnit(kConnectionService).Has("Service", "Slice"));
+  EXPECT_FALSE(ShippedUnit(kConnectionService).Has("Service", "DevicePolicy"));
+  EXPECT_TRUE(ShippedUnit(kConnectionSlice).Has("Slice", "DevicePolicy"));
+  EXPECT_TRUE(ShippedUnit(kListenerService).Has("Service", "DevicePolicy"));
   const ShippedUnit socket(kConnectionSocket);
   EXPECT_EQ(socket.ValueOf("Socket", "Accept"), "yes");
   EXPECT_TRUE(socket.Has("Socket", "MaxConnections"));

@@ -47,7 +47,7 @@ class UnitsTest : public testing::Test {
     return UnitMaker(scope).Make(*definition);
   }
 
-  // The lines of the socket (0) or the service (1).
+  // The lines of the socket (0), the service (1) or the slice (2).
   std::vector<std::string> Lines(
       const std::string& text, size_t which,
       ManagerScope scope = ManagerScope::kSystem) const {
@@ -73,11 +73,14 @@ using Words = std::vector<std::string>;
 
 TEST_F(UnitsTest, NamesFollowTheMode) {
   const ExportUnits units = Make("[Export]\nFile=/f\n").value();
-  ASSERT_EQ(units.files.size(), 2u);
+  ASSERT_EQ(units.files.size(), 3u);
   EXPECT_EQ(units.files[0].name, "nbdinetd-golden.socket");
   EXPECT_EQ(units.files[1].name, "nbdinetd-golden@.service");
-  EXPECT_EQ(Make("[Export]\nFile=/f\nMode=listener\n")->files[1].name,
-            "nbdinetd-golden.service");
+  EXPECT_EQ(units.files[2].name, "system-nbdinetd-golden.slice");
+  const ExportUnits listener =
+      Make("[Export]\nFile=/f\nMode=listener\n").value();
+  ASSERT_EQ(listener.files.size(), 2u);
+  EXPECT_EQ(listener.files[1].name, "nbdinetd-golden.service");
   for (const UnitFile& file : units.files) {
     EXPECT_TRUE(absl::StrContains(
         file.text, "\nSourcePath=/etc/nbdinetd/golden.export\n"));
@@ -122,8 +125,19 @@ TEST_F(UnitsTest, TheSocketHasTheLimitsAndAddresses) {
 
 TEST_F(UnitsTest, TheServiceMayOpenThatDeviceAlone) {
   const auto devices = [&](const std::string& text) {
-    return With(Lines("[Export]\n" + text, 1), "DeviceAllow");
+    const Words found = With(Lines("[Export]\n" + text, 2), "DeviceAllow");
+    // The same without a slice.
+    EXPECT_EQ(With(Lines("[Export]\nMode=listener\n" + text, 1), "DeviceAllow"),
+              found);
+    EXPECT_EQ(With(Lines("[Export]\n" + text, 1), "DeviceAllow"), Words{});
+    return found;
   };
+  EXPECT_EQ(With(Lines("[Export]\nFile=/f\n", 1), "Slice"),
+            Words{"Slice=system-nbdinetd-golden.slice"});
+  EXPECT_EQ(With(Lines("[Export]\nFile=/f\n", 2), "DevicePolicy"),
+            Words{"DevicePolicy=closed"});
+  EXPECT_EQ(devices("File=/f\n[Service]\nDeviceAllow=/dev/x\n"),
+            Words{"DeviceAllow=/dev/x"});
   EXPECT_EQ(devices("File=/dev/vg0/a b\n"),
             Words{"DeviceAllow=\"/dev/vg0/a b\" rw"});
   EXPECT_EQ(devices("File=/dev/vg0/a\nReadOnly=yes\n"),
@@ -169,6 +183,7 @@ TEST_F(UnitsTest, TlsFilesAreCredentials) {
   const Words of_user = Lines(text, 1, ManagerScope::kUser);
   EXPECT_EQ(With(of_user, "LoadCredential"), Words{});
   EXPECT_EQ(With(of_user, "CapabilityBoundingSet"), Words{});
+  EXPECT_EQ(With(of_user, "Slice"), Words{});
   EXPECT_EQ(With(of_user, "NoNewPrivileges"), Words{"NoNewPrivileges=yes"});
 }
 
