@@ -5,7 +5,7 @@
 #   make fuzz-coverage   the lines of src/ that the corpus covers
 #   make fuzz-corpus     the corpus anew, from the traffic of real clients
 
-FUZZ_TARGETS = command_line environment negotiation option \
+FUZZ_TARGETS = command_line environment export_file negotiation option \
 	tls_files transmission
 FUZZ_SECONDS = 60
 FUZZ_LONG_SECONDS = 900
@@ -30,9 +30,14 @@ fuzz_descriptor_wrap = -Wl,--wrap=close -Wl,--wrap=dup2 -Wl,--wrap=fcntl \
 	-Wl,--wrap=fstat -Wl,--wrap=getpeername -Wl,--wrap=getsockopt \
 	-Wl,--wrap=isatty -Wl,--wrap=open -Wl,--wrap=shutdown
 
+# Of the generator, what reads .export files and escapes what is in them.
+fuzz_generator_sources = src/generator/export_definition.cc \
+	src/generator/export_file.cc src/generator/unit_text.cc
+
 fuzz_programs = \
 	tests/fuzz/command_line_replay \
 	tests/fuzz/environment_replay \
+	tests/fuzz/export_file_replay \
 	tests/fuzz/negotiation_replay \
 	tests/fuzz/option_replay \
 	tests/fuzz/tls_files_replay \
@@ -49,6 +54,8 @@ tests_fuzz_environment_replay_SOURCES = tests/fuzz/environment_fuzz.cc \
 	tests/fuzz/descriptors.cc tests/fuzz/descriptors.h \
 	tests/fuzz/replay_main.cc
 tests_fuzz_environment_replay_LDFLAGS = $(AM_LDFLAGS) $(fuzz_descriptor_wrap)
+tests_fuzz_export_file_replay_SOURCES = tests/fuzz/export_file_fuzz.cc \
+	tests/fuzz/replay_main.cc
 tests_fuzz_option_replay_SOURCES = tests/fuzz/option_fuzz.cc \
 	tests/fuzz/replay_main.cc
 tests_fuzz_tls_files_replay_SOURCES = tests/fuzz/tls_files_fuzz.cc \
@@ -86,7 +93,7 @@ EXTRA_DIST += tests/fuzz/clang.mk tests/fuzz/corpus tests/fuzz/mutator.cc \
 
 fuzz_build = +@$(MAKE) --no-print-directory -f $(srcdir)/tests/fuzz/clang.mk \
 	CLANG='$(FUZZ_CLANG)' SRCDIR='$(srcdir)' \
-	SOURCES='$(src_libnbdinetd_a_SOURCES)' TARGETS='$(FUZZ_TARGETS)' \
+	SOURCES='$(src_libnbdinetd_a_SOURCES) $(fuzz_generator_sources)' TARGETS='$(FUZZ_TARGETS)' \
 	FLAGS='$(DEFS) $(CPPFLAGS) $(ABSL_CFLAGS) $(OPENSSL_CFLAGS)' \
 	LIBRARIES='$(ABSL_LIBS) $(LIBS)' \
 	WRAPPED_NEGOTIATION='$(fuzz_clock_calls) $(fuzz_lock_calls)' \
