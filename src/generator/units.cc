@@ -211,6 +211,10 @@ std::string UnitMaker::ServiceText(const ExportDefinition& definition) const {
   if (scope_ == ManagerScope::kUser) {
     for (const char* key : kOfRoot) changes.Remove("Service", key);
   } else {
+    // Narrower than system-nbdinetd.slice, which has it for the shipped unit.
+    if (!shipped.Has("Service", "DevicePolicy")) {
+      changes.Add("Service", "DevicePolicy", "closed");
+    }
     if (!definition.user.empty()) {
       changes.Add("Service", "User", definition.user);
     }

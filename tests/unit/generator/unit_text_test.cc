@@ -64,7 +64,7 @@ TEST(UnitText, TheShippedUnitsHaveWhatGeneratedOnesReplace) {
     const std::string command = unit.ValueOf("Service", "ExecStart");
     EXPECT_TRUE(absl::StrContains(command, " $NBDINETD_OPTIONS ")) << command;
     EXPECT_TRUE(absl::EndsWith(command, " -- ${NBDINETD_EXPORT}")) << command;
-    EXPECT_TRUE(unit.Has("Service", "DevicePolicy"));
+    EXPECT_TRUE(unit.Has("Service", "CapabilityBoundingSet"));
     EXPECT_FALSE(unit.Has("Service", "User"));
   }
   const ShippedUnit socket(kConnectionSocket);

@@ -172,6 +172,15 @@ TEST_F(UnitsTest, TlsFilesAreCredentials) {
   EXPECT_EQ(With(of_user, "NoNewPrivileges"), Words{"NoNewPrivileges=yes"});
 }
 
+TEST_F(UnitsTest, EachServiceHasADevicePolicyOfItsOwn) {
+  for (const char* mode : {"connection", "listener"}) {
+    EXPECT_EQ(
+        With(Lines(absl::StrCat("[Export]\nFile=/f\nMode=", mode, "\n"), 1),
+             "DevicePolicy"),
+        Words{"DevicePolicy=closed"});
+  }
+}
+
 TEST_F(UnitsTest, AListenerSeesItsFile) {
   const auto seen = [&](const std::string& text, const std::string& key) {
     return With(Lines("[Export]\nMode=listener\n" + text, 1), key);
