@@ -3,11 +3,11 @@
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "ctl/bus.h"
 #include "ctl/columns.h"
+#include "ctl/export_files.h"
 #include "ctl/exports.h"
 #include "ctl/finding.h"
 #include "ctl/output.h"
@@ -51,13 +51,6 @@ class Report {
   bool failed_ = false;
 };
 
-// The error in an .export file; none if it is right.
-std::vector<Finding> CheckExportFile(const ExportSources& sources) {
-  const absl::StatusOr<ExportFile> file = ReadExport(sources);
-  if (file.ok()) return {};
-  return {{Level::kError, std::string(file.status().message())}};
-}
-
 // Whether the arguments ask for a read-only export.
 bool IsWritable(const ManagedExport& target) {
   return std::none_of(target.arguments.begin(), target.arguments.end(),
@@ -69,6 +62,7 @@ bool IsWritable(const ManagedExport& target) {
 std::vector<Finding> CheckUnits(Bus& bus, const Where& where,
                                 const ManagedExport& target,
                                 const std::vector<ManagedExport>& exports) {
+  if (!target.has_units) return {{Level::kError, target.reason}};
   std::vector<Finding> findings = CheckSocket(bus, target, exports);
   const auto append = [&findings](const std::vector<Finding>& more) {
     findings.insert(findings.end(), more.begin(), more.end());
@@ -97,21 +91,6 @@ std::vector<Finding> CheckUnits(Bus& bus, const Where& where,
   return findings;
 }
 
-// The .export files of this machine, or the one that is meant.
-std::vector<ExportSources> FilesOf(const CommandLine& line,
-                                   const std::string& name) {
-  if (!line.where.local()) return {};
-  FoundExports found = FindExports(ExportDirectories(
-      line.where.user ? ManagerScope::kUser : ManagerScope::kSystem));
-  std::vector<ExportSources> files;
-  for (ExportSources& sources : found.exports) {
-    if (name.empty() || sources.name == name) {
-      files.push_back(std::move(sources));
-    }
-  }
-  return files;
-}
-
 }  // namespace
 
 absl::StatusOr<int> CheckExports(const CommandLine& line) {
@@ -120,10 +99,10 @@ absl::StatusOr<int> CheckExports(const CommandLine& line) {
       line.arguments.empty() ? "" : line.arguments.front();
   if (absl::StrContains(argument, '/')) {
     // A file needs no service manager.
-    const ExportSources sources = SourcesOfFile(argument);
-    std::vector<Finding> findings = CheckExportFile(sources);
-    if (findings.empty()) findings = {{Level::kOk, "the file is right"}};
-    report.Add(sources.name, std::move(findings));
+    const std::string error = ErrorOfFile(argument, line.where);
+    report.Add(SourcesOfFile(argument).name,
+               {error.empty() ? Finding{Level::kOk, "the file is right"}
+                              : Finding{Level::kError, error}});
     return report.Print(line);
   }
   absl::StatusOr<BusAndExports> opened = OpenBusAndExports(line.where);
@@ -132,11 +111,8 @@ absl::StatusOr<int> CheckExports(const CommandLine& line) {
   if (!argument.empty()) {
     const absl::StatusOr<ManagedExport> target =
         FindExport(opened->exports, argument);
-    if (target.ok()) name = target->name;
-    if (!target.ok() && FilesOf(line, name).empty()) return target.status();
-  }
-  for (const ExportSources& sources : FilesOf(line, name)) {
-    report.Add(sources.name, CheckExportFile(sources));
+    if (!target.ok()) return target.status();
+    name = target->name;
   }
   for (const ManagedExport& target : opened->exports) {
     if (name.empty() ? IsUnused(target) : target.name != name) continue;

@@ -112,6 +112,7 @@ absl::StatusOr<LiveConnections> FindConnections(
   LiveConnections found;
   std::optional<absl::StatusOr<Journal>> journal;
   for (const ManagedExport& target : exports) {
+    if (!target.has_units) continue;
     absl::StatusOr<std::vector<LiveConnection>> connections =
         target.per_connection ? Instances(bus, target) : Children(bus, target);
     if (!connections.ok()) return connections.status();

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/errors.h"
+#include "ctl/export_files.h"
 
 namespace nbdinetd::ctl {
 namespace {
@@ -255,6 +256,7 @@ absl::StatusOr<std::vector<ManagedExport>> FindExportUnits(Bus& bus,
   for (ManagedExport& target : exports) {
     if (local) ExamineFile(target);
   }
+  if (local) AddFilesWithoutUnits(where, exports);
   std::sort(exports.begin(), exports.end(),
             [](const ManagedExport& a, const ManagedExport& b) {
               return a.name < b.name;
@@ -304,8 +306,9 @@ std::string ExportNameOfUnit(const std::vector<ManagedExport>& exports,
 }
 
 bool IsUnused(const ManagedExport& target) {
-  return target.state == "stopped" && target.arguments_known &&
-         target.served.file.empty() && target.served.directory.empty();
+  return !target.generated && target.state == "stopped" &&
+         target.arguments_known && target.served.file.empty() &&
+         target.served.directory.empty();
 }
 
 std::optional<uint64_t> SizeOfFile(const std::string& path, int* error_number) {

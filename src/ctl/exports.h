@@ -28,6 +28,7 @@ struct ManagedExport {
   // The .export file, or that of the unit, if the manager knows it.
   std::string source_path;
   bool generated = false;  // from an .export file
+  bool has_units = true;   // false for an .export file without any
 
   std::string state;  // "listening", "running", "failed" or "stopped"
   std::vector<std::string> addresses;
@@ -46,7 +47,7 @@ struct ManagedExport {
 };
 
 // All exports, by name. A unit that isn't loaded is among them if its socket's
-// unit file exists.
+// unit file exists, and, on this machine, an .export file without units.
 absl::StatusOr<std::vector<ManagedExport>> FindExportUnits(Bus& bus,
                                                            const Where& where);
 

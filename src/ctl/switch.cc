@@ -13,6 +13,7 @@
 #include "ctl/columns.h"
 #include "ctl/connections.h"
 #include "ctl/enable.h"
+#include "ctl/export_files.h"
 #include "ctl/exports.h"
 #include "ctl/output.h"
 #include "ctl/verbs.h"
@@ -20,20 +21,6 @@
 
 namespace nbdinetd::ctl {
 namespace {
-
-ManagerScope ScopeOf(const Where& where) {
-  return where.user ? ManagerScope::kUser : ManagerScope::kSystem;
-}
-
-// Whether the export has an .export file here, even one without units.
-bool HasExportFile(const Where& where, const std::string& name) {
-  if (!where.local()) return false;
-  for (const ExportSources& sources :
-       FindExports(ExportDirectories(ScopeOf(where))).exports) {
-    if (sources.name == name) return true;
-  }
-  return false;
-}
 
 // What the export's unit is, for the sentence about a failure.
 absl::Status JobFailed(absl::string_view what, const std::string& unit,
@@ -61,6 +48,10 @@ absl::Status RunJobs(Bus& bus, const std::string& method,
 }
 
 absl::StatusOr<std::string> StartExport(Bus& bus, const ManagedExport& target) {
+  if (!target.has_units) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "failed to start ", Quoted(target.name), ": ", target.reason));
+  }
   absl::Status status = RunJobs(bus, "StartUnit", {target.main_unit()});
   if (!status.ok()) return status;
   return absl::StrCat("started ", target.main_unit());
@@ -68,6 +59,7 @@ absl::StatusOr<std::string> StartExport(Bus& bus, const ManagedExport& target) {
 
 absl::StatusOr<std::string> StopExport(Bus& bus, const Where& where,
                                        const ManagedExport& target) {
+  if (!target.has_units) return std::string("it has no units");
   std::vector<std::string> units = {target.main_unit()};
   // A listening service holds the socket, too. Its connections stay.
   if (!target.socket.empty() && !target.per_connection) {
@@ -89,19 +81,19 @@ absl::StatusOr<std::string> StopExport(Bus& bus, const Where& where,
 }
 
 // Sets Enabled= of an .export file, or the links of a unit written by hand.
-absl::StatusOr<std::string> SetEnabled(
-    Bus& bus, const Where& where, const std::string& name,
-    const absl::StatusOr<ManagedExport>& target, bool enable) {
+absl::StatusOr<std::string> SetEnabled(Bus& bus, const Where& where,
+                                       const ManagedExport& target,
+                                       bool enable) {
   std::string result;
-  if (target.ok() && !target->generated) {
+  if (!target.generated) {
     absl::Status status = bus.ChangeUnitFiles(
-        enable ? "EnableUnitFiles" : "DisableUnitFiles", target->main_unit());
+        enable ? "EnableUnitFiles" : "DisableUnitFiles", target.main_unit());
     if (!status.ok()) return status;
     result =
-        absl::StrCat(enable ? "enabled " : "disabled ", target->main_unit());
+        absl::StrCat(enable ? "enabled " : "disabled ", target.main_unit());
   } else if (!where.local()) {
     return absl::UnimplementedError(
-        absl::StrCat("the drop-in of ", Quoted(name),
+        absl::StrCat("the drop-in of ", Quoted(target.name),
                      " is a file of another machine: run nbdinetctl there"));
   } else {
     const std::vector<std::string> directories =
@@ -109,7 +101,7 @@ absl::StatusOr<std::string> SetEnabled(
     if (directories.empty()) {
       return absl::InternalError("there is no directory for .export files");
     }
-    const std::string path = EnabledDropIn(directories[0], name);
+    const std::string path = EnabledDropIn(directories[0], target.name);
     absl::Status status = WriteEnabledDropIn(path, enable);
     if (!status.ok()) return status;
     result = absl::StrCat("wrote ", path);
@@ -133,12 +125,10 @@ absl::StatusOr<int> ChangeEnabled(const CommandLine& line, bool enable) {
   Bus& bus = opened->bus;
   const std::string& argument = line.arguments[0];
   absl::StatusOr<ManagedExport> target = FindExport(opened->exports, argument);
-  if (!target.ok() && !HasExportFile(line.where, argument)) {
-    return target.status();
-  }
-  const std::string name = target.ok() ? target->name : argument;
+  if (!target.ok()) return target.status();
+  const std::string name = target->name;
   absl::StatusOr<std::string> result =
-      SetEnabled(bus, line.where, name, target, enable);
+      SetEnabled(bus, line.where, *target, enable);
   if (!result.ok()) return result.status();
   if (line.now) {
     // The reload may have made its units.

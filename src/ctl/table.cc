@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "ctl/json.h"
+#include "base/json.h"
 #include "ctl/readable.h"
 
 namespace nbdinetd::ctl {

@@ -216,6 +216,11 @@ def _(t):
 def _(t):
     start_shipped(t)
     units = Path(pid1.configured("systemdsystemunitdir"))
+
+    def undo():
+        machine.shell("rm -rf /etc/systemd/system/second* /etc/systemd/system/other*")
+        machine.systemctl("daemon-reload")
+    t.defer(undo)
     for suffix in (".socket", "@.service"):
         text = machine.shell(f"cat {units}/nbdinetd{suffix}")
         machine.write(f"/etc/systemd/system/second{suffix}", text.replace("10809", "/run/second.sock"))
@@ -225,8 +230,8 @@ def _(t):
     machine.write("/etc/systemd/system/other@.service", "[Service]\nExecStart=/bin/cat\nStandardInput=socket\n")
     machine.systemctl("daemon-reload")
     names = {row["export"]: row for row in rows("list")}
-    eq(sorted(set(names) & {"second", "other", "nbdinetd", "nbdinetd-listen"}),
-       ["nbdinetd", "nbdinetd-listen", "second"])
+    eq(sorted(set(names) & {"second", "other", "nbdinetd"}),
+       ["nbdinetd", "second"])
     # It isn't loaded until it is used, and its file isn't there.
     eq((names["second"]["state"], names["second"]["addresses"], names["second"]["file"],
         names["second"]["reason"]),
@@ -379,6 +384,48 @@ def _(_t):
     contains("libsystemd.so.0", needed(str(BUILDDIR / "src" / "nbdinetctl")))
     eq({name for name in needed(NBDINETD) if not re.match(r"(libc|libm|libstdc\+\+|libgcc_s|ld-linux.*|libabsl_.*)\.so", name)},
        set())
+
+
+@test("an .export file is listed by its name, enabled and disabled by a drop-in, and has a history when it is gone")
+def _(t):
+    machine.write(IMAGE, pattern(0, MIB))
+    path = "/etc/nbdinetd/golden.export"
+    machine.write(path, f"[Export]\nFile={IMAGE}\nReadOnly=yes\nEnabled=no\n[Socket]\nListenStream=10810\n")
+
+    def undo():
+        machine.systemctl("stop", "nbdinetd-golden.socket", "nbdinetd-golden@*.service", check=False)
+        machine.shell("rm -rf /etc/nbdinetd")
+        machine.systemctl("daemon-reload")
+    t.defer(undo)
+    row = row_of("list", "golden")
+    eq((row["state"], "daemon-reload" in row["reason"]), ("stopped", True))
+    machine.systemctl("daemon-reload")
+    row = row_of("list", "golden")
+    eq((row["state"], row["file"], row["addresses"], row["source"], row["unit"]),
+       ("stopped", IMAGE, ["[::]:10810"], path, "nbdinetd-golden.socket"))
+    drop_in_path = "/etc/nbdinetd/golden.export.d/50-enabled.conf"
+    link = "/run/systemd/generator/sockets.target.wants/nbdinetd-golden.socket"
+    contains(drop_in_path, ctl("enable", "golden", "--now").stdout)
+    contains("[Export]\nEnabled=yes\n", machine.path(drop_in_path).read_text())
+    eq((machine.path(link).is_symlink(), row_of("list", "golden")["state"]), (True, "listening"))
+    client = client_of(t, ("127.0.0.1", 10810))
+    eq([row["export"] for row in rows("connections", "golden")], ["golden"])
+    eq([row["result"] for row in rows("disconnect", peer_of(client))], ["disconnected"])
+    eq(findings("golden", status=0)["error"], [])
+    ctl("disable", "golden", "--now")
+    contains("[Export]\nEnabled=no\n", machine.path(drop_in_path).read_text())
+    eq((machine.path(link).is_symlink(), row_of("list", "golden")["state"]), (False, "stopped"))
+    machine.write(path, f"[Export]\nFile={IMAGE}\nReadOnly=maybe\n")
+    machine.systemctl("daemon-reload")
+    row = row_of("list", "golden")
+    eq((row["state"], row["reason"].split(": ")[0]), ("failed", f"{path}:3"))
+    eq(findings("golden", status=1)["error"], [row["reason"]])
+    contains(f"{path}:3", ctl("start", "golden", status=1).stderr)
+    machine.shell("rm -rf /etc/nbdinetd")
+    machine.systemctl("daemon-reload")
+    ctl("connections", "golden", status=3)
+    eq({row["peer"] for row in rows("history", "golden")}, {peer_of(client)})
+    ctl("history", "never-was", status=3)
 
 
 @test("metrics is Prometheus text, and --http answers a request")

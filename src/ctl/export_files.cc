@@ -1,0 +1,68 @@
+#include "ctl/export_files.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "generator/units.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+bool HasUnits(const std::vector<ManagedExport>& exports,
+              const std::string& name) {
+  return std::any_of(exports.begin(), exports.end(),
+                     [&](const ManagedExport& target) {
+                       return target.generated && target.name == name;
+                     });
+}
+
+ManagedExport WithoutUnits(const GeneratedExport& generated,
+                           const Where& where) {
+  ManagedExport target;
+  target.name = generated.sources.name;
+  target.socket = absl::StrCat("nbdinetd-", target.name, ".socket");
+  target.service = absl::StrCat("nbdinetd-", target.name, "@.service");
+  target.source_path = generated.sources.path;
+  target.generated = true;
+  target.has_units = false;
+  target.state = generated.units.ok() ? "stopped" : "failed";
+  target.reason =
+      generated.units.ok()
+          ? absl::StrCat("its units aren't made yet: run 'systemctl ",
+                         where.user ? "--user " : "", "daemon-reload'")
+          : std::string(generated.units.status().message());
+  return target;
+}
+
+}  // namespace
+
+ManagerScope ScopeOf(const Where& where) {
+  return where.user ? ManagerScope::kUser : ManagerScope::kSystem;
+}
+
+void AddFilesWithoutUnits(const Where& where,
+                          std::vector<ManagedExport>& exports) {
+  const std::vector<ExportSources> files =
+      FindExports(ExportDirectories(ScopeOf(where))).exports;
+  const bool all = std::all_of(
+      files.begin(), files.end(),
+      [&](const ExportSources& file) { return HasUnits(exports, file.name); });
+  if (all) return;
+  // All of them: two may have the same address.
+  for (const GeneratedExport& generated :
+       GenerateExports(files, ScopeOf(where))) {
+    if (!HasUnits(exports, generated.sources.name)) {
+      exports.push_back(WithoutUnits(generated, where));
+    }
+  }
+}
+
+std::string ErrorOfFile(const std::string& path, const Where& where) {
+  const std::vector<GeneratedExport> generated =
+      GenerateExports({SourcesOfFile(path)}, ScopeOf(where));
+  if (generated.empty() || generated[0].units.ok()) return "";
+  return std::string(generated[0].units.status().message());
+}
+
+}  // namespace nbdinetd::ctl
