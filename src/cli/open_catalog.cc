@@ -56,7 +56,8 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(const Invocation& invocation,
     const std::string name = options.export_name.value_or(file.name);
     if (!names.insert(name).second) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "two of the files handed over have the name ", Quoted(name)));
+          "two of the files handed over have the name ", Quoted(name),
+          ": give each its own, as by OpenFile=PATH:NAME in the unit"));
     }
     std::string read_only_reason;
     absl::StatusOr<std::unique_ptr<Export>> opened = OpenHandedOver(

@@ -48,7 +48,8 @@ absl::Status Ignore(const GivenOption&, Options&) { return absl::OkStatus(); }
 absl::Status SetText(const GivenOption& given, std::string& text) {
   text = std::string(given.argument);
   if (!text.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(given.name, " is empty"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(given.name, " is empty; is a variable unset?"));
 }
 
 template <auto... kPath>

@@ -114,8 +114,8 @@ bool Excludes(const OptionRow& row, absl::string_view name) {
 }
 
 absl::Status Together(absl::string_view a, absl::string_view b) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(a, " and ", b, " can't be used together"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      a, " and ", b, " can't be used together: leave out one of them"));
 }
 
 // Takes FILE. nbdkit's forms are "file PATH", "file=PATH" and "file file=PATH";

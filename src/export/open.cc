@@ -108,7 +108,7 @@ std::string ReadOnlyNotice(const std::string& name,
   return absl::StrCat(
       Quoted(name),
       " is served read-only, since it can't be opened for writing: ",
-      read_only_reason);
+      read_only_reason, "; with --readonly, this is expected");
 }
 
 absl::StatusOr<std::unique_ptr<Export>> OpenExportWith(
@@ -139,6 +139,11 @@ absl::StatusOr<std::unique_ptr<Export>> OpenExport(
       OpenExportWith([&](int flags) { return open(path.c_str(), flags); }, path,
                      read_only, read_only_reason);
   // Every other failure means that the export doesn't exist.
+  if (absl::IsPermissionDenied(opened.status())) {
+    return absl::NotFoundError(
+        absl::StrCat(opened.status().message(), "; user ", geteuid(),
+                     " needs permission on it, and on each folder above it"));
+  }
   if (!opened.ok() && !absl::IsInternal(opened.status())) {
     return absl::NotFoundError(opened.status().message());
   }

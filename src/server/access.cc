@@ -267,7 +267,7 @@ std::optional<std::string> AccessRules::WhyRefused(
     const PeerIdentity& peer) const {
   if (rules_.empty()) return std::nullopt;
   if (peer.family == Family::kUnknown) {
-    return "who it is can't be told, and --allow or --deny is given";
+    return "it can't be identified, and --allow or --deny is given";
   }
   const Rule* best = nullptr;
   for (const Rule& rule : rules_) {
@@ -343,7 +343,7 @@ std::vector<std::string> AccessRules::InWords() const {
       say(!allows, absl::StrCat("other ", NameOf(family), " clients"), "");
     } else {
       say(false, absl::StrCat(NameOf(family), " clients"),
-          ", whom no rule names");
+          ", since no rule names them");
     }
   }
   say(false, "clients that can't be identified", ", such as pipes");

@@ -264,7 +264,9 @@ absl::Status CheckActivated(const Inherited& inherited,
       options.single ? std::string("--single") : options.own_socket;
   if (option.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(option, " is not allowed under socket activation"));
+      absl::StrCat(option,
+                   " can't be used under socket activation: the .socket unit "
+                   "says where to listen; leave the option out"));
 }
 
 // Rule 1: the descriptors of the socket activation protocol.

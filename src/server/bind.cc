@@ -32,8 +32,17 @@ constexpr int kBacklog = SOMAXCONN;
 constexpr int kSocketFlags = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
 
 absl::Status BindError(int error_number, absl::string_view where) {
-  return ErrnoStatus(error_number, absl::StrCat("failed to listen on ", where),
-                     absl::StatusCode::kAlreadyExists);
+  const char* advice =
+      error_number == EADDRINUSE
+          ? "; 'ss -lnp' names the process that listens there"
+      : error_number == EACCES
+          ? "; a port below 1024, or the folder of a socket, needs permission"
+      : error_number == EADDRNOTAVAIL ? "; 'ip addr' lists this machine's own"
+      : error_number == EAFNOSUPPORT
+          ? "; the kernel lacks this family, or its module isn't loaded"
+          : "";
+  return absl::AlreadyExistsError(absl::StrCat(
+      "failed to listen on ", where, ": ", ErrnoText(error_number), advice));
 }
 
 // A socket bound to `address`, or an errno value.

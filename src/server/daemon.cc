@@ -29,7 +29,8 @@ constexpr char kReady = '\0';
     message.append(buffer, static_cast<size_t>(n));
     if (message[0] == kReady) _exit(0);
   }
-  if (message.empty()) message = "the background process ended unexpectedly";
+  if (message.empty())
+    message = "the background process ended without a message; -f shows why";
   message = absl::StrCat("nbdinetd: ", message, "\n");
   [[maybe_unused]] const ssize_t written =
       write(STDERR_FILENO, message.data(), message.size());
@@ -108,8 +109,9 @@ absl::Status Become(const Credentials& credentials) {
       setresgid(gid, gid, gid) == 0 &&
       (uid == Credentials::kUnchanged || setresuid(uid, uid, uid) == 0);
   if (changed) return absl::OkStatus();
-  return ErrnoStatus(
-      errno, absl::StrCat("failed to become ", credentials.description));
+  return ErrnoStatus(errno,
+                     absl::StrCat("failed to become ", credentials.description,
+                                  ", which --user and --group ask for"));
 }
 
 std::string PidfileText() { return absl::StrCat(getpid(), "\n"); }
@@ -119,7 +121,8 @@ std::string PidfileText() { return absl::StrCat(getpid(), "\n"); }
 absl::StatusOr<Background> Background::Enter() {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) {
-    return ErrnoStatus(errno, "failed to make a pipe");
+    return ErrnoStatus(errno,
+                       "failed to make a pipe to the background process");
   }
   UniqueFd parent_end(ends[0]), child_end(ends[1]);
   const pid_t pid = fork();

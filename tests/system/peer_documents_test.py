@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""doc/from-nbdkit.md, doc/from-nbd-server.md and doc/from-qemu-nbd.md: each pair of commands is run, theirs
+"""doc/from-nbdkit.md, doc/from-nbd-server.md and doc/from-qemu-nbd.md: each command and .export is run, theirs
 where the program is installed, and what a client sees of one is what it sees of the other. The options
 that the tables name exist, and what nbdkit has and we don't is named as such."""
 
@@ -22,20 +22,28 @@ def text_of(document):
     return (SRCDIR / "doc" / document).read_text()
 
 
-def pairs_of(document):
-    """[(heading, language of theirs, theirs, ours)], and every block of code is in one of them."""
-    heading, blocks, pairs = "", [], []
+def parts_of(document):
+    """[(heading, language of theirs, theirs, ours, .export or None)], and every block of code is in one
+    of them."""
+    heading, parts = "", []
     for match in re.finditer(r"^## ([^\n]*)$|^```(\w+) (\w+)\n(.*?)^```$", text_of(document),
                              re.MULTILINE | re.DOTALL):
         if match[1]:
             heading = match[1]
         else:
-            blocks.append((heading, match[2], match[3], match[4].strip()))
-    for theirs, ours in zip(blocks[::2], blocks[1::2], strict=True):
-        eq((theirs[2], ours[2], theirs[0]), ("theirs", "ours", ours[0]))
-        pairs.append((theirs[0], theirs[1], theirs[3], ours[3]))
-    eq(text_of(document).count("```"), 4 * len(pairs), f"fences in {document}")
-    return pairs
+            language, whose, code = match[2], match[3], match[4].strip()
+            if whose == "theirs":
+                parts.append([heading, language, code])
+            elif whose == "ours":
+                eq((len(parts[-1]), language), (3, "sh"))
+                parts[-1] += [code, None]
+            else:
+                eq((whose, language, parts[-1][4:]), ("export", "ini", [None]))
+                parts[-1][4] = code
+    eq([len(part) for part in parts], [5] * len(parts))
+    eq(text_of(document).count("```"), sum(4 + 2 * bool(part[4]) for part in parts),
+       f"fences in {document}")
+    return parts
 
 
 class Place:
@@ -112,10 +120,12 @@ def outcome(t, command, names):
 def try_document(t, document):
     program = THEIRS[document]
     installed = find_tool(program)
-    for heading, language, theirs, ours in pairs_of(document):
+    for heading, language, theirs, ours, export in parts_of(document):
         names = names_in(theirs, ours)
         eq(shlex.split(ours)[0], "nbdinetd")
         got = outcome(t, ours.replace("nbdinetd", NBDINETD, 1), names)
+        if export:
+            eq(generated(t, export, names), got, f"{document}, {heading}: what the .export serves")
         if installed is None:
             continue
         if language == "ini":
@@ -136,6 +146,20 @@ def configured(t, program, section, names):
     process = t.spawn([program, "-d", "-C", str(place.dir / "config"), "-p", str(place.dir / "pid")])
     wait_listening(address, process)
     return [seen(Client(connect(address)), name) for name in names]
+
+
+def generated(t, export, names):
+    """What a client sees of the service that the generator makes of a .export."""
+    place = Place(t)
+    (place.dir / "tried.export").write_text(place.here(export) + "\n")
+    units = t.run([str(BUILDDIR / "src" / "nbdinetd-generator"), "--dry-run",
+                   str(place.dir / "tried.export")])
+    eq(units.stderr(), "")
+    for line in re.findall(r"^ListenStream=.*$", place.here(export), re.MULTILINE):
+        contains(f"\n{line}\n", units.stdout())
+    arguments = shlex.split(matches(r"^ExecStart=\S+ (.*)$", units.stdout())[1])
+    family = "tcp" if "127.0.0.1" in export else "unix"
+    return [seen(t.activated(*arguments, family=family)[1], name) for name in names]
 
 
 @test("each command of doc/from-nbdkit.md serves what nbdkit's serves")

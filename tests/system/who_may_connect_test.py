@@ -101,7 +101,7 @@ def _(t):
     image = t.pattern_image(MIB)
     for rules in (["--allow=any"], ["--allow=127.0.0.1"], ["--deny=192.0.2.7"]):
         process, client = t.piped("-s", *rules, image, env={"REMOTE_ADDR": "127.0.0.1"})
-        refused(process, client, "who it is can't be told, and --allow or --deny is given")
+        refused(process, client, "it can't be identified, and --allow or --deny is given")
 
 
 @test("an IPv4 client of an IPv6 socket is an IPv4 client")
@@ -249,7 +249,7 @@ def _(t):
     for line in ("would let in IPv4 clients in 192.0.2.0/24 (--allow=192.0.2.0/24)",
                  "would refuse the IPv4 client 192.0.2.7 (--deny=192.0.2.7)",
                  "would refuse other IPv4 clients",
-                 "would refuse Unix clients, whom no rule names"):
+                 "would refuse Unix clients, since no rule names them"):
         contains(line + "\n", process.stdout())
     process = t.run([NBDINETD, "--check", "--sandbox=off", image])
     matches(r"\Awould serve .*\nin no sandbox\n\Z", process.stdout(), "without rules")

@@ -39,6 +39,11 @@ TEST(UnitHints, KnowTheFoldersOfTheStrictUnits) {
   const auto writable = WritableFolders();
   EXPECT_EQ(DirectiveOf(kUnit, "ReadWritePaths"),
             Words(writable.begin(), writable.end()));
+  constexpr char kDropIn[] = "nbdinetd@.service.d/strict.conf.in";
+  for (const char* directive : {"ReadWritePaths", "TemporaryFileSystem",
+                                "ProtectSystem", "ProtectHome", "PrivateTmp"}) {
+    EXPECT_EQ(DirectiveOf(kDropIn, directive), DirectiveOf(kUnit, directive));
+  }
   Words hidden = DirectiveOf(kUnit, "TemporaryFileSystem");
   EXPECT_EQ(DirectiveOf(kUnit, "ProtectSystem"), Words{"strict"});
   EXPECT_EQ(DirectiveOf(kUnit, "ProtectHome"), Words{"tmpfs"});

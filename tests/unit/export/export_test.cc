@@ -306,7 +306,10 @@ TEST_F(Opening, PermissionsDecide) {
     opened = as_nobody(0000, read_only, &reason);
     EXPECT_EQ(ExitStatusOf(opened.status()), ExitStatus::kNoInput);
     EXPECT_EQ(opened.status().message(),
-              "failed to open \"" + image.path() + "\": Permission denied");
+              "failed to open \"" + image.path() +
+                  "\": Permission denied; user " +
+                  std::to_string(getuid() == 0 ? 65534 : getuid()) +
+                  " needs permission on it, and on each folder above it");
   }
 }
 

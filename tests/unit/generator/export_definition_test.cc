@@ -144,8 +144,10 @@ TEST(ExportDefinition, ErrorsSayWhatToDo) {
 TEST(ExportDefinition, SettingsThatDontFitTogetherAreErrorsInTheFilesWords) {
   EXPECT_TRUE(absl::StartsWith(ErrorOf("File=/f\nTLSAllow=a\n"),
                                "a.export:3: TLSAllow= needs TLS=require: "));
-  EXPECT_EQ(ErrorOf("Directory=/d\nDescription=x\n"),
-            "a.export:3: Description= and Directory= can't be used together");
+  EXPECT_EQ(
+      ErrorOf("Directory=/d\nDescription=x\n"),
+      "a.export:3: Description= and Directory= can't be used together: leave "
+      "out one of them");
   EXPECT_TRUE(absl::StartsWith(ErrorOf("File=/f\nIdleExit=1min\n"),
                                "a.export:3: IdleExit= needs Mode=listener"));
   EXPECT_TRUE(absl::StartsWith(

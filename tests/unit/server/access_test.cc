@@ -204,8 +204,8 @@ TEST(AccessRules, AFamilyThatIsNotNamedIsRefused) {
 
 TEST(AccessRules, WhoCannotBeIdentifiedIsRefusedByAnyRule) {
   for (const char* rule : {"allow=any", "deny=192.0.2.7", "allow=unix:"}) {
-    EXPECT_TRUE(
-        absl::StrContains(Refusal({rule}, PeerIdentity()), "can't be told"));
+    EXPECT_TRUE(absl::StrContains(Refusal({rule}, PeerIdentity()),
+                                  "can't be identified"));
   }
 }
 
@@ -313,7 +313,7 @@ TEST(AccessRules, InWords) {
       "of several rules that match, the most specific one holds, and of equal "
       "ones --deny");
   EXPECT_EQ(Rules({"allow=uid:0"}).InWords()[0],
-            "would refuse IPv4 clients, whom no rule names");
+            "would refuse IPv4 clients, since no rule names them");
 }
 
 TEST(IdentifyPeer, OfASocketPairAndOfWhatIsNoSocket) {
