@@ -80,17 +80,17 @@ void MessageSocket::Renew() {
   if (UniqueFd fd = Connect(); fd.valid()) socket_ = std::move(fd);
 }
 
-bool MessageSocket::Send(absl::string_view message) {
-  int error = socket_.valid() ? Deliver(message) : ENOTCONN;
+bool MessageSocket::Send(absl::string_view message, Wait wait) {
+  int error = socket_.valid() ? Deliver(message, wait) : ENOTCONN;
   if (IsDisconnected(error)) {
     socket_ = Connect();
-    if (socket_.valid()) error = Deliver(message);
+    if (socket_.valid()) error = Deliver(message, wait);
   }
-  lacks_room_ = error == EAGAIN;
+  if (wait == Wait::kYes) lacks_room_ = error == EAGAIN;
   return error == 0;
 }
 
-int MessageSocket::Deliver(absl::string_view message) {
+int MessageSocket::Deliver(absl::string_view message, Wait wait) {
   const std::string text =
       absl::StrCat(message, absl::string_view("", is_stream_ ? 1 : 0));
   for (;;) {
@@ -104,7 +104,7 @@ int MessageSocket::Deliver(absl::string_view message) {
     }
     const int error = errno;
     if (error == EINTR) continue;
-    if (error != EAGAIN || !WaitForRoom()) return error;
+    if (error != EAGAIN || wait == Wait::kNo || !WaitForRoom()) return error;
   }
 }
 

@@ -44,17 +44,26 @@ class MessageSocket {
   // Sends one message. Returns false, and drops the message, when the socket
   // has no space for it, when it is too long, or when no daemon listens any
   // more.
-  bool Send(absl::string_view message);
+  bool Send(absl::string_view message) { return Send(message, Wait::kYes); }
+
+  // The same, but never waits for space. For a message that a later one
+  // replaces; whether later ones wait doesn't depend on it.
+  bool SendIfRoom(absl::string_view message) {
+    return Send(message, Wait::kNo);
+  }
 
   // For a forked process: opens a socket of its own to the current daemon. If
   // that fails, it keeps the socket that it shares with its parent.
   void Renew();
 
  private:
+  enum class Wait { kNo, kYes };
+
+  bool Send(absl::string_view message, Wait wait);
   // Returns a connected socket, or an invalid descriptor.
   UniqueFd Connect();
   // Returns 0 or an errno value.
-  int Deliver(absl::string_view message);
+  int Deliver(absl::string_view message, Wait wait);
   // Waits for space in the socket. False when no message may wait now.
   bool WaitForRoom();
 

@@ -63,6 +63,10 @@ bool ServiceManager::Status(absl::string_view status) {
   return Notify("", absl::StrCat("STATUS=", status));
 }
 
+void ServiceManager::PassingStatus(absl::string_view status) {
+  if (present()) socket_.SendIfRoom(absl::StrCat("STATUS=", status));
+}
+
 void ServiceManager::KeepAliveIfDue() {
   const absl::Time now = SteadyNow();
   if (now < next_) return;

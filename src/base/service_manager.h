@@ -32,6 +32,9 @@ class ServiceManager {
   bool Ready(absl::string_view status);
   bool Stopping(absl::string_view status);
   bool Status(absl::string_view status);
+  // The same for a status that another one replaces soon: it is dropped when
+  // the manager's socket is full, instead of waiting.
+  void PassingStatus(absl::string_view status);
   // Sends WATCHDOG=1 if it is due: for code that works long without waiting.
   // Without a watchdog it costs one comparison.
   void KeepAlive() {

@@ -62,6 +62,18 @@ Priority PriorityOf(const Ending& ending) {
   }
 }
 
+// A name from the client for the status, cut to kMaxStatusNameBytes. systemd
+// takes no message of more than 4096 bytes, and Quoted() needs up to four for
+// one of the name.
+std::string QuotedForStatus(absl::string_view name) {
+  constexpr size_t kMaxStatusNameBytes = 256;
+  if (name.size() <= kMaxStatusNameBytes) return Quoted(name);
+  size_t end = kMaxStatusNameBytes;
+  const auto continues = [&](size_t at) { return (name[at] & 0xc0) == 0x80; };
+  while (end > 0 && continues(end)) --end;
+  return Quoted(absl::StrCat(name.substr(0, end), "..."));
+}
+
 // The fields of the last message of every connection.
 std::vector<LogField> EndFields(const Ending& ending, absl::Duration duration) {
   std::vector<LogField> fields = {
@@ -103,9 +115,10 @@ void LogStart(const Log& log, const std::string& peer,
 
 std::string ServingStatus(const std::string& peer, const Negotiated& negotiated,
                           const std::optional<TlsPeer>& tls) {
-  return absl::StrCat("serving ", Quoted(negotiated.export_name), " to ", peer,
+  return absl::StrCat("serving ", QuotedForStatus(negotiated.export_name),
+                      " to ", peer,
                       tls.has_value() && !tls->identity.empty()
-                          ? absl::StrCat(" as ", Quoted(tls->identity))
+                          ? absl::StrCat(" as ", QuotedForStatus(tls->identity))
                           : "");
 }
 

@@ -143,7 +143,8 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
 Ending RunPhases(const Session& session, UniqueFd event_fd,
                  Statistics& statistics, std::shared_ptr<Export>& served) {
   Log& log = session.process.log;
-  session.process.manager.Status(
+  // The client waits for the greeting.
+  session.process.manager.PassingStatus(
       absl::StrCat("negotiating with ", session.peer));
   std::optional<TlsPeer> tls_peer;
   std::variant<Negotiated, TlsUpgrade, Ending> outcome =
