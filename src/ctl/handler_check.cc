@@ -99,6 +99,7 @@ void AddLines(absl::string_view text, Level level,
               std::vector<Finding>& findings) {
   for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
     absl::ConsumePrefix(&line, "nbdinetd: ");
+    absl::ConsumePrefix(&line, "hint: ");
     findings.push_back({level, std::string(line)});
   }
 }

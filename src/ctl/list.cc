@@ -36,8 +36,10 @@ SumsOfExports SumUp(const LiveConnections& found) {
   return sums;
 }
 
-uint64_t RateOf(uint64_t bytes, absl::Duration time) {
-  return static_cast<uint64_t>(static_cast<double>(bytes) /
+uint64_t RateOf(uint64_t from, uint64_t to, absl::Duration time) {
+  // A counter that has fallen is another connection's.
+  if (to < from) return 0;
+  return static_cast<uint64_t>(static_cast<double>(to - from) /
                                absl::ToDoubleSeconds(time));
 }
 
@@ -54,8 +56,8 @@ void AddRates(const LiveConnections& before, const LiveConnections& after,
     const Counters& from = start[connection.unit];
     const Counters& to = *connection.counters;
     Sums& sum = sums[connection.export_name];
-    sum.read_rate += RateOf(to.bytes_read - from.bytes_read, time);
-    sum.write_rate += RateOf(to.bytes_written - from.bytes_written, time);
+    sum.read_rate += RateOf(from.bytes_read, to.bytes_read, time);
+    sum.write_rate += RateOf(from.bytes_written, to.bytes_written, time);
   }
 }
 

@@ -61,6 +61,7 @@ std::string ExportMetrics(absl::Span<const ManagedExport> exports,
   Family refused("nbdinetd_export_refused_total", "counter",
                  "Connections that the socket unit has refused.");
   for (const ManagedExport& target : exports) {
+    if (IsUnused(target)) continue;
     const std::string label = Label("export", target.name);
     up.Add(label, target.state == "listening" || target.state == "running");
     int error_number = 0;

@@ -9,6 +9,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import json  # noqa: E402
 import subprocess  # noqa: E402
+import threading  # noqa: E402
 import pid1  # noqa: E402
 from harness import *  # noqa: E402
 
@@ -124,8 +125,21 @@ def _(t):
     table = ctl("--interval=off").stdout.splitlines()
     matches(r"^EXPORT +STATE +ADDRESS +FILE +SIZE +CLIENTS +READ +WRITTEN$", table[0])
     matches(r"^nbdinetd +listening +\[::\]:10809 +/srv/nbd/export.img +1\.0M +1 +- +-$", "\n".join(table))
-    # A table without --interval= measures for a second; nothing is read meanwhile.
-    matches(r"^nbdinetd +listening .* 1 +0 +0$", ctl("list", "--no-legend").stdout)
+    # A rate is measured while a client reads.
+    reading = threading.Event()
+
+    def read_on():
+        while not reading.wait(0.01):
+            client.read(0, 65536)
+    reader = threading.Thread(target=read_on)
+    reader.start()
+    try:
+        wait_until(lambda: row_of("list", "nbdinetd", "--interval=2s").get("read_rate"), "a rate of reads")
+    finally:
+        reading.set()
+        reader.join()
+    # A table without --interval= measures for a second.
+    matches(r"^nbdinetd +listening .* 1 +\S+ +0$", ctl("list", "--no-legend").stdout)
     client.disconnect()
 
 
@@ -496,6 +510,33 @@ def _(t):
     row, = json.loads(user_ctl("disconnect", row["peer"], "--json=short").stdout)
     eq(row["result"], "disconnected")
     wait_until(lambda: json.loads(user_ctl("history", "mine", "--json=short").stdout), "its end in the journal")
+
+
+@test("bash completes verbs, options, exports and peers")
+def _(t):
+    start_shipped(t)
+    client = client_of(t)
+    wait_until(lambda: row_of("connections", "nbdinetd").get("peer"), "the status of the connection")
+    script = (SRCDIR / "completions" / "bash" / "nbdinetctl").read_text()
+
+    def completed(*words):
+        line = " ".join(f"'{word}'" for word in ("nbdinetctl", *words))
+        return machine.run("bash", "-c", f"{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words)}\n"
+                           "_nbdinetctl; printf '%s\\n' \"${COMPREPLY[@]}\"").stdout.split()
+    eq(completed("disc"), ["disconnect"])
+    eq(completed("list", "--no-l"), ["--no-legend"])
+    contains("nbdinetd", completed("stop", "nbdi"))
+    eq(completed("disconnect", "127"), [peer_of(client)])
+    eq(completed("--json=s"), ["short"])
+
+
+@test("a container that isn't there, and a host that can't be reached, are a sentence")
+def _(t):
+    contains('failed to reach the service manager of the container "nothing"',
+             ctl("-M", "nothing", "list", status=1).stderr)
+    machine.write("/usr/local/bin/ssh", "#!/bin/sh\nexit 255\n", mode=0o755)
+    t.defer(lambda: machine.path("/usr/local/bin/ssh").unlink())
+    contains('failed to reach the service manager of "storage"', ctl("-H", "storage", status=1).stderr)
 
 
 @test("wrong usage is status 64, and names what is right")

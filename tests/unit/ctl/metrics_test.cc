@@ -16,6 +16,7 @@ TEST(Metrics, AnExportAndItsConnectionHaveTheirSamples) {
   target.name = "golden";
   target.state = "listening";
   target.per_connection = true;
+  target.served.file = "/srv/golden.img";
   target.accepted = 5;
   target.refused = 1;
   LiveConnection connection;
@@ -36,6 +37,13 @@ TEST(Metrics, AnExportAndItsConnectionHaveTheirSamples) {
   target.state = "failed";
   EXPECT_TRUE(absl::StrContains(MetricsText({target}, {}, false),
                                 "\nnbdinetd_export_up{export=\"golden\"} 0\n"));
+}
+
+TEST(Metrics, UnitsThatNobodyHasConfiguredHaveNone) {
+  ManagedExport target;
+  target.name = "nbdinetd-listen";
+  target.state = "stopped";
+  EXPECT_FALSE(absl::StrContains(MetricsText({target}, {}, false), "listen"));
 }
 
 }  // namespace
