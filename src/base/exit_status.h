@@ -57,7 +57,7 @@ struct Ending {
   // The kind of the message about it; nullopt if the status says enough.
   std::optional<MessageId> message_id = std::nullopt;
   // The export that the client asked for, if it is unknown.
-  std::string unknown_export = {};
+  std::optional<std::string> unknown_export = std::nullopt;
 };
 
 }  // namespace nbdinetd

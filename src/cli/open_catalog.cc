@@ -112,8 +112,9 @@ absl::Status CheckSources(const Options& options,
   if (files.empty() && named.empty()) {
     return absl::InvalidArgumentError(
         "there is no FILE to serve, nor --directory=DIR: name one on the "
-        "command line; with nbdinetd.socket, NBDINETD_EXPORT= names it, in "
-        "nbdinetd's file in /etc/default; see nbdinetd --help");
+        "command line; for nbdinetd.socket, by NBDINETD_EXPORT= in "
+        "/etc/default/nbdinetd; or write an .export file; see nbdinetd "
+        "--help");
   }
   if (files.empty() || named.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(

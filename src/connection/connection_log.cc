@@ -81,8 +81,8 @@ std::vector<LogField> EndFields(const Ending& ending, absl::Duration duration) {
       {"NBD_EXIT_STATUS", absl::StrCat(static_cast<int>(ending.status))},
       {"NBD_DURATION_USEC", absl::StrCat(absl::ToInt64Microseconds(duration))},
   };
-  if (!ending.unknown_export.empty()) {
-    fields.emplace_back("NBD_EXPORT", ending.unknown_export);
+  if (ending.unknown_export.has_value()) {
+    fields.emplace_back("NBD_EXPORT", *ending.unknown_export);
   }
   return fields;
 }

@@ -138,7 +138,9 @@ bool Negotiation::Require(size_t n) {
                                    ? "client left without choosing an export"
                                    : "client sent nothing");
         } else {
-          End(ExitStatus::kProtocol, "client vanished inside an option");
+          End(ExitStatus::kProtocol, handlers_.has_value()
+                                         ? "client vanished inside an option"
+                                         : "client vanished inside its flags");
         }
         return false;
     }
