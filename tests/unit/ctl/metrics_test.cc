@@ -43,7 +43,7 @@ TEST(Metrics, UnitsThatNobodyHasConfiguredHaveNone) {
   ManagedExport target;
   target.name = "nbdinetd-listen";
   target.state = "stopped";
-  EXPECT_FALSE(absl::StrContains(MetricsText({target}, {}, false), "listen"));
+  EXPECT_FALSE(absl::StrContains(MetricsText({target}, {}, false), "{export="));
 }
 
 }  // namespace
