@@ -131,6 +131,31 @@ def _(t):
         machine.kill()
 
 
+@test("a build with which the system doesn't boot is a failure; a machine on which none boots is a skip")
+def _(t):
+    """Each in a system inside of these namespaces."""
+    drop_in = "basic.target.d/broken.conf", "[Unit]\nRequires=broken.service\nAfter=broken.service\n"
+    broken = "broken.service", "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/bin/false\n"
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(Path(pid1.__file__).parent)!r})
+import pid1
+def stage(directory):
+    units = directory / pid1.configured("systemdsystemunitdir").lstrip("/")
+    for name, text in {(drop_in, broken)!r}:
+        path = units / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+pid1.SYSTEMD = sys.argv[1]
+pid1.run(lambda machine: print("booted"), stage)
+"""
+    failed = t.run([sys.executable, "-B", "-c", script, pid1.SYSTEMD], 1)
+    eq(failed.stdout(), "")
+    contains("the system doesn't boot with this build, but without it: pid1.target is inactive", failed.stderr())
+    skipped = t.run([sys.executable, "-B", "-c", script, "/bin/false"], env={"CI": None})
+    contains("1..0 # SKIP can't boot a systemd in namespaces: systemd has ended by itself", skipped.stdout())
+
+
 def tests(booted):
     global machine
     machine = booted
