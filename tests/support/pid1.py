@@ -49,7 +49,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS, _CLONE_NEWCGROUP, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 _CLONE_NEWPID, _CLONE_NEWNET = 0x20000000, 0x40000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 8, 32, 4096
-_MS_REC, _MS_PRIVATE, _MS_SHARED = 16384, 1 << 18, 1 << 19
+_MS_REC, _MS_PRIVATE, _MS_SHARED = 16384, 1 << 18, 1 << 20
 _MNT_DETACH = 2
 _PR_SET_PDEATHSIG = 1
 _SYS_PIVOT_ROOT = {"x86_64": 155}.get(os.uname().machine, 41)
@@ -135,7 +135,7 @@ def _own_cgroup(mount_point):
     here = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
     if not here:
         raise OSError("there is no cgroup2")
-    cgroup = mount_point / here[1] / f"nbdinetd-pid1-{os.getpid()}"
+    cgroup = mount_point / here[1] / f"nbdinetd-pid1-{os.getpid()}-{mount_point.parent.name}"
     cgroup.mkdir()
     return cgroup
 
@@ -179,6 +179,10 @@ def configured(name):
 
 
 # ------------------------------------------------------------------ the system
+
+class BootFailure(Exception):
+    """systemd is process 1, but the system doesn't come up."""
+
 
 class Machine:
     """The system: an overlay that lasts as long as this object, and a systemd that boots in it, any
@@ -245,7 +249,8 @@ class Machine:
     # -------------------------------------------------------------- booting and ending
 
     def boot(self, target="pid1.target"):
-        """Boots systemd, and waits until the target is reached. /run and /tmp are empty."""
+        """Boots systemd, and waits until the target is reached. /run and /tmp are empty. An OSError tells
+        that systemd can't even be started, a BootFailure that the system doesn't reach the target."""
         assert self.init is None, "the system is up"
         read, write = os.pipe()
         self._middle = _in_child(lambda: self._be_middle(write, target))
@@ -261,12 +266,16 @@ class Machine:
         deadline = time.monotonic() + GUARD
         while True:
             if self._has_ended():
-                raise OSError(f"systemd has ended by itself\n{self._early_log()}")
+                raise BootFailure(f"systemd has ended by itself\n{self._early_log()}")
+            # In this order: a system that is up has nothing more to do for the target.
+            system = self.run("systemctl", "is-system-running", check=False).stdout.strip()
             state = self.run("systemctl", "is-active", target, check=False).stdout.strip()
             if state == "active":
                 return self
+            if system in ("running", "degraded", "maintenance"):
+                raise BootFailure(f"{target} is {state}, and the system {system}\n{self._early_log()}")
             if time.monotonic() > deadline:
-                raise OSError(f"{target} is {state or 'unknown'} after {GUARD:g} s\n{self._early_log()}")
+                raise BootFailure(f"{target} is {state or 'unknown'} after {GUARD:g} s\n{self._early_log()}")
             time.sleep(0.05)
 
     def _be_middle(self, write, target):
@@ -535,8 +544,30 @@ def reason_against():
     return None
 
 
-def run(tests):
-    """Boots a system with this build, calls tests(machine), and exits with its status."""
+def _boot(machine):
+    """Boots the system with this build. If that fails, the same without the build tells whose fault it is:
+    the machine's is a skip."""
+    try:
+        machine.boot()
+    except OSError as error:
+        skip_all(f"can't start a systemd in namespaces: {error}")
+    except BootFailure as failure:
+        machine.kill()
+        bare = machine.base / "bare"
+        bare.mkdir()
+        without = Machine(bare)
+        try:
+            without.boot()
+        except (OSError, BootFailure) as error:
+            skip_all(f"can't boot a systemd in namespaces: {error}")
+        finally:
+            without.remove()
+        raise AssertionError(f"the system doesn't boot with this build, but without it: {failure}") from None
+
+
+def run(tests, stage=_stage):
+    """Boots a system with this build, calls tests(machine), and exits with its status. stage(directory)
+    installs the build there."""
     if reason := reason_against():
         skip_all(reason)
 
@@ -550,7 +581,7 @@ def run(tests):
         base.chmod(0o755)
         # Before the namespaces, since this may compile.
         (base / "stage").mkdir()
-        _stage(base / "stage")
+        stage(base / "stage")
         try:
             _unshare(_CLONE_NEWNS | _CLONE_NEWNET)
             _mount("none", "/", flags=_MS_REC | _MS_PRIVATE)
@@ -559,10 +590,7 @@ def run(tests):
         except OSError as error:
             skip_all(f"can't make the namespaces and mounts of a system: {error}")
         machine.install(base / "stage")
-        try:
-            machine.boot()
-        except OSError as error:
-            skip_all(f"can't boot a systemd in namespaces: {error}")
+        _boot(machine)
         child = _in_child(lambda: tests(machine))
         status = _wait(child)
         child = None

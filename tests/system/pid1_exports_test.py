@@ -366,8 +366,6 @@ def _(t):
 def tests(booted):
     global machine
     machine = booted
-    # As on every machine. Credentials are mounts that systemd makes in a namespace of its own.
-    machine.run("mount", "--make-rshared", "/")
     main()
 
 
