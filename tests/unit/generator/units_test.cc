@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -304,3 +305,45 @@ TEST_F(UnitsTest, FilesAppearWholeAndReplaceOthers) {
 
 }  // namespace
 }  // namespace nbdinetd
+TEST_F(UnitsTest, AGeneratorLeavesTheFilesOfAnotherOne) {
+  // Of a generator that has the same process id, in another PID namespace.
+  const std::string other =
+      path(absl::StrCat(".nbdinetd-generator.", getpid()));
+  std::ofstream(other) << "other";
+  std::ofstream(other + ".0") << "other";
+  const OutputDirectory output = OutputDirectory::Open(folder_).value();
+  EXPECT_EQ(output.Write(UnitFile{"a.socket", "text"}), absl::OkStatus());
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(output.Write(UnitLink{"b.socket", "a.socket"}), absl::OkStatus());
+  }
+  EXPECT_FALSE(output.Write(UnitFile{"missing/a.socket", ""}).ok());
+  EXPECT_TRUE(std::filesystem::exists(other));
+  EXPECT_TRUE(std::filesystem::exists(other + ".0"));
+  EXPECT_FALSE(std::filesystem::exists(other + ".1"));
+}
+
+TEST_F(UnitsTest, TwoGeneratorsWriteAtOnce) {
+  // Both have the names of temporary files that this process has chosen.
+  const OutputDirectory output = OutputDirectory::Open(folder_).value();
+  const auto write = [&](char letter) {
+    const std::string text(10000, letter);
+    for (int i = 0; i < 1000; ++i) {
+      if (!output.Write(UnitFile{"a.socket", text}).ok() ||
+          !output.Write(UnitLink{"b.socket", "a.socket"}).ok()) {
+        return false;
+      }
+    }
+    return true;
+  };
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) _exit(write('c') ? 0 : 1);
+  EXPECT_TRUE(write('p'));
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  std::string text;
+  std::getline(std::ifstream(path("b.socket")), text);
+  EXPECT_EQ(text, std::string(10000, text[0]));
+}
+
