@@ -157,6 +157,33 @@ TEST_F(UnitsTest, TheServiceMayOpenThatDeviceAlone) {
             Words{"DeviceAllow=/dev/block/7:9 rw"});
 }
 
+TEST_F(UnitsTest, AnotherSliceLeavesThePolicyWithTheService) {
+  const std::string text = "[Export]\nFile=/dev/x\n[Service]\nSlice=my.slice\n";
+  EXPECT_EQ(Make(text).value().files.size(), 2u);  // no slice of its own
+  const Words lines = Lines(text + "DeviceAllow=/dev/y r\n", 1);
+  EXPECT_EQ(With(lines, "Slice"), Words{"Slice=my.slice"});
+  EXPECT_EQ(With(lines, "DevicePolicy"), Words{"DevicePolicy=closed"});
+  EXPECT_EQ(With(lines, "IPAddressDeny"), Words{"IPAddressDeny=any"});
+  EXPECT_EQ(With(lines, "DeviceAllow"),
+            (Words{"DeviceAllow=/dev/x rw", "DeviceAllow=/dev/y r"}));
+  // A user's own manager can't have these settings.
+  EXPECT_EQ(With(Lines(text, 1, ManagerScope::kUser), "DevicePolicy"), Words{});
+}
+
+TEST_F(UnitsTest, LinksOfOthersOpenNoDevice) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  ASSERT_EQ(symlink("/dev/vg0/x", path("link").c_str()), 0);
+  ASSERT_EQ(lchown(path("link").c_str(), 1234, 1234), 0);
+  for (const char* mode : {"connection", "listener"}) {
+    const ExportUnits units = Make(absl::StrCat("[Export]\nFile=", path("link"),
+                                                "\nMode=", mode, "\n"))
+                                  .value();
+    for (const UnitFile& file : units.files) {
+      EXPECT_FALSE(absl::StrContains(file.text, "vg0")) << file.text;
+    }
+  }
+}
+
 TEST_F(UnitsTest, TlsFilesAreCredentials) {
   std::ofstream(path("ca-crl.pem")) << "x";
   const std::string text =
