@@ -242,9 +242,7 @@ std::string UnitMaker::ServiceText(const ExportDefinition& definition) const {
   const ShippedUnit& shipped =
       definition.is_listener ? listener_service_ : connection_service_;
   UnitChanges changes = Changes(definition, "NBD export");
-  if (!absl::StrContains(absl::StrCat(definition.path, "/"), "/../")) {
-    changes.Add("Unit", "RequiresMountsFor", PathWord(definition.path));
-  }
+  changes.Add("Unit", "RequiresMountsFor", PathWord(definition.path));
   changes.Remove("Service", "Environment");
   changes.Remove("Service", "EnvironmentFile");
   changes.Replace("Service", "ExecStart", Command(definition, shipped));
