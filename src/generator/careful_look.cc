@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <deque>
 #include <fstream>
 #include <vector>
@@ -78,7 +79,8 @@ CarefulLook::Seen CarefulLook::At(const std::string& path) const {
       seen.path.resize(seen.path.empty() ? 0 : seen.path.rfind('/'));
       continue;
     }
-    const bool in_dev = absl::StartsWith(whole, "/dev/");
+    const bool in_dev = absl::StartsWith(whole, "/dev/") &&
+                        std::find(rest.begin(), rest.end(), "..") == rest.end();
     const std::string next =
         in_dev ? whole : absl::StrCat(seen.path, "/", part);
     if (slow_.contains(next)) return {What::kUnknown, whole, {}};
@@ -90,6 +92,11 @@ CarefulLook::Seen CarefulLook::At(const std::string& path) const {
     seen.path = next;
     if (in_dev) break;
     if (!S_ISLNK(seen.status.st_mode)) continue;
+    // Root's generator would let another user's link name a device or
+    // directory to which the export's service gets access.
+    if (seen.status.st_uid != 0 && seen.status.st_uid != geteuid()) {
+      return {What::kUnknown, whole, {}};
+    }
     char target[PATH_MAX];
     const ssize_t size = readlink(next.c_str(), target, sizeof(target));
     if (size <= 0 || ++links > kMaxLinks) return {What::kUnknown, whole, {}};

@@ -3,7 +3,9 @@
 // The service manager waits for its generators. A path that leads to an
 // automount point would make a generator wait for the manager, and one on a
 // file system of the network for a server that may be down. CarefulLook
-// therefore follows a path part by part, and stops at such mounts.
+// therefore follows a path part by part, and stops at such mounts. It also
+// stops at links of other users than root and its own, which could lead to what
+// only root may open.
 #ifndef NBDINETD_GENERATOR_CAREFUL_LOOK_H_
 #define NBDINETD_GENERATOR_CAREFUL_LOOK_H_
 
@@ -25,7 +27,8 @@ class CarefulLook {
     enum class What { kFound, kMissing, kUnknown };
     What what = What::kUnknown;
     // The path without the links that were followed. It begins with /dev/ as
-    // soon as one of them leads there: no link in /dev is followed.
+    // soon as one of them leads there: no link in /dev is followed. With
+    // kUnknown, it ends with the part where looking has stopped, and the rest.
     std::string path;
     struct stat status = {};  // with kFound
   };

@@ -145,6 +145,12 @@ absl::Status CheckPath(const ExportSetting& setting) {
   }
   if (setting.value.back() == '\\') {
     return ErrorAt(setting,
+  // Its meaning depends on the links before it. systemd accepts none.
+  if (absl::StrContains(absl::StrCat(setting.value, "/"), "/../")) {
+    return ErrorAt(setting,
+                   absl::StrCat(setting.key, "=", ShownValue(setting.value),
+                                ": use the path without .."));
+  }
                    absl::StrCat(setting.key, "=", ShownValue(setting.value),
                                 ": a path in a unit can't end with \\"));
   }

@@ -15,6 +15,8 @@
 namespace nbdinetd {
 namespace {
 
+constexpr int kMaxTemporaryFiles = 1000;
+
 // Returns 0 or an errno value.
 int WriteAll(int fd, absl::string_view text) {
   while (!text.empty()) {
@@ -40,50 +42,68 @@ absl::StatusOr<OutputDirectory> OutputDirectory::Open(const std::string& path) {
 OutputDirectory::OutputDirectory(std::string path, UniqueFd fd)
     : path_(std::move(path)),
       fd_(std::move(fd)),
-      temporary_(absl::StrCat(".nbdinetd-generator.", getpid())) {}
+      prefix_(absl::StrCat(".nbdinetd-generator.", getpid(), ".")) {}
 
 absl::Status OutputDirectory::FailedToWrite(const std::string& name) const {
-  const int error = errno;
-  unlinkat(fd_.get(), temporary_.c_str(), 0);
   return ErrnoStatus(
-      error,
+      errno,
       absl::StrCat("failed to write ", Quoted(absl::StrCat(path_, "/", name))));
 }
 
-absl::Status OutputDirectory::Rename(const std::string& name) const {
-  if (renameat(fd_.get(), temporary_.c_str(), fd_.get(), name.c_str()) == 0) {
+std::string OutputDirectory::MakeTemporary(
+    absl::FunctionRef<bool(const char* name)> make) const {
+  for (int i = 0; i < kMaxTemporaryFiles; ++i) {
+    std::string name = absl::StrCat(prefix_, i);
+    if (make(name.c_str())) return name;
+    if (errno != EEXIST) break;
+  }
+  return "";
+}
+
+absl::Status OutputDirectory::Rename(const std::string& temporary,
+                                     const std::string& name) const {
+  if (renameat(fd_.get(), temporary.c_str(), fd_.get(), name.c_str()) == 0) {
     return absl::OkStatus();
   }
-  return FailedToWrite(name);
+  absl::Status status = FailedToWrite(name);
+  unlinkat(fd_.get(), temporary.c_str(), 0);
+  return status;
 }
 
 absl::Status OutputDirectory::Write(const UnitFile& file) const {
-  const UniqueFd fd(openat(fd_.get(), temporary_.c_str(),
-                           O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
-  if (!fd.valid()) return FailedToWrite(file.name);
+  UniqueFd fd;
+  const std::string temporary = MakeTemporary([&](const char* name) {
+    fd = UniqueFd(
+        openat(fd_.get(), name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+    return fd.valid();
+  });
+  if (temporary.empty()) return FailedToWrite(file.name);
   const int error = WriteAll(fd.get(), file.text);
   if (error != 0) {
+    unlinkat(fd_.get(), temporary.c_str(), 0);
     errno = error;
     return FailedToWrite(file.name);
   }
-  return Rename(file.name);
+  return Rename(temporary, file.name);
 }
 
 absl::Status OutputDirectory::Write(const UnitLink& link) const {
-  const auto make = [&](const std::string& name) {
-    return symlinkat(link.target.c_str(), fd_.get(), name.c_str()) == 0;
+  const auto make = [&](const char* name) {
+    return symlinkat(link.target.c_str(), fd_.get(), name) == 0;
   };
-  if (make(link.name)) return absl::OkStatus();  // it is whole at once
+  if (make(link.name.c_str())) return absl::OkStatus();  // it is whole at once
   const size_t slash = link.name.find('/');
   if (errno == ENOENT && slash != std::string::npos) {
     const std::string directory = link.name.substr(0, slash);
     if (mkdirat(fd_.get(), directory.c_str(), 0755) != 0 && errno != EEXIST) {
       return FailedToWrite(link.name);
     }
-    if (make(link.name)) return absl::OkStatus();
+    if (make(link.name.c_str())) return absl::OkStatus();
   }
-  if (errno != EEXIST || !make(temporary_)) return FailedToWrite(link.name);
-  return Rename(link.name);
+  if (errno != EEXIST) return FailedToWrite(link.name);
+  const std::string temporary = MakeTemporary(make);
+  if (temporary.empty()) return FailedToWrite(link.name);
+  return Rename(temporary, link.name);
 }
 
 }  // namespace nbdinetd

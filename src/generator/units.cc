@@ -176,7 +176,27 @@ absl::StatusOr<ExportUnits> UnitMaker::Make(
 // Whether the device policy is that of a slice, as in the shipped units, and
 // not that of the service, where it would cost each connection some time.
 bool UnitMaker::HasSlice(const ExportDefinition& definition) const {
-  return scope_ == ManagerScope::kSystem && !definition.is_listener;
+  return scope_ == ManagerScope::kSystem && !definition.is_listener &&
+         LastSettingOf(definition.file, "Service", "Slice") == nullptr;
+}
+
+// What an export may open, in its slice or in the service.
+void UnitMaker::AddPolicy(const ExportDefinition& definition,
+                          UnitChanges& changes) const {
+  if (HasSlice(definition)) {
+    changes.Replace("Service", "Slice", SliceName(definition));
+    return;
+  }
+  if (!definition.is_listener) {
+    // The slice is one that knows nothing of exports.
+    changes.Remove("Service", "Slice");
+    for (const ExportSetting& setting : connection_slice_.settings) {
+      if (setting.section == "Slice" && setting.key != "DeviceAllow") {
+        changes.Add("Service", setting.key, setting.value);
+      }
+    }
+  }
+  AddDevices(definition, "Service", changes);
 }
 
 std::string UnitMaker::SliceText(const ExportDefinition& definition) const {
@@ -222,9 +242,7 @@ std::string UnitMaker::ServiceText(const ExportDefinition& definition) const {
   const ShippedUnit& shipped =
       definition.is_listener ? listener_service_ : connection_service_;
   UnitChanges changes = Changes(definition, "NBD export");
-  if (!absl::StrContains(absl::StrCat(definition.path, "/"), "/../")) {
-    changes.Add("Unit", "RequiresMountsFor", PathWord(definition.path));
-  }
+  changes.Add("Unit", "RequiresMountsFor", PathWord(definition.path));
   changes.Remove("Service", "Environment");
   changes.Remove("Service", "EnvironmentFile");
   changes.Replace("Service", "ExecStart", Command(definition, shipped));
@@ -238,11 +256,7 @@ std::string UnitMaker::ServiceText(const ExportDefinition& definition) const {
       changes.Add("Service", "Group", definition.group);
     }
     AddTls(definition, changes);
-    if (HasSlice(definition)) {
-      changes.Replace("Service", "Slice", SliceName(definition));
-    } else {
-      AddDevices(definition, "Service", changes);
-    }
+    AddPolicy(definition, changes);
     if (shipped.Has("Service", "ReadWritePaths")) {
       AddVisiblePaths(definition, changes);
     }

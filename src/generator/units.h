@@ -47,6 +47,8 @@ class UnitMaker {
   std::string SocketText(const ExportDefinition& definition) const;
   std::string ServiceText(const ExportDefinition& definition) const;
   bool HasSlice(const ExportDefinition& definition) const;
+  void AddPolicy(const ExportDefinition& definition,
+                 UnitChanges& changes) const;
   std::string SliceText(const ExportDefinition& definition) const;
   std::string Command(const ExportDefinition& definition,
                       const ShippedUnit& shipped) const;

@@ -66,6 +66,26 @@ TEST_F(CarefulLookTest, ADeviceKeepsTheNameThatWasGiven) {
   EXPECT_EQ(look.At(folder_ + "/later").path, "/dev/vg0/not there");
 }
 
+TEST_F(CarefulLookTest, APathThatLeavesDevIsNoDevice) {
+  Link("/dev/../" + folder_ + "/real/dir/file", "out");
+  Link("/dev/pts/../null", "in");
+  const CarefulLook look;
+  EXPECT_EQ(look.At(folder_ + "/out").path, folder_ + "/real/dir/file");
+  EXPECT_EQ(look.At(folder_ + "/in").path, "/dev/null");
+}
+
+TEST_F(CarefulLookTest, LinksOfOtherUsersAreNotFollowed) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  Link("real/dir", "mine");
+  Link("real/dir", "theirs");
+  ASSERT_EQ(lchown((folder_ + "/theirs").c_str(), 1234, 1234), 0);
+  const CarefulLook look;
+  EXPECT_EQ(look.At(folder_ + "/mine/file").what, What::kFound);
+  const CarefulLook::Seen seen = look.At(folder_ + "/theirs/file");
+  EXPECT_EQ(seen.what, What::kUnknown);
+  EXPECT_EQ(seen.path, folder_ + "/theirs/file");
+}
+
 TEST_F(CarefulLookTest, LookingStopsAtAutomountPointsAndTheNetwork) {
   Link("real", "link");
   const std::string table = folder_ + "/mountinfo";

@@ -141,6 +141,32 @@ TEST(ExportDefinition, ErrorsSayWhatToDo) {
             "[Socket], [Service] or [Install]");
 }
 
+TEST(ExportDefinition, PathsHaveNoPartThatLeadsUp) {
+  EXPECT_EQ(ErrorOf("File=/dev/../srv/x\n"),
+            "a.export:2: File=/dev/../srv/x: use the path without ..");
+  for (const char* lines : {"File=/..\n", "Directory=/srv/..\n",
+                            "File=/f\nTLSCertificates=/a/../b\n",
+                            "File=/f\nTLSPreSharedKeys=/a/..\n"}) {
+    EXPECT_TRUE(absl::EndsWith(ErrorOf(lines), ": use the path without .."))
+        << lines;
+  }
+  EXPECT_TRUE(Define("File=/a/..b/c../...\n").ok());
+}
+
+TEST(ExportDefinition, MessagesAreShortAndPlain) {
+  const std::string long_text(300000, 'x');
+  for (const std::string& lines :
+       {long_text + "=1\n", "File=" + long_text + "\n",
+        "File=/f\nReadOnly=" + long_text + "\n",
+        "File=/f\nAllow=" + long_text + "\n",
+        "File=/f\nExclusive=" + long_text + "\n",
+        "File=/f\n[" + long_text + "]\nA=1\n"}) {
+    EXPECT_LT(ErrorOf(lines).size(), 1000u) << lines.substr(0, 30);
+  }
+  EXPECT_TRUE(absl::StrContains(ErrorOf("File=/f\n[a\x1b]\nA=1\n"),
+                                "no section [\"a\\033\"]; "));
+}
+
 TEST(ExportDefinition, SettingsThatDontFitTogetherAreErrorsInTheFilesWords) {
   EXPECT_TRUE(absl::StartsWith(ErrorOf("File=/f\nTLSAllow=a\n"),
                                "a.export:3: TLSAllow= needs TLS=require: "));

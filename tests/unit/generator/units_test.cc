@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -156,6 +157,33 @@ TEST_F(UnitsTest, TheServiceMayOpenThatDeviceAlone) {
             Words{"DeviceAllow=/dev/block/7:9 rw"});
 }
 
+TEST_F(UnitsTest, AnotherSliceLeavesThePolicyWithTheService) {
+  const std::string text = "[Export]\nFile=/dev/x\n[Service]\nSlice=my.slice\n";
+  EXPECT_EQ(Make(text).value().files.size(), 2u);  // no slice of its own
+  const Words lines = Lines(text + "DeviceAllow=/dev/y r\n", 1);
+  EXPECT_EQ(With(lines, "Slice"), Words{"Slice=my.slice"});
+  EXPECT_EQ(With(lines, "DevicePolicy"), Words{"DevicePolicy=closed"});
+  EXPECT_EQ(With(lines, "IPAddressDeny"), Words{"IPAddressDeny=any"});
+  EXPECT_EQ(With(lines, "DeviceAllow"),
+            (Words{"DeviceAllow=/dev/x rw", "DeviceAllow=/dev/y r"}));
+  // A user's own manager can't have these settings.
+  EXPECT_EQ(With(Lines(text, 1, ManagerScope::kUser), "DevicePolicy"), Words{});
+}
+
+TEST_F(UnitsTest, LinksOfOthersOpenNoDevice) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  ASSERT_EQ(symlink("/dev/vg0/x", path("link").c_str()), 0);
+  ASSERT_EQ(lchown(path("link").c_str(), 1234, 1234), 0);
+  for (const char* mode : {"connection", "listener"}) {
+    const ExportUnits units = Make(absl::StrCat("[Export]\nFile=", path("link"),
+                                                "\nMode=", mode, "\n"))
+                                  .value();
+    for (const UnitFile& file : units.files) {
+      EXPECT_FALSE(absl::StrContains(file.text, "vg0")) << file.text;
+    }
+  }
+}
+
 TEST_F(UnitsTest, TlsFilesAreCredentials) {
   std::ofstream(path("ca-crl.pem")) << "x";
   const std::string text =
@@ -304,3 +332,45 @@ TEST_F(UnitsTest, FilesAppearWholeAndReplaceOthers) {
 
 }  // namespace
 }  // namespace nbdinetd
+TEST_F(UnitsTest, AGeneratorLeavesTheFilesOfAnotherOne) {
+  // Of a generator that has the same process id, in another PID namespace.
+  const std::string other =
+      path(absl::StrCat(".nbdinetd-generator.", getpid()));
+  std::ofstream(other) << "other";
+  std::ofstream(other + ".0") << "other";
+  const OutputDirectory output = OutputDirectory::Open(folder_).value();
+  EXPECT_EQ(output.Write(UnitFile{"a.socket", "text"}), absl::OkStatus());
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(output.Write(UnitLink{"b.socket", "a.socket"}), absl::OkStatus());
+  }
+  EXPECT_FALSE(output.Write(UnitFile{"missing/a.socket", ""}).ok());
+  EXPECT_TRUE(std::filesystem::exists(other));
+  EXPECT_TRUE(std::filesystem::exists(other + ".0"));
+  EXPECT_FALSE(std::filesystem::exists(other + ".1"));
+}
+
+TEST_F(UnitsTest, TwoGeneratorsWriteAtOnce) {
+  // Both have the names of temporary files that this process has chosen.
+  const OutputDirectory output = OutputDirectory::Open(folder_).value();
+  const auto write = [&](char letter) {
+    const std::string text(10000, letter);
+    for (int i = 0; i < 1000; ++i) {
+      if (!output.Write(UnitFile{"a.socket", text}).ok() ||
+          !output.Write(UnitLink{"b.socket", "a.socket"}).ok()) {
+        return false;
+      }
+    }
+    return true;
+  };
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) _exit(write('c') ? 0 : 1);
+  EXPECT_TRUE(write('p'));
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  std::string text;
+  std::getline(std::ifstream(path("b.socket")), text);
+  EXPECT_EQ(text, std::string(10000, text[0]));
+}
+
