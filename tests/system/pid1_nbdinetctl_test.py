@@ -537,6 +537,19 @@ def _(t):
     machine.write("/usr/local/bin/ssh", "#!/bin/sh\nexit 255\n", mode=0o755)
     t.defer(lambda: machine.path("/usr/local/bin/ssh").unlink())
     contains('failed to reach the service manager of "storage"', ctl("-H", "storage", status=1).stderr)
+@test("what a client chose as a name is no command to the completion of a shell, and peers are completed")
+def _(t):
+    start_shipped(t)
+    connection = connect(PORT)
+    t.defer(connection.close)
+    Client(connection).start("$(touch${IFS}/run/by-a-client)`touch${IFS}/run/by-a-client`")
+    peer = "127.0.0.1:%d" % connection.getsockname()[1]
+    wait_until(lambda: row_of("connections", "nbdinetd").get("export_name"), "the status of the connection")
+    script = (SRCDIR / "completions" / "bash" / "nbdinetctl").read_text()
+    completed = machine.run("bash", "-c", f"{script}\nCOMP_WORDS=(nbdinetctl disconnect ''); COMP_CWORD=2\n"
+                            "_nbdinetctl; printf '%s\\n' \"${COMPREPLY[@]}\"").stdout.split()
+    eq(completed, ["nbdinetd", peer])
+    eq(machine.path("/run/by-a-client").exists(), False)
 
 
 @test("wrong usage is status 64, and names what is right")
