@@ -354,9 +354,7 @@ absl::StatusOr<std::map<std::string, std::string>> Bus::RunJobs(
     if (result >= 0) result = sd_bus_message_read(reply.get(), "o", &path);
     if (result < 0) {
       return error.Status(
-          result, absl::StrCat(method == "StopUnit" ? "failed to stop "
-                                                    : "failed to start ",
-                               unit));
+          result, absl::StrCat("failed to ", Bus::InWords(method), " ", unit));
     }
     jobs[unit] = path;
     paths.insert(path);
@@ -367,6 +365,12 @@ absl::StatusOr<std::map<std::string, std::string>> Bus::RunJobs(
   }
   for (auto& [unit, job] : jobs) job = removed[job];
   return jobs;
+}
+
+const char* Bus::InWords(const std::string& method) {
+  return method == "StartUnit"  ? "start"
+         : method == "StopUnit" ? "stop"
+                                : "reload";
 }
 
 absl::Status Bus::ChangeUnitFiles(const std::string& method,

@@ -278,6 +278,26 @@ def _(t):
     client.disconnect()
 
 
+@test("stop of a listening service leaves its clients connected, and refuses where the service can't")
+def _(t):
+    start_listener(t)
+    client = client_of(t, LISTEN_PORT)
+    contains("1 client stays connected", ctl("stop", "nbdinetd-listen").stdout)
+    eq(client.read(0, 512), pattern(0, 512))
+    eq([machine.show(f"nbdinetd-listen.{kind}", "ActiveState") for kind in ("socket", "service")], ["inactive"] * 2)
+    eq([row["result"] for row in rows("disconnect", "nbdinetd-listen")], ["disconnected"])
+    # Without a reload that hands over, stopping would end the client.
+    drop_in(t, "nbdinetd-listen.service", "[Service]\nExecReload=\n")
+    ctl("start", "nbdinetd-listen")
+    client = client_of(t, LISTEN_PORT)
+    contains("nbdinetctl disconnect nbdinetd-listen", ctl("stop", "nbdinetd-listen", status=1).stderr)
+    eq(client.read(0, 512), pattern(0, 512))
+    eq(machine.show("nbdinetd-listen.socket", "ActiveState"), "active")
+    ctl("disconnect", "nbdinetd-listen")
+    ctl("stop", "nbdinetd-listen")
+    eq([machine.show(f"nbdinetd-listen.{kind}", "ActiveState") for kind in ("socket", "service")], ["inactive"] * 2)
+
+
 @test("a user without rights reads the units, and is told why the rest is refused")
 def _(t):
     start_shipped(t)
