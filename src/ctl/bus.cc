@@ -211,7 +211,11 @@ absl::StatusOr<std::vector<LoadedUnit>> Bus::ListUnits(
   while (sd_bus_message_read(reply->get(), "(ssssssouso)", &name, &text, &load,
                              &active, &sub, &following, &path, &id, &job_type,
                              &job) > 0) {
-    if (strcmp(load, "loaded") == 0) units.push_back({name, active, sub});
+    const bool loaded = strcmp(load, "loaded") == 0;
+    if (loaded ||
+        (strcmp(load, "not-found") == 0 && strcmp(active, "inactive") != 0)) {
+      units.push_back({name, active, sub, loaded});
+    }
   }
   return units;
 }

@@ -27,6 +27,9 @@ struct LoadedUnit {
   std::string name;
   std::string active_state;  // "active", "failed", ...
   std::string sub_state;     // "listening", "running", ...
+  // False for a unit that is active, though its files have been deleted and the
+  // manager has been reloaded.
+  bool has_file = true;
 };
 
 class Bus {

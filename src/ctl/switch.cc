@@ -48,7 +48,7 @@ absl::Status RunJobs(Bus& bus, const std::string& method,
 }
 
 absl::StatusOr<std::string> StartExport(Bus& bus, const ManagedExport& target) {
-  if (!target.has_units) {
+  if (!target.has_units || target.state == "removed") {
     return absl::FailedPreconditionError(absl::StrCat(
         "failed to start ", Quoted(target.name), ": ", target.reason));
   }
@@ -138,6 +138,11 @@ absl::StatusOr<std::string> SetEnabled(Bus& bus, const Where& where,
                                        const ManagedExport& target,
                                        bool enable) {
   std::string result;
+  if (target.state == "removed") {
+    return absl::FailedPreconditionError(
+        absl::StrCat("failed to ", enable ? "enable " : "disable ",
+                     Quoted(target.name), ": ", target.reason));
+  }
   if (!target.generated) {
     absl::Status status = bus.ChangeUnitFiles(
         enable ? "EnableUnitFiles" : "DisableUnitFiles", target.main_unit());
