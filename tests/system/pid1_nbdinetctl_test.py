@@ -7,9 +7,12 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+import errno  # noqa: E402
 import json  # noqa: E402
+import shutil  # noqa: E402
 import subprocess  # noqa: E402
 import threading  # noqa: E402
+import failing_calls  # noqa: E402
 import pid1  # noqa: E402
 from harness import *  # noqa: E402
 
@@ -30,9 +33,9 @@ def ctl(*argv, status=0):
     return result
 
 
-def rows(verb, *argv):
+def rows(verb, *argv, status=0):
     """The objects of --json, each held to the schema of its verb."""
-    found = json.loads(ctl(verb, *argv, "--json=short").stdout)
+    found = json.loads(ctl(verb, *argv, "--json=short", status=status).stdout)
     for row in found:
         hold_to_schema(verb, row)
     return found
@@ -449,7 +452,10 @@ def _(t):
     ctl("disable", "golden", "--now")
     contains("[Export]\nEnabled=no\n", machine.path(drop_in_path).read_text())
     eq((machine.path(link).is_symlink(), row_of("list", "golden")["state"]), (False, "stopped"))
+    # An error is found before a reload, which would take the units away.
     machine.write(path, f"[Export]\nFile={IMAGE}\nReadOnly=maybe\n")
+    error, = findings("golden", status=1)["error"]
+    contains(f"{path}:3", error)
     machine.systemctl("daemon-reload")
     row = row_of("list", "golden")
     eq((row["state"], row["reason"].split(": ")[0]), ("failed", f"{path}:3"))
@@ -489,6 +495,59 @@ def _(t):
     matches(r"^HTTP/1.1 200 OK\r$", head)
     matches(rf"^Content-Length: {len(body)}\r$", head)
     contains("nbdinetd_export_up", body)
+
+
+@test("disconnect tells a failed last flush from a good end, of a unit and of a process of a listener")
+def _(t):
+    require(failing_calls.library_path(), "needs tests/support/faulty_calls.so")
+    shutil.copy(failing_calls.library_path(), machine.path("/srv/faulty_calls.so"))
+    start_shipped(t, "")
+    faults = "[Service]\nEnvironment=LD_PRELOAD=/srv/faulty_calls.so NBDINETD_FAULTS=/srv/faults\n"
+    for unit, export, port in (("nbdinetd@.service", "nbdinetd", PORT),
+                               ("nbdinetd-listen.service", "nbdinetd-listen", LISTEN_PORT)):
+        if export == "nbdinetd-listen":
+            start_listener(t)
+            serve(IMAGE, listener=True)
+        faulty = failing_calls.Faults(t, machine.path("/srv/faults"))
+        faulty.arm("fdatasync", errno.EIO, 1, 100)
+        drop_in(t, unit, faults)
+        client = client_of(t, port)
+        client.write(0, b"x" * 512)
+        row, = rows("disconnect", export, status=1)
+        contains("ended with a failure (", row["result"])
+        contains(f"journalctl -u {row['unit']}", row["result"])
+
+
+@test("clients of an .export file that is deleted are shown, and can be disconnected")
+def _(t):
+    machine.write(IMAGE, pattern(0, MIB))
+    for name, more in (("gone", ""), ("gone2", "Mode=listener\n")):
+        port = 10811 + (name == "gone2")
+        machine.write(f"/etc/nbdinetd/{name}.export", f"[Export]\nFile={IMAGE}\nReadOnly=yes\n{more}"
+                      f"[Socket]\nListenStream=\nListenStream={port}\n")
+
+    def undo():
+        machine.shell("rm -rf /etc/nbdinetd")
+        machine.systemctl("stop", "nbdinetd-gone*", check=False)
+        machine.systemctl("daemon-reload")
+    t.defer(undo)
+    machine.systemctl("daemon-reload")
+    clients = {}
+    for name, port in (("gone", 10811), ("gone2", 10812)):
+        ctl("start", name)
+        clients[name] = client_of(t, ("127.0.0.1", port))
+    machine.shell("rm -rf /etc/nbdinetd")
+    machine.systemctl("daemon-reload")
+    for name, client in clients.items():
+        row = row_of("list", name)
+        eq((row["state"], row["clients"]), ("removed", 1))
+        contains("is gone", ctl("start", name, status=1).stderr)
+        contains("disconnect", findings(name, status=0)["warning"][0])
+        row, = rows("disconnect", name)
+        eq((row["result"], row.get("peer")), ("disconnected", peer_of(client)))
+        client.expect_end()
+        ctl("stop", name)
+        eq([row for row in rows("list") if row["export"] == name], [])
 
 
 @test("-H reaches another machine's manager by ssh, and says what only that machine can do")
