@@ -91,7 +91,7 @@ std::vector<Finding> CheckUnits(Bus& bus, const Where& where,
                                 ? target.served.file
                                 : target.served.directory;
   append(CheckService(*service, path, IsWritable(target)));
-  std::vector<Finding> handler = CheckHandler(*service, target);
+  std::vector<Finding> handler = CheckHandler(*service, target, where.user);
   // "ok" is for an export with which nothing is wrong.
   if (!findings.empty() && handler.back().level == Level::kOk) {
     handler.pop_back();

@@ -9,6 +9,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import errno  # noqa: E402
 import json  # noqa: E402
+import os  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
 import threading  # noqa: E402
@@ -229,6 +230,31 @@ def _(t):
     eq(row["result"], "disconnected")
 
 
+@test("a connection whose process has the number of an earlier one doesn't get its peer, nor its end")
+def _(t):
+    start_listener(t)
+    first = client_of(t, LISTEN_PORT)
+    row = wait_until(lambda: (lambda r: r if "peer" in r else None)(row_of("connections", "nbdinetd-listen")), "the peer")
+    pid = row["pid"]
+    ctl("disconnect", peer_of(first))
+    wait_until(lambda: rows("history", f"--peer={peer_of(first)}"), "its end in the journal")
+    machine.shell("mkdir -p /run/proc; mountpoint -q /run/proc || mount -t proc proc /run/proc")
+
+    def same_number():
+        machine.shell(f"echo {pid - 2} >/run/proc/sys/kernel/ns_last_pid")
+        for _ in range(4):
+            connection = connect(LISTEN_PORT)
+            t.defer(connection.close)
+            connection.recv(18)
+        found = rows("connections", "nbdinetd-listen")
+        if any(row["pid"] == pid for row in found):
+            return found
+        ctl("disconnect", "nbdinetd-listen")
+        return None
+    found = wait_until(same_number, "a process with the number of the first")
+    eq([row.get("peer") for row in found], [None] * 4)
+
+
 @test("a copy of the units under another name is an export, too, and one with another program is not")
 def _(t):
     start_shipped(t)
@@ -379,6 +405,37 @@ def _(t):
     drop_in(t, "nbdinetd@.service", "[Service]\nDevicePolicy=closed\nDeviceAllow=\nDeviceAllow=/dev/null rw\n")
     serve(device, "--readonly")
     contains(f"add DeviceAllow={device} r", " ".join(findings("nbdinetd", status=1)["error"]))
+
+
+@test("check opens the file with the rights of the unit: its groups, no capabilities, a user by number")
+def _(t):
+    machine.write("/data/a.img", pattern(0, MIB))
+    image = machine.path("/data/a.img")
+    start_shipped(t)
+    serve("/data/a.img", "--readonly")
+    # Hints on what other units would lack are no warnings of this one.
+    found = findings("nbdinetd", status=0)
+    eq((len(found["ok"]), found["warning"]), (1, []))
+    os.chown(image, 65534, 65534)
+    image.chmod(0o600)
+    contains("Permission denied", " ".join(findings("nbdinetd", status=1)["error"]))
+    drop_in(t, "nbdinetd@.service", "[Service]\nUser=65534\n")
+    eq(len(findings("nbdinetd", status=0)["ok"]), 1)
+    disk = int(machine.shell("getent group disk").split(":")[2])
+    os.chown(image, 0, disk)
+    image.chmod(0o640)
+    contains("Permission denied", " ".join(findings("nbdinetd", status=1)["error"]))
+    drop_in(t, "nbdinetd@.service", "[Service]\nUser=nobody\nSupplementaryGroups=disk\n")
+    eq(len(findings("nbdinetd", status=0)["ok"]), 1)
+    drop_in(t, "nbdinetd@.service", "[Service]\nUser=nobody\nGroup=disk\n")
+    eq(len(findings("nbdinetd", status=0)["ok"]), 1)
+    drop_in(t, "nbdinetd@.service", "[Service]\nDynamicUser=yes\n")
+    found = findings("nbdinetd", status=0)
+    eq((found["ok"], "DynamicUser=yes" in " ".join(found["warning"])), ([], True))
+    drop_in(t, "nbdinetd@.service", "[Service]\nUser=root\n")
+    result = machine.run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--", "nbdinetctl", "check",
+                         "nbdinetd", check=False)
+    contains("run nbdinetctl as root", result.stdout)
 
 
 @test("check of a file needs no installed export, and names file and line")
