@@ -132,9 +132,7 @@ void AddHints(const Options& options, CheckReport& report) {
       absl::StartsWith(path, "/proc/")) {
     return;
   }
-  for (std::string& hint : UnitHints(path, options.read_only)) {
-    report.hints.push_back(std::move(hint));
-  }
+  report.unit_hints = UnitHints(path, options.read_only);
 }
 
 // The answer for people.
@@ -183,8 +181,10 @@ int Check(const Invocation& invocation, const Log& log) {
     Print(ToJson(report));
   } else {
     PrintWords(*opened, config, report, *sandbox);
-    for (const std::string& hint : report.hints) {
-      log.Write(Priority::kNotice, absl::StrCat("hint: ", hint));
+    for (const auto* hints : {&report.hints, &report.unit_hints}) {
+      for (const std::string& hint : *hints) {
+        log.Write(Priority::kNotice, absl::StrCat("hint: ", hint));
+      }
     }
   }
   return 0;

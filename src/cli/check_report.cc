@@ -82,6 +82,7 @@ std::string ToJson(const CheckReport& report) {
   object.AddText("sandbox_reason", report.sandbox_reason);
   object.AddList("access", report.access, JsonString);
   object.AddList("hints", report.hints, JsonString);
+  object.AddList("unit_hints", report.unit_hints, JsonString);
   return object.Json() + "\n";
 }
 

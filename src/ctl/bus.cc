@@ -211,7 +211,11 @@ absl::StatusOr<std::vector<LoadedUnit>> Bus::ListUnits(
   while (sd_bus_message_read(reply->get(), "(ssssssouso)", &name, &text, &load,
                              &active, &sub, &following, &path, &id, &job_type,
                              &job) > 0) {
-    if (strcmp(load, "loaded") == 0) units.push_back({name, active, sub});
+    const bool loaded = strcmp(load, "loaded") == 0;
+    if (loaded ||
+        (strcmp(load, "not-found") == 0 && strcmp(active, "inactive") != 0)) {
+      units.push_back({name, active, sub, loaded});
+    }
   }
   return units;
 }
@@ -354,9 +358,7 @@ absl::StatusOr<std::map<std::string, std::string>> Bus::RunJobs(
     if (result >= 0) result = sd_bus_message_read(reply.get(), "o", &path);
     if (result < 0) {
       return error.Status(
-          result, absl::StrCat(method == "StopUnit" ? "failed to stop "
-                                                    : "failed to start ",
-                               unit));
+          result, absl::StrCat("failed to ", Bus::InWords(method), " ", unit));
     }
     jobs[unit] = path;
     paths.insert(path);
@@ -367,6 +369,12 @@ absl::StatusOr<std::map<std::string, std::string>> Bus::RunJobs(
   }
   for (auto& [unit, job] : jobs) job = removed[job];
   return jobs;
+}
+
+const char* Bus::InWords(const std::string& method) {
+  return method == "StartUnit"  ? "start"
+         : method == "StopUnit" ? "stop"
+                                : "reload";
 }
 
 absl::Status Bus::ChangeUnitFiles(const std::string& method,

@@ -27,6 +27,9 @@ struct LoadedUnit {
   std::string name;
   std::string active_state;  // "active", "failed", ...
   std::string sub_state;     // "listening", "running", ...
+  // False for a unit that is active, though its files have been deleted and the
+  // manager has been reloaded.
+  bool has_file = true;
 };
 
 class Bus {
@@ -60,11 +63,14 @@ class Bus {
   // Keeps the unit and its result known until this connection ends. Without
   // effect if the manager refuses.
   void KeepUnit(const std::string& unit);
-  // Starts or stops units ("StartUnit", "StopUnit"), and waits for all jobs.
+  // Starts, stops or reloads units ("StartUnit", "StopUnit", "ReloadUnit"), and
+  // waits for all jobs.
   // Returns the result of each unit's job: "done", "timeout", ...; an error for
   // the first unit that gets no job.
   absl::StatusOr<std::map<std::string, std::string>> RunJobs(
       const std::string& method, const std::vector<std::string>& units);
+  // "start" for "StartUnit".
+  static const char* InWords(const std::string& method);
   // "EnableUnitFiles" or "DisableUnitFiles".
   absl::Status ChangeUnitFiles(const std::string& method,
                                const std::string& unit);

@@ -1,10 +1,12 @@
 #include <algorithm>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "ctl/bus.h"
 #include "ctl/columns.h"
 #include "ctl/export_files.h"
@@ -63,6 +65,13 @@ std::vector<Finding> CheckUnits(Bus& bus, const Where& where,
                                 const ManagedExport& target,
                                 const std::vector<ManagedExport>& exports) {
   if (!target.has_units) return {{Level::kError, target.reason}};
+  if (target.state == "removed") {
+    return {{Level::kWarning,
+             absl::StrCat(target.reason,
+                          ", but units of it are active: 'nbdinetctl stop ",
+                          target.name, "' and 'nbdinetctl disconnect ",
+                          target.name, "' end them")}};
+  }
   std::vector<Finding> findings = CheckSocket(bus, target, exports);
   const auto append = [&findings](const std::vector<Finding>& more) {
     findings.insert(findings.end(), more.begin(), more.end());
@@ -82,7 +91,7 @@ std::vector<Finding> CheckUnits(Bus& bus, const Where& where,
                                 ? target.served.file
                                 : target.served.directory;
   append(CheckService(*service, path, IsWritable(target)));
-  std::vector<Finding> handler = CheckHandler(*service, target);
+  std::vector<Finding> handler = CheckHandler(*service, target, where.user);
   // "ok" is for an export with which nothing is wrong.
   if (!findings.empty() && handler.back().level == Level::kOk) {
     handler.pop_back();
@@ -114,8 +123,17 @@ absl::StatusOr<int> CheckExports(const CommandLine& line) {
     if (!target.ok()) return target.status();
     name = target->name;
   }
+  std::map<std::string, std::string> errors;
+  if (line.where.local()) errors = ErrorsOfFiles(line.where);
   for (const ManagedExport& target : opened->exports) {
     if (name.empty() ? IsUnused(target) : target.name != name) continue;
+    const auto error = errors.find(target.name);
+    if (target.generated && error != errors.end()) {
+      // Nothing else is said: a reload, which might be advised, would take the
+      // units away that are there.
+      report.Add(target.name, {{Level::kError, error->second}});
+      continue;
+    }
     report.Add(target.name,
                CheckUnits(opened->bus, line.where, target, opened->exports));
   }

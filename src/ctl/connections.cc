@@ -1,12 +1,17 @@
 #include "ctl/connections.h"
 
+#include <time.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstddef>
+#include <fstream>
 #include <utility>
 
-#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
 #include "ctl/journal.h"
 
 namespace nbdinetd::ctl {
@@ -62,14 +67,13 @@ bool ApplyJournal(Journal& journal, LiveConnection& connection) {
   for (const MessageId& id : message_id::kEndsOfServed) {
     query.message_ids.push_back(id);
   }
-  query.pid = static_cast<pid_t>(*connection.pid);
+  query.process = {static_cast<pid_t>(*connection.pid), connection.unit};
+  query.since = connection.since.value_or(absl::InfinitePast());
   query.newest_first = true;
   // Without effect on error: the peer stays unknown.
   journal
       .ForEach(query,
                [&](const JournalEntry& entry) {
-                 // Another process had the same number before.
-                 if (entry.Unit() != connection.unit) return false;
                  if (entry.Field("MESSAGE_ID") != message_id::kServing.hex) {
                    alive = !entry.Field("NBD_REQUESTS").has_value();
                    return alive;
@@ -85,10 +89,30 @@ bool ApplyJournal(Journal& journal, LiveConnection& connection) {
   return alive;
 }
 
+// When a process of this machine started; nullopt for none.
+std::optional<absl::Time> StartOf(pid_t pid) {
+  std::ifstream file(absl::StrCat("/proc/", pid, "/stat"));
+  std::string line;
+  std::getline(file, line);
+  // The second field, in parentheses, may contain blanks.
+  const std::vector<std::string> fields = absl::StrSplit(
+      line.substr(std::min(line.size(), line.rfind(')') + 1)), ' ');
+  constexpr size_t kStart = 22 - 2;  // in ticks since the machine was booted
+  uint64_t ticks = 0;
+  timespec uptime;
+  if (fields.size() <= kStart || !absl::SimpleAtoi(fields[kStart], &ticks) ||
+      clock_gettime(CLOCK_BOOTTIME, &uptime) != 0) {
+    return std::nullopt;
+  }
+  return absl::Now() - absl::DurationFromTimespec(uptime) +
+         absl::Seconds(static_cast<double>(ticks) /
+                       static_cast<double>(sysconf(_SC_CLK_TCK)));
+}
+
 // The processes of a service besides the listener. Those of an earlier listener
 // of the same service are among them.
 absl::StatusOr<std::vector<LiveConnection>> Children(
-    Bus& bus, const ManagedExport& target) {
+    Bus& bus, bool local, const ManagedExport& target) {
   absl::StatusOr<std::vector<pid_t>> pids = bus.Processes(target.service);
   // A service that isn't loaded has no processes.
   if (absl::IsNotFound(pids.status())) return std::vector<LiveConnection>();
@@ -101,6 +125,7 @@ absl::StatusOr<std::vector<LiveConnection>> Children(
     connection.export_name = target.name;
     connection.unit = target.service;
     connection.pid = static_cast<uint64_t>(pid);
+    if (local) connection.since = StartOf(pid);
   }
   return connections;
 }
@@ -114,7 +139,8 @@ absl::StatusOr<LiveConnections> FindConnections(
   for (const ManagedExport& target : exports) {
     if (!target.has_units) continue;
     absl::StatusOr<std::vector<LiveConnection>> connections =
-        target.per_connection ? Instances(bus, target) : Children(bus, target);
+        target.per_connection ? Instances(bus, target)
+                              : Children(bus, where.local(), target);
     if (!connections.ok()) return connections.status();
     for (LiveConnection& connection : *connections) {
       if (!target.per_connection) {

@@ -4,8 +4,10 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <string>
 #include <utility>
@@ -43,10 +45,26 @@ struct Outcome {
   std::string result;
 };
 
-std::string InWords(const std::string& job, const std::string& unit_result) {
+std::string Failure(absl::string_view result, const std::string& unit) {
+  return absl::StrCat("ended with a failure (", result,
+                      "): see 'journalctl -u ", unit, "'");
+}
+
+// `unit_result`: the service's property Result; empty if it isn't known.
+std::string InWords(const std::string& job, const std::string& unit_result,
+                    const std::string& unit) {
   if (job != "done") return absl::StrCat("failed: the job's result is ", job);
   if (unit_result == "timeout") return "killed, since it didn't drain in time";
-  return kDrained;
+  if (unit_result.empty() || unit_result == "success") return kDrained;
+  return Failure(unit_result, unit);
+}
+
+// Exit statuses of a process whose client is at fault, or nobody: those of
+// SuccessExitStatus= in the shipped units.
+bool IsGood(uint64_t exit_status) {
+  constexpr uint64_t kGood[] = {0, 69, 75, 76, 77};
+  return std::find(std::begin(kGood), std::end(kGood), exit_status) !=
+         std::end(kGood);
 }
 
 // Stops the units of connections, and waits until all have drained.
@@ -63,7 +81,7 @@ absl::Status StopUnits(Bus& bus, std::vector<Outcome*>& outcomes) {
   for (Outcome* outcome : outcomes) {
     const std::string& unit = outcome->connection.unit;
     outcome->result =
-        InWords(jobs->at(unit), bus.GetString(unit, "Service", "Result"));
+        InWords(jobs->at(unit), bus.GetString(unit, "Service", "Result"), unit);
   }
   return absl::OkStatus();
 }
@@ -107,29 +125,40 @@ absl::Status EndProcess(const LiveConnection& connection) {
   return absl::OkStatus();
 }
 
-// The last counters, if the journal has them and may be read.
-void ReadLastCounters(const Where& where, std::vector<Outcome>& outcomes) {
+// Takes the counters and the result from the connection's last message.
+void ApplyLastMessage(const JournalEntry& entry, Outcome& outcome) {
+  outcome.connection.counters =
+      Counters{entry.Number("NBD_REQUESTS").value_or(0),
+               entry.Number("NBD_BYTES_READ").value_or(0),
+               entry.Number("NBD_BYTES_WRITTEN").value_or(0),
+               entry.Number("NBD_ERRORS").value_or(0)};
+  const uint64_t status = entry.Number("NBD_EXIT_STATUS").value_or(0);
+  if (outcome.result != kDrained || IsGood(status)) return;
+  outcome.result =
+      Failure(entry.Field("NBD_REASON").value_or(absl::StrCat(status)),
+              outcome.connection.unit);
+}
+
+// What the connections' last messages say, if the journal has them and may be
+// read. Processes of a listening service have no other result.
+void ReadLastMessages(const Where& where, std::vector<Outcome>& outcomes) {
   absl::StatusOr<Journal> journal = Journal::Open(where);
   if (!journal.ok()) return;
   for (Outcome& outcome : outcomes) {
-    LiveConnection& connection = outcome.connection;
+    const LiveConnection& connection = outcome.connection;
     if (!connection.pid.has_value()) continue;
     JournalQuery query;
     for (const MessageId& id : message_id::kEndsOfServed) {
       query.message_ids.push_back(id);
     }
-    query.pid = static_cast<pid_t>(*connection.pid);
+    query.process = {static_cast<pid_t>(*connection.pid), connection.unit};
+    query.since = connection.since.value_or(absl::InfinitePast());
     query.newest_first = true;
     journal
         ->ForEach(query,
                   [&](const JournalEntry& entry) {
-                    if (entry.Unit() != connection.unit) return false;
-                    const auto requests = entry.Number("NBD_REQUESTS");
-                    if (!requests.has_value()) return true;
-                    connection.counters = Counters{
-                        *requests, entry.Number("NBD_BYTES_READ").value_or(0),
-                        entry.Number("NBD_BYTES_WRITTEN").value_or(0),
-                        entry.Number("NBD_ERRORS").value_or(0)};
+                    if (!entry.Field("NBD_REQUESTS").has_value()) return true;
+                    ApplyLastMessage(entry, outcome);
                     return false;
                   })
         .IgnoreError();
@@ -212,7 +241,7 @@ absl::StatusOr<int> Disconnect(const CommandLine& line) {
     outcome.result =
         status.ok() ? kDrained : absl::StrCat("failed: ", status.message());
   }
-  ReadLastCounters(line.where, *outcomes);
+  ReadLastMessages(line.where, *outcomes);
   Table table(DisconnectColumns());
   bool all = true;
   for (const Outcome& outcome : *outcomes) {

@@ -58,6 +58,20 @@ void AddFilesWithoutUnits(const Where& where,
   }
 }
 
+std::map<std::string, std::string> ErrorsOfFiles(const Where& where) {
+  std::map<std::string, std::string> errors;
+  // All of them: two may have the same address.
+  const std::vector<ExportSources> files =
+      FindExports(ExportDirectories(ScopeOf(where))).exports;
+  for (const GeneratedExport& generated :
+       GenerateExports(files, ScopeOf(where))) {
+    if (generated.units.ok()) continue;
+    errors[generated.sources.name] =
+        std::string(generated.units.status().message());
+  }
+  return errors;
+}
+
 std::string ErrorOfFile(const std::string& path, const Where& where) {
   const std::vector<GeneratedExport> generated =
       GenerateExports({SourcesOfFile(path)}, ScopeOf(where));

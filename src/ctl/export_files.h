@@ -2,6 +2,7 @@
 #ifndef NBDINETD_CTL_EXPORT_FILES_H_
 #define NBDINETD_CTL_EXPORT_FILES_H_
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,10 @@ ManagerScope ScopeOf(const Where& where);
 // becomes the reason, or the service manager hasn't been reloaded since.
 void AddFilesWithoutUnits(const Where& where,
                           std::vector<ManagedExport>& exports);
+
+// {export: the error in its files, as they are now}, for the exports that have
+// one. The next reload of the service manager would take their units away.
+std::map<std::string, std::string> ErrorsOfFiles(const Where& where);
 
 // The error in a file, as nbdinetd-generator would report it; empty if it is
 // right. Other exports aren't looked at.

@@ -191,6 +191,50 @@ std::string TemplateOf(const std::string& unit) {
              : absl::StrCat(unit.substr(0, at + 1), kService);
 }
 
+// The name of the export that a generated unit is of; empty for others.
+std::string NameOfGenerated(absl::string_view unit) {
+  unit = unit.substr(0, unit.find('@'));
+  absl::ConsumeSuffix(&unit, kSocket);
+  absl::ConsumeSuffix(&unit, kService);
+  if (unit == "nbdinetd-listen") return "";
+  return absl::ConsumePrefix(&unit, kGeneratedPrefix) ? std::string(unit) : "";
+}
+
+// Adds the exports of whose units only active ones are left.
+void AddRemoved(const Loaded& loaded, std::vector<ManagedExport>& exports) {
+  std::map<std::string, ManagedExport> removed;
+  for (const auto& [name, unit] : loaded) {
+    const std::string export_name = NameOfGenerated(name);
+    if (unit.has_file || export_name.empty() || unit.active_state == "failed") {
+      continue;
+    }
+    ManagedExport& target = removed[export_name];
+    target.name = export_name;
+    target.state = "removed";
+    target.reason = "its .export file is gone";
+    const bool is_instance = !TemplateOf(name).empty();
+    target.per_connection = target.per_connection || is_instance;
+    if (absl::EndsWith(name, kSocket)) {
+      target.socket = name;
+    } else {
+      target.service = is_instance ? TemplateOf(name) : name;
+    }
+  }
+  for (auto& [name, target] : removed) {
+    const bool is_known = std::any_of(
+        exports.begin(), exports.end(),
+        [&](const ManagedExport& other) { return other.name == target.name; });
+    if (is_known) continue;
+    if (target.service.empty()) {
+      // It has no clients, but its socket still listens.
+      target.per_connection = true;
+      target.service =
+          absl::StrCat(kGeneratedPrefix, target.name, "@", kService);
+    }
+    exports.push_back(std::move(target));
+  }
+}
+
 // What this machine shows of the file.
 void ExamineFile(ManagedExport& target) {
   const std::string& path = target.served.directory.empty()
@@ -229,7 +273,9 @@ absl::StatusOr<std::vector<ManagedExport>> FindExportUnits(Bus& bus,
   Loaded loaded;
   std::set<std::string> sockets(files->begin(), files->end());
   for (LoadedUnit& unit : *units) {
-    if (absl::EndsWith(unit.name, kSocket)) sockets.insert(unit.name);
+    if (unit.has_file && absl::EndsWith(unit.name, kSocket)) {
+      sockets.insert(unit.name);
+    }
     loaded[unit.name] = std::move(unit);
   }
   const bool local = where.local();
@@ -244,8 +290,8 @@ absl::StatusOr<std::vector<ManagedExport>> FindExportUnits(Bus& bus,
     }
   }
   for (const auto& [name, unit] : loaded) {
-    if (!absl::EndsWith(name, kService) || services.count(name) > 0 ||
-        services.count(TemplateOf(name)) > 0) {
+    if (!unit.has_file || !absl::EndsWith(name, kService) ||
+        services.count(name) > 0 || services.count(TemplateOf(name)) > 0) {
       continue;
     }
     if (std::optional<ManagedExport> target =
@@ -256,6 +302,7 @@ absl::StatusOr<std::vector<ManagedExport>> FindExportUnits(Bus& bus,
   for (ManagedExport& target : exports) {
     if (local) ExamineFile(target);
   }
+  AddRemoved(loaded, exports);
   if (local) AddFilesWithoutUnits(where, exports);
   std::sort(exports.begin(), exports.end(),
             [](const ManagedExport& a, const ManagedExport& b) {

@@ -1,6 +1,4 @@
 #include <fcntl.h>
-#include <grp.h>
-#include <pwd.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -10,13 +8,16 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/errors.h"
 #include "base/unique_fd.h"
+#include "ctl/json_reader.h"
 #include "ctl/unit_checks.h"
+#include "ctl/unit_user.h"
 
 namespace nbdinetd::ctl {
 namespace {
@@ -47,14 +48,8 @@ UniqueFd TemporaryFile() {
   return UniqueFd(open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
 }
 
-// In the child: becomes the user. False if that fails.
-bool BecomeUser(const passwd& user) {
-  return initgroups(user.pw_name, user.pw_gid) == 0 &&
-         setgid(user.pw_gid) == 0 && setuid(user.pw_uid) == 0;
-}
-
-// Runs a program as `user`; nullptr for the current one.
-Finished Run(const std::vector<std::string>& command, const passwd* user) {
+// Runs a program as `user`.
+Finished Run(const std::vector<std::string>& command, const UnitUser& user) {
   Finished finished;
   UniqueFd output = TemporaryFile(), errors = TemporaryFile();
   std::vector<char*> argv;
@@ -68,7 +63,7 @@ Finished Run(const std::vector<std::string>& command, const passwd* user) {
     dup2(null, STDIN_FILENO);
     dup2(output.get(), STDOUT_FILENO);
     dup2(errors.get(), STDERR_FILENO);
-    if (user == nullptr || BecomeUser(*user)) execv(argv[0], argv.data());
+    if (Become(user)) execv(argv[0], argv.data());
     _exit(127);
   }
   int status = 0;
@@ -87,7 +82,7 @@ std::vector<std::string> CommandOf(const Properties& service,
   const bool has_credentials =
       !service.Get<StringPairs>("LoadCredential").empty();
   std::vector<std::string> command = {
-      service.Get<StringLists>("ExecStart")[0][0], "--check"};
+      service.Get<StringLists>("ExecStart")[0][0], "--check=json"};
   for (const std::string& argument : target.arguments) {
     if (has_credentials && absl::StartsWith(argument, "--tls")) continue;
     command.push_back(argument);
@@ -95,47 +90,59 @@ std::vector<std::string> CommandOf(const Properties& service,
   return command;
 }
 
+// The lines that nbdinetd has logged.
 void AddLines(absl::string_view text, Level level,
               std::vector<Finding>& findings) {
   for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
     absl::ConsumePrefix(&line, "nbdinetd: ");
-    absl::ConsumePrefix(&line, "hint: ");
     findings.push_back({level, std::string(line)});
   }
+}
+
+// The hints of the report. Those on the shipped units are left out: other
+// findings are about the settings that the unit has.
+void AddHints(absl::string_view report, std::vector<Finding>& findings) {
+  auto members = JsonMembers(report);
+  if (!members.has_value()) return;
+  const auto hints = JsonElements((*members)["hints"]);
+  if (!hints.has_value()) return;
+  for (const std::string& hint : *hints) {
+    findings.push_back({Level::kWarning, JsonText(hint).value_or(hint)});
+  }
+}
+
+std::string WouldServe(const ManagedExport& target) {
+  const std::string& directory = target.served.directory;
+  return directory.empty()
+             ? absl::StrCat("nbdinetd would serve ", Quoted(target.served.file))
+             : absl::StrCat("nbdinetd would serve the files of ",
+                            Quoted(directory));
 }
 
 }  // namespace
 
 std::vector<Finding> CheckHandler(const Properties& service,
-                                  const ManagedExport& target) {
+                                  const ManagedExport& target, bool of_user) {
   if (!target.arguments_known) {
     return {{Level::kWarning,
              "the file of EnvironmentFile= can't be read, so that its options "
              "aren't checked: run nbdinetctl as root"}};
   }
-  const passwd* user = nullptr;
-  if (!target.user.empty()) {
-    user = getpwnam(target.user.c_str());
-    if (user == nullptr) {
-      return {{Level::kError,
-               absl::StrCat("User=", target.user, ": there is no such user")}};
-    }
-    // Only root can become somebody else.
-    if (user->pw_uid == geteuid() || geteuid() != 0) user = nullptr;
+  const absl::StatusOr<UnitUser> user = UserOf(service, of_user);
+  if (!user.ok()) {
+    return {{absl::IsNotFound(user.status()) ? Level::kError : Level::kWarning,
+             std::string(user.status().message())}};
   }
-  const Finished finished = Run(CommandOf(service, target), user);
+  const Finished finished = Run(CommandOf(service, target), *user);
   std::vector<Finding> findings;
   const bool good = finished.status == 0;
   AddLines(finished.errors, good ? Level::kWarning : Level::kError, findings);
-  if (good) {
-    const size_t end = finished.output.find('\n');
-    findings.push_back({Level::kOk, finished.output.substr(0, end)});
-  } else if (findings.empty()) {
-    findings.push_back(
-        {Level::kError, absl::StrCat("'nbdinetd --check' ended with status ",
-                                     finished.status)});
-  }
-  return findings;
+  if (good) AddHints(finished.output, findings);
+  if (!findings.empty()) return findings;
+  return {good ? Finding{Level::kOk, WouldServe(target)}
+               : Finding{Level::kError,
+                         absl::StrCat("'nbdinetd --check' ended with status ",
+                                      finished.status)}};
 }
 
 }  // namespace nbdinetd::ctl

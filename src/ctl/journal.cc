@@ -34,6 +34,24 @@ absl::Status AddMatch(sd_journal* journal, const std::string& match) {
   return ErrnoStatus(-result, "failed to search the journal");
 }
 
+absl::Status AddProcess(sd_journal* journal, const JournalProcess& process,
+                        bool user) {
+  sd_id128_t boot;
+  if (const int result = sd_id128_get_boot(&boot); result < 0) {
+    return ErrnoStatus(-result, "failed to read the machine's boot ID");
+  }
+  char boot_text[SD_ID128_STRING_MAX];
+  for (const std::string& match :
+       {absl::StrCat("_PID=", process.pid),
+        absl::StrCat("_BOOT_ID=", sd_id128_to_string(boot, boot_text)),
+        absl::StrCat(user ? "_SYSTEMD_USER_UNIT=" : "_SYSTEMD_UNIT=",
+                     process.unit)}) {
+    absl::Status status = AddMatch(journal, match);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::optional<std::string> JournalEntry::Field(const char* name) const {
@@ -99,8 +117,8 @@ absl::Status Journal::ForEach(
         AddMatch(journal, absl::StrCat("MESSAGE_ID=", id.hex));
     if (!status.ok()) return status;
   }
-  if (query.pid.has_value()) {
-    absl::Status status = AddMatch(journal, absl::StrCat("_PID=", *query.pid));
+  if (query.process.has_value()) {
+    absl::Status status = AddProcess(journal, *query.process, user_);
     if (!status.ok()) return status;
   }
   int result;

@@ -41,9 +41,18 @@ class JournalEntry {
   bool user_;
 };
 
+// A process whose entries are searched. Its id alone isn't enough: others had
+// it before.
+struct JournalProcess {
+  pid_t pid = 0;
+  std::string unit;
+};
+
 struct JournalQuery {
   std::vector<MessageId> message_ids;
-  std::optional<pid_t> pid;
+  // Only entries of this process since the machine was booted. `since` should
+  // be the process's start.
+  std::optional<JournalProcess> process;
   absl::Time since = absl::InfinitePast();
   bool newest_first = false;
 };

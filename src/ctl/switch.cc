@@ -41,14 +41,14 @@ absl::Status RunJobs(Bus& bus, const std::string& method,
   if (!jobs.ok()) return jobs.status();
   for (const auto& [unit, job] : *jobs) {
     if (job == "done" || job == "skipped") continue;
-    return JobFailed(method == "StartUnit" ? "start" : "stop", unit, job,
+    return JobFailed(Bus::InWords(method), unit, job,
                      bus.GetString(unit, "Socket", "Result"));
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> StartExport(Bus& bus, const ManagedExport& target) {
-  if (!target.has_units) {
+  if (!target.has_units || target.state == "removed") {
     return absl::FailedPreconditionError(absl::StrCat(
         "failed to start ", Quoted(target.name), ": ", target.reason));
   }
@@ -57,25 +57,78 @@ absl::StatusOr<std::string> StartExport(Bus& bus, const ManagedExport& target) {
   return absl::StrCat("started ", target.main_unit());
 }
 
+// How many clients an export has; 0 if that can't be found out.
+size_t ClientsOf(Bus& bus, const Where& where, const ManagedExport& target) {
+  const absl::StatusOr<LiveConnections> found =
+      FindConnections(bus, where, {target});
+  return found.ok() ? found->connections.size() : 0;
+}
+
+std::string InWords(size_t clients) {
+  return absl::StrCat(clients, clients == 1 ? " client" : " clients");
+}
+
+// Whether a listening service lets its connections continue on a reload, as the
+// shipped one does: its process exits, and systemd leaves the others alone.
+bool HandsOver(Bus& bus, const std::string& service) {
+  const std::string kill_mode = bus.GetString(service, "Service", "KillMode");
+  return bus.GetNumber(service, "Unit", "CanReload") != 0 &&
+         (kill_mode == "process" || kill_mode == "none");
+}
+
+// Ends the listening process of a service, but not its connections, as stopping
+// the unit would.
+absl::Status StopListener(Bus& bus, const std::string& service) {
+  if (bus.GetString(service, "Unit", "ActiveState") != "active" ||
+      !HandsOver(bus, service)) {
+    return RunJobs(bus, "StopUnit", {service});
+  }
+  absl::Status status = RunJobs(bus, "ReloadUnit", {service});
+  if (!status.ok()) return status;
+  if (bus.GetString(service, "Unit", "ActiveState") == "active") {
+    return absl::InternalError(absl::StrCat(
+        "failed to stop ", service,
+        ": it continues after a reload, which its ExecReload= should make "
+        "exit; 'systemctl stop ",
+        service, "' ends it and its clients"));
+  }
+  return absl::OkStatus();
+}
+
+// FailedPrecondition if the clients can't stay.
+absl::Status CheckClientsStay(Bus& bus, const Where& where,
+                              const ManagedExport& target) {
+  if (target.per_connection || HandsOver(bus, target.service)) {
+    return absl::OkStatus();
+  }
+  const size_t clients = ClientsOf(bus, where, target);
+  if (clients == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "stopping ", target.service, " would end its ", InWords(clients),
+      ", since it has no ExecReload= that hands over, or no "
+      "KillMode=process: run 'nbdinetctl disconnect ",
+      target.name, "' first"));
+}
+
 absl::StatusOr<std::string> StopExport(Bus& bus, const Where& where,
                                        const ManagedExport& target) {
   if (!target.has_units) return std::string("it has no units");
-  std::vector<std::string> units = {target.main_unit()};
-  // A listening service holds the socket, too. Its connections stay.
-  if (!target.socket.empty() && !target.per_connection) {
-    units.push_back(target.service);
+  absl::Status status = CheckClientsStay(bus, where, target);
+  if (!status.ok()) return status;
+  // First the socket, so that no client starts the service again.
+  if (!target.socket.empty()) {
+    status = RunJobs(bus, "StopUnit", {target.socket});
   }
-  absl::Status status = RunJobs(bus, "StopUnit", units);
+  if (status.ok() && !target.per_connection) {
+    status = StopListener(bus, target.service);
+  }
   if (!status.ok()) return status;
   std::string result = absl::StrCat("stopped ", target.main_unit());
-  const absl::StatusOr<LiveConnections> found =
-      FindConnections(bus, where, {target});
-  const size_t clients = found.ok() ? found->connections.size() : 0;
+  const size_t clients = ClientsOf(bus, where, target);
   if (clients > 0) {
-    absl::StrAppend(&result, "; ", clients,
-                    clients == 1 ? " client stays" : " clients stay",
-                    " connected: 'nbdinetctl disconnect ", target.name,
-                    "' ends that");
+    absl::StrAppend(
+        &result, "; ", InWords(clients), clients == 1 ? " stays" : " stay",
+        " connected: 'nbdinetctl disconnect ", target.name, "' ends that");
   }
   return result;
 }
@@ -85,6 +138,11 @@ absl::StatusOr<std::string> SetEnabled(Bus& bus, const Where& where,
                                        const ManagedExport& target,
                                        bool enable) {
   std::string result;
+  if (target.state == "removed") {
+    return absl::FailedPreconditionError(
+        absl::StrCat("failed to ", enable ? "enable " : "disable ",
+                     Quoted(target.name), ": ", target.reason));
+  }
   if (!target.generated) {
     absl::Status status = bus.ChangeUnitFiles(
         enable ? "EnableUnitFiles" : "DisableUnitFiles", target.main_unit());

@@ -26,9 +26,11 @@ std::vector<Finding> CheckService(const Properties& service,
                                   const std::string& path, bool writable);
 
 // Runs "nbdinetd --check" as the service would run nbdinetd: the same program,
-// arguments and user. Its last finding is "ok" if clients would be served.
+// arguments, user, groups and capabilities. `of_user`: the service is of a
+// user's manager. "ok" is the only finding if clients would be served as it is
+// meant.
 std::vector<Finding> CheckHandler(const Properties& service,
-                                  const ManagedExport& target);
+                                  const ManagedExport& target, bool of_user);
 
 }  // namespace nbdinetd::ctl
 

@@ -37,8 +37,8 @@ def library_path():
 class Faults:
     """The page that the preloaded library and the test share."""
 
-    def __init__(self, context):
-        self.path = context.fresh(".faults")
+    def __init__(self, context, path=None):
+        self.path = path or context.fresh(".faults")
         size = _HEAD.size + _MAX_CALLS * _COUNTER.size
         with open(self.path, "wb+") as file:
             file.truncate(size)

@@ -7,9 +7,13 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+import errno  # noqa: E402
 import json  # noqa: E402
+import os  # noqa: E402
+import shutil  # noqa: E402
 import subprocess  # noqa: E402
 import threading  # noqa: E402
+import failing_calls  # noqa: E402
 import pid1  # noqa: E402
 from harness import *  # noqa: E402
 
@@ -30,9 +34,9 @@ def ctl(*argv, status=0):
     return result
 
 
-def rows(verb, *argv):
+def rows(verb, *argv, status=0):
     """The objects of --json, each held to the schema of its verb."""
-    found = json.loads(ctl(verb, *argv, "--json=short").stdout)
+    found = json.loads(ctl(verb, *argv, "--json=short", status=status).stdout)
     for row in found:
         hold_to_schema(verb, row)
     return found
@@ -226,6 +230,31 @@ def _(t):
     eq(row["result"], "disconnected")
 
 
+@test("a connection whose process has the number of an earlier one doesn't get its peer, nor its end")
+def _(t):
+    start_listener(t)
+    first = client_of(t, LISTEN_PORT)
+    row = wait_until(lambda: (lambda r: r if "peer" in r else None)(row_of("connections", "nbdinetd-listen")), "the peer")
+    pid = row["pid"]
+    ctl("disconnect", peer_of(first))
+    wait_until(lambda: rows("history", f"--peer={peer_of(first)}"), "its end in the journal")
+    machine.shell("mkdir -p /run/proc; mountpoint -q /run/proc || mount -t proc proc /run/proc")
+
+    def same_number():
+        machine.shell(f"echo {pid - 2} >/run/proc/sys/kernel/ns_last_pid")
+        for _ in range(4):
+            connection = connect(LISTEN_PORT)
+            t.defer(connection.close)
+            connection.recv(18)
+        found = rows("connections", "nbdinetd-listen")
+        if any(row["pid"] == pid for row in found):
+            return found
+        ctl("disconnect", "nbdinetd-listen")
+        return None
+    found = wait_until(same_number, "a process with the number of the first")
+    eq([row.get("peer") for row in found], [None] * 4)
+
+
 @test("a copy of the units under another name is an export, too, and one with another program is not")
 def _(t):
     start_shipped(t)
@@ -276,6 +305,26 @@ def _(t):
         row = row_of("list", "nbdinetd")
         eq((row["state"], row["reason"]), ("failed", "the socket could not be opened"))
     client.disconnect()
+
+
+@test("stop of a listening service leaves its clients connected, and refuses where the service can't")
+def _(t):
+    start_listener(t)
+    client = client_of(t, LISTEN_PORT)
+    contains("1 client stays connected", ctl("stop", "nbdinetd-listen").stdout)
+    eq(client.read(0, 512), pattern(0, 512))
+    eq([machine.show(f"nbdinetd-listen.{kind}", "ActiveState") for kind in ("socket", "service")], ["inactive"] * 2)
+    eq([row["result"] for row in rows("disconnect", "nbdinetd-listen")], ["disconnected"])
+    # Without a reload that hands over, stopping would end the client.
+    drop_in(t, "nbdinetd-listen.service", "[Service]\nExecReload=\n")
+    ctl("start", "nbdinetd-listen")
+    client = client_of(t, LISTEN_PORT)
+    contains("nbdinetctl disconnect nbdinetd-listen", ctl("stop", "nbdinetd-listen", status=1).stderr)
+    eq(client.read(0, 512), pattern(0, 512))
+    eq(machine.show("nbdinetd-listen.socket", "ActiveState"), "active")
+    ctl("disconnect", "nbdinetd-listen")
+    ctl("stop", "nbdinetd-listen")
+    eq([machine.show(f"nbdinetd-listen.{kind}", "ActiveState") for kind in ("socket", "service")], ["inactive"] * 2)
 
 
 @test("a user without rights reads the units, and is told why the rest is refused")
@@ -358,6 +407,37 @@ def _(t):
     contains(f"add DeviceAllow={device} r", " ".join(findings("nbdinetd", status=1)["error"]))
 
 
+@test("check opens the file with the rights of the unit: its groups, no capabilities, a user by number")
+def _(t):
+    machine.write("/data/a.img", pattern(0, MIB))
+    image = machine.path("/data/a.img")
+    start_shipped(t)
+    serve("/data/a.img", "--readonly")
+    # Hints on what other units would lack are no warnings of this one.
+    found = findings("nbdinetd", status=0)
+    eq((len(found["ok"]), found["warning"]), (1, []))
+    os.chown(image, 65534, 65534)
+    image.chmod(0o600)
+    contains("Permission denied", " ".join(findings("nbdinetd", status=1)["error"]))
+    drop_in(t, "nbdinetd@.service", "[Service]\nUser=65534\n")
+    eq(len(findings("nbdinetd", status=0)["ok"]), 1)
+    disk = int(machine.shell("getent group disk").split(":")[2])
+    os.chown(image, 0, disk)
+    image.chmod(0o640)
+    contains("Permission denied", " ".join(findings("nbdinetd", status=1)["error"]))
+    drop_in(t, "nbdinetd@.service", "[Service]\nUser=nobody\nSupplementaryGroups=disk\n")
+    eq(len(findings("nbdinetd", status=0)["ok"]), 1)
+    drop_in(t, "nbdinetd@.service", "[Service]\nUser=nobody\nGroup=disk\n")
+    eq(len(findings("nbdinetd", status=0)["ok"]), 1)
+    drop_in(t, "nbdinetd@.service", "[Service]\nDynamicUser=yes\n")
+    found = findings("nbdinetd", status=0)
+    eq((found["ok"], "DynamicUser=yes" in " ".join(found["warning"])), ([], True))
+    drop_in(t, "nbdinetd@.service", "[Service]\nUser=root\n")
+    result = machine.run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--", "nbdinetctl", "check",
+                         "nbdinetd", check=False)
+    contains("run nbdinetctl as root", result.stdout)
+
+
 @test("check of a file needs no installed export, and names file and line")
 def _(_t):
     machine.write("/root/good.export", "[Export]\nFile=/srv/nbd/export.img\n")
@@ -429,7 +509,10 @@ def _(t):
     ctl("disable", "golden", "--now")
     contains("[Export]\nEnabled=no\n", machine.path(drop_in_path).read_text())
     eq((machine.path(link).is_symlink(), row_of("list", "golden")["state"]), (False, "stopped"))
+    # An error is found before a reload, which would take the units away.
     machine.write(path, f"[Export]\nFile={IMAGE}\nReadOnly=maybe\n")
+    error, = findings("golden", status=1)["error"]
+    contains(f"{path}:3", error)
     machine.systemctl("daemon-reload")
     row = row_of("list", "golden")
     eq((row["state"], row["reason"].split(": ")[0]), ("failed", f"{path}:3"))
@@ -469,6 +552,59 @@ def _(t):
     matches(r"^HTTP/1.1 200 OK\r$", head)
     matches(rf"^Content-Length: {len(body)}\r$", head)
     contains("nbdinetd_export_up", body)
+
+
+@test("disconnect tells a failed last flush from a good end, of a unit and of a process of a listener")
+def _(t):
+    require(failing_calls.library_path(), "needs tests/support/faulty_calls.so")
+    shutil.copy(failing_calls.library_path(), machine.path("/srv/faulty_calls.so"))
+    start_shipped(t, "")
+    faults = "[Service]\nEnvironment=LD_PRELOAD=/srv/faulty_calls.so NBDINETD_FAULTS=/srv/faults\n"
+    for unit, export, port in (("nbdinetd@.service", "nbdinetd", PORT),
+                               ("nbdinetd-listen.service", "nbdinetd-listen", LISTEN_PORT)):
+        if export == "nbdinetd-listen":
+            start_listener(t)
+            serve(IMAGE, listener=True)
+        faulty = failing_calls.Faults(t, machine.path("/srv/faults"))
+        faulty.arm("fdatasync", errno.EIO, 1, 100)
+        drop_in(t, unit, faults)
+        client = client_of(t, port)
+        client.write(0, b"x" * 512)
+        row, = rows("disconnect", export, status=1)
+        contains("ended with a failure (", row["result"])
+        contains(f"journalctl -u {row['unit']}", row["result"])
+
+
+@test("clients of an .export file that is deleted are shown, and can be disconnected")
+def _(t):
+    machine.write(IMAGE, pattern(0, MIB))
+    for name, more in (("gone", ""), ("gone2", "Mode=listener\n")):
+        port = 10811 + (name == "gone2")
+        machine.write(f"/etc/nbdinetd/{name}.export", f"[Export]\nFile={IMAGE}\nReadOnly=yes\n{more}"
+                      f"[Socket]\nListenStream=\nListenStream={port}\n")
+
+    def undo():
+        machine.shell("rm -rf /etc/nbdinetd")
+        machine.systemctl("stop", "nbdinetd-gone*", check=False)
+        machine.systemctl("daemon-reload")
+    t.defer(undo)
+    machine.systemctl("daemon-reload")
+    clients = {}
+    for name, port in (("gone", 10811), ("gone2", 10812)):
+        ctl("start", name)
+        clients[name] = client_of(t, ("127.0.0.1", port))
+    machine.shell("rm -rf /etc/nbdinetd")
+    machine.systemctl("daemon-reload")
+    for name, client in clients.items():
+        row = row_of("list", name)
+        eq((row["state"], row["clients"]), ("removed", 1))
+        contains("is gone", ctl("start", name, status=1).stderr)
+        contains("disconnect", findings(name, status=0)["warning"][0])
+        row, = rows("disconnect", name)
+        eq((row["result"], row.get("peer")), ("disconnected", peer_of(client)))
+        client.expect_end()
+        ctl("stop", name)
+        eq([row for row in rows("list") if row["export"] == name], [])
 
 
 @test("-H reaches another machine's manager by ssh, and says what only that machine can do")
@@ -537,6 +673,19 @@ def _(t):
     machine.write("/usr/local/bin/ssh", "#!/bin/sh\nexit 255\n", mode=0o755)
     t.defer(lambda: machine.path("/usr/local/bin/ssh").unlink())
     contains('failed to reach the service manager of "storage"', ctl("-H", "storage", status=1).stderr)
+@test("what a client chose as a name is no command to the completion of a shell, and peers are completed")
+def _(t):
+    start_shipped(t)
+    connection = connect(PORT)
+    t.defer(connection.close)
+    Client(connection).start("$(touch${IFS}/run/by-a-client)`touch${IFS}/run/by-a-client`")
+    peer = "127.0.0.1:%d" % connection.getsockname()[1]
+    wait_until(lambda: row_of("connections", "nbdinetd").get("export_name"), "the status of the connection")
+    script = (SRCDIR / "completions" / "bash" / "nbdinetctl").read_text()
+    completed = machine.run("bash", "-c", f"{script}\nCOMP_WORDS=(nbdinetctl disconnect ''); COMP_CWORD=2\n"
+                            "_nbdinetctl; printf '%s\\n' \"${COMPREPLY[@]}\"").stdout.split()
+    eq(completed, ["nbdinetd", peer])
+    eq(machine.path("/run/by-a-client").exists(), False)
 
 
 @test("wrong usage is status 64, and names what is right")
