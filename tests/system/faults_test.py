@@ -91,7 +91,7 @@ def logged(process, *patterns):
 
 def reported_errors(process):
     """How many errors the log's last line counts."""
-    return int(matches(r"ended: .* (\d+) errors, in ", process.stderr())[1])
+    return int(matches(r"ended: .* (\d+) errors?, in ", process.stderr())[1])
 
 
 def expect_good_bytes(answer, content):
