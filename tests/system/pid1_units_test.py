@@ -16,6 +16,7 @@ import pid1  # noqa: E402
 from faults import LoopDevice, need_privilege  # noqa: E402
 from harness import *  # noqa: E402
 from intruder import FORBIDDEN, INTRUDER, REFUSED  # noqa: E402
+from tls import TlsClient, authority, client_context  # noqa: E402
 
 PORT = ("127.0.0.1", 10809)
 RACK = 256  # MaxConnections= of nbdinetd.socket
@@ -163,6 +164,33 @@ def _(t):
     eq(run_service(f"{light}\n{strict}", "/bin/true"), 0)
     for more in ("User=nobody", strict):
         assert run_service(f"{light}\n{more}", command) != 0, more
+
+
+@test("with --tls-certificates=DIR, the process reads the keys of root by itself, in nbdinetd@.service and in the "
+      "unit of an export file, and needs no credentials")
+def _(t):
+    machine.write("/srv/nbd/export.img", pattern(0, MIB))
+    for name in ("ca-cert.pem", "server-cert.pem", "server-key.pem"):
+        machine.write(f"/etc/pki/keys/{name}", Path(authority().path(name)).read_bytes(), 0o600)
+    machine.shell("chmod 700 /etc/pki/keys")
+    Served(t, "/srv/nbd/export.img", "--tls=require --tls-certificates=/etc/pki/keys")
+    machine.write("/etc/nbdinetd/keys.export",
+                  "[Export]\nFile=/srv/nbd/export.img\nTLS=require\nOptions=--tls-certificates=/etc/pki/keys\n"
+                  "[Socket]\nListenStream=10811\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "nbdinetd-keys.socket")
+
+    def remove():
+        machine.systemctl("stop", "nbdinetd-keys.socket")
+        machine.path("/etc/nbdinetd/keys.export").unlink()
+        machine.systemctl("daemon-reload")
+    t.defer(remove)
+    for address in (PORT, ("127.0.0.1", 10811)):
+        client = TlsClient(connect(address)).start(tls=client_context())
+        eq(client.read(4096, 512), pattern(4096, 512))
+        handed_over = machine.run("ls", "/run/credentials", check=False).stdout.split()
+        eq([name for name in handed_over if "nbdinetd" in name], [])
+        client.disconnect()
 
 
 @test("a copy of both units under another name is a second export, in the same slice")
