@@ -35,6 +35,10 @@ constexpr size_t kMaxFileBytes = 1 << 20;
 // addresses, in the 255 bytes of a unit's name.
 constexpr size_t kMaxNameBytes = 100;
 
+// Of a line or value in a message, which has room for more.
+constexpr size_t kMaxShownBytes = 80;
+constexpr size_t kMaxComplaintBytes = 600;
+
 constexpr absl::string_view kBlanks = " \t\r";
 
 std::string PathIn(const std::string& directory, absl::string_view name) {
@@ -114,6 +118,10 @@ absl::string_view WithoutBlanks(absl::string_view text) {
 }
 
 bool IsComment(absl::string_view line) {
+std::string Shown(absl::string_view text) {
+  return Quoted(Shortened(text, kMaxShownBytes));
+}
+
   const absl::string_view text = WithoutBlanks(line);
   return !text.empty() && (text[0] == '#' || text[0] == ';');
 }
@@ -161,7 +169,7 @@ class Parser {
     if (line[0] == '[') {
       if (line.size() < 3 || line.back() != ']') {
         return Wrong(absl::StrCat(
-            Quoted(line), ": a section has its name in brackets, as [Export]"));
+            Shown(line), ": a section has its name in brackets, as [Export]"));
       }
       section_ = std::string(line.substr(1, line.size() - 2));
       return absl::OkStatus();
@@ -169,13 +177,13 @@ class Parser {
     const size_t equals = line.find('=');
     const absl::string_view key = WithoutBlanks(line.substr(0, equals));
     if (equals == absl::string_view::npos || key.empty()) {
-      return Wrong(absl::StrCat(Quoted(line),
+      return Wrong(absl::StrCat(Shown(line),
                                 ": a setting is KEY=VALUE, and a comment "
                                 "begins with #"));
     }
     if (section_.empty()) {
       return Wrong(absl::StrCat(
-          Quoted(line), ": a section such as [Export] must come before it"));
+          Shown(line), ": a section such as [Export] must come before it"));
     }
     settings_.push_back({section_, std::string(key),
                          std::string(WithoutBlanks(line.substr(equals + 1))),
@@ -351,7 +359,17 @@ const ExportSetting* LastSettingOf(const ExportFile& file,
 absl::Status ErrorAt(const ExportSetting& setting,
                      absl::string_view complaint) {
   return absl::InvalidArgumentError(
-      absl::StrCat(setting.path, ":", setting.line, ": ", complaint));
+      absl::StrCat(setting.path, ":", setting.line, ": ",
+                   Shortened(complaint, kMaxComplaintBytes)));
+}
+
+std::string Shortened(absl::string_view text, size_t size) {
+  if (text.size() <= size) return std::string(text);
+  // The bytes that continue a character are 10xxxxxx.
+  while (size > 0 && (static_cast<unsigned char>(text[size]) & 0xc0) == 0x80) {
+    --size;
+  }
+  return absl::StrCat(text.substr(0, size), "...");
 }
 
 std::string ShownValue(absl::string_view value) {
@@ -360,7 +378,8 @@ std::string ShownValue(absl::string_view value) {
       std::all_of(value.begin(), value.end(), [](unsigned char c) {
         return absl::ascii_isalnum(c) || absl::StrContains("-_./:+@%,", c);
       });
-  return plain ? std::string(value) : Quoted(value);
+  const std::string shown = Shortened(value, kMaxShownBytes);
+  return plain ? shown : Quoted(shown);
 }
 
 absl::StatusOr<bool> BooleanOf(const ExportSetting& setting) {

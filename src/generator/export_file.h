@@ -93,15 +93,19 @@ const ExportSetting* LastSettingOf(const ExportFile& file,
                                    absl::string_view section,
                                    absl::string_view key);
 
-// InvalidArgument "PATH:LINE: COMPLAINT".
+// InvalidArgument "PATH:LINE: COMPLAINT". A long complaint is shortened.
 absl::Status ErrorAt(const ExportSetting& setting, absl::string_view complaint);
 
 // A value for a message: as it is, or Quoted() if it has other characters than
-// letters, digits and those of paths and addresses.
+// letters, digits and those of paths and addresses. A long one is shortened.
 std::string ShownValue(absl::string_view value);
 
 // What a person may write for yes and no in the files of systemd: 1, yes, y,
 // true, t, on; 0, no, n, false, f, off, in any case. InvalidArgument names the
+// The first `size` bytes of a text that is longer, and "...". No character of
+// UTF-8 is cut in two.
+std::string Shortened(absl::string_view text, size_t size);
+
 // setting otherwise.
 absl::StatusOr<bool> BooleanOf(const ExportSetting& setting);
 

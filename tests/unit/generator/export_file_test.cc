@@ -101,6 +101,21 @@ TEST(ExportFile, ALineThatIsNothingIsAnErrorWithItsLine) {
 }
 
 TEST(ExportFile, AnEmptyAssignmentResetsAList) {
+TEST(ExportFile, MessagesHaveABound) {
+  const std::string long_text(300000, 'x');
+  for (const std::string& text :
+       {long_text, "[" + long_text, "K" + long_text + "=1",
+        "[E]\n=" + long_text, std::string("[E]\nK\\") + long_text}) {
+    EXPECT_LT(ErrorOf(text).size(), 250u);
+  }
+  EXPECT_LT(ShownValue(long_text).size(), 250u);
+  EXPECT_EQ(ShownValue("/a\nb"), "\"/a\\nb\"");
+  // No character is cut in two.
+  EXPECT_EQ(Shortened("ab\xc3\xa9z", 4), "ab\xc3\xa9...");
+  EXPECT_EQ(Shortened("ab\xc3\xa9z", 3), "ab...");
+  EXPECT_EQ(Shortened("ab", 2), "ab");
+}
+
   const ExportFile file{{}, Parsed("[E]\nK=a\nK=b\nL=x\nK=\nK=c\nK=d\nL=\n")};
   std::vector<std::string> values;
   for (const ExportSetting* setting : SettingsOf(file, "E", "K")) {
