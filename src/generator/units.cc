@@ -128,6 +128,14 @@ absl::StatusOr<std::vector<UnitLink>> Links(
     }
     for (const absl::string_view unit :
          absl::StrSplit(setting.value, ' ', absl::SkipWhitespace())) {
+      // The names of other exports' units, and of the shipped ones.
+      if (is_alias &&
+          (unit == "nbdinetd.socket" || absl::StartsWith(unit, "nbdinetd-"))) {
+        return ErrorAt(setting, absl::StrCat("Alias=", ShownValue(unit),
+                                             ": another unit of nbdinetd has, "
+                                             "or could have, this name; choose "
+                                             "one that begins differently"));
+      }
       if (absl::StrContains(unit, '/') || !absl::StrContains(unit, '.') ||
           unit[0] == '.' || (is_alias && !absl::EndsWith(unit, ".socket"))) {
         return ErrorAt(

@@ -254,7 +254,8 @@ TEST_F(UnitsTest, InstallBecomesLinks) {
                    "sockets.target.wants/" + socket + " ../" + socket}));
   for (const char* wrong :
        {"WantedBy=../../x.target", "WantedBy=x", "WantedBy=.target",
-        "Alias=x.service", "Also=x.socket"}) {
+        "Alias=x.service", "Also=x.socket", "Alias=nbdinetd.socket",
+        "Alias=nbdinetd-listen.socket", "Alias=a.socket nbdinetd-b.socket"}) {
     EXPECT_FALSE(
         Make(absl::StrCat("[Export]\nFile=/f\n[Install]\n", wrong, "\n")).ok())
         << wrong;
