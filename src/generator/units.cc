@@ -377,7 +377,9 @@ void UnitMaker::AddDevices(const ExportDefinition& definition,
 }
 
 // The shipped listener's service sees most of the system read-only, and some
-// directories empty: all but this export stays so.
+// directories empty. A file is there with its directory, so that one that
+// replaces it is seen too; nbdinetd's sandbox keeps out of the other files. In
+// the empty directories, it is there alone.
 void UnitMaker::AddVisiblePaths(const ExportDefinition& definition,
                                 UnitChanges& changes) const {
   changes.Remove("Service", "ReadWritePaths");
@@ -386,18 +388,20 @@ void UnitMaker::AddVisiblePaths(const ExportDefinition& definition,
   if (seen.path != definition.path) paths.push_back(seen.path);
   for (const std::string& path : paths) {
     if (absl::StartsWith(path, "/dev/")) continue;
-    const bool is_hidden =
-        std::any_of(std::begin(kHiddenDirectories),
-                    std::end(kHiddenDirectories), [&](const char* directory) {
-                      return absl::StartsWith(path, directory);
-                    });
+    const bool is_hidden = std::any_of(
+        std::begin(kHiddenDirectories), std::end(kHiddenDirectories),
+        [&](const char* directory) {
+          return absl::StartsWith(absl::StrCat(path, "/"), directory);
+        });
     if (is_hidden) {
       changes.Add("Service",
                   definition.is_read_only ? "BindReadOnlyPaths" : "BindPaths",
                   BindPathWord(absl::StrCat("-", path)));
     } else if (!definition.is_read_only) {
-      changes.Add("Service", "ReadWritePaths",
-                  PathWord(absl::StrCat("-", path)));
+      const size_t end = definition.is_directory ? 0 : path.rfind('/');
+      changes.Add(
+          "Service", "ReadWritePaths",
+          PathWord(absl::StrCat("-", end == 0 ? path : path.substr(0, end))));
     }
   }
 }

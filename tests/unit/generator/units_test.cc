@@ -220,6 +220,10 @@ TEST_F(UnitsTest, AListenerSeesItsFile) {
     return With(Lines("[Export]\nMode=listener\n" + text, 1), key);
   };
   EXPECT_EQ(seen("File=/data/a\n", "ReadWritePaths"),
+            Words{"ReadWritePaths=-/data"});
+  EXPECT_EQ(seen("File=/data/a b/c d\n", "ReadWritePaths"),
+            Words{"ReadWritePaths=\"-/data/a b\""});
+  EXPECT_EQ(seen("Directory=/data/a\n", "ReadWritePaths"),
             Words{"ReadWritePaths=-/data/a"});
   EXPECT_EQ(seen("File=/data/a\nReadOnly=yes\n", "ReadWritePaths"), Words{});
   EXPECT_EQ(seen("File=/home/a\n", "BindPaths"),
@@ -228,6 +232,11 @@ TEST_F(UnitsTest, AListenerSeesItsFile) {
             "BindReadOnlyPaths=\"-/home/a\"");
 }
 
+  for (const std::string directory : {"/home", "/root", "/tmp", "/var/tmp"}) {
+    EXPECT_EQ(seen("Directory=" + directory + "\n", "BindPaths"),
+              Words{"BindPaths=\"-" + directory + "\""});
+  }
+  EXPECT_EQ(seen("Directory=/home2\n", "BindPaths"), Words{});
 TEST_F(UnitsTest, InstallBecomesLinks) {
   const auto links = [&](const std::string& install,
                          const std::string& more = "") {
