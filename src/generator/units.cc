@@ -454,20 +454,23 @@ absl::Status TakeAddresses(const ExportFile& file,
   return absl::OkStatus();
 }
 
-absl::StatusOr<ExportUnits> Generate(const ExportSources& sources,
-                                     ManagerScope scope, const UnitMaker& maker,
-                                     std::vector<TakenAddress>& taken) {
+absl::Status Generate(const ExportSources& sources, ManagerScope scope,
+                      const UnitMaker& maker, std::vector<TakenAddress>& taken,
+                      ExportUnits& units) {
   const absl::StatusOr<ExportFile> file = ReadExport(sources);
   if (!file.ok()) return file.status();
   const absl::StatusOr<ExportDefinition> definition =
       DefineExport(*file, scope);
   if (!definition.ok()) return definition.status();
-  absl::StatusOr<ExportUnits> units = maker.Make(*definition);
-  if (units.ok() && definition->is_enabled && !MayShareAddress(*file)) {
-    absl::Status addresses = TakeAddresses(*file, taken);
-    if (!addresses.ok()) return addresses;
+  absl::StatusOr<ExportUnits> made = maker.Make(*definition);
+  if (!made.ok()) return made.status();
+  units = *std::move(made);
+  if (!definition->is_enabled || MayShareAddress(*file)) {
+    return absl::OkStatus();
   }
-  return units;
+  absl::Status addresses = TakeAddresses(*file, taken);
+  if (!addresses.ok()) units.links.clear();
+  return addresses;
 }
 
 }  // namespace
@@ -478,7 +481,9 @@ std::vector<GeneratedExport> GenerateExports(
   std::vector<TakenAddress> taken;
   std::vector<GeneratedExport> generated;
   for (const ExportSources& sources : exports) {
-    generated.push_back({sources, Generate(sources, scope, maker, taken)});
+    GeneratedExport made{sources, {}, {}};
+    made.status = Generate(sources, scope, maker, taken, made.units);
+    generated.push_back(std::move(made));
   }
   return generated;
 }

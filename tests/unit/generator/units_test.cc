@@ -225,18 +225,20 @@ TEST_F(UnitsTest, AListenerSeesItsFile) {
             Words{"ReadWritePaths=\"-/data/a b\""});
   EXPECT_EQ(seen("Directory=/data/a\n", "ReadWritePaths"),
             Words{"ReadWritePaths=-/data/a"});
+  // Not the whole system.
+  EXPECT_EQ(seen("File=/a\n", "ReadWritePaths"), Words{"ReadWritePaths=-/a"});
   EXPECT_EQ(seen("File=/data/a\nReadOnly=yes\n", "ReadWritePaths"), Words{});
   EXPECT_EQ(seen("File=/home/a\n", "BindPaths"),
             Words{"BindPaths=\"-/home/a\""});
   EXPECT_EQ(seen("File=/home/a\nReadOnly=yes\n", "BindReadOnlyPaths").back(),
             "BindReadOnlyPaths=\"-/home/a\"");
-}
-
   for (const std::string directory : {"/home", "/root", "/tmp", "/var/tmp"}) {
     EXPECT_EQ(seen("Directory=" + directory + "\n", "BindPaths"),
               Words{"BindPaths=\"-" + directory + "\""});
   }
   EXPECT_EQ(seen("Directory=/home2\n", "BindPaths"), Words{});
+}
+
 TEST_F(UnitsTest, InstallBecomesLinks) {
   const auto links = [&](const std::string& install,
                          const std::string& more = "") {
@@ -304,12 +306,15 @@ TEST_F(UnitsTest, OneErrorHarmsNoOtherExport) {
   write("e.export", "[Export]\nFile=/f\n[Socket]\nListenStream=2\n");
   write("f.export",
         "[Export]\nFile=/f\n[Socket]\nListenStream=2\nReusePort=yes\n");
-  Words good;
+  Words good, made_units;
   for (const GeneratedExport& made :
        GenerateExports(FindExports({folder_}).exports, ManagerScope::kSystem)) {
-    if (made.units.ok()) good.push_back(made.sources.name);
+    if (made.status.ok()) good.push_back(made.sources.name);
+    if (!made.units.files.empty()) made_units.push_back(made.sources.name);
     if (made.sources.name == "b") {
-      EXPECT_EQ(made.units.status().message(),
+      // Nothing starts it. If it listens already, it goes on.
+      EXPECT_TRUE(made.units.links.empty());
+      EXPECT_EQ(made.status.message(),
                 absl::StrCat(path("b.export"),
                              ":4: ListenStream=0.0.0.0:1: export a listens on "
                              "1 already; choose another address, or set "
@@ -317,6 +322,7 @@ TEST_F(UnitsTest, OneErrorHarmsNoOtherExport) {
     }
   }
   EXPECT_EQ(good, (Words{"a", "d", "e", "f"}));
+  EXPECT_EQ(made_units, (Words{"a", "b", "d", "e", "f"}));
 }
 
 TEST_F(UnitsTest, FilesAppearWholeAndReplaceOthers) {
@@ -340,8 +346,6 @@ TEST_F(UnitsTest, FilesAppearWholeAndReplaceOthers) {
   EXPECT_FALSE(OutputDirectory::Open(path("missing")).ok());
 }
 
-}  // namespace
-}  // namespace nbdinetd
 TEST_F(UnitsTest, AGeneratorLeavesTheFilesOfAnotherOne) {
   // Of a generator that has the same process id, in another PID namespace.
   const std::string other =
@@ -384,3 +388,5 @@ TEST_F(UnitsTest, TwoGeneratorsWriteAtOnce) {
   EXPECT_EQ(text, std::string(10000, text[0]));
 }
 
+}  // namespace
+}  // namespace nbdinetd
