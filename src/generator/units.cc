@@ -1,5 +1,6 @@
 #include "generator/units.h"
 
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include <algorithm>
@@ -251,6 +252,11 @@ std::string UnitMaker::ServiceText(const ExportDefinition& definition) const {
       definition.is_listener ? listener_service_ : connection_service_;
   UnitChanges changes = Changes(definition, "NBD export");
   changes.Add("Unit", "RequiresMountsFor", PathWord(definition.path));
+  // systemd doesn't follow links there.
+  const std::string target = look_.At(definition.path).path;
+  if (target != definition.path && !absl::StartsWith(target, "/dev/")) {
+    changes.Add("Unit", "RequiresMountsFor", PathWord(target));
+  }
   changes.Remove("Service", "Environment");
   changes.Remove("Service", "EnvironmentFile");
   changes.Replace("Service", "ExecStart", Command(definition, shipped));
@@ -318,13 +324,13 @@ std::string UnitMaker::Command(const ExportDefinition& definition,
       {{"$NBDINETD_OPTIONS", options}, {"-- ${NBDINETD_EXPORT}", file}});
 }
 
-// Whether the certificates are handed over as credentials. A directory that
-// can't be looked at now may have a revocation list, which must not be lost:
-// nbdinetd then reads the directory by itself.
+// Whether the certificates are credentials. nbdinetd itself reads a directory
+// that isn't there yet, which may have a revocation list.
 bool UnitMaker::HasCredentials(const ExportDefinition& definition) const {
   if (scope_ == ManagerScope::kUser) return false;
-  const CarefulLook::Seen seen = look_.At(definition.tls_certificates);
-  return seen.what == What::kFound && S_ISDIR(seen.status.st_mode);
+  const std::string path =
+      absl::StrCat(definition.tls_certificates, "/", kRequiredTlsFiles[0]);
+  return look_.At(path).what == What::kFound;
 }
 
 // systemd reads the keys, as root, and only the service can read its copies.
@@ -343,7 +349,9 @@ void UnitMaker::AddTls(const ExportDefinition& definition,
       }
       for (const char* name : kOptionalTlsFiles) {
         const std::string path = absl::StrCat(directory, "/", name);
-        if (look_.At(path).what != What::kMissing) load(name, path);
+        // A link may lead to where nothing is mounted yet.
+        struct stat status;
+        if (lstat(path.c_str(), &status) == 0) load(name, path);
       }
     }
   }

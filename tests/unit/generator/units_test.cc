@@ -185,9 +185,14 @@ TEST_F(UnitsTest, LinksOfOthersOpenNoDevice) {
 }
 
 TEST_F(UnitsTest, TlsFilesAreCredentials) {
-  std::ofstream(path("ca-crl.pem")) << "x";
+  // A list on a file system that isn't mounted yet.
+  ASSERT_EQ(symlink("/missing/crl", path("ca-crl.pem").c_str()), 0);
   const std::string text =
       "[Export]\nFile=/f\nTLSCertificates=" + folder_ + "\n";
+  // Without a certificate, it is perhaps a mount point where nothing is
+  // mounted.
+  EXPECT_EQ(With(Lines(text, 1), "LoadCredential"), Words{});
+  std::ofstream(path("server-cert.pem")) << "x";
   EXPECT_EQ(With(Lines(text, 1), "LoadCredential"),
             (Words{"LoadCredential=server-cert.pem:" + path("server-cert.pem"),
                    "LoadCredential=server-key.pem:" + path("server-key.pem"),
@@ -213,6 +218,18 @@ TEST_F(UnitsTest, TlsFilesAreCredentials) {
   EXPECT_EQ(With(of_user, "CapabilityBoundingSet"), Words{});
   EXPECT_EQ(With(of_user, "Slice"), Words{});
   EXPECT_EQ(With(of_user, "NoNewPrivileges"), Words{"NoNewPrivileges=yes"});
+}
+
+TEST_F(UnitsTest, TheFileSystemsOfALinkAndItsTargetAreRequired) {
+  ASSERT_EQ(symlink("/far/a b", path("link").c_str()), 0);
+  ASSERT_EQ(symlink("/dev/vg0/x", path("device").c_str()), 0);
+  const auto mounts = [&](const std::string& file) {
+    return With(Lines("[Export]\nFile=" + file + "\n", 1), "RequiresMountsFor");
+  };
+  EXPECT_EQ(mounts(path("link")), (Words{"RequiresMountsFor=" + path("link"),
+                                         "RequiresMountsFor=\"/far/a b\""}));
+  EXPECT_EQ(mounts(path("device")),
+            Words{"RequiresMountsFor=" + path("device")});
 }
 
 TEST_F(UnitsTest, AListenerSeesItsFile) {
