@@ -26,12 +26,12 @@ ManagedExport WithoutUnits(const GeneratedExport& generated,
   target.source_path = generated.sources.path;
   target.generated = true;
   target.has_units = false;
-  target.state = generated.units.ok() ? "stopped" : "failed";
+  target.state = generated.status.ok() ? "stopped" : "failed";
   target.reason =
-      generated.units.ok()
+      generated.status.ok()
           ? absl::StrCat("its units aren't made yet: run 'systemctl ",
                          where.user ? "--user " : "", "daemon-reload'")
-          : std::string(generated.units.status().message());
+          : std::string(generated.status.message());
   return target;
 }
 
@@ -75,8 +75,8 @@ std::map<std::string, std::string> ErrorsOfFiles(const Where& where) {
 std::string ErrorOfFile(const std::string& path, const Where& where) {
   const std::vector<GeneratedExport> generated =
       GenerateExports({SourcesOfFile(path)}, ScopeOf(where));
-  if (generated.empty() || generated[0].units.ok()) return "";
-  return std::string(generated[0].units.status().message());
+  if (generated.empty() || generated[0].status.ok()) return "";
+  return std::string(generated[0].status.message());
 }
 
 }  // namespace nbdinetd::ctl

@@ -103,11 +103,13 @@ absl::Status UnknownKey(const ExportSetting& setting) {
   for (const OptionRow& row : OptionTable()) {
     if (row.key != nullptr) keys.emplace_back(row.key);
   }
+  // A longer one is near to none.
+  const absl::string_view key = absl::string_view(setting.key).substr(0, 50);
   const auto nearest = std::min_element(
       keys.begin(), keys.end(), [&](const auto& a, const auto& b) {
-        return Distance(a, setting.key) < Distance(b, setting.key);
+        return Distance(a, key) < Distance(b, key);
       });
-  const bool is_near = Distance(*nearest, setting.key) <= 2;
+  const bool is_near = Distance(*nearest, key) <= 2;
   return ErrorAt(
       setting,
       absl::StrCat(ShownValue(setting.key), "= is no key of [Export]; ",
@@ -129,7 +131,7 @@ absl::Status CheckSections(const ExportFile& file) {
                !absl::StartsWith(setting.section, "X-")) {
       return ErrorAt(
           setting,
-          absl::StrCat("there is no section [", setting.section,
+          absl::StrCat("there is no section [", ShownValue(setting.section),
                        "]; use [Export], [Unit], [Socket], [Service] or "
                        "[Install]"));
     }
@@ -143,14 +145,14 @@ absl::Status CheckPath(const ExportSetting& setting) {
                    absl::StrCat(setting.key, "=", ShownValue(setting.value),
                                 ": use an absolute path"));
   }
-  if (setting.value.back() == '\\') {
-    return ErrorAt(setting,
   // Its meaning depends on the links before it. systemd accepts none.
   if (absl::StrContains(absl::StrCat(setting.value, "/"), "/../")) {
     return ErrorAt(setting,
                    absl::StrCat(setting.key, "=", ShownValue(setting.value),
                                 ": use the path without .."));
   }
+  if (setting.value.back() == '\\') {
+    return ErrorAt(setting,
                    absl::StrCat(setting.key, "=", ShownValue(setting.value),
                                 ": a path in a unit can't end with \\"));
   }

@@ -35,6 +35,10 @@ constexpr size_t kMaxFileBytes = 1 << 20;
 // addresses, in the 255 bytes of a unit's name.
 constexpr size_t kMaxNameBytes = 100;
 
+// Of a line or value in a message, which has room for more.
+constexpr size_t kMaxShownBytes = 80;
+constexpr size_t kMaxComplaintBytes = 600;
+
 constexpr absl::string_view kBlanks = " \t\r";
 
 std::string PathIn(const std::string& directory, absl::string_view name) {
@@ -51,6 +55,13 @@ absl::Status FailedTo(absl::string_view verb, const std::string& path,
 struct CloseDirectory {
   void operator()(DIR* directory) const { closedir(directory); }
 };
+
+absl::Status Elsewhere(const std::string& path) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      path,
+      ": this leads to an automount point or the network, or through a link of "
+      "another user; put the file itself there"));
+}
 
 // The names in a directory; none when it is missing.
 absl::StatusOr<std::vector<std::string>> NamesIn(const std::string& directory) {
@@ -107,6 +118,10 @@ absl::StatusOr<std::string> Read(const std::string& path) {
       absl::StrCat(path, ": this file is longer than 1 MiB"));
 }
 
+std::string Shown(absl::string_view text) {
+  return Quoted(Shortened(text, kMaxShownBytes));
+}
+
 absl::string_view WithoutBlanks(absl::string_view text) {
   const size_t begin = text.find_first_not_of(kBlanks);
   if (begin == absl::string_view::npos) return {};
@@ -161,7 +176,7 @@ class Parser {
     if (line[0] == '[') {
       if (line.size() < 3 || line.back() != ']') {
         return Wrong(absl::StrCat(
-            Quoted(line), ": a section has its name in brackets, as [Export]"));
+            Shown(line), ": a section has its name in brackets, as [Export]"));
       }
       section_ = std::string(line.substr(1, line.size() - 2));
       return absl::OkStatus();
@@ -169,13 +184,13 @@ class Parser {
     const size_t equals = line.find('=');
     const absl::string_view key = WithoutBlanks(line.substr(0, equals));
     if (equals == absl::string_view::npos || key.empty()) {
-      return Wrong(absl::StrCat(Quoted(line),
+      return Wrong(absl::StrCat(Shown(line),
                                 ": a setting is KEY=VALUE, and a comment "
                                 "begins with #"));
     }
     if (section_.empty()) {
       return Wrong(absl::StrCat(
-          Quoted(line), ": a section such as [Export] must come before it"));
+          Shown(line), ": a section such as [Export] must come before it"));
     }
     settings_.push_back({section_, std::string(key),
                          std::string(WithoutBlanks(line.substr(equals + 1))),
@@ -194,6 +209,13 @@ class Parser {
 // The drop-ins of one export, by file name.
 using DropIns = std::map<std::string, std::string>;
 
+// What directories have for one export.
+struct ExportPaths {
+  std::string path;  // NAME.export; empty for none
+  DropIns drop_ins;
+  std::vector<absl::Status> errors;
+};
+
 void AddDropIns(const std::string& directory, DropIns& drop_ins,
                 std::vector<absl::Status>& errors) {
   const absl::StatusOr<std::vector<std::string>> names = NamesIn(directory);
@@ -206,6 +228,62 @@ void AddDropIns(const std::string& directory, DropIns& drop_ins,
     drop_ins.emplace(name, PathIn(directory, name));
   }
 }
+
+// Finds the files of exports in one directory after the other, and looks at
+// them before anything follows them.
+class Finder {
+ public:
+  explicit Finder(const CarefulLook& look) : look_(look) {}
+
+  absl::Status TakeDirectory(const std::string& directory) {
+    const absl::StatusOr<std::vector<std::string>> names = NamesIn(directory);
+    if (!names.ok()) return names.status();
+    const bool is_near = IsNear(directory);
+    for (const std::string& file : *names) {
+      absl::string_view name = file;
+      if (name[0] == '.') continue;  // an editor's
+      const std::string path = PathIn(directory, file);
+      if (absl::ConsumeSuffix(&name, kSuffix)) {
+        ExportPaths& paths = exports_[std::string(name)];
+        if (!paths.path.empty()) continue;
+        paths.path = path;
+        if (is_near) Look(path, paths);
+      } else if (absl::ConsumeSuffix(&name, kDropInsSuffix)) {
+        TakeDropIns(path, is_near, exports_[std::string(name)]);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const std::map<std::string, ExportPaths>& exports() const { return exports_; }
+
+ private:
+  bool IsNear(const std::string& path) const {
+    return look_.At(path).what != CarefulLook::Seen::What::kUnknown;
+  }
+
+  // Whether the path may be followed.
+  bool Look(const std::string& path, ExportPaths& paths) const {
+    if (IsNear(path)) return true;
+    paths.errors.push_back(Elsewhere(path));
+    return false;
+  }
+
+  void TakeDropIns(const std::string& directory, bool is_near,
+                   ExportPaths& paths) const {
+    if (is_near && !Look(directory, paths)) return;
+    DropIns drop_ins;
+    AddDropIns(directory, drop_ins, paths.errors);
+    for (const auto& [name, path] : drop_ins) {
+      if (paths.drop_ins.emplace(name, path).second && is_near) {
+        Look(path, paths);
+      }
+    }
+  }
+
+  const CarefulLook& look_;
+  std::map<std::string, ExportPaths> exports_;
+};
 
 std::vector<std::string> InOrder(const DropIns& drop_ins) {
   std::vector<std::string> paths;
@@ -239,30 +317,22 @@ std::vector<std::string> ExportDirectories(ManagerScope scope,
   return directories;
 }
 
-FoundExports FindExports(const std::vector<std::string>& directories) {
+FoundExports FindExports(const std::vector<std::string>& directories,
+                         const CarefulLook& look) {
   FoundExports found;
-  std::map<std::string, std::string> paths;  // of each NAME.export
-  std::map<std::string, DropIns> drop_ins;   // of each NAME
+  Finder finder(look);
   for (const std::string& directory : directories) {
-    const absl::StatusOr<std::vector<std::string>> names = NamesIn(directory);
-    if (!names.ok()) {
-      found.errors.push_back(names.status());
+    absl::Status status = finder.TakeDirectory(directory);
+    if (!status.ok()) found.errors.push_back(std::move(status));
+  }
+  for (const auto& [name, paths] : finder.exports()) {
+    // Without one of its files, an export could have fewer limits.
+    found.errors.insert(found.errors.end(), paths.errors.begin(),
+                        paths.errors.end());
+    if (paths.path.empty() || !paths.errors.empty() || IsMask(paths.path)) {
       continue;
     }
-    for (const std::string& file : *names) {
-      absl::string_view name = file;
-      if (name[0] == '.') continue;  // an editor's
-      if (absl::ConsumeSuffix(&name, kSuffix)) {
-        paths.emplace(name, PathIn(directory, file));
-      } else if (absl::ConsumeSuffix(&name, kDropInsSuffix)) {
-        AddDropIns(PathIn(directory, file), drop_ins[std::string(name)],
-                   found.errors);
-      }
-    }
-  }
-  for (const auto& [name, path] : paths) {
-    if (IsMask(path)) continue;
-    found.exports.push_back({name, path, InOrder(drop_ins[name])});
+    found.exports.push_back({name, paths.path, InOrder(paths.drop_ins)});
   }
   return found;
 }
@@ -351,7 +421,17 @@ const ExportSetting* LastSettingOf(const ExportFile& file,
 absl::Status ErrorAt(const ExportSetting& setting,
                      absl::string_view complaint) {
   return absl::InvalidArgumentError(
-      absl::StrCat(setting.path, ":", setting.line, ": ", complaint));
+      absl::StrCat(setting.path, ":", setting.line, ": ",
+                   Shortened(complaint, kMaxComplaintBytes)));
+}
+
+std::string Shortened(absl::string_view text, size_t size) {
+  if (text.size() <= size) return std::string(text);
+  // The bytes that continue a character are 10xxxxxx.
+  while (size > 0 && (static_cast<unsigned char>(text[size]) & 0xc0) == 0x80) {
+    --size;
+  }
+  return absl::StrCat(text.substr(0, size), "...");
 }
 
 std::string ShownValue(absl::string_view value) {
@@ -360,7 +440,8 @@ std::string ShownValue(absl::string_view value) {
       std::all_of(value.begin(), value.end(), [](unsigned char c) {
         return absl::ascii_isalnum(c) || absl::StrContains("-_./:+@%,", c);
       });
-  return plain ? std::string(value) : Quoted(value);
+  const std::string shown = Shortened(value, kMaxShownBytes);
+  return plain ? shown : Quoted(shown);
 }
 
 absl::StatusOr<bool> BooleanOf(const ExportSetting& setting) {

@@ -7,8 +7,9 @@
 // Drop-ins come from all directories, sorted by file name; of two with the same
 // name, the first directory's counts, and an empty one masks the other.
 //
-// Nothing here waits: files that aren't regular are an error, and no name is
-// looked up. Threads: any.
+// Nothing here waits: files that aren't regular are an error, and so are files
+// of a directory that lead out of it to where looking may wait
+// (careful_look.h). No name is looked up. Threads: any.
 #ifndef NBDINETD_GENERATOR_EXPORT_FILE_H_
 #define NBDINETD_GENERATOR_EXPORT_FILE_H_
 
@@ -18,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "generator/careful_look.h"
 
 namespace nbdinetd {
 
@@ -49,7 +51,8 @@ struct ExportFile {
 // What FindExports() has found.
 struct FoundExports {
   std::vector<ExportSources> exports;  // sorted by name, masked ones left out
-  std::vector<absl::Status> errors;    // directories that can't be read
+  // Directories that can't be read, and files that can't be looked at.
+  std::vector<absl::Status> errors;
 };
 
 // The directories that may have .export files, the most important one first.
@@ -59,8 +62,11 @@ std::vector<std::string> ExportDirectories(ManagerScope scope,
                                            absl::string_view root = "");
 
 // The exports that `directories` describe. A missing directory is no error. A
-// file whose name isn't valid is among them: ReadExport() returns the error.
-FoundExports FindExports(const std::vector<std::string>& directories);
+// file whose name isn't valid is among them: ReadExport() returns the error. An
+// export is left out if one of its files leads to where looking may wait,
+// unless the whole directory is there.
+FoundExports FindExports(const std::vector<std::string>& directories,
+                         const CarefulLook& look = CarefulLook());
 
 // The sources of a file that is named by its path, wherever it is, with the
 // drop-ins beside it: "./golden.export". `name` is the file name without
@@ -93,11 +99,15 @@ const ExportSetting* LastSettingOf(const ExportFile& file,
                                    absl::string_view section,
                                    absl::string_view key);
 
-// InvalidArgument "PATH:LINE: COMPLAINT".
+// InvalidArgument "PATH:LINE: COMPLAINT". A long complaint is shortened.
 absl::Status ErrorAt(const ExportSetting& setting, absl::string_view complaint);
 
+// The first `size` bytes of a text that is longer, and "...". No character of
+// UTF-8 is cut in two.
+std::string Shortened(absl::string_view text, size_t size);
+
 // A value for a message: as it is, or Quoted() if it has other characters than
-// letters, digits and those of paths and addresses.
+// letters, digits and those of paths and addresses. A long one is shortened.
 std::string ShownValue(absl::string_view value);
 
 // What a person may write for yes and no in the files of systemd: 1, yes, y,

@@ -10,11 +10,16 @@
 #include <cstring>
 #include <string>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/unique_fd.h"
+#include "generator/export_file.h"
 
 namespace nbdinetd {
 namespace {
+
+constexpr size_t kMaxMessageBytes =
+    900;  // a line of the kernel's log has 1 KiB
 
 constexpr char kJournal[] = "/run/systemd/journal/socket";
 
@@ -35,6 +40,15 @@ bool SendToJournal(absl::string_view message, absl::string_view name) {
                 sizeof(address)) >= 0;
 }
 
+// A newline would begin another field or line, and a terminal obeys others.
+std::string OneLine(absl::string_view text) {
+  std::string line = Shortened(text, kMaxMessageBytes);
+  for (char& c : line) {
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) c = '?';
+  }
+  return line;
+}
+
 bool WriteLine(const char* path, const std::string& line) {
   const UniqueFd fd(open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   return fd.valid() && write(fd.get(), line.data(), line.size()) >= 0;
@@ -42,11 +56,12 @@ bool WriteLine(const char* path, const std::string& line) {
 
 }  // namespace
 
-void LogGeneratorError(GeneratorCaller caller, absl::string_view message,
+void LogGeneratorError(GeneratorCaller caller, absl::string_view text,
                        absl::string_view name) {
+  const std::string message = OneLine(text);
   const std::string line = absl::StrCat("nbdinetd-generator: ", message, "\n");
   if (caller == GeneratorCaller::kServiceManager &&
-      (SendToJournal(message, name) ||
+      (SendToJournal(message, OneLine(name)) ||
        // 27: facility daemon, priority error (syslog(3)).
        WriteLine("/dev/kmsg", absl::StrCat("<27>", line)))) {
     return;

@@ -14,9 +14,10 @@ namespace nbdinetd {
 
 enum class GeneratorCaller { kServiceManager, kPerson };
 
-// Writes one line at priority error. `name` is the export's, for the journal's
-// field NBD_EXPORT; empty for none.
-void LogGeneratorError(GeneratorCaller caller, absl::string_view message,
+// Writes one line at priority error: control characters become '?', and a long
+// text is shortened. `name` is the export's, for the journal's field
+// NBD_EXPORT; empty for none.
+void LogGeneratorError(GeneratorCaller caller, absl::string_view text,
                        absl::string_view name = "");
 
 }  // namespace nbdinetd

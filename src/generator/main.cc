@@ -105,15 +105,14 @@ bool Print(const Arguments& arguments,
            const std::vector<GeneratedExport>& exports) {
   bool whole = true;
   for (const GeneratedExport& made : exports) {
-    if (!made.units.ok()) {
-      LogError(arguments, made.units.status());
+    if (!made.status.ok()) {
+      LogError(arguments, made.status);
       whole = false;
-      continue;
     }
-    for (const UnitFile& file : made.units->files) {
+    for (const UnitFile& file : made.units.files) {
       std::printf("# %s\n%s\n", file.name.c_str(), file.text.c_str());
     }
-    for (const UnitLink& link : made.units->links) {
+    for (const UnitLink& link : made.units.links) {
       std::printf("# %s -> %s\n\n", link.name.c_str(), link.target.c_str());
     }
   }
@@ -177,10 +176,11 @@ ExitStatus Generate(const Arguments& arguments) {
   ExitStatus exit_status = ExitStatus::kOk;
   for (const GeneratedExport& made :
        GenerateExports(found.exports, arguments.scope)) {
-    const absl::Status status =
-        made.units.ok() ? Write(*made.units, *output) : made.units.status();
-    if (!status.ok()) LogError(arguments, status, made.sources.name);
-    if (made.units.ok() && !status.ok()) exit_status = ExitStatus::kCantCreate;
+    if (!made.status.ok()) LogError(arguments, made.status, made.sources.name);
+    const absl::Status written = Write(made.units, *output);
+    if (written.ok()) continue;
+    LogError(arguments, written, made.sources.name);
+    exit_status = ExitStatus::kCantCreate;
   }
   return exit_status;
 }

@@ -1,5 +1,6 @@
 #include "generator/units.h"
 
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include <algorithm>
@@ -128,6 +129,14 @@ absl::StatusOr<std::vector<UnitLink>> Links(
     }
     for (const absl::string_view unit :
          absl::StrSplit(setting.value, ' ', absl::SkipWhitespace())) {
+      // The names of other exports' units, and of the shipped ones.
+      if (is_alias &&
+          (unit == "nbdinetd.socket" || absl::StartsWith(unit, "nbdinetd-"))) {
+        return ErrorAt(setting, absl::StrCat("Alias=", ShownValue(unit),
+                                             ": another unit of nbdinetd has, "
+                                             "or could have, this name; choose "
+                                             "one that begins differently"));
+      }
       if (absl::StrContains(unit, '/') || !absl::StrContains(unit, '.') ||
           unit[0] == '.' || (is_alias && !absl::EndsWith(unit, ".socket"))) {
         return ErrorAt(
@@ -243,6 +252,11 @@ std::string UnitMaker::ServiceText(const ExportDefinition& definition) const {
       definition.is_listener ? listener_service_ : connection_service_;
   UnitChanges changes = Changes(definition, "NBD export");
   changes.Add("Unit", "RequiresMountsFor", PathWord(definition.path));
+  // systemd doesn't follow links there.
+  const std::string target = look_.At(definition.path).path;
+  if (target != definition.path && !absl::StartsWith(target, "/dev/")) {
+    changes.Add("Unit", "RequiresMountsFor", PathWord(target));
+  }
   changes.Remove("Service", "Environment");
   changes.Remove("Service", "EnvironmentFile");
   changes.Replace("Service", "ExecStart", Command(definition, shipped));
@@ -310,13 +324,13 @@ std::string UnitMaker::Command(const ExportDefinition& definition,
       {{"$NBDINETD_OPTIONS", options}, {"-- ${NBDINETD_EXPORT}", file}});
 }
 
-// Whether the certificates are handed over as credentials. A directory that
-// can't be looked at now may have a revocation list, which must not be lost:
-// nbdinetd then reads the directory by itself.
+// Whether the certificates are credentials. nbdinetd itself reads a directory
+// that isn't there yet, which may have a revocation list.
 bool UnitMaker::HasCredentials(const ExportDefinition& definition) const {
   if (scope_ == ManagerScope::kUser) return false;
-  const CarefulLook::Seen seen = look_.At(definition.tls_certificates);
-  return seen.what == What::kFound && S_ISDIR(seen.status.st_mode);
+  const std::string path =
+      absl::StrCat(definition.tls_certificates, "/", kRequiredTlsFiles[0]);
+  return look_.At(path).what == What::kFound;
 }
 
 // systemd reads the keys, as root, and only the service can read its copies.
@@ -335,7 +349,9 @@ void UnitMaker::AddTls(const ExportDefinition& definition,
       }
       for (const char* name : kOptionalTlsFiles) {
         const std::string path = absl::StrCat(directory, "/", name);
-        if (look_.At(path).what != What::kMissing) load(name, path);
+        // A link may lead to where nothing is mounted yet.
+        struct stat status;
+        if (lstat(path.c_str(), &status) == 0) load(name, path);
       }
     }
   }
@@ -369,7 +385,9 @@ void UnitMaker::AddDevices(const ExportDefinition& definition,
 }
 
 // The shipped listener's service sees most of the system read-only, and some
-// directories empty: all but this export stays so.
+// directories empty. A file is there with its directory, so that one that
+// replaces it is seen too; nbdinetd's sandbox keeps out of the other files. In
+// the empty directories, it is there alone.
 void UnitMaker::AddVisiblePaths(const ExportDefinition& definition,
                                 UnitChanges& changes) const {
   changes.Remove("Service", "ReadWritePaths");
@@ -378,18 +396,20 @@ void UnitMaker::AddVisiblePaths(const ExportDefinition& definition,
   if (seen.path != definition.path) paths.push_back(seen.path);
   for (const std::string& path : paths) {
     if (absl::StartsWith(path, "/dev/")) continue;
-    const bool is_hidden =
-        std::any_of(std::begin(kHiddenDirectories),
-                    std::end(kHiddenDirectories), [&](const char* directory) {
-                      return absl::StartsWith(path, directory);
-                    });
+    const bool is_hidden = std::any_of(
+        std::begin(kHiddenDirectories), std::end(kHiddenDirectories),
+        [&](const char* directory) {
+          return absl::StartsWith(absl::StrCat(path, "/"), directory);
+        });
     if (is_hidden) {
       changes.Add("Service",
                   definition.is_read_only ? "BindReadOnlyPaths" : "BindPaths",
                   BindPathWord(absl::StrCat("-", path)));
     } else if (!definition.is_read_only) {
-      changes.Add("Service", "ReadWritePaths",
-                  PathWord(absl::StrCat("-", path)));
+      const size_t end = definition.is_directory ? 0 : path.rfind('/');
+      changes.Add(
+          "Service", "ReadWritePaths",
+          PathWord(absl::StrCat("-", end == 0 ? path : path.substr(0, end))));
     }
   }
 }
@@ -442,20 +462,23 @@ absl::Status TakeAddresses(const ExportFile& file,
   return absl::OkStatus();
 }
 
-absl::StatusOr<ExportUnits> Generate(const ExportSources& sources,
-                                     ManagerScope scope, const UnitMaker& maker,
-                                     std::vector<TakenAddress>& taken) {
+absl::Status Generate(const ExportSources& sources, ManagerScope scope,
+                      const UnitMaker& maker, std::vector<TakenAddress>& taken,
+                      ExportUnits& units) {
   const absl::StatusOr<ExportFile> file = ReadExport(sources);
   if (!file.ok()) return file.status();
   const absl::StatusOr<ExportDefinition> definition =
       DefineExport(*file, scope);
   if (!definition.ok()) return definition.status();
-  absl::StatusOr<ExportUnits> units = maker.Make(*definition);
-  if (units.ok() && definition->is_enabled && !MayShareAddress(*file)) {
-    absl::Status addresses = TakeAddresses(*file, taken);
-    if (!addresses.ok()) return addresses;
+  absl::StatusOr<ExportUnits> made = maker.Make(*definition);
+  if (!made.ok()) return made.status();
+  units = *std::move(made);
+  if (!definition->is_enabled || MayShareAddress(*file)) {
+    return absl::OkStatus();
   }
-  return units;
+  absl::Status addresses = TakeAddresses(*file, taken);
+  if (!addresses.ok()) units.links.clear();
+  return addresses;
 }
 
 }  // namespace
@@ -466,7 +489,9 @@ std::vector<GeneratedExport> GenerateExports(
   std::vector<TakenAddress> taken;
   std::vector<GeneratedExport> generated;
   for (const ExportSources& sources : exports) {
-    generated.push_back({sources, Generate(sources, scope, maker, taken)});
+    GeneratedExport made{sources, {}, {}};
+    made.status = Generate(sources, scope, maker, taken, made.units);
+    generated.push_back(std::move(made));
   }
   return generated;
 }

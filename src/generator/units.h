@@ -65,15 +65,15 @@ class UnitMaker {
   const ShippedUnit listener_socket_, listener_service_;
 };
 
-// An export, and its units or the reason why it has none.
 struct GeneratedExport {
   ExportSources sources;
-  absl::StatusOr<ExportUnits> units;
+  absl::Status status;  // an error is a line that begins with a file's path
+  ExportUnits units;    // none after an error in the files
 };
 
 // Reads the exports and makes their units. Of two exports that are enabled and
-// listen on one address, the later one has none (InvalidArgument). Each
-// status is a line for people, which begins with the path of a file.
+// listen on one address, the later one has the error, and units without links:
+// nothing starts it, but a socket that listens already keeps its service.
 std::vector<GeneratedExport> GenerateExports(
     const std::vector<ExportSources>& exports, ManagerScope scope);
 

@@ -88,6 +88,18 @@ def _(t):
     eq(run(t, f"--root={root}", "--dry-run", "good").stderr(), "")
 
 
+@test("a message is one line of a bounded length, whatever a file and its name have in them")
+def _(t):
+    root = root_with(t, **{"a\nb\x1bc": GOOD, "line": "x" * 300000, "value": "[Export]\nFile=" + "x" * 300000,
+                           "x" * 240: GOOD})
+    lines = run(t, f"--root={root}", output(t)).stderr().splitlines()
+    eq(len(lines), 4)
+    for line in lines:
+        matches("^nbdinetd-generator: [ -~]+$", line)
+        assert len(line) < 1000, line
+    contains("/a?b?c.export: ", lines[0])
+
+
 @test("wrong usage, an unknown export and a directory that can't be written to have statuses of their own")
 def _(t):
     for arguments in ([], ["a", "b", "c", "d"], ["--dry-run", "a", "b"], ["--dryrun"]):

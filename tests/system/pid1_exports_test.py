@@ -371,3 +371,10 @@ def tests(booted):
 
 if __name__ == "__main__":
     pid1.run(tests)
+    machine.shell(f"ln -s /far/x.export {CONFIG}/leads-there.export")
+    t.defer(machine.shell, f"rm {CONFIG}/leads-there.export")
+    since = machine.now_us()
+    machine.systemctl("daemon-reload")
+    errors = wait_until(lambda: generator_errors(since), "an error in the journal")
+    contains(f"{CONFIG}/leads-there.export: this leads to an automount point", errors[0][0])
+    machine.shell(f"rm {CONFIG}/leads-there.export; ln -s /dev/null {CONFIG}/leads-there.export")

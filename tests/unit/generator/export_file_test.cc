@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -98,6 +99,21 @@ TEST(ExportFile, ALineThatIsNothingIsAnErrorWithItsLine) {
   EXPECT_TRUE(absl::StartsWith(ErrorOf("[E]\nA=b\\\nc\xff\n"), "a.export:2: "));
   EXPECT_TRUE(
       absl::StartsWith(ErrorOf(std::string("[E]\nA=\0b", 8)), "a.export:2: "));
+}
+
+TEST(ExportFile, MessagesHaveABound) {
+  const std::string long_text(300000, 'x');
+  for (const std::string& text :
+       {long_text, "[" + long_text, "K" + long_text + "=1",
+        "[E]\n=" + long_text, std::string("[E]\nK\\") + long_text}) {
+    EXPECT_LT(ErrorOf(text).size(), 250u);
+  }
+  EXPECT_LT(ShownValue(long_text).size(), 250u);
+  EXPECT_EQ(ShownValue("/a\nb"), "\"/a\\nb\"");
+  // No character is cut in two.
+  EXPECT_EQ(Shortened("ab\xc3\xa9z", 4), "ab\xc3\xa9...");
+  EXPECT_EQ(Shortened("ab\xc3\xa9z", 3), "ab...");
+  EXPECT_EQ(Shortened("ab", 2), "ab");
 }
 
 TEST(ExportFile, AnEmptyAssignmentResetsAList) {
@@ -209,6 +225,44 @@ TEST(ExportFile, AFileThatIsNoneHarmsNoOther) {
     EXPECT_TRUE(absl::StartsWith(file.status().message(), sources.path))
         << file.status();
   }
+}
+
+TEST(ExportFile, AFileElsewhereIsNotWaitedFor) {
+  const Folder folder;
+  const std::string table = folder.path("mountinfo");
+  std::ofstream(table) << "30 1 0:30 / " << folder.path("far")
+                       << " rw - autofs systemd-1 rw\n";
+  folder.Write("far/x.export", "[E]\n");
+  folder.Write("far/d/x.conf", "[E]\n");
+  for (const char* name : {"file", "drop-in", "drop-ins", "good"}) {
+    folder.Write(absl::StrCat("etc/", name, ".export"), "[E]\nK=1\n");
+  }
+  std::filesystem::remove(folder.path("etc/file.export"));
+  std::filesystem::create_directory(folder.path("etc/drop-in.export.d"));
+  std::filesystem::create_symlink("../far/x.export",
+                                  folder.path("etc/file.export"));
+  std::filesystem::create_symlink(folder.path("far/d/x.conf"),
+                                  folder.path("etc/drop-in.export.d/x.conf"));
+  std::filesystem::create_symlink("../far/d",
+                                  folder.path("etc/drop-ins.export.d"));
+  const FoundExports found =
+      FindExports({folder.path("etc")}, CarefulLook(table));
+  ASSERT_EQ(found.exports.size(), 1u);
+  EXPECT_EQ(found.exports[0].name, "good");
+  Lines errors;
+  for (const absl::Status& error : found.errors) {
+    errors.emplace_back(error.message());
+  }
+  std::sort(errors.begin(), errors.end());
+  const std::string what =
+      ": this leads to an automount point or the network, or through a link of "
+      "another user; put the file itself there";
+  EXPECT_EQ(errors, (Lines{folder.path("etc/drop-in.export.d/x.conf") + what,
+                           folder.path("etc/drop-ins.export.d") + what,
+                           folder.path("etc/file.export") + what}));
+  // A directory that is itself far away has what it has.
+  EXPECT_EQ(
+      FindExports({folder.path("far")}, CarefulLook(table)).exports.size(), 1u);
 }
 
 TEST(ExportFile, ADirectoryThatCannotBeReadIsAnErrorForNoOther) {

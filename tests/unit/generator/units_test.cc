@@ -185,9 +185,14 @@ TEST_F(UnitsTest, LinksOfOthersOpenNoDevice) {
 }
 
 TEST_F(UnitsTest, TlsFilesAreCredentials) {
-  std::ofstream(path("ca-crl.pem")) << "x";
+  // A list on a file system that isn't mounted yet.
+  ASSERT_EQ(symlink("/missing/crl", path("ca-crl.pem").c_str()), 0);
   const std::string text =
       "[Export]\nFile=/f\nTLSCertificates=" + folder_ + "\n";
+  // Without a certificate, it is perhaps a mount point where nothing is
+  // mounted.
+  EXPECT_EQ(With(Lines(text, 1), "LoadCredential"), Words{});
+  std::ofstream(path("server-cert.pem")) << "x";
   EXPECT_EQ(With(Lines(text, 1), "LoadCredential"),
             (Words{"LoadCredential=server-cert.pem:" + path("server-cert.pem"),
                    "LoadCredential=server-key.pem:" + path("server-key.pem"),
@@ -215,17 +220,40 @@ TEST_F(UnitsTest, TlsFilesAreCredentials) {
   EXPECT_EQ(With(of_user, "NoNewPrivileges"), Words{"NoNewPrivileges=yes"});
 }
 
+TEST_F(UnitsTest, TheFileSystemsOfALinkAndItsTargetAreRequired) {
+  ASSERT_EQ(symlink("/far/a b", path("link").c_str()), 0);
+  ASSERT_EQ(symlink("/dev/vg0/x", path("device").c_str()), 0);
+  const auto mounts = [&](const std::string& file) {
+    return With(Lines("[Export]\nFile=" + file + "\n", 1), "RequiresMountsFor");
+  };
+  EXPECT_EQ(mounts(path("link")), (Words{"RequiresMountsFor=" + path("link"),
+                                         "RequiresMountsFor=\"/far/a b\""}));
+  EXPECT_EQ(mounts(path("device")),
+            Words{"RequiresMountsFor=" + path("device")});
+}
+
 TEST_F(UnitsTest, AListenerSeesItsFile) {
   const auto seen = [&](const std::string& text, const std::string& key) {
     return With(Lines("[Export]\nMode=listener\n" + text, 1), key);
   };
   EXPECT_EQ(seen("File=/data/a\n", "ReadWritePaths"),
+            Words{"ReadWritePaths=-/data"});
+  EXPECT_EQ(seen("File=/data/a b/c d\n", "ReadWritePaths"),
+            Words{"ReadWritePaths=\"-/data/a b\""});
+  EXPECT_EQ(seen("Directory=/data/a\n", "ReadWritePaths"),
             Words{"ReadWritePaths=-/data/a"});
+  // Not the whole system.
+  EXPECT_EQ(seen("File=/a\n", "ReadWritePaths"), Words{"ReadWritePaths=-/a"});
   EXPECT_EQ(seen("File=/data/a\nReadOnly=yes\n", "ReadWritePaths"), Words{});
   EXPECT_EQ(seen("File=/home/a\n", "BindPaths"),
             Words{"BindPaths=\"-/home/a\""});
   EXPECT_EQ(seen("File=/home/a\nReadOnly=yes\n", "BindReadOnlyPaths").back(),
             "BindReadOnlyPaths=\"-/home/a\"");
+  for (const std::string directory : {"/home", "/root", "/tmp", "/var/tmp"}) {
+    EXPECT_EQ(seen("Directory=" + directory + "\n", "BindPaths"),
+              Words{"BindPaths=\"-" + directory + "\""});
+  }
+  EXPECT_EQ(seen("Directory=/home2\n", "BindPaths"), Words{});
 }
 
 TEST_F(UnitsTest, InstallBecomesLinks) {
@@ -254,7 +282,8 @@ TEST_F(UnitsTest, InstallBecomesLinks) {
                    "sockets.target.wants/" + socket + " ../" + socket}));
   for (const char* wrong :
        {"WantedBy=../../x.target", "WantedBy=x", "WantedBy=.target",
-        "Alias=x.service", "Also=x.socket"}) {
+        "Alias=x.service", "Also=x.socket", "Alias=nbdinetd.socket",
+        "Alias=nbdinetd-listen.socket", "Alias=a.socket nbdinetd-b.socket"}) {
     EXPECT_FALSE(
         Make(absl::StrCat("[Export]\nFile=/f\n[Install]\n", wrong, "\n")).ok())
         << wrong;
@@ -294,12 +323,15 @@ TEST_F(UnitsTest, OneErrorHarmsNoOtherExport) {
   write("e.export", "[Export]\nFile=/f\n[Socket]\nListenStream=2\n");
   write("f.export",
         "[Export]\nFile=/f\n[Socket]\nListenStream=2\nReusePort=yes\n");
-  Words good;
+  Words good, made_units;
   for (const GeneratedExport& made :
        GenerateExports(FindExports({folder_}).exports, ManagerScope::kSystem)) {
-    if (made.units.ok()) good.push_back(made.sources.name);
+    if (made.status.ok()) good.push_back(made.sources.name);
+    if (!made.units.files.empty()) made_units.push_back(made.sources.name);
     if (made.sources.name == "b") {
-      EXPECT_EQ(made.units.status().message(),
+      // Nothing starts it. If it listens already, it goes on.
+      EXPECT_TRUE(made.units.links.empty());
+      EXPECT_EQ(made.status.message(),
                 absl::StrCat(path("b.export"),
                              ":4: ListenStream=0.0.0.0:1: export a listens on "
                              "1 already; choose another address, or set "
@@ -307,6 +339,7 @@ TEST_F(UnitsTest, OneErrorHarmsNoOtherExport) {
     }
   }
   EXPECT_EQ(good, (Words{"a", "d", "e", "f"}));
+  EXPECT_EQ(made_units, (Words{"a", "b", "d", "e", "f"}));
 }
 
 TEST_F(UnitsTest, FilesAppearWholeAndReplaceOthers) {
@@ -330,8 +363,6 @@ TEST_F(UnitsTest, FilesAppearWholeAndReplaceOthers) {
   EXPECT_FALSE(OutputDirectory::Open(path("missing")).ok());
 }
 
-}  // namespace
-}  // namespace nbdinetd
 TEST_F(UnitsTest, AGeneratorLeavesTheFilesOfAnotherOne) {
   // Of a generator that has the same process id, in another PID namespace.
   const std::string other =
@@ -374,3 +405,5 @@ TEST_F(UnitsTest, TwoGeneratorsWriteAtOnce) {
   EXPECT_EQ(text, std::string(10000, text[0]));
 }
 
+}  // namespace
+}  // namespace nbdinetd
