@@ -65,9 +65,8 @@ std::map<std::string, std::string> ErrorsOfFiles(const Where& where) {
       FindExports(ExportDirectories(ScopeOf(where))).exports;
   for (const GeneratedExport& generated :
        GenerateExports(files, ScopeOf(where))) {
-    if (generated.units.ok()) continue;
-    errors[generated.sources.name] =
-        std::string(generated.units.status().message());
+    if (generated.status.ok()) continue;
+    errors[generated.sources.name] = std::string(generated.status.message());
   }
   return errors;
 }

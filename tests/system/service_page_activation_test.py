@@ -167,7 +167,7 @@ def _(t):
         for place in ([*flags, image], [image, *flags]):
             process = activate(t, *place, inherited=[door])
             process.expect(EX_USAGE)
-            matches(rf"\Anbdinetd: {name} .*socket activation\n\Z", process.stderr())
+            matches(rf"\Anbdinetd: {name} .*socket activation: .*\n\Z", process.stderr())
     eq([name for name in ("run", "unix") if os.path.exists(t.path(name))], [], "done all the same")
 
 
