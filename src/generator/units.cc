@@ -259,6 +259,8 @@ std::string UnitMaker::ServiceText(const ExportDefinition& definition) const {
   }
   changes.Remove("Service", "Environment");
   changes.Remove("Service", "EnvironmentFile");
+  // It forbids openat2(2), without which no file of a directory is opened.
+  if (definition.is_directory) changes.Remove("Service", "RestrictSUIDSGID");
   changes.Replace("Service", "ExecStart", Command(definition, shipped));
   if (scope_ == ManagerScope::kUser) {
     for (const char* key : kOfRoot) changes.Remove("Service", key);
@@ -385,9 +387,8 @@ void UnitMaker::AddDevices(const ExportDefinition& definition,
 }
 
 // The shipped listener's service sees most of the system read-only, and some
-// directories empty. A file is there with its directory, so that one that
-// replaces it is seen too; nbdinetd's sandbox keeps out of the other files. In
-// the empty directories, it is there alone.
+// directories empty, where a file is alone. Others are there with their
+// directory, so that a file that replaces one is seen too.
 void UnitMaker::AddVisiblePaths(const ExportDefinition& definition,
                                 UnitChanges& changes) const {
   changes.Remove("Service", "ReadWritePaths");

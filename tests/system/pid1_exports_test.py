@@ -2,7 +2,9 @@
 """Exports as files, under a systemd that is process 1 (see support/pid1.py): from /etc/nbdinetd to what a
 client is served."""
 
+import errno
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -172,6 +174,88 @@ def _(t):
     served(("127.0.0.1", 10809), MIB).disconnect()
 
 
+@test("a new file with the address of an export that listens does not end that export")
+def _(t):
+    address = serve(t, "zz-runs", image("/data/one.img"))
+    since = machine.now_us()
+    # Its name comes first.
+    export(t, "aa-new", f"[Export]\nFile={image('/data/two.img', 2 * MIB)}\n[Socket]\n{port_line(address[1])}\n",
+           reload=False)
+    machine.systemctl("daemon-reload")
+    errors = wait_until(lambda: generator_errors(since), "an error in the journal")
+    contains(f"{CONFIG}/zz-runs.export:4: ListenStream=127.0.0.1:{address[1]}: export aa-new listens on it",
+             errors[0][0])
+    eq(machine.show("nbdinetd-zz-runs.socket", "ActiveState"), "active")
+    served(address).disconnect()
+
+
+@test("an export is changed and removed by the commands of nbdinetd.export(5), without and with a listener")
+def _(t):
+    image("/data/three.img", 3 * MIB)
+    for mode, service in (("connection", "nbdinetd-changed@*.service"), ("listener", "nbdinetd-changed.service")):
+        sockets = [next(_ports) for _ in range(2)]
+
+        def text(file, port):
+            return f"[Export]\nFile={file}\nMode={mode}\n[Socket]\n{port_line(port)}\n"  # noqa: B023
+        export(t, "changed", text(image("/data/one.img"), sockets[0]))
+        served(("127.0.0.1", sockets[0])).disconnect()
+        machine.write(f"{CONFIG}/changed.export", text("/data/three.img", sockets[0]))
+        machine.systemctl("daemon-reload")
+        if mode == "listener":
+            machine.systemctl("reload", service)
+        served(("127.0.0.1", sockets[0]), 3 * MIB).disconnect()
+        machine.write(f"{CONFIG}/changed.export", text("/data/three.img", sockets[1]))
+        machine.systemctl("daemon-reload")
+        machine.systemctl("stop", "nbdinetd-changed.socket")
+        if mode == "listener":
+            machine.systemctl("stop", service)
+        machine.systemctl("start", "nbdinetd-changed.socket")
+        address = ("127.0.0.1", sockets[1])
+        client = served(address, 3 * MIB)
+        machine.systemctl("stop", "nbdinetd-changed.socket")
+        machine.systemctl("stop", service)
+        client.expect_end()
+        machine.shell(f"rm {CONFIG}/changed.export")
+        machine.systemctl("daemon-reload")
+        for port in sockets:
+            with socket.socket() as attempt:
+                eq(attempt.connect_ex(("127.0.0.1", port)), errno.ECONNREFUSED)
+
+
+@test("a listener serves the file that has replaced another one")
+def _(t):
+    address = serve(t, "replaced", image("/data/here/one.img"), "Mode=listener")
+    served(address).disconnect()
+    process = machine.show("nbdinetd-replaced.service", "MainPID")
+    image("/data/here/new.img", 2 * MIB)
+    machine.shell("mv /data/here/new.img /data/here/one.img")
+    client = served(address, 2 * MIB)
+    client.write(0, b"written")
+    client.disconnect()
+    eq(machine.path("/data/here/one.img").read_bytes()[:7], b"written")
+    eq(machine.show("nbdinetd-replaced.service", "MainPID"), process)
+    # In /home, after a reload.
+    address = serve(t, "replaced-home", image("/home/me/one.img"), "Mode=listener")
+    served(address).disconnect()
+    image("/home/me/new.img", 2 * MIB)
+    machine.shell("mv /home/me/new.img /home/me/one.img")
+    machine.systemctl("reload", "nbdinetd-replaced-home.service")
+    served(address, 2 * MIB).disconnect()
+
+
+@test("a listener serves a directory that other services see empty")
+def _(t):
+    for directory in ("/home", "/var/tmp"):
+        name = f"whole{directory.replace('/', '-')}"
+        image(f"{directory}/a.img")
+        port = next(_ports)
+        export(t, name, f"[Export]\nDirectory={directory}\nMode=listener\n[Socket]\n{port_line(port)}\n")
+        client = served(("127.0.0.1", port), name="a.img")
+        client.write(0, b"written")
+        client.disconnect()
+        eq(machine.path(f"{directory}/a.img").read_bytes()[:7], b"written")
+
+
 @test("Enabled=no in a drop-in keeps an export off, and without it, it is on")
 def _(t):
     machine.write(f"{CONFIG}/off.export.d/50-enabled.conf", "[Export]\nEnabled=no\n")
@@ -308,6 +392,13 @@ def _(t):
     started = machine.run("systemctl", "start", "far.automount", check=False)
     require(started.returncode == 0, "no automount points here")
     t.defer(machine.systemctl, "stop", "far.automount", "far.mount")
+    machine.shell(f"ln -s /far/x.export {CONFIG}/leads-there.export")
+    t.defer(machine.shell, f"rm {CONFIG}/leads-there.export")
+    since = machine.now_us()
+    machine.systemctl("daemon-reload")
+    errors = wait_until(lambda: generator_errors(since), "an error in the journal")
+    contains(f"{CONFIG}/leads-there.export: this leads to an automount point", errors[0][0])
+    machine.shell(f"rm {CONFIG}/leads-there.export; ln -s /dev/null {CONFIG}/leads-there.export")
     since = machine.now_us()
     serve(t, "far", "/far/away.img", "Mode=listener", "TLS=require", "TLSCertificates=/far/keys")
     serve(t, "gone", "/data/nowhere/gone.img")
@@ -371,10 +462,3 @@ def tests(booted):
 
 if __name__ == "__main__":
     pid1.run(tests)
-    machine.shell(f"ln -s /far/x.export {CONFIG}/leads-there.export")
-    t.defer(machine.shell, f"rm {CONFIG}/leads-there.export")
-    since = machine.now_us()
-    machine.systemctl("daemon-reload")
-    errors = wait_until(lambda: generator_errors(since), "an error in the journal")
-    contains(f"{CONFIG}/leads-there.export: this leads to an automount point", errors[0][0])
-    machine.shell(f"rm {CONFIG}/leads-there.export; ln -s /dev/null {CONFIG}/leads-there.export")

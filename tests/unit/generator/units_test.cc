@@ -254,6 +254,10 @@ TEST_F(UnitsTest, AListenerSeesItsFile) {
               Words{"BindPaths=\"-" + directory + "\""});
   }
   EXPECT_EQ(seen("Directory=/home2\n", "BindPaths"), Words{});
+  // systemd lets it forbid openat2(2).
+  EXPECT_EQ(seen("Directory=/d\n", "RestrictSUIDSGID"), Words{});
+  EXPECT_EQ(seen("File=/f\n", "RestrictSUIDSGID"),
+            Words{"RestrictSUIDSGID=yes"});
 }
 
 TEST_F(UnitsTest, InstallBecomesLinks) {
