@@ -347,6 +347,8 @@ std::string ExportNameOfUnit(const std::vector<ManagedExport>& exports,
   }
   absl::string_view name = unit.substr(0, unit.find('@'));
   absl::ConsumeSuffix(&name, kService);
+  // Not a unit that another program's would be mistaken for.
+  if (!absl::StartsWith(name, "nbdinetd")) return std::string(unit);
   // The units of an .export file that is deleted.
   if (name != "nbdinetd-listen") absl::ConsumePrefix(&name, kGeneratedPrefix);
   return std::string(name);

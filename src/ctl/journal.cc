@@ -82,7 +82,11 @@ absl::Time JournalEntry::time() const {
 }
 
 std::string JournalEntry::Unit() const {
-  return Field(user_ ? "_SYSTEMD_USER_UNIT" : "_SYSTEMD_UNIT").value_or("");
+  // What a user's manager runs belongs to none of the system's units, although
+  // it is in one, user@UID.service.
+  const std::optional<std::string> of_user = Field("_SYSTEMD_USER_UNIT");
+  if (user_) return of_user.value_or("");
+  return of_user.has_value() ? "" : Field("_SYSTEMD_UNIT").value_or("");
 }
 
 absl::StatusOr<Journal> Journal::Open(const Where& where) {
@@ -119,6 +123,11 @@ absl::Status Journal::ForEach(
   }
   if (query.process.has_value()) {
     absl::Status status = AddProcess(journal, *query.process, user_);
+    if (!status.ok()) return status;
+  }
+  if (user_) {
+    // Root's journal has the units of all users.
+    absl::Status status = AddMatch(journal, absl::StrCat("_UID=", getuid()));
     if (!status.ok()) return status;
   }
   int result;
