@@ -1,4 +1,7 @@
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <map>
 #include <string>
 #include <utility>
@@ -7,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/errors.h"
 #include "ctl/bus.h"
 #include "ctl/columns.h"
 #include "ctl/export_files.h"
@@ -106,8 +110,13 @@ absl::StatusOr<int> CheckExports(const CommandLine& line) {
   Report report;
   const std::string argument =
       line.arguments.empty() ? "" : line.arguments.front();
-  if (absl::StrContains(argument, '/')) {
+  if (absl::StrContains(argument, '/') || absl::EndsWith(argument, ".export")) {
     // A file needs no service manager.
+    if (access(argument.c_str(), F_OK) != 0) {
+      return ErrnoStatus(errno,
+                         absl::StrCat("failed to read ", Quoted(argument)),
+                         absl::StatusCode::kNotFound);
+    }
     const std::string error = ErrorOfFile(argument, line.where);
     report.Add(SourcesOfFile(argument).name,
                {error.empty() ? Finding{Level::kOk, "the file is right"}
