@@ -99,30 +99,58 @@ bool BelongsTo(pid_t pid, const std::string& unit) {
   return false;
 }
 
-// Asks a process of a listening service to drain, and waits for its end.
-absl::Status EndProcess(const LiveConnection& connection) {
+// A process of a listening service that has been asked to drain.
+struct Draining {
+  Outcome* outcome;
+  UniqueFd pidfd;
+};
+
+std::string FailedToEnd(const LiveConnection& connection,
+                        absl::string_view why) {
+  return absl::StrCat("failed to end the process ", *connection.pid, " of ",
+                      connection.unit, ": ", why);
+}
+
+// Asks a process to drain. An invalid descriptor if it has ended already.
+absl::StatusOr<UniqueFd> AskToDrain(const LiveConnection& connection) {
   const auto pid = static_cast<pid_t>(*connection.pid);
-  const std::string what =
-      absl::StrCat("failed to end the process ", pid, " of ", connection.unit);
   UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-  if (!pidfd.valid()) {
-    if (errno == ESRCH) return absl::OkStatus();
-    return ErrnoStatus(errno, what);
+  // The unit is checked only now, when the descriptor stands for this process.
+  if (pidfd.valid() && !BelongsTo(pid, connection.unit)) return UniqueFd();
+  if (pidfd.valid() &&
+      syscall(SYS_pidfd_send_signal, pidfd.get(), SIGTERM, nullptr, 0) == 0) {
+    return pidfd;
   }
-  // Checked only now, when the descriptor stands for this process.
-  if (!BelongsTo(pid, connection.unit)) return absl::OkStatus();
-  if (syscall(SYS_pidfd_send_signal, pidfd.get(), SIGTERM, nullptr, 0) != 0) {
-    if (errno == ESRCH) return absl::OkStatus();
-    return ErrnoStatus(errno, what,
-                       errno == EPERM ? absl::StatusCode::kPermissionDenied
-                                      : absl::StatusCode::kInternal);
+  if (errno == ESRCH) return UniqueFd();
+  const std::string why =
+      errno == EPERM ? "run nbdinetctl as root" : ErrnoText(errno);
+  return absl::InternalError(FailedToEnd(connection, why));
+}
+
+// Ends processes of listening services: all drain at the same time.
+void EndProcesses(std::vector<Outcome>& outcomes) {
+  std::vector<Draining> draining;
+  for (Outcome& outcome : outcomes) {
+    if (outcome.connection.per_connection) continue;
+    absl::StatusOr<UniqueFd> pidfd = AskToDrain(outcome.connection);
+    outcome.result = kDrained;
+    if (!pidfd.ok()) {
+      outcome.result = absl::StrCat("failed: ", pidfd.status().message());
+    } else if (pidfd->valid()) {
+      draining.push_back({&outcome, *std::move(pidfd)});
+    }
   }
-  pollfd ended = {pidfd.get(), POLLIN, 0};
-  if (PollUntil(absl::MakeSpan(&ended, 1), SteadyNow() + kPatience) == 0) {
-    return absl::DeadlineExceededError(absl::StrCat(
-        what, ": it still drains; 'kill -KILL ", pid, "' would end it"));
+  const absl::Time deadline = SteadyNow() + kPatience;
+  for (const Draining& process : draining) {
+    pollfd ended = {process.pidfd.get(), POLLIN, 0};
+    if (PollUntil(absl::MakeSpan(&ended, 1), deadline) > 0) continue;
+    const LiveConnection& connection = process.outcome->connection;
+    process.outcome->result = absl::StrCat(
+        "failed: ",
+        FailedToEnd(connection,
+                    absl::StrCat("it still drains; 'kill -KILL ",
+                                 *connection.pid, "' would end it")));
   }
-  return absl::OkStatus();
 }
 
 // Takes the counters and the result from the connection's last message.
@@ -235,12 +263,7 @@ absl::StatusOr<int> Disconnect(const CommandLine& line) {
       return status;
     }
   }
-  for (Outcome& outcome : *outcomes) {
-    if (outcome.connection.per_connection) continue;
-    const absl::Status status = EndProcess(outcome.connection);
-    outcome.result =
-        status.ok() ? kDrained : absl::StrCat("failed: ", status.message());
-  }
+  EndProcesses(*outcomes);
   ReadLastMessages(line.where, *outcomes);
   Table table(DisconnectColumns());
   bool all = true;
