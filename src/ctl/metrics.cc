@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <map>
 #include <optional>
@@ -44,6 +45,15 @@ std::string Label(absl::string_view name, absl::string_view value) {
   return absl::StrCat(name, "=\"", LabelValue(value), "\"");
 }
 
+// The export's name; its unit's, if several have the name.
+std::string LabelOf(const ManagedExport& target,
+                    absl::Span<const ManagedExport> exports) {
+  const auto same = std::count_if(
+      exports.begin(), exports.end(),
+      [&](const ManagedExport& other) { return other.name == target.name; });
+  return same > 1 ? target.main_unit() : target.name;
+}
+
 std::string ExportMetrics(absl::Span<const ManagedExport> exports,
                           absl::Span<const LiveConnection> connections,
                           bool local) {
@@ -62,7 +72,7 @@ std::string ExportMetrics(absl::Span<const ManagedExport> exports,
                  "Connections that the socket unit has refused.");
   for (const ManagedExport& target : exports) {
     if (IsUnused(target)) continue;
-    const std::string label = Label("export", target.name);
+    const std::string label = Label("export", LabelOf(target, exports));
     up.Add(label, target.state == "listening" || target.state == "running");
     int error_number = 0;
     if (local && !target.served.file.empty()) {
@@ -93,7 +103,6 @@ std::string ConnectionMetrics(absl::Span<const LiveConnection> connections) {
     if (!connection.counters.has_value()) continue;
     const std::string labels =
         absl::StrCat(Label("export", connection.export_name), ",",
-                     Label("peer", connection.peer), ",",
                      Label("identity", connection.identity), ",",
                      Label("unit", connection.unit));
     read.Add(labels, connection.counters->bytes_read);
