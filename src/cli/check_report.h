@@ -36,7 +36,7 @@ struct CheckReport {
   std::vector<std::string> access;
   std::vector<std::string> hints;
   std::vector<std::string> unit_hints;  // on the shipped units alone
-  std::string reason;  // of a failure
+  std::string reason;                   // of a failure
   ExitStatus exit_status = ExitStatus::kOk;
 };
 

@@ -46,8 +46,10 @@ class Report {
       table_.AddRow({name, InWords(finding.level), std::move(finding.message)});
     }
   }
-  int Print(const CommandLine& line) {
-    PrintTable(line, table_);
+  absl::StatusOr<int> Print(const CommandLine& line) {
+    if (absl::Status status = PrintTable(line, table_); !status.ok()) {
+      return status;
+    }
     return failed_ ? kFailed : kSuccess;
   }
   bool empty() const { return table_.empty(); }

@@ -271,7 +271,9 @@ absl::StatusOr<int> Disconnect(const CommandLine& line) {
     table.AddRow(RowOf(outcome));
     all = all && outcome.result == kDrained;
   }
-  PrintTable(line, table);
+  if (absl::Status status = PrintTable(line, table); !status.ok()) {
+    return status;
+  }
   if (outcomes->empty()) {
     Warn(absl::StrCat(Quoted(line.arguments[0]), " has no clients"));
   }

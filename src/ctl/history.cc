@@ -103,7 +103,9 @@ absl::StatusOr<int> History(const CommandLine& line) {
       });
   if (!status.ok()) return status;
   if (table.empty() && !unknown.ok()) return unknown;
-  PrintTable(line, table);
+  if (absl::Status printed = PrintTable(line, table); !printed.ok()) {
+    return printed;
+  }
   return kSuccess;
 }
 

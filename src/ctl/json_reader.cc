@@ -83,8 +83,9 @@ std::string TakeEscape(absl::string_view* text) {
       return std::string(1, c);
   }
   uint32_t number = 0;
-  const bool is_ascii =
-      absl::SimpleHexAtoi(text->substr(0, 4), &number) && number < 0x80;
+  const bool is_ascii = text->size() >= 4 &&
+                        absl::SimpleHexAtoi(text->substr(0, 4), &number) &&
+                        number < 0x80;
   text->remove_prefix(text->size() < 4 ? text->size() : 4);
   return is_ascii ? std::string(1, static_cast<char>(number)) : "\xef\xbf\xbd";
 }

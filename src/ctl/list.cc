@@ -152,7 +152,9 @@ absl::StatusOr<int> List(const CommandLine& line) {
     table.AddRow(RowOf(target, line.where,
                        sum == sums.end() ? nullptr : &sum->second, with_rates));
   }
-  PrintTable(line, table);
+  if (absl::Status status = PrintTable(line, table); !status.ok()) {
+    return status;
+  }
   if (table.empty() && line.json == Json::kOff) {
     Warn("there are no exports; nbdinetd.export(5) says how to make one");
   }

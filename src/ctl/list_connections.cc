@@ -57,7 +57,9 @@ absl::StatusOr<int> Connections(const CommandLine& line) {
   for (const LiveConnection& connection : found->connections) {
     table.AddRow(RowOf(connection));
   }
-  PrintTable(line, table);
+  if (absl::Status status = PrintTable(line, table); !status.ok()) {
+    return status;
+  }
   if (!found->journal.ok()) {
     Warn(absl::StrCat("the clients of listening services are in the journal: ",
                       found->journal.message()));

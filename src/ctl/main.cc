@@ -33,8 +33,11 @@ int Main(int argc, char** argv) {
     return ExitStatusFor(usage);
   }
   if (line.help || line.version) {
-    PrintText(line.help ? HelpText() : "nbdinetctl " PACKAGE_VERSION "\n");
-    return kSuccess;
+    const absl::Status printed =
+        PrintText(line.help ? HelpText() : "nbdinetctl " PACKAGE_VERSION "\n");
+    if (printed.ok()) return kSuccess;
+    Warn(printed.message());
+    return kFailed;
   }
   const absl::StatusOr<int> result = FindVerb(line.verb)->run(line);
   if (result.ok()) return *result;

@@ -134,11 +134,12 @@ bool ReadRequest() {
   return true;
 }
 
-void PrintHttp(absl::string_view code, absl::string_view body) {
-  PrintText(absl::StrCat("HTTP/1.1 ", code,
-                         "\r\nContent-Type: text/plain; version=0.0.4; "
-                         "charset=utf-8\r\nContent-Length: ",
-                         body.size(), "\r\nConnection: close\r\n\r\n", body));
+absl::Status PrintHttp(absl::string_view code, absl::string_view body) {
+  return PrintText(absl::StrCat("HTTP/1.1 ", code,
+                                "\r\nContent-Type: text/plain; version=0.0.4; "
+                                "charset=utf-8\r\nContent-Length: ",
+                                body.size(), "\r\nConnection: close\r\n\r\n",
+                                body));
 }
 
 absl::StatusOr<std::string> CollectMetrics(const CommandLine& line) {
@@ -191,13 +192,16 @@ absl::StatusOr<int> Metrics(const CommandLine& line) {
         "--http: no HTTP request on standard input");
   }
   const absl::StatusOr<std::string> text = CollectMetrics(line);
+  absl::Status printed;
   if (line.http) {
-    PrintHttp(text.ok() ? "200 OK" : "503 Service Unavailable",
-              text.ok() ? *text : absl::StrCat(text.status().message(), "\n"));
+    printed = PrintHttp(
+        text.ok() ? "200 OK" : "503 Service Unavailable",
+        text.ok() ? *text : absl::StrCat(text.status().message(), "\n"));
   } else if (text.ok()) {
-    PrintText(*text);
+    printed = PrintText(*text);
   }
   if (!text.ok()) return text.status();
+  if (!printed.ok()) return printed;
   return kSuccess;
 }
 

@@ -13,18 +13,21 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/errors.h"
 #include "base/unique_fd.h"
 
 namespace nbdinetd::ctl {
 namespace {
 
-void WriteAll(int fd, absl::string_view text) {
+// Returns 0 or an errno value.
+int WriteAll(int fd, absl::string_view text) {
   while (!text.empty()) {
     const ssize_t n = write(fd, text.data(), text.size());
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return;
+    if (n <= 0) return n < 0 ? errno : EIO;
     text.remove_prefix(static_cast<size_t>(n));
   }
+  return 0;
 }
 
 struct TerminalSize {
@@ -84,16 +87,19 @@ bool PrintByPager(const std::string& command, absl::string_view text) {
 
 }  // namespace
 
-void PrintText(absl::string_view text) { WriteAll(STDOUT_FILENO, text); }
+absl::Status PrintText(absl::string_view text) {
+  const int error_number = WriteAll(STDOUT_FILENO, text);
+  if (error_number == 0) return absl::OkStatus();
+  return ErrnoStatus(error_number, "failed to write to standard output");
+}
 
 void Warn(absl::string_view text) {
   WriteAll(STDERR_FILENO, absl::StrCat("nbdinetctl: ", text, "\n"));
 }
 
-void PrintTable(const CommandLine& line, const Table& table) {
+absl::Status PrintTable(const CommandLine& line, const Table& table) {
   if (line.json != Json::kOff) {
-    PrintText(table.InJson(line.json));
-    return;
+    return PrintText(table.InJson(line.json));
   }
   TableStyle style = {.legend = line.legend && !table.empty(),
                       .width = 0,
@@ -107,9 +113,11 @@ void PrintTable(const CommandLine& line, const Table& table) {
       static_cast<size_t>(std::count(text.begin(), text.end(), '\n'));
   if (terminal && line.pager && lines >= size.rows) {
     const std::string command = PagerCommand();
-    if (!command.empty() && PrintByPager(command, text)) return;
+    if (!command.empty() && PrintByPager(command, text)) {
+      return absl::OkStatus();
+    }
   }
-  PrintText(text);
+  return PrintText(text);
 }
 
 }  // namespace nbdinetd::ctl

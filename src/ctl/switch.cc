@@ -169,11 +169,14 @@ absl::StatusOr<std::string> SetEnabled(Bus& bus, const Where& where,
   return result;
 }
 
-int PrintResult(const CommandLine& line, const std::string& name,
-                const std::string& result) {
+absl::StatusOr<int> PrintResult(const CommandLine& line,
+                                const std::string& name,
+                                const std::string& result) {
   Table table(ActionColumns());
   table.AddRow({name, result});
-  PrintTable(line, table);
+  if (absl::Status status = PrintTable(line, table); !status.ok()) {
+    return status;
+  }
   return kSuccess;
 }
 

@@ -705,6 +705,15 @@ def _(t):
     eq(machine.path("/run/by-a-client").exists(), False)
 
 
+@test("output that can't be written is a failure")
+def _(t):
+    start_shipped(t)
+    for arguments in ("list", "list --json", "connections --json", "history --json", "check", "metrics", "--help"):
+        result = machine.run("sh", "-c", f"exec nbdinetctl {arguments} >/dev/full", check=False)
+        eq(result.returncode, 1, arguments)
+        contains("failed to write to standard output", result.stderr)
+
+
 @test("wrong usage is status 64, and names what is right")
 def _(t):
     for argv, words in ((["lst"], "unknown verb"), (["--nonsense"], "--nonsense"),
