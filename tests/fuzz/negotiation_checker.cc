@@ -140,7 +140,10 @@ bool NegotiationChecker::CheckOption() {
   const std::string_view payload = client_.substr(kOptionHeader, length);
   client_.remove_prefix(kOptionHeader + length);
   if (option_ == kOptSetMetaContext) context_for_.reset();
-  if (needs_tls) return Expect(kRepErrTlsReqd);
+  if (needs_tls) {
+    refused_for_tls_ = true;
+    return Expect(kRepErrTlsReqd);
+  }
   // While shutting down, any option may get this answer, and is then as if it
   // hadn't been sent.
   if (setting_.may_shut_down && server_.size() >= kReplyHeader) {
@@ -204,6 +207,7 @@ bool NegotiationChecker::AnswerStartTls(std::string_view payload) {
   if (!Expect(kRepAck, "")) return false;
   // "the server MUST NOT preserve any negotiation state" (NBD_OPT_STARTTLS).
   secure_ = true;
+  refused_for_tls_ = false;
   structured_ = false;
   context_for_.reset();
   return true;
@@ -447,6 +451,10 @@ void NegotiationChecker::CheckEnding(std::vector<int> statuses) {
   if (outcome_.negotiated) {
     Require(false, "transmission starts without an export");
   }
+  // A client that was refused for lack of TLS, and then leaves, wasn't served.
+  if (refused_for_tls_) {
+    std::replace(statuses.begin(), statuses.end(), kExitOk, kExitRefused);
+  }
   if (in_use_) statuses.insert(statuses.end(), {kExitUnavailable, kExitSystem});
   if (setting_.may_shut_down) statuses.push_back(kExitOk);
   if (setting_.may_time_out || setting_.ends_in_silence ||
@@ -457,6 +465,7 @@ void NegotiationChecker::CheckEnding(std::vector<int> statuses) {
     statuses.push_back(kExitTimedOut);
     statuses.push_back(kExitProtocol);
     statuses.push_back(kExitOk);
+    if (refused_for_tls_) statuses.push_back(kExitRefused);
   }
   Require(std::find(statuses.begin(), statuses.end(), outcome_.exit_status) !=
               statuses.end(),

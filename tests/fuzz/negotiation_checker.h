@@ -112,6 +112,7 @@ class NegotiationChecker {
   // A client was told so.
   bool in_use_ = false;
   bool start_tls_seen_ = false;
+  bool refused_for_tls_ = false;  // and nothing has been served since
   bool secure_ = false;
   bool no_zeroes_ = false;
   bool structured_ = false;
