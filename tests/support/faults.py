@@ -6,9 +6,11 @@ the failing file system ends at end of file on its standard input.
 """
 
 import array
+import contextlib
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import select
 import struct
@@ -333,6 +335,23 @@ def nonzero_pattern(offset, length):
         words.byteswap()
     skip = offset % 8
     return words.tobytes()[skip:skip + length]
+
+
+@contextlib.contextmanager
+def kept_in_cache(path):
+    """The whole file is in the page cache, and stays there: the kernel may otherwise drop clean pages at any
+    time (memory.reclaim, DAMON)."""
+    with open(path, "r+b") as file:
+        memory = mmap.mmap(file.fileno(), 0)
+    first = ctypes.c_char.from_buffer(memory)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlock(ctypes.c_void_p(ctypes.addressof(first)), ctypes.c_size_t(len(memory))) != 0:
+        raise OSError(ctypes.get_errno(), f"mlock of {path}")
+    try:
+        yield
+    finally:
+        del first
+        memory.close()
 
 
 def drop_caches(path):

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from clients import (ModelChecker, SocketActivate, allocated_bytes, connect_libnbd, holes_of,
                      read_file)
 from faults import (FailingFs, Immutable, LoopDevice, Mount, ReadOnlyBind, drop_caches, ext4_image,
-                    need_privilege, nonzero_pattern, tmpfs)
+                    kept_in_cache, need_privilege, nonzero_pattern, tmpfs)
 from harness import *
 from listening import state_of, waits_of
 
@@ -656,11 +656,11 @@ def _(context):
                 LoopDevice(fs.disk) as device, \
                 Mount(device.path, context.path("mounted"), "ext4", "no_prefetch_block_bitmaps"):
             process, client = serve(context, context.path("mounted/disk"))
-            client.read(0, 4 * MIB)
-            fs.rule("read", "hold")
-            _answered_while(fs, client, (command, 2 * MIB, MIB),
-                            [(NBD_CMD_READ, 0, PAGE), (NBD_CMD_READ, 0, MIB),
-                             (NBD_CMD_READ, 3 * MIB, MIB)])
+            with kept_in_cache(context.path("mounted/disk")):
+                fs.rule("read", "hold")
+                _answered_while(fs, client, (command, 2 * MIB, MIB),
+                                [(NBD_CMD_READ, 0, PAGE), (NBD_CMD_READ, 0, MIB),
+                                 (NBD_CMD_READ, 3 * MIB, MIB)])
             eq(client.read(3 * MIB, MIB) == image_bytes(4 * MIB)[3 * MIB:], True, "the content")
             finish(process, client)
 
