@@ -31,7 +31,8 @@ fuzz_descriptor_wrap = -Wl,--wrap=close -Wl,--wrap=dup2 -Wl,--wrap=fcntl \
 	-Wl,--wrap=isatty -Wl,--wrap=open -Wl,--wrap=shutdown
 
 # Of the generator, what reads .export files and escapes what is in them.
-fuzz_generator_sources = src/generator/export_definition.cc \
+fuzz_generator_sources = src/generator/careful_look.cc \
+	src/generator/export_definition.cc \
 	src/generator/export_file.cc src/generator/unit_text.cc
 
 fuzz_programs = \
