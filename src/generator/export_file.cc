@@ -188,6 +188,12 @@ class Parser {
                                 ": a setting is KEY=VALUE, and a comment "
                                 "begins with #"));
     }
+    // In a unit, without the blanks behind it, it would take the next line.
+    if (Continues(line)) {
+      return Wrong(absl::StrCat(Shown(line),
+                                ": the backslash at its end continues nothing; "
+                                "remove the blanks behind it, or double it"));
+    }
     if (section_.empty()) {
       return Wrong(absl::StrCat(
           Shown(line), ": a section such as [Export] must come before it"));
