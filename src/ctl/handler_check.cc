@@ -24,7 +24,7 @@ namespace {
 
 using Level = Finding::Level;
 
-// What a program has printed.
+// The exit status and the output of a program.
 struct Finished {
   int status = 127;
   std::string output;  // standard output

@@ -11,7 +11,7 @@
 
 namespace nbdinetd::ctl {
 
-// What a connection has transferred so far.
+// The counters of a connection so far.
 struct Counters {
   uint64_t requests = 0;
   uint64_t bytes_read = 0;

@@ -1,4 +1,4 @@
-// What nbdinetctl does for each verb.
+// The verbs of nbdinetctl.
 //
 // Each function opens the connections that it needs, prints its result, and
 // returns the exit status, or an error for main to print.

@@ -110,7 +110,7 @@ std::string Shortened(absl::string_view text, size_t size);
 // letters, digits and those of paths and addresses. A long one is shortened.
 std::string ShownValue(absl::string_view value);
 
-// What a person may write for yes and no in the files of systemd: 1, yes, y,
+// The boolean value of a setting, as systemd.syntax(7) spells it: 1, yes, y,
 // true, t, on; 0, no, n, false, f, off, in any case. InvalidArgument names the
 // setting otherwise.
 absl::StatusOr<bool> BooleanOf(const ExportSetting& setting);

@@ -189,7 +189,7 @@ bool UnitMaker::HasSlice(const ExportDefinition& definition) const {
          LastSettingOf(definition.file, "Service", "Slice") == nullptr;
 }
 
-// What an export may open, in its slice or in the service.
+// Adds the device policy of the export, to its slice or to the service.
 void UnitMaker::AddPolicy(const ExportDefinition& definition,
                           UnitChanges& changes) const {
   if (HasSlice(definition)) {
