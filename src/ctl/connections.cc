@@ -62,14 +62,8 @@ absl::StatusOr<std::vector<LiveConnection>> Instances(
 // while it serves. False if it has ended already.
 bool ApplyJournal(Journal& journal, LiveConnection& connection) {
   bool alive = true;
-  JournalQuery query;
-  query.message_ids = {message_id::kServing};
-  for (const MessageId& id : message_id::kEndsOfServed) {
-    query.message_ids.push_back(id);
-  }
-  query.process = {static_cast<pid_t>(*connection.pid), connection.unit};
-  query.since = connection.since.value_or(absl::InfinitePast());
-  query.newest_first = true;
+  JournalQuery query = LastMessagesOf(connection);
+  query.message_ids.push_back(message_id::kServing);
   // Without effect on error: the peer stays unknown.
   journal
       .ForEach(query,
@@ -131,6 +125,17 @@ absl::StatusOr<std::vector<LiveConnection>> Children(
 }
 
 }  // namespace
+
+JournalQuery LastMessagesOf(const LiveConnection& connection) {
+  JournalQuery query;
+  for (const MessageId& id : message_id::kEndsOfServed) {
+    query.message_ids.push_back(id);
+  }
+  query.process = {static_cast<pid_t>(*connection.pid), connection.unit};
+  query.since = connection.since.value_or(absl::InfinitePast());
+  query.newest_first = true;
+  return query;
+}
 
 absl::StatusOr<LiveConnections> FindConnections(
     Bus& bus, const Where& where, absl::Span<const ManagedExport> exports) {

@@ -15,6 +15,7 @@
 #include "absl/types/span.h"
 #include "ctl/bus.h"
 #include "ctl/exports.h"
+#include "ctl/journal.h"
 #include "ctl/status_text.h"
 #include "ctl/where.h"
 
@@ -36,6 +37,10 @@ struct LiveConnection {
   std::optional<Counters> counters;
   std::optional<absl::Time> since;
 };
+
+// The messages at the end of a process that served, the newest first.
+// Requires a process id.
+JournalQuery LastMessagesOf(const LiveConnection& connection);
 
 struct LiveConnections {
   std::vector<LiveConnection> connections;

@@ -175,15 +175,8 @@ void ReadLastMessages(const Where& where, std::vector<Outcome>& outcomes) {
   for (Outcome& outcome : outcomes) {
     const LiveConnection& connection = outcome.connection;
     if (!connection.pid.has_value()) continue;
-    JournalQuery query;
-    for (const MessageId& id : message_id::kEndsOfServed) {
-      query.message_ids.push_back(id);
-    }
-    query.process = {static_cast<pid_t>(*connection.pid), connection.unit};
-    query.since = connection.since.value_or(absl::InfinitePast());
-    query.newest_first = true;
     journal
-        ->ForEach(query,
+        ->ForEach(LastMessagesOf(connection),
                   [&](const JournalEntry& entry) {
                     if (!entry.Field("NBD_REQUESTS").has_value()) return true;
                     ApplyLastMessage(entry, outcome);
