@@ -25,6 +25,7 @@ AM_CPPFLAGS += -I$(top_srcdir)/tests $(GTEST_CFLAGS)
 # Of one room each, on bytes: one program.
 unit_sources = \
 	tests/unit/base/amounts_test.cc \
+	tests/unit/base/edit_distance_test.cc \
 	tests/unit/base/errors_test.cc \
 	tests/unit/base/file_status_test.cc \
 	tests/unit/base/json_test.cc \

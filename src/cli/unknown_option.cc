@@ -1,7 +1,6 @@
 #include "cli/unknown_option.h"
 
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "absl/algorithm/container.h"
@@ -10,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "base/edit_distance.h"
 #include "base/errors.h"
 #include "cli/option_table.h"
 
@@ -156,29 +156,6 @@ const char* Find(absl::Span<const Foreign> table, absl::string_view name) {
   return found == table.end() ? nullptr : found->instead;
 }
 
-// The distance of Damerau and Levenshtein between two words, as optimal string
-// alignment: how many characters are inserted, left out, replaced or swapped
-// with their neighbour.
-size_t Distance(absl::string_view a, absl::string_view b) {
-  // Rows of the matrix for the prefixes of a: the one before the last, the
-  // last, and the new one.
-  std::vector<size_t> before, last(b.size() + 1), row(b.size() + 1);
-  std::iota(last.begin(), last.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      row[j] = std::min({last[j] + 1, row[j - 1] + 1,
-                         last[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
-        row[j] = std::min(row[j], before[j - 2] + 1);
-      }
-    }
-    before = last;
-    last = row;
-  }
-  return last[b.size()];
-}
-
 // Names of options, with their dashes.
 std::vector<std::string> OptionsThatBeginWith(absl::string_view name) {
   std::vector<std::string> found;
@@ -198,7 +175,7 @@ const OptionRow* MostSimilar(absl::string_view name) {
   for (const OptionRow& row : OptionTable()) {
     for (const char* spelling : {row.name, row.alias}) {
       if (spelling == nullptr) continue;
-      const size_t distance = Distance(name, spelling);
+      const size_t distance = EditDistance(name, spelling);
       if (distance >= least) continue;
       least = distance;
       similar = &row;

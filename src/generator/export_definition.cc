@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <numeric>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "base/edit_distance.h"
 #include "base/errors.h"
 #include "cli/option_table.h"
 #include "cli/options.h"
@@ -80,36 +80,20 @@ absl::Status Complaint(const ExportSetting& setting,
                                        rest.substr(value.size() + 1)));
 }
 
-// How many letters have to change to make one word of another.
-size_t Distance(absl::string_view a, absl::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 0; i < a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (size_t j = 0; j < b.size(); ++j) {
-      const bool same = absl::ascii_tolower(static_cast<unsigned char>(a[i])) ==
-                        absl::ascii_tolower(static_cast<unsigned char>(b[j]));
-      const size_t replaced = diagonal + (same ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({replaced, row[j] + 1, row[j + 1] + 1});
-    }
-  }
-  return row.back();
-}
-
 absl::Status UnknownKey(const ExportSetting& setting) {
   std::vector<std::string> keys(std::begin(kUnitKeys), std::end(kUnitKeys));
   for (const OptionRow& row : OptionTable()) {
     if (row.key != nullptr) keys.emplace_back(row.key);
   }
   // A longer one is near to none.
-  const absl::string_view key = absl::string_view(setting.key).substr(0, 50);
+  const std::string key = absl::AsciiStrToLower(setting.key.substr(0, 50));
+  const auto distance = [&key](const std::string& known) {
+    return EditDistance(absl::AsciiStrToLower(known), key);
+  };
   const auto nearest = std::min_element(
-      keys.begin(), keys.end(), [&](const auto& a, const auto& b) {
-        return Distance(a, key) < Distance(b, key);
-      });
-  const bool is_near = Distance(*nearest, key) <= 2;
+      keys.begin(), keys.end(),
+      [&](const auto& a, const auto& b) { return distance(a) < distance(b); });
+  const bool is_near = distance(*nearest) <= 2;
   return ErrorAt(
       setting,
       absl::StrCat(ShownValue(setting.key), "= is no key of [Export]; ",
