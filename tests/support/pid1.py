@@ -339,7 +339,7 @@ class Machine:
 
     @staticmethod
     def _make_dev(dev):
-        for name in ("null", "zero", "full", "random", "urandom", "tty", "kmsg", "fuse",
+        for name in ("null", "zero", "full", "random", "urandom", "tty", "kmsg", "fuse", "autofs",
                      *(path.name for path in Path("/dev").glob("loop*") if path.is_block_device())):
             if (Path("/dev") / name).exists():
                 (dev / name).touch()

@@ -392,7 +392,7 @@ def _(t):
     started = machine.run("systemctl", "start", "far.automount", check=False)
     require(started.returncode == 0, "no automount points here")
     t.defer(machine.systemctl, "stop", "far.automount", "far.mount")
-    machine.shell(f"ln -s /far/x.export {CONFIG}/leads-there.export")
+    machine.shell(f"mkdir -p {CONFIG}; ln -s /far/x.export {CONFIG}/leads-there.export")
     t.defer(machine.shell, f"rm {CONFIG}/leads-there.export")
     since = machine.now_us()
     machine.systemctl("daemon-reload")
