@@ -28,6 +28,10 @@ constexpr char kNoHiding[] =
 constexpr char kNewstyleOnly[] =
     "nbdinetd has only the fixed newstyle handshake, which every current "
     "client uses: leave the option out";
+constexpr char kTimeLimit[] = "--handshake-timeout=TIME limits the handshake";
+constexpr char kKeepalive[] =
+    "keepalive is always on, and --keepalive=TIME changes its time";
+constexpr char kPrintUri[] = "the same option is --print-uri";
 constexpr char kProbing[] =
     "--version and --help say what this program is and has";
 
@@ -36,6 +40,7 @@ constexpr Foreign kOptions[] = {
     {"D", "-v writes debug messages to standard error"},
     {"dump-config", kProbing},
     {"dump-plugin", kProbing},
+    {"keep-alive", kKeepalive},
     {"long-options", kProbing},
     {"mask-handshake", kNoHiding},
     {"name", "-e names the export, and --description describes it"},
@@ -46,12 +51,16 @@ constexpr Foreign kOptions[] = {
     {"o", kNewstyleOnly},
     {"old-style", kNewstyleOnly},
     {"oldstyle", kNewstyleOnly},
+    {"print-url", kPrintUri},
     {"selinux-label",
      "let systemd make the socket (nbdinetd.socket), and label it by the "
      "system's policy"},
     {"short-options", kProbing},
+    {"show-uri", kPrintUri},
+    {"show-url", kPrintUri},
     {"swap", "MemorySwapMax=0 in the unit keeps the memory out of the swap"},
-    {"timeout", "--handshake-timeout=TIME limits the handshake"},
+    {"time-out", kTimeLimit},
+    {"timeout", kTimeLimit},
     {"tls-priority", "OpenSSL's configuration restricts the ciphers"},
 };
 
@@ -95,6 +104,7 @@ constexpr Foreign kFilters[] = {
     {"limit", "--max-connections=N limits the connections"},
     {"log", "the journal has two lines for each connection; -v logs more"},
     {"luks", "cryptsetup(8) opens the volume: serve its device"},
+    {"lzip", kUnpack},
     {"multi-conn", kByItself},
     {"nocache", kByItself},
     {"noextents", kNoHiding},

@@ -617,3 +617,8 @@ class Client:
         self.send(self.request_bytes(NBD_CMD_DISC, cookie=self._next_cookie))
         self.expect_end()
         self.close()
+
+    def leave(self):
+        """NBD_CMD_DISC, and the client's end of the connection."""
+        self.send(self.request_bytes(NBD_CMD_DISC, cookie=self._next_cookie))
+        self.close()

@@ -87,9 +87,11 @@ def names_in(*texts):
 
 
 def seen(client, name):
+    """What a client sees. It leaves as libnbd does, which doesn't wait for the server's end: since nbdkit
+    1.42, that waits for the client's."""
     client.start(name, structured=False)
     what = (client.size, bool(client.flags & NBD_FLAG_READ_ONLY), client.read(0, 4096))
-    client.disconnect()
+    client.leave()
     return what
 
 
