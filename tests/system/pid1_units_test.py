@@ -444,6 +444,19 @@ def _(t):
     idle()
 
 
+@test("the listening service and strict.conf serve a directory")
+def _(t):
+    strict_conf(t)
+    machine.write("/srv/nbd/images/a.img", pattern(0, MIB))
+    for name in ("nbdinetd", "nbdinetd-listen"):
+        Served(t, "", "--directory=/srv/nbd/images", name=name)
+        client = Client(connect(PORT)).start("a.img")
+        client.write(4096, bytes(512), NBD_CMD_FLAG_FUA)
+        eq(client.read(0, 512), pattern(0, 512))
+        client.disconnect()
+        machine.systemctl("stop", f"{name}.socket", f"{name}.service", check=False)
+
+
 @test("the listening service and strict.conf work in a container without systemd's own nodes or /dev/kmsg")
 def _(t):
     strict_conf(t)
