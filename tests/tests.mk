@@ -49,6 +49,7 @@ unit_sources = \
 	tests/unit/generator/careful_look_test.cc \
 	tests/unit/generator/export_definition_test.cc \
 	tests/unit/generator/export_file_test.cc \
+	tests/unit/generator/generated_exports_test.cc \
 	tests/unit/generator/unit_text_test.cc \
 	tests/unit/generator/units_test.cc \
 	tests/unit/negotiation/negotiation_test.cc \

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "generator/units.h"
+#include "generator/generated_exports.h"
 
 namespace nbdinetd::ctl {
 namespace {

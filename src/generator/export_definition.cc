@@ -256,6 +256,20 @@ class Definer {
                                 "digits, '-', '_' and '.'"));
   }
 
+  // With a space in the path of LoadCredential=, systemd 254 and later start no
+  // service: the path is cut there on its way to systemd-executor.
+  absl::Status CheckCredential(absl::string_view key) const {
+    const ExportSetting* setting = Last(key);
+    if (setting == nullptr || scope_ == ManagerScope::kUser ||
+        !absl::StrContains(setting->value, ' ')) {
+      return absl::OkStatus();
+    }
+    return ErrorAt(*setting,
+                   absl::StrCat(key, "=", ShownValue(setting->value),
+                                ": systemd can't hand over files whose path "
+                                "has a space; choose a path without one"));
+  }
+
   absl::Status TakeOptions() {
     Options options;
     std::vector<const OptionRow*> given;
@@ -280,6 +294,10 @@ class Definer {
     definition_.description = options.description;
     definition_.tls_certificates = options.tls.certificates;
     definition_.tls_pre_shared_keys = options.tls.psk_file;
+    for (const char* key : {"TLSCertificates", "TLSPreSharedKeys"}) {
+      absl::Status status = CheckCredential(key);
+      if (!status.ok()) return status;
+    }
     const absl::Status together = SettleOptions(given, options);
     return together.ok() ? together
                          : ErrorOfSeveral(InKeys(together.message()));

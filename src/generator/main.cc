@@ -16,9 +16,9 @@
 #include "base/errors.h"
 #include "base/exit_status.h"
 #include "generator/export_file.h"
+#include "generator/generated_exports.h"
 #include "generator/generator_log.h"
 #include "generator/output_directory.h"
-#include "generator/units.h"
 
 namespace nbdinetd {
 namespace {
@@ -152,8 +152,9 @@ ExitStatus DryRun(const Arguments& arguments) {
 }
 
 absl::Status Write(const ExportUnits& units, const OutputDirectory& output) {
-  for (const UnitFile& file : units.files) {
-    if (absl::Status status = output.Write(file); !status.ok()) return status;
+  // After an error, e.g. a full disk, no unit is there without those it needs.
+  for (auto file = units.files.rbegin(); file != units.files.rend(); ++file) {
+    if (absl::Status status = output.Write(*file); !status.ok()) return status;
   }
   for (const UnitLink& link : units.links) {
     if (absl::Status status = output.Write(link); !status.ok()) return status;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -30,9 +31,15 @@ constexpr const char* kOfRoot[] = {
     "ProtectHostname",       "ProtectKernelModules", "ProtectKernelLogs",
     "PrivateMounts",         "PrivateDevices"};
 
-// In front of paths in a listener's service: what it sees there is empty.
-constexpr const char* kHiddenDirectories[] = {
-    "/home/", "/root/", "/run/", "/tmp/", "/var/tmp/", "/run/user/"};
+// What a listener's service sees empty, and the setting for which it does.
+struct HiddenDirectory {
+  const char* path;
+  const char* setting;
+};
+constexpr HiddenDirectory kHiddenDirectories[] = {
+    {"/home/", "ProtectHome"},     {"/root/", "ProtectHome"},
+    {"/run/user/", "ProtectHome"}, {"/run/", "TemporaryFileSystem"},
+    {"/tmp/", "PrivateTmp"},       {"/var/tmp/", "PrivateTmp"}};
 
 constexpr const char* kRequiredTlsFiles[] = {"server-cert.pem",
                                              "server-key.pem"};
@@ -93,6 +100,27 @@ bool IsOfDevices(const ExportSetting& setting) {
 
 void AddSetting(const ExportSetting& setting, UnitChanges& changes) {
   changes.Add(setting.section, setting.key, setting.value);
+}
+
+// Whether BindPaths= can show a path in a hidden directory. systemd 254 and
+// later lose paths with quotes or control characters on their way to
+// systemd-executor, and bind a hidden directory itself read-only.
+bool CanBind(const HiddenDirectory& hidden, absl::string_view path) {
+  return absl::StrCat(path, "/") != hidden.path &&
+         std::all_of(path.begin(), path.end(), [](unsigned char c) {
+           return c != '"' && c != '\'' && !absl::ascii_iscntrl(c);
+         });
+}
+
+// Lets a listener's service write to a file, or to a directory. A file comes
+// with its directory, so that a file that replaces it is seen, too.
+void AddWritablePath(const ExportDefinition& definition,
+                     const std::string& path, UnitChanges& changes) {
+  if (definition.is_read_only) return;
+  const size_t end = definition.is_directory ? 0 : path.rfind('/');
+  changes.Add(
+      "Service", "ReadWritePaths",
+      PathWord(absl::StrCat("-", end == 0 ? path : path.substr(0, end))));
 }
 
 // The links that [Install] asks for.
@@ -259,8 +287,6 @@ std::string UnitMaker::ServiceText(const ExportDefinition& definition) const {
   }
   changes.Remove("Service", "Environment");
   changes.Remove("Service", "EnvironmentFile");
-  // It forbids openat2(2), without which no file of a directory is opened.
-  if (definition.is_directory) changes.Remove("Service", "RestrictSUIDSGID");
   changes.Replace("Service", "ExecStart", Command(definition, shipped));
   if (scope_ == ManagerScope::kUser) {
     for (const char* key : kOfRoot) changes.Remove("Service", key);
@@ -387,8 +413,7 @@ void UnitMaker::AddDevices(const ExportDefinition& definition,
 }
 
 // The shipped listener's service sees most of the system read-only, and some
-// directories empty, where a file is alone. Others are there with their
-// directory, so that a file that replaces one is seen too.
+// directories empty. There the export is alone, if systemd can do that.
 void UnitMaker::AddVisiblePaths(const ExportDefinition& definition,
                                 UnitChanges& changes) const {
   changes.Remove("Service", "ReadWritePaths");
@@ -397,104 +422,24 @@ void UnitMaker::AddVisiblePaths(const ExportDefinition& definition,
   if (seen.path != definition.path) paths.push_back(seen.path);
   for (const std::string& path : paths) {
     if (absl::StartsWith(path, "/dev/")) continue;
-    const bool is_hidden = std::any_of(
-        std::begin(kHiddenDirectories), std::end(kHiddenDirectories),
-        [&](const char* directory) {
-          return absl::StartsWith(absl::StrCat(path, "/"), directory);
-        });
-    if (is_hidden) {
+    const auto is_inside = [&](const HiddenDirectory& directory) {
+      return absl::StartsWith(absl::StrCat(path, "/"), directory.path);
+    };
+    const auto hidden = std::find_if(std::begin(kHiddenDirectories),
+                                     std::end(kHiddenDirectories), is_inside);
+    if (hidden == std::end(kHiddenDirectories)) {
+      AddWritablePath(definition, path, changes);
+    } else if (CanBind(*hidden, path)) {
       changes.Add("Service",
                   definition.is_read_only ? "BindReadOnlyPaths" : "BindPaths",
                   BindPathWord(absl::StrCat("-", path)));
-    } else if (!definition.is_read_only) {
-      const size_t end = definition.is_directory ? 0 : path.rfind('/');
-      changes.Add(
-          "Service", "ReadWritePaths",
-          PathWord(absl::StrCat("-", end == 0 ? path : path.substr(0, end))));
+    } else {
+      for (const HiddenDirectory& directory : kHiddenDirectories) {
+        if (is_inside(directory)) changes.Remove("Service", directory.setting);
+      }
+      AddWritablePath(definition, path, changes);
     }
   }
-}
-
-// ---- All exports
-
-namespace {
-
-// An address, and the export that listens on it.
-struct TakenAddress {
-  SocketAddress address;
-  std::string name;
-};
-
-// The settings of [Socket] that let two sockets have one address.
-bool MayShareAddress(const ExportFile& file) {
-  return LastSettingOf(file, "Socket", "ReusePort") != nullptr ||
-         LastSettingOf(file, "Socket", "BindToDevice") != nullptr;
-}
-
-// Takes the addresses of an export, unless another one has one of them.
-absl::Status TakeAddresses(const ExportFile& file,
-                           std::vector<TakenAddress>& taken) {
-  std::vector<std::pair<SocketAddress, const ExportSetting*>> addresses;
-  for (const ExportSetting* setting :
-       SettingsOf(file, "Socket", "ListenStream")) {
-    addresses.emplace_back(setting->value, setting);
-  }
-  if (addresses.empty()) addresses.emplace_back("10809", nullptr);
-  for (const auto& [address, setting] : addresses) {
-    for (const TakenAddress& other : taken) {
-      if (!address.CollidesWith(other.address)) continue;
-      const std::string complaint = absl::StrCat(
-          "ListenStream=", ShownValue(address.text()), ": export ", other.name,
-          " listens on ",
-          address.text() == other.address.text()
-              ? "it"
-              : ShownValue(other.address.text()),
-          " already; choose another address, or set Enabled=no in one of the "
-          "files");
-      return setting != nullptr
-                 ? ErrorAt(*setting, complaint)
-                 : absl::InvalidArgumentError(absl::StrCat(
-                       file.sources.path, ": without ", complaint));
-    }
-  }
-  for (auto& [address, setting] : addresses) {
-    taken.push_back({std::move(address), file.sources.name});
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Generate(const ExportSources& sources, ManagerScope scope,
-                      const UnitMaker& maker, std::vector<TakenAddress>& taken,
-                      ExportUnits& units) {
-  const absl::StatusOr<ExportFile> file = ReadExport(sources);
-  if (!file.ok()) return file.status();
-  const absl::StatusOr<ExportDefinition> definition =
-      DefineExport(*file, scope);
-  if (!definition.ok()) return definition.status();
-  absl::StatusOr<ExportUnits> made = maker.Make(*definition);
-  if (!made.ok()) return made.status();
-  units = *std::move(made);
-  if (!definition->is_enabled || MayShareAddress(*file)) {
-    return absl::OkStatus();
-  }
-  absl::Status addresses = TakeAddresses(*file, taken);
-  if (!addresses.ok()) units.links.clear();
-  return addresses;
-}
-
-}  // namespace
-
-std::vector<GeneratedExport> GenerateExports(
-    const std::vector<ExportSources>& exports, ManagerScope scope) {
-  const UnitMaker maker(scope);
-  std::vector<TakenAddress> taken;
-  std::vector<GeneratedExport> generated;
-  for (const ExportSources& sources : exports) {
-    GeneratedExport made{sources, {}, {}};
-    made.status = Generate(sources, scope, maker, taken, made.units);
-    generated.push_back(std::move(made));
-  }
-  return generated;
 }
 
 }  // namespace nbdinetd

@@ -31,7 +31,7 @@ struct UnitLink {
 };
 
 struct ExportUnits {
-  std::vector<UnitFile> files;
+  std::vector<UnitFile> files;  // each needs only those behind it
   std::vector<UnitLink> links;
 };
 
@@ -64,18 +64,6 @@ class UnitMaker {
   const ShippedUnit connection_socket_, connection_service_, connection_slice_;
   const ShippedUnit listener_socket_, listener_service_;
 };
-
-struct GeneratedExport {
-  ExportSources sources;
-  absl::Status status;  // an error is a line that begins with a file's path
-  ExportUnits units;    // none after an error in the files
-};
-
-// Reads the exports and makes their units. Of two exports that are enabled and
-// listen on one address, the later one has the error, and units without links:
-// nothing starts it, but a socket that listens already keeps its service.
-std::vector<GeneratedExport> GenerateExports(
-    const std::vector<ExportSources>& exports, ManagerScope scope);
 
 }  // namespace nbdinetd
 

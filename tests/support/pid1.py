@@ -407,7 +407,7 @@ class Machine:
 
     def path(self, inside):
         """A file of the system, as a path for this process. While the system runs, this is what its
-        process 1 sees, /run, /tmp and /proc included; a Unix socket can be connected to by it."""
+        process 1 sees, /run, /tmp and /proc included."""
         root = Path(f"/proc/{self.init}/root") if self.init else self.root
         return root / str(inside).lstrip("/")
 
@@ -474,6 +474,19 @@ class Machine:
         if not good:
             raise result
         return result
+
+    def connect(self, inside):
+        """A connection to a Unix socket of the system, made by a process inside: systemd accepts none whose
+        peer's process id it doesn't know."""
+        ours, theirs = socket.socketpair()
+
+        def make():
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(inside))
+                socket.send_fds(theirs, [b"."], [connection.fileno()])
+        with ours, theirs:
+            self.call(make)
+            return socket.socket(fileno=socket.recv_fds(ours, 1, 1)[1][0])
 
     # -------------------------------------------------------------- systemd and its journal
 

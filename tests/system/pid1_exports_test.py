@@ -3,8 +3,10 @@
 client is served."""
 
 import errno
+import json
 import os
 import socket
+import stat
 import sys
 from pathlib import Path
 
@@ -61,8 +63,9 @@ def serve(t, name, path, *lines, sections="", reload=True):
 
 
 def served(address, size=MIB, name=""):
-    """A client that has been served the pattern."""
-    client = Client(connect(address)).start(name)
+    """A client that has been served the pattern. The address is (host, port), or a path in the system."""
+    connection = machine.connect(address) if isinstance(address, str) else connect(address)
+    client = Client(connection).start(name)
     eq(client.size, size)
     eq(client.read(4096, 512), pattern(4096, 512))
     return client
@@ -142,6 +145,43 @@ def _(t):
         client.write(0, b"written")
         client.disconnect()
         eq(machine.path(path).read_bytes()[:7], b"written", text)
+
+
+@test("the same in the paths that a listener's service may write to")
+def _(t):
+    paths = []
+    t.defer(reload_units)
+    for number, text in enumerate(HOSTILE):
+        path = image(f"/data/writable/{text}/disk.img")
+        paths.append((serve(t, f"written{number}", path, "Mode=listener", reload=False), path))
+    reload_units()
+    for address, path in paths:
+        client = served(address)
+        client.write(0, b"written")
+        client.disconnect()
+        eq(machine.path(path).read_bytes()[:7], b"written", path)
+
+
+def list_property(unit, name):
+    """A property of a unit whose value is a list of strings."""
+    escaped = "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):02x}" for c in unit)
+    answer = machine.run("busctl", "--json=short", "get-property", "org.freedesktop.systemd1",
+                         f"/org/freedesktop/systemd1/unit/{escaped}", "org.freedesktop.systemd1.Unit", name)
+    return json.loads(answer.stdout)["data"]
+
+
+@test("the same in the mount points that the service requires, those of a link's target among them")
+def _(t):
+    target = image("/data/target of 100% a link $x/disk.img")
+    for name, address, path, _text in serve_all(t, "mounts", "/data/on the way", HOSTILE):
+        client = served(address)
+        contains(path, list_property(instance(name), "RequiresMountsFor"))
+        client.disconnect()
+    machine.shell(f"ln -sf '{target}' '{path}'")
+    client = served(serve(t, "mountslink", path))
+    required = list_property(instance("mountslink"), "RequiresMountsFor")
+    eq([wanted for wanted in (path, target) if wanted not in required], [])
+    client.disconnect()
 
 
 @test("an error is one line in the journal with its file and line, and harms no other export")
@@ -285,7 +325,7 @@ def _(t):
         path = f"/run/{name}.sock"
         export(t, name, f"[Export]\nFile={image('/data/unix.img')}\n[Socket]\nListenStream={path}\n{extra}")
         eq(machine.path(path).stat().st_mode & 0o777, mode)
-        served(str(machine.path(path))).disconnect()
+        served(path).disconnect()
 
 
 @test("a listener serves an image in /home, read-write, and exits when idle")
@@ -307,14 +347,14 @@ def _(t):
 
 @test("TLS files are credentials: another user serves with keys that only root may read")
 def _(t):
-    ca = authority()
+    ca, keys = authority(), "/etc/pki/my'keys%x\""
     for name in ("ca-cert.pem", "server-cert.pem", "server-key.pem"):
-        machine.write(f"/etc/pki/my keys/{name}", Path(ca.path(name)).read_bytes(), 0o600)
+        machine.write(f"{keys}/{name}", Path(ca.path(name)).read_bytes(), 0o600)
     image("/data/tls.img")
     machine.shell("chown nobody /data/tls.img; chmod 600 /data/tls.img")
     for mode in ("connection", "listener"):
         address = serve(t, f"tls-{mode}", "/data/tls.img", f"Mode={mode}", "TLS=require",
-                        "TLSCertificates=/etc/pki/my keys", "User=nobody", "TLSVerifyPeer=yes")
+                        f"TLSCertificates={keys}", "User=nobody", "TLSVerifyPeer=yes")
         client = TlsClient(connect(address)).start(
             tls=client_context(certificate=(ca, "alice")))
         eq(client.read(4096, 512), pattern(4096, 512), mode)
@@ -323,10 +363,10 @@ def _(t):
 
 @test("pre-shared keys are a credential")
 def _(t):
-    machine.write("/etc/nbdinetd/my keys.psk", "alice:" + "ab" * 32 + "\n", 0o600)
+    machine.write("/etc/nbdinetd/my'keys%%.psk", "alice:" + "ab" * 32 + "\n", 0o600)
     image("/data/psk.img")
     machine.shell("chown nobody /data/psk.img")
-    address = serve(t, "psk", "/data/psk.img", "TLS=require", "TLSPreSharedKeys=/etc/nbdinetd/my keys.psk",
+    address = serve(t, "psk", "/data/psk.img", "TLS=require", "TLSPreSharedKeys=/etc/nbdinetd/my'keys%%.psk",
                     "User=nobody")
     psk = t.image(b"alice:" + b"ab" * 32 + b"\n", "keys.psk")
     result = t.run(["nbdinfo", "--size",
@@ -352,6 +392,10 @@ def _(t):
             eq(machine.show(slice_, "DevicePolicy", "DeviceAllow"), ["closed", f"{device.path} rw"])
             contains("/system-nbdinetd.slice/", machine.show(instance(name), "ControlGroup"))
             client.disconnect()
+        for number, text in enumerate(HOSTILE):
+            path = f"/dev/{text}"
+            os.mknod(machine.path(path), 0o600 | stat.S_IFBLK, os.stat(device.path).st_rdev)
+            served(serve(t, f"device{number}", path)).disconnect()
         # A link that is made after the units: no device is allowed.
         for mode in ("connection", "listener"):
             address = serve(t, f"file-{mode}", "/data/late", f"Mode={mode}")
@@ -425,9 +469,9 @@ def _(t):
     t.defer(machine.systemctl, "stop", "manager.service")
     t.defer(machine.shell, f"rm -rf {home}")
     for name in ("mine", "listening"):
-        path = wait_until(lambda name=name: (p := machine.path(f"{runtime}/{name}.sock")).exists() and str(p),
-                          "the user's manager to listen")
-        eq(Path(path).stat().st_mode & 0o777, 0o660)
+        path = f"{runtime}/{name}.sock"
+        wait_until(machine.path(path).exists, "the user's manager to listen")
+        eq(machine.path(path).stat().st_mode & 0o777, 0o660)
         client = served(path)
         client.write(0, name.encode())
         client.disconnect()

@@ -623,6 +623,15 @@ def _(t):
     eq(row["result"], "disconnected")
 
 
+def start_users_manager(t):
+    """Root's. Without PAM's module of systemd, nothing else tells it its runtime directory."""
+    machine.write("/etc/systemd/system/user@0.service.d/runtime.conf",
+                  "[Service]\nEnvironment=XDG_RUNTIME_DIR=/run/user/0\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "user@0.service")
+    t.defer(machine.systemctl, "stop", "user@0.service")
+
+
 @test("--user has the exports of the user's manager")
 def _(t):
     machine.write("/srv/nbd/export.img", pattern(0, MIB))
@@ -631,13 +640,12 @@ def _(t):
     machine.write("/root/.config/systemd/user/mine@.service",
                   f"[Service]\nExecStart={pid1.configured('sbindir')}/nbdinetd -r {IMAGE}\nNotifyAccess=main\n"
                   "CollectMode=inactive-or-failed\n")
-    machine.systemctl("start", "user@0.service")
-    t.defer(machine.systemctl, "stop", "user@0.service")
+    start_users_manager(t)
 
     def user_ctl(*argv):
         return machine.run("env", "XDG_RUNTIME_DIR=/run/user/0", "nbdinetctl", "--user", *argv)
     user_ctl("start", "mine")
-    client = Client(connect(str(machine.path("/run/user/0/mine.sock")))).start()
+    client = Client(machine.connect("/run/user/0/mine.sock")).start()
     eq(client.read(0, 4096), pattern(0, 4096))
     row, = json.loads(user_ctl("connections", "--json=short").stdout)
     matches(r"^unix:pid=\d+,uid=0,gid=0$", row["peer"])
@@ -649,8 +657,7 @@ def _(t):
 
 @test("what a user's manager runs is in the history of that user, and not in the system's")
 def _(t):
-    machine.systemctl("start", "user@0.service")
-    t.defer(machine.systemctl, "stop", "user@0.service")
+    start_users_manager(t)
     ended = re.search(r'kEnded{"(\w+)"}', (SRCDIR / "src" / "base" / "message_id.h").read_text())[1]
     machine.write("/run/forged", f"MESSAGE_ID={ended}\nMESSAGE=x\nNBD_REQUESTS=1\nNBD_PEER=192.0.2.99:1\n")
     user = ["env", "XDG_RUNTIME_DIR=/run/user/0"]

@@ -153,6 +153,17 @@ TEST(ExportDefinition, PathsHaveNoPartThatLeadsUp) {
   EXPECT_TRUE(Define("File=/a/..b/c../...\n").ok());
 }
 
+TEST(ExportDefinition, PathsOfCredentialsHaveNoSpaces) {
+  EXPECT_EQ(ErrorOf("File=/f\nTLSCertificates=/my keys\n"),
+            "a.export:3: TLSCertificates=\"/my keys\": systemd can't hand over "
+            "files whose path has a space; choose a path without one");
+  EXPECT_NE(ErrorOf("File=/f\nTLSPreSharedKeys=/my keys\n"), "");
+  EXPECT_TRUE(Define("File=/f\nTLSCertificates=/my\tkeys\n").ok());
+  // There they are no credentials.
+  EXPECT_TRUE(
+      Define("File=/f\nTLSCertificates=/my keys\n", ManagerScope::kUser).ok());
+}
+
 TEST(ExportDefinition, MessagesAreShortAndPlain) {
   const std::string long_text(300000, 'x');
   for (const std::string& lines :

@@ -148,6 +148,9 @@ TEST(ExportFile, NamesAreChecked) {
     EXPECT_EQ(CheckExportName(name), absl::OkStatus()) << name;
   }
   EXPECT_EQ(CheckExportName(std::string(100, 'x')), absl::OkStatus());
+  // Four characters each in the name of the slice.
+  EXPECT_EQ(CheckExportName(std::string(57, '-')), absl::OkStatus());
+  EXPECT_FALSE(CheckExportName(std::string(58, '-')).ok());
   for (const std::string& name :
        {std::string(), std::string("a b"), std::string("a@b"),
         std::string("listen"), std::string(".a"), std::string("\xc3\xa9"),
