@@ -159,22 +159,17 @@ absl::StatusOr<std::string> CollectMetrics(const CommandLine& line) {
 std::string LabelValue(absl::string_view text) {
   std::string value;
   while (!text.empty()) {
-    size_t length = 1;
-    while (length < 4 && length < text.size() &&
-           !IsValidUtf8(text.substr(0, length))) {
-      ++length;
-    }
-    const bool valid = IsValidUtf8(text.substr(0, length));
+    const size_t length = CharacterLength(text);
+    const absl::string_view character =
+        text.substr(0, std::max(length, size_t{1}));
     if (text[0] == '\n') {
       value += "\\n";
     } else if (text[0] == '"' || text[0] == '\\') {
-      absl::StrAppend(&value, "\\", text.substr(0, 1));
-    } else if (valid) {
-      absl::StrAppend(&value, text.substr(0, length));
+      absl::StrAppend(&value, "\\", character);
     } else {
-      value += "\xef\xbf\xbd";
+      absl::StrAppend(&value, length == 0 ? "\xef\xbf\xbd" : character);
     }
-    text.remove_prefix(valid ? length : 1);
+    text.remove_prefix(character.size());
   }
   return value;
 }
