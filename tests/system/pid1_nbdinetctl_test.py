@@ -712,7 +712,7 @@ def _(t):
 
 @test("wrong usage is status 64, and names what is right")
 def _(t):
-    for argv, words in ((["lst"], "unknown verb"), (["--nonsense"], "--nonsense"),
+    for argv, words in ((["lst"], "did you mean list?"), (["--nonsense"], "--nonsense"),
                         (["list", "x"], "usage: nbdinetctl list"), (["disconnect"], "usage: nbdinetctl disconnect"),
                         (["--json=xml"], "pretty"), (["history", "--since=soon"], "systemd.time(7)"),
                         (["--now", "list"], "--now is for enable and disable"),
