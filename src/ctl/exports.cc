@@ -111,9 +111,11 @@ std::string StateOf(const Loaded& loaded, const std::string& unit,
   const auto found = loaded.find(unit);
   if (found == loaded.end()) return "stopped";
   const std::string& state = found->second.active_state;
-  if (state == "active") return std::string(active_word);
-  if (state == "inactive") return "stopped";
-  return state;
+  // Clients are served while its configuration or its mounts change.
+  if (state == "active" || state == "reloading" || state == "refreshing") {
+    return std::string(active_word);
+  }
+  return state == "inactive" || state == "maintenance" ? "stopped" : state;
 }
 
 // The service of a socket: a template with Accept=yes.

@@ -92,8 +92,8 @@ std::string JournalEntry::Unit() const {
 absl::StatusOr<Journal> Journal::Open(const Where& where) {
   if (!where.local()) {
     return absl::UnimplementedError(absl::StrCat(
-        "the journal of another machine can't be read from here: run "
-        "nbdinetctl there, as in '",
+        "sd-journal reads the journal's files on this machine only: run "
+        "nbdinetctl on the other one, as in '",
         where.host.empty()
             ? absl::StrCat("systemd-run --pipe -M ", where.machine)
             : absl::StrCat("ssh ", where.host),

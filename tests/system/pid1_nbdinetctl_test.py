@@ -171,8 +171,11 @@ def _(t):
        (0, "client disconnected", row["duration_usec"]))
     eq(rows("history", f"--peer={peer}", "--until=1h ago"), [])
     eq(rows("history", "--peer=192.0.2.1"), [])
-    matches(rf"^[A-Z][a-z][a-z] \d{{4}}-\d\d-\d\d \d\d:\d\d +nbdinetd +{peer} +- .* client disconnected$",
-            ctl("history").stdout)
+    table = ctl("history").stdout
+    matches(rf"^[A-Z][a-z][a-z] \d{{4}}-\d\d-\d\d \d\d:\d\d +nbdinetd +{peer} +- .* client disconnected$", table)
+    # A time as the table has it can be given back.
+    when = re.search(rf"^(.*?)  +nbdinetd +{peer} ", table, re.MULTILINE)[1]
+    eq([row["peer"] for row in rows("history", f"--peer={peer}", f"--since={when}")], [peer])
 
 
 @test("a client that has not chosen an export is negotiating")
@@ -290,6 +293,34 @@ def _(t):
     ctl("disable", "second", "--now")
     eq(machine.show("second.socket", "ActiveState", "UnitFileState"), ["inactive", "disabled"])
     ctl("start", "third", status=3)
+
+
+@test("a unit that starts is activating, and one that is reloaded still runs")
+def _(t):
+    machine.write(IMAGE, pattern(0, MIB))
+    machine.write("/etc/systemd/system/slow.service", "[Service]\nExecStartPre=/bin/cat /run/slow.fifo\n"
+                  f"ExecStart={pid1.configured('sbindir')}/nbdinetd -f -p 10995 -r {IMAGE}\n"
+                  "ExecReload=/bin/cat /run/slow.fifo\n")
+    machine.shell("mkfifo /run/slow.fifo")
+
+    def undo():
+        machine.systemctl("kill", "--signal=KILL", "slow.service", check=False)
+        machine.shell("rm -f /etc/systemd/system/slow.service /run/slow.fifo")
+        machine.systemctl("daemon-reload")
+    t.defer(undo)
+    machine.systemctl("daemon-reload")
+
+    def state():
+        return row_of("list", "slow")["state"]
+    machine.systemctl("start", "--no-block", "slow.service")
+    wait_until(lambda: machine.show("slow.service", "SubState") == "start-pre", "the start to wait")
+    eq(state(), "activating")
+    machine.shell(": >/run/slow.fifo")
+    wait_until(lambda: state() == "running", "the start")
+    machine.systemctl("reload", "--no-block", "slow.service")
+    wait_until(lambda: machine.show("slow.service", "ActiveState") == "reloading", "the reload to wait")
+    eq(state(), "running")
+    machine.shell(": >/run/slow.fifo")
 
 
 @test("stop says that clients stay connected; start reports what fails, and why to look")
@@ -618,7 +649,9 @@ def _(t):
     eq((row["state"], row["clients"], "size" in row, "file" in row), ("listening", 1, False, False))
     row, = rows("connections", "-H", "root@storage")
     contains("127.0.0.1:", row["peer"])
-    contains("ssh root@storage nbdinetctl", ctl("history", "-H", "root@storage", status=1).stderr)
+    refusal = ctl("history", "-H", "root@storage", status=1).stderr
+    contains("ssh root@storage nbdinetctl history", refusal)
+    contains("on this machine only", refusal)
     row, = rows("disconnect", "nbdinetd", "-H", "root@storage")
     eq(row["result"], "disconnected")
 
