@@ -566,22 +566,39 @@ def _(t):
     matches(r'^nbdinetd_export_up\{export="nbdinetd"\} 1$', text)
     matches(r'^nbdinetd_export_connections\{export="nbdinetd"\} 1$', text)
     matches(r'^nbdinetd_connection_read_bytes_total\{export="nbdinetd",identity="",unit="nbdinetd@.*"\} 4096$', text)
-    machine.write("/etc/systemd/system/metrics.socket", "[Socket]\nListenStream=10990\nAccept=yes\n")
-    machine.write("/etc/systemd/system/metrics@.service",
-                  f"[Service]\nExecStart={pid1.configured('bindir')}/nbdinetctl metrics --http\n"
-                  "StandardInput=socket\n")
+    # The units of the manual.
+    manual = (BUILDDIR / "man" / "nbdinetctl.1").read_text()
+    for name, text in re.findall(r"^\.Pa (nbdinetctl-metrics\S+)\n\.Bd [^\n]*\n(.*?)^\.Ed$", manual, re.MULTILINE | re.DOTALL):
+        machine.write(f"/etc/systemd/system/{name}", text)
     machine.systemctl("daemon-reload")
-    machine.systemctl("start", "metrics.socket")
-    t.defer(machine.systemctl, "stop", "metrics.socket")
-    with connect(("127.0.0.1", 10990)) as request:
-        request.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        answer = b""
-        while piece := request.recv(65536):
-            answer += piece
-    head, _, body = answer.decode().partition("\r\n\r\n")
+    machine.systemctl("start", "nbdinetctl-metrics.socket")
+    t.defer(machine.systemctl, "stop", "nbdinetctl-metrics.socket")
+    address = ("127.0.0.1", 9818)
+    eq(machine.show("nbdinetctl-metrics.socket", "Listen"), "127.0.0.1:9818 (Stream)")
+
+    def answer_to(request):
+        with connect(address) as connection:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            answer = b""
+            while piece := connection.recv(65536):
+                answer += piece
+        return answer.decode().partition("\r\n\r\n")
+    head, _, body = answer_to(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
     matches(r"^HTTP/1.1 200 OK\r$", head)
     matches(rf"^Content-Length: {len(body)}\r$", head)
-    contains("nbdinetd_export_up", body)
+    matches(r'^nbdinetd_export_connections\{export="nbdinetd"\} 1$', body)
+    head, _, body = answer_to(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    matches(r"^Content-Length: [1-9]", head)
+    eq(body, "")
+    # A port scanner, and another protocol: neither makes a failed unit.
+    since = machine.now_us()
+    eq(answer_to(b"")[0], "")
+    for wrong in (b"\x16\x03\x01\x02\x00", b"POST / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n"):
+        matches(r"^HTTP/1.1 400 ", answer_to(wrong)[0])
+    wait_until(lambda: not machine.instances("nbdinetctl-metrics"), "the units' end")
+    eq([entry["MESSAGE"] for entry in machine.journal(since, "_PID=1")
+        if "nbdinetctl-metrics" in entry.get("UNIT", "") and "Failed" in entry["MESSAGE"]], [])
 
 
 @test("disconnect tells a failed last flush from a good end, of a unit and of a process of a listener")
