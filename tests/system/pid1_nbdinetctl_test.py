@@ -369,9 +369,16 @@ def _(t):
         return machine.run(*nobody, "nbdinetctl", *argv, check=False)
     result = as_nobody("list", "--json=short")
     eq(result.returncode, 0, result.stderr)
-    result = as_nobody("disconnect", "nbdinetd")
-    eq(result.returncode, 1)
-    contains("Run nbdinetctl as root", result.stderr)
+    machine.write("/etc/nbdinetd/writable.export", f"[Export]\nFile={IMAGE}\n[Socket]\nListenStream=10996\n")
+    machine.shell("chown -R nobody /etc/nbdinetd")
+    t.defer(machine.shell, "rm -rf /etc/nbdinetd")
+    # The action of polkit is that of the call which was refused.
+    for argv, action in ((("disconnect", "nbdinetd"), "manage-units"), (("stop", "nbdinetd"), "manage-units"),
+                         (("enable", "nbdinetd"), "manage-unit-files"), (("disable", "nbdinetd"), "manage-unit-files"),
+                         (("enable", "writable"), "reload-daemon")):
+        result = as_nobody(*argv)
+        eq(result.returncode, 1)
+        matches(rf"Run nbdinetctl as root, .* org\.freedesktop\.systemd1\.{action} \(", result.stderr)
     result = as_nobody("history")
     eq(result.returncode, 1)
     contains("systemd-journal", result.stderr)
@@ -554,6 +561,38 @@ def _(t):
     ctl("connections", "golden", status=3)
     eq({row["peer"] for row in rows("history", "golden")}, {peer_of(client)})
     ctl("history", "never-was", status=3)
+
+
+@test("enable and disable say when they have no effect: no [Install], a later drop-in, an error in the file")
+def _(t):
+    machine.write(IMAGE, pattern(0, MIB))
+    units = Path(pid1.configured("systemdsystemunitdir"))
+    for suffix in (".socket", "@.service"):
+        text = machine.shell(f"cat {units}/nbdinetd{suffix}").replace("10809", "/run/bare.sock")
+        machine.write(f"/etc/systemd/system/bare{suffix}", text.split("[Install]")[0])
+    for name, port in (("late", 10997), ("twin", 10998)):
+        machine.write(f"/etc/nbdinetd/{name}.export", f"[Export]\nFile={IMAGE}\n[Socket]\nListenStream={port}\n")
+    drop_ins = "/etc/nbdinetd/late.export.d"
+
+    def undo():
+        machine.shell("rm -rf /etc/nbdinetd /etc/systemd/system/bare*")
+        machine.systemctl("daemon-reload")
+    t.defer(undo)
+    machine.systemctl("daemon-reload")
+    contains("has no [Install] section", ctl("enable", "bare", status=1).stderr)
+    machine.write(f"{drop_ins}/90-later.conf", "[Export]\nEnabled=no\n")
+    contains(f"{drop_ins}/90-later.conf:2: Enabled=no is read later", ctl("enable", "late", status=1).stderr)
+    ctl("disable", "late")
+    for text in ("Enabled=yes", "Enabled="):
+        machine.write(f"{drop_ins}/90-later.conf", f"[Export]\n{text}\n")
+        contains("isn't disabled", ctl("disable", "late", status=1).stderr)
+        ctl("enable", "late")
+    machine.shell(f"rm -r {drop_ins}")
+    ctl("disable", "late")
+    machine.write("/etc/nbdinetd/twin.export", f"[Export]\nFile={IMAGE}\n[Socket]\nListenStream=10997\n")
+    ctl("disable", "twin")
+    ctl("enable", "late")
+    contains("/etc/nbdinetd/twin.export:4", ctl("enable", "twin", status=1).stderr)
 
 
 @test("metrics is Prometheus text, and --http answers a request")
