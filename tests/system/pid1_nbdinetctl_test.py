@@ -234,6 +234,28 @@ def _(t):
     eq(row["result"], "disconnected")
 
 
+@test("the processes of a listening service drain at the same time")
+def _(t):
+    start_listener(t)
+    clients = {client.name: client for client in (client_of(t, LISTEN_PORT) for _ in range(4))}
+    found = wait_until(lambda: (lambda r: r if len([x for x in r if "peer" in x]) == 4 else None)(
+        rows("connections", "nbdinetd-listen")), "all peers")
+    # Whichever comes first: one that can't end yet doesn't keep others waiting.
+    held = [found[0], found[-1]]
+    for row in held:
+        machine.run("kill", "-STOP", row["pid"])
+    command = machine.popen("nbdinetctl", "disconnect", "nbdinetd-listen", "--json=short", stdout=subprocess.PIPE)
+    try:
+        for row in found[1:-1]:
+            clients[row["peer"]].expect_end()
+        eq(command.poll(), None)
+    finally:
+        for row in held:
+            machine.run("kill", "-CONT", row["pid"])
+        printed = command.communicate()[0]
+    eq((command.returncode, [row["result"] for row in json.loads(printed)]), (0, ["disconnected"] * 4))
+
+
 @test("a connection whose process has the number of an earlier one doesn't get its peer, nor its end")
 def _(t):
     start_listener(t)
