@@ -137,7 +137,8 @@ constexpr CtlOptionRow kOptions[] = {
      .set = Set<&CommandLine::full>},
     {.name = "interval",
      .argument = "=TIME",
-     .help = "measure READ and WRITTEN for so long (1s; off for no rates)",
+     .help =
+         "measure READ and WRITTEN for so long (up to 3s; off for no rates)",
      .verbs = "list",
      .set = SetInterval},
     {.name = "peer",

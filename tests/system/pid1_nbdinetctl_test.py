@@ -140,11 +140,12 @@ def _(t):
     reader.start()
     try:
         wait_until(lambda: row_of("list", "nbdinetd", "--interval=2s").get("read_rate"), "a rate of reads")
+        # A table without --interval= waits for reports.
+        wait_until(lambda: re.search(r"^nbdinetd +listening .* 1 +[1-9]\S*/s +0$", ctl("list", "--no-legend").stdout,
+                                     re.MULTILINE), "a rate in a table")
     finally:
         reading.set()
         reader.join()
-    # A table without --interval= measures for a second.
-    matches(r"^nbdinetd +listening .* 1 +\S+ +0$", ctl("list", "--no-legend").stdout)
     client.disconnect()
 
 
