@@ -41,23 +41,6 @@ std::string NameOfUnit(absl::string_view unit) {
   return std::string(unit);
 }
 
-// What a failed unit's property Result means (systemd.exec(5)).
-std::string ResultInWords(const std::string& result) {
-  static const std::map<std::string, std::string> kWords = {
-      {"resources", "the socket could not be opened"},
-      {"timeout", "timed out"},
-      {"exit-code", "nbdinetd exited with an error"},
-      {"signal", "nbdinetd was ended by a signal"},
-      {"core-dump", "nbdinetd crashed"},
-      {"watchdog", "nbdinetd was ended by its watchdog"},
-      {"start-limit-hit", "started too often"},
-      {"trigger-limit-hit", "too many connections in a short time"},
-      {"service-start-limit-hit", "its service was started too often"},
-      {"oom-kill", "nbdinetd was ended for lack of memory"}};
-  const auto found = kWords.find(result);
-  return found == kWords.end() ? result : found->second;
-}
-
 void AddReason(const std::string& reason, ManagedExport& target) {
   if (reason.empty()) return;
   absl::StrAppend(&target.reason, target.reason.empty() ? "" : "; ", reason);
@@ -253,6 +236,22 @@ void ExamineFile(ManagedExport& target) {
 }
 
 }  // namespace
+
+std::string ResultInWords(const std::string& result) {
+  static const std::map<std::string, std::string> kWords = {
+      {"resources", "the socket could not be opened"},
+      {"timeout", "timed out"},
+      {"exit-code", "nbdinetd exited with an error"},
+      {"signal", "nbdinetd was ended by a signal"},
+      {"core-dump", "nbdinetd crashed"},
+      {"watchdog", "nbdinetd was ended by its watchdog"},
+      {"start-limit-hit", "started too often"},
+      {"trigger-limit-hit", "too many connections in a short time"},
+      {"service-start-limit-hit", "its service was started too often"},
+      {"oom-kill", "nbdinetd was ended for lack of memory"}};
+  const auto found = kWords.find(result);
+  return found == kWords.end() ? result : found->second;
+}
 
 std::string ProbeOf(const ManagedExport& target) {
   if (!target.per_connection) return target.service;

@@ -77,6 +77,10 @@ std::string ProbeOf(const ManagedExport& target);
 // "nbdinetd-golden@" and "nbdinetd@"; empty for a unit without instances.
 std::string TemplatePrefix(const ManagedExport& target);
 
+// What a failed unit's property Result means (systemd.exec(5)): "nbdinetd was
+// ended by a signal".
+std::string ResultInWords(const std::string& result);
+
 // Whether the units are there without anything to serve, as the shipped ones
 // are before anybody has configured them.
 bool IsUnused(const ManagedExport& target);

@@ -179,6 +179,32 @@ def _(t):
     eq([row["peer"] for row in rows("history", f"--peer={peer}", f"--since={when}")], [peer])
 
 
+@test("a connection whose process was killed is in the history, and one that lives is not")
+def _(t):
+    for start, port, reason in ((start_shipped, PORT, "no last message: nbdinetd was ended by a signal"),
+                                (start_listener, LISTEN_PORT, "no last message: killed, or crashed")):
+        start(t)
+        began = machine.now_us()
+        killed, alive = client_of(t, port), client_of(t, port)
+        row, = wait_until(lambda: [row for row in rows("connections") if row.get("peer") == peer_of(killed)],
+                          "the peer")
+        machine.run("kill", "-KILL", row["pid"])
+        killed.expect_end()
+        found, = wait_until(lambda: rows("history", f"--peer={peer_of(killed)}"), "the killed connection")
+        eq({name: found.get(name) for name in ("export", "unit", "pid", "file", "mode", "reason", "requests", "exit_status")},
+           {"export": row["export"], "unit": row["unit"], "pid": row["pid"], "file": IMAGE, "mode": "read-only",
+            "reason": reason, "requests": None, "exit_status": None})
+        if not began <= found["since"] <= found.get("until", machine.now_us()) <= machine.now_us():
+            raise AssertionError(found)
+        eq(rows("history", f"--peer={peer_of(alive)}"), [])
+        eq(rows("history", f"--peer={peer_of(killed)}", f"--until=@{began // 1000000}"), [])
+        contains(reason, ctl("history", row["export"]).stdout)
+        # Beside it stand connections with a last message, each once.
+        alive.disconnect()
+        ended, = wait_until(lambda: rows("history", f"--peer={peer_of(alive)}"), "the end of the other")
+        eq((ended["reason"], ended["requests"]), ("client disconnected", 1))
+
+
 @test("a client that has not chosen an export is negotiating")
 def _(t):
     start_shipped(t)
