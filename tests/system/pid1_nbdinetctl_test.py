@@ -14,6 +14,7 @@ import re  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
 import threading  # noqa: E402
+import unicodedata  # noqa: E402
 import failing_calls  # noqa: E402
 import pid1  # noqa: E402
 from harness import *  # noqa: E402
@@ -111,6 +112,11 @@ def install_ssh(t):
     machine.write("/usr/local/bin/ssh", "#!/bin/sh\necho \"$@\" >>/run/ssh.log\n"
                   "while [ \"$1\" != -- ]; do shift; done\nshift 2\nexec \"$@\"\n", mode=0o755)
     t.defer(lambda: machine.path("/usr/local/bin/ssh").unlink())
+
+
+def columns_of(text):
+    """How many columns of a terminal the text takes."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def peer_of(client):
@@ -541,7 +547,7 @@ def _(_t):
 @test("what a client chose as a name comes back from the journal byte by byte, and as escapes in a table")
 def _(t):
     start_shipped(t)
-    names = ["two\nlines=1\nMESSAGE_ID=x", "\u00fc\u202e", "tab\tquote\"\\", "x" * 4096]
+    names = ["two\nlines=1\nMESSAGE_ID=x", "\u00fc\u202e", "tab\tquote\"\\", "x" * 4096, "\u78c1\u76d8", "e\u0301"]
     for name in names:
         connection = connect(PORT)
         peer = "127.0.0.1:%d" % connection.getsockname()[1]
@@ -553,6 +559,9 @@ def _(t):
     lines = ctl("history").stdout.splitlines()
     for line in lines:
         matches(r"^(WHEN|[A-Z][a-z][a-z] \d{4}-)", line)
+    # In any locale, a column begins at the same place of a terminal, whatever the name before it.
+    lines = machine.run("env", "LC_ALL=C", "nbdinetctl", "history", "--no-legend").stdout.splitlines()
+    eq(len({columns_of(line.partition("127.0.0.1:")[0]) for line in lines}), 1)
 
 
 @test("the connection's program loads no library of systemd's, and nbdinetctl does")
