@@ -104,6 +104,7 @@ tests_unit_unit_test_SOURCES += \
 	tests/unit/ctl/json_reader_test.cc \
 	tests/unit/ctl/metrics_test.cc \
 	tests/unit/ctl/peer_pattern_test.cc \
+	tests/unit/ctl/rate_meter_test.cc \
 	tests/unit/ctl/readable_test.cc \
 	tests/unit/ctl/status_text_test.cc \
 	tests/unit/ctl/table_test.cc \

@@ -34,19 +34,6 @@ constexpr Range kUnseen[] = {
     {0x1d173, 0x1d17a}, {0xe0000, 0xe0fff},
 };
 
-// Returns the character at `*i` of well-formed UTF-8, and moves `*i` past it.
-char32_t TakeCharacter(absl::string_view text, size_t* i) {
-  const auto lead = static_cast<unsigned char>(text[(*i)++]);
-  if (lead < 0x80) return lead;
-  const int more = lead < 0xe0 ? 1 : lead < 0xf0 ? 2 : 3;
-  char32_t character = lead & (0x3f >> more);
-  for (int k = 0; k < more; ++k) {
-    character =
-        character << 6 | (static_cast<unsigned char>(text[(*i)++]) & 0x3f);
-  }
-  return character;
-}
-
 bool HasUnseen(absl::string_view text) {
   for (size_t i = 0; i < text.size();) {
     const char32_t character = TakeCharacter(text, &i);

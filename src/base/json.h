@@ -8,8 +8,8 @@
 
 namespace nbdinetd {
 
-// `text` as a string of JSON, in quotes. If it isn't valid UTF-8, each byte
-// from 0x80 on becomes U+FFFD, since JSON can't express it.
+// `text` as a string of JSON, in quotes. Each byte that belongs to no
+// well-formed character of UTF-8 becomes U+FFFD, since JSON can't express it.
 std::string JsonString(absl::string_view text);
 
 }  // namespace nbdinetd

@@ -1,6 +1,5 @@
 #include "base/utf8.h"
 
-#include <cstddef>
 #include <cstdint>
 
 namespace nbdinetd {
@@ -29,18 +28,36 @@ Sequence SequenceOf(uint8_t lead) {
 
 }  // namespace
 
+size_t CharacterLength(absl::string_view text) {
+  if (text.empty()) return 0;
+  const Sequence sequence = SequenceOf(static_cast<uint8_t>(text[0]));
+  if (text.size() < sequence.length) return 0;
+  for (size_t k = 1; k < sequence.length; ++k) {
+    const auto byte = static_cast<uint8_t>(text[k]);
+    const uint8_t min = k == 1 ? sequence.second_min : uint8_t{0x80};
+    const uint8_t max = k == 1 ? sequence.second_max : uint8_t{0xbf};
+    if (byte < min || byte > max) return 0;
+  }
+  return sequence.length;
+}
+
+char32_t TakeCharacter(absl::string_view text, size_t* i) {
+  const auto lead = static_cast<unsigned char>(text[(*i)++]);
+  if (lead < 0x80) return lead;
+  const int more = lead < 0xe0 ? 1 : lead < 0xf0 ? 2 : 3;
+  char32_t character = lead & (0x3f >> more);
+  for (int k = 0; k < more; ++k) {
+    character =
+        character << 6 | (static_cast<unsigned char>(text[(*i)++]) & 0x3f);
+  }
+  return character;
+}
+
 bool IsValidUtf8(absl::string_view text) {
-  size_t i = 0;
-  while (i < text.size()) {
-    const Sequence sequence = SequenceOf(static_cast<uint8_t>(text[i]));
-    if (sequence.length == 0 || text.size() - i < sequence.length) return false;
-    for (size_t k = 1; k < sequence.length; ++k) {
-      const auto byte = static_cast<uint8_t>(text[i + k]);
-      const uint8_t min = k == 1 ? sequence.second_min : uint8_t{0x80};
-      const uint8_t max = k == 1 ? sequence.second_max : uint8_t{0xbf};
-      if (byte < min || byte > max) return false;
-    }
-    i += sequence.length;
+  while (!text.empty()) {
+    const size_t length = CharacterLength(text);
+    if (length == 0) return false;
+    text.remove_prefix(length);
   }
   return true;
 }

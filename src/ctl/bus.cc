@@ -22,6 +22,12 @@ constexpr char kManagerPath[] = "/org/freedesktop/systemd1";
 constexpr uint64_t kReloadTimeoutUsec = 5 * 60 * 1000000ull;
 constexpr char kManager[] = "org.freedesktop.systemd1.Manager";
 
+// The actions of polkit that the manager asks for (org.freedesktop.systemd1(5),
+// "Security"). Everybody may read.
+constexpr absl::string_view kManageUnits = "manage-units";
+constexpr absl::string_view kManageUnitFiles = "manage-unit-files";
+constexpr absl::string_view kReloadDaemon = "reload-daemon";
+
 struct Error {
   sd_bus_error error = SD_BUS_ERROR_NULL;
   Error() = default;
@@ -32,16 +38,21 @@ struct Error {
   bool Is(const char* name) const {
     return sd_bus_error_has_name(&error, name) > 0;
   }
-  // `result` is the negative errno value of the failed call.
-  absl::Status Status(int result, absl::string_view what) const {
+  // `result` is the negative errno value of the failed call; `action` is empty
+  // for one that reads.
+  absl::Status Status(int result, absl::string_view what,
+                      absl::string_view action = "") const {
     if (Is(SD_BUS_ERROR_INTERACTIVE_AUTHORIZATION_REQUIRED) ||
         Is(SD_BUS_ERROR_ACCESS_DENIED) || Is(SD_BUS_ERROR_AUTH_FAILED) ||
         result == -EACCES || result == -EPERM) {
       return absl::PermissionDeniedError(absl::StrCat(
           what,
           ": polkit and the service manager don't permit it to this user. Run "
-          "nbdinetctl as root, or permit the user the action "
-          "org.freedesktop.systemd1.manage-units (polkit(8))"));
+          "nbdinetctl as root",
+          action.empty() ? ""
+                         : absl::StrCat(", or permit the user the action "
+                                        "org.freedesktop.systemd1.",
+                                        action, " (polkit(8))")));
     }
     if (Is("org.freedesktop.systemd1.NoSuchUnit")) {
       return absl::NotFoundError(absl::StrCat(what, ": ", error.message));
@@ -358,7 +369,8 @@ absl::StatusOr<std::map<std::string, std::string>> Bus::RunJobs(
     if (result >= 0) result = sd_bus_message_read(reply.get(), "o", &path);
     if (result < 0) {
       return error.Status(
-          result, absl::StrCat("failed to ", Bus::InWords(method), " ", unit));
+          result, absl::StrCat("failed to ", Bus::InWords(method), " ", unit),
+          kManageUnits);
     }
     jobs[unit] = path;
     paths.insert(path);
@@ -377,23 +389,35 @@ const char* Bus::InWords(const std::string& method) {
                                 : "reload";
 }
 
-absl::Status Bus::ChangeUnitFiles(const std::string& method,
-                                  const std::string& unit) {
-  const bool enable = method == "EnableUnitFiles";
+absl::Status Bus::EnableUnitFile(const std::string& unit) {
   Error error;
   sd_bus_message* raw = nullptr;
-  const int result =
-      enable ? sd_bus_call_method(bus_.get(), kService, kManagerPath, kManager,
-                                  method.c_str(), &error.error, &raw, "asbb", 1,
-                                  unit.c_str(), 0, 0)
-             : sd_bus_call_method(bus_.get(), kService, kManagerPath, kManager,
-                                  method.c_str(), &error.error, &raw, "asb", 1,
-                                  unit.c_str(), 0);
+  int result = sd_bus_call_method(bus_.get(), kService, kManagerPath, kManager,
+                                  "EnableUnitFiles", &error.error, &raw, "asbb",
+                                  1, unit.c_str(), 0, 0);
+  const Message reply(raw);
+  int carries_install_info = 0;
+  if (result >= 0) {
+    result = sd_bus_message_read(reply.get(), "b", &carries_install_info);
+  }
+  const std::string failed = absl::StrCat("failed to enable ", unit);
+  if (result < 0) return error.Status(result, failed, kManageUnitFiles);
+  if (carries_install_info != 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      failed, ": it has no [Install] section, which says what starts it: ",
+      "'systemctl edit ", unit, "' can add one"));
+}
+
+absl::Status Bus::DisableUnitFile(const std::string& unit) {
+  Error error;
+  sd_bus_message* raw = nullptr;
+  const int result = sd_bus_call_method(
+      bus_.get(), kService, kManagerPath, kManager, "DisableUnitFiles",
+      &error.error, &raw, "asb", 1, unit.c_str(), 0);
   const Message reply(raw);
   if (result >= 0) return absl::OkStatus();
-  return error.Status(
-      result,
-      absl::StrCat(enable ? "failed to enable " : "failed to disable ", unit));
+  return error.Status(result, absl::StrCat("failed to disable ", unit),
+                      kManageUnitFiles);
 }
 
 absl::Status Bus::Reload() {
@@ -411,7 +435,8 @@ absl::Status Bus::Reload() {
   const Message reply(raw);
   return result >= 0
              ? absl::OkStatus()
-             : error.Status(result, "failed to reload the service manager");
+             : error.Status(result, "failed to reload the service manager",
+                            kReloadDaemon);
 }
 
 }  // namespace nbdinetd::ctl

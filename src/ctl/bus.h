@@ -71,9 +71,9 @@ class Bus {
       const std::string& method, const std::vector<std::string>& units);
   // "start" for "StartUnit".
   static const char* InWords(const std::string& method);
-  // "EnableUnitFiles" or "DisableUnitFiles".
-  absl::Status ChangeUnitFiles(const std::string& method,
-                               const std::string& unit);
+  // FailedPrecondition for a unit without an [Install] section.
+  absl::Status EnableUnitFile(const std::string& unit);
+  absl::Status DisableUnitFile(const std::string& unit);
   absl::Status Reload();
 
  private:

@@ -1,6 +1,5 @@
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <map>
 #include <string>
@@ -59,14 +58,6 @@ class Report {
   bool failed_ = false;
 };
 
-// Whether the arguments ask for a read-only export.
-bool IsWritable(const ManagedExport& target) {
-  return std::none_of(target.arguments.begin(), target.arguments.end(),
-                      [](const std::string& word) {
-                        return word == "-r" || word == "--readonly";
-                      });
-}
-
 std::vector<Finding> CheckUnits(Bus& bus, const Where& where,
                                 const ManagedExport& target,
                                 const std::vector<ManagedExport>& exports) {
@@ -96,7 +87,7 @@ std::vector<Finding> CheckUnits(Bus& bus, const Where& where,
   const std::string& path = target.served.directory.empty()
                                 ? target.served.file
                                 : target.served.directory;
-  append(CheckService(*service, path, IsWritable(target)));
+  append(CheckService(*service, path, !target.served.read_only));
   std::vector<Finding> handler = CheckHandler(*service, target, where.user);
   // "ok" is for an export with which nothing is wrong.
   if (!findings.empty() && handler.back().level == Level::kOk) {

@@ -4,10 +4,14 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "base/edit_distance.h"
 #include "base/errors.h"
 #include "base/time_span.h"
 #include "ctl/time_argument.h"
@@ -133,7 +137,8 @@ constexpr CtlOptionRow kOptions[] = {
      .set = Set<&CommandLine::full>},
     {.name = "interval",
      .argument = "=TIME",
-     .help = "measure READ and WRITTEN for so long (1s; off for no rates)",
+     .help =
+         "measure READ and WRITTEN for so long (up to 3s; off for no rates)",
      .verbs = "list",
      .set = SetInterval},
     {.name = "peer",
@@ -191,13 +196,14 @@ constexpr VerbRow kVerbs[] = {
 constexpr int kFirstLong = 256;
 
 struct GetoptArrays {
-  std::string letters = "+";
+  // With a leading ':', getopt_long() returns ':' for a missing argument and
+  // '?' for other errors.
+  std::string letters = ":";
   std::vector<option> options;
 };
 
 GetoptArrays MakeArrays() {
   GetoptArrays arrays;
-  arrays.letters = "";
   int value = kFirstLong;
   for (const CtlOptionRow& row : kOptions) {
     const int has_argument = row.argument[0] == '\0'  ? no_argument
@@ -213,10 +219,11 @@ GetoptArrays MakeArrays() {
   return arrays;
 }
 
+// nullptr for none.
 const CtlOptionRow* RowOf(int value) {
   if (value >= kFirstLong) return &kOptions[value - kFirstLong];
   for (const CtlOptionRow& row : kOptions) {
-    if (row.letter == value) return &row;
+    if (row.letter == value && value != 0) return &row;
   }
   return nullptr;
 }
@@ -227,12 +234,76 @@ bool IsForVerb(const CtlOptionRow& row, absl::string_view verb) {
   return std::find(verbs.begin(), verbs.end(), verb) != verbs.end();
 }
 
+// The verb or option that is most similar to a wrong one, if at most a third of
+// its characters differ; empty for none.
+template <typename Row>
+std::string MostSimilar(absl::Span<const Row> rows, absl::string_view word) {
+  std::string similar;
+  size_t least = word.size() / 3 + 1;
+  for (const Row& row : rows) {
+    const size_t distance = EditDistance(word, row.name);
+    if (distance >= least) continue;
+    least = distance;
+    similar = row.name;
+  }
+  return similar;
+}
+
+constexpr char kHelpShowsAll[] = "'nbdinetctl --help' shows all";
+
+std::string UnknownVerb(const std::string& word) {
+  const std::string similar = MostSimilar(VerbRows(), word);
+  return absl::StrCat(
+      "unknown verb ", Quoted(word), ": ",
+      similar.empty() ? "" : absl::StrCat("did you mean ", similar, "? "),
+      kHelpShowsAll);
+}
+
+// `option`: "-z" or "--name".
+std::string UnknownOption(absl::string_view option) {
+  absl::string_view name = option;
+  std::string similar;
+  std::vector<std::string> longer;
+  if (absl::ConsumePrefix(&name, "--")) {
+    similar = MostSimilar(OptionRows(), name);
+    for (const CtlOptionRow& row : kOptions) {
+      if (absl::StartsWith(row.name, name)) {
+        longer.push_back(absl::StrCat("--", row.name));
+      }
+    }
+  }
+  if (longer.size() > 1) {
+    return absl::StrCat(
+        "option ", Quoted(option),
+        " is the beginning of several: ", absl::StrJoin(longer, ", "));
+  }
+  return absl::StrCat(
+      "unknown option ", Quoted(option), ": ",
+      similar.empty() ? "" : absl::StrCat("did you mean --", similar, "? "),
+      kHelpShowsAll);
+}
+
+// What is wrong with an option, as getopt_long() reports it: by ':' or '?', and
+// optopt. `word` is the last one that it has read: a long option's.
+std::string WrongOption(int value, absl::string_view word) {
+  const CtlOptionRow* row = RowOf(optopt);
+  const bool is_long = optopt == 0 || optopt >= kFirstLong;
+  const char letter = static_cast<char>(optopt);
+  const std::string option = is_long
+                                 ? std::string(word.substr(0, word.find('=')))
+                                 : std::string({'-', letter});
+  if (row == nullptr) return UnknownOption(option);
+  return value == ':'
+             ? absl::StrCat(option, " needs an argument: --", row->name,
+                            row->argument)
+             : absl::StrCat(option, " takes no argument: ", Quoted(word));
+}
+
 absl::Status CheckUse(const CommandLine& line,
                       absl::Span<const CtlOptionRow* const> given) {
   const VerbRow* verb = FindVerb(line.verb);
   if (verb == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "unknown verb ", Quoted(line.verb), ": see 'nbdinetctl --help'"));
+    return absl::InvalidArgumentError(UnknownVerb(line.verb));
   }
   for (const CtlOptionRow* row : given) {
     if (!IsForVerb(*row, line.verb)) {
@@ -285,18 +356,11 @@ absl::Status ParseCommandLine(int argc, char** argv, CommandLine* line) {
   optind = 0;
   opterr = 0;
   for (;;) {
-    const int current = std::max(optind, 1);
     const int value = getopt_long(argc, argv, arrays.letters.c_str(),
                                   arrays.options.data(), nullptr);
     if (value == -1) break;
-    if (value == '?') {
-      // getopt_long() has moved past a long option, not past a letter.
-      const char* word =
-          argv[optopt == 0 || optopt >= kFirstLong ? optind - 1 : current];
-      return absl::InvalidArgumentError(
-          absl::StrCat("unknown option, or an argument that is missing or too "
-                       "many: ",
-                       word, "; see 'nbdinetctl --help'"));
+    if (value == '?' || value == ':') {
+      return absl::InvalidArgumentError(WrongOption(value, argv[optind - 1]));
     }
     const CtlOptionRow* row = RowOf(value);
     given.push_back(row);

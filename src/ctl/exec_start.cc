@@ -97,34 +97,52 @@ bool NeedsArgument(const OptionRow* row) {
 
 // An option on the command line.
 struct Option {
-  absl::string_view name;
+  const OptionRow* row = nullptr;  // nullptr: unknown
   std::string argument;
 };
 
-// Takes "--name", "--name=argument" or "--name argument" at `*i`.
+// Takes "--name", "--name=argument" or "--name argument" at `*i`, which is then
+// the last of its words.
 Option TakeLong(absl::Span<const std::string> arguments, size_t* i) {
   absl::string_view word = arguments[*i];
   word.remove_prefix(2);
   const size_t equals = word.find('=');
-  const OptionRow* row = RowOf(word.substr(0, equals));
-  Option option;
-  if (row != nullptr) option.name = row->name;
+  Option option = {RowOf(word.substr(0, equals)), ""};
   if (equals != absl::string_view::npos) {
     option.argument = std::string(word.substr(equals + 1));
-  } else if (NeedsArgument(row) && *i + 1 < arguments.size()) {
+  } else if (NeedsArgument(option.row) && *i + 1 < arguments.size()) {
     option.argument = arguments[++*i];
   }
   return option;
 }
 
-// Skips bundled letters at `*i`, and the argument of the last.
-void SkipLetters(absl::Span<const std::string> arguments, size_t* i) {
+// Takes bundled letters at `*i`, which is then the last of their words: the
+// last letter may have an argument.
+std::vector<Option> TakeLetters(absl::Span<const std::string> arguments,
+                                size_t* i) {
   const absl::string_view word = arguments[*i];
+  std::vector<Option> options;
   for (size_t k = 1; k < word.size(); ++k) {
-    if (!NeedsArgument(RowOf(word[k]))) continue;
-    if (k + 1 == word.size()) ++*i;
-    return;
+    Option& option = options.emplace_back();
+    option.row = RowOf(word[k]);
+    if (!NeedsArgument(option.row)) continue;
+    if (k + 1 < word.size()) {
+      option.argument = std::string(word.substr(k + 1));
+    } else if (*i + 1 < arguments.size()) {
+      option.argument = arguments[++*i];
+    }
+    break;
   }
+  return options;
+}
+
+// Takes the options at `*i`; none if there is an operand.
+std::vector<Option> TakeOptions(absl::Span<const std::string> arguments,
+                                size_t* i) {
+  const std::string& word = arguments[*i];
+  if (absl::StartsWith(word, "--")) return {TakeLong(arguments, i)};
+  if (word.size() > 1 && word[0] == '-') return TakeLetters(arguments, i);
+  return {};
 }
 
 }  // namespace
@@ -192,19 +210,27 @@ bool HasVariable(absl::Span<const std::string> arguments) {
 Served ServedBy(absl::Span<const std::string> arguments) {
   Served served;
   std::string file;
+  bool only_operands = false;  // after "--"
   for (size_t i = 0; i < arguments.size(); ++i) {
-    const std::string& word = arguments[i];
-    if (word == "--") {
-      if (i + 1 < arguments.size()) file = arguments.back();
-      break;
-    }
-    if (absl::StartsWith(word, "--")) {
-      const Option option = TakeLong(arguments, &i);
-      if (option.name == "directory") served.directory = option.argument;
-    } else if (word.size() > 1 && word[0] == '-') {
-      SkipLetters(arguments, &i);
+    const size_t first = i;
+    bool is_tls = false;
+    if (!only_operands && arguments[i] == "--") {
+      only_operands = true;
     } else {
-      file = word;
+      const std::vector<Option> options =
+          only_operands ? std::vector<Option>() : TakeOptions(arguments, &i);
+      if (options.empty()) file = arguments[i];
+      for (const auto& [row, argument] : options) {
+        if (row == nullptr) continue;
+        const absl::string_view name = row->name;
+        if (name == "directory") served.directory = argument;
+        served.read_only = served.read_only || name == "readonly";
+        is_tls = is_tls || row->section == HelpSection::kTls;
+      }
+    }
+    if (is_tls) continue;
+    for (size_t k = first; k <= i; ++k) {
+      served.without_tls.push_back(arguments[k]);
     }
   }
   absl::string_view path = file;

@@ -34,6 +34,9 @@ bool HasVariable(absl::Span<const std::string> arguments);
 struct Served {
   std::string file;       // empty if there is none, or if a variable has it
   std::string directory;  // of --directory
+  bool read_only = false;
+  // The arguments without options for TLS.
+  std::vector<std::string> without_tls;
 };
 Served ServedBy(absl::Span<const std::string> arguments);
 

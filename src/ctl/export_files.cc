@@ -78,4 +78,29 @@ std::string ErrorOfFile(const std::string& path, const Where& where) {
   return std::string(generated[0].status.message());
 }
 
+absl::Status CheckEnabled(const Where& where, const std::string& name,
+                          bool enabled) {
+  const std::vector<ExportSources> files =
+      FindExports(ExportDirectories(ScopeOf(where))).exports;
+  // All of them: two may have the same address.
+  for (const GeneratedExport& generated :
+       GenerateExports(files, ScopeOf(where))) {
+    if (generated.sources.name != name) continue;
+    const absl::StatusOr<ExportFile> file = ReadExport(generated.sources);
+    if (!file.ok()) return enabled ? file.status() : absl::OkStatus();
+    const ExportSetting* setting = LastSettingOf(*file, "Export", "Enabled");
+    if (setting == nullptr) {
+      // The last assignment is empty, and restores the default.
+      if (enabled) return generated.status;
+      return absl::FailedPreconditionError("a later drop-in has \"Enabled=\"");
+    }
+    if (BooleanOf(*setting).value_or(enabled) != enabled) {
+      return ErrorAt(*setting, absl::StrCat("Enabled=", setting->value,
+                                            " is read later, and holds"));
+    }
+    return enabled ? generated.status : absl::OkStatus();
+  }
+  return absl::NotFoundError("its .export file is gone");
+}
+
 }  // namespace nbdinetd::ctl

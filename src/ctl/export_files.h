@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "ctl/exports.h"
 #include "ctl/where.h"
 #include "generator/export_file.h"
@@ -27,6 +28,12 @@ std::map<std::string, std::string> ErrorsOfFiles(const Where& where);
 // The error in a file, as nbdinetd-generator would report it; empty if it is
 // right. Other exports aren't looked at.
 std::string ErrorOfFile(const std::string& path, const Where& where);
+
+// Whether the files of an export, as they are now, enable it (`enabled`), or
+// disable it. The error says which setting does the opposite, or why
+// nbdinetd-generator makes no units that start.
+absl::Status CheckEnabled(const Where& where, const std::string& name,
+                          bool enabled);
 
 }  // namespace nbdinetd::ctl
 

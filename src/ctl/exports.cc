@@ -41,23 +41,6 @@ std::string NameOfUnit(absl::string_view unit) {
   return std::string(unit);
 }
 
-// What a failed unit's property Result means (systemd.exec(5)).
-std::string ResultInWords(const std::string& result) {
-  static const std::map<std::string, std::string> kWords = {
-      {"resources", "the socket could not be opened"},
-      {"timeout", "timed out"},
-      {"exit-code", "nbdinetd exited with an error"},
-      {"signal", "nbdinetd was ended by a signal"},
-      {"core-dump", "nbdinetd crashed"},
-      {"watchdog", "nbdinetd was ended by its watchdog"},
-      {"start-limit-hit", "started too often"},
-      {"trigger-limit-hit", "too many connections in a short time"},
-      {"service-start-limit-hit", "its service was started too often"},
-      {"oom-kill", "nbdinetd was ended for lack of memory"}};
-  const auto found = kWords.find(result);
-  return found == kWords.end() ? result : found->second;
-}
-
 void AddReason(const std::string& reason, ManagedExport& target) {
   if (reason.empty()) return;
   absl::StrAppend(&target.reason, target.reason.empty() ? "" : "; ", reason);
@@ -111,9 +94,11 @@ std::string StateOf(const Loaded& loaded, const std::string& unit,
   const auto found = loaded.find(unit);
   if (found == loaded.end()) return "stopped";
   const std::string& state = found->second.active_state;
-  if (state == "active") return std::string(active_word);
-  if (state == "inactive") return "stopped";
-  return state;
+  // Clients are served while its configuration or its mounts change.
+  if (state == "active" || state == "reloading" || state == "refreshing") {
+    return std::string(active_word);
+  }
+  return state == "inactive" || state == "maintenance" ? "stopped" : state;
 }
 
 // The service of a socket: a template with Accept=yes.
@@ -251,6 +236,22 @@ void ExamineFile(ManagedExport& target) {
 }
 
 }  // namespace
+
+std::string ResultInWords(const std::string& result) {
+  static const std::map<std::string, std::string> kWords = {
+      {"resources", "the socket could not be opened"},
+      {"timeout", "timed out"},
+      {"exit-code", "nbdinetd exited with an error"},
+      {"signal", "nbdinetd was ended by a signal"},
+      {"core-dump", "nbdinetd crashed"},
+      {"watchdog", "nbdinetd was ended by its watchdog"},
+      {"start-limit-hit", "started too often"},
+      {"trigger-limit-hit", "too many connections in a short time"},
+      {"service-start-limit-hit", "its service was started too often"},
+      {"oom-kill", "nbdinetd was ended for lack of memory"}};
+  const auto found = kWords.find(result);
+  return found == kWords.end() ? result : found->second;
+}
 
 std::string ProbeOf(const ManagedExport& target) {
   if (!target.per_connection) return target.service;

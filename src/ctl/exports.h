@@ -30,8 +30,9 @@ struct ManagedExport {
   bool generated = false;  // from an .export file
   bool has_units = true;   // false for an .export file without any
 
-  // "listening", "running", "failed" or "stopped"; "removed" if its files have
-  // been deleted, and what is active of its units is left.
+  // "listening", "running", "failed" or "stopped"; "activating" or
+  // "deactivating" on the way to them; "removed" if its files have been
+  // deleted, and what is active of its units is left.
   std::string state;
   std::vector<std::string> addresses;
   Served served;
@@ -75,6 +76,10 @@ std::string ProbeOf(const ManagedExport& target);
 
 // "nbdinetd-golden@" and "nbdinetd@"; empty for a unit without instances.
 std::string TemplatePrefix(const ManagedExport& target);
+
+// What a failed unit's property Result means (systemd.exec(5)): "nbdinetd was
+// ended by a signal".
+std::string ResultInWords(const std::string& result);
 
 // Whether the units are there without anything to serve, as the shipped ones
 // are before anybody has configured them.

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
@@ -83,10 +82,9 @@ std::vector<std::string> CommandOf(const Properties& service,
       !service.Get<StringPairs>("LoadCredential").empty();
   std::vector<std::string> command = {
       service.Get<StringLists>("ExecStart")[0][0], "--check=json"};
-  for (const std::string& argument : target.arguments) {
-    if (has_credentials && absl::StartsWith(argument, "--tls")) continue;
-    command.push_back(argument);
-  }
+  const std::vector<std::string>& arguments =
+      has_credentials ? target.served.without_tls : target.arguments;
+  command.insert(command.end(), arguments.begin(), arguments.end());
   return command;
 }
 

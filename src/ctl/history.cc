@@ -1,16 +1,16 @@
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
-#include "base/message_id.h"
+#include "absl/time/time.h"
 #include "ctl/bus.h"
 #include "ctl/columns.h"
 #include "ctl/exports.h"
 #include "ctl/journal.h"
 #include "ctl/output.h"
+#include "ctl/past_connections.h"
 #include "ctl/peer_pattern.h"
 #include "ctl/verbs.h"
 
@@ -21,53 +21,44 @@ Cell MicrosecondsOf(absl::Time time) {
   return static_cast<uint64_t>(absl::ToUnixMicros(time));
 }
 
-// What the arguments leave.
-struct Wanted {
-  const std::vector<ManagedExport>& exports;
-  std::string export_name;  // empty for all
-  std::string peer;         // empty for all
-};
-
-// The row of an entry; nullopt for one that isn't wanted, or isn't about the
-// end of a connection that was served.
-std::optional<std::vector<Cell>> RowOf(const JournalEntry& entry,
-                                       const Wanted& wanted) {
-  const std::string unit = entry.Unit();
-  const std::string peer = entry.Field("NBD_PEER").value_or("");
-  const std::string identity = entry.Field("NBD_TLS_IDENTITY").value_or("");
-  const std::optional<uint64_t> duration = entry.Number("NBD_DURATION_USEC");
-  const std::string name = ExportNameOfUnit(wanted.exports, unit);
-  if (!entry.Field("NBD_REQUESTS").has_value() || unit.empty() ||
-      (!wanted.export_name.empty() && name != wanted.export_name) ||
-      (!wanted.peer.empty() && !IsPeerMeant(wanted.peer, peer, identity))) {
-    return std::nullopt;
+// A connection, with the export that its unit belongs to.
+std::vector<Cell> RowOf(const PastConnection& connection,
+                        const std::string& export_name) {
+  Cell until, duration, counters[4];
+  if (connection.until.has_value()) until = MicrosecondsOf(*connection.until);
+  if (connection.duration.has_value()) {
+    duration =
+        static_cast<uint64_t>(absl::ToInt64Microseconds(*connection.duration));
   }
-  const absl::Time end = entry.time();
-  const absl::Time start =
-      end - absl::Microseconds(static_cast<int64_t>(duration.value_or(0)));
-  return std::vector<Cell>{MicrosecondsOf(start),
-                           MicrosecondsOf(end),
-                           TextCell(name),
-                           TextCell(entry.Field("NBD_EXPORT").value_or("")),
-                           TextCell(peer),
-                           TextCell(identity),
-                           CellOf(duration),
-                           CellOf(entry.Number("NBD_REQUESTS")),
-                           CellOf(entry.Number("NBD_BYTES_READ")),
-                           CellOf(entry.Number("NBD_BYTES_WRITTEN")),
-                           CellOf(entry.Number("NBD_ERRORS")),
-                           TextCell(entry.Field("NBD_REASON").value_or("")),
-                           CellOf(entry.Number("NBD_EXIT_STATUS")),
-                           TextCell(entry.Field("NBD_FILE").value_or("")),
-                           TextCell(entry.Field("NBD_MODE").value_or("")),
-                           unit,
-                           CellOf(entry.Number("_PID"))};
+  if (connection.counters.has_value()) {
+    counters[0] = connection.counters->requests;
+    counters[1] = connection.counters->bytes_read;
+    counters[2] = connection.counters->bytes_written;
+    counters[3] = connection.counters->errors;
+  }
+  return {MicrosecondsOf(connection.since),
+          until,
+          export_name,
+          TextCell(connection.asked_name),
+          TextCell(connection.peer),
+          TextCell(connection.identity),
+          duration,
+          counters[0],
+          counters[1],
+          counters[2],
+          counters[3],
+          TextCell(connection.reason),
+          CellOf(connection.exit_status),
+          TextCell(connection.file),
+          TextCell(connection.mode),
+          connection.unit,
+          CellOf(connection.pid)};
 }
 
 // The exports, for their names. Without a service manager, names come from the
 // units alone.
-std::vector<ManagedExport> KnownExports(const Where& where) {
-  absl::StatusOr<Bus> bus = Bus::Open(where);
+std::vector<ManagedExport> KnownExports(absl::StatusOr<Bus>& bus,
+                                        const Where& where) {
   if (!bus.ok()) return {};
   absl::StatusOr<std::vector<ManagedExport>> exports =
       FindExportUnits(*bus, where);
@@ -77,31 +68,36 @@ std::vector<ManagedExport> KnownExports(const Where& where) {
 }  // namespace
 
 absl::StatusOr<int> History(const CommandLine& line) {
-  absl::StatusOr<Journal> journal = Journal::Open(line.where);
-  if (!journal.ok()) return journal.status();
-  const std::vector<ManagedExport> exports = KnownExports(line.where);
-  Wanted wanted{exports, "", line.peer};
+  // Without the journal, the service manager needn't be reached.
+  if (absl::Status status = Journal::Open(line.where).status(); !status.ok()) {
+    return status;
+  }
+  absl::StatusOr<Bus> bus = Bus::Open(line.where);
+  const std::vector<ManagedExport> exports = KnownExports(bus, line.where);
+  std::string wanted;  // the name of the export; empty for all
   absl::Status unknown;
   if (!line.arguments.empty()) {
     const absl::StatusOr<ManagedExport> target =
         FindExport(exports, line.arguments[0]);
     // An export that is deleted has a history, too.
     unknown = target.status();
-    wanted.export_name = target.ok() ? target->name : line.arguments[0];
+    wanted = target.ok() ? target->name : line.arguments[0];
   }
+  const absl::StatusOr<std::vector<PastConnection>> past =
+      FindPastConnections(line.where, bus.ok() ? &*bus : nullptr,
+                          line.since.value_or(absl::InfinitePast()),
+                          line.until.value_or(absl::InfiniteFuture()));
+  if (!past.ok()) return past.status();
   Table table(HistoryColumns());
-  JournalQuery query;
-  query.since = line.since.value_or(absl::InfinitePast());
-  for (const MessageId& id : message_id::kEndsOfServed) {
-    query.message_ids.push_back(id);
+  for (const PastConnection& connection : *past) {
+    if (connection.unit.empty() ||
+        (!line.peer.empty() &&
+         !IsPeerMeant(line.peer, connection.peer, connection.identity))) {
+      continue;
+    }
+    const std::string name = ExportNameOfUnit(exports, connection.unit);
+    if (wanted.empty() || name == wanted) table.AddRow(RowOf(connection, name));
   }
-  const absl::Status status =
-      journal->ForEach(query, [&](const JournalEntry& entry) {
-        if (line.until.has_value() && entry.time() >= *line.until) return false;
-        if (auto row = RowOf(entry, wanted)) table.AddRow(*std::move(row));
-        return true;
-      });
-  if (!status.ok()) return status;
   if (table.empty() && !unknown.ok()) return unknown;
   if (absl::Status printed = PrintTable(line, table); !printed.ok()) {
     return printed;

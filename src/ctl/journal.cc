@@ -36,14 +36,9 @@ absl::Status AddMatch(sd_journal* journal, const std::string& match) {
 
 absl::Status AddProcess(sd_journal* journal, const JournalProcess& process,
                         bool user) {
-  sd_id128_t boot;
-  if (const int result = sd_id128_get_boot(&boot); result < 0) {
-    return ErrnoStatus(-result, "failed to read the machine's boot ID");
-  }
-  char boot_text[SD_ID128_STRING_MAX];
   for (const std::string& match :
        {absl::StrCat("_PID=", process.pid),
-        absl::StrCat("_BOOT_ID=", sd_id128_to_string(boot, boot_text)),
+        absl::StrCat("_BOOT_ID=", CurrentBoot()),
         absl::StrCat(user ? "_SYSTEMD_USER_UNIT=" : "_SYSTEMD_UNIT=",
                      process.unit)}) {
     absl::Status status = AddMatch(journal, match);
@@ -53,6 +48,13 @@ absl::Status AddProcess(sd_journal* journal, const JournalProcess& process,
 }
 
 }  // namespace
+
+std::string CurrentBoot() {
+  sd_id128_t boot;
+  char text[SD_ID128_STRING_MAX];
+  if (sd_id128_get_boot(&boot) < 0) return "";
+  return sd_id128_to_string(boot, text);
+}
 
 std::optional<std::string> JournalEntry::Field(const char* name) const {
   const void* data = nullptr;
@@ -92,8 +94,8 @@ std::string JournalEntry::Unit() const {
 absl::StatusOr<Journal> Journal::Open(const Where& where) {
   if (!where.local()) {
     return absl::UnimplementedError(absl::StrCat(
-        "the journal of another machine can't be read from here: run "
-        "nbdinetctl there, as in '",
+        "sd-journal reads the journal's files on this machine only: run "
+        "nbdinetctl on the other one, as in '",
         where.host.empty()
             ? absl::StrCat("systemd-run --pipe -M ", where.machine)
             : absl::StrCat("ssh ", where.host),

@@ -21,6 +21,10 @@
 
 namespace nbdinetd::ctl {
 
+// This boot of the machine, as the field _BOOT_ID has it; empty if it can't be
+// found out, which no entry has.
+std::string CurrentBoot();
+
 // The entry that the journal is at; valid within a callback.
 class JournalEntry {
  public:

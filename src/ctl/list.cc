@@ -1,14 +1,21 @@
+#include <algorithm>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "base/steady_clock.h"
 #include "ctl/bus.h"
 #include "ctl/columns.h"
 #include "ctl/connections.h"
 #include "ctl/exports.h"
 #include "ctl/output.h"
+#include "ctl/rate_meter.h"
+#include "ctl/status_text.h"
 #include "ctl/verbs.h"
 
 namespace nbdinetd::ctl {
@@ -36,28 +43,61 @@ SumsOfExports SumUp(const LiveConnections& found) {
   return sums;
 }
 
-uint64_t RateOf(uint64_t from, uint64_t to, absl::Duration time) {
-  // A counter that has fallen is another connection's.
-  if (to < from) return 0;
-  return static_cast<uint64_t>(static_cast<double>(to - from) /
-                               absl::ToDoubleSeconds(time));
+// How long rates are measured.
+struct Measurement {
+  absl::Duration limit;
+  // Ends before the limit, as soon as nothing more is to be expected.
+  bool may_end_early = false;
+};
+
+// The default: a report takes a second, so that two are seen in any case.
+constexpr Measurement kByReports = {absl::Seconds(3), true};
+constexpr absl::Duration kReadingInterval = absl::Milliseconds(100);
+
+using Meters = std::map<std::string, RateMeter>;  // by the connection's unit
+
+// Reads the status of the connections again and again.
+Meters Measure(Bus& bus, const LiveConnections& found,
+               const Measurement& measurement) {
+  const absl::Time start = SteadyNow();
+  Meters meters;
+  for (const LiveConnection& connection : found.connections) {
+    if (connection.counters.has_value()) {
+      meters[connection.unit].Note(*connection.counters, start);
+    }
+  }
+  for (;;) {
+    const absl::Time now = SteadyNow();
+    const auto is_done = [&](const Meters::value_type& entry) {
+      return measurement.may_end_early && entry.second.IsSettled(now);
+    };
+    const absl::Duration left = start + measurement.limit - now;
+    if (left <= absl::ZeroDuration() ||
+        std::all_of(meters.begin(), meters.end(), is_done)) {
+      return meters;
+    }
+    absl::SleepFor(std::min(left, kReadingInterval));
+    for (auto& entry : meters) {
+      if (is_done(entry)) continue;
+      const std::optional<StatusText> status =
+          ParseStatusText(bus.GetString(entry.first, "Service", "StatusText"));
+      if (status.has_value() && status->counters.has_value()) {
+        entry.second.Note(*status->counters, SteadyNow());
+      }
+    }
+  }
 }
 
-// Adds the rates between two lists of connections. One that has ended between
-// them counts for nothing, and a new one with all its bytes.
-void AddRates(const LiveConnections& before, const LiveConnections& after,
-              absl::Duration time, SumsOfExports& sums) {
-  std::map<std::string, Counters> start;  // {unit: its counters}
-  for (const LiveConnection& connection : before.connections) {
-    if (connection.counters) start[connection.unit] = *connection.counters;
-  }
-  for (const LiveConnection& connection : after.connections) {
-    if (!connection.counters.has_value()) continue;
-    const Counters& from = start[connection.unit];
-    const Counters& to = *connection.counters;
+// Adds the rates of the connections that are still there.
+void AddRates(const LiveConnections& found, const Meters& meters,
+              SumsOfExports& sums) {
+  for (const LiveConnection& connection : found.connections) {
+    const auto meter = meters.find(connection.unit);
+    if (meter == meters.end()) continue;
+    const RateMeter::Rates rates = meter->second.rates();
     Sums& sum = sums[connection.export_name];
-    sum.read_rate += RateOf(from.bytes_read, to.bytes_read, time);
-    sum.write_rate += RateOf(from.bytes_written, to.bytes_written, time);
+    sum.read_rate += rates.read;
+    sum.write_rate += rates.written;
   }
 }
 
@@ -131,19 +171,20 @@ absl::StatusOr<int> List(const CommandLine& line) {
   absl::StatusOr<LiveConnections> found =
       FindConnections(*bus, line.where, *exports);
   if (!found.ok()) return found.status();
-  const absl::Duration interval = line.interval.value_or(
-      line.json == Json::kOff ? absl::Seconds(1) : absl::ZeroDuration());
+  const Measurement measurement =
+      line.interval.has_value() ? Measurement{*line.interval, false}
+      : line.json == Json::kOff ? kByReports
+                                : Measurement{absl::ZeroDuration(), false};
   const bool with_rates =
-      interval > absl::ZeroDuration() && AnyCounters(*found);
+      measurement.limit > absl::ZeroDuration() && AnyCounters(*found);
   SumsOfExports sums = SumUp(*found);
   if (with_rates) {
-    const absl::Time start = absl::Now();
-    absl::SleepFor(interval);
+    const Meters meters = Measure(*bus, *found, measurement);
     const absl::StatusOr<LiveConnections> later =
         FindConnections(*bus, line.where, *exports);
     if (!later.ok()) return later.status();
     sums = SumUp(*later);
-    AddRates(*found, *later, absl::Now() - start, sums);
+    AddRates(*later, meters, sums);
   }
   Table table(ListColumns());
   for (const ManagedExport& target : *exports) {

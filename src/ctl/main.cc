@@ -1,6 +1,7 @@
 // nbdinetctl: shows and controls the exports of nbdinetd under systemd. main
 // parses the command line, and calls the function of the verb.
 
+#include <locale.h>
 #include <signal.h>
 
 #include "absl/status/status.h"
@@ -27,6 +28,8 @@ int ExitStatusFor(const absl::Status& status) {
 int Main(int argc, char** argv) {
   // A pager that ends early closes its input.
   signal(SIGPIPE, SIG_IGN);
+  // For wcwidth(): tables are UTF-8 in any locale.
+  setlocale(LC_CTYPE, "C.UTF-8");
   CommandLine line;
   if (absl::Status usage = ParseCommandLine(argc, argv, &line); !usage.ok()) {
     Warn(usage.message());

@@ -10,6 +10,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/poll.h"
 #include "base/steady_clock.h"
 #include "base/utf8.h"
@@ -114,32 +116,36 @@ std::string ConnectionMetrics(absl::Span<const LiveConnection> connections) {
                       errors.text());
 }
 
-// Reads an HTTP request up to its empty line. False if it doesn't come.
-bool ReadRequest() {
-  const absl::Time deadline = SteadyNow() + kRequestPatience;
-  std::string request;
-  while (!absl::StrContains(request, "\r\n\r\n") &&
-         !absl::StrContains(request, "\n\n")) {
-    pollfd input = {STDIN_FILENO, POLLIN, 0};
-    char buffer[1024];
-    if (request.size() > kMaxRequestBytes ||
-        PollUntil(absl::MakeSpan(&input, 1), deadline) == 0) {
-      return false;
-    }
-    const ssize_t n = read(STDIN_FILENO, buffer, sizeof(buffer));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    request.append(buffer, static_cast<size_t>(n));
-  }
-  return true;
+bool IsWholeRequest(absl::string_view request) {
+  return absl::StrContains(request, "\r\n\r\n") ||
+         absl::StrContains(request, "\n\n");
 }
 
-absl::Status PrintHttp(absl::string_view code, absl::string_view body) {
+// Reads an HTTP request up to its empty line. Returns less if the peer sends no
+// more, or too much.
+std::string ReadRequest() {
+  const absl::Time deadline = SteadyNow() + kRequestPatience;
+  std::string request;
+  while (!IsWholeRequest(request) && request.size() <= kMaxRequestBytes) {
+    pollfd input = {STDIN_FILENO, POLLIN, 0};
+    char buffer[1024];
+    if (PollUntil(absl::MakeSpan(&input, 1), deadline) == 0) break;
+    const ssize_t n = read(STDIN_FILENO, buffer, sizeof(buffer));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    request.append(buffer, static_cast<size_t>(n));
+  }
+  return request;
+}
+
+// Answers a request. `has_body` is false for HEAD.
+absl::Status PrintHttp(absl::string_view code, absl::string_view body,
+                       bool has_body) {
   return PrintText(absl::StrCat("HTTP/1.1 ", code,
                                 "\r\nContent-Type: text/plain; version=0.0.4; "
                                 "charset=utf-8\r\nContent-Length: ",
                                 body.size(), "\r\nConnection: close\r\n\r\n",
-                                body));
+                                has_body ? body : ""));
 }
 
 absl::StatusOr<std::string> CollectMetrics(const CommandLine& line) {
@@ -154,27 +160,43 @@ absl::StatusOr<std::string> CollectMetrics(const CommandLine& line) {
   return MetricsText(*exports, found->connections, line.where.local());
 }
 
+// A peer that is wrong, or has left, is no failure.
+absl::StatusOr<int> AnswerHttp(const CommandLine& line) {
+  const std::string request = ReadRequest();
+  // A port scanner, or a check whether anybody listens.
+  if (request.empty()) return kSuccess;
+  const HttpMethod method = MethodOf(request);
+  if (method == HttpMethod::kNone) {
+    PrintHttp("400 Bad Request", "GET /metrics is what is answered here\n",
+              true)
+        .IgnoreError();
+    return kSuccess;
+  }
+  const absl::StatusOr<std::string> text = CollectMetrics(line);
+  PrintHttp(text.ok() ? "200 OK" : "503 Service Unavailable",
+            text.ok() ? *text : absl::StrCat(text.status().message(), "\n"),
+            method == HttpMethod::kGet)
+      .IgnoreError();
+  if (!text.ok()) return text.status();
+  return kSuccess;
+}
+
 }  // namespace
 
 std::string LabelValue(absl::string_view text) {
   std::string value;
   while (!text.empty()) {
-    size_t length = 1;
-    while (length < 4 && length < text.size() &&
-           !IsValidUtf8(text.substr(0, length))) {
-      ++length;
-    }
-    const bool valid = IsValidUtf8(text.substr(0, length));
+    const size_t length = CharacterLength(text);
+    const absl::string_view character =
+        text.substr(0, std::max(length, size_t{1}));
     if (text[0] == '\n') {
       value += "\\n";
     } else if (text[0] == '"' || text[0] == '\\') {
-      absl::StrAppend(&value, "\\", text.substr(0, 1));
-    } else if (valid) {
-      absl::StrAppend(&value, text.substr(0, length));
+      absl::StrAppend(&value, "\\", character);
     } else {
-      value += "\xef\xbf\xbd";
+      absl::StrAppend(&value, length == 0 ? "\xef\xbf\xbd" : character);
     }
-    text.remove_prefix(valid ? length : 1);
+    text.remove_prefix(character.size());
   }
   return value;
 }
@@ -186,22 +208,26 @@ std::string MetricsText(absl::Span<const ManagedExport> exports,
                       ConnectionMetrics(connections));
 }
 
+HttpMethod MethodOf(absl::string_view request) {
+  if (!IsWholeRequest(request)) return HttpMethod::kNone;
+  const absl::string_view line =
+      absl::StripSuffix(request.substr(0, request.find('\n')), "\r");
+  // RFC 9112, section 3: method, target and version.
+  const std::vector<absl::string_view> words = absl::StrSplit(line, ' ');
+  if (words.size() != 3 || words[1].empty() ||
+      !absl::StartsWith(words[2], "HTTP/1.")) {
+    return HttpMethod::kNone;
+  }
+  return words[0] == "GET"    ? HttpMethod::kGet
+         : words[0] == "HEAD" ? HttpMethod::kHead
+                              : HttpMethod::kNone;
+}
+
 absl::StatusOr<int> Metrics(const CommandLine& line) {
-  if (line.http && !ReadRequest()) {
-    return absl::InvalidArgumentError(
-        "--http: no HTTP request on standard input");
-  }
+  if (line.http) return AnswerHttp(line);
   const absl::StatusOr<std::string> text = CollectMetrics(line);
-  absl::Status printed;
-  if (line.http) {
-    printed = PrintHttp(
-        text.ok() ? "200 OK" : "503 Service Unavailable",
-        text.ok() ? *text : absl::StrCat(text.status().message(), "\n"));
-  } else if (text.ok()) {
-    printed = PrintText(*text);
-  }
   if (!text.ok()) return text.status();
-  if (!printed.ok()) return printed;
+  if (absl::Status printed = PrintText(*text); !printed.ok()) return printed;
   return kSuccess;
 }
 

@@ -1,4 +1,4 @@
-// The text format of Prometheus.
+// The text format of Prometheus, and the HTTP by which it is fetched.
 #ifndef NBDINETD_CTL_METRICS_H_
 #define NBDINETD_CTL_METRICS_H_
 
@@ -20,6 +20,12 @@ std::string LabelValue(absl::string_view text);
 std::string MetricsText(absl::Span<const ManagedExport> exports,
                         absl::Span<const LiveConnection> connections,
                         bool local);
+
+enum class HttpMethod { kNone, kGet, kHead };
+
+// The method of a request whose header is complete; kNone for another text, and
+// for a method that isn't served.
+HttpMethod MethodOf(absl::string_view request);
 
 }  // namespace nbdinetd::ctl
 

@@ -1,14 +1,27 @@
 #include "ctl/readable.h"
 
+#include <wchar.h>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/errors.h"
+#include "base/utf8.h"
 
 namespace nbdinetd::ctl {
 namespace {
 
-bool IsContinuation(char c) {
-  return (static_cast<unsigned char>(c) & 0xc0) == 0x80;
+// The character at the start of a text that isn't empty.
+struct Character {
+  size_t bytes;
+  size_t columns;
+};
+
+Character FirstOf(absl::string_view text) {
+  if (CharacterLength(text) == 0) return {1, 1};
+  size_t bytes = 0;
+  const int columns =
+      wcwidth(static_cast<wchar_t>(TakeCharacter(text, &bytes)));
+  return {bytes, columns < 0 ? 1 : static_cast<size_t>(columns)};
 }
 
 }  // namespace
@@ -75,15 +88,22 @@ std::string Visible(absl::string_view text) {
 
 size_t WidthOf(absl::string_view text) {
   size_t width = 0;
-  for (const char c : text) width += IsContinuation(c) ? 0 : 1;
+  while (!text.empty()) {
+    const Character character = FirstOf(text);
+    width += character.columns;
+    text.remove_prefix(character.bytes);
+  }
   return width;
 }
 
 std::string Ellipsized(absl::string_view text, size_t width) {
   if (WidthOf(text) <= width) return std::string(text);
   size_t end = 0;
-  for (size_t characters = 0; end < text.size(); ++end) {
-    if (!IsContinuation(text[end]) && ++characters == width) break;
+  for (size_t used = 0; end < text.size();) {
+    const Character character = FirstOf(text.substr(end));
+    used += character.columns;
+    if (used >= width) break;
+    end += character.bytes;
   }
   return absl::StrCat(text.substr(0, end), "\u2026");
 }

@@ -28,11 +28,14 @@ std::string ReadableTime(absl::Time time, absl::TimeZone zone);
 // UTF-8, with escapes otherwise. Names come from clients and files.
 std::string Visible(absl::string_view text);
 
-// The number of characters of UTF-8 text.
+// The columns that a terminal needs for UTF-8 text: two for most characters of
+// Chinese, Japanese and Korean, none for combining ones. The widths are those
+// of wcwidth() in the locale of the process; a character that the locale
+// doesn't have counts as one.
 size_t WidthOf(absl::string_view text);
 
-// `text` cut to `width` characters, the last of them then "…". `width` is at
-// least 1.
+// `text` cut to `width` columns at most, the last of them then "…". `width` is
+// at least 1.
 std::string Ellipsized(absl::string_view text, size_t width);
 
 }  // namespace nbdinetd::ctl

@@ -133,40 +133,53 @@ absl::StatusOr<std::string> StopExport(Bus& bus, const Where& where,
   return result;
 }
 
-// Sets Enabled= of an .export file, or the links of a unit written by hand.
+// Changes the links of a unit written by hand.
+absl::StatusOr<std::string> SetLinks(Bus& bus, const std::string& unit,
+                                     bool enable) {
+  absl::Status status =
+      enable ? bus.EnableUnitFile(unit) : bus.DisableUnitFile(unit);
+  if (status.ok()) status = bus.Reload();
+  if (!status.ok()) return status;
+  return absl::StrCat(enable ? "enabled " : "disabled ", unit);
+}
+
+// Sets Enabled= of an .export file.
+absl::StatusOr<std::string> SetKey(Bus& bus, const Where& where,
+                                   const std::string& name, bool enable) {
+  if (!where.local()) {
+    return absl::UnimplementedError(
+        absl::StrCat("the drop-in of ", Quoted(name),
+                     " is a file of another machine: run nbdinetctl there"));
+  }
+  const std::vector<std::string> directories =
+      ExportDirectories(ScopeOf(where));
+  if (directories.empty()) {
+    return absl::InternalError("there is no directory for .export files");
+  }
+  const std::string path = EnabledDropIn(directories[0], name);
+  absl::Status status = WriteEnabledDropIn(path, enable);
+  if (status.ok()) status = bus.Reload();
+  if (!status.ok()) return status;
+  // The drop-in isn't all that the generator reads.
+  status = CheckEnabled(where, name, enable);
+  if (!status.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("wrote ", path, ", but ", Quoted(name), " isn't ",
+                     enable ? "enabled: " : "disabled: ", status.message()));
+  }
+  return absl::StrCat("wrote ", path);
+}
+
 absl::StatusOr<std::string> SetEnabled(Bus& bus, const Where& where,
                                        const ManagedExport& target,
                                        bool enable) {
-  std::string result;
   if (target.state == "removed") {
     return absl::FailedPreconditionError(
         absl::StrCat("failed to ", enable ? "enable " : "disable ",
                      Quoted(target.name), ": ", target.reason));
   }
-  if (!target.generated) {
-    absl::Status status = bus.ChangeUnitFiles(
-        enable ? "EnableUnitFiles" : "DisableUnitFiles", target.main_unit());
-    if (!status.ok()) return status;
-    result =
-        absl::StrCat(enable ? "enabled " : "disabled ", target.main_unit());
-  } else if (!where.local()) {
-    return absl::UnimplementedError(
-        absl::StrCat("the drop-in of ", Quoted(target.name),
-                     " is a file of another machine: run nbdinetctl there"));
-  } else {
-    const std::vector<std::string> directories =
-        ExportDirectories(ScopeOf(where));
-    if (directories.empty()) {
-      return absl::InternalError("there is no directory for .export files");
-    }
-    const std::string path = EnabledDropIn(directories[0], target.name);
-    absl::Status status = WriteEnabledDropIn(path, enable);
-    if (!status.ok()) return status;
-    result = absl::StrCat("wrote ", path);
-  }
-  absl::Status status = bus.Reload();
-  if (!status.ok()) return status;
-  return result;
+  return target.generated ? SetKey(bus, where, target.name, enable)
+                          : SetLinks(bus, target.main_unit(), enable);
 }
 
 absl::StatusOr<int> PrintResult(const CommandLine& line,

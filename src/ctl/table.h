@@ -58,7 +58,7 @@ inline Cell TextCell(std::string text) {
 
 struct TableStyle {
   bool legend = true;
-  size_t width = 0;  // in characters; 0: without limit
+  size_t width = 0;  // in columns of a terminal; 0: without limit
   absl::Time now;    // for kAge
   absl::TimeZone zone;
 };

@@ -1,5 +1,6 @@
 #include "ctl/time_argument.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -8,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/time/civil_time.h"
 #include "base/time_span.h"
 
 namespace nbdinetd::ctl {
@@ -26,6 +28,35 @@ std::optional<absl::Time> Shifted(absl::Time now, absl::string_view span,
     return std::nullopt;
   }
   return now + direction * *length;
+}
+
+// Takes the English name of a day of the week, long or short, in any case, from
+// the start of `*text`, with the blanks behind it.
+std::optional<absl::Weekday> TakeWeekday(absl::string_view* text) {
+  struct Day {
+    absl::string_view name;
+    absl::Weekday day;
+  };
+  static constexpr Day kDays[] = {
+      {"monday", absl::Weekday::monday},
+      {"tuesday", absl::Weekday::tuesday},
+      {"wednesday", absl::Weekday::wednesday},
+      {"thursday", absl::Weekday::thursday},
+      {"friday", absl::Weekday::friday},
+      {"saturday", absl::Weekday::saturday},
+      {"sunday", absl::Weekday::sunday},
+  };
+  constexpr size_t kShort = 3;
+  const absl::string_view word = text->substr(0, text->find(' '));
+  for (const auto& [name, day] : kDays) {
+    if (!absl::EqualsIgnoreCase(word, name) &&
+        !absl::EqualsIgnoreCase(word, name.substr(0, kShort))) {
+      continue;
+    }
+    *text = absl::StripLeadingAsciiWhitespace(text->substr(word.size()));
+    return day;
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -47,6 +78,7 @@ std::optional<absl::Time> ParseTimeArgument(absl::string_view text,
     if (!absl::SimpleAtoi(text, &seconds)) return std::nullopt;
     return absl::FromUnixSeconds(seconds);
   }
+  const std::optional<absl::Weekday> weekday = TakeWeekday(&text);
   if (!absl::StrContains(text, '-') && !absl::StrContains(text, ':')) {
     return std::nullopt;
   }
@@ -58,7 +90,12 @@ std::optional<absl::Time> ParseTimeArgument(absl::string_view text,
   for (const char* form :
        {"%Y-%m-%d %H:%M:%E*S", "%Y-%m-%d %H:%M", "%Y-%m-%d"}) {
     absl::Time time;
-    if (absl::ParseTime(form, full, zone, &time, nullptr)) return time;
+    if (!absl::ParseTime(form, full, zone, &time, nullptr)) continue;
+    if (weekday.has_value() &&
+        absl::GetWeekday(absl::ToCivilDay(time, zone)) != *weekday) {
+      return std::nullopt;
+    }
+    return time;
   }
   return std::nullopt;
 }

@@ -11,8 +11,9 @@ namespace nbdinetd::ctl {
 
 // The forms of systemd.time(7), "Parsing Timestamps", that are in use: "now",
 // "today", "yesterday", "tomorrow", "2026-11-27", "2026-11-27 09:12[:30]",
-// "09:12[:30]" (today), "@SECONDS", "2h ago", "-2h", "+2h". Times of day are in
-// `zone`. nullopt for anything else.
+// "09:12[:30]" (today), "@SECONDS", "2h ago", "-2h", "+2h". A day of the week
+// may precede a date or a time of day ("Fri 2026-11-27 09:12"), and must be
+// that day's. Times of day are in `zone`. nullopt for anything else.
 std::optional<absl::Time> ParseTimeArgument(absl::string_view text,
                                             absl::Time now,
                                             absl::TimeZone zone);

@@ -14,6 +14,7 @@ import re  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
 import threading  # noqa: E402
+import unicodedata  # noqa: E402
 import failing_calls  # noqa: E402
 import pid1  # noqa: E402
 from harness import *  # noqa: E402
@@ -113,6 +114,11 @@ def install_ssh(t):
     t.defer(lambda: machine.path("/usr/local/bin/ssh").unlink())
 
 
+def columns_of(text):
+    """How many columns of a terminal the text takes."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
 def peer_of(client):
     return client.name
 
@@ -140,11 +146,12 @@ def _(t):
     reader.start()
     try:
         wait_until(lambda: row_of("list", "nbdinetd", "--interval=2s").get("read_rate"), "a rate of reads")
+        # A table without --interval= waits for reports.
+        wait_until(lambda: re.search(r"^nbdinetd +listening .* 1 +[1-9]\S*/s +0$", ctl("list", "--no-legend").stdout,
+                                     re.MULTILINE), "a rate in a table")
     finally:
         reading.set()
         reader.join()
-    # A table without --interval= measures for a second.
-    matches(r"^nbdinetd +listening .* 1 +\S+ +0$", ctl("list", "--no-legend").stdout)
     client.disconnect()
 
 
@@ -171,8 +178,37 @@ def _(t):
        (0, "client disconnected", row["duration_usec"]))
     eq(rows("history", f"--peer={peer}", "--until=1h ago"), [])
     eq(rows("history", "--peer=192.0.2.1"), [])
-    matches(rf"^[A-Z][a-z][a-z] \d{{4}}-\d\d-\d\d \d\d:\d\d +nbdinetd +{peer} +- .* client disconnected$",
-            ctl("history").stdout)
+    table = ctl("history").stdout
+    matches(rf"^[A-Z][a-z][a-z] \d{{4}}-\d\d-\d\d \d\d:\d\d +nbdinetd +{peer} +- .* client disconnected$", table)
+    # A time as the table has it can be given back.
+    when = re.search(rf"^(.*?)  +nbdinetd +{peer} ", table, re.MULTILINE)[1]
+    eq([row["peer"] for row in rows("history", f"--peer={peer}", f"--since={when}")], [peer])
+
+
+@test("a connection whose process was killed is in the history, and one that lives is not")
+def _(t):
+    for start, port, reason in ((start_shipped, PORT, "no last message: nbdinetd was ended by a signal"),
+                                (start_listener, LISTEN_PORT, "no last message: killed, or crashed")):
+        start(t)
+        began = machine.now_us()
+        killed, alive = client_of(t, port), client_of(t, port)
+        row, = wait_until(lambda: [row for row in rows("connections") if row.get("peer") == peer_of(killed)],
+                          "the peer")
+        machine.run("kill", "-KILL", row["pid"])
+        killed.expect_end()
+        found, = wait_until(lambda: rows("history", f"--peer={peer_of(killed)}"), "the killed connection")
+        eq({name: found.get(name) for name in ("export", "unit", "pid", "file", "mode", "reason", "requests", "exit_status")},
+           {"export": row["export"], "unit": row["unit"], "pid": row["pid"], "file": IMAGE, "mode": "read-only",
+            "reason": reason, "requests": None, "exit_status": None})
+        if not began <= found["since"] <= found.get("until", machine.now_us()) <= machine.now_us():
+            raise AssertionError(found)
+        eq(rows("history", f"--peer={peer_of(alive)}"), [])
+        eq(rows("history", f"--peer={peer_of(killed)}", f"--until=@{began // 1000000}"), [])
+        contains(reason, ctl("history", row["export"]).stdout)
+        # Beside it stand connections with a last message, each once.
+        alive.disconnect()
+        ended, = wait_until(lambda: rows("history", f"--peer={peer_of(alive)}"), "the end of the other")
+        eq((ended["reason"], ended["requests"]), ("client disconnected", 1))
 
 
 @test("a client that has not chosen an export is negotiating")
@@ -229,6 +265,28 @@ def _(t):
     eq([row["peer"] for row in rows("connections")], [peer_of(second)])
     row, = rows("disconnect", "nbdinetd-listen")
     eq(row["result"], "disconnected")
+
+
+@test("the processes of a listening service drain at the same time")
+def _(t):
+    start_listener(t)
+    clients = {client.name: client for client in (client_of(t, LISTEN_PORT) for _ in range(4))}
+    found = wait_until(lambda: (lambda r: r if len([x for x in r if "peer" in x]) == 4 else None)(
+        rows("connections", "nbdinetd-listen")), "all peers")
+    # Whichever comes first: one that can't end yet doesn't keep others waiting.
+    held = [found[0], found[-1]]
+    for row in held:
+        machine.run("kill", "-STOP", row["pid"])
+    command = machine.popen("nbdinetctl", "disconnect", "nbdinetd-listen", "--json=short", stdout=subprocess.PIPE)
+    try:
+        for row in found[1:-1]:
+            clients[row["peer"]].expect_end()
+        eq(command.poll(), None)
+    finally:
+        for row in held:
+            machine.run("kill", "-CONT", row["pid"])
+        printed = command.communicate()[0]
+    eq((command.returncode, [row["result"] for row in json.loads(printed)]), (0, ["disconnected"] * 4))
 
 
 @test("a connection whose process has the number of an earlier one doesn't get its peer, nor its end")
@@ -292,6 +350,34 @@ def _(t):
     ctl("start", "third", status=3)
 
 
+@test("a unit that starts is activating, and one that is reloaded still runs")
+def _(t):
+    machine.write(IMAGE, pattern(0, MIB))
+    machine.write("/etc/systemd/system/slow.service", "[Service]\nExecStartPre=/bin/cat /run/slow.fifo\n"
+                  f"ExecStart={pid1.configured('sbindir')}/nbdinetd -f -p 10995 -r {IMAGE}\n"
+                  "ExecReload=/bin/cat /run/slow.fifo\n")
+    machine.shell("mkfifo /run/slow.fifo")
+
+    def undo():
+        machine.systemctl("kill", "--signal=KILL", "slow.service", check=False)
+        machine.shell("rm -f /etc/systemd/system/slow.service /run/slow.fifo")
+        machine.systemctl("daemon-reload")
+    t.defer(undo)
+    machine.systemctl("daemon-reload")
+
+    def state():
+        return row_of("list", "slow")["state"]
+    machine.systemctl("start", "--no-block", "slow.service")
+    wait_until(lambda: machine.show("slow.service", "SubState") == "start-pre", "the start to wait")
+    eq(state(), "activating")
+    machine.shell(": >/run/slow.fifo")
+    wait_until(lambda: state() == "running", "the start")
+    machine.systemctl("reload", "--no-block", "slow.service")
+    wait_until(lambda: machine.show("slow.service", "ActiveState") == "reloading", "the reload to wait")
+    eq(state(), "running")
+    machine.shell(": >/run/slow.fifo")
+
+
 @test("stop says that clients stay connected; start reports what fails, and why to look")
 def _(t):
     start_shipped(t)
@@ -338,9 +424,16 @@ def _(t):
         return machine.run(*nobody, "nbdinetctl", *argv, check=False)
     result = as_nobody("list", "--json=short")
     eq(result.returncode, 0, result.stderr)
-    result = as_nobody("disconnect", "nbdinetd")
-    eq(result.returncode, 1)
-    contains("Run nbdinetctl as root", result.stderr)
+    machine.write("/etc/nbdinetd/writable.export", f"[Export]\nFile={IMAGE}\n[Socket]\nListenStream=10996\n")
+    machine.shell("chown -R nobody /etc/nbdinetd")
+    t.defer(machine.shell, "rm -rf /etc/nbdinetd")
+    # The action of polkit is that of the call which was refused.
+    for argv, action in ((("disconnect", "nbdinetd"), "manage-units"), (("stop", "nbdinetd"), "manage-units"),
+                         (("enable", "nbdinetd"), "manage-unit-files"), (("disable", "nbdinetd"), "manage-unit-files"),
+                         (("enable", "writable"), "reload-daemon")):
+        result = as_nobody(*argv)
+        eq(result.returncode, 1)
+        matches(rf"Run nbdinetctl as root, .* org\.freedesktop\.systemd1\.{action} \(", result.stderr)
     result = as_nobody("history")
     eq(result.returncode, 1)
     contains("systemd-journal", result.stderr)
@@ -454,7 +547,7 @@ def _(_t):
 @test("what a client chose as a name comes back from the journal byte by byte, and as escapes in a table")
 def _(t):
     start_shipped(t)
-    names = ["two\nlines=1\nMESSAGE_ID=x", "\u00fc\u202e", "tab\tquote\"\\", "x" * 4096]
+    names = ["two\nlines=1\nMESSAGE_ID=x", "\u00fc\u202e", "tab\tquote\"\\", "x" * 4096, "\u78c1\u76d8", "e\u0301"]
     for name in names:
         connection = connect(PORT)
         peer = "127.0.0.1:%d" % connection.getsockname()[1]
@@ -466,6 +559,9 @@ def _(t):
     lines = ctl("history").stdout.splitlines()
     for line in lines:
         matches(r"^(WHEN|[A-Z][a-z][a-z] \d{4}-)", line)
+    # In any locale, a column begins at the same place of a terminal, whatever the name before it.
+    lines = machine.run("env", "LC_ALL=C", "nbdinetctl", "history", "--no-legend").stdout.splitlines()
+    eq(len({columns_of(line.partition("127.0.0.1:")[0]) for line in lines}), 1)
 
 
 @test("the connection's program loads no library of systemd's, and nbdinetctl does")
@@ -525,6 +621,38 @@ def _(t):
     ctl("history", "never-was", status=3)
 
 
+@test("enable and disable say when they have no effect: no [Install], a later drop-in, an error in the file")
+def _(t):
+    machine.write(IMAGE, pattern(0, MIB))
+    units = Path(pid1.configured("systemdsystemunitdir"))
+    for suffix in (".socket", "@.service"):
+        text = machine.shell(f"cat {units}/nbdinetd{suffix}").replace("10809", "/run/bare.sock")
+        machine.write(f"/etc/systemd/system/bare{suffix}", text.split("[Install]")[0])
+    for name, port in (("late", 10997), ("twin", 10998)):
+        machine.write(f"/etc/nbdinetd/{name}.export", f"[Export]\nFile={IMAGE}\n[Socket]\nListenStream={port}\n")
+    drop_ins = "/etc/nbdinetd/late.export.d"
+
+    def undo():
+        machine.shell("rm -rf /etc/nbdinetd /etc/systemd/system/bare*")
+        machine.systemctl("daemon-reload")
+    t.defer(undo)
+    machine.systemctl("daemon-reload")
+    contains("has no [Install] section", ctl("enable", "bare", status=1).stderr)
+    machine.write(f"{drop_ins}/90-later.conf", "[Export]\nEnabled=no\n")
+    contains(f"{drop_ins}/90-later.conf:2: Enabled=no is read later", ctl("enable", "late", status=1).stderr)
+    ctl("disable", "late")
+    for text in ("Enabled=yes", "Enabled="):
+        machine.write(f"{drop_ins}/90-later.conf", f"[Export]\n{text}\n")
+        contains("isn't disabled", ctl("disable", "late", status=1).stderr)
+        ctl("enable", "late")
+    machine.shell(f"rm -r {drop_ins}")
+    ctl("disable", "late")
+    machine.write("/etc/nbdinetd/twin.export", f"[Export]\nFile={IMAGE}\n[Socket]\nListenStream=10997\n")
+    ctl("disable", "twin")
+    ctl("enable", "late")
+    contains("/etc/nbdinetd/twin.export:4", ctl("enable", "twin", status=1).stderr)
+
+
 @test("metrics is Prometheus text, and --http answers a request")
 def _(t):
     start_shipped(t)
@@ -535,22 +663,39 @@ def _(t):
     matches(r'^nbdinetd_export_up\{export="nbdinetd"\} 1$', text)
     matches(r'^nbdinetd_export_connections\{export="nbdinetd"\} 1$', text)
     matches(r'^nbdinetd_connection_read_bytes_total\{export="nbdinetd",identity="",unit="nbdinetd@.*"\} 4096$', text)
-    machine.write("/etc/systemd/system/metrics.socket", "[Socket]\nListenStream=10990\nAccept=yes\n")
-    machine.write("/etc/systemd/system/metrics@.service",
-                  f"[Service]\nExecStart={pid1.configured('bindir')}/nbdinetctl metrics --http\n"
-                  "StandardInput=socket\n")
+    # The units of the manual.
+    manual = (BUILDDIR / "man" / "nbdinetctl.1").read_text()
+    for name, text in re.findall(r"^\.Pa (nbdinetctl-metrics\S+)\n\.Bd [^\n]*\n(.*?)^\.Ed$", manual, re.MULTILINE | re.DOTALL):
+        machine.write(f"/etc/systemd/system/{name}", text)
     machine.systemctl("daemon-reload")
-    machine.systemctl("start", "metrics.socket")
-    t.defer(machine.systemctl, "stop", "metrics.socket")
-    with connect(("127.0.0.1", 10990)) as request:
-        request.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        answer = b""
-        while piece := request.recv(65536):
-            answer += piece
-    head, _, body = answer.decode().partition("\r\n\r\n")
+    machine.systemctl("start", "nbdinetctl-metrics.socket")
+    t.defer(machine.systemctl, "stop", "nbdinetctl-metrics.socket")
+    address = ("127.0.0.1", 9818)
+    eq(machine.show("nbdinetctl-metrics.socket", "Listen"), "127.0.0.1:9818 (Stream)")
+
+    def answer_to(request):
+        with connect(address) as connection:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            answer = b""
+            while piece := connection.recv(65536):
+                answer += piece
+        return answer.decode().partition("\r\n\r\n")
+    head, _, body = answer_to(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
     matches(r"^HTTP/1.1 200 OK\r$", head)
     matches(rf"^Content-Length: {len(body)}\r$", head)
-    contains("nbdinetd_export_up", body)
+    matches(r'^nbdinetd_export_connections\{export="nbdinetd"\} 1$', body)
+    head, _, body = answer_to(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    matches(r"^Content-Length: [1-9]", head)
+    eq(body, "")
+    # A port scanner, and another protocol: neither makes a failed unit.
+    since = machine.now_us()
+    eq(answer_to(b"")[0], "")
+    for wrong in (b"\x16\x03\x01\x02\x00", b"POST / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n"):
+        matches(r"^HTTP/1.1 400 ", answer_to(wrong)[0])
+    wait_until(lambda: not machine.instances("nbdinetctl-metrics"), "the units' end")
+    eq([entry["MESSAGE"] for entry in machine.journal(since, "_PID=1")
+        if "nbdinetctl-metrics" in entry.get("UNIT", "") and "Failed" in entry["MESSAGE"]], [])
 
 
 @test("disconnect tells a failed last flush from a good end, of a unit and of a process of a listener")
@@ -618,7 +763,9 @@ def _(t):
     eq((row["state"], row["clients"], "size" in row, "file" in row), ("listening", 1, False, False))
     row, = rows("connections", "-H", "root@storage")
     contains("127.0.0.1:", row["peer"])
-    contains("ssh root@storage nbdinetctl", ctl("history", "-H", "root@storage", status=1).stderr)
+    refusal = ctl("history", "-H", "root@storage", status=1).stderr
+    contains("ssh root@storage nbdinetctl history", refusal)
+    contains("on this machine only", refusal)
     row, = rows("disconnect", "nbdinetd", "-H", "root@storage")
     eq(row["result"], "disconnected")
 
@@ -723,7 +870,7 @@ def _(t):
 
 @test("wrong usage is status 64, and names what is right")
 def _(t):
-    for argv, words in ((["lst"], "unknown verb"), (["--nonsense"], "--nonsense"),
+    for argv, words in ((["lst"], "did you mean list?"), (["--nonsense"], "--nonsense"),
                         (["list", "x"], "usage: nbdinetctl list"), (["disconnect"], "usage: nbdinetctl disconnect"),
                         (["--json=xml"], "pretty"), (["history", "--since=soon"], "systemd.time(7)"),
                         (["--now", "list"], "--now is for enable and disable"),

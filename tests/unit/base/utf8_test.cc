@@ -95,6 +95,20 @@ TEST(Utf8, EveryContinuationByteMustBeOne) {
   }
 }
 
+TEST(Utf8, TextIsTakenApartByCharacters) {
+  for (const uint32_t point : {0x41u, 0xe4u, 0x20acu, 0x1f4beu}) {
+    const std::string whole = Encode(point, ShortestLength(point));
+    EXPECT_EQ(CharacterLength(whole + "\xff"), whole.size());
+    const std::string text = "\xc3\xa4" + whole;
+    size_t i = 2;
+    EXPECT_EQ(TakeCharacter(text, &i), point);
+    EXPECT_EQ(i, text.size());
+  }
+  EXPECT_EQ(CharacterLength(""), 0u);
+  EXPECT_EQ(CharacterLength("\xe2\x82"), 0u);
+  EXPECT_EQ(CharacterLength("\xff-"), 0u);
+}
+
 TEST(Utf8, AFaultIsFoundBehindValidText) {
   const std::string text = "images/\xc3\xa4\xe2\x82\xac\xf0\x9f\x92\xbe";
   EXPECT_TRUE(IsValidUtf8(text));

@@ -158,14 +158,25 @@ TEST(CtlCommandLine, OptionsMayFollowTheVerb) {
 
 TEST(CtlCommandLine, WrongUsageSaysWhatIsRight) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> kWrong = {
-      {{"lst"}, "unknown verb \"lst\""},
+      {{"lst"}, "unknown verb \"lst\": did you mean list? "},
+      {{"conections", "x"}, "did you mean connections?"},
+      {{"frobnicate"}, "unknown verb \"frobnicate\": 'nbdinetctl --help'"},
       {{"list", "golden"}, "usage: nbdinetctl list"},
       {{"disconnect"}, "usage: nbdinetctl disconnect PEER|EXPORT"},
       {{"--peer=x"}, "--peer is for history, not for list"},
       {{"start", "x", "--now"}, "--now is for enable and disable"},
       {{"--json=xml"}, "\"pretty\", \"short\" or \"off\""},
-      {{"--nonsense"}, "--nonsense"},
-      {{"-z"}, "-z"},
+      {{"--nonsense"}, "unknown option \"--nonsense\": 'nbdinetctl --help'"},
+      {{"history", "--sinse=today"},
+       "unknown option \"--sinse\": did you mean --since?"},
+      {{"history", "-z"}, "unknown option \"-z\": "},
+      {{"history", "-lz", "x"}, "unknown option \"-z\": "},
+      {{"--no"},
+       "option \"--no\" is the beginning of several: --no-legend, --no-pager, "
+       "--now"},
+      {{"history", "--peer"}, "--peer needs an argument: --peer=PEER"},
+      {{"list", "-H"}, "-H needs an argument: --host=[USER@]HOST"},
+      {{"list", "--full=x"}, "--full takes no argument: \"--full=x\""},
       {{"-H", "-oProxyCommand=x"}, "not the name of a machine"},
       {{"-H", "a", "-M", "b"}, "--host can't be combined"},
       {{"history", "--since=soon"}, "\"soon\" is no time"},

@@ -38,6 +38,28 @@ TEST(ExecStart, ADirectoryIsThatOfItsOption) {
   EXPECT_EQ(ServedBy(Words{"--dir=/srv"}).directory, "/srv");
 }
 
+TEST(ExecStart, AReadOnlyExportIsKnownByEverySpelling) {
+  for (const char* option :
+       {"-r", "-vr", "-rename", "--readonly", "--read-only", "--reado"}) {
+    EXPECT_TRUE(ServedBy(Words{option, "/srv/a.img"}).read_only) << option;
+  }
+  EXPECT_FALSE(ServedBy(Words{"/srv/a.img"}).read_only);
+  // An argument, and an operand.
+  EXPECT_FALSE(ServedBy(Words{"-e", "-r", "/srv/a.img"}).read_only);
+  EXPECT_FALSE(ServedBy(Words{"-er", "/srv/a.img"}).read_only);
+  EXPECT_FALSE(ServedBy(Words{"--", "-r"}).read_only);
+}
+
+TEST(ExecStart, OptionsForTlsCanBeLeftOutWithTheirArguments) {
+  EXPECT_EQ(
+      ServedBy(Words{"--tls=require", "-r", "--tls-certificates", "/etc/tls",
+                     "--tls-ps=/etc/psk", "--tls-verify-peer", "/srv/a.img"})
+          .without_tls,
+      (Words{"-r", "/srv/a.img"}));
+  const Words other = {"-re", "--tls", "--", "--tls"};
+  EXPECT_EQ(ServedBy(other).without_tls, other);
+}
+
 TEST(ExecStart, VariablesAreReplacedAsSystemdDoes) {
   const Environment environment = {{"A", "one two"}, {"B", "x"}};
   EXPECT_EQ(Expanded(Words{"$A", "${A}", "p${B}s", "$NONE", "${NONE}", "$$A"},

@@ -64,5 +64,18 @@ TEST(Metrics, UnitsThatNobodyHasConfiguredHaveNone) {
   EXPECT_FALSE(absl::StrContains(MetricsText({target}, {}, false), "{export="));
 }
 
+TEST(Metrics, OnlyAWholeGetOrHeadIsAnHttpRequest) {
+  EXPECT_EQ(MethodOf("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
+            HttpMethod::kGet);
+  EXPECT_EQ(MethodOf("GET / HTTP/1.0\n\n"), HttpMethod::kGet);
+  EXPECT_EQ(MethodOf("HEAD / HTTP/1.1\r\n\r\n"), HttpMethod::kHead);
+  for (const char* text :
+       {"", "GET / HTTP/1.1\r\n", "POST / HTTP/1.1\r\n\r\n", "GET /\r\n\r\n",
+        "GET  HTTP/1.1\r\n\r\n", "\r\n\r\n", "get / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/2\r\n\r\n", "NBDMAGIC\n\n"}) {
+    EXPECT_EQ(MethodOf(text), HttpMethod::kNone) << text;
+  }
+}
+
 }  // namespace
 }  // namespace nbdinetd::ctl

@@ -1,9 +1,26 @@
 #include "ctl/readable.h"
 
 #include <gtest/gtest.h>
+#include <locale.h>
+
+#include <string>
 
 namespace nbdinetd::ctl {
 namespace {
+
+// The locale that nbdinetctl sets, for the time of a test.
+class Utf8Locale {
+ public:
+  Utf8Locale() : before_(setlocale(LC_CTYPE, nullptr)) {
+    EXPECT_NE(setlocale(LC_CTYPE, "C.UTF-8"), nullptr);
+  }
+  ~Utf8Locale() { setlocale(LC_CTYPE, before_.c_str()); }
+  Utf8Locale(const Utf8Locale&) = delete;
+  Utf8Locale& operator=(const Utf8Locale&) = delete;
+
+ private:
+  const std::string before_;
+};
 
 TEST(Readable, SizesHaveOneUnitAndOneDigit) {
   EXPECT_EQ(ReadableBytes(0), "0");
@@ -50,6 +67,20 @@ TEST(Readable, ATextIsShortenedByCharacters) {
   EXPECT_EQ(Ellipsized("\u00fc\u00fc\u00fc", 2), "\u00fc\u2026");
   EXPECT_EQ(Ellipsized("ab", 1), "\u2026");
   EXPECT_EQ(WidthOf("\u00fcb\u2026"), 3u);
+}
+
+TEST(Readable, WidthsAreThoseOfATerminal) {
+  const Utf8Locale locale;
+  const std::string disk = "\u78c1\u76d8";  // two columns each
+  const std::string accent = "e\u0301";     // one in all
+  EXPECT_EQ(WidthOf(disk), 4u);
+  EXPECT_EQ(WidthOf(accent), 1u);
+  EXPECT_EQ(WidthOf("a\xff"), 2u);
+  EXPECT_EQ(Ellipsized(disk, 4), disk);
+  EXPECT_EQ(Ellipsized(disk, 3), "\u78c1\u2026");
+  // Half a character isn't possible.
+  EXPECT_EQ(Ellipsized(disk, 2), "\u2026");
+  EXPECT_EQ(Ellipsized(accent + accent + accent, 2), accent + "\u2026");
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "ctl/readable.h"
+
 namespace nbdinetd::ctl {
 namespace {
 
@@ -31,9 +33,21 @@ TEST(TimeArgument, TheFormsOfSystemdAreTaken) {
   EXPECT_EQ(Parsed("+30s"), "2026-11-28 09:13:00");
 }
 
+TEST(TimeArgument, ATimeOfATableIsTaken) {
+  const absl::Time time = absl::FromUnixSeconds(1795771920);
+  EXPECT_EQ(ParseTimeArgument(ReadableTime(time, absl::UTCTimeZone()),
+                              absl::InfinitePast(), absl::UTCTimeZone()),
+            time);
+  EXPECT_EQ(Parsed("Fri 2026-11-27 09:32"), "2026-11-27 09:32:00");
+  EXPECT_EQ(Parsed("friday  2026-11-27"), "2026-11-27 00:00:00");
+  EXPECT_EQ(Parsed("Sat 08:05"), "2026-11-28 08:05:00");
+}
+
 TEST(TimeArgument, OtherTextsAreNoTime) {
-  for (const char* text : {"", "soon", "28.11.2026", "2026-13-01", "25:00",
-                           "@x", "ago", "-", "0 ago", "2h"}) {
+  for (const char* text :
+       {"", "soon", "28.11.2026", "2026-13-01", "25:00", "@x", "ago", "-",
+        "0 ago", "2h", "Thu 2026-11-27 09:32", "Fri2026-11-27", "Fri",
+        "Fri today", "Fri 08:05", "Frid 2026-11-27"}) {
     EXPECT_EQ(Parsed(text), "none") << text;
   }
 }
