@@ -111,6 +111,8 @@ void Transmission::OnTimeLimit() {
 
 void Transmission::OnUnsentReplies() {
   workers_.DropReads();
+  // It could have closed its direction alone, and could still have read them.
+  if (closed_by_client_) ending_.reset();
   if (reads_.broke_off()) {
     End(ExitStatus::kSystem, "a read failed in the middle of its reply");
   } else if (channel_.shutdown_requested()) {
@@ -177,6 +179,7 @@ void Transmission::OnInput() {
         End(ExitStatus::kProtocol, "client vanished inside a request");
       } else {
         End(ExitStatus::kOk, "client closed the connection");
+        closed_by_client_ = true;
       }
       break;
     case Channel::Receipt::kTimedOut:

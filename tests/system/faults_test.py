@@ -866,6 +866,28 @@ def _(context):
             eq(more < 50 * calls, True, f"{more} more {kind}s for nobody")
 
 
+@test("a client that closes its direction may read its replies; one that leaves without them ends with 76")
+def _(context):
+    content = b"\x5a" * (8 * MIB)
+    for reads_it in (True, False):
+        with failing_disk(context, content) as (fs, process, client):
+            client.read(0, PAGE)
+            fs.rule("read", "hold", 4 * MIB)
+            cookie = client.request(NBD_CMD_READ, 4 * MIB, PAGE)
+            fs.wait_held(1)
+            wait_steady(lambda: (waits_of(process.pid), state_of(process.pid)))
+            waits = waits_of(process.pid)
+            client._socket.shutdown(socket.SHUT_WR)  # pylint: disable=protected-access
+            wait_until(lambda: waits_of(process.pid) > waits and state_of(process.pid) == "S",
+                       "the server to notice")
+            if not reads_it:
+                client.close()
+            fs.release()
+            if reads_it:
+                eq(client.answer(cookie).check().data, content[:PAGE])
+            process.expect(0 if reads_it else EX_PROTOCOL)
+
+
 @test("NBD_CMD_DISC waits for the write before it, whose bytes are in the file")
 def _(context):
     with failing_disk(context, image_bytes(MIB), stable=True) as (fs, process, client):
