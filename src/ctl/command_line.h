@@ -32,8 +32,8 @@ struct CommandLine {
   bool http = false;                       // metrics
   std::string peer;                        // history; empty for all
   std::optional<absl::Time> since, until;  // history
-  // list: how long rates are measured, 0 for not at all; nullopt: for a table as
-  // long as the reports of the connections need, and for JSON not at all.
+  // list: how long rates are measured, 0 for not at all; nullopt: for a table
+  // as long as the reports of the connections need, and for JSON not at all.
   std::optional<absl::Duration> interval;
   std::string verb;
   std::vector<std::string> arguments;
