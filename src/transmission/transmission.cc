@@ -112,7 +112,7 @@ void Transmission::OnTimeLimit() {
 void Transmission::OnUnsentReplies() {
   workers_.DropReads();
   // It could have closed its direction alone, and could still have read them.
-  if (closed_by_client_) ending_.reset();
+  if (std::exchange(closed_by_client_, false)) ending_.reset();
   if (reads_.broke_off()) {
     End(ExitStatus::kSystem, "a read failed in the middle of its reply");
   } else if (channel_.shutdown_requested()) {

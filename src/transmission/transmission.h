@@ -102,7 +102,8 @@ class Transmission {
   // Once it is set, nothing more is received; finished tasks are still
   // answered.
   std::optional<Ending> ending_;
-  // The client has ended its direction of the connection, between two requests.
+  // `ending_` is that the client has ended its direction of the connection,
+  // between two requests: it stands only if the replies can still be sent.
   bool closed_by_client_ = false;
 };
 
