@@ -69,9 +69,8 @@ std::vector<ManagedExport> KnownExports(absl::StatusOr<Bus>& bus,
 
 absl::StatusOr<int> History(const CommandLine& line) {
   // Without the journal, the service manager needn't be reached.
-  if (absl::Status status = Journal::Open(line.where).status(); !status.ok()) {
-    return status;
-  }
+  absl::StatusOr<Journal> journal = Journal::Open(line.where);
+  if (!journal.ok()) return journal.status();
   absl::StatusOr<Bus> bus = Bus::Open(line.where);
   const std::vector<ManagedExport> exports = KnownExports(bus, line.where);
   std::string wanted;  // the name of the export; empty for all
@@ -84,7 +83,7 @@ absl::StatusOr<int> History(const CommandLine& line) {
     wanted = target.ok() ? target->name : line.arguments[0];
   }
   const absl::StatusOr<std::vector<PastConnection>> past =
-      FindPastConnections(line.where, bus.ok() ? &*bus : nullptr,
+      FindPastConnections(*journal, line.where, bus.ok() ? &*bus : nullptr,
                           line.since.value_or(absl::InfinitePast()),
                           line.until.value_or(absl::InfiniteFuture()));
   if (!past.ok()) return past.status();

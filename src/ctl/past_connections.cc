@@ -15,7 +15,6 @@
 #include "base/steady_clock.h"
 #include "ctl/connections.h"
 #include "ctl/exports.h"
-#include "ctl/journal.h"
 
 namespace nbdinetd::ctl {
 namespace {
@@ -148,22 +147,21 @@ bool MayLive(Bus& bus, const PastConnection& connection) {
 }
 
 // The last message of a process, if the journal has got it since.
-std::optional<PastConnection> LateMessageOf(const Where& where,
+std::optional<PastConnection> LateMessageOf(Journal& journal,
                                             const PastConnection& connection) {
   std::optional<PastConnection> last;
-  absl::StatusOr<Journal> journal = Journal::Open(where);
-  if (!journal.ok() || !connection.pid.has_value()) return last;
+  if (!connection.pid.has_value()) return last;
   LiveConnection process;
   process.unit = connection.unit;
   process.pid = connection.pid;
   process.since = connection.since;
   journal
-      ->ForEach(LastMessagesOf(process),
-                [&](const JournalEntry& entry) {
-                  if (!IsLastMessage(entry)) return true;
-                  last = ReadLastMessage(entry);
-                  return false;
-                })
+      .ForEach(LastMessagesOf(process),
+               [&](const JournalEntry& entry) {
+                 if (!IsLastMessage(entry)) return true;
+                 last = ReadLastMessage(entry);
+                 return false;
+               })
       .IgnoreError();
   return last;
 }
@@ -173,10 +171,13 @@ void AwaitLastMessages(const Where& where,
                        std::vector<PastConnection>& connections) {
   const absl::Time deadline = SteadyNow() + kJournalLag;
   for (;;) {
+    // Anew, for files that journald may have begun.
+    absl::StatusOr<Journal> journal = Journal::Open(where);
+    if (!journal.ok()) return;
     bool all = true;
     for (PastConnection& connection : connections) {
       if (connection.until.has_value()) continue;
-      if (auto last = LateMessageOf(where, connection)) {
+      if (auto last = LateMessageOf(*journal, connection)) {
         connection = *std::move(last);
       } else {
         all = false;
@@ -211,9 +212,8 @@ std::vector<PastConnection> Killed(const Where& where, Bus* bus,
 }  // namespace
 
 absl::StatusOr<std::vector<PastConnection>> FindPastConnections(
-    const Where& where, Bus* bus, absl::Time since, absl::Time until) {
-  absl::StatusOr<Journal> journal = Journal::Open(where);
-  if (!journal.ok()) return journal.status();
+    Journal& journal, const Where& where, Bus* bus, absl::Time since,
+    absl::Time until) {
   JournalQuery query;
   query.since = since;
   query.message_ids = {message_id::kServing, kUnitFailed};
@@ -221,7 +221,7 @@ absl::StatusOr<std::vector<PastConnection>> FindPastConnections(
     query.message_ids.push_back(id);
   }
   Pairing pairing(where, until);
-  const absl::Status status = journal->ForEach(
+  const absl::Status status = journal.ForEach(
       query, [&](const JournalEntry& entry) { return pairing.Take(entry); });
   if (!status.ok()) return status;
   std::vector<PastConnection> past = pairing.ended();

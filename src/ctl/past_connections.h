@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "ctl/bus.h"
+#include "ctl/journal.h"
 #include "ctl/status_text.h"
 #include "ctl/where.h"
 
@@ -41,10 +42,11 @@ struct PastConnection {
 // The connections with since <= time() < until, the first one first. `bus`
 // tells whether a process without a last message lives; without it (nullptr),
 // those of this boot that may live are left out. Waits up to a second for the
-// last message of a process that has just ended. PermissionDenied and
-// Unimplemented as from Journal::Open().
+// last message of a process that has just ended. An error is one of reading the
+// journal.
 absl::StatusOr<std::vector<PastConnection>> FindPastConnections(
-    const Where& where, Bus* bus, absl::Time since, absl::Time until);
+    Journal& journal, const Where& where, Bus* bus, absl::Time since,
+    absl::Time until);
 
 }  // namespace nbdinetd::ctl
 
