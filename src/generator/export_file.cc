@@ -34,7 +34,7 @@ constexpr size_t kMaxFileBytes = 1 << 20;
 // Leaves room for the instance of a connection's unit, whose name has both
 // addresses, in the 255 bytes of a unit's name.
 constexpr size_t kMaxNameBytes = 100;
-// The same for the name of the slice, in which a dash becomes "\\x2d".
+// The same for the name of the slice, in which a dash becomes "\x2d".
 constexpr size_t kMaxNameBytesInSlice = 230;
 
 // Of a line or value in a message, which has room for more.
@@ -367,20 +367,20 @@ absl::Status CheckExportName(absl::string_view name) {
       std::all_of(name.begin(), name.end(), [](unsigned char c) {
         return absl::ascii_isalnum(c) || c == '-' || c == '_' || c == '.';
       });
-  if (valid) {
-    const auto dashes =
-        static_cast<size_t>(std::count(name.begin(), name.end(), '-'));
-    if (name.size() + 3 * dashes <= kMaxNameBytesInSlice) {
-      return absl::OkStatus();
-    }
+  if (!valid) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        Quoted(name), " can't be the name of an export; use at most ",
+        kMaxNameBytes, " letters, digits, '-', '_' and '.', the first no '.'"));
+  }
+  const auto dashes =
+      static_cast<size_t>(std::count(name.begin(), name.end(), '-'));
+  if (name.size() + 3 * dashes > kMaxNameBytesInSlice) {
     return absl::InvalidArgumentError(absl::StrCat(
         Quoted(name),
         " has too many dashes to be the name of an export: in the name of its "
         "slice each of them is four characters; use '_' or '.' instead"));
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      Quoted(name), " can't be the name of an export; use at most ",
-      kMaxNameBytes, " letters, digits, '-', '_' and '.', the first no '.'"));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ExportFile> ReadExport(const ExportSources& sources) {
