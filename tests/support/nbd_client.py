@@ -612,13 +612,10 @@ class Client:
         eq(len(answer.extents), 1, "metadata contexts in the answer")
         return answer.extents[0][1]
 
-    def disconnect(self):
-        """NBD_CMD_DISC, after which the server says no more and ends the connection."""
+    def disconnect(self, wait=True):
+        """NBD_CMD_DISC, after which the server says no more and ends the connection. Without `wait`, the
+        client ends it."""
         self.send(self.request_bytes(NBD_CMD_DISC, cookie=self._next_cookie))
-        self.expect_end()
-        self.close()
-
-    def leave(self):
-        """NBD_CMD_DISC, and the client's end of the connection."""
-        self.send(self.request_bytes(NBD_CMD_DISC, cookie=self._next_cookie))
+        if wait:
+            self.expect_end()
         self.close()

@@ -91,7 +91,7 @@ def seen(client, name):
     1.42, that waits for the client's."""
     client.start(name, structured=False)
     what = (client.size, bool(client.flags & NBD_FLAG_READ_ONLY), client.read(0, 4096))
-    client.leave()
+    client.disconnect(wait=False)
     return what
 
 

@@ -110,12 +110,12 @@ HOSTILE = ["with two  spaces", "100% %n %% %", "$HOME ${HOME} $$ $", "\"double\"
            "é ☃ 🦊", "; a ;", "#c", "colon:s", "tab\tinside", "-dash", "{a,b}*?[x]~", "=e=q", "!@&|<>()`"]
 
 
-def serve_all(t, kind, directory, texts, *lines):
-    """[(export, its address, path, text)] of exports whose files have these names."""
+def serve_all(t, kind, place, texts, *lines):
+    """[(export, its address, path, text)] of exports whose paths have these texts in the place of {}."""
     made = []
     t.defer(reload_units)
     for number, text in enumerate(texts):
-        path = image(f"{directory}/{text}")
+        path = image(place.replace("{}", text))
         name = f"{kind}{number}"
         address = serve(t, name, path, f"ExportName={text}", *lines, reload=False)
         made.append((name, address, path, text))
@@ -123,9 +123,18 @@ def serve_all(t, kind, directory, texts, *lines):
     return made
 
 
+def write_all(t, kind, place):
+    """Writes to a listener's exports with hostile paths."""
+    for _name, address, path, text in serve_all(t, kind, place, HOSTILE, "Mode=listener"):
+        client = served(address, name=text)
+        client.write(0, b"written")
+        client.disconnect()
+        eq(machine.path(path).read_bytes()[:7], b"written", text)
+
+
 @test("paths, names and descriptions arrive in nbdinetd as they are in the file, whatever is in them")
 def _(t):
-    for name, address, path, text in serve_all(t, "hostile", "/data", HOSTILE, "ReadOnly=yes"):
+    for name, address, path, text in serve_all(t, "hostile", "/data/{}", HOSTILE, "ReadOnly=yes"):
         client = served(address, name=text)
         unit = instance(name)
         argv = machine.process_of(unit).joinpath("cmdline").read_bytes().decode().split("\0")
@@ -140,26 +149,12 @@ def _(t):
 
 @test("the same in a listener's service, whose mount namespace shows that one file")
 def _(t):
-    for _name, address, path, text in serve_all(t, "home", "/home/me", HOSTILE, "Mode=listener"):
-        client = served(address, name=text)
-        client.write(0, b"written")
-        client.disconnect()
-        eq(machine.path(path).read_bytes()[:7], b"written", text)
+    write_all(t, "home", "/home/me/{}")
 
 
 @test("the same in the paths that a listener's service may write to")
 def _(t):
-    paths = []
-    t.defer(reload_units)
-    for number, text in enumerate(HOSTILE):
-        path = image(f"/data/writable/{text}/disk.img")
-        paths.append((serve(t, f"written{number}", path, "Mode=listener", reload=False), path))
-    reload_units()
-    for address, path in paths:
-        client = served(address)
-        client.write(0, b"written")
-        client.disconnect()
-        eq(machine.path(path).read_bytes()[:7], b"written", path)
+    write_all(t, "written", "/data/writable/{}/disk.img")
 
 
 def list_property(unit, name):
@@ -173,8 +168,8 @@ def list_property(unit, name):
 @test("the same in the mount points that the service requires, those of a link's target among them")
 def _(t):
     target = image("/data/target of 100% a link $x/disk.img")
-    for name, address, path, _text in serve_all(t, "mounts", "/data/on the way", HOSTILE):
-        client = served(address)
+    for name, address, path, text in serve_all(t, "mounts", "/data/on the way/{}", HOSTILE):
+        client = served(address, name=text)
         contains(path, list_property(instance(name), "RequiresMountsFor"))
         client.disconnect()
     machine.shell(f"ln -sf '{target}' '{path}'")

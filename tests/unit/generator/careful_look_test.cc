@@ -9,6 +9,8 @@
 #include <fstream>
 #include <string>
 
+#include "support/image.h"
+
 namespace nbdinetd {
 namespace {
 
@@ -17,18 +19,16 @@ using What = CarefulLook::Seen::What;
 class CarefulLookTest : public testing::Test {
  protected:
   CarefulLookTest() {
-    char name[] = "/tmp/nbdinetd-look-XXXXXX";
-    folder_ = mkdtemp(name);
     std::filesystem::create_directories(folder_ + "/real/dir");
     std::ofstream(folder_ + "/real/dir/file") << "x";
   }
-  ~CarefulLookTest() override { std::filesystem::remove_all(folder_); }
 
   void Link(const std::string& target, const std::string& name) const {
     ASSERT_EQ(symlink(target.c_str(), (folder_ + "/" + name).c_str()), 0);
   }
 
-  std::string folder_;
+  const nbdtest::TempDir temp_dir_;
+  const std::string& folder_ = temp_dir_.path();
 };
 
 TEST_F(CarefulLookTest, LinksAreFollowed) {

@@ -14,6 +14,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "support/image.h"
 
 namespace nbdinetd {
 namespace {
@@ -21,14 +22,8 @@ namespace {
 // A folder that goes with the test.
 class Folder {
  public:
-  Folder() {
-    char name[] = "/tmp/nbdinetd-export-XXXXXX";
-    path_ = mkdtemp(name);
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-
   std::string path(const std::string& name) const {
-    return absl::StrCat(path_, "/", name);
+    return absl::StrCat(temp_dir_.path(), "/", name);
   }
   void Write(const std::string& name, const std::string& text) const {
     std::filesystem::create_directories(
@@ -37,7 +32,7 @@ class Folder {
   }
 
  private:
-  std::string path_;
+  const nbdtest::TempDir temp_dir_;
 };
 
 std::vector<ExportSetting> Parsed(absl::string_view text) {

@@ -3,24 +3,20 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "support/image.h"
 
 namespace nbdinetd {
 namespace {
 
 TEST(GeneratedExports, OneErrorHarmsNoOtherExport) {
-  char folder[] = "/tmp/nbdinetd-exports-XXXXXX";
-  ASSERT_NE(mkdtemp(folder), nullptr);
-  const absl::Cleanup remove = [&] { std::filesystem::remove_all(folder); };
+  const nbdtest::TempDir folder;
   const auto path = [&](const std::string& name) {
-    return absl::StrCat(folder, "/", name);
+    return absl::StrCat(folder.path(), "/", name);
   };
   const auto write = [&](const std::string& name, const std::string& text) {
     std::ofstream(path(name)) << text;
@@ -34,8 +30,8 @@ TEST(GeneratedExports, OneErrorHarmsNoOtherExport) {
   write("f.export",
         "[Export]\nFile=/f\n[Socket]\nListenStream=2\nReusePort=yes\n");
   std::vector<std::string> good, made_units;
-  for (const GeneratedExport& made :
-       GenerateExports(FindExports({folder}).exports, ManagerScope::kSystem)) {
+  for (const GeneratedExport& made : GenerateExports(
+           FindExports({folder.path()}).exports, ManagerScope::kSystem)) {
     if (made.status.ok()) good.push_back(made.sources.name);
     if (!made.units.files.empty()) made_units.push_back(made.sources.name);
     if (made.sources.name == "b") {

@@ -19,20 +19,16 @@
 #include "absl/strings/str_split.h"
 #include "generator/output_directory.h"
 #include "generator/socket_address.h"
+#include "support/image.h"
 
 namespace nbdinetd {
 namespace {
 
 class UnitsTest : public testing::Test {
  protected:
-  UnitsTest() {
-    char name[] = "/tmp/nbdinetd-units-XXXXXX";
-    folder_ = mkdtemp(name);
-  }
-  ~UnitsTest() override { std::filesystem::remove_all(folder_); }
-
+  const std::string& folder() const { return temp_dir_.path(); }
   std::string path(const std::string& name) const {
-    return absl::StrCat(folder_, "/", name);
+    return absl::StrCat(folder(), "/", name);
   }
 
   absl::StatusOr<ExportUnits> Make(
@@ -68,7 +64,7 @@ class UnitsTest : public testing::Test {
     return found;
   }
 
-  std::string folder_;
+  const nbdtest::TempDir temp_dir_;
 };
 
 using Words = std::vector<std::string>;
@@ -189,7 +185,7 @@ TEST_F(UnitsTest, TlsFilesAreCredentials) {
   // A list on a file system that isn't mounted yet.
   ASSERT_EQ(symlink("/missing/crl", path("ca-crl.pem").c_str()), 0);
   const std::string text =
-      "[Export]\nFile=/f\nTLSCertificates=" + folder_ + "\n";
+      "[Export]\nFile=/f\nTLSCertificates=" + folder() + "\n";
   // Without a certificate, it is perhaps a mount point where nothing is
   // mounted.
   EXPECT_EQ(With(Lines(text, 1), "LoadCredential"), Words{});
@@ -323,7 +319,7 @@ TEST_F(UnitsTest, AddressesCollide) {
 }
 
 TEST_F(UnitsTest, FilesAppearWholeAndReplaceOthers) {
-  const OutputDirectory output = OutputDirectory::Open(folder_).value();
+  const OutputDirectory output = OutputDirectory::Open(folder()).value();
   for (const char* text : {"first and longer", "second"}) {
     ASSERT_TRUE(output.Write(UnitFile{"a.socket", text}).ok());
     ASSERT_TRUE(
@@ -334,7 +330,7 @@ TEST_F(UnitsTest, FilesAppearWholeAndReplaceOthers) {
   }
   // Nothing is left beside them.
   size_t count = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder())) {
     (void)entry;
     ++count;
   }
@@ -349,7 +345,7 @@ TEST_F(UnitsTest, AGeneratorLeavesTheFilesOfAnotherOne) {
       path(absl::StrCat(".nbdinetd-generator.", getpid()));
   std::ofstream(other) << "other";
   std::ofstream(other + ".0") << "other";
-  const OutputDirectory output = OutputDirectory::Open(folder_).value();
+  const OutputDirectory output = OutputDirectory::Open(folder()).value();
   EXPECT_EQ(output.Write(UnitFile{"a.socket", "text"}), absl::OkStatus());
   for (int i = 0; i < 2; ++i) {
     EXPECT_EQ(output.Write(UnitLink{"b.socket", "a.socket"}), absl::OkStatus());
@@ -362,7 +358,7 @@ TEST_F(UnitsTest, AGeneratorLeavesTheFilesOfAnotherOne) {
 
 TEST_F(UnitsTest, TwoGeneratorsWriteAtOnce) {
   // Both have the names of temporary files that this process has chosen.
-  const OutputDirectory output = OutputDirectory::Open(folder_).value();
+  const OutputDirectory output = OutputDirectory::Open(folder()).value();
   const auto write = [&](char letter) {
     const std::string text(10000, letter);
     for (int i = 0; i < 1000; ++i) {
