@@ -61,7 +61,10 @@ class Report {
 std::vector<Finding> CheckUnits(Bus& bus, const Where& where,
                                 const ManagedExport& target,
                                 const std::vector<ManagedExport>& exports) {
-  if (!target.has_units) return {{Level::kError, target.reason}};
+  if (!target.has_units) {
+    // Only a file in which nothing is wrong gets here.
+    return {{Level::kWarning, target.reason}};
+  }
   if (target.state == "removed") {
     return {{Level::kWarning,
              absl::StrCat(target.reason,
