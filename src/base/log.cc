@@ -16,6 +16,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/limits.h"
+#include "base/steady_clock.h"
 
 namespace nbdinetd {
 namespace {
@@ -114,6 +116,8 @@ Log::Log(Config config)
   }
   if (sink_ == Sink::kSyslog) UseSyslog();
 }
+
+Log::~Log() { journal_.AwaitReceived(SteadyNow() + kLastMessagePatience); }
 
 bool Log::ReachJournal() {
   if (!journal_.valid()) journal_ = MessageSocket(kJournalSocket);

@@ -3,8 +3,8 @@
 // Invariant: no message is written to the client's own socket or pipe; Log uses
 // standard error only when it isn't the peer's. The constructor and UseSyslog()
 // open the sockets; later, Log only reconnects to a daemon that has restarted.
-// A daemon or pipe reader that doesn't read can't block the process (see
-// message_socket.h). Threads: the main thread only.
+// A daemon or pipe reader that doesn't read blocks the process for a limited
+// time at most (see message_socket.h). Threads: the main thread only.
 //
 // cli, the connection, the listener and the loops of both phases log above
 // debug; everything below them returns errors as values.
@@ -51,6 +51,12 @@ class Log {
   };
 
   explicit Log(Config config);
+  // Waits for journald to receive the messages, at most kLastMessagePatience:
+  // it finds the unit of a process that has ended no more, and neither
+  // "journalctl --unit" nor "nbdinetctl history" would show them.
+  ~Log();
+  Log(const Log&) = delete;
+  Log& operator=(const Log&) = delete;
 
   // Writes one message. `extra` is added to the fields of SetField(); fields
   // reach the journal only. A message that can't be delivered is dropped

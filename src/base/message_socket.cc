@@ -1,8 +1,10 @@
 #include "base/message_socket.h"
 
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
@@ -76,8 +78,32 @@ UniqueFd MessageSocket::Connect() {
   return fd;
 }
 
+void MessageSocket::AwaitReceived(absl::Time deadline) {
+  if (!has_sent_ || is_stream_ || !socket_.valid()) return;
+  has_sent_ = false;
+  // A message counts as unread until the daemon has copied it. When it has
+  // copied this one, which is empty and which it ignores, it has handled those
+  // before it.
+  bool marked = false;
+  absl::Duration step = kMinMessageStep;
+  do {
+    const int error = marked ? 0 : Deliver("", Wait::kNo);
+    marked = error == 0;
+    if (!marked && error != EAGAIN) return;
+    int unread = 0;
+    if (ioctl(socket_.get(), TIOCOUTQ, &unread) < 0) return;
+    if (marked && unread == 0) return;
+    // poll(2) has no event for this.
+    PollUntil({}, std::min(deadline, SteadyNow() + step));
+    step = std::min(2 * step, kMaxMessageStep);
+  } while (SteadyNow() < deadline);
+}
+
 void MessageSocket::Renew() {
-  if (UniqueFd fd = Connect(); fd.valid()) socket_ = std::move(fd);
+  UniqueFd fd = Connect();
+  if (!fd.valid()) return;
+  socket_ = std::move(fd);
+  has_sent_ = false;
 }
 
 bool MessageSocket::Send(absl::string_view message, Wait wait) {
@@ -87,6 +113,7 @@ bool MessageSocket::Send(absl::string_view message, Wait wait) {
     if (socket_.valid()) error = Deliver(message, wait);
   }
   if (wait == Wait::kYes) lacks_room_ = error == EAGAIN;
+  if (error == 0) has_sent_ = true;
   return error == 0;
 }
 

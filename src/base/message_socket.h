@@ -52,6 +52,13 @@ class MessageSocket {
     return Send(message, Wait::kNo);
   }
 
+  // Waits until the daemon has handled all messages that were sent, assuming
+  // that it handles one before it receives the next; at most until `deadline`,
+  // a SteadyNow(). Before its process ends: journald reads what it adds to a
+  // message, the unit for example, in /proc when it receives the message. Does
+  // nothing for a stream socket.
+  void AwaitReceived(absl::Time deadline);
+
   // For a forked process: opens a socket of its own to the current daemon. If
   // that fails, it keeps the socket that it shares with its parent.
   void Renew();
@@ -71,6 +78,7 @@ class MessageSocket {
   Kind kind_ = Kind::kDatagram;
   bool is_stream_ = false;
   UniqueFd socket_;
+  bool has_sent_ = false;    // and the daemon may not have received it yet
   bool lacks_room_ = false;  // the last message was dropped for lack of space
   absl::Duration patience_ = absl::ZeroDuration();  // what is left
   absl::Time next_patience_ = absl::InfinitePast();

@@ -110,7 +110,7 @@ inline constexpr SystemCall kSystemCalls[] = {
      Is(0, kSocket), Is(1, F_GETFL)},
     {"fcntl", When::kAlways, kIfTls, "SocketStream, for TLS in the kernel",
      Is(0, kSocket), Is(1, F_SETFL)},
-    {"ioctl", When::kAlways, 0, "SocketStream::unread_bytes", Is(0, kSocket),
+    {"ioctl", When::kAlways, 0, "SocketStream::unread_bytes; MessageSocket",
      Is(1, TIOCOUTQ)},
     {"getsockopt", When::kAlways, 0, "SocketStream::acknowledged_bytes",
      Is(0, kSocket), Is(1, IPPROTO_TCP), Is(2, TCP_INFO)},

@@ -4,12 +4,14 @@ messages, and its exit status."""
 
 import os
 import pty
+import queue
 import re
 import resource
 import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -536,7 +538,21 @@ def _(t):
     journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     t.defer(journal.close)
     journal.bind(t.path("socket"))
-    journal.settimeout(GUARD)
+    entries = queue.SimpleQueue()
+
+    def read():
+        """Until the test stops it. As journald does, it ignores empty datagrams."""
+        while (data := journal.recv(1 << 16)) != b"stop":
+            if data:
+                entries.put(data)
+    reader = threading.Thread(target=read)
+    reader.start()
+
+    def stop():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
+            own.sendto(b"stop", t.path("socket"))
+        reader.join()
+    t.defer(stop)
     require(os.path.isdir("/run/systemd"), "this machine has no /run/systemd to hide")
     prefix = ["/usr/bin/unshare", "--mount", "--", "/bin/sh", "-c",
               "mount -t tmpfs tmpfs /run/systemd && mkdir /run/systemd/journal && "
@@ -544,7 +560,7 @@ def _(t):
 
     def entry():
         """{field: value} of one datagram; a value with a newline has a length before it."""
-        data, fields = journal.recv(1 << 16), {}
+        data, fields = entries.get(timeout=GUARD), {}
         while data:
             line, _, rest = data.partition(b"\n")
             name, equals, value = line.partition(b"=")

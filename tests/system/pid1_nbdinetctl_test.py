@@ -564,6 +564,29 @@ def _(t):
     eq(len({columns_of(line.partition("127.0.0.1:")[0]) for line in lines}), 1)
 
 
+@test("messages that journald receives late belong to their export: their process has waited for it")
+def _(t):
+    start_shipped(t)
+    client_of(t).disconnect()
+    wait_until(lambda: not machine.instances(), "the first connection's unit to be gone")
+    known = len(rows("history"))
+    journald = machine.show("systemd-journald.service", "MainPID")
+    since = machine.now_us()
+    machine.run("kill", "-STOP", journald)
+    t.defer(lambda: machine.run("kill", "-CONT", journald))
+    connection = connect(PORT)
+    peer = "127.0.0.1:%d" % connection.getsockname()[1]
+    Client(connection).start().disconnect()
+    # A process that doesn't wait is gone by now.
+    machine.shell("sleep 0.3")
+    machine.run("kill", "-CONT", journald)
+    wait_until(lambda: not machine.instances(), "the connection's unit to be gone")
+    machine.run("journalctl", "--sync")
+    units = [entry.get("_SYSTEMD_UNIT", "none") for entry in machine.log(since, f"NBD_PEER={peer}")]
+    eq((len(units) >= 2, {unit.partition("@")[0] for unit in units}), (True, {"nbdinetd"}))
+    eq([row["peer"] for row in rows("history")[known:]], [peer])
+
+
 @test("the connection's program loads no library of systemd's, and nbdinetctl does")
 def _(_t):
     readelf = need("readelf")
@@ -589,6 +612,8 @@ def _(t):
     t.defer(undo)
     row = row_of("list", "golden")
     eq((row["state"], "daemon-reload" in row["reason"]), ("stopped", True))
+    found = findings("golden", status=0)
+    eq((found["ok"], found["warning"], found["error"]), ([], [row["reason"]], []))
     machine.systemctl("daemon-reload")
     row = row_of("list", "golden")
     eq((row["state"], row["file"], row["addresses"], row["source"], row["unit"]),

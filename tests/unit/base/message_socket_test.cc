@@ -6,7 +6,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -63,6 +65,12 @@ class Daemon {
       messages.push_back(buffer.substr(0, static_cast<size_t>(n)));
     }
     return messages;
+  }
+  // Reads one datagram.
+  std::string TakeOne() {
+    char buffer[16];
+    const ssize_t n = read(socket_.get(), buffer, sizeof(buffer));
+    return n < 0 ? "(none)" : std::string(buffer, static_cast<size_t>(n));
   }
   // How many connections Take() has accepted on a stream socket.
   int connections() const { return connections_; }
@@ -132,6 +140,54 @@ TEST_F(MessageSocketTest, SendsDatagramsOneForEachMessage) {
   EXPECT_TRUE(socket.Send("one"));
   EXPECT_TRUE(socket.Send(std::string("t\0o", 3)));
   EXPECT_EQ(daemon_->Take(), (Messages{"one", std::string("t\0o", 3)}));
+}
+
+TEST_F(MessageSocketTest, AwaitsThatItsMessagesAreHandled) {
+  Start();
+  MessageSocket socket(name_);
+  ASSERT_TRUE(socket.Send("one"));
+  ASSERT_TRUE(socket.Send("two"));
+  std::atomic<pid_t> thread = 0;
+  std::atomic<bool> handled = false;
+  std::thread waiter([&] {
+    thread = gettid();
+    socket.AwaitReceived(absl::InfiniteFuture());
+    handled = true;
+  });
+  while (thread == 0 || StateOf(thread) != 'S') std::this_thread::yield();
+  // The daemon has copied the last message, and may still handle it.
+  EXPECT_EQ(daemon_->TakeOne(), "one");
+  EXPECT_EQ(daemon_->TakeOne(), "two");
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_FALSE(handled);
+  EXPECT_EQ(daemon_->TakeOne(), "");
+  waiter.join();
+  EXPECT_TRUE(handled);
+}
+
+TEST_F(MessageSocketTest, AwaitsADaemonThatDoesNotReadUntilTheDeadlineOnly) {
+  Start();
+  MessageSocket socket(name_);
+  ASSERT_TRUE(socket.Send("one"));
+  const absl::Time deadline = SteadyNow() + absl::Milliseconds(50);
+  socket.AwaitReceived(deadline);
+  EXPECT_GE(SteadyNow(), deadline);
+  // It has been waited for.
+  socket.AwaitReceived(absl::InfiniteFuture());
+}
+
+TEST_F(MessageSocketTest, AwaitsNothingIfNothingCanBeUnread) {
+  MessageSocket().AwaitReceived(absl::InfiniteFuture());
+  Start();
+  MessageSocket socket(name_);
+  socket.AwaitReceived(absl::InfiniteFuture());
+  ASSERT_TRUE(socket.Send("one"));
+  // Another process's messages aren't this one's.
+  socket.Renew();
+  socket.AwaitReceived(absl::InfiniteFuture());
+  ASSERT_TRUE(socket.Send("two"));
+  daemon_.reset();
+  socket.AwaitReceived(absl::InfiniteFuture());
 }
 
 TEST_F(MessageSocketTest, FindsAnAbstractName) {
