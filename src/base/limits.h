@@ -113,11 +113,8 @@ inline constexpr absl::Duration kFaultsInterval = absl::Seconds(10);
 // in all, in an interval; then they are dropped.
 inline constexpr absl::Duration kMessagePatience = absl::Seconds(1);
 inline constexpr absl::Duration kMessagePatienceInterval = absl::Seconds(60);
-// How long a process that ends waits for journald to receive its messages, and
-// how often it looks, less often each time.
+// How long a process that ends waits for journald to receive its messages.
 inline constexpr absl::Duration kLastMessagePatience = absl::Seconds(5);
-inline constexpr absl::Duration kMinMessageStep = absl::Microseconds(200);
-inline constexpr absl::Duration kMaxMessageStep = absl::Milliseconds(20);
 // The time between two status messages to the service manager.
 inline constexpr absl::Duration kStatusInterval = absl::Seconds(1);
 

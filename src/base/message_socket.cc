@@ -18,6 +18,11 @@
 namespace nbdinetd {
 namespace {
 
+// How often a process that ends looks whether its messages have been received:
+// less often each time.
+constexpr absl::Duration kMinStep = absl::Microseconds(200);
+constexpr absl::Duration kMaxStep = absl::Milliseconds(20);
+
 // Returns the length of the address, or 0 for an invalid name.
 socklen_t MakeAddress(absl::string_view name, sockaddr_un* address) {
   *address = {};
@@ -85,7 +90,7 @@ void MessageSocket::AwaitReceived(absl::Time deadline) {
   // copied this one, which is empty and which it ignores, it has handled those
   // before it.
   bool marked = false;
-  absl::Duration step = kMinMessageStep;
+  absl::Duration step = kMinStep;
   do {
     const int error = marked ? 0 : Deliver("", Wait::kNo);
     marked = error == 0;
@@ -95,7 +100,7 @@ void MessageSocket::AwaitReceived(absl::Time deadline) {
     if (marked && unread == 0) return;
     // poll(2) has no event for this.
     PollUntil({}, std::min(deadline, SteadyNow() + step));
-    step = std::min(2 * step, kMaxMessageStep);
+    step = std::min(2 * step, kMaxStep);
   } while (SteadyNow() < deadline);
 }
 
