@@ -91,6 +91,9 @@ class Log {
   // The descriptor of the log file; -1 without one.
   int file_fd() const { return file_.has_value() ? file_->fd() : -1; }
 
+  // The descriptor of the socket to the journal; -1 without one.
+  int journal_fd() const { return journal_.fd(); }
+
   // Adds a field to every later message.
   void SetField(absl::string_view name, absl::string_view value);
 

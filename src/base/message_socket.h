@@ -40,6 +40,9 @@ class MessageSocket {
   explicit MessageSocket(std::string name, Kind kind = Kind::kDatagram);
 
   bool valid() const { return socket_.valid(); }
+  // The descriptor, borrowed; -1 if not valid(). It is never replaced in a
+  // process that can open no socket.
+  int fd() const { return socket_.get(); }
 
   // Sends one message. Returns false, and drops the message, when the socket
   // has no space for it, when it is too long, or when no daemon listens any

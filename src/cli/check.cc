@@ -59,6 +59,7 @@ absl::StatusOr<std::string> CheckSandbox(const ConnectionConfig& config,
   SandboxFacts facts = SandboxFactsOf(catalog, config);
   facts.output_fd = STDOUT_FILENO;
   facts.log_fd = log.file_fd();
+  facts.journal_fd = log.journal_fd();
   Sandbox sandbox(facts);
   const absl::Status status = sandbox.Enter();
   report.sandbox = status.ok() ? "on" : "incomplete";

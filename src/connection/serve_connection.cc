@@ -203,6 +203,7 @@ ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
     UniqueFd event_fd = CreateEventFd();
     SandboxFacts facts = SandboxFactsOf(catalog, config);
     facts.log_fd = process.log.file_fd();
+    facts.journal_fd = process.log.journal_fd();
     std::unique_ptr<Stream> stream = MakeStream(connection, config.timeouts);
     AddDescriptors(*stream, process.shutdown.fd(), event_fd.get(), &facts);
     Channel channel(std::move(stream), process.shutdown.fd(),

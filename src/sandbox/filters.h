@@ -37,6 +37,7 @@ inline constexpr uint32_t kKernelTls = 0x7e6b5d46;  // if it may have kernel TLS
 inline constexpr uint32_t kSignals = 0x7e6b5d47;
 inline constexpr uint32_t kWorkers = 0x7e6b5d48;
 inline constexpr uint32_t kLogFile = 0x7e6b5d49;
+inline constexpr uint32_t kJournal = 0x7e6b5d4a;
 
 // The facts as bits.
 inline constexpr unsigned kIfTls = 1;

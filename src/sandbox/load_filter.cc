@@ -58,6 +58,7 @@ int LoadFilter(const Filter& filter, const SandboxFacts& facts) {
       {kSignals, facts.signals_fd},
       {kWorkers, facts.workers_fd},
       {kLogFile, facts.log_fd},
+      {kJournal, facts.journal_fd},
   };
   for (size_t i = 0; i < filter.count; ++i) {
     for (const auto& [placeholder, number] : known) {

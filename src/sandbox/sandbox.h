@@ -45,7 +45,7 @@ struct SandboxFacts {
   bool takeover = false;       // and their holders are asked to end
   // Descriptors, or -1: the exports' directory; the connection's two
   // directions; the signalfd; the eventfd by which workers report results; the
-  // file of --log.
+  // file of --log; the socket to the journal.
   int directory_fd = -1;
   int input_fd = -1;
   int output_fd = -1;
@@ -53,6 +53,7 @@ struct SandboxFacts {
   int signals_fd = -1;
   int workers_fd = -1;
   int log_fd = -1;
+  int journal_fd = -1;
 };
 
 class Sandbox {
