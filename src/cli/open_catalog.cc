@@ -1,10 +1,10 @@
 #include "cli/open_catalog.h"
 
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
 #include "cli/output.h"
@@ -51,7 +51,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(const Invocation& invocation,
         "--exportname can't name several files at once; LISTEN_FDNAMES does");
   }
   std::vector<Catalog::Entry> entries;
-  absl::flat_hash_set<std::string> names;
+  std::set<std::string> names;
   for (const NamedFile& file : files) {
     const std::string name = options.export_name.value_or(file.name);
     if (!names.insert(name).second) {

@@ -11,9 +11,8 @@
 
 #include <sys/stat.h>
 
+#include <set>
 #include <string>
-
-#include "absl/container/flat_hash_set.h"
 
 namespace nbdinetd {
 
@@ -38,7 +37,7 @@ class CarefulLook {
 
  private:
   // Mount points of file systems that may make a process wait.
-  absl::flat_hash_set<std::string> slow_;
+  std::set<std::string> slow_;
 };
 
 }  // namespace nbdinetd

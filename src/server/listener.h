@@ -11,10 +11,10 @@
 #include <deque>
 #include <optional>
 #include <string>
+#include <unordered_set>
 #include <utility>
 #include <variant>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -110,7 +110,7 @@ class Listener {
   ListenerResources resources_;
   // Sockets that were blocking; Drain() clears O_NONBLOCK again for other
   // processes.
-  absl::flat_hash_set<int> blocking_;
+  std::unordered_set<int> blocking_;
   const ListenerConfig& config_;
   Signals signals_;
   const Log& log_;
@@ -118,7 +118,7 @@ class Listener {
   // Closed to accept a connection when no other descriptor is left.
   UniqueFd spare_;
 
-  absl::flat_hash_set<pid_t> processes_;
+  std::unordered_set<pid_t> processes_;
   uint64_t forked_ = 0;
   uint64_t unserved_ = 0;  // of these: ended without an export
   uint64_t refused_ = 0;

@@ -8,9 +8,9 @@
 #ifndef NBDINETD_STREAM_PSK_FILE_H_
 #define NBDINETD_STREAM_PSK_FILE_H_
 
+#include <map>
 #include <string>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
@@ -21,7 +21,7 @@ inline constexpr size_t kMaxPskIdentityBytes = 256;
 inline constexpr size_t kMaxPskBytes = 512;
 
 // Maps an identity to its key, both in bytes.
-using PskMap = absl::flat_hash_map<std::string, std::string>;
+using PskMap = std::map<std::string, std::string>;
 
 // FailedPrecondition names the line and the error. It never quotes the line,
 // which holds a key.

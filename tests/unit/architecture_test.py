@@ -120,6 +120,13 @@ def faults_of_systemd(sources):
             if name.startswith("systemd/") and not path.startswith("src/ctl/")]
 
 
+def faults_of_containers(sources):
+    """Abseil's hash tables: with AddressSanitizer their headers have another form than without, in which
+    the distributions' library is compiled (20240722, Debian 13)."""
+    return [f"{path} includes {name}, not a container of the standard library" for path, text in sources.items()
+            for _, name in INCLUDE.findall(text) if re.match(r"absl/(container/(flat|node)_hash|hash/)", name)]
+
+
 # What the sandbox doesn't let a connection call, and what is called instead.
 INSTEAD = {"fstat": "FileStatus()", "stat": "FileStatus()", "eventfd": "CreateEventFd()",
            "sendmsg": "send()", "syslog": "Log"}
@@ -178,6 +185,12 @@ def _(_context):
     eq(faults_of_systemd(sources), [])
 
 
+@test("nobody uses a container that sanitizers need another library for")
+def _(_context):
+    _rooms, sources = the_project()
+    eq(faults_of_containers(sources), [])
+
+
 @test("nobody calls what a connection in its sandbox can't")
 def _(_context):
     _rooms, sources = the_project()
@@ -231,7 +244,7 @@ def faults_with(**changes):
     tree = {**TREE, **{f"src/{path}": text for path, text in changes.get("files", {}).items()}}
     rooms = read_rooms(changes.get("table", TABLE))
     return (faults_of_rooms(rooms, list(tree)) + faults_of_includes(rooms, tree) + circles(rooms)
-            + faults_of_systemd(tree) + faults_of_calls(tree))
+            + faults_of_systemd(tree) + faults_of_containers(tree) + faults_of_calls(tree))
 
 
 @test("the check finds nothing wrong with a tree that follows its table")
@@ -264,6 +277,8 @@ def _(_context):
        ["src/low/a.cc includes ../one.h, which is not in src/"])
     eq(faults_with(files={"low/a.cc": '#include <systemd/sd-daemon.h>\n'}),
        ["src/low/a.cc includes <systemd/sd-daemon.h>"])
+    eq(faults_with(files={"low/a.cc": '#include "absl/container/node_hash_set.h"\n'}),
+       ["src/low/a.cc includes absl/container/node_hash_set.h, not a container of the standard library"])
 
 
 @test("the check finds a call that ends a connection's process")
