@@ -253,14 +253,17 @@ class Machine:
         that systemd can't even be started, a BootFailure that the system doesn't reach the target."""
         assert self.init is None, "the system is up"
         read, write = os.pipe()
-        self._middle = _in_child(lambda: self._be_middle(write, target))
+        held_read, held = os.pipe()
+        self._middle = _in_child(lambda: self._be_middle(write, (held_read, held), target))
         os.close(write)
+        os.close(held_read)
         with os.fdopen(read) as pipe:
             told = pipe.read().split("\n", 1)
         if told[0].isdigit() and not told[1]:
             self.init = int(told[0])
             self._pidfd = os.pidfd_open(self.init)
-        else:
+        os.close(held)
+        if self._pidfd is None:
             self.kill()
             raise OSError("the system can't be started: " + " ".join(told))
         deadline = time.monotonic() + GUARD
@@ -278,8 +281,10 @@ class Machine:
                 raise BootFailure(f"{target} is {state or 'unknown'} after {GUARD:g} s\n{self._early_log()}")
             time.sleep(0.05)
 
-    def _be_middle(self, write, target):
-        """The parent of process 1: nobody but it is in the new cgroup. Tells process 1's id."""
+    def _be_middle(self, write, held, target):
+        """The parent of process 1: nobody but it is in the new cgroup. Tells process 1's id, which stays
+        that of process 1, even if that ends, until our parent closes the pipe `held`."""
+        os.close(held[1])
         try:
             (self._cgroup / "cgroup.procs").write_text(str(os.getpid()))
             _unshare(_CLONE_NEWNS | _CLONE_NEWCGROUP | _CLONE_NEWPID | _CLONE_NEWUTS | _CLONE_NEWIPC)
@@ -290,6 +295,7 @@ class Machine:
         # Told when the pipe is closed by execve().
         os.write(write, f"{init}\n".encode())
         os.close(write)
+        os.read(held[0], 1)
         return _wait(init)
 
     def _be_init(self, write, target):
