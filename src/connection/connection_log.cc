@@ -87,6 +87,18 @@ std::vector<LogField> EndFields(const Ending& ending, absl::Duration duration) {
   return fields;
 }
 
+absl::string_view NameOf(ReplyStyle style) {
+  switch (style) {
+    case ReplyStyle::kSimple:
+      return "simple";
+    case ReplyStyle::kStructured:
+      return "structured";
+    case ReplyStyle::kExtended:
+      break;
+  }
+  return "extended";
+}
+
 }  // namespace
 
 void SetExportFields(Log& log, const Negotiated& negotiated) {
@@ -103,14 +115,12 @@ void LogStart(const Log& log, const std::string& peer,
               ReadOnlyNotice(target.path(), negotiated.read_only_reason),
               {{"NBD_REASON", negotiated.read_only_reason}});
   }
-  log.Write(
-      Priority::kInfo, message_id::kServing,
-      absl::StrCat(
-          "serving export ", Quoted(negotiated.export_name), " to ", peer, ": ",
-          Quoted(target.path()), ", ", ExactAmount(target.facts().size_bytes),
-          ", ", ModeOf(target), ", ",
-          negotiated.style == ReplyStyle::kSimple ? "simple" : "structured",
-          " replies", tls.has_value() ? TlsClause(*tls) : ""));
+  log.Write(Priority::kInfo, message_id::kServing,
+            absl::StrCat("serving export ", Quoted(negotiated.export_name),
+                         " to ", peer, ": ", Quoted(target.path()), ", ",
+                         ExactAmount(target.facts().size_bytes), ", ",
+                         ModeOf(target), ", ", NameOf(negotiated.style),
+                         " replies", tls.has_value() ? TlsClause(*tls) : ""));
 }
 
 std::string ServingStatus(const std::string& peer, const Negotiated& negotiated,

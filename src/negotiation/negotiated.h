@@ -21,6 +21,7 @@ struct Negotiated {
   // Why the export is read-only without --readonly; usually empty.
   std::string read_only_reason;
   Promises promises;
+  // Extended replies go with Promises::headers.
   ReplyStyle style = ReplyStyle::kSimple;
 };
 
@@ -30,9 +31,6 @@ struct TlsUpgrade {
   absl::Time deadline;
   bool no_zeroes = false;
 };
-
-// The id of base:allocation, the only metadata context.
-inline constexpr uint32_t kBaseAllocationId = 1;
 
 }  // namespace nbdinetd
 

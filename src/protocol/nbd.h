@@ -1,5 +1,7 @@
 // The constants of the NBD protocol, under the specification's names:
-// doc/proto.md of the NetworkBlockDevice project, section "Values".
+// doc/proto.md of the NetworkBlockDevice project, section "Values". Those of
+// extended headers are on its branch extension-ext-header; the master branch
+// reserves their numbers.
 #ifndef NBDINETD_PROTOCOL_NBD_H_
 #define NBDINETD_PROTOCOL_NBD_H_
 
@@ -15,6 +17,8 @@ inline constexpr uint64_t NBD_OPT_REPLY_MAGIC = 0x3e889045565a9;
 inline constexpr uint32_t NBD_REQUEST_MAGIC = 0x25609513;
 inline constexpr uint32_t NBD_SIMPLE_REPLY_MAGIC = 0x67446698;
 inline constexpr uint32_t NBD_STRUCTURED_REPLY_MAGIC = 0x668e33ef;
+inline constexpr uint32_t NBD_EXTENDED_REQUEST_MAGIC = 0x21e41c71;
+inline constexpr uint32_t NBD_EXTENDED_REPLY_MAGIC = 0x6e8a278c;
 
 // Handshake flags and client flags.
 inline constexpr uint16_t NBD_FLAG_FIXED_NEWSTYLE = 1 << 0;
@@ -34,6 +38,7 @@ inline constexpr uint16_t NBD_FLAG_SEND_DF = 1 << 7;
 inline constexpr uint16_t NBD_FLAG_CAN_MULTI_CONN = 1 << 8;
 inline constexpr uint16_t NBD_FLAG_SEND_CACHE = 1 << 10;
 inline constexpr uint16_t NBD_FLAG_SEND_FAST_ZERO = 1 << 11;
+inline constexpr uint16_t NBD_FLAG_BLOCK_STATUS_PAYLOAD = 1 << 12;
 
 // Option types.
 enum NbdOption : uint32_t {
@@ -46,6 +51,7 @@ enum NbdOption : uint32_t {
   NBD_OPT_STRUCTURED_REPLY = 8,
   NBD_OPT_LIST_META_CONTEXT = 9,
   NBD_OPT_SET_META_CONTEXT = 10,
+  NBD_OPT_EXTENDED_HEADERS = 11,
 };
 
 // Option reply types.
@@ -62,6 +68,7 @@ enum NbdOptionReply : uint32_t {
   NBD_REP_ERR_UNKNOWN = 0x80000006,
   NBD_REP_ERR_SHUTDOWN = 0x80000007,
   NBD_REP_ERR_TOO_BIG = 0x80000009,
+  NBD_REP_ERR_EXT_HEADER_REQD = 0x8000000a,
 };
 
 // Information types of NBD_OPT_INFO and NBD_OPT_GO.
@@ -88,13 +95,15 @@ inline constexpr uint16_t NBD_CMD_FLAG_NO_HOLE = 1 << 1;
 inline constexpr uint16_t NBD_CMD_FLAG_DF = 1 << 2;
 inline constexpr uint16_t NBD_CMD_FLAG_REQ_ONE = 1 << 3;
 inline constexpr uint16_t NBD_CMD_FLAG_FAST_ZERO = 1 << 4;
+inline constexpr uint16_t NBD_CMD_FLAG_PAYLOAD_LEN = 1 << 5;
 
-// Structured reply flags and types.
+// Structured and extended reply flags and types.
 inline constexpr uint16_t NBD_REPLY_FLAG_DONE = 1 << 0;
 inline constexpr uint16_t NBD_REPLY_TYPE_NONE = 0;
 inline constexpr uint16_t NBD_REPLY_TYPE_OFFSET_DATA = 1;
 inline constexpr uint16_t NBD_REPLY_TYPE_OFFSET_HOLE = 2;
 inline constexpr uint16_t NBD_REPLY_TYPE_BLOCK_STATUS = 5;
+inline constexpr uint16_t NBD_REPLY_TYPE_BLOCK_STATUS_EXT = 6;
 inline constexpr uint16_t NBD_REPLY_TYPE_ERROR = (1 << 15) + 1;
 inline constexpr uint16_t NBD_REPLY_TYPE_ERROR_OFFSET = (1 << 15) + 2;
 

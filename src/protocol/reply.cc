@@ -8,19 +8,26 @@
 namespace nbdinetd {
 namespace {
 
-char* StoreSimpleHeader(char* out, NbdError error, uint64_t cookie) {
+constexpr size_t kSimpleHeaderBytes = 16;
+constexpr size_t kStructuredHeaderBytes = 20;
+constexpr size_t kExtendedHeaderBytes = 32;
+
+char* StoreSimpleHeader(char* out, const Request& request, NbdError error) {
   out = Store(out, NBD_SIMPLE_REPLY_MAGIC);
   out = Store(out, static_cast<uint32_t>(error));
-  return Store(out, cookie);
+  return Store(out, request.cookie);
 }
 
-char* StoreChunkHeader(char* out, uint16_t type, bool done, uint64_t cookie,
-                       uint32_t length) {
-  out = Store(out, NBD_STRUCTURED_REPLY_MAGIC);
-  out = Store(out, done ? NBD_REPLY_FLAG_DONE : uint16_t{0});
-  out = Store(out, type);
-  out = Store(out, cookie);
-  return Store(out, length);
+size_t DataHeaderBytes(ReplyStyle style) {
+  switch (style) {
+    case ReplyStyle::kSimple:
+      return kSimpleHeaderBytes;
+    case ReplyStyle::kStructured:
+      return kStructuredHeaderBytes + sizeof(uint64_t);
+    case ReplyStyle::kExtended:
+      break;
+  }
+  return kExtendedHeaderBytes + sizeof(uint64_t);
 }
 
 char* StoreSentence(char* out, absl::string_view sentence) {
@@ -33,58 +40,69 @@ absl::string_view Cut(absl::string_view sentence) {
 
 }  // namespace
 
-char* ReplyEncoder::EncodeDataHeader(char* out, uint64_t cookie,
+ReplyEncoder::ReplyEncoder(ReplyStyle style)
+    : style_(style), data_header_bytes_(DataHeaderBytes(style)) {}
+
+char* ReplyEncoder::StoreChunkHeader(char* out, const Request& request,
+                                     uint16_t type, bool done,
+                                     uint32_t length) const {
+  const bool extended = style_ == ReplyStyle::kExtended;
+  out = Store(out,
+              extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_REPLY_MAGIC);
+  out = Store(out, done ? NBD_REPLY_FLAG_DONE : uint16_t{0});
+  out = Store(out, type);
+  out = Store(out, request.cookie);
+  if (!extended) return Store(out, length);
+  out = Store(out, request.sent_offset);
+  return Store(out, uint64_t{length});
+}
+
+char* ReplyEncoder::EncodeDataHeader(char* out, const Request& request,
                                      uint64_t offset, uint32_t length,
                                      bool done) const {
-  if (style_ == ReplyStyle::kSimple) {
-    return StoreSimpleHeader(out, NBD_SUCCESS, cookie);
-  }
-  out = StoreChunkHeader(out, NBD_REPLY_TYPE_OFFSET_DATA, done, cookie,
+  if (!has_chunks()) return StoreSimpleHeader(out, request, NBD_SUCCESS);
+  out = StoreChunkHeader(out, request, NBD_REPLY_TYPE_OFFSET_DATA, done,
                          static_cast<uint32_t>(sizeof(offset)) + length);
   return Store(out, offset);
 }
 
-char* ReplyEncoder::EncodeHole(char* out, uint64_t cookie, uint64_t offset,
-                               uint32_t length, bool done) const {
-  out = StoreChunkHeader(out, NBD_REPLY_TYPE_OFFSET_HOLE, done, cookie,
+char* ReplyEncoder::EncodeHole(char* out, const Request& request,
+                               uint64_t offset, uint32_t length,
+                               bool done) const {
+  out = StoreChunkHeader(out, request, NBD_REPLY_TYPE_OFFSET_HOLE, done,
                          sizeof(offset) + sizeof(length));
   out = Store(out, offset);
   return Store(out, length);
 }
 
-char* ReplyEncoder::EncodeDone(char* out, uint64_t cookie) const {
-  if (style_ == ReplyStyle::kSimple) return out;
-  return StoreChunkHeader(out, NBD_REPLY_TYPE_NONE, true, cookie, 0);
+char* ReplyEncoder::EncodeDone(char* out, const Request& request) const {
+  if (!has_chunks()) return out;
+  return StoreChunkHeader(out, request, NBD_REPLY_TYPE_NONE, true, 0);
 }
 
-char* ReplyEncoder::EncodeSuccess(char* out, uint64_t cookie) const {
-  if (style_ == ReplyStyle::kSimple) {
-    return StoreSimpleHeader(out, NBD_SUCCESS, cookie);
-  }
-  return StoreChunkHeader(out, NBD_REPLY_TYPE_NONE, true, cookie, 0);
+char* ReplyEncoder::EncodeSuccess(char* out, const Request& request) const {
+  if (!has_chunks()) return StoreSimpleHeader(out, request, NBD_SUCCESS);
+  return StoreChunkHeader(out, request, NBD_REPLY_TYPE_NONE, true, 0);
 }
 
-char* ReplyEncoder::EncodeError(char* out, uint64_t cookie, NbdError error,
+char* ReplyEncoder::EncodeError(char* out, const Request& request,
+                                NbdError error,
                                 absl::string_view sentence) const {
-  if (style_ == ReplyStyle::kSimple) {
-    return StoreSimpleHeader(out, error, cookie);
-  }
+  if (!has_chunks()) return StoreSimpleHeader(out, request, error);
   sentence = Cut(sentence);
-  out = StoreChunkHeader(out, NBD_REPLY_TYPE_ERROR, true, cookie,
+  out = StoreChunkHeader(out, request, NBD_REPLY_TYPE_ERROR, true,
                          static_cast<uint32_t>(6 + sentence.size()));
   out = Store(out, static_cast<uint32_t>(error));
   out = Store(out, static_cast<uint16_t>(sentence.size()));
   return StoreSentence(out, sentence);
 }
 
-char* ReplyEncoder::EncodeErrorAt(char* out, uint64_t cookie, NbdError error,
-                                  absl::string_view sentence,
+char* ReplyEncoder::EncodeErrorAt(char* out, const Request& request,
+                                  NbdError error, absl::string_view sentence,
                                   uint64_t offset) const {
-  if (style_ == ReplyStyle::kSimple) {
-    return StoreSimpleHeader(out, error, cookie);
-  }
+  if (!has_chunks()) return StoreSimpleHeader(out, request, error);
   sentence = Cut(sentence);
-  out = StoreChunkHeader(out, NBD_REPLY_TYPE_ERROR_OFFSET, true, cookie,
+  out = StoreChunkHeader(out, request, NBD_REPLY_TYPE_ERROR_OFFSET, true,
                          static_cast<uint32_t>(14 + sentence.size()));
   out = Store(out, static_cast<uint32_t>(error));
   out = Store(out, static_cast<uint16_t>(sentence.size()));
@@ -93,14 +111,25 @@ char* ReplyEncoder::EncodeErrorAt(char* out, uint64_t cookie, NbdError error,
 }
 
 char* ReplyEncoder::EncodeBlockStatus(
-    char* out, uint64_t cookie, uint32_t context_id,
+    char* out, const Request& request, uint32_t context_id,
     absl::Span<const StatusDescriptor> descriptors) const {
-  const auto length = static_cast<uint32_t>(4 + 8 * descriptors.size());
-  out =
-      StoreChunkHeader(out, NBD_REPLY_TYPE_BLOCK_STATUS, true, cookie, length);
+  const auto count = static_cast<uint32_t>(descriptors.size());
+  if (style_ == ReplyStyle::kExtended) {
+    out = StoreChunkHeader(out, request, NBD_REPLY_TYPE_BLOCK_STATUS_EXT, true,
+                           8 + 16 * count);
+    out = Store(out, context_id);
+    out = Store(out, count);
+    for (const StatusDescriptor& descriptor : descriptors) {
+      out = Store(out, descriptor.length);
+      out = Store(out, uint64_t{descriptor.status});
+    }
+    return out;
+  }
+  out = StoreChunkHeader(out, request, NBD_REPLY_TYPE_BLOCK_STATUS, true,
+                         4 + 8 * count);
   out = Store(out, context_id);
   for (const StatusDescriptor& descriptor : descriptors) {
-    out = Store(out, descriptor.length);
+    out = Store(out, static_cast<uint32_t>(descriptor.length));
     out = Store(out, descriptor.status);
   }
   return out;

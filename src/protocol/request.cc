@@ -38,8 +38,10 @@ const Rule* RuleOf(uint16_t type) {
   return type < kCount ? &kRules[type] : nullptr;
 }
 
-// The valid flags of the command, with these transmission flags.
-uint16_t AcceptedFlags(const Rule& rule, uint16_t transmission_flags) {
+// The valid flags of the request, with these promises.
+uint16_t AcceptedFlags(const Request& request, const Rule& rule,
+                       const Promises& promises) {
+  const uint16_t transmission_flags = promises.transmission_flags;
   uint16_t flags = rule.valid_flags;
   const auto drop_unless = [&](uint16_t advertised, uint16_t flag) {
     if ((transmission_flags & advertised) == 0) {
@@ -49,6 +51,9 @@ uint16_t AcceptedFlags(const Rule& rule, uint16_t transmission_flags) {
   drop_unless(NBD_FLAG_SEND_DF, NBD_CMD_FLAG_DF);
   drop_unless(NBD_FLAG_SEND_FAST_ZERO, NBD_CMD_FLAG_FAST_ZERO);
   if ((transmission_flags & NBD_FLAG_SEND_FUA) != 0) flags |= NBD_CMD_FLAG_FUA;
+  if (request.type == NBD_CMD_WRITE && promises.headers == Headers::kExtended) {
+    flags |= NBD_CMD_FLAG_PAYLOAD_LEN;
+  }
   return flags;
 }
 
@@ -64,16 +69,35 @@ Verdict ValidateRead(const Request& request, const Promises& promises) {
 
 }  // namespace
 
-std::optional<Request> DecodeRequest(absl::string_view bytes) {
-  WireReader reader(bytes);
-  if (reader.Read<uint32_t>() != NBD_REQUEST_MAGIC) return std::nullopt;
+std::optional<Request> RequestDecoder::Decode(absl::string_view bytes) const {
+  const char* in = bytes.data();
+  const uint32_t magic =
+      extended_ ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC;
+  if (Load<uint32_t>(in) != magic) return std::nullopt;
   Request request;
-  request.flags = reader.Read<uint16_t>();
-  request.type = reader.Read<uint16_t>();
-  request.cookie = reader.Read<uint64_t>();
-  request.offset = reader.Read<uint64_t>();
-  request.length = reader.Read<uint32_t>();
+  request.flags = Load<uint16_t>(in + 4);
+  request.type = Load<uint16_t>(in + 6);
+  request.cookie = Load<uint64_t>(in + 8);
+  request.offset = Load<uint64_t>(in + 16);
+  request.sent_offset = request.offset;
+  request.length =
+      extended_ ? Load<uint64_t>(in + 24) : Load<uint32_t>(in + 24);
+  // "With extended headers, the flag MUST be set for NBD_CMD_WRITE" ("Command
+  // flags"), but QEMU's client doesn't set it (10.0), nor does libnbd without
+  // its strict mode. Both send the payload.
+  request.has_payload = request.type == NBD_CMD_WRITE ||
+                        (extended_ && request.has(NBD_CMD_FLAG_PAYLOAD_LEN));
   return request;
+}
+
+Request TakeStatusPayload(const Request& request, absl::string_view payload) {
+  WireReader reader(payload);
+  Request plain = request;
+  plain.length = reader.Read<uint64_t>();
+  plain.unknown_context = reader.Read<uint32_t>() != kBaseAllocationId;
+  plain.flags = static_cast<uint16_t>(plain.flags & ~NBD_CMD_FLAG_PAYLOAD_LEN);
+  plain.has_payload = false;
+  return plain;
 }
 
 absl::string_view CommandName(uint16_t type) {
@@ -85,7 +109,14 @@ Verdict ValidateRequest(const Request& request, const Promises& promises) {
   const Rule* rule = RuleOf(request.type);
   if (rule == nullptr) return {NBD_EINVAL, "the command is unknown"};
   const uint16_t advertised = promises.transmission_flags;
-  if ((request.flags & ~AcceptedFlags(*rule, advertised)) != 0) {
+  if (request.type == NBD_CMD_BLOCK_STATUS && request.has_payload &&
+      (advertised & NBD_FLAG_BLOCK_STATUS_PAYLOAD) != 0) {
+    // TakeStatusPayload() has taken every other one.
+    return {NBD_EINVAL,
+            "the payload of a block status must be a length and the id of the "
+            "metadata context"};
+  }
+  if ((request.flags & ~AcceptedFlags(request, *rule, promises)) != 0) {
     return {NBD_EINVAL, "a command flag is unknown or not valid here"};
   }
   if (rule->writes && (advertised & NBD_FLAG_READ_ONLY) != 0) {
@@ -109,6 +140,9 @@ Verdict ValidateRequest(const Request& request, const Promises& promises) {
   if (request.type == NBD_CMD_BLOCK_STATUS) {
     if (!promises.block_status) {
       return {NBD_EINVAL, "no metadata context was selected for this export"};
+    }
+    if (request.unknown_context) {
+      return {NBD_EINVAL, "the metadata context is unknown"};
     }
     if (request.length == 0) {
       return {NBD_EINVAL, "a block status request must not be empty"};

@@ -13,24 +13,22 @@
 namespace nbdinetd {
 namespace {
 
-// A status descriptor's length has 32 bits, and should be a multiple of 512.
-constexpr uint64_t kMaxDescriptorLength = 0xfffffe00;
-
 // After a block status that took less, the next one is carried out inline. If
 // that one is slow, the requests behind it wait, once.
 constexpr absl::Duration kQuickBlockStatus = absl::Milliseconds(1);
 
+// `limit` ends the one extent of NBD_CMD_FLAG_REQ_ONE; a descriptor may have
+// `max_length`.
 std::vector<StatusDescriptor> Descriptors(absl::Span<const Extent> extents,
-                                          uint64_t limit) {
+                                          uint64_t limit, uint64_t max_length) {
   std::vector<StatusDescriptor> descriptors;
   descriptors.reserve(extents.size());
   for (const Extent& extent : extents) {
     const uint64_t length = std::min(extent.length_bytes, limit);
-    descriptors.push_back(
-        {static_cast<uint32_t>(std::min(length, kMaxDescriptorLength)),
-         extent.hole ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0});
+    descriptors.push_back({std::min(length, max_length),
+                           extent.hole ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0});
     // The extents behind one that was shortened would have wrong offsets.
-    if (length > kMaxDescriptorLength) break;
+    if (length > max_length) break;
   }
   return descriptors;
 }
@@ -117,7 +115,8 @@ void DeferredRequests::AnswerBlockStatus(const Task& task) {
                              ? request.length
                              : std::numeric_limits<uint64_t>::max();
   replies_.BlockStatus(request, kBaseAllocationId,
-                       Descriptors(task.extents, limit));
+                       Descriptors(task.extents, limit,
+                                   replies_.encoder().max_descriptor_length()));
 }
 
 }  // namespace nbdinetd

@@ -12,7 +12,7 @@ namespace {
 constexpr size_t kCopyBytes = 32 << 10;
 
 static_assert(kOutputBytes >= kPieceBytes + kMaxReplyBytes);
-static_assert(kOutputBytes >= 24 + 8 * kMaxDescriptors);
+static_assert(kOutputBytes >= 40 + 16 * kMaxDescriptors);
 
 }  // namespace
 
@@ -46,28 +46,28 @@ void ReplySender::Success(const Request& request) {
   if (request.type == NBD_CMD_WRITE) {
     statistics_.bytes_written += request.length;
   }
-  Commit(encoder_.EncodeSuccess(Reserve(kMaxReplyBytes), request.cookie));
+  Commit(encoder_.EncodeSuccess(Reserve(kMaxReplyBytes), request));
 }
 
 void ReplySender::Error(const Request& request, NbdError error,
                         absl::string_view sentence) {
   ++statistics_.errors;
-  Commit(encoder_.EncodeError(Reserve(kMaxReplyBytes), request.cookie, error,
-                              sentence));
+  Commit(
+      encoder_.EncodeError(Reserve(kMaxReplyBytes), request, error, sentence));
 }
 
 void ReplySender::ErrorAt(const Request& request, NbdError error,
                           absl::string_view sentence, uint64_t offset) {
   ++statistics_.errors;
-  Commit(encoder_.EncodeErrorAt(Reserve(kMaxReplyBytes), request.cookie, error,
+  Commit(encoder_.EncodeErrorAt(Reserve(kMaxReplyBytes), request, error,
                                 sentence, offset));
 }
 
 void ReplySender::BlockStatus(const Request& request, uint32_t context_id,
                               absl::Span<const StatusDescriptor> descriptors) {
   Commit(encoder_.EncodeBlockStatus(
-      Reserve(ReplyEncoder::BlockStatusBytes(descriptors.size())),
-      request.cookie, context_id, descriptors));
+      Reserve(encoder_.block_status_bytes(descriptors.size())), request,
+      context_id, descriptors));
 }
 
 char* ReplySender::ReserveData(size_t length) {
@@ -105,9 +105,8 @@ void ReplySender::CommitData(const Request& request, uint64_t offset,
 
 void ReplySender::CommitChunk(const Request& request, uint64_t offset,
                               size_t length, bool done) {
-  char* data =
-      encoder_.EncodeDataHeader(buffer_.get() + size_, request.cookie, offset,
-                                static_cast<uint32_t>(length), done);
+  char* data = encoder_.EncodeDataHeader(buffer_.get() + size_, request, offset,
+                                         static_cast<uint32_t>(length), done);
   Commit(data + length);
   statistics_.bytes_read += length;
 }
@@ -141,9 +140,8 @@ void ReplySender::DataChunk(const Request& request, uint64_t offset,
     CommitChunk(request, offset, bytes.size(), done);
     return;
   }
-  Commit(encoder_.EncodeDataHeader(Reserve(kMaxReplyBytes), request.cookie,
-                                   offset, static_cast<uint32_t>(bytes.size()),
-                                   done));
+  Commit(encoder_.EncodeDataHeader(Reserve(kMaxReplyBytes), request, offset,
+                                   static_cast<uint32_t>(bytes.size()), done));
   iovec pieces[] = {{buffer_.get(), size_},
                     {const_cast<char*>(bytes.data()), bytes.size()}};
   if (ok_) ok_ = channel_.Send(absl::MakeSpan(pieces));
@@ -153,13 +151,13 @@ void ReplySender::DataChunk(const Request& request, uint64_t offset,
 
 void ReplySender::Hole(const Request& request, uint64_t offset, uint64_t length,
                        bool done) {
-  Commit(encoder_.EncodeHole(Reserve(kMaxReplyBytes), request.cookie, offset,
+  Commit(encoder_.EncodeHole(Reserve(kMaxReplyBytes), request, offset,
                              static_cast<uint32_t>(length), done));
   statistics_.bytes_read += length;
 }
 
 void ReplySender::BeginData(const Request& request) {
-  Commit(encoder_.EncodeDataHeader(Reserve(kMaxReplyBytes), request.cookie,
+  Commit(encoder_.EncodeDataHeader(Reserve(kMaxReplyBytes), request,
                                    request.offset,
                                    static_cast<uint32_t>(request.length),
                                    /*done=*/false));
@@ -180,7 +178,7 @@ size_t ReplySender::SendFilePiece(int file, uint64_t offset, size_t length) {
 }
 
 void ReplySender::EndData(const Request& request) {
-  Commit(encoder_.EncodeDone(Reserve(kMaxReplyBytes), request.cookie));
+  Commit(encoder_.EncodeDone(Reserve(kMaxReplyBytes), request));
 }
 
 }  // namespace nbdinetd

@@ -16,6 +16,7 @@ namespace nbdinetd {
 Transmission::Transmission(TransmissionSetup setup)
     : channel_(setup.channel),
       negotiated_(setup.negotiated),
+      decoder_(negotiated_.promises.headers),
       target_(*setup.negotiated.target),
       idle_timeout_(setup.idle_timeout),
       log_(setup.log),
@@ -209,18 +210,23 @@ void Transmission::HandleInput() {
 
 bool Transmission::HandleHeader() {
   if (workers_.full()) return false;
-  if (channel_.input().size() < kRequestHeaderBytes) {
-    channel_.MakeRoomFor(kRequestHeaderBytes);
-    return false;
-  }
-  const std::optional<Request> request =
-      DecodeRequest(channel_.input().substr(0, kRequestHeaderBytes));
+  size_t bytes = decoder_.header_bytes();
+  if (!HasInput(bytes)) return false;
+  std::optional<Request> request =
+      decoder_.Decode(channel_.input().substr(0, bytes));
   if (!request.has_value()) {
     End(ExitStatus::kProtocol,
         "client broke the protocol: wrong request magic");
     return false;
   }
-  channel_.Consume(kRequestHeaderBytes);
+  if (HasStatusPayload(*request, negotiated_.promises)) {
+    const size_t header_bytes =
+        std::exchange(bytes, bytes + kStatusPayloadBytes);
+    if (!HasInput(bytes)) return false;
+    request = TakeStatusPayload(
+        *request, channel_.input().substr(header_bytes, kStatusPayloadBytes));
+  }
+  channel_.Consume(bytes);
   if (log_.verbose()) {
     log_.Debug(absl::StrCat(CommandName(request->type), " (", request->type,
                             ") flags=", request->flags, " offset=",
@@ -230,9 +236,21 @@ bool Transmission::HandleHeader() {
     End(ExitStatus::kOk, "client disconnected");
     return false;
   }
+  if (decoder_.ExceedsPayloadLimit(*request)) {
+    End(ExitStatus::kProtocol,
+        "client broke the protocol: a payload is longer than the maximum "
+        "payload size");
+    return false;
+  }
   ++statistics_.requests;
   StartRequest(*request);
   return true;
+}
+
+bool Transmission::HasInput(size_t bytes) {
+  if (channel_.input().size() >= bytes) return true;
+  channel_.MakeRoomFor(bytes);
+  return false;
 }
 
 void Transmission::StartRequest(const Request& request) {

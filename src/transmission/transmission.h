@@ -62,9 +62,12 @@ class Transmission {
  private:
   void OnInput();
   void HandleInput();
-  // Takes one request's header from the input and starts the request. False
-  // when there is none, or when it has to wait.
+  // Takes one request's header from the input, or all of a block status with a
+  // payload, and starts the request. False when there is none, or when it has
+  // to wait.
   bool HandleHeader();
+  // Whether so much input has been received; otherwise makes room for it.
+  bool HasInput(size_t bytes);
   void StartRequest(const Request& request);
 
   // Counts the time of the requests of which the replies have just been sent;
@@ -87,6 +90,7 @@ class Transmission {
 
   Channel& channel_;
   const Negotiated& negotiated_;
+  const RequestDecoder decoder_;
   Export& target_;
   const absl::Duration idle_timeout_;
   const Log& log_;

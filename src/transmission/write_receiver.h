@@ -36,7 +36,8 @@ class WriteReceiver {
         deferred_(deferred) {}
 
   // Begins a write, whose payload follows in the input. If `verdict` is an
-  // error, the payload is discarded, and the reply is that error.
+  // error, the payload is discarded, and the reply is that error; the request
+  // may then be another one that has a payload in spite of the specification.
   void Begin(const Request& request, const Verdict& verdict);
 
   // Takes the received part of the payload; at the payload's end, answers the

@@ -31,12 +31,20 @@ class Served {
   // `cut` bytes are missing at the end of the requests.
   explicit Served(std::vector<nbdtest::Request> requests, bool structured,
                   size_t cut = 0)
-      : simulation_(input_, Stream(requests, cut)),
+      : Served(Stream(requests, cut), structured, /*extended=*/false) {}
+  // The same with extended headers, whose requests come with their payloads.
+  explicit Served(const std::string& stream)
+      : Served(stream, /*structured=*/true, /*extended=*/true) {}
+
+  Served(const std::string& stream, bool structured, bool extended)
+      : simulation_(input_, stream),
         storage_(input_, simulation_),
         checker_({.size = kSize,
-                  .flags = static_cast<uint16_t>(kFlags |
-                                                 (structured ? kSendDf : 0)),
+                  .flags = static_cast<uint16_t>(
+                      kFlags | (structured ? kSendDf : 0) |
+                      (extended ? kBlockStatusPayload : 0)),
                   .structured = structured,
+                  .extended = extended,
                   .block_status = true},
                  simulation_, storage_) {
     std::string all(simulation_.stream().size(), '\0');
@@ -230,6 +238,91 @@ TEST(TransmissionChecker, FindsBlockStatusThatLies) {
   good.Say(status(8192, 0)).End();
   EXPECT_THROW(Served({request}, true).Say(status(4096, kStateZero)),
                BrokenConversation);
+}
+
+// ---- Extended headers ----
+
+std::string ExtendedChunk(uint64_t offset, uint16_t type,
+                          std::string_view payload) {
+  return Writer()
+      .U32(kExtendedReplyMagic)
+      .U16(kReplyFlagDone)
+      .U16(type)
+      .U64(7)
+      .U64(offset)
+      .U64(payload.size())
+      .Raw(payload)
+      .bytes();
+}
+
+std::string Extended(uint16_t type, uint16_t flags, uint64_t length,
+                     std::string_view payload = {}) {
+  return ExtendedRequestMessage({.type = type,
+                                 .flags = flags,
+                                 .offset = 512,
+                                 .length = length,
+                                 .cookie = 7}) +
+         std::string(payload);
+}
+
+std::string ErrorPayload(uint32_t error) {
+  return Writer().U32(error).U16(0).bytes();
+}
+
+TEST(TransmissionChecker, TakesExtendedHeaders) {
+  Served read(Extended(kCmdRead, 0, 512));
+  read.Say(ExtendedChunk(512, kReplyOffsetData,
+                         Writer().U64(512).Raw(read.Bytes(512, 512)).bytes()))
+      .End();
+  Served refused(Extended(kCmdTrim, kCmdFlagPayloadLen, 3, "xyz"));
+  refused.Say(ExtendedChunk(512, kReplyError, ErrorPayload(kNbdEinval))).End();
+  Served disconnected(Extended(kCmdTrim, kCmdFlagPayloadLen, kMaxPayload + 1));
+  disconnected.End(kExitProtocol);
+}
+
+TEST(TransmissionChecker, FindsWrongExtendedHeaders) {
+  const std::string read = Extended(kCmdRead, 0, 512);
+  Served offset(read);
+  const std::string data =
+      Writer().U64(512).Raw(offset.Bytes(512, 512)).bytes();
+  EXPECT_THROW(offset.Say(ExtendedChunk(0, kReplyOffsetData, data)),
+               BrokenConversation);
+  EXPECT_THROW(Served(read).Say(Chunk(7, kReplyOffsetData, true, data)),
+               BrokenConversation);
+  EXPECT_THROW(Served({ReadOf(512, 512)}, true)
+                   .Say(ExtendedChunk(512, kReplyOffsetData, data)),
+               BrokenConversation);
+  EXPECT_THROW(Served(Extended(kCmdTrim, kCmdFlagPayloadLen, 3, "xyz"))
+                   .Say(ExtendedChunk(512, kReplyNone, "")),
+               BrokenConversation);
+  EXPECT_THROW(
+      Served(Extended(kCmdTrim, kCmdFlagPayloadLen, kMaxPayload + 1)).End(),
+      BrokenConversation);
+}
+
+TEST(TransmissionChecker, FindsExtendedBlockStatusThatLies) {
+  const auto served = [](uint32_t id) {
+    const std::string payload = StatusPayload(4096, std::vector{id});
+    return Extended(kCmdBlockStatus, kCmdFlagPayloadLen, payload.size(),
+                    payload);
+  };
+  const auto status = [](uint32_t count, uint64_t length, uint64_t state) {
+    return ExtendedChunk(
+        512, kReplyBlockStatusExt,
+        Writer().U32(1).U32(count).U64(length).U64(state).bytes());
+  };
+  Served(served(1)).Say(status(1, 8192, 0)).End();
+  EXPECT_THROW(Served(served(1)).Say(status(2, 8192, 0)), BrokenConversation);
+  EXPECT_THROW(Served(served(1)).Say(status(1, 8192, kStateZero)),
+               BrokenConversation);
+  EXPECT_THROW(Served(served(1)).Say(status(1, 8192, uint64_t{1} << 32)),
+               BrokenConversation);
+  EXPECT_THROW(Served(served(1)).Say(status(1, kSize, 0)), BrokenConversation);
+  EXPECT_THROW(Served(served(2)).Say(status(1, 8192, 0)), BrokenConversation);
+  EXPECT_THROW(
+      Served(served(1)).Say(ExtendedChunk(
+          512, kReplyBlockStatus, Writer().U32(1).U32(8192).U32(0).bytes())),
+      BrokenConversation);
 }
 
 TEST(TransmissionChecker, FindsAnotherExitStatus) {

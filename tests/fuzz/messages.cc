@@ -11,14 +11,15 @@ namespace {
 using namespace nbdtest;  // NOLINT: the words of the protocol.
 
 constexpr size_t kOptionHeader = 16;
-constexpr size_t kRequestHeader = 28;
+constexpr size_t kCompactHeader = 28;
+constexpr size_t kExtendedHeader = 32;
 
 bool IsGood(const Message& message) {
   switch (message.kind) {
     case Message::kOption:
       return message.magic == kIHaveOpt;
     case Message::kRequest:
-      return message.magic == kRequestMagic;
+      return message.magic == kRequestMagic || message.extended();
     default:
       return true;
   }
@@ -30,17 +31,19 @@ std::string Header(const Message& message) {
       return Writer()
           .U64(message.magic)
           .U32(message.type)
-          .U32(message.length)
+          .U32(static_cast<uint32_t>(message.length))
           .bytes();
-    case Message::kRequest:
-      return Writer()
-          .U32(static_cast<uint32_t>(message.magic))
+    case Message::kRequest: {
+      Writer header;
+      header.U32(static_cast<uint32_t>(message.magic))
           .U16(message.flags)
           .U16(static_cast<uint16_t>(message.type))
           .U64(message.cookie)
-          .U64(message.offset)
-          .U32(message.length)
-          .bytes();
+          .U64(message.offset);
+      return message.extended()
+                 ? header.U64(message.length).bytes()
+                 : header.U32(static_cast<uint32_t>(message.length)).bytes();
+    }
     default:
       return "";
   }
@@ -48,8 +51,11 @@ std::string Header(const Message& message) {
 
 Message Take(Phase phase, std::string_view* rest) {
   Message message;
-  const size_t header =
-      phase == Phase::kNegotiation ? kOptionHeader : kRequestHeader;
+  const bool extended = phase == Phase::kTransmission && rest->size() >= 4 &&
+                        Reader(*rest).U32() == kExtendedRequestMagic;
+  const size_t header = phase == Phase::kNegotiation
+                            ? kOptionHeader
+                            : (extended ? kExtendedHeader : kCompactHeader);
   if (rest->size() < header) {
     message.stored = *rest;
     *rest = {};
@@ -68,7 +74,7 @@ Message Take(Phase phase, std::string_view* rest) {
     message.cookie = reader.U64();
     message.offset = reader.U64();
   }
-  message.length = reader.U32();
+  message.length = extended ? reader.U64() : reader.U32();
   rest->remove_prefix(header);
   if (message.has_payload()) {
     message.stored = rest->substr(0, message.stored_bytes());
@@ -79,7 +85,12 @@ Message Take(Phase phase, std::string_view* rest) {
 
 }  // namespace
 
+bool Message::extended() const {
+  return kind == kRequest && magic == kExtendedRequestMagic;
+}
+
 bool Message::has_payload() const {
+  if (extended() && (flags & kCmdFlagPayloadLen) != 0) return true;
   return kind == kOption || (kind == kRequest && type == kCmdWrite);
 }
 

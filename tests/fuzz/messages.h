@@ -26,11 +26,13 @@ struct Message {
   uint16_t flags = 0;  // of a request
   uint64_t cookie = 0;
   uint64_t offset = 0;
-  uint32_t length = 0;  // as it says itself
+  uint64_t length = 0;  // as it says itself
   // Its payload as it stands in the input (see input.h); all of it for the
   // client's flags and the rest.
   std::string stored;
 
+  // A request with an extended header, as its magic says.
+  bool extended() const;
   // Whether `length` tells of a payload.
   bool has_payload() const;
   // How many bytes of the input stand for it; and all of it.

@@ -31,6 +31,7 @@ class Mutator {
     for (int turns = 1 + static_cast<int>(Below(3)); turns > 0; --turns) {
       if (OneIn(6)) {
         MutateSettings();
+        FitHeaders(messages);
       } else if (OneIn(5)) {
         MutateTape();
       } else {
@@ -48,13 +49,14 @@ class Mutator {
     messages.insert(messages.end(),
                     more.begin() + static_cast<long>(Below(more.size() + 1)),
                     more.end());
-    input_.stream = PutTogether(messages);
     for (size_t i = 0; i < input_.tapes.size(); ++i) {
       if (OneIn(2)) input_.tapes[i] = other.tapes[i];
     }
     for (size_t i = 0; i < input_.settings.size(); ++i) {
       if (OneIn(3)) input_.settings[i] = other.settings[i];
     }
+    FitHeaders(messages);
+    input_.stream = PutTogether(messages);
   }
 
   bool OneIn(size_t n) { return Below(n) == 0; }
@@ -67,6 +69,25 @@ class Mutator {
   }
   uint64_t AnyNumber() {
     return (uint64_t{random_()} << 32 | random_()) >> Below(64);
+  }
+
+  // Gives all requests the kind of header that the settings ask for.
+  void FitHeaders(std::vector<Message>& messages) {
+    const bool extended = HasExtendedHeaders(input_);
+    for (Message& message : messages) {
+      if (message.kind != Message::kRequest || message.extended() == extended) {
+        continue;
+      }
+      if (!extended) {
+        message.magic = kRequestMagic;
+        message.flags =
+            static_cast<uint16_t>(message.flags & ~kCmdFlagPayloadLen);
+        message.length = static_cast<uint32_t>(message.length);
+      } else if (message.magic == kRequestMagic) {
+        message.magic = kExtendedRequestMagic;
+        if (message.type == kCmdWrite) message.flags |= kCmdFlagPayloadLen;
+      }
+    }
   }
 
   // ---- Settings and tapes ----
@@ -144,12 +165,13 @@ class Mutator {
       SetPayload(message, OptionPayload(message.type));
     } else {
       message.kind = Message::kRequest;
-      message.magic = kRequestMagic;
+      message.magic =
+          HasExtendedHeaders(input_) ? kExtendedRequestMagic : kRequestMagic;
       message.cookie = Below(1000);
       message.type = static_cast<uint32_t>(Below(8));
       message.flags = CommandFlags(message.type);
       PlaceRequest(message);
-      if (message.type == kCmdWrite) FillWrite(message);
+      FillPayload(message);
     }
     return message;
   }
@@ -179,8 +201,8 @@ class Mutator {
   // ---- Options ----
 
   uint32_t OptionType() {
-    constexpr uint32_t kTypes[] = {1, 2, 3, 5,  6,  7,  8, 9,  10,        6,
-                                   7, 8, 9, 10, 10, 10, 4, 11, 0xffffffff};
+    constexpr uint32_t kTypes[] = {1, 2, 3, 5,  6,  7,  8, 9,  10, 11,        6,
+                                   7, 8, 9, 10, 10, 10, 4, 11, 12, 0xffffffff};
     return OneOf(kTypes);
   }
 
@@ -277,18 +299,28 @@ class Mutator {
     if (type == kCmdBlockStatus && OneIn(2)) flags |= kCmdFlagReqOne;
     if (type == kCmdWriteZeroes && OneIn(2)) flags |= kCmdFlagNoHole;
     if (type == kCmdWriteZeroes && OneIn(2)) flags |= kCmdFlagFastZero;
+    if (HasExtendedHeaders(input_) &&
+        (type == kCmdWrite ? !OneIn(10)
+                           : OneIn(type == kCmdBlockStatus ? 2 : 10))) {
+      flags |= kCmdFlagPayloadLen;
+    }
     if (OneIn(20)) flags = static_cast<unsigned>(AnyNumber());
     return static_cast<uint16_t>(flags);
   }
 
   void PlaceRequest(Message& message) {
-    constexpr uint32_t kLengths[] = {
+    constexpr uint64_t kLengths[] = {
         0,      1,      2,       511,       512,        513,
         4095,   4096,   4097,    8192,      65535,      65536,
         65537,  100000, 262143,  262144,    262145,     300001,
         524288, 524289, 1048576, 32u << 20, 0xfffffe00, 0xffffffff};
+    constexpr uint64_t kLongLengths[] = {
+        (32u << 20) + 1,         (256u << 20) + 1,  uint64_t{1} << 32,
+        uint64_t{5} << 30,       uint64_t{1} << 40, uint64_t{16} << 40,
+        (uint64_t{1} << 63) - 1, uint64_t{1} << 63, ~uint64_t{0}};
     const uint64_t size = SizeOf(input_);
-    message.length = OneOf(kLengths);
+    message.length =
+        message.extended() && OneIn(3) ? OneOf(kLongLengths) : OneOf(kLengths);
     switch (Below(7)) {
       case 0:
         message.offset = 0;
@@ -314,13 +346,25 @@ class Mutator {
     }
     if (message.offset < size && size - message.offset < message.length &&
         !OneIn(4)) {
-      message.length = static_cast<uint32_t>(size - message.offset);
+      message.length = message.extended()
+                           ? size - message.offset
+                           : static_cast<uint32_t>(size - message.offset);
     }
   }
 
-  void FillWrite(Message& message) {
-    if (message.length > kExpandedBytes) message.length %= 70000;
+  // The payload of a write or of a block status; another one, if the flags say
+  // so.
+  void FillPayload(Message& message) {
     message.stored.clear();
+    if (!message.has_payload()) return;
+    if (message.type == kCmdBlockStatus && !OneIn(8)) {
+      std::vector<uint32_t> ids(OneIn(4) ? Below(4) : 1);
+      for (uint32_t& id : ids)
+        id = OneIn(8) ? static_cast<uint32_t>(Below(4)) : 1;
+      SetPayload(message, StatusPayload(message.length, ids));
+      return;
+    }
+    if (message.length > kExpandedBytes) message.length %= 70000;
     while (message.stored.size() < message.stored_bytes()) {
       message.stored.push_back(static_cast<char>(Below(256)));
     }
@@ -334,7 +378,8 @@ class Mutator {
         break;
       case 1:
         message.flags = CommandFlags(message.type);
-        return;
+        if (!message.extended()) return;
+        break;
       case 2:
       case 3:
         PlaceRequest(message);
@@ -343,14 +388,17 @@ class Mutator {
         message.offset += AnyNumber() % 3 - 1;
         return;
       case 5:
-        message.length += static_cast<uint32_t>(AnyNumber() % 3) - 1;
+        message.length += AnyNumber() % 3 - 1;
+        if (!message.extended()) {
+          message.length = static_cast<uint32_t>(message.length);
+        }
         break;
       default:
         Break(message);
         return;
     }
-    if (message.type == kCmdWrite) {
-      FillWrite(message);
+    if (message.has_payload()) {
+      FillPayload(message);
     } else if (!OneIn(10)) {
       message.stored.clear();
     }
@@ -359,7 +407,7 @@ class Mutator {
   // ---- Both ----
 
   void SetPayload(Message& message, std::string payload) {
-    message.length = static_cast<uint32_t>(payload.size());
+    message.length = payload.size();
     message.stored = std::move(payload);
     message.stored.resize(message.stored_bytes());
   }
@@ -370,7 +418,9 @@ class Mutator {
         if (OneIn(4)) message.magic ^= uint64_t{1} << Below(64);
         break;
       case 1:
-        message.length = static_cast<uint32_t>(AnyNumber());
+        message.length = message.extended()
+                             ? AnyNumber()
+                             : static_cast<uint32_t>(AnyNumber());
         break;
       case 2:
         message.stored.resize(Below(message.stored.size() + 1));

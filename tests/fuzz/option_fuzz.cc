@@ -175,32 +175,11 @@ void TryOptionReplies(std::string_view input) {
 }
 
 // A request that is let pass is one that may be carried out.
-void TryRequest(std::string_view input) {
-  Numbers numbers(input);
-  nbdinetd::Promises promises;
-  promises.size_bytes = numbers.Next(8);
-  promises.transmission_flags = static_cast<uint16_t>(numbers.Next(2));
-  promises.block_status = numbers.Next(1) != 0;
-  const std::string_view bytes = numbers.Rest();
-  if (bytes.size() < nbdinetd::kRequestHeaderBytes) return;
-  Reader reader(bytes.substr(0, nbdinetd::kRequestHeaderBytes));
-  const auto request = nbdinetd::DecodeRequest(
-      View(bytes.substr(0, nbdinetd::kRequestHeaderBytes)));
-  Require(request.has_value() == (reader.U32() == nbdtest::kRequestMagic),
-          "a request's magic");
-  if (!request.has_value()) return;
-  Require(request->flags == reader.U16() && request->type == reader.U16() &&
-              request->cookie == reader.U64() &&
-              request->offset == reader.U64() &&
-              request->length == reader.U32(),
-          "a request's fields");
-  Require(!nbdinetd::CommandName(request->type).empty(), "a command's name");
-  Require(nbdinetd::PayloadBytes(*request) ==
-              (request->type == nbdtest::kCmdWrite ? request->length : 0),
-          "a request's payload");
+void CheckVerdict(const nbdinetd::Request& request,
+                  const nbdinetd::Promises& promises) {
   // It has no reply, and so no verdict.
-  if (request->type == nbdtest::kCmdDisc) return;
-  const nbdinetd::Verdict verdict = ValidateRequest(*request, promises);
+  if (request.type == nbdtest::kCmdDisc) return;
+  const nbdinetd::Verdict verdict = ValidateRequest(request, promises);
   const auto error = static_cast<uint32_t>(verdict.error);
   Require(error == 0 || error == nbdtest::kNbdEperm ||
               error == nbdtest::kNbdEinval || error == nbdtest::kNbdEnospc ||
@@ -211,27 +190,83 @@ void TryRequest(std::string_view input) {
   const auto promised = [&](uint16_t flag) {
     return (promises.transmission_flags & flag) != 0;
   };
-  Require(request->type <= nbdtest::kCmdBlockStatus, "an unknown command");
-  Require(request->offset <= promises.size_bytes &&
-              request->length <= promises.size_bytes - request->offset,
+  Require(request.type <= nbdtest::kCmdBlockStatus, "an unknown command");
+  Require(request.offset <= promises.size_bytes &&
+              request.length <= promises.size_bytes - request.offset,
           "a request leaves the export");
   const bool moves_data =
-      request->type == nbdtest::kCmdRead || request->type == nbdtest::kCmdWrite;
-  Require(!moves_data || request->length <= nbdtest::kLongestRequest,
+      request.type == nbdtest::kCmdRead || request.type == nbdtest::kCmdWrite;
+  Require(!moves_data || request.length <= nbdtest::kLongestRequest,
           "a payload is too long");
-  const bool changes = request->type == nbdtest::kCmdWrite ||
-                       request->type == nbdtest::kCmdTrim ||
-                       request->type == nbdtest::kCmdWriteZeroes;
+  const bool changes = request.type == nbdtest::kCmdWrite ||
+                       request.type == nbdtest::kCmdTrim ||
+                       request.type == nbdtest::kCmdWriteZeroes;
   Require(!changes || !promised(nbdtest::kReadOnly),
           "a change of a read-only export");
-  Require(!request->has(nbdtest::kCmdFlagFua) || promised(nbdtest::kSendFua),
+  Require(!request.has(nbdtest::kCmdFlagFua) || promised(nbdtest::kSendFua),
           "NBD_CMD_FLAG_FUA wasn't advertised");
-  Require(
-      !request->has(nbdtest::kCmdFlagDf) ||
-          (promised(nbdtest::kSendDf) && request->type == nbdtest::kCmdRead),
-      "NBD_CMD_FLAG_DF is not valid here");
-  Require(request->type != nbdtest::kCmdBlockStatus || promises.block_status,
+  Require(!request.has(nbdtest::kCmdFlagDf) ||
+              (promised(nbdtest::kSendDf) && request.type == nbdtest::kCmdRead),
+          "NBD_CMD_FLAG_DF is not valid here");
+  Require(request.type != nbdtest::kCmdBlockStatus ||
+              (promises.block_status && !request.unknown_context),
           "block status without a metadata context");
+  // What is carried out has a payload exactly if it is a write.
+  Require(promises.headers == nbdinetd::Headers::kCompact ||
+              request.length == 0 ||
+              request.has_payload == (request.type == nbdtest::kCmdWrite),
+          "a payload that the command doesn't have");
+}
+
+void TryRequest(std::string_view input) {
+  Numbers numbers(input);
+  nbdinetd::Promises promises;
+  promises.size_bytes = numbers.Next(8);
+  promises.transmission_flags = static_cast<uint16_t>(numbers.Next(2));
+  const uint64_t what = numbers.Next(1);
+  promises.block_status = (what & 1) != 0;
+  const bool extended = (what & 2) != 0;
+  if (extended) promises.headers = nbdinetd::Headers::kExtended;
+  const nbdinetd::RequestDecoder decoder(promises.headers);
+  const std::string_view bytes = numbers.Rest();
+  const size_t header = extended ? 32 : 28;
+  Require(decoder.header_bytes() == header, "a header's length");
+  if (bytes.size() < header) return;
+  Reader reader(bytes.substr(0, header));
+  std::optional<nbdinetd::Request> request =
+      decoder.Decode(View(bytes.substr(0, header)));
+  Require(request.has_value() ==
+              (reader.U32() == (extended ? nbdtest::kExtendedRequestMagic
+                                         : nbdtest::kRequestMagic)),
+          "a request's magic");
+  if (!request.has_value()) return;
+  Require(request->flags == reader.U16() && request->type == reader.U16() &&
+              request->cookie == reader.U64() &&
+              request->offset == reader.U64() &&
+              request->length == (extended ? reader.U64() : reader.U32()) &&
+              request->sent_offset == request->offset,
+          "a request's fields");
+  Require(!nbdinetd::CommandName(request->type).empty(), "a command's name");
+  const bool has_payload =
+      request->type == nbdtest::kCmdWrite ||
+      (extended && request->has(nbdtest::kCmdFlagPayloadLen));
+  Require(
+      nbdinetd::PayloadBytes(*request) == (has_payload ? request->length : 0),
+      "a request's payload");
+  if (decoder.ExceedsPayloadLimit(*request)) {
+    Require(extended && has_payload && request->length > nbdtest::kMaxPayload,
+            "a payload is said to be too long");
+    return;
+  }
+  if (HasStatusPayload(*request, promises)) {
+    if (bytes.size() < header + nbdinetd::kStatusPayloadBytes) return;
+    request = TakeStatusPayload(
+        *request, View(bytes.substr(header, nbdinetd::kStatusPayloadBytes)));
+    Require(nbdinetd::PayloadBytes(*request) == 0 &&
+                !request->has(nbdtest::kCmdFlagPayloadLen),
+            "a payload is taken twice");
+  }
+  CheckVerdict(*request, promises);
 }
 
 void TryReplies(std::string_view input) {
@@ -243,38 +278,49 @@ void TryReplies(std::string_view input) {
   const auto error = nbdinetd::NbdErrorOf(static_cast<int>(numbers.Next(4)));
   const std::string_view sentence = numbers.Rest();
   const absl::string_view told = View(sentence);
-  const nbdinetd::ReplyEncoder structured(nbdinetd::ReplyStyle::kStructured);
+  request.sent_offset = request.offset ^ 0x1234;
   const nbdinetd::ReplyEncoder simple(nbdinetd::ReplyStyle::kSimple);
   // On the heap and of the promised size, so that a byte too many is found.
   std::vector<char> out(nbdinetd::kMaxReplyBytes);
   const auto wrote = [&](const char* end) {
     return std::string_view(out.data(), static_cast<size_t>(end - out.data()));
   };
-  for (const bool at : {false, true}) {
-    Reader reader(wrote(
-        at ? structured.EncodeErrorAt(out.data(), request.cookie, error, told,
-                                      request.offset)
-           : structured.EncodeError(out.data(), request.cookie, error, told)));
-    Require(reader.U32() == nbdtest::kStructuredReplyMagic, "a chunk's magic");
+  const auto try_error = [&](bool extended, bool at) {
+    const nbdinetd::ReplyEncoder encoder(
+        extended ? nbdinetd::ReplyStyle::kExtended
+                 : nbdinetd::ReplyStyle::kStructured);
+    Reader reader(
+        wrote(at ? encoder.EncodeErrorAt(out.data(), request, error, told,
+                                         request.offset)
+                 : encoder.EncodeError(out.data(), request, error, told)));
+    Require(reader.U32() == (extended ? nbdtest::kExtendedReplyMagic
+                                      : nbdtest::kStructuredReplyMagic),
+            "a chunk's magic");
     Require(reader.U16() == nbdtest::kReplyFlagDone, "a chunk's flags");
     Require(reader.U16() ==
                 (at ? nbdtest::kReplyErrorOffset : nbdtest::kReplyError),
             "a chunk's type");
     Require(reader.U64() == request.cookie, "a chunk's cookie");
-    Require(reader.U32() == reader.left(), "a chunk's length");
+    Require(!extended || reader.U64() == request.sent_offset,
+            "a header's offset");
+    const uint64_t length = extended ? reader.U64() : reader.U32();
+    Require(length == reader.left(), "a chunk's length");
     Require(reader.U32() == static_cast<uint32_t>(error), "a chunk's error");
     const std::string said = reader.Raw(reader.U16());
     Require(said == sentence.substr(0, said.size()), "a chunk's sentence");
     Require(!at || reader.U64() == request.offset, "a chunk's offset");
     Require(reader.left() == 0, "a chunk is too long");
+  };
+  for (const bool extended : {false, true}) {
+    for (const bool at : {false, true}) try_error(extended, at);
   }
-  Reader reader(wrote(simple.EncodeErrorAt(out.data(), request.cookie, error,
-                                           told, request.offset)));
+  Reader reader(wrote(
+      simple.EncodeErrorAt(out.data(), request, error, told, request.offset)));
   Require(reader.U32() == nbdtest::kSimpleReplyMagic &&
               reader.U32() == static_cast<uint32_t>(error) &&
               reader.U64() == request.cookie && reader.left() == 0,
           "a simple reply");
-  Require(wrote(simple.EncodeDone(out.data(), request.cookie)).empty(),
+  Require(wrote(simple.EncodeDone(out.data(), request)).empty(),
           "a simple reply has no end");
   Require(
       nbdtest::ErrorName(static_cast<uint32_t>(error)).rfind("undefined", 0) !=

@@ -19,14 +19,15 @@ import threading
 from pathlib import Path
 
 IHAVEOPT = b"IHAVEOPT"
-REQUEST_MAGIC = 0x25609513
-OPT_EXPORT_NAME, OPT_GO, OPT_STRUCTURED_REPLY = 1, 7, 8
+REQUEST_MAGIC, EXTENDED_REQUEST_MAGIC = 0x25609513, 0x21e41c71
+OPT_EXPORT_NAME, OPT_GO, OPT_STRUCTURED_REPLY, OPT_EXTENDED_HEADERS = 1, 7, 8, 11
 CMD_WRITE, CMD_DISC = 1, 2
+CMD_FLAG_PAYLOAD_LEN = 1 << 5
 # As in input.h.
 SETTINGS_AND_TAPES = 16
 VERBATIM_WRITE_BYTES = 64
 SAMPLE_BYTES = 16
-SIMPLE_REPLIES, READ_ONLY = 1 << 0, 1 << 1
+SIMPLE_REPLIES, READ_ONLY, EXTENDED_HEADERS = 1 << 0, 1 << 1, 1 << 5
 # A long copy says nothing that its beginning doesn't.
 MAX_REQUESTS = 60
 
@@ -40,29 +41,36 @@ class Recording:
         self.said = b""
 
     def split(self):
-        """(what is said during the handshake, what is said afterwards, whether structured replies
-        were asked for)"""
-        at, structured = 4, False
+        """(what is said during the handshake, what is said afterwards, the style that was asked
+        for as settings say it)"""
+        at, style = 4, SIMPLE_REPLIES
         while self.said[at:at + 8] == IHAVEOPT:
             option, length = struct.unpack_from(">II", self.said, at + 8)
             at += 16 + length
-            structured |= option == OPT_STRUCTURED_REPLY
+            if option == OPT_EXTENDED_HEADERS:
+                style = EXTENDED_HEADERS
+            elif option == OPT_STRUCTURED_REPLY and style == SIMPLE_REPLIES:
+                style = 0
             if option == OPT_EXPORT_NAME:
                 break
-        return self.said[:at], self.said[at:], structured
+        return self.said[:at], self.said[at:], style
 
 
 def shorten(requests):
     """The requests as they stand in an input: long payloads by their first bytes."""
     shortened, at = b"", 0
+    extended = requests.startswith(struct.pack(">I", EXTENDED_REQUEST_MAGIC))
+    form = ">IHHQQQ" if extended else ">IHHQQI"
+    size = struct.calcsize(form)
     for _ in range(MAX_REQUESTS):
-        header = requests[at:at + 28]
-        if len(header) < 28:
+        header = requests[at:at + size]
+        if len(header) < size:
             break
-        magic, _flags, kind, _cookie, _offset, length = struct.unpack(">IHHQQI", header)
-        assert magic == REQUEST_MAGIC
-        payload = requests[at + 28:at + 28 + length] if kind == CMD_WRITE else b""
-        at += 28 + len(payload)
+        magic, flags, kind, _cookie, _offset, length = struct.unpack(form, header)
+        assert magic == (EXTENDED_REQUEST_MAGIC if extended else REQUEST_MAGIC)
+        has_payload = kind == CMD_WRITE or (extended and flags & CMD_FLAG_PAYLOAD_LEN)
+        payload = requests[at + size:at + size + length] if has_payload else b""
+        at += size + len(payload)
         shortened += header + (payload[:SAMPLE_BYTES] if len(payload) > VERBATIM_WRITE_BYTES
                                else payload)
         if kind == CMD_DISC:
@@ -114,8 +122,11 @@ def pump(source, destination, recording):
 
 PYTHON_CLIENT = """
 import nbd, sys
-for structured in (True, False):
+for style in ("extended", "structured", "simple"):
+    structured = style != "simple"
     h = nbd.NBD()
+    if hasattr(h, "set_request_extended_headers"):
+        h.set_request_extended_headers(style == "extended")
     h.set_request_structured_replies(structured)
     h.add_meta_context("base:allocation")
     h.set_opt_mode(True)
@@ -197,13 +208,13 @@ def main():
         recordings = record(Path(folder))
     seeds = {"negotiation": set(), "transmission": set()}
     for recording, special in recordings:
-        handshake, requests, structured = recording.split()
+        handshake, requests, style = recording.split()
         settings = bytearray(SETTINGS_AND_TAPES)
         settings[0] = 1 if special else 0  # the export "disk"
         settings[1] = 1 if special else 0  # read-only
         seeds["negotiation"].add(bytes(settings) + handshake)
         settings = bytearray(SETTINGS_AND_TAPES)
-        settings[0] = (0 if structured else SIMPLE_REPLIES) | (READ_ONLY if special else 0)
+        settings[0] = style | (READ_ONLY if special else 0)
         if requests:
             seeds["transmission"].add(bytes(settings) + shorten(requests))
     for name, inputs in seeds.items():

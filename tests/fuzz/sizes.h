@@ -1,4 +1,5 @@
-// How large the export of an input is.
+// How large the export of an input is, and whether its client uses extended
+// headers.
 
 #ifndef NBDINETD_TESTS_FUZZ_SIZES_H_
 #define NBDINETD_TESTS_FUZZ_SIZES_H_
@@ -23,6 +24,12 @@ inline uint64_t SizeOf(const Input& input) {
                                  uint64_t{1} << 40,
                                  (uint64_t{1} << 63) - 1};
   return kSizes[input.settings[Input::kSize] % std::size(kSizes)];
+}
+
+// For the target of the transmission phase; of Input::kWhat.
+inline constexpr int kExtendedBit = 5;
+inline bool HasExtendedHeaders(const Input& input) {
+  return input.bit(Input::kWhat, kExtendedBit);
 }
 
 }  // namespace nbdfuzz

@@ -49,6 +49,9 @@ constexpr uint64_t kRunPages[] = {0, 1, 3, 16, 17, 64, 100};
 constexpr uint64_t kMaxRuns = 40;
 // What a large file has of data at its beginning.
 constexpr uint64_t kMaxData = 2 << 20;
+// The disk is full at so many pages with data: zeroes that a file system can't
+// have otherwise may be written over any length.
+constexpr size_t kMaxPages = 1 << 14;
 
 }  // namespace
 
@@ -260,6 +263,10 @@ ssize_t Storage::Write(std::string_view bytes, int64_t offset, bool durable) {
   if (const int fault = Fault()) {
     if (durable && fault == EIO) lost_ = true;
     return -fault;
+  }
+  if (pages_.size() > kMaxPages) {
+    failed_ = true;
+    return -ENOSPC;
   }
   const uint8_t decision = simulation_.storage_tape().Next();
   const size_t length = decision == 0

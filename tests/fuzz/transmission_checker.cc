@@ -7,9 +7,7 @@ namespace {
 
 using namespace nbdtest;  // NOLINT: the words of the protocol.
 
-constexpr size_t kRequestHeader = 28;
 constexpr size_t kSimpleHeader = 16;
-constexpr size_t kChunkHeader = 20;
 constexpr int kExitSystem = 71;
 constexpr int kExitTimedOut = 75;
 
@@ -37,12 +35,13 @@ void TransmissionChecker::ReadRequests() {
   const std::string_view stream = simulation_.stream();
   size_t at = 0;
   while (at < stream.size()) {
-    if (stream.size() - at < kRequestHeader) {
+    if (stream.size() - at < header_bytes()) {
       last_ = Stream::kCut;
       return;
     }
-    Reader reader(stream.substr(at, kRequestHeader));
-    if (reader.U32() != kRequestMagic) {
+    Reader reader(stream.substr(at, header_bytes()));
+    if (reader.U32() !=
+        (setting_.extended ? kExtendedRequestMagic : kRequestMagic)) {
       last_ = Stream::kBroken;
       return;
     }
@@ -51,14 +50,23 @@ void TransmissionChecker::ReadRequests() {
     request.type = reader.U16();
     request.cookie = reader.U64();
     request.offset = reader.U64();
-    request.length = reader.U32();
+    request.length = setting_.extended ? reader.U64() : reader.U32();
     request.begin = at;
-    at += kRequestHeader;
+    at += header_bytes();
     if (request.type == kCmdDisc) {
       last_ = Stream::kDisconnect;
       return;
     }
-    const uint64_t payload = request.type == kCmdWrite ? request.length : 0;
+    // A write has one whatever its flags are: some clients don't set the one
+    // for it.
+    request.has_payload =
+        request.type == kCmdWrite ||
+        (setting_.extended && request.has(kCmdFlagPayloadLen));
+    const uint64_t payload = request.has_payload ? request.length : 0;
+    if (setting_.extended && payload > kMaxPayload) {
+      last_ = Stream::kBroken;
+      return;
+    }
     if (payload > stream.size() - at) last_ = Stream::kCut;
     request.payload = stream.substr(at, payload);
     at += request.payload.size();
@@ -69,16 +77,29 @@ void TransmissionChecker::ReadRequests() {
   }
 }
 
+bool TransmissionChecker::TakeStatusPayload(Request& request) const {
+  // One context and no more can have been selected.
+  if (request.payload.size() != 12) return false;
+  Reader reader(request.payload);
+  request.length = reader.U64();
+  return reader.U32() == setting_.context_id;
+}
+
 // "Request types", "Command flags" and "Error values".
-std::set<uint32_t> TransmissionChecker::Errors(const Request& request) const {
+std::set<uint32_t> TransmissionChecker::Errors(Request& request) const {
   std::set<uint32_t> errors;
   const auto promised = [this](uint16_t flag) {
     return (setting_.flags & flag) != 0;
   };
+  unsigned valid = promised(kSendFua) ? unsigned{kCmdFlagFua} : 0;
+  if (request.type == kCmdBlockStatus && request.has_payload &&
+      promised(kBlockStatusPayload)) {
+    valid |= kCmdFlagPayloadLen;
+    if (!TakeStatusPayload(request)) errors.insert(kNbdEinval);
+  }
   const uint64_t size = setting_.size;
   const bool past_end =
       request.offset > size || request.length > size - request.offset;
-  unsigned valid = promised(kSendFua) ? unsigned{kCmdFlagFua} : 0;
   switch (request.type) {
     case kCmdRead:
       if (promised(kSendDf)) valid |= kCmdFlagDf;
@@ -88,6 +109,7 @@ std::set<uint32_t> TransmissionChecker::Errors(const Request& request) const {
       }
       break;
     case kCmdWrite:
+      if (setting_.extended) valid |= kCmdFlagPayloadLen;
       if (past_end) errors.insert(kNbdEnospc);
       if (request.length > kLongestRequest) errors.insert(kNbdEinval);
       break;
@@ -185,12 +207,15 @@ void TransmissionChecker::OnSent(std::string_view bytes) {
 
 size_t TransmissionChecker::TakeReply(std::string_view bytes) {
   if (bytes.size() < kSimpleHeader) return 0;
-  switch (Reader(bytes).U32()) {
+  switch (const uint32_t magic = Reader(bytes).U32()) {
     case kSimpleReplyMagic:
       Require(!setting_.structured, "a simple reply among structured ones");
       return TakeSimple(bytes);
     case kStructuredReplyMagic:
-      Require(setting_.structured, "a structured reply was not negotiated");
+    case kExtendedReplyMagic:
+      Require(setting_.structured, "a reply in chunks was not negotiated");
+      Require(setting_.extended == (magic == kExtendedReplyMagic),
+              "a reply with the other kind of headers");
       return TakeChunk(bytes);
     default:
       throw BrokenConversation("a reply's magic is wrong");
@@ -202,7 +227,7 @@ TransmissionChecker::Request& TransmissionChecker::Find(uint64_t cookie) {
   if (found == by_cookie_.end()) Wrong("a reply to no request", cookie);
   Request& request = requests_[found->second];
   if (!request.arrived ||
-      simulation_.received() < request.begin + kRequestHeader) {
+      simulation_.received() < request.begin + header_bytes()) {
     Wrong("a reply to a request that hasn't been read", cookie);
   }
   if (request.answered) Wrong("a second reply", cookie);
@@ -230,47 +255,60 @@ size_t TransmissionChecker::TakeSimple(std::string_view bytes) {
 }
 
 size_t TransmissionChecker::TakeChunk(std::string_view bytes) {
-  if (bytes.size() < kChunkHeader) return 0;
-  Reader reader(bytes.substr(0, kChunkHeader));
+  const size_t header = setting_.extended ? 32 : 20;
+  if (bytes.size() < header) return 0;
+  Reader reader(bytes.substr(0, header));
   reader.U32();
   const uint16_t flags = reader.U16();
   const uint16_t type = reader.U16();
   const uint64_t cookie = reader.U64();
-  const uint32_t length = reader.U32();
+  Request& request = Find(cookie);
+  if (setting_.extended && reader.U64() != request.offset) {
+    Wrong("an extended reply with another offset", cookie);
+  }
+  const uint64_t length = setting_.extended ? reader.U64() : reader.U32();
   Require((flags & ~kReplyFlagDone) == 0, "unknown structured reply flags");
   Require(length <= kLongestRequest + 8, "a chunk is too long");
-  Request& request = Find(cookie);
-  if (bytes.size() - kChunkHeader < length) return 0;
-  const std::string_view payload = bytes.substr(kChunkHeader, length);
-  const bool done = (flags & kReplyFlagDone) != 0;
+  if (bytes.size() - header < length) return 0;
+  TakePayload(request, type, (flags & kReplyFlagDone) != 0,
+              bytes.substr(header, length));
+  return header + length;
+}
+
+void TransmissionChecker::TakePayload(Request& request, uint16_t type,
+                                      bool done, std::string_view payload) {
+  const uint64_t cookie = request.cookie;
   switch (type) {
     case kReplyNone:
-      Require(done && length == 0, "a malformed chunk of no type");
+      Require(done && payload.empty(), "a malformed chunk of no type");
       break;
     case kReplyOffsetData:
-      if (length < 9) Wrong("a data chunk without data", cookie);
+      if (payload.size() < 9) Wrong("a data chunk without data", cookie);
       TakeData(request, Reader(payload).U64(), payload.substr(8));
       break;
     case kReplyOffsetHole: {
-      if (length != 12) Wrong("a hole chunk of a wrong length", cookie);
+      if (payload.size() != 12) Wrong("a hole chunk of a wrong length", cookie);
       Reader hole(payload);
       const uint64_t offset = hole.U64();
       TakeHole(request, offset, hole.U32());
       break;
     }
     case kReplyBlockStatus:
+    case kReplyBlockStatusExt:
+      if (setting_.extended != (type == kReplyBlockStatusExt)) {
+        Wrong("a block status for the other kind of headers", cookie);
+      }
       TakeStatus(request, payload);
       break;
     case kReplyError:
     case kReplyErrorOffset:
       if (!done) Wrong("an error chunk that isn't the last", cookie);
       TakeErrorChunk(request, type, payload);
-      return kChunkHeader + length;
+      return;
     default:
       Wrong("a chunk of an unknown type", cookie);
   }
   if (done) Answered(request, 0, UINT64_MAX);
-  return kChunkHeader + length;
 }
 
 void TransmissionChecker::Cover(Request& request, uint64_t offset,
@@ -317,7 +355,9 @@ void TransmissionChecker::TakeStatus(Request& request,
   if (request.type != kCmdBlockStatus || !request.must_fail.empty()) {
     Wrong("block status for a request that has none", request.cookie);
   }
-  if (payload.size() < 12 || payload.size() % 8 != 4) {
+  const size_t fixed = setting_.extended ? 8 : 4;
+  const size_t each = setting_.extended ? 16 : 8;
+  if (payload.size() < fixed + each || payload.size() % each != fixed) {
     Wrong("a block status of a wrong length", request.cookie);
   }
   ++request.status_chunks;
@@ -325,17 +365,20 @@ void TransmissionChecker::TakeStatus(Request& request,
   if (reader.U32() != setting_.context_id) {
     Wrong("an unknown metadata context", request.cookie);
   }
+  if (setting_.extended && reader.U32() != reader.left() / each) {
+    Wrong("a block status with another count", request.cookie);
+  }
   uint64_t sum = 0;
   size_t count = 0;
   while (reader.left() > 0) {
     if (sum >= request.length) {
       Wrong("a descriptor beyond what was asked for", request.cookie);
     }
-    const uint64_t length = reader.U32();
-    const uint32_t status = reader.U32();
+    const uint64_t length = setting_.extended ? reader.U64() : reader.U32();
+    const uint64_t status = setting_.extended ? reader.U64() : reader.U32();
     const uint64_t offset = request.offset + sum;
     if (length == 0) Wrong("an empty descriptor", request.cookie);
-    if ((status & ~(kStateHole | kStateZero)) != 0) {
+    if ((status & ~uint64_t{kStateHole | kStateZero}) != 0) {
       Wrong("an unknown status flag", request.cookie);
     }
     if (length > setting_.size - offset) {
@@ -373,8 +416,8 @@ void TransmissionChecker::TakeErrorChunk(Request& request, uint16_t type,
 
 void TransmissionChecker::Answered(Request& request, uint32_t error,
                                    uint64_t error_offset) {
-  if (request.type == kCmdWrite && simulation_.received() < request.end) {
-    Wrong("a write is answered before it has been read", request.cookie);
+  if (request.has_payload && simulation_.received() < request.end) {
+    Wrong("an answer before all of the request has been read", request.cookie);
   }
   request.answered = true;
   request.reply_number = ++replies_;

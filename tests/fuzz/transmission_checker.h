@@ -25,8 +25,9 @@ namespace nbdfuzz {
 // What client and server have agreed on.
 struct TransmissionSetting {
   uint64_t size = 0;
-  uint16_t flags = 0;  // transmission flags
-  bool structured = false;
+  uint16_t flags = 0;       // transmission flags
+  bool structured = false;  // replies in chunks
+  bool extended = false;    // with extended headers
   bool block_status = false;
   uint32_t context_id = 1;
 };
@@ -49,8 +50,10 @@ class TransmissionChecker {
     uint16_t flags = 0;
     uint64_t cookie = 0;
     uint64_t offset = 0;
+    // The effect length where the payload has one of its own.
     uint64_t length = 0;
     std::string_view payload;
+    bool has_payload = false;
     size_t begin = 0;  // in the client's stream
     size_t end = 0;    // and of its payload
     // The errors that it has to be answered with one of; empty if it is good.
@@ -86,7 +89,13 @@ class TransmissionChecker {
   };
 
   void ReadRequests();
-  std::set<uint32_t> Errors(const Request& request) const;
+  size_t header_bytes() const { return setting_.extended ? 32 : 28; }
+  // Takes the effect length from the payload of a block status; false when the
+  // payload is malformed, or its context unknown.
+  bool TakeStatusPayload(Request& request) const;
+  // The errors of which the request must get one. Takes the effect length from
+  // its payload.
+  std::set<uint32_t> Errors(Request& request) const;
 
   void OnReceived(size_t bytes);
   void OnSent(std::string_view bytes);
@@ -101,6 +110,8 @@ class TransmissionChecker {
   void TakeData(Request& request, uint64_t offset, std::string_view data);
   void TakeHole(Request& request, uint64_t offset, uint64_t length);
   void Cover(Request& request, uint64_t offset, uint64_t length);
+  void TakePayload(Request& request, uint16_t type, bool done,
+                   std::string_view payload);
   void TakeStatus(Request& request, std::string_view payload);
   void TakeErrorChunk(Request& request, uint16_t type,
                       std::string_view payload);

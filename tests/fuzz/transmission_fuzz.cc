@@ -23,11 +23,20 @@ namespace {
 
 using namespace nbdfuzz;  // NOLINT
 
+// kExtendedBit, which goes before kSimple, is behind these.
 enum WhatBit { kSimple, kReadOnly, kNoBlockStatus, kVerbose, kSendsFiles };
+static_assert(kSendsFiles + 1 == kExtendedBit);
+
+nbdinetd::ReplyStyle StyleOf(const Input& input) {
+  if (HasExtendedHeaders(input)) return nbdinetd::ReplyStyle::kExtended;
+  return input.bit(Input::kWhat, kSimple) ? nbdinetd::ReplyStyle::kSimple
+                                          : nbdinetd::ReplyStyle::kStructured;
+}
 
 nbdinetd::Negotiated Agree(const Input& input,
                            std::shared_ptr<nbdinetd::Export> target) {
-  const bool structured = !input.bit(Input::kWhat, kSimple);
+  const nbdinetd::ReplyStyle style = StyleOf(input);
+  const bool structured = style != nbdinetd::ReplyStyle::kSimple;
   unsigned flags = nbdtest::kHasFlags | nbdtest::kSendFlush |
                    nbdtest::kSendFua | nbdtest::kCanMultiConn |
                    nbdtest::kSendCache;
@@ -45,15 +54,19 @@ nbdinetd::Negotiated Agree(const Input& input,
   const unsigned may_lack = nbdtest::kSendFlush | nbdtest::kSendFua |
                             nbdtest::kSendCache | nbdtest::kSendTrim |
                             nbdtest::kSendWriteZeroes | nbdtest::kSendFastZero;
+  const bool block_status =
+      structured && !input.bit(Input::kWhat, kNoBlockStatus);
   nbdinetd::Negotiated negotiated;
   negotiated.target = target;
+  if (style == nbdinetd::ReplyStyle::kExtended) {
+    negotiated.promises.headers = nbdinetd::Headers::kExtended;
+    if (block_status) flags |= nbdtest::kBlockStatusPayload;
+  }
   negotiated.promises.size_bytes = target->facts().size_bytes;
   negotiated.promises.transmission_flags =
       static_cast<uint16_t>(flags & ~(without & may_lack));
-  negotiated.promises.block_status =
-      structured && !input.bit(Input::kWhat, kNoBlockStatus);
-  negotiated.style = structured ? nbdinetd::ReplyStyle::kStructured
-                                : nbdinetd::ReplyStyle::kSimple;
+  negotiated.promises.block_status = block_status;
+  negotiated.style = style;
   return negotiated;
 }
 
@@ -75,7 +88,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   TransmissionChecker checker(
       {.size = negotiated.promises.size_bytes,
        .flags = negotiated.promises.transmission_flags,
-       .structured = negotiated.style == nbdinetd::ReplyStyle::kStructured,
+       .structured = negotiated.style != nbdinetd::ReplyStyle::kSimple,
+       .extended = HasExtendedHeaders(input),
        .block_status = negotiated.promises.block_status,
        .context_id = nbdinetd::kBaseAllocationId},
       simulation, storage);

@@ -259,7 +259,7 @@ void TortureClient::CheckStatus(const Operation& operation,
         Wrong(operation, "told to be zeroes: " + *wrong);
       }
       to_read_.push_back(
-          {offset, std::min<uint32_t>(extent.length, kMaxLength)});
+          {offset, std::min<uint64_t>(extent.length, kMaxLength)});
     }
     offset += extent.length;
   }

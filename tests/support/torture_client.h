@@ -73,7 +73,7 @@ class TortureClient {
   };
   struct Range {
     uint64_t offset = 0;
-    uint32_t length = 0;
+    uint64_t length = 0;
   };
 
   uint64_t Random(uint64_t below);

@@ -88,6 +88,7 @@ constexpr Named kOptionReplyNames[] = {
     {kRepErrShutdown, "NBD_REP_ERR_SHUTDOWN"},
     {kRepErrBlockSizeReqd, "NBD_REP_ERR_BLOCK_SIZE_REQD"},
     {kRepErrTooBig, "NBD_REP_ERR_TOO_BIG"},
+    {kRepErrExtHeaderReqd, "NBD_REP_ERR_EXT_HEADER_REQD"},
 };
 
 constexpr Named kErrorNames[] = {
@@ -132,7 +133,18 @@ Bytes RequestMessage(const Request& request) {
       .U16(request.type)
       .U64(request.cookie.value_or(0))
       .U64(request.offset)
-      .U32(request.length)
+      .U32(static_cast<uint32_t>(request.length))
+      .bytes();
+}
+
+Bytes ExtendedRequestMessage(const Request& request) {
+  return Writer()
+      .U32(kExtendedRequestMagic)
+      .U16(request.flags)
+      .U16(request.type)
+      .U64(request.cookie.value_or(0))
+      .U64(request.offset)
+      .U64(request.length)
       .bytes();
 }
 

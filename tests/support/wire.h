@@ -42,6 +42,10 @@ inline constexpr uint64_t kOptionReplyMagic = 0x3e889045565a9;
 inline constexpr uint32_t kRequestMagic = 0x25609513;
 inline constexpr uint32_t kSimpleReplyMagic = 0x67446698;
 inline constexpr uint32_t kStructuredReplyMagic = 0x668e33ef;
+// "Request message" and "Extended reply chunk message" of the branch
+// extension-ext-header.
+inline constexpr uint32_t kExtendedRequestMagic = 0x21e41c71;
+inline constexpr uint32_t kExtendedReplyMagic = 0x6e8a278c;
 
 // "Handshake flags" and "Client flags".
 inline constexpr uint16_t kFlagFixedNewstyle = 1u << 0;
@@ -61,6 +65,7 @@ inline constexpr uint16_t kSendDf = 1u << 7;
 inline constexpr uint16_t kCanMultiConn = 1u << 8;
 inline constexpr uint16_t kSendCache = 1u << 10;
 inline constexpr uint16_t kSendFastZero = 1u << 11;
+inline constexpr uint16_t kBlockStatusPayload = 1u << 12;
 
 // "Option types".
 inline constexpr uint32_t kOptExportName = 1;
@@ -90,6 +95,7 @@ inline constexpr uint32_t kRepErrUnknown = kRepErrorBit + 6;
 inline constexpr uint32_t kRepErrShutdown = kRepErrorBit + 7;
 inline constexpr uint32_t kRepErrBlockSizeReqd = kRepErrorBit + 8;
 inline constexpr uint32_t kRepErrTooBig = kRepErrorBit + 9;
+inline constexpr uint32_t kRepErrExtHeaderReqd = kRepErrorBit + 10;
 
 // "NBD_REP_INFO".
 inline constexpr uint16_t kInfoExport = 0;
@@ -122,6 +128,7 @@ inline constexpr uint16_t kReplyNone = 0;
 inline constexpr uint16_t kReplyOffsetData = 1;
 inline constexpr uint16_t kReplyOffsetHole = 2;
 inline constexpr uint16_t kReplyBlockStatus = 5;
+inline constexpr uint16_t kReplyBlockStatusExt = 6;
 inline constexpr uint16_t kReplyErrorBit = 1u << 15;
 inline constexpr uint16_t kReplyError = kReplyErrorBit + 1;
 inline constexpr uint16_t kReplyErrorOffset = kReplyErrorBit + 2;
@@ -227,11 +234,25 @@ struct Request {
   uint16_t type = kCmdRead;
   uint16_t flags = 0;
   uint64_t offset = 0;
-  uint32_t length = 0;
+  uint64_t length = 0;
   // Chosen by the peer when the test has no wish.
   std::optional<uint64_t> cookie = std::nullopt;
+  // The peer gives a write NBD_CMD_FLAG_PAYLOAD_LEN where it must have it,
+  // unless the test wants the flags as they are.
+  bool flags_as_they_are = false;
 };
+// A compact request, whose length has 32 bits.
 Bytes RequestMessage(const Request& request);
+// The same as an extended request; the flags stay as they are.
+Bytes ExtendedRequestMessage(const Request& request);
+// The payload of NBD_CMD_BLOCK_STATUS with NBD_CMD_FLAG_PAYLOAD_LEN.
+template <typename Ids>
+Bytes StatusPayload(uint64_t effect_length, const Ids& ids) {
+  Writer writer;
+  writer.U64(effect_length);
+  for (uint32_t id : ids) writer.U32(id);
+  return writer.bytes();
+}
 
 }  // namespace nbdtest
 

@@ -35,6 +35,9 @@ using nbdtest::kNbdOk;
 
 // -- Bytes
 
+const RequestDecoder kCompact(Headers::kCompact);
+const RequestDecoder kExtended(Headers::kExtended);
+
 TEST(RequestHeader, IsTakenApart) {
   const Bytes bytes = Writer()
                           .U32(nbdtest::kRequestMagic)
@@ -44,8 +47,8 @@ TEST(RequestHeader, IsTakenApart) {
                           .U64(0xf1f2f3f4f5f6f7f8)
                           .U32(0xfffffffd)
                           .bytes();
-  ASSERT_EQ(bytes.size(), kRequestHeaderBytes);
-  const std::optional<Request> request = DecodeRequest(bytes);
+  ASSERT_EQ(bytes.size(), kCompact.header_bytes());
+  const std::optional<Request> request = kCompact.Decode(bytes);
   ASSERT_TRUE(request.has_value());
   EXPECT_EQ(request->flags, 0x8001);
   EXPECT_EQ(request->type, 0x0102);
@@ -56,30 +59,100 @@ TEST(RequestHeader, IsTakenApart) {
 
 TEST(RequestHeader, IsRefusedWhenAnyBitOfTheMagicIsWrong) {
   const Bytes good = nbdtest::RequestMessage({});
-  ASSERT_TRUE(DecodeRequest(good).has_value());
+  ASSERT_TRUE(kCompact.Decode(good).has_value());
   for (int bit = 0; bit < 32; ++bit) {
     Bytes bad = good;
     bad[static_cast<size_t>(bit / 8)] ^= static_cast<char>(1 << (bit % 8));
-    EXPECT_FALSE(DecodeRequest(bad).has_value()) << bit;
+    EXPECT_FALSE(kCompact.Decode(bad).has_value()) << bit;
   }
+}
+
+TEST(ExtendedRequestHeader, IsTakenApart) {
+  const Bytes bytes = Writer()
+                          .U32(nbdtest::kExtendedRequestMagic)
+                          .U16(0x8001)
+                          .U16(0x0102)
+                          .U64(0xfedcba9876543210)
+                          .U64(0xf1f2f3f4f5f6f7f8)
+                          .U64(0xe1e2e3e4e5e6e7e8)
+                          .bytes();
+  ASSERT_EQ(bytes.size(), kExtended.header_bytes());
+  const std::optional<Request> request = kExtended.Decode(bytes);
+  ASSERT_TRUE(request.has_value());
+  EXPECT_EQ(request->flags, 0x8001);
+  EXPECT_EQ(request->type, 0x0102);
+  EXPECT_EQ(request->cookie, 0xfedcba9876543210u);
+  EXPECT_EQ(request->offset, 0xf1f2f3f4f5f6f7f8u);
+  EXPECT_EQ(request->sent_offset, request->offset);
+  EXPECT_EQ(request->length, 0xe1e2e3e4e5e6e7e8u);
+}
+
+TEST(RequestHeader, OfTheOtherKindIsRefused) {
+  EXPECT_FALSE(kExtended.Decode(nbdtest::RequestMessage({}) + Bytes(4, '\0'))
+                   .has_value());
+  EXPECT_TRUE(
+      kExtended.Decode(nbdtest::ExtendedRequestMessage({})).has_value());
+  EXPECT_FALSE(
+      kCompact.Decode(nbdtest::ExtendedRequestMessage({})).has_value());
+}
+
+uint64_t PayloadOf(const nbdtest::Request& request) {
+  return PayloadBytes(*kCompact.Decode(nbdtest::RequestMessage(request)));
+}
+
+uint64_t ExtendedPayloadOf(const nbdtest::Request& request) {
+  return PayloadBytes(
+      *kExtended.Decode(nbdtest::ExtendedRequestMessage(request)));
 }
 
 TEST(Payload, FollowsAWriteOnly) {
   for (uint16_t type = 0; type < 20; ++type) {
-    Request request;
-    request.type = type;
-    request.length = 4096;
-    EXPECT_EQ(PayloadBytes(request), type == kCmdWrite ? 4096u : 0u) << type;
+    for (const uint16_t flags : {uint16_t{0}, nbdtest::kCmdFlagPayloadLen}) {
+      EXPECT_EQ(PayloadOf({.type = type, .flags = flags, .length = 4096}),
+                type == kCmdWrite ? 4096u : 0u)
+          << type;
+    }
   }
 }
 
 TEST(Payload, FollowsARefusedWriteToo) {
-  Request request;
-  request.type = kCmdWrite;
-  request.flags = 0xffff;
-  request.offset = UINT64_MAX;
-  request.length = UINT32_MAX;
-  EXPECT_EQ(PayloadBytes(request), UINT32_MAX);
+  EXPECT_EQ(PayloadOf({.type = kCmdWrite,
+                       .flags = 0xffff,
+                       .offset = UINT64_MAX,
+                       .length = UINT32_MAX}),
+            UINT32_MAX);
+}
+
+// A write also without it: QEMU's client doesn't set it.
+TEST(Payload, FollowsAnExtendedHeaderWithItsFlagWhateverTheCommandIs) {
+  for (uint16_t type = 0; type < 20; ++type) {
+    EXPECT_EQ(ExtendedPayloadOf({.type = type,
+                                 .flags = nbdtest::kCmdFlagPayloadLen,
+                                 .length = 4096}),
+              4096u)
+        << type;
+    EXPECT_EQ(ExtendedPayloadOf(
+                  {.type = type,
+                   .flags = static_cast<uint16_t>(~nbdtest::kCmdFlagPayloadLen),
+                   .length = 4096}),
+              type == kCmdWrite ? 4096u : 0u)
+        << type;
+  }
+}
+
+TEST(Payload, MayBeTooLongToBeConsumedOnlyWithExtendedHeaders) {
+  const auto exceeds = [](uint16_t flags, uint64_t length) {
+    return kExtended.ExceedsPayloadLimit(
+        *kExtended.Decode(nbdtest::ExtendedRequestMessage(
+            {.type = kCmdTrim, .flags = flags, .length = length})));
+  };
+  EXPECT_FALSE(exceeds(nbdtest::kCmdFlagPayloadLen, nbdtest::kMaxPayload));
+  EXPECT_TRUE(
+      exceeds(nbdtest::kCmdFlagPayloadLen, uint64_t{nbdtest::kMaxPayload} + 1));
+  EXPECT_TRUE(exceeds(nbdtest::kCmdFlagPayloadLen, UINT64_MAX));
+  EXPECT_FALSE(exceeds(0, UINT64_MAX));
+  EXPECT_FALSE(kCompact.ExceedsPayloadLimit(*kCompact.Decode(
+      nbdtest::RequestMessage({.type = kCmdWrite, .length = UINT32_MAX}))));
 }
 
 TEST(CommandName, IsAWordForEachCommandAndOneForAllOthers) {
@@ -497,6 +570,114 @@ TEST(ValidateRequest, ABlockStatusWithoutContextIsRefusedWhateverElseIsRight) {
             {kCmdBlockStatus, 0, 0, kSize, kNbdEinval},
         },
         session.name);
+  }
+}
+
+// -- Extended headers
+
+// As the negotiation advertises them with a context.
+Promises ExtendedPromises(uint64_t size = kSize) {
+  Promises promises = PromisesOf(kWritable, size);
+  promises.headers = Headers::kExtended;
+  promises.transmission_flags |= nbdtest::kBlockStatusPayload;
+  return promises;
+}
+
+uint32_t ValidateExtended(const nbdtest::Request& request,
+                          const Promises& promises = ExtendedPromises()) {
+  const Verdict verdict = ValidateRequest(
+      *kExtended.Decode(nbdtest::ExtendedRequestMessage(request)), promises);
+  EXPECT_EQ(verdict.error == NBD_SUCCESS, verdict.sentence[0] == '\0')
+      << "the sentence is '" << verdict.sentence << "'";
+  return verdict.error;
+}
+
+// "the flag will trigger an NBD_EINVAL error unless the command documents an
+// optional payload form".
+TEST(ValidateRequest, WithExtendedHeadersOnlyAWriteHasAPayload) {
+  for (const uint16_t type : {kCmdRead, kCmdWrite, kCmdFlush, kCmdTrim,
+                              kCmdCache, kCmdWriteZeroes, kCmdBlockStatus}) {
+    const uint64_t length = type == kCmdFlush ? 0 : 512;
+    EXPECT_EQ(ValidateExtended({.type = type, .length = length}), kNbdOk)
+        << type;
+    EXPECT_EQ(ValidateExtended({.type = type,
+                                .flags = nbdtest::kCmdFlagPayloadLen,
+                                .length = length}),
+              type == kCmdWrite ? kNbdOk : kNbdEinval)
+        << type;
+  }
+}
+
+TEST(ValidateRequest, WithExtendedHeadersTakesLengthsOf64Bits) {
+  const uint64_t size = (uint64_t{1} << 63) - 1;
+  const Promises promises = ExtendedPromises(size);
+  for (const uint16_t type :
+       {kCmdTrim, kCmdCache, kCmdWriteZeroes, kCmdBlockStatus}) {
+    const uint32_t past_end = type == kCmdWriteZeroes ? kNbdEnospc : kNbdEinval;
+    EXPECT_EQ(ValidateExtended({.type = type, .length = size}, promises),
+              kNbdOk);
+    EXPECT_EQ(ValidateExtended({.type = type, .offset = 1, .length = size - 1},
+                               promises),
+              kNbdOk);
+    for (const uint64_t offset : {uint64_t{1}, size, UINT64_MAX}) {
+      for (const uint64_t length :
+           {size, UINT64_MAX, UINT64_MAX - offset + 1}) {
+        EXPECT_EQ(
+            ValidateExtended({.type = type, .offset = offset, .length = length},
+                             promises),
+            past_end)
+            << type << ": " << length << " at " << offset;
+      }
+    }
+  }
+}
+
+TEST(StatusPayload, BecomesTheRequestWithoutIt) {
+  const Promises promises = ExtendedPromises();
+  const Request request = *kExtended.Decode(nbdtest::ExtendedRequestMessage(
+      {.type = kCmdBlockStatus,
+       .flags = nbdtest::kCmdFlagPayloadLen | nbdtest::kCmdFlagReqOne,
+       .offset = 512,
+       .length = kStatusPayloadBytes,
+       .cookie = 7}));
+  ASSERT_TRUE(HasStatusPayload(request, promises));
+  const Request plain = TakeStatusPayload(
+      request,
+      nbdtest::StatusPayload(kSize - 512, std::vector{kBaseAllocationId}));
+  EXPECT_EQ(plain.flags, nbdtest::kCmdFlagReqOne);
+  EXPECT_EQ(plain.offset, 512u);
+  EXPECT_EQ(plain.sent_offset, 512u);
+  EXPECT_EQ(plain.length, kSize - 512);
+  EXPECT_EQ(plain.cookie, 7u);
+  EXPECT_EQ(PayloadBytes(plain), 0u);
+  EXPECT_EQ(ValidateRequest(plain, promises).error, NBD_SUCCESS);
+  for (const uint32_t id : {0u, 2u, UINT32_MAX}) {
+    EXPECT_EQ(
+        ValidateRequest(TakeStatusPayload(request, nbdtest::StatusPayload(
+                                                       512, std::vector{id})),
+                        promises)
+            .error,
+        NBD_EINVAL)
+        << id;
+  }
+}
+
+TEST(StatusPayload, IsTakenOnlyWhereItWasOfferedAndIsComplete) {
+  const auto taken = [](uint16_t type, uint64_t length, unsigned lacking = 0) {
+    Promises promises = ExtendedPromises();
+    promises.transmission_flags =
+        static_cast<uint16_t>(promises.transmission_flags & ~lacking);
+    return HasStatusPayload(*kExtended.Decode(nbdtest::ExtendedRequestMessage(
+                                {.type = type,
+                                 .flags = nbdtest::kCmdFlagPayloadLen,
+                                 .length = length})),
+                            promises);
+  };
+  EXPECT_TRUE(taken(kCmdBlockStatus, 12));
+  EXPECT_FALSE(taken(kCmdBlockStatus, 12, nbdtest::kBlockStatusPayload));
+  EXPECT_FALSE(taken(kCmdTrim, 12));
+  for (const uint64_t length : {0, 8, 11, 13, 16}) {
+    EXPECT_FALSE(taken(kCmdBlockStatus, length)) << length;
   }
 }
 

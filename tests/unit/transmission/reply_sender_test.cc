@@ -29,6 +29,7 @@ Request Read(uint64_t length, uint64_t offset = kOffset) {
   Request request;
   request.type = NBD_CMD_READ;
   request.cookie = kCookie;
+  request.sent_offset = offset;
   request.offset = offset;
   request.length = length;
   return request;
