@@ -52,6 +52,11 @@ inline constexpr size_t kPieceBytes = 256 << 10;
 inline constexpr size_t kInputBytes = kPieceBytes + (16 << 10);
 // The output buffer: one piece, its header, and small replies before it.
 inline constexpr size_t kOutputBytes = kPieceBytes + (16 << 10);
+// The part of a trim or of a request for zeroes that is carried out at once;
+// after it, a shutdown can end the request. A longer request has longer parts,
+// so that it has no more than kMaxTaskPieces.
+inline constexpr uint64_t kTaskPieceBytes = 256 << 20;
+inline constexpr uint64_t kMaxTaskPieces = 1 << 14;
 // Requests that wait for the storage. At this number nothing more is received
 // from the client until some of them are done.
 inline constexpr size_t kMaxTasks = 1024;

@@ -38,6 +38,7 @@ std::vector<StatusDescriptor> Descriptors(absl::Span<const Extent> extents,
 std::unique_ptr<Task> DeferredRequests::NewTask(const Request& request) const {
   auto task = std::make_unique<Task>(workers_.buffers());
   task->request = request;
+  task->cut_short = &workers_.cut_short();
   return task;
 }
 
@@ -96,9 +97,11 @@ absl::Time DeferredRequests::AnswerFinished() {
 void DeferredRequests::Answer(const Task& task) {
   const Request& request = task.request;
   if (task.error != 0) {
-    failures_.Answer(
-        request, task.error,
-        request.type == NBD_CMD_READ ? task.error_offset : request.offset);
+    failures_.Answer(request, task.error, task.error_offset);
+  } else if (task.was_cut_short) {
+    replies_.Error(request, NBD_ESHUTDOWN,
+                   "the server is shutting down, and has carried out only a "
+                   "part of the request");
   } else if (request.type == NBD_CMD_READ) {
     reads_.AnswerTask(task);
   } else if (request.type == NBD_CMD_BLOCK_STATUS) {

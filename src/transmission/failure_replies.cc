@@ -39,7 +39,7 @@ void FailureReplies::Answer(const Request& request, StorageError error,
       error == EOPNOTSUPP && request.has(NBD_CMD_FLAG_FAST_ZERO);
   if (!is_answer) LogError(request, error);
   const NbdError nbd_error = is_answer ? NBD_ENOTSUP : NbdErrorOf(error.number);
-  if (request.type == NBD_CMD_READ) {
+  if (request.type == NBD_CMD_READ || offset != request.offset) {
     replies_.ErrorAt(request, nbd_error, sentence, offset);
   } else {
     replies_.Error(request, nbd_error, sentence);

@@ -23,7 +23,8 @@ class FailureReplies {
       : target_(target), replies_(replies), log_(log) {}
 
   // Answers the request with the error, and logs it, but for NBD_ENOTSUP.
-  // `offset` is where a read failed, and unused for other requests.
+  // `offset` is where the request failed; the client gets it for a read, and
+  // for another request if it failed behind its beginning.
   void Answer(const Request& request, StorageError error, uint64_t offset);
   // Logs the error, up to kMaxStorageErrorsLogged of them.
   void LogError(const Request& request, StorageError error);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "absl/functional/function_ref.h"
+
 namespace nbdinetd {
 namespace {
 
@@ -30,7 +32,6 @@ StorageError ReadIntoCache(Export& target, Task& task) {
 
 StorageError RunRead(Export& target, Task& task) {
   const Request& request = task.request;
-  task.error_offset = request.offset;
   if (!task.has_data()) return ReadIntoCache(target, task);
   const auto length = static_cast<size_t>(request.length);
   task.data = task.buffers.Take(length);
@@ -52,24 +53,62 @@ int RunWrite(Export& target, Task& task) {
       durable);
 }
 
-int RunWriteZeroes(Export& target, const Request& request) {
-  return target.Zero(
-      request.offset, request.length,
-      request.has(NBD_CMD_FLAG_NO_HOLE) ? Export::Hole::kForbidden
-                                        : Export::Hole::kAllowed,
-      request.has(NBD_CMD_FLAG_FAST_ZERO) ? Export::Speed::kFastOnly
-                                          : Export::Speed::kAny);
+// Calls `carry_out` with the offset and length of each piece of the request's
+// range, in order, until one fails; 0 or its errno value. The pieces end at
+// multiples of their length. The first one has at least that length.
+int RunInPieces(Task& task,
+                absl::FunctionRef<int(uint64_t, uint64_t)> carry_out) {
+  const uint64_t begin = task.request.offset;
+  const uint64_t end = begin + task.request.length;
+  const uint64_t piece =
+      kTaskPieceBytes *
+      (1 + task.request.length / (kTaskPieceBytes * kMaxTaskPieces));
+  for (uint64_t at = begin;;) {
+    const uint64_t piece_end =
+        std::min(end, (at + piece - 1) / piece * piece + piece);
+    const bool is_one_piece = at == begin && piece_end == end;
+    if (!is_one_piece && task.should_end()) {
+      task.was_cut_short = true;
+      return 0;
+    }
+    task.error_offset = at;
+    if (const int error = carry_out(at, piece_end - at)) return error;
+    if (piece_end == end) return 0;
+    at = piece_end;
+  }
+}
+
+int RunWriteZeroes(Export& target, Task& task) {
+  const Request& request = task.request;
+  const Export::Hole hole = request.has(NBD_CMD_FLAG_NO_HOLE)
+                                ? Export::Hole::kForbidden
+                                : Export::Hole::kAllowed;
+  Export::Speed speed = request.has(NBD_CMD_FLAG_FAST_ZERO)
+                            ? Export::Speed::kFastOnly
+                            : Export::Speed::kAny;
+  return RunInPieces(task, [&](uint64_t offset, uint64_t length) {
+    const int error = target.Zero(offset, length, hole, speed);
+    // NBD_ENOTSUP must come before anything has changed.
+    speed = Export::Speed::kAny;
+    return error;
+  });
+}
+
+// A trim or a zeroing with FUA is followed by a flush: fallocate() has no
+// durable variant.
+int FlushIfFua(Export& target, Task& task, int error) {
+  if (error != 0 || task.was_cut_short || !task.request.has(NBD_CMD_FLAG_FUA)) {
+    return error;
+  }
+  task.error_offset = task.request.offset;
+  return target.Flush();
 }
 
 }  // namespace
 
 void RunTask(Export& target, Task& task) {
   const Request& request = task.request;
-  // A trim or a zeroing with FUA is followed by a flush: fallocate() has no
-  // durable variant.
-  const auto then_flush_if_fua = [&](int error) {
-    return error == 0 && request.has(NBD_CMD_FLAG_FUA) ? target.Flush() : error;
-  };
+  task.error_offset = request.offset;
   switch (request.type) {
     case NBD_CMD_READ:
       task.error = RunRead(target, task);
@@ -82,12 +121,16 @@ void RunTask(Export& target, Task& task) {
       return;
     case NBD_CMD_TRIM:
       task.error =
-          then_flush_if_fua(target.Trim(request.offset, request.length));
+          FlushIfFua(target, task,
+                     RunInPieces(task, [&](uint64_t offset, uint64_t length) {
+                       return target.Trim(offset, length);
+                     }));
       return;
     case NBD_CMD_WRITE_ZEROES:
-      task.error = then_flush_if_fua(RunWriteZeroes(target, request));
+      task.error = FlushIfFua(target, task, RunWriteZeroes(target, task));
       return;
     case NBD_CMD_CACHE:
+      // One call for any length: the kernel reads no more than it reads ahead.
       task.error = target.Prefetch(request.offset, request.length);
       return;
     case NBD_CMD_BLOCK_STATUS:

@@ -3,6 +3,7 @@
 #ifndef NBDINETD_TRANSMISSION_TASK_H_
 #define NBDINETD_TRANSMISSION_TASK_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -24,6 +25,9 @@ struct Task {
   Request request;
   // Export::Prefetch() has started this read of `data`.
   bool begun = false;
+  // Borrowed; nullptr: never. Once it is true, a trim or zeroing that is longer
+  // than one piece ends before its next piece.
+  const std::atomic<bool>* cut_short = nullptr;
   // When it was handed to the workers.
   absl::Time started;
   // `data` is a write's payload. False for a write whose payload is in the page
@@ -37,10 +41,17 @@ struct Task {
 
   // Out.
   StorageError error;
-  uint64_t error_offset = 0;  // of the first byte that failed
+  // The first byte of a read, or the first piece of a trim or zeroing, that
+  // failed.
+  uint64_t error_offset = 0;
+  // `cut_short` has ended it, and no piece has failed.
+  bool was_cut_short = false;
   // Of a block status. The last one may end behind the request.
   Extents extents;
 
+  bool should_end() const {
+    return cut_short != nullptr && cut_short->load(std::memory_order_relaxed);
+  }
   // Whether `data` holds, or will hold, the bytes of the request.
   bool has_data() const {
     return carries_payload ||

@@ -42,8 +42,8 @@ Ending Transmission::Run() {
     const Channel::Events events = channel_.Wait({
         .input = WantInput(),
         .other_fd = workers_.event_fd(),
-        .deadline =
-            std::min({limit, progress_.Tell(), workers_.RelieveReads()}),
+        .deadline = std::min({limit, progress_.Tell(), workers_.RelieveReads(),
+                              CutShortTasks()}),
         .patience = PatienceAfter(statistics_.requests - requests_before),
     });
     if (channel_.send_timed_out()) {
@@ -82,6 +82,15 @@ absl::Time Transmission::ShutdownLimit() const {
   return channel_.shutdown_since() + kShutdownLimit;
 }
 
+absl::Time Transmission::CutShortTasks() {
+  if (!channel_.shutdown_requested() || workers_.pending() == 0) {
+    return absl::InfiniteFuture();
+  }
+  if (SteadyNow() < ShutdownLimit()) return ShutdownLimit();
+  workers_.CutShort();
+  return absl::InfiniteFuture();
+}
+
 // The time at which the peer has exceeded the limit that applies now.
 absl::Time Transmission::WaitLimit() const {
   if (!WantInput()) return absl::InfiniteFuture();
@@ -112,6 +121,7 @@ void Transmission::OnTimeLimit() {
 
 void Transmission::OnUnsentReplies() {
   workers_.DropReads();
+  workers_.CutShort();
   // It could have closed its direction alone, and could still have read them.
   if (std::exchange(closed_by_client_, false)) ending_.reset();
   if (reads_.broke_off()) {
@@ -184,9 +194,11 @@ void Transmission::OnInput() {
       }
       break;
     case Channel::Receipt::kTimedOut:
+      workers_.CutShort();
       End(ExitStatus::kTimedOut, "client vanished: the connection timed out");
       break;
     case Channel::Receipt::kReset:
+      workers_.CutShort();
       End(ExitStatus::kProtocol,
           channel_.failure().empty()
               ? "client vanished: the connection was reset"

@@ -80,6 +80,9 @@ class Transmission {
   // The end of the time that a client has after a shutdown signal.
   absl::Time ShutdownLimit() const;
   absl::Time WaitLimit() const;
+  // Once a shutdown's time is over, lets long tasks end early. Returns the time
+  // of the next call at the latest.
+  absl::Time CutShortTasks();
   void OnTimeLimit();
   void OnUnsentReplies();
   void End(ExitStatus status, std::string reason);

@@ -22,6 +22,7 @@
 #include <pthread.h>
 
 #include <array>
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -61,6 +62,12 @@ class Workers {
   // Adds threads when a slow read delays others. Returns the time of the next
   // call at the latest.
   absl::Time RelieveReads();
+
+  // Ends each trim and zeroing of several pieces before its next piece, also
+  // those that are started later.
+  void CutShort() { cut_short_.store(true, std::memory_order_relaxed); }
+  // For Task::cut_short.
+  const std::atomic<bool>& cut_short() const { return cut_short_; }
 
   // The peer is gone: drops tasks that have not been started and change
   // nothing.
@@ -131,6 +138,7 @@ class Workers {
   size_t pending_ = 0;
   size_t pending_bytes_ = 0;
   std::vector<pthread_t> threads_;
+  std::atomic<bool> cut_short_ = false;
 
   std::mutex mutex_;
   std::condition_variable work_;

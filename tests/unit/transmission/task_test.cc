@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <functional>
 #include <memory>
@@ -394,8 +395,7 @@ TEST(TaskError, IsTheOneThatTheStorageGave) {
       if (task.carries_payload) task.data = pool.Take(512);
       RunTask(target, task);
       EXPECT_EQ(task.error, row.error) << row.type;
-      EXPECT_EQ(task.error_offset, row.type == NBD_CMD_READ ? 512u : 0u)
-          << row.type;
+      EXPECT_EQ(task.error_offset, 512u) << row.type;
     }
   }
 }
@@ -427,6 +427,132 @@ TEST(TaskError, OfAnUnknownCommandIsEinval) {
     task.request.type = type;
     RunTask(target, task);
     EXPECT_EQ(task.error, EINVAL) << type;
+  }
+}
+
+// -- Pieces
+
+// Notes the ranges of trims and zeroings, and fails at one of them.
+class NotingExport : public nbdtest::FakeExport {
+ public:
+  struct Call {
+    uint64_t offset;
+    uint64_t length;
+    Hole hole;
+    Speed speed;
+  };
+
+  NotingExport() : FakeExport({UINT64_MAX / 2, 4096, false, false}) {}
+  int Trim(uint64_t offset, uint64_t length) override {
+    return Zero(offset, length, Hole::kAllowed, Speed::kAny);
+  }
+  int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed) override {
+    calls.push_back({offset, length, hole, speed});
+    if (on_call != nullptr) on_call();
+    return calls.size() == failing_call ? EIO : 0;
+  }
+
+  std::vector<Call> calls;
+  size_t failing_call = 0;  // counted from 1
+  std::function<void()> on_call;
+};
+
+Task InPieces(NotingExport& target, uint64_t offset, uint64_t length,
+              uint16_t type = NBD_CMD_TRIM, uint16_t flags = 0) {
+  Task task(pool);
+  task.request.type = type;
+  task.request.flags = flags;
+  task.request.offset = offset;
+  task.request.length = length;
+  RunTask(target, task);
+  return task;
+}
+
+TEST(Pieces, CoverTheRequestInOrderAndEndAtTheirMultiples) {
+  constexpr uint64_t kHuge = uint64_t{16} << 40;
+  for (const uint64_t length :
+       {uint64_t{0}, uint64_t{1}, kTaskPieceBytes, kTaskPieceBytes + 1,
+        3 * kTaskPieceBytes - 5, uint64_t{0xffffffff}, kHuge,
+        kTaskPieceBytes * kMaxTaskPieces, UINT64_MAX / 4}) {
+    for (const uint64_t offset : {uint64_t{0}, uint64_t{1}, kTaskPieceBytes - 1,
+                                  kTaskPieceBytes, kHuge - 4096}) {
+      for (const uint16_t type : {NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES}) {
+        NotingExport target;
+        const Task task = InPieces(target, offset, length, type);
+        EXPECT_EQ(task.error, 0);
+        EXPECT_FALSE(task.was_cut_short);
+        uint64_t at = offset;
+        for (const NotingExport::Call& call : target.calls) {
+          ASSERT_EQ(call.offset, at);
+          at += call.length;
+          if (at != offset + length) {
+            ASSERT_EQ(at % kTaskPieceBytes, 0u);
+            ASSERT_GE(call.length, kTaskPieceBytes);
+          }
+        }
+        EXPECT_EQ(at, offset + length);
+        EXPECT_LE(target.calls.size(), kMaxTaskPieces + 1);
+        if (length <= kTaskPieceBytes) {
+          EXPECT_EQ(target.calls.size(), 1u);
+        }
+      }
+    }
+  }
+}
+
+TEST(Pieces, EndWithTheFirstThatFails) {
+  for (const uint16_t type : {NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES}) {
+    NotingExport target;
+    target.failing_call = 3;
+    const Task task =
+        InPieces(target, 512, uint64_t{16} << 40, type, nbdtest::kCmdFlagFua);
+    EXPECT_EQ(task.error, EIO);
+    EXPECT_EQ(target.calls.size(), 3u);
+    EXPECT_EQ(task.error_offset, target.calls[2].offset);
+    EXPECT_GT(task.error_offset, 512u);
+  }
+}
+
+// NBD_ENOTSUP "SHOULD NOT" come after something has changed.
+TEST(Pieces, AreFastOnlyOrNotAsTheFirstOneWas) {
+  NotingExport target;
+  InPieces(target, 0, 4 * kTaskPieceBytes, NBD_CMD_WRITE_ZEROES,
+           nbdtest::kCmdFlagFastZero | nbdtest::kCmdFlagNoHole);
+  ASSERT_EQ(target.calls.size(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(target.calls[i].hole, Export::Hole::kForbidden) << i;
+    EXPECT_EQ(target.calls[i].speed,
+              i == 0 ? Export::Speed::kFastOnly : Export::Speed::kAny)
+        << i;
+  }
+}
+
+TEST(Pieces, EndEarlyWhenTheyAreCutShort) {
+  for (const uint16_t type : {NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES}) {
+    NotingExport target;
+    std::atomic<bool> cut_short = false;
+    Task task(pool);
+    task.cut_short = &cut_short;
+    task.request.type = type;
+    task.request.flags = nbdtest::kCmdFlagFua;  // fails here
+    task.request.length = uint64_t{16} << 40;
+    target.on_call = [&] { cut_short = target.calls.size() == 5; };
+    RunTask(target, task);
+    EXPECT_EQ(task.error, 0);
+    EXPECT_TRUE(task.was_cut_short);
+    EXPECT_EQ(target.calls.size(), 5u);
+    // None of a long one, and all of a short one.
+    task.was_cut_short = false;
+    RunTask(target, task);
+    EXPECT_TRUE(task.was_cut_short);
+    EXPECT_EQ(target.calls.size(), 5u);
+    Task short_task(pool);
+    short_task.cut_short = &cut_short;
+    short_task.request.type = type;
+    short_task.request.length = kTaskPieceBytes;
+    RunTask(target, short_task);
+    EXPECT_FALSE(short_task.was_cut_short);
+    EXPECT_EQ(target.calls.size(), 6u);
   }
 }
 
