@@ -93,6 +93,7 @@ tests/unit/%.o tests/protocol/%.o: CXXFLAGS += -O0 -U_FORTIFY_SOURCE
 
 # Of the real program, over a socket pair.
 protocol_tests = \
+	tests/protocol/extended_headers_test \
 	tests/protocol/handshake_test \
 	tests/protocol/shutdown_test \
 	tests/protocol/stream_test \

@@ -109,6 +109,8 @@ const OptionHandlers::Row* OptionHandlers::Find(uint32_t option) {
        kMaxOptionBytes, kErrorReply, &H::OnListMetaContext},
       {NBD_OPT_SET_META_CONTEXT, "NBD_OPT_SET_META_CONTEXT", kRefused,
        kMaxOptionBytes, kErrorReply, &H::OnSetMetaContext},
+      {NBD_OPT_EXTENDED_HEADERS, "NBD_OPT_EXTENDED_HEADERS", kRefused,
+       kMaxOptionBytes, kErrorReply, &H::OnExtendedHeaders},
   };
   const auto* row = std::find_if(
       std::begin(kRows), std::end(kRows),
@@ -195,13 +197,19 @@ Promises OptionHandlers::PromisesFor(const Export& target,
              NBD_FLAG_SEND_FAST_ZERO;
   }
   if (facts.rotational) flags |= NBD_FLAG_ROTATIONAL;
-  if (structured_replies_) flags |= NBD_FLAG_SEND_DF;
+  if (style_ != ReplyStyle::kSimple) flags |= NBD_FLAG_SEND_DF;
   Promises promises;
   promises.size_bytes = facts.size_bytes;
-  promises.transmission_flags = static_cast<uint16_t>(flags);
   // "used the same export name for the subsequent NBD_OPT_GO" ("Metadata
   // querying").
   promises.block_status = base_allocation_for_ == export_name;
+  if (style_ == ReplyStyle::kExtended) {
+    promises.headers = Headers::kExtended;
+    // "SHOULD NOT advertise this bit in response to NBD_OPT_GO if the client
+    // does not negotiate metacontexts" ("Transmission flags").
+    if (promises.block_status) flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
+  }
+  promises.transmission_flags = static_cast<uint16_t>(flags);
   return promises;
 }
 
@@ -212,14 +220,20 @@ Negotiated OptionHandlers::Agree(const Catalog::Opened& opened,
   negotiated.export_name = std::string(export_name);
   negotiated.read_only_reason = opened.read_only_reason;
   negotiated.promises = PromisesFor(*opened.target, export_name);
-  negotiated.style =
-      structured_replies_ ? ReplyStyle::kStructured : ReplyStyle::kSimple;
+  negotiated.style = style_;
   return negotiated;
 }
 
 // ---- The options ----
 
 OptionHandlers::Next OptionHandlers::OnExportName(Call& call) {
+  if (style_ == ReplyStyle::kExtended) {
+    // "Once extended headers are successfully requested, a client MUST NOT use
+    // NBD_OPT_EXPORT_NAME" (NBD_OPT_EXTENDED_HEADERS).
+    return Ending{ExitStatus::kProtocol,
+                  "client broke the protocol: NBD_OPT_EXPORT_NAME came after "
+                  "NBD_OPT_EXTENDED_HEADERS"};
+  }
   const absl::StatusOr<Catalog::Opened> opened = catalog_.Open(call.payload);
   if (absl::IsInvalidArgument(opened.status())) {
     return Ending{
@@ -348,11 +362,29 @@ OptionHandlers::Next OptionHandlers::OnStructuredReply(Call& call) {
   if (!call.payload.empty()) {
     call.replies.Error(NBD_REP_ERR_INVALID,
                        "NBD_OPT_STRUCTURED_REPLY takes no data");
-  } else if (structured_replies_) {
+  } else if (style_ == ReplyStyle::kExtended) {
+    call.replies.Error(NBD_REP_ERR_EXT_HEADER_REQD,
+                       "extended headers have been negotiated, and take "
+                       "precedence");
+  } else if (style_ == ReplyStyle::kStructured) {
     call.replies.Error(NBD_REP_ERR_INVALID,
                        "structured replies have been negotiated already");
   } else {
-    structured_replies_ = true;
+    style_ = ReplyStyle::kStructured;
+    call.replies.Ack();
+  }
+  return NextOption{};
+}
+
+OptionHandlers::Next OptionHandlers::OnExtendedHeaders(Call& call) {
+  if (!call.payload.empty()) {
+    call.replies.Error(NBD_REP_ERR_INVALID,
+                       "NBD_OPT_EXTENDED_HEADERS takes no data");
+  } else if (style_ == ReplyStyle::kExtended) {
+    call.replies.Error(NBD_REP_ERR_INVALID,
+                       "extended headers have been negotiated already");
+  } else {
+    style_ = ReplyStyle::kExtended;
     call.replies.Ack();
   }
   return NextOption{};
@@ -360,9 +392,10 @@ OptionHandlers::Next OptionHandlers::OnStructuredReply(Call& call) {
 
 void OptionHandlers::AnswerMetaContext(NbdOption option, Call& call) {
   OptionReplies& replies = call.replies;
-  if (!structured_replies_) {
+  if (style_ == ReplyStyle::kSimple) {
     replies.Error(NBD_REP_ERR_INVALID,
-                  "metadata contexts need structured replies first");
+                  "metadata contexts need structured replies or extended "
+                  "headers first");
     return;
   }
   const std::optional<MetaContextRequest> request =

@@ -97,6 +97,7 @@ class OptionHandlers {
   Next OnStructuredReply(Call& call);
   Next OnListMetaContext(Call& call);
   Next OnSetMetaContext(Call& call);
+  Next OnExtendedHeaders(Call& call);
 
   // Answers NBD_OPT_INFO or NBD_OPT_GO. False after an error reply; otherwise
   // described_ is the requested export.
@@ -111,7 +112,8 @@ class OptionHandlers {
   Catalog& catalog_;
   const Facts facts_;
 
-  bool structured_replies_ = false;
+  // The style of the last successful option for one; extended replies stay.
+  ReplyStyle style_ = ReplyStyle::kSimple;
   // The export name for which base:allocation is selected.
   std::optional<std::string> base_allocation_for_;
   // The export of the option before, if that was NBD_OPT_INFO or a refused

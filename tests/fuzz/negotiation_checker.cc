@@ -177,12 +177,9 @@ bool NegotiationChecker::Answer(uint32_t option, std::string_view payload) {
     case kOptInfo:
     case kOptGo:
       return too_long ? Expect(kRepErrTooBig) : AnswerInfo(option, payload);
-    case kOptStructuredReply: {
-      if (too_long) return Expect(kRepErrTooBig);
-      if (!payload.empty() || structured_) return Expect(kRepErrInvalid);
-      structured_ = true;
-      return Expect(kRepAck, "");
-    }
+    case kOptStructuredReply:
+    case kOptExtendedHeaders:
+      return too_long ? Expect(kRepErrTooBig) : AnswerStyle(option, payload);
     case kOptListMetaContext:
     case kOptSetMetaContext:
       return too_long ? Expect(kRepErrTooBig)
@@ -190,6 +187,21 @@ bool NegotiationChecker::Answer(uint32_t option, std::string_view payload) {
     default:
       return Expect(kRepErrUnsup);
   }
+}
+
+bool NegotiationChecker::AnswerStyle(uint32_t option,
+                                     std::string_view payload) {
+  if (!payload.empty()) return Expect(kRepErrInvalid);
+  if (option == kOptExtendedHeaders) {
+    if (extended_) return Expect(kRepErrInvalid);
+    extended_ = true;
+  } else if (extended_) {
+    return Expect(kRepErrExtHeaderReqd);
+  } else if (structured_) {
+    return Expect(kRepErrInvalid);
+  }
+  structured_ = true;
+  return Expect(kRepAck, "");
 }
 
 bool NegotiationChecker::AnswerStartTls(std::string_view payload) {
@@ -209,11 +221,17 @@ bool NegotiationChecker::AnswerStartTls(std::string_view payload) {
   secure_ = true;
   refused_for_tls_ = false;
   structured_ = false;
+  extended_ = false;
   context_for_.reset();
   return true;
 }
 
 bool NegotiationChecker::AnswerExportName(std::string_view payload) {
+  if (extended_) {
+    // "a client MUST NOT use NBD_OPT_EXPORT_NAME".
+    CheckEnding({kExitProtocol});
+    return false;
+  }
   if (!IsProtocolString(payload)) {
     CheckEnding({kExitProtocol});
     return false;
@@ -238,7 +256,8 @@ bool NegotiationChecker::AnswerExportName(std::string_view payload) {
           "the reply to NBD_OPT_EXPORT_NAME is of a wrong size");
   Reader reply(server_);
   Require(reply.U64() == target.size, "NBD_OPT_EXPORT_NAME: wrong size");
-  Require(reply.U16() == FlagsOf(target), "NBD_OPT_EXPORT_NAME: wrong flags");
+  Require(reply.U16() == FlagsOf(target, payload),
+          "NBD_OPT_EXPORT_NAME: wrong flags");
   const std::string zeroes = reply.Rest();
   Require(
       std::all_of(zeroes.begin(), zeroes.end(), [](char c) { return c == 0; }),
@@ -292,7 +311,7 @@ bool NegotiationChecker::AnswerInfo(uint32_t option, std::string_view payload) {
     switch (info) {
       case kInfoExport:
         Require(reader.U64() == target.size, "NBD_INFO_EXPORT: wrong size");
-        Require(reader.U16() == FlagsOf(target),
+        Require(reader.U16() == FlagsOf(target, request->name),
                 "NBD_INFO_EXPORT: wrong flags");
         Require(reader.left() == 0, "NBD_INFO_EXPORT is too long");
         break;
@@ -409,7 +428,8 @@ std::optional<size_t> NegotiationChecker::Find(std::string_view name) const {
   return std::nullopt;
 }
 
-uint16_t NegotiationChecker::FlagsOf(const ServedExport& target) const {
+uint16_t NegotiationChecker::FlagsOf(const ServedExport& target,
+                                     std::string_view name) const {
   unsigned flags = kHasFlags | kSendFlush | kSendFua | kSendCache;
   if (!setting_.exclusive) flags |= kCanMultiConn;
   flags |= target.read_only
@@ -417,6 +437,7 @@ uint16_t NegotiationChecker::FlagsOf(const ServedExport& target) const {
                : unsigned{kSendTrim} | kSendWriteZeroes | kSendFastZero;
   if (target.rotational) flags |= kRotational;
   if (structured_) flags |= kSendDf;
+  if (extended_ && context_for_ == name) flags |= kBlockStatusPayload;
   return static_cast<uint16_t>(flags);
 }
 
@@ -435,9 +456,9 @@ void NegotiationChecker::CheckNegotiated(std::string_view name) {
   Require(outcome_.export_name == name, "transmission of another name");
   Require(outcome_.export_index == found, "transmission of another export");
   Require(outcome_.size == target.size, "transmission of another size");
-  Require(outcome_.transmission_flags == FlagsOf(target),
+  Require(outcome_.transmission_flags == FlagsOf(target, name),
           "the transmission flags are not those that were advertised");
-  Require(outcome_.structured == structured_,
+  Require(outcome_.structured == structured_ && outcome_.extended == extended_,
           "the style of replies is not what was negotiated");
   Require(outcome_.block_status == (context_for_ == name),
           "the metadata context is not what was negotiated");

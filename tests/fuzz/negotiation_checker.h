@@ -57,8 +57,9 @@ struct NegotiationOutcome {
   uint64_t size = 0;
   uint16_t transmission_flags = 0;
   bool block_status = false;
-  bool structured = false;
-  std::string unread;  // what it has received and not consumed
+  bool structured = false;  // replies in chunks
+  bool extended = false;    // with extended headers
+  std::string unread;       // what it has received and not consumed
   size_t received = 0;
   bool locked = false;
   // If not:
@@ -88,6 +89,7 @@ class NegotiationChecker {
   bool Answer(uint32_t option, std::string_view payload);
   bool AnswerStartTls(std::string_view payload);
   bool AnswerExportName(std::string_view payload);
+  bool AnswerStyle(uint32_t option, std::string_view payload);
   bool AnswerInfo(uint32_t option, std::string_view payload);
   bool AnswerMetaContext(uint32_t option, std::string_view payload);
   bool AnswerList();
@@ -97,7 +99,8 @@ class NegotiationChecker {
   bool Expect(uint32_t type);
   bool Expect(uint32_t type, std::string_view payload);
   std::optional<size_t> Find(std::string_view name) const;
-  uint16_t FlagsOf(const ServedExport& target) const;
+  // The transmission flags of the export under the name that was asked for.
+  uint16_t FlagsOf(const ServedExport& target, std::string_view name) const;
   void CheckNegotiated(std::string_view name);
   void CheckEnding(std::vector<int> statuses);
   // The conversation may have been ended from outside at this point.
@@ -115,7 +118,8 @@ class NegotiationChecker {
   bool refused_for_tls_ = false;  // and nothing has been served since
   bool secure_ = false;
   bool no_zeroes_ = false;
-  bool structured_ = false;
+  bool structured_ = false;  // or extended
+  bool extended_ = false;
   std::optional<std::string> context_for_;
 };
 

@@ -192,7 +192,11 @@ NegotiationOutcome OutcomeOf(const Result& result, const Served& served,
   outcome.size = negotiated.promises.size_bytes;
   outcome.transmission_flags = negotiated.promises.transmission_flags;
   outcome.block_status = negotiated.promises.block_status;
-  outcome.structured = negotiated.style == nbdinetd::ReplyStyle::kStructured;
+  outcome.structured = negotiated.style != nbdinetd::ReplyStyle::kSimple;
+  outcome.extended = negotiated.style == nbdinetd::ReplyStyle::kExtended;
+  Require(outcome.extended ==
+              (negotiated.promises.headers == nbdinetd::Headers::kExtended),
+          "requests and replies of different kinds of headers");
   outcome.unread = std::string(channel.input());
   return outcome;
 }

@@ -1,8 +1,8 @@
 // The transmission phase of the real program: every command with every flag,
 // what succeeds, what fails with which error, and that the connection goes on
-// after each error. Most tests run twice, with simple and with structured
-// replies; Peer holds the form of every reply against the specification. The
-// file is long because the tables of the specification are.
+// after each error. Most tests run with simple replies, with structured ones,
+// and with extended headers; Peer holds the form of every reply against the
+// specification. The file is long because the tables of the specification are.
 
 #include <gtest/gtest.h>
 
@@ -23,27 +23,39 @@ using namespace nbdtest;  // NOLINT: the words of the protocol, in every line of
 constexpr uint64_t kImageSize = 4 << 20;
 constexpr uint32_t kPage = 4096;
 
-// Which replies a connection uses.
-enum class Style { kSimple, kStructured };
+std::string NameOf(Style style) {
+  switch (style) {
+    case Style::kSimple:
+      return "Simple";
+    case Style::kStructured:
+      return "Structured";
+    case Style::kExtended:
+      break;
+  }
+  return "Extended";
+}
 
 std::string StyleName(const testing::TestParamInfo<Style>& tested) {
-  return tested.param == Style::kSimple ? "Simple" : "Structured";
+  return NameOf(tested.param);
 }
+
+const auto kEachStyle =
+    testing::Values(Style::kSimple, Style::kStructured, Style::kExtended);
 
 class Transmission : public testing::Test {
  protected:
   Peer& Start(Style style, std::vector<std::string> arguments = {}) {
     return Serve(image_, style, std::move(arguments));
   }
-  // Serves the image; structured replies come with the allocation context
+  // Serves the image; all but simple replies come with the allocation context
   // selected.
   Peer& Serve(const TempImage& image, Style style,
               std::vector<std::string> arguments = {},
               SessionSetup setup = {}) {
     arguments.push_back(image.path());
     session_.emplace(std::move(arguments), setup);
-    const bool structured = style == Style::kStructured;
-    session_->peer().EnterTransmission(structured, structured);
+    style_ = style;
+    session_->peer().EnterTransmission(style, style != Style::kSimple);
     return session_->peer();
   }
   Peer& peer() { return session_->peer(); }
@@ -52,8 +64,11 @@ class Transmission : public testing::Test {
 
   // Payload for commands that have one: the bytes after an erroneous request
   // must be taken for this payload and for nothing else.
-  static Bytes PayloadFor(const Request& request) {
-    return request.type == kCmdWrite ? Pattern(0, request.length, 99) : Bytes();
+  Bytes PayloadFor(const Request& request) const {
+    const bool has_payload = request.type == kCmdWrite ||
+                             (style_ == Style::kExtended &&
+                              (request.flags & kCmdFlagPayloadLen) != 0);
+    return has_payload ? Pattern(0, request.length, 99) : Bytes();
   }
   Reply Do(const Request& request) {
     return peer().Transact(request, PayloadFor(request));
@@ -80,6 +95,7 @@ class Transmission : public testing::Test {
  private:
   TempImage image_ = TempImage::WithPattern(kImageSize);
   std::optional<Session> session_;
+  Style style_ = Style::kSimple;
 };
 
 class BothStyles : public Transmission,
@@ -88,12 +104,11 @@ class BothStyles : public Transmission,
   Peer& StartStyle(std::vector<std::string> arguments = {}) {
     return Start(GetParam(), std::move(arguments));
   }
-  bool structured() const { return GetParam() == Style::kStructured; }
+  // With chunks.
+  bool structured() const { return GetParam() != Style::kSimple; }
 };
 
-INSTANTIATE_TEST_SUITE_P(Replies, BothStyles,
-                         testing::Values(Style::kSimple, Style::kStructured),
-                         StyleName);
+INSTANTIATE_TEST_SUITE_P(Replies, BothStyles, kEachStyle, StyleName);
 
 // -- Commands that succeed
 
@@ -351,10 +366,12 @@ TEST_P(BothStyles, AFastZeroIsNeverTooLong) {
 
 // Which bits of the command flags a command takes, beside FUA, which all of
 // them take.
-uint16_t ValidFlags(uint16_t type, bool structured) {
+uint16_t ValidFlags(uint16_t type, Style style) {
   switch (type) {
     case kCmdRead:
-      return structured ? kCmdFlagDf : uint16_t{0};
+      return style == Style::kSimple ? uint16_t{0} : kCmdFlagDf;
+    case kCmdWrite:
+      return style == Style::kExtended ? kCmdFlagPayloadLen : uint16_t{0};
     case kCmdWriteZeroes:
       return kCmdFlagNoHole | kCmdFlagFastZero;
     case kCmdBlockStatus:
@@ -392,16 +409,16 @@ class CommandFlag
 
 TEST_P(CommandFlag, IsAcceptedOrRefusedAsTheSpecificationSays) {
   const auto& [tested, style] = GetParam();
-  const bool structured = style == Style::kStructured;
   Start(style);
   const auto flag = static_cast<uint16_t>(1u << tested.bit);
   Request request = {
       .type = tested.type, .flags = flag, .offset = kPage, .length = kPage};
   if (tested.type == kCmdFlush) request.offset = request.length = 0;
   const bool valid =
-      flag == kCmdFlagFua || (ValidFlags(tested.type, structured) & flag) != 0;
-  // Without structured replies nobody can have selected a context.
-  const bool served = valid && (tested.type != kCmdBlockStatus || structured);
+      flag == kCmdFlagFua || (ValidFlags(tested.type, style) & flag) != 0;
+  // With simple replies nobody can have selected a context.
+  const bool served =
+      valid && (tested.type != kCmdBlockStatus || style != Style::kSimple);
   const Reply reply = Do(request);
   if (flag == kCmdFlagFastZero && served) {
     EXPECT_TRUE(reply.error == kNbdOk || reply.error == kNbdEnotsup);
@@ -417,16 +434,16 @@ TEST_P(CommandFlag, IsAcceptedOrRefusedAsTheSpecificationSays) {
   session().End();
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Bit, CommandFlag,
-    testing::Combine(testing::ValuesIn(AllFlagCases()),
-                     testing::Values(Style::kSimple, Style::kStructured)),
-    [](const auto& info_of_test) {
-      const FlagCase& flag = std::get<0>(info_of_test.param);
-      return std::string(flag.command) + "Bit" + std::to_string(flag.bit) +
-             (std::get<1>(info_of_test.param) == Style::kSimple ? "Simple"
-                                                                : "Structured");
-    });
+INSTANTIATE_TEST_SUITE_P(Bit, CommandFlag,
+                         testing::Combine(testing::ValuesIn(AllFlagCases()),
+                                          kEachStyle),
+                         [](const auto& info_of_test) {
+                           const FlagCase& flag =
+                               std::get<0>(info_of_test.param);
+                           return std::string(flag.command) + "Bit" +
+                                  std::to_string(flag.bit) +
+                                  NameOf(std::get<1>(info_of_test.param));
+                         });
 
 TEST_P(BothStyles, SeveralValidFlagsTogetherAreAccepted) {
   StartStyle();
@@ -676,7 +693,7 @@ TEST_P(RequestError, IsTheOneOfTheSpecificationAndTheConnectionGoesOn) {
   const Reply reply = Do(tested.request);
   EXPECT_TRUE(HasError(reply, tested.error));
   // Errors prefer structured replies, which can say in words what was wrong.
-  EXPECT_EQ(reply.structured, style == Style::kStructured);
+  EXPECT_EQ(reply.structured, style != Style::kSimple);
   EXPECT_EQ(reply.message.empty(), style == Style::kSimple);
   EXPECT_TRUE(reply.pieces.empty());
   ExpectAlive();
@@ -685,15 +702,14 @@ TEST_P(RequestError, IsTheOneOfTheSpecificationAndTheConnectionGoesOn) {
   session().End();
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Of, RequestError,
-    testing::Combine(testing::ValuesIn(ErrorCases()),
-                     testing::Values(Style::kSimple, Style::kStructured)),
-    [](const auto& info_of_test) {
-      return std::string(std::get<0>(info_of_test.param).word) +
-             (std::get<1>(info_of_test.param) == Style::kSimple ? "Simple"
-                                                                : "Structured");
-    });
+INSTANTIATE_TEST_SUITE_P(Of, RequestError,
+                         testing::Combine(testing::ValuesIn(ErrorCases()),
+                                          kEachStyle),
+                         [](const auto& info_of_test) {
+                           return std::string(
+                                      std::get<0>(info_of_test.param).word) +
+                                  NameOf(std::get<1>(info_of_test.param));
+                         });
 
 TEST_P(BothStyles, ErrorsOneAfterTheOtherKeepTheStreamInStep) {
   StartStyle();
@@ -734,6 +750,7 @@ TEST_P(BothStyles, AReadBeyondTheMaximumPayloadIsAnErrorWithoutData) {
 TEST_P(BothStyles, AWriteBeyondTheMaximumPayloadIsDrainedAndRefused) {
   const TempImage large = TempImage::Sparse(128 << 20);
   Serve(large, GetParam());
+  if (GetParam() == Style::kExtended) GTEST_SKIP() << "it ends the connection";
   for (uint32_t length : {kLongestRequest + 1, uint32_t{80 << 20}}) {
     EXPECT_TRUE(
         HasError(Do({.type = kCmdWrite, .length = length}), kNbdEinval));

@@ -167,14 +167,22 @@ def import_libnbd():
     return nbd
 
 
+def has_extended_headers(nbd):
+    """libnbd has them since 1.18."""
+    return hasattr(nbd.NBD, "set_request_extended_headers")
+
+
 def connect_libnbd(server, export="", structured=True, contexts=("base:allocation",),
-                   handshake_flags=None, strict=True):
-    """A handle of libnbd in the transmission phase."""
+                   handshake_flags=None, strict=True, extended=True):
+    """A handle of libnbd in the transmission phase; with extended headers where libnbd has them, and
+    structured replies are wanted."""
     nbd = import_libnbd()
     handle = nbd.NBD()
     if not strict:
         handle.set_strict_mode(0)
     handle.set_request_structured_replies(structured)
+    if has_extended_headers(nbd):
+        handle.set_request_extended_headers(structured and extended)
     if structured:
         for context in contexts:
             handle.add_meta_context(context)

@@ -55,7 +55,7 @@ uint32_t InformationType(uint32_t option) {
 }
 
 bool IsKnownOptionError(uint32_t type) {
-  return type >= kRepErrUnsup && type <= kRepErrTooBig;
+  return type >= kRepErrUnsup && type <= kRepErrExtHeaderReqd;
 }
 
 bool IsKnownError(uint32_t error) {
@@ -298,7 +298,12 @@ void Peer::SendOption(uint32_t option, std::string_view payload) {
 OptionAnswer Peer::ReceiveAnswer(uint32_t option) {
   OptionAnswer answer = ReceiveReplies(option);
   // What was negotiated decides which replies are right later on.
-  if (option == kOptStructuredReply && answer.ok()) structured_ = true;
+  if (option == kOptStructuredReply && answer.ok()) {
+    Require(style_ != Style::kExtended,
+            "structured replies in spite of extended headers");
+    style_ = Style::kStructured;
+  }
+  if (option == kOptExtendedHeaders && answer.ok()) style_ = Style::kExtended;
   if (option == kOptSetMetaContext) {
     const std::vector<MetaContext> contexts = ParseMetaContexts(answer);
     Require(contexts.size() <= 1, "more contexts selected than there are");
@@ -364,6 +369,12 @@ void Peer::NegotiateStructuredReplies() {
           "structured replies refused: " + OptionReplyName(answer.final_type));
 }
 
+void Peer::NegotiateExtendedHeaders() {
+  const OptionAnswer answer = Negotiate(kOptExtendedHeaders);
+  Require(answer.ok(),
+          "extended headers refused: " + OptionReplyName(answer.final_type));
+}
+
 void Peer::SelectAllocationContext(std::string_view name) {
   const std::vector<std::string> queries = {"base:allocation"};
   const OptionAnswer answer =
@@ -383,9 +394,10 @@ ExportInfo Peer::Go(std::string_view name, const std::vector<uint16_t>& infos) {
   return ParseInfo(answer);
 }
 
-ExportInfo Peer::EnterTransmission(bool structured, bool allocation_context) {
+ExportInfo Peer::EnterTransmission(Style style, bool allocation_context) {
   Open();
-  if (structured) NegotiateStructuredReplies();
+  if (style == Style::kStructured) NegotiateStructuredReplies();
+  if (style == Style::kExtended) NegotiateExtendedHeaders();
   if (allocation_context) SelectAllocationContext();
   return Go();
 }
@@ -464,13 +476,22 @@ std::vector<MetaContext> ParseMetaContexts(const OptionAnswer& answer) {
 
 Bytes Peer::Prepare(Request request, std::string_view payload) {
   if (!request.cookie.has_value()) request.cookie = next_cookie_++;
+  const bool extended = style_ == Style::kExtended;
+  if (extended && request.type == kCmdWrite && !request.flags_as_they_are) {
+    request.flags |= kCmdFlagPayloadLen;
+  }
   if (request.type != kCmdDisc) {
     Pending pending;
     pending.request = request;
     pending.reply.cookie = *request.cookie;
+    if (request.type == kCmdBlockStatus && payload.size() >= 8) {
+      // What the reply is held against is the effect length.
+      pending.request.length = Reader(payload).U64();
+    }
     pending_.emplace(*request.cookie, std::move(pending));
   }
-  Bytes message = RequestMessage(request);
+  Bytes message =
+      extended ? ExtendedRequestMessage(request) : RequestMessage(request);
   message.append(payload);
   return message;
 }
@@ -496,9 +517,15 @@ Reply Peer::ReceiveReply() {
   Require(!pending_.empty(), "the test waits for a reply to nothing");
   for (;;) {
     const uint32_t magic = Reader(Receive(4)).U32();
-    if (magic == kSimpleReplyMagic) return ReceiveSimpleReply();
-    Require(magic == kStructuredReplyMagic, "a reply has the wrong magic");
-    Require(structured_, "a structured reply without negotiation");
+    if (style_ == Style::kExtended) {
+      Require(magic == kExtendedReplyMagic, "a reply that is not extended");
+    } else if (magic == kSimpleReplyMagic) {
+      return ReceiveSimpleReply();
+    } else {
+      Require(magic == kStructuredReplyMagic, "a reply has the wrong magic");
+      Require(style_ == Style::kStructured,
+              "a structured reply without negotiation");
+    }
     std::optional<Reply> reply = ReceiveChunk();
     if (reply.has_value()) return *std::move(reply);
   }
@@ -512,7 +539,7 @@ Reply Peer::ReceiveSimpleReply() {
   const Request& request = found->second.request;
   Require(error == kNbdOk || IsKnownError(error),
           "the specification has no error " + std::to_string(error));
-  Require(!structured_ ||
+  Require(style_ == Style::kSimple ||
               (request.type != kCmdRead && request.type != kCmdBlockStatus),
           "a simple reply to a request that takes structured replies");
   Require(found->second.reply.chunks == 0,
@@ -526,31 +553,44 @@ Reply Peer::ReceiveSimpleReply() {
 }
 
 std::optional<Reply> Peer::ReceiveChunk() {
-  const Bytes header = Receive(16);
+  const bool extended = style_ == Style::kExtended;
+  // Behind the magic.
+  const Bytes header = Receive(extended ? 28 : 16);
   Reader reader(header);
   const uint16_t flags = reader.U16();
   const uint16_t type = reader.U16();
   const uint64_t cookie = reader.U64();
-  const uint32_t length = reader.U32();
   const auto found = FindPending(cookie);
   Pending& pending = found->second;
+  Require(!extended || reader.U64() == pending.request.offset,
+          "an extended reply has another offset than its request");
+  const uint64_t length = extended ? reader.U64() : reader.U32();
   Require((flags & ~kReplyFlagDone) == 0, "a chunk has an unknown flag");
   // The server may exceed its maximum payload by the fixed part of a chunk
   // only.
   Require(length <= kLongestRequest + 14,
           "a chunk exceeds the maximum payload");
-  const Bytes payload_bytes = Receive(length);
-  Reader payload(payload_bytes);
+  const bool done = (flags & kReplyFlagDone) != 0;
+  Require(type != kReplyNone || done, "NBD_REPLY_TYPE_NONE without DONE");
   pending.reply.structured = true;
   pending.reply.chunks++;
+  TakeChunk(pending, type, Receive(length));
+  if (!done) return std::nullopt;
+  CheckComplete(pending);
+  Reply reply = std::move(pending.reply);
+  if (reply.error == kNbdOk) reply.data = std::move(pending.data);
+  pending_.erase(found);
+  return reply;
+}
+
+void Peer::TakeChunk(Pending& pending, uint16_t type, const Bytes& bytes) {
+  Reader payload(bytes);
   switch (type) {
     case kReplyNone:
-      Require(length == 0, "NBD_REPLY_TYPE_NONE carries data");
-      Require((flags & kReplyFlagDone) != 0,
-              "NBD_REPLY_TYPE_NONE without DONE");
+      Require(bytes.empty(), "NBD_REPLY_TYPE_NONE carries data");
       break;
     case kReplyOffsetData: {
-      Require(length >= 9, "NBD_REPLY_TYPE_OFFSET_DATA without data");
+      Require(bytes.size() >= 9, "NBD_REPLY_TYPE_OFFSET_DATA without data");
       const uint64_t offset = payload.U64();
       TakeContent(pending, offset, payload.left(), false);
       const uint64_t at = offset - pending.request.offset;
@@ -559,7 +599,8 @@ std::optional<Reply> Peer::ReceiveChunk() {
       break;
     }
     case kReplyOffsetHole: {
-      Require(length == 12, "NBD_REPLY_TYPE_OFFSET_HOLE of a wrong length");
+      Require(bytes.size() == 12,
+              "NBD_REPLY_TYPE_OFFSET_HOLE of a wrong length");
       const uint64_t offset = payload.U64();
       const uint32_t size = payload.U32();
       Require(size > 0, "NBD_REPLY_TYPE_OFFSET_HOLE of size 0");
@@ -567,7 +608,8 @@ std::optional<Reply> Peer::ReceiveChunk() {
       break;
     }
     case kReplyBlockStatus:
-      TakeStatus(pending, payload);
+    case kReplyBlockStatusExt:
+      TakeStatus(pending, type, payload);
       break;
     case kReplyError:
     case kReplyErrorOffset:
@@ -576,12 +618,6 @@ std::optional<Reply> Peer::ReceiveChunk() {
     default:
       Violation("unknown chunk type " + std::to_string(type));
   }
-  if ((flags & kReplyFlagDone) == 0) return std::nullopt;
-  CheckComplete(pending);
-  Reply reply = std::move(pending.reply);
-  if (reply.error == kNbdOk) reply.data = std::move(pending.data);
-  pending_.erase(found);
-  return reply;
 }
 
 void Peer::TakeContent(Pending& pending, uint64_t offset, uint64_t length,
@@ -605,8 +641,11 @@ void Peer::TakeContent(Pending& pending, uint64_t offset, uint64_t length,
   pending.data.resize(request.length, '\0');
 }
 
-void Peer::TakeStatus(Pending& pending, Reader& payload) {
+void Peer::TakeStatus(Pending& pending, uint16_t type, Reader& payload) {
   const Request& request = pending.request;
+  const bool extended = style_ == Style::kExtended;
+  Require(type == (extended ? kReplyBlockStatusExt : kReplyBlockStatus),
+          "a block status chunk of the other kind of headers");
   Require(request.type == kCmdBlockStatus,
           "a block status chunk for another request");
   Require(!pending.has_status,
@@ -616,16 +655,22 @@ void Peer::TakeStatus(Pending& pending, Reader& payload) {
   Require(context_id_.has_value(), "a block status without a selected context");
   Require(pending.reply.context_id == *context_id_,
           "a block status for an unknown context");
-  Require(payload.left() > 0 && payload.left() % 8 == 0,
-          "NBD_REPLY_TYPE_BLOCK_STATUS of a wrong length");
-  Require(payload.left() / 8 <= 1u << 20, "more than 2^20 extents in a chunk");
+  const size_t size = extended ? 16 : 8;  // of a descriptor
+  Require(!extended || uint64_t{payload.U32()} * size == payload.left(),
+          "NBD_REPLY_TYPE_BLOCK_STATUS_EXT of another descriptor count");
+  Require(payload.left() > 0 && payload.left() % size == 0,
+          "a block status chunk of a wrong length");
+  Require(payload.left() / size <= 1u << 20,
+          "more than 2^20 extents in a chunk");
   uint64_t covered = 0;
   while (payload.left() > 0) {
     // All but the last one must end inside of the request.
     Require(covered < request.length,
             "an extent begins behind the end of the request");
     Extent extent;
-    extent.length = payload.U32();
+    extent.length = extended ? payload.U64() : payload.U32();
+    Require(!extended || payload.U32() == 0,
+            "the upper half of a status of base:allocation is not zero");
     extent.flags = payload.U32();
     Require(extent.length > 0, "an extent of length 0");
     Require((extent.flags & ~(kStateHole | kStateZero)) == 0,

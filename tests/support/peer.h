@@ -64,14 +64,18 @@ struct Piece {
 };
 
 struct Extent {
-  uint32_t length = 0;
+  uint64_t length = 0;
   uint32_t flags = 0;
 };
+
+// What a connection has negotiated: simple replies, structured ones, or
+// extended headers.
+enum class Style { kSimple, kStructured, kExtended };
 
 // A reply of the transmission phase, put together from all of its chunks.
 struct Reply {
   uint64_t cookie = 0;
-  bool structured = false;
+  bool structured = false;  // in chunks, those of extended headers included
   uint32_t error = kNbdOk;
   std::string message;
   Bytes data;  // Of a successful read: exactly the length asked for.
@@ -142,14 +146,20 @@ class Peer {
   void Open();
   // NBD_OPT_STRUCTURED_REPLY, which must succeed.
   void NegotiateStructuredReplies();
+  // NBD_OPT_EXTENDED_HEADERS, which must succeed.
+  void NegotiateExtendedHeaders();
   // NBD_OPT_SET_META_CONTEXT for base:allocation, which must succeed.
   void SelectAllocationContext(std::string_view name = {});
   // NBD_OPT_GO, which must succeed.
   ExportInfo Go(std::string_view name = {},
                 const std::vector<uint16_t>& infos = {});
-  // Open, structured replies with the allocation context if wanted, Go.
+  // Open, the style with the allocation context if wanted, Go.
+  ExportInfo EnterTransmission(Style style, bool allocation_context = false);
   ExportInfo EnterTransmission(bool structured,
-                               bool allocation_context = false);
+                               bool allocation_context = false) {
+    return EnterTransmission(structured ? Style::kStructured : Style::kSimple,
+                             allocation_context);
+  }
 
   // -- Transmission
 
@@ -186,9 +196,11 @@ class Peer {
   Reply ReceiveSimpleReply();
   // Takes one chunk; returns the reply when it was the last one.
   std::optional<Reply> ReceiveChunk();
+  // Takes the payload of a chunk of this type.
+  void TakeChunk(Pending& pending, uint16_t type, const Bytes& bytes);
   void TakeContent(Pending& pending, uint64_t offset, uint64_t length,
                    bool hole);
-  void TakeStatus(Pending& pending, Reader& payload);
+  void TakeStatus(Pending& pending, uint16_t type, Reader& payload);
   void TakeError(Pending& pending, uint16_t type, Reader& payload);
   void CheckComplete(const Pending& pending) const;
   std::multimap<uint64_t, Pending>::iterator FindPending(uint64_t cookie);
@@ -201,7 +213,7 @@ class Peer {
   bool byte_by_byte_ = false;
   size_t read_limit_ = SIZE_MAX;
   size_t write_limit_ = SIZE_MAX;
-  bool structured_ = false;
+  Style style_ = Style::kSimple;
   std::optional<uint32_t> context_id_;
   uint64_t next_cookie_ = 0x1122334455667788;
   // A client may use a cookie twice at a time; the oldest is answered first

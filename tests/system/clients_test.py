@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 # pylint: disable=wrong-import-position
 from clients import (ModelChecker, SocketActivate, allocated_bytes, connect_libnbd, error_of,
-                     holes_of, import_libnbd, merged, program_output, read_file, same_content,
-                     shows_preallocated_as_data, sparse_image, system_python_environment,
-                     unix_and_tcp)
-from harness import contains, eq, main, matches, need, require, test
+                     has_extended_headers, holes_of, import_libnbd, merged, program_output,
+                     read_file, same_content, shows_preallocated_as_data, sparse_image,
+                     system_python_environment, unix_and_tcp)
+from harness import Skip, contains, eq, main, matches, need, require, test
 
 MIB = 1 << 20
 # Data at both ends and in the middle, holes between, and a size that is no multiple of a block.
@@ -89,7 +89,8 @@ def _(context):
     nbdinfo = need("nbdinfo")
     for server in unix_and_tcp(context, the_image(context)):
         text = program_output(context, [nbdinfo, server.uri()])
-        matches(r"^protocol: newstyle-fixed without TLS, using structured packets$", text)
+        # libnbd since 1.18 asks for extended headers.
+        matches(r"^protocol: newstyle-fixed without TLS, using (structured|extended) packets$", text)
         matches(rf"^\s*export-size: {SIZE}\b", text)
         matches(r"^\s*content: data$", text)
         matches(r"^\s*base:allocation$", text)
@@ -577,6 +578,71 @@ def _(context):
         first.shutdown()
         second.shutdown()
         server.expect_clean(2)
+
+
+@test("with extended headers libnbd reads, writes and asks as with structured replies")
+def _(context):
+    nbd = import_libnbd()
+    if not has_extended_headers(nbd):
+        raise Skip("this libnbd has no extended headers")
+    image = the_image(context)
+    wanted = holes_of(image)
+    for extended in (True, False):
+        server = SocketActivate(context, image)
+        handle = connect_libnbd(server, extended=extended)
+        eq(handle.get_extended_headers_negotiated(), extended)
+        eq(handle.get_structured_replies_negotiated(), True)
+        eq(handle.can_block_status_payload(), extended)
+        eq(bytes(handle.pread(SIZE, 0)) == Path(image).read_bytes(), True, "all of it")
+        entries = []
+
+        def extent(_name, offset, got, error, entries=entries):
+            eq((offset, error.value), (0, 0))
+            entries.extend(got)
+        handle.block_status_64(SIZE, 0, extent)
+        asked = [list(entries)]
+        if extended:
+            entries.clear()
+            handle.block_status_filter(SIZE, 0, ["base:allocation"], extent)
+            asked.append(list(entries))
+        for told in asked:
+            eq([(length, status != 0) for length, status in told],
+               [(length, hole) for _start, length, hole in wanted])
+        handle.shutdown()
+        server.expect_clean()
+        matches("extended replies$" if extended else "structured replies$",
+                server.serving_lines()[0])
+
+
+@test("with extended headers one request of libnbd trims, zeroes, caches or maps 16 TiB")
+def _(context):
+    nbd = import_libnbd()
+    if not has_extended_headers(nbd):
+        raise Skip("this libnbd has no extended headers")
+    # As large as a file can be on ext4.
+    size = (16 << 40) - MIB
+    image = sparse_image(context, "huge", size, ((5 << 40, MIB),))
+    server = SocketActivate(context, image)
+    handle = connect_libnbd(server)
+    eq(handle.get_size(), size)
+    hole = nbd.STATE_HOLE | nbd.STATE_ZERO
+    entries = []
+
+    def extent(_name, offset, got, error):
+        eq((offset, error.value), (0, 0))
+        entries[:] = got
+    handle.block_status_64(size, 0, extent)
+    eq(entries, [(5 << 40, hole), (MIB, 0), (size - (5 << 40) - MIB, hole)])
+    handle.cache(size, 0)
+    handle.zero(size, 0)
+    eq(bytes(handle.pread(MIB, 5 << 40)) == bytes(MIB), True, "zeroes")
+    handle.pwrite(b"x" * 4096, 5 << 40, nbd.CMD_FLAG_FUA)
+    handle.trim(size, 0, nbd.CMD_FLAG_FUA)
+    handle.block_status_64(size, 0, extent)
+    eq(entries, [(size, hole)])
+    eq(error_of(handle.pread, 128 * MIB, 0) is not None, True, "a read that is too long")
+    handle.shutdown()
+    server.expect_clean()
 
 
 @test("a client that wants no structured replies gets simple ones, and the right bytes")

@@ -250,7 +250,7 @@ def provoke(client, image, structured):
     client.handshake()
     for option, data, wanted in (
             (0x7FFF, b"x" * 100, NBD_REP_ERR_UNSUP),
-            (NBD_OPT_EXTENDED_HEADERS, b"", NBD_REP_ERR_UNSUP),
+            (NBD_OPT_EXTENDED_HEADERS, b"data", NBD_REP_ERR_INVALID),
             (NBD_OPT_STARTTLS, b"", NBD_REP_ERR_UNSUP),
             (NBD_OPT_LIST, b"data", NBD_REP_ERR_INVALID),
             (NBD_OPT_INFO, b"y" * (100 << 10), NBD_REP_ERR_TOO_BIG),

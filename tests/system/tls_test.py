@@ -148,7 +148,8 @@ def _(context):
     client.begin_tls()
     client.shake_hands()
     for option, data in OPTIONS.items():
-        if option != NBD_OPT_GO:
+        # This client speaks with compact headers.
+        if option not in (NBD_OPT_GO, NBD_OPT_EXTENDED_HEADERS):
             replies = client.haggle(option, data)
             if replies[-1][0] == NBD_REP_ERR_TLS_REQD:
                 raise AssertionError(f"NBD_REP_ERR_TLS_REQD to option {option} over TLS")
@@ -181,7 +182,8 @@ def _(context):
     process, client = certified(context, mode="on")
     client.handshake()
     for option, data in OPTIONS.items():
-        if option != NBD_OPT_GO:
+        # This client speaks with compact headers.
+        if option not in (NBD_OPT_GO, NBD_OPT_EXTENDED_HEADERS):
             if client.haggle(option, data)[-1][0] == NBD_REP_ERR_TLS_REQD:
                 raise AssertionError(f"NBD_REP_ERR_TLS_REQD to option {option}")
     client.structured = True
@@ -272,24 +274,25 @@ def _(context):
 
 @test("STARTTLS discards everything negotiated before it")
 def _(context):
-    process, client = certified(context, mode="on")
-    client.handshake()
-    client.structured_replies()
-    client.meta_contexts()
-    client.ask_for_tls()
-    client.begin_tls()
-    client.shake_hands()
-    client.structured = False
-    # Metadata contexts need structured replies.
-    eq(client.haggle(NBD_OPT_SET_META_CONTEXT,
-                     client.meta_context_bytes("", ["base:allocation"]))[0][0], NBD_REP_ERR_INVALID)
-    # The client takes structured replies for a violation now.
-    client.go()
-    eq(client.flags & NBD_FLAG_SEND_DF, 0, "NBD_FLAG_SEND_DF")
-    eq(client.read(0, 4096), pattern(0, 4096))
-    eq(client.call(NBD_CMD_BLOCK_STATUS, 0, 4096).error, NBD_EINVAL)
-    client.disconnect_and_wait()
-    process.expect(EX_OK)
+    for option in (NBD_OPT_STRUCTURED_REPLY, NBD_OPT_EXTENDED_HEADERS):
+        process, client = certified(context, mode="on")
+        client.handshake()
+        eq(client.haggle(option), [(NBD_REP_ACK, b"")])
+        client.meta_contexts()
+        client.ask_for_tls()
+        client.begin_tls()
+        client.shake_hands()
+        # Metadata contexts need structured replies or extended headers.
+        eq(client.haggle(NBD_OPT_SET_META_CONTEXT,
+                         client.meta_context_bytes("", ["base:allocation"]))[0][0],
+           NBD_REP_ERR_INVALID)
+        # The client takes structured and extended replies for a violation.
+        client.go()
+        eq(client.flags & NBD_FLAG_SEND_DF, 0, "NBD_FLAG_SEND_DF")
+        eq(client.read(0, 4096), pattern(0, 4096))
+        eq(client.call(NBD_CMD_BLOCK_STATUS, 0, 4096).error, NBD_EINVAL)
+        client.disconnect_and_wait()
+        process.expect(EX_OK)
 
 
 @test("no second greeting is sent, and the client flags from before TLS hold")

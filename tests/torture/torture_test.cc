@@ -73,7 +73,7 @@ struct Scenario {
   Start start = Start::kActivated;
   Transport transport = Transport::kUnix;
   Storage storage = Storage::kFile;
-  bool structured = true;
+  Style style = Style::kStructured;
   std::optional<int> socket_buffer_bytes = std::nullopt;
   bool slow = false;
   // The environment of tests/support/faulty_calls.c.
@@ -86,14 +86,16 @@ struct Scenario {
 std::vector<Scenario> GivenScenarios() {
   using enum Start;
   using enum Transport;
+  using enum Style;
   return {{"GivenUnixStructured"},
           {"GivenTcpStructured", kInetd, kTcp},
-          {"GivenTcpSimple", kActivated, kTcp, Storage::kFile, false}};
+          {"GivenTcpSimple", kActivated, kTcp, Storage::kFile, kSimple}};
 }
 
 std::vector<Scenario> Scenarios() {
   using enum Start;
   using enum Transport;
+  using enum Style;
   using enum Storage;
   constexpr int kSmallBuffer = 4096;
   const std::vector<std::string> interrupted = {"NBDINETD_SHORTEN=3",
@@ -104,43 +106,46 @@ std::vector<Scenario> Scenarios() {
       "NBDINETD_CONNECTION_ERRORS=2000"};
   return {
       {"UnixStructured"},
-      {"UnixSimple", kInetd, kUnix, kFile, false},
+      {"UnixSimple", kInetd, kUnix, kFile, kSimple},
       {"TcpStructured", kInetd, kTcp},
-      {"TcpSimple", kActivated, kTcp, kFile, false},
+      {"TcpSimple", kActivated, kTcp, kFile, kSimple},
+      {"UnixExtended", kActivated, kUnix, kFile, kExtended},
+      {"TcpSmallBufferExtended", kInetd, kTcp, kFile, kExtended, kSmallBuffer},
       {"PipesStructured", kInetd, kPipes},
-      {"PipesSimple", kInetd, kPipes, kFile, false},
+      {"PipesSimple", kInetd, kPipes, kFile, kSimple},
       {"UnixListenerStructured", kListener, kUnix},
-      {"TcpListenerSimple", kListener, kTcp, kFile, false},
-      {"UnixSmallBufferStructured", kActivated, kUnix, kFile, true,
+      {"TcpListenerSimple", kListener, kTcp, kFile, kSimple},
+      {"UnixSmallBufferStructured", kActivated, kUnix, kFile, kStructured,
        kSmallBuffer},
-      {"UnixSmallBufferSimple", kInetd, kUnix, kFile, false, kSmallBuffer},
-      {"TcpSmallBufferStructured", kActivated, kTcp, kFile, true, kSmallBuffer},
-      {"TcpSmallBufferSimple", kActivated, kTcp, kFile, false, kSmallBuffer},
-      {"UnixSlowStructured", kActivated, kUnix, kFile, true, std::nullopt,
-       true},
-      {"TcpSlowSimple", kActivated, kTcp, kFile, false, std::nullopt, true},
-      {"TcpSlowSmallBufferStructured", kInetd, kTcp, kFile, true, kSmallBuffer,
-       true},
+      {"UnixSmallBufferSimple", kInetd, kUnix, kFile, kSimple, kSmallBuffer},
+      {"TcpSmallBufferStructured", kActivated, kTcp, kFile, kStructured,
+       kSmallBuffer},
+      {"TcpSmallBufferSimple", kActivated, kTcp, kFile, kSimple, kSmallBuffer},
+      {"UnixSlowStructured", kActivated, kUnix, kFile, kStructured,
+       std::nullopt, true},
+      {"TcpSlowSimple", kActivated, kTcp, kFile, kSimple, std::nullopt, true},
+      {"TcpSlowSmallBufferStructured", kInetd, kTcp, kFile, kStructured,
+       kSmallBuffer, true},
       {"TmpfsUnixStructured", kActivated, kUnix, kTmpfs},
-      {"TmpfsTcpSimple", kActivated, kTcp, kTmpfs, false},
+      {"TmpfsTcpSimple", kActivated, kTcp, kTmpfs, kSimple},
       {"LoopDeviceUnixStructured", kActivated, kUnix, kLoopDevice},
-      {"LoopDeviceTcpSimple", kActivated, kTcp, kLoopDevice, false},
-      {"InterruptedUnixStructured", kActivated, kUnix, kFile, true,
+      {"LoopDeviceTcpSimple", kActivated, kTcp, kLoopDevice, kSimple},
+      {"InterruptedUnixStructured", kActivated, kUnix, kFile, kStructured,
        std::nullopt, false, interrupted},
-      {"InterruptedTcpSimple", kInetd, kTcp, kFile, false, std::nullopt, false,
-       interrupted},
-      {"InterruptedPipesStructured", kInetd, kPipes, kFile, true, std::nullopt,
+      {"InterruptedTcpSimple", kInetd, kTcp, kFile, kSimple, std::nullopt,
        false, interrupted},
-      {"InterruptedListenerSimple", kListener, kUnix, kTmpfs, false,
+      {"InterruptedPipesStructured", kInetd, kPipes, kFile, kStructured,
        std::nullopt, false, interrupted},
-      {"FailingStorageStructured", kActivated, kUnix, kFile, true, std::nullopt,
+      {"InterruptedListenerSimple", kListener, kUnix, kTmpfs, kSimple,
+       std::nullopt, false, interrupted},
+      {"FailingStorageStructured", kActivated, kUnix, kFile, kStructured,
+       std::nullopt, false, failing_storage, true},
+      {"FailingStorageSimple", kActivated, kTcp, kFile, kSimple, std::nullopt,
        false, failing_storage, true},
-      {"FailingStorageSimple", kActivated, kTcp, kFile, false, std::nullopt,
-       false, failing_storage, true},
-      {"FailingConnectionStructured", kActivated, kTcp, kFile, true,
+      {"FailingConnectionStructured", kActivated, kTcp, kFile, kStructured,
        std::nullopt, false, failing_connection, true},
-      {"FailingConnectionSimple", kActivated, kUnix, kFile, false, std::nullopt,
-       false, failing_connection, true},
+      {"FailingConnectionSimple", kActivated, kUnix, kFile, kSimple,
+       std::nullopt, false, failing_connection, true},
   };
 }
 
@@ -335,7 +340,7 @@ class Torture : public testing::Test {
       bool read_only = false;
       try {
         const ExportInfo info = servers.peer(i).EnterTransmission(
-            scenario_.structured, scenario_.structured);
+            scenario_.style, scenario_.style != Style::kSimple);
         ASSERT_EQ(info.size, disk.model().size());
         read_only = (info.flags & kReadOnly) != 0;
       } catch (const ConnectionEnded&) {
@@ -347,7 +352,7 @@ class Torture : public testing::Test {
           servers.peer(i), disk.model(),
           TortureClient::Setup{.own_begin = i * part,
                                .own_end = (i + 1) * part,
-                               .structured = scenario_.structured,
+                               .structured = scenario_.style != Style::kSimple,
                                .read_only = read_only,
                                .slow = scenario_.slow,
                                .seed = random_(),

@@ -39,7 +39,8 @@ constexpr uint32_t kKnown[] = {nbdtest::kOptExportName,
                                nbdtest::kOptGo,
                                nbdtest::kOptStructuredReply,
                                nbdtest::kOptListMetaContext,
-                               nbdtest::kOptSetMetaContext};
+                               nbdtest::kOptSetMetaContext,
+                               nbdtest::kOptExtendedHeaders};
 constexpr uint32_t kUnknown = 99;
 
 // Has many exports, or an error.
@@ -205,9 +206,36 @@ TEST_F(OptionHandlersTest, GoAndExportNameGiveWhatWasNegotiated) {
     ASSERT_NE(negotiated, nullptr);
     EXPECT_EQ(negotiated->export_name, "disk");
     EXPECT_EQ(negotiated->style, ReplyStyle::kStructured);
+    EXPECT_EQ(negotiated->promises.headers, Headers::kCompact);
+    EXPECT_EQ(
+        negotiated->promises.transmission_flags & nbdtest::kBlockStatusPayload,
+        0);
     EXPECT_TRUE(negotiated->promises.block_status);
     EXPECT_NE(negotiated->target, nullptr);
   }
+}
+
+TEST_F(OptionHandlersTest, ExtendedHeadersComeWithTheExport) {
+  Answer(nbdtest::kOptExtendedHeaders);
+  for (const bool context : {false, true}) {
+    if (context) {
+      Answer(nbdtest::kOptSetMetaContext,
+             MetaContextPayload("disk", Queries{"base:allocation"}));
+    }
+    const Answered go = Answer(nbdtest::kOptGo, InfoPayload("disk", Infos{}));
+    const auto* negotiated = std::get_if<Negotiated>(&go.next);
+    ASSERT_NE(negotiated, nullptr);
+    EXPECT_EQ(negotiated->style, ReplyStyle::kExtended);
+    EXPECT_EQ(negotiated->promises.headers, Headers::kExtended);
+    const uint16_t flags = negotiated->promises.transmission_flags;
+    EXPECT_NE(flags & nbdtest::kSendDf, 0);
+    EXPECT_EQ((flags & nbdtest::kBlockStatusPayload) != 0, context);
+  }
+  const Answered export_name = Answer(nbdtest::kOptExportName, "disk");
+  const auto* ending = std::get_if<Ending>(&export_name.next);
+  ASSERT_NE(ending, nullptr);
+  EXPECT_EQ(ending->status, ExitStatus::kProtocol);
+  EXPECT_EQ(export_name.sent, "");
 }
 
 TEST_F(OptionHandlersTest, ASecondGoServesTheFileOfTheFirst) {
