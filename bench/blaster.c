@@ -14,7 +14,7 @@
  * Every command prints one line of JSON. `run --staged` prints one more, when
  * it is connected, waits for a line on standard input before it starts, and
  * keeps its connections until standard input ends, so that the cost of the
- * three can be told apart.
+ * three can be told apart. `run --extended` speaks with extended headers.
  *
  * The client is one thread that takes all the replies that one recv brings and
  * sends all the requests that they free with one sendmsg, so that the server is
@@ -44,7 +44,7 @@ struct options {
   unsigned read_percent, flush_every;
   uint64_t span;
   double seconds;
-  bool sequential, simple, staged;
+  bool sequential, simple, extended, staged;
 };
 
 /* ---- Latency histogram ----
@@ -112,7 +112,7 @@ static double cpu_seconds(void) {
 
 static struct session open_session(const struct options* options,
                                    bool block_status) {
-  struct session session = {0};
+  struct session session = {.extended = options->extended};
   session.fd = options->unix_path ? connect_unix(options->unix_path)
                                   : connect_loopback(options->port);
   read_greeting(session.fd);
@@ -127,7 +127,11 @@ struct slot {
   bool failed, done;
   uint32_t received; /* bytes that data and hole chunks have accounted for */
   uint64_t started_ns;
-  struct nbd_request request;
+  uint32_t length;
+  union {
+    struct nbd_request compact;
+    struct nbd_extended_request extended;
+  } request;
 };
 
 struct connection {
@@ -206,11 +210,17 @@ static void queue_requests(struct connection* connection, uint64_t now) {
                            : next_random() % run.blocks;
       offset = block * length;
     }
-    *slot = (struct slot){.type = type,
-                          .started_ns = now,
-                          .request = make_request(type, index, offset, length)};
-    connection->queue[connection->tail++] =
-        (struct iovec){&slot->request, sizeof slot->request};
+    *slot = (struct slot){.type = type, .started_ns = now, .length = length};
+    slot->request.compact = make_request(type, index, offset, length);
+    if (options->extended) {
+      slot->request.extended.magic = htobe32(NBD_EXTENDED_REQUEST_MAGIC);
+      slot->request.extended.length = htobe64(length);
+      if (type == NBD_CMD_WRITE)
+        slot->request.extended.flags = htobe16(NBD_CMD_FLAG_PAYLOAD_LEN);
+    }
+    connection->queue[connection->tail++] = (struct iovec){
+        &slot->request, options->extended ? sizeof slot->request.extended
+                                          : sizeof slot->request.compact};
     if (type == NBD_CMD_WRITE)
       connection->queue[connection->tail++] =
           (struct iovec){run.payload, length};
@@ -251,7 +261,7 @@ static void send_queue(struct connection* connection) {
 static void complete(struct connection* connection, struct slot* slot,
                      uint64_t now) {
   uint64_t latency = now - slot->started_ns;
-  uint32_t length = be32toh(slot->request.length);
+  uint32_t length = slot->length;
   if (slot->type == NBD_CMD_READ && slot->received != length)
     slot->failed = true;
   if (slot->failed) {
@@ -295,23 +305,29 @@ static size_t parse_header(struct connection* connection,
     slot->done = true;
     slot->failed = reply.error != 0;
     if (slot->type == NBD_CMD_READ && !slot->failed)
-      slot->received = be32toh(slot->request.length);
+      slot->received = slot->length;
     connection->to_drop = slot->received;
     return sizeof reply;
   }
-  if (be32toh(magic) != NBD_STRUCTURED_REPLY_MAGIC)
+  bool extended = run.options->extended;
+  if (be32toh(magic) !=
+      (extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_REPLY_MAGIC))
     fail("not a reply: magic %#x", be32toh(magic));
   struct nbd_chunk chunk;
-  if (length < sizeof chunk) return 0;
+  const size_t header =
+      extended ? sizeof(struct nbd_extended_chunk) : sizeof chunk;
+  if (length < header) return 0;
   memcpy(&chunk, at, sizeof chunk);
   uint16_t type = be16toh(chunk.type);
   uint32_t payload = be32toh(chunk.length);
-  size_t used = sizeof chunk;
+  if (extended) memcpy(&payload, at + header - sizeof payload, sizeof payload);
+  if (extended) payload = be32toh(payload);
+  size_t used = header;
   struct slot* slot = slot_of(connection, be64toh(chunk.cookie));
   if (type == NBD_REPLY_TYPE_OFFSET_HOLE) {
     uint32_t hole;
-    if (length < sizeof chunk + 12) return 0;
-    memcpy(&hole, at + sizeof chunk + 8, sizeof hole);
+    if (length < header + 12) return 0;
+    memcpy(&hole, at + header + 8, sizeof hole);
     slot->received += be32toh(hole);
     used += 12;
     payload = 0;
@@ -455,7 +471,7 @@ static void command_run(const struct options* options) {
   printf("}\n");
   if (options->staged) wait_for_line();
   for (unsigned i = 0; i < options->connections; i++)
-    send_disconnect(connections[i].session.fd);
+    send_disconnect(&connections[i].session);
 }
 
 /* ---- connect ---- */
@@ -476,7 +492,7 @@ static void connect_again_and_again(const struct options* options,
     haggle(&session, options->export_name, !options->simple, false);
     read_once(&session, 0, 4096);
     histogram_add(&result->first_read, now_ns() - start);
-    send_disconnect(session.fd);
+    send_disconnect(&session);
     close(session.fd);
   }
 }
@@ -522,7 +538,7 @@ static void command_hold(const struct options* options) {
   printf("{\"held\": %u}\n", options->connections);
   wait_for_line();
   for (unsigned i = 0; i < options->connections; i++)
-    send_disconnect(sessions[i].fd);
+    send_disconnect(&sessions[i]);
 }
 
 struct map {
@@ -595,7 +611,7 @@ static void command_extents(const struct options* options) {
       "\"requests\": %ju}\n",
       (double)(now_ns() - start) / 1e9, (uintmax_t)map.extents,
       (uintmax_t)map.data_bytes, (uintmax_t)map.requests);
-  send_disconnect(session.fd);
+  send_disconnect(&session);
 }
 
 static void command_info(const struct options* options) {
@@ -609,7 +625,7 @@ static void command_info(const struct options* options) {
       session.flags & NBD_FLAG_SEND_FLUSH ? "true" : "false",
       session.flags & NBD_FLAG_CAN_MULTI_CONN ? "true" : "false",
       session.flags & NBD_FLAG_READ_ONLY ? "true" : "false");
-  send_disconnect(session.fd);
+  send_disconnect(&session);
 }
 
 /* ---- Command line ---- */
@@ -648,6 +664,7 @@ static struct options parse_options(int argc, char** argv) {
       {"seconds", required_argument, NULL, 't'},
       {"sequential", no_argument, NULL, 'q'},
       {"simple", no_argument, NULL, 'm'},
+      {"extended", no_argument, NULL, 'x'},
       {"staged", no_argument, NULL, 'g'},
       {NULL, 0, NULL, 0}};
   struct options options = {.export_name = "bench",
@@ -694,6 +711,9 @@ static struct options parse_options(int argc, char** argv) {
         break;
       case 'm':
         options.simple = true;
+        break;
+      case 'x':
+        options.extended = true;
         break;
       case 'g':
         options.staged = true;

@@ -31,6 +31,8 @@
 #define NBD_REQUEST_MAGIC UINT32_C(0x25609513)
 #define NBD_SIMPLE_REPLY_MAGIC UINT32_C(0x67446698)
 #define NBD_STRUCTURED_REPLY_MAGIC UINT32_C(0x668e33ef)
+#define NBD_EXTENDED_REQUEST_MAGIC UINT32_C(0x21e41c71)
+#define NBD_EXTENDED_REPLY_MAGIC UINT32_C(0x6e8a278c)
 
 enum {
   NBD_FLAG_FIXED_NEWSTYLE = 1 << 0,
@@ -46,6 +48,7 @@ enum {
   NBD_OPT_GO = 7,
   NBD_OPT_STRUCTURED_REPLY = 8,
   NBD_OPT_SET_META_CONTEXT = 10,
+  NBD_OPT_EXTENDED_HEADERS = 11,
 
   NBD_REP_ACK = 1,
   NBD_REP_INFO = 3,
@@ -58,6 +61,8 @@ enum {
   NBD_CMD_DISC = 2,
   NBD_CMD_FLUSH = 3,
   NBD_CMD_BLOCK_STATUS = 7,
+
+  NBD_CMD_FLAG_PAYLOAD_LEN = 1 << 5,
 
   NBD_REPLY_FLAG_DONE = 1 << 0,
   NBD_REPLY_TYPE_NONE = 0,
@@ -75,6 +80,13 @@ struct nbd_request {
   uint32_t length;
 } __attribute__((packed));
 
+/* The fields before the length are those of a compact request. */
+struct nbd_extended_request {
+  uint32_t magic;
+  uint16_t flags, type;
+  uint64_t cookie, offset, length;
+} __attribute__((packed));
+
 struct nbd_simple_reply {
   uint32_t magic, error;
   uint64_t cookie;
@@ -85,6 +97,12 @@ struct nbd_chunk {
   uint16_t flags, type;
   uint64_t cookie;
   uint32_t length;
+} __attribute__((packed));
+
+struct nbd_extended_chunk {
+  uint32_t magic;
+  uint16_t flags, type;
+  uint64_t cookie, offset, length;
 } __attribute__((packed));
 
 struct nbd_option {
@@ -103,6 +121,7 @@ struct session {
   uint64_t size;
   uint16_t flags;
   bool structured;
+  bool extended;     /* in: wanted */
   bool block_status; /* base:allocation is selected */
 };
 
@@ -223,7 +242,12 @@ static inline void haggle(struct session* session, const char* export_name,
   uint32_t flags = htobe32(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
   write_exactly(session->fd, &flags, sizeof flags);
 
-  if (structured) {
+  if (session->extended) {
+    send_option(session->fd, NBD_OPT_EXTENDED_HEADERS, NULL, 0);
+    if (read_option_reply(session->fd, NBD_OPT_EXTENDED_HEADERS, payload,
+                          sizeof payload) != NBD_REP_ACK)
+      fail("the server has no extended headers");
+  } else if (structured) {
     send_option(session->fd, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
     session->structured =
         read_option_reply(session->fd, NBD_OPT_STRUCTURED_REPLY, payload,
@@ -283,10 +307,14 @@ static inline struct nbd_request make_request(uint16_t type, uint64_t cookie,
                               .length = htobe32(length)};
 }
 
-static inline void send_disconnect(int fd) {
-  struct nbd_request request = make_request(NBD_CMD_DISC, 0, 0, 0);
+static inline void send_disconnect(const struct session* session) {
+  struct nbd_extended_request request = {
+      .magic = htobe32(session->extended ? NBD_EXTENDED_REQUEST_MAGIC
+                                         : NBD_REQUEST_MAGIC),
+      .type = htobe16(NBD_CMD_DISC)};
+  size_t size = session->extended ? sizeof request : sizeof(struct nbd_request);
   /* A server that has gone already is no error here. */
-  if (send(fd, &request, sizeof request, MSG_NOSIGNAL) < 0) return;
+  if (send(session->fd, &request, size, MSG_NOSIGNAL) < 0) return;
 }
 
 /* One read with nothing else under way; the data is dropped. */

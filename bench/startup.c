@@ -66,7 +66,7 @@ static struct sample spawn_once(bool inetd, bool greeting_only,
     haggle(&session, "bench", true, false);
     read_once(&session, 0, 4096);
     sample.first_read_us = (double)(now_ns() - start) / 1e3;
-    send_disconnect(session.fd);
+    send_disconnect(&session);
   }
   close(session.fd);
 
