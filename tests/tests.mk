@@ -26,6 +26,7 @@ AM_CPPFLAGS += -I$(top_srcdir)/tests $(GTEST_CFLAGS)
 unit_sources = \
 	tests/unit/base/amounts_test.cc \
 	tests/unit/base/edit_distance_test.cc \
+	tests/unit/base/byte_size_test.cc \
 	tests/unit/base/errors_test.cc \
 	tests/unit/base/file_status_test.cc \
 	tests/unit/base/json_test.cc \
@@ -93,6 +94,7 @@ tests/unit/%.o tests/protocol/%.o: CXXFLAGS += -O0 -U_FORTIFY_SOURCE
 
 # Of the real program, over a socket pair.
 protocol_tests = \
+	tests/protocol/block_size_test \
 	tests/protocol/extended_headers_test \
 	tests/protocol/handshake_test \
 	tests/protocol/shutdown_test \

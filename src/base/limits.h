@@ -23,8 +23,7 @@ inline constexpr size_t kMaxStringBytes = 4096;
 inline constexpr uint32_t kMaxOptionBytes = 64 << 10;
 // The data that one request reads or writes.
 inline constexpr uint32_t kMaxPayloadBytes = 64 << 20;
-// The maximum payload that is advertised ("Size constraints"). More is
-// accepted, since clients that don't request NBD_INFO_BLOCK_SIZE may send it.
+// The maximum payload that is advertised ("Size constraints").
 inline constexpr uint32_t kAdvertisedPayloadBytes = 32 << 20;
 // A reply without its data; a block status may be longer.
 inline constexpr size_t kMaxReplyBytes = 512;

@@ -133,7 +133,7 @@ void AddHints(const Options& options, CheckReport& report) {
       absl::StartsWith(path, "/proc/")) {
     return;
   }
-  report.unit_hints = UnitHints(path, options.read_only);
+  report.unit_hints = UnitHints(path, options.export_settings.read_only);
 }
 
 // The answer for people.

@@ -22,7 +22,13 @@ void LogNotices(const Log& log, const std::string& name, const Export& target,
               ReadOnlyNotice(name, read_only_reason),
               {{"NBD_REASON", read_only_reason}});
   }
-  if (target.facts().size_bytes == 0) {
+  if (target.facts().unserved_bytes > 0) {
+    log.Write(Priority::kNotice,
+              absl::StrCat("the last ", target.facts().unserved_bytes,
+                           " bytes of ", Quoted(name),
+                           " aren't served: its size is no multiple of the "
+                           "minimum of --block-size"));
+  } else if (target.facts().size_bytes == 0) {
     log.Write(Priority::kNotice,
               absl::StrCat(Quoted(name),
                            " is empty: clients get an export of 0 bytes, and "
@@ -35,7 +41,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFile(const Options& options,
                                                   const Log& log) {
   std::string read_only_reason;
   absl::StatusOr<std::unique_ptr<Export>> opened =
-      OpenExport(options.file, options.read_only, &read_only_reason);
+      OpenExport(options.file, options.export_settings, &read_only_reason);
   if (!opened.ok()) return opened.status();
   LogNotices(log, options.file, **opened, read_only_reason);
   return Catalog::OfOne(*std::move(opened), options.export_name,
@@ -61,7 +67,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(const Invocation& invocation,
     }
     std::string read_only_reason;
     absl::StatusOr<std::unique_ptr<Export>> opened = OpenHandedOver(
-        file.fd.get(), name, options.read_only, &read_only_reason);
+        file.fd.get(), name, options.export_settings, &read_only_reason);
     if (!opened.ok()) return opened.status();
     if (options.exclusive != Exclusive::kOff &&
         (*opened)->shares_description()) {
@@ -81,7 +87,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
     const Invocation& invocation, const Log& log) {
   const Options& options = invocation.options;
   if (!options.directory.empty()) {
-    return OpenDirectory(options.directory, options.read_only,
+    return OpenDirectory(options.directory, options.export_settings,
                          options.export_name.value_or(""));
   }
   return invocation.files.empty() ? OpenFile(options, log)

@@ -3,16 +3,24 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
+#include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/block_sizes.h"
+#include "base/byte_size.h"
 #include "base/errors.h"
 #include "base/limits.h"
 #include "base/time_span.h"
@@ -159,6 +167,47 @@ absl::Status SetCheck(const GivenOption& given, Options& options) {
                        "use text or json", options.check_json);
 }
 
+// MIN:PREFERRED:MAX ("Size constraints").
+absl::Status SetBlockSize(const GivenOption& given, Options& options) {
+  const std::vector<absl::string_view> parts =
+      absl::StrSplit(given.argument, ':');
+  std::array<uint32_t, 3> sizes;
+  if (parts.size() != sizes.size()) {
+    return Complain(given, "MIN:PREFERRED:MAX is needed, as in 512:4K:32M");
+  }
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    const std::optional<uint64_t> size = ParseByteSize(parts[i]);
+    if (!size.has_value() || *size > kMaxPayloadBytes) {
+      return Complain(given, absl::StrCat(Quoted(parts[i]),
+                                          " is no size of up to 64M; use "
+                                          "bytes, or a number with K or M"));
+    }
+    sizes[i] = static_cast<uint32_t>(*size);
+  }
+  const auto [minimum, preferred, maximum] = sizes;
+  if (!std::has_single_bit(minimum) || minimum > BlockSizes::kMaxMinimum) {
+    return Complain(given, "MIN must be a power of 2, of up to 64K");
+  }
+  if (!std::has_single_bit(preferred) || preferred < minimum ||
+      preferred < BlockSizes::kMinPreferred) {
+    return Complain(given,
+                    "PREFERRED must be a power of 2, and no less than MIN and "
+                    "512");
+  }
+  if (maximum < preferred || maximum % minimum != 0) {
+    return Complain(given,
+                    "MAX must be a multiple of MIN, and no less than "
+                    "PREFERRED");
+  }
+  options.export_settings.block_sizes =
+      BlockSizes{.minimum = minimum,
+                 .preferred = preferred,
+                 .advertised_payload = maximum,
+                 .accepted_payload = maximum,
+                 .chosen = true};
+  return absl::OkStatus();
+}
+
 absl::Status SetExclusive(const GivenOption& given, Options& options) {
   return SetWord<Exclusive>(given,
                             {{"refuse", Exclusive::kRefuse},
@@ -207,7 +256,7 @@ constexpr OptionRow kTable[] = {
      .help = "export read-only",
      .key = "ReadOnly",
      .key_kind = KeyKind::kBoolean,
-     .set = Flag<&Options::read_only>},
+     .set = Flag<&Options::export_settings, &ExportSettings::read_only>},
     {.letter = 'e',
      .name = "exportname",
      .alias = "export-name",  // nbdkit accepts both
@@ -237,6 +286,12 @@ constexpr OptionRow kTable[] = {
      .key = "Exclusive",
      .key_kind = KeyKind::kWord,
      .set = SetExclusive},
+    {.name = "block-size",
+     .argument = "=MIN:PREFERRED:MAX",
+     .help = "the sizes that requests may have: MIN (1 to 64K)\n"
+             "is their alignment, MAX the longest read or write",
+     .key = "BlockSize",
+     .set = SetBlockSize},
     {.name = "sandbox",
      .argument = "=MODE",
      .help = "the sandbox that a connection's process enters\n"

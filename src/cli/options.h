@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/timeouts.h"
 #include "export/exclusive.h"
+#include "export/export_settings.h"
 #include "sandbox/sandbox.h"
 #include "server/access.h"
 #include "server/activation.h"
@@ -25,7 +26,7 @@ namespace nbdinetd {
 struct Options {
   std::string file;       // empty when none was given
   std::string directory;  // --directory, in place of a file; else empty
-  bool read_only = false;
+  ExportSettings export_settings;
   std::optional<std::string> export_name;
   std::string description;
   std::optional<LogDestination> log;

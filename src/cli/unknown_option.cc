@@ -80,7 +80,8 @@ constexpr char kStorage[] =
 
 constexpr Foreign kFilters[] = {
     {"blocksize", kByItself},
-    {"blocksize-policy", kByItself},
+    {"blocksize-policy",
+     "--block-size=MIN:PREFERRED:MAX sets and enforces the sizes"},
     {"bzip2", kUnpack},
     {"cache", kByItself},
     {"cacheextents", kByItself},

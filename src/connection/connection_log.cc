@@ -118,7 +118,7 @@ void LogStart(const Log& log, const std::string& peer,
   log.Write(Priority::kInfo, message_id::kServing,
             absl::StrCat("serving export ", Quoted(negotiated.export_name),
                          " to ", peer, ": ", Quoted(target.path()), ", ",
-                         ExactAmount(target.facts().size_bytes), ", ",
+                         ExactAmount(negotiated.promises.size_bytes), ", ",
                          ModeOf(target), ", ", NameOf(negotiated.style),
                          " replies", tls.has_value() ? TlsClause(*tls) : ""));
 }

@@ -39,9 +39,9 @@ bool BlockDeviceExport::IsReadOnly(int fd) {
 }
 
 absl::StatusOr<std::unique_ptr<Export>> BlockDeviceExport::Create(
-    const std::string& path, UniqueFd fd, bool read_only, Sharing sharing) {
+    const std::string& path, UniqueFd fd, const ExportSettings& settings,
+    Sharing sharing) {
   Facts facts;
-  facts.read_only = read_only;
   facts.block_device = true;
   facts.sharing = sharing;
   if (ioctl(fd.get(), BLKGETSIZE64, &facts.size_bytes) != 0) {
@@ -60,9 +60,10 @@ absl::StatusOr<std::unique_ptr<Export>> BlockDeviceExport::Create(
   // A write of less than a page first reads the page into the page cache.
   const unsigned preferred =
       std::max(physical, static_cast<unsigned>(PageBytes()));
-  facts.preferred_block_bytes =
+  facts.block_sizes.preferred =
       std::has_single_bit(preferred) && preferred <= (1 << 20) ? preferred
                                                                : 4096;
+  ApplySettings(settings, facts);
   return std::unique_ptr<Export>(new BlockDeviceExport(
       path, std::move(fd), facts,
       std::max(static_cast<uint64_t>(logical), PageBytes())));

@@ -129,11 +129,12 @@ class Names {
 
 class DirectoryCatalog : public Catalog {
  public:
-  DirectoryCatalog(const std::string& path, UniqueFd fd, bool read_only,
+  DirectoryCatalog(const std::string& path, UniqueFd fd,
+                   const ExportSettings& settings,
                    const std::string& default_name)
       : path_(path),
         fd_(std::move(fd)),
-        read_only_(read_only),
+        settings_(settings),
         default_name_(default_name) {}
 
   absl::Status Find(absl::string_view name) override {
@@ -146,7 +147,7 @@ class DirectoryCatalog : public Catalog {
   std::string InWords() override;
   int directory_fd() const override { return fd_.get(); }
   Kinds kinds() const override {
-    return {/*writable=*/!read_only_, /*block_devices=*/true};
+    return {/*writable=*/!settings_.read_only, /*block_devices=*/true};
   }
 
  private:
@@ -166,7 +167,7 @@ class DirectoryCatalog : public Catalog {
 
   const std::string path_;
   const UniqueFd fd_;
-  const bool read_only_;
+  const ExportSettings settings_;
   const std::string default_name_;
   const bool by_root_ = geteuid() == 0;
 };
@@ -193,7 +194,7 @@ absl::StatusOr<Catalog::Opened> DirectoryCatalog::Open(
   std::string read_only_reason;
   absl::StatusOr<std::unique_ptr<Export>> target = OpenExportWith(
       [&](int flags) { return OpenBeneath(fd_.get(), name.c_str(), flags); },
-      PathOf(name), read_only_, &read_only_reason);
+      PathOf(name), settings_, &read_only_reason);
   if (absl::IsPermissionDenied(target.status()) && by_root_) {
     return absl::PermissionDeniedError(
         absl::StrCat(target.status().message(),
@@ -261,7 +262,8 @@ std::string DirectoryCatalog::InWords() {
   return absl::StrCat(
       "would serve ", count, count == 1 ? " file" : " files", " of ",
       Quoted(path_), ", ", SizeInWords(total_bytes), " in all, ",
-      read_only_ ? "read-only" : "read-write", ", each under its own name\n",
+      settings_.read_only ? "read-only" : "read-write",
+      ", each under its own name\n",
       default_name_.empty()
           ? std::string("the empty export name is unknown; --exportname=NAME "
                         "would make NAME the default export\n")
@@ -293,7 +295,8 @@ std::string SizeInWords(uint64_t size_bytes) {
 }
 
 absl::StatusOr<std::unique_ptr<Catalog>> OpenDirectory(
-    const std::string& path, bool read_only, const std::string& default_name) {
+    const std::string& path, const ExportSettings& settings,
+    const std::string& default_name) {
   if (!default_name.empty() && !IsExportFileName(default_name)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--exportname=", Quoted(default_name),
@@ -320,7 +323,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenDirectory(
     }
     return ErrnoStatus(errno, what, absl::StatusCode::kNotFound);
   }
-  return std::make_unique<DirectoryCatalog>(path, std::move(fd), read_only,
+  return std::make_unique<DirectoryCatalog>(path, std::move(fd), settings,
                                             default_name);
 }
 

@@ -22,15 +22,16 @@ namespace nbdinetd {
 bool IsExportFileName(absl::string_view name);
 
 // Opens the directory but none of its files. Open() of the catalog opens a
-// file: read-only with `read_only` or when only that is permitted, read-write
-// otherwise. Each call uses the current content of the directory.
+// file: read-only if `settings` say so or when only that is permitted,
+// read-write otherwise. Each call uses the current content of the directory.
 // `default_name` is the default export, which need not exist; empty for none.
 //
 // NotFound when `path` is no searchable directory; InvalidArgument when
 // `default_name` is no IsExportFileName(); Internal when the process lacks
 // descriptors, memory or openat2(2).
 absl::StatusOr<std::unique_ptr<Catalog>> OpenDirectory(
-    const std::string& path, bool read_only, const std::string& default_name);
+    const std::string& path, const ExportSettings& settings,
+    const std::string& default_name);
 
 // A size for people: "1.5 MiB (1572864 bytes)". The tenth is cut off, not
 // rounded.

@@ -54,6 +54,17 @@ Export::Export(std::string path, UniqueFd fd, Facts facts)
       write_flags_(facts.sharing == Sharing::kSharedForAppending ? kRwfNoAppend
                                                                  : 0) {}
 
+void Export::ApplySettings(const ExportSettings& settings, Facts& facts) {
+  facts.read_only = settings.read_only;
+  if (!settings.block_sizes.has_value()) return;
+  facts.block_sizes = *settings.block_sizes;
+  // "the advertised export size SHOULD be an integer multiple of that block
+  // size" ("Size constraints").
+  facts.unserved_bytes =
+      static_cast<uint32_t>(facts.size_bytes % facts.block_sizes.minimum);
+  facts.size_bytes -= facts.unserved_bytes;
+}
+
 size_t Export::ReadCached(uint64_t offset, absl::Span<char> out) {
   if (reads_busy_.load(std::memory_order_relaxed) != 0) return 0;
   const iovec piece = {out.data(), out.size()};
@@ -284,10 +295,15 @@ int Export::FindExtents(uint64_t offset, uint64_t length, size_t limit,
       return 0;
     }
   }
-  return nbdinetd::FindExtents(
+  const int error = nbdinetd::FindExtents(
       fd(), {offset, offset + length, facts_.size_bytes, limit}, source,
       [this](uint64_t from, uint64_t bytes) { return MakeClean(from, bytes); },
       out);
+  if (error != 0) return error;
+  if (facts_.block_sizes.minimum > 1) {
+    AlignExtents(facts_.block_sizes.minimum, out);
+  }
+  return 0;
 }
 
 }  // namespace nbdinetd

@@ -19,8 +19,10 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "base/block_sizes.h"
 #include "base/unique_fd.h"
 #include "export/calls_under_way.h"
+#include "export/export_settings.h"
 #include "export/extents.h"
 #include "export/storage_error.h"
 
@@ -44,8 +46,10 @@ class Export {
 
   // Properties that are read when the export is opened, and never change.
   struct Facts {
-    uint64_t size_bytes = 0;
-    uint32_t preferred_block_bytes = 4096;  // a power of 2, 512 or more
+    uint64_t size_bytes = 0;  // a multiple of block_sizes.minimum
+    // At the end of the file: less than block_sizes.minimum.
+    uint32_t unserved_bytes = 0;
+    BlockSizes block_sizes = {};
     bool read_only = false;
     bool rotational = false;
     bool block_device = false;
@@ -154,6 +158,9 @@ class Export {
 
   Export(std::string path, UniqueFd fd, Facts facts);
 
+  // Sets the facts that the administrator has chosen; the storage's are set.
+  static void ApplySettings(const ExportSettings& settings, Facts& facts);
+
   int fd() const { return fd_.get(); }
   struct Range {
     uint64_t offset;
@@ -199,7 +206,7 @@ class Export {
 };
 
 // Opens `path` by `open_with`, which gets the flags of open(2) and returns a
-// descriptor, or -1 and errno. The export is read-only with `read_only`, or
+// descriptor, or -1 and errno. The export is read-only if `settings` say so, or
 // when only that is permitted; the reason for the latter is stored in
 // `*read_only_reason`, which is otherwise unchanged. Opening never waits. A
 // file that is neither a regular file nor a block device is closed at once.
@@ -207,7 +214,7 @@ class Export {
 // NotFound when there is no such file; otherwise as OpenErrorStatus().
 absl::StatusOr<std::unique_ptr<Export>> OpenExportWith(
     absl::FunctionRef<int(int flags)> open_with, const std::string& path,
-    bool read_only, std::string* read_only_reason);
+    ExportSettings settings, std::string* read_only_reason);
 
 // The status for an errno value of open(2). NotFound: no file to open.
 // PermissionDenied: no right to open it. Internal: the process lacks
@@ -223,7 +230,8 @@ std::string ReadOnlyNotice(const std::string& name,
 // process lacks descriptors or memory, or a block device reports no size.
 // Opening never waits and never operates a device, such as rewinding a tape.
 absl::StatusOr<std::unique_ptr<Export>> OpenExport(
-    const std::string& path, bool read_only, std::string* read_only_reason);
+    const std::string& path, const ExportSettings& settings,
+    std::string* read_only_reason);
 
 // Opens the file that was handed over as `fd`, which the caller keeps; `name`
 // is for messages. The file is opened anew if permitted: the kernel reports a
@@ -232,7 +240,7 @@ absl::StatusOr<std::unique_ptr<Export>> OpenExport(
 // read-only if `fd` isn't open for writing. Errors and `*read_only_reason` as
 // for OpenExport().
 absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
-    int fd, const std::string& name, bool read_only,
+    int fd, const std::string& name, ExportSettings settings,
     std::string* read_only_reason);
 
 }  // namespace nbdinetd

@@ -216,6 +216,27 @@ bool IsPlainExt4File(int fd) {
 
 }  // namespace
 
+void AlignExtents(uint64_t minimum, Extents* extents) {
+  const uint64_t mask = minimum - 1;
+  uint64_t end = 0, aligned_end = 0;  // from the first extent's begin
+  size_t kept = 0;
+  for (size_t i = 0; i < extents->size(); ++i) {
+    const Extent extent = (*extents)[i];
+    end += extent.length_bytes;
+    const uint64_t next = extent.hole ? end & ~mask : (end + mask) & ~mask;
+    if (next <= aligned_end) continue;
+    if (kept > 0 && (*extents)[kept - 1].hole == extent.hole) {
+      (*extents)[kept - 1].length_bytes += next - aligned_end;
+    } else {
+      (*extents)[kept++] = {next - aligned_end, extent.hole};
+    }
+    aligned_end = next;
+  }
+  // A hole of less than `minimum` is reported as data, which is always right.
+  if (kept == 0) (*extents)[kept++] = {minimum, false};
+  extents->resize(kept);
+}
+
 ExtentSource ExtentSourceOf(int fd) {
   struct statfs st;
   if (fstatfs(fd, &st) != 0) return ExtentSource::kSeekAfterSync;

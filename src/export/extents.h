@@ -48,6 +48,11 @@ enum class ExtentSource {
   // or another machine; used after a sync.
   kSeekAfterSync,
 };
+// Moves the ends of the extents to multiples of `minimum`, a power of 2, so
+// that a hole covers none of the data: a hole becomes shorter, and may vanish.
+// The first extent begins at a multiple; at least one remains.
+void AlignExtents(uint64_t minimum, Extents* extents);
+
 // Depends on the type of the file system and the flags of the file, which may
 // change while it is open. kSeekAfterSync for an unknown file system, or when
 // fstatfs(2) fails.

@@ -25,12 +25,13 @@ uint32_t PreferredBlock(const struct stat& st) {
 
 std::unique_ptr<Export> FileExport::Create(const std::string& path, UniqueFd fd,
                                            const struct stat& st,
-                                           bool read_only, Sharing sharing) {
+                                           const ExportSettings& settings,
+                                           Sharing sharing) {
   Facts facts;
   facts.size_bytes = static_cast<uint64_t>(st.st_size);
-  facts.preferred_block_bytes = PreferredBlock(st);
-  facts.read_only = read_only;
+  facts.block_sizes.preferred = PreferredBlock(st);
   facts.sharing = sharing;
+  ApplySettings(settings, facts);
   return std::unique_ptr<Export>(new FileExport(path, std::move(fd), facts));
 }
 

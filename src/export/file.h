@@ -10,7 +10,8 @@ class FileExport : public Export {
  public:
   // `st` is the result of fstat() on `fd`.
   static std::unique_ptr<Export> Create(const std::string& path, UniqueFd fd,
-                                        const struct stat& st, bool read_only,
+                                        const struct stat& st,
+                                        const ExportSettings& settings,
                                         Sharing sharing = Sharing::kOwn);
 
   int Trim(uint64_t offset, uint64_t length) override;

@@ -29,20 +29,20 @@ absl::Status NoInput(const std::string& path, absl::string_view reason) {
 
 // Makes an export of an open file. NotFound when it can't be one.
 absl::StatusOr<std::unique_ptr<Export>> ExportOf(
-    UniqueFd fd, const std::string& path, bool read_only,
+    UniqueFd fd, const std::string& path, ExportSettings settings,
     std::string* read_only_reason,
     Export::Sharing sharing = Export::Sharing::kOwn) {
   struct stat st;
   if (FileStatus(fd.get(), &st) != 0) return NoInput(path, ErrnoText(errno));
   if (S_ISREG(st.st_mode)) {
-    return FileExport::Create(path, std::move(fd), st, read_only, sharing);
+    return FileExport::Create(path, std::move(fd), st, settings, sharing);
   }
   if (S_ISBLK(st.st_mode)) {
-    if (!read_only && BlockDeviceExport::IsReadOnly(fd.get())) {
-      read_only = true;
+    if (!settings.read_only && BlockDeviceExport::IsReadOnly(fd.get())) {
+      settings.read_only = true;
       *read_only_reason = "the block device is read-only";
     }
-    return BlockDeviceExport::Create(path, std::move(fd), read_only, sharing);
+    return BlockDeviceExport::Create(path, std::move(fd), settings, sharing);
   }
   return NoInput(path, S_ISDIR(st.st_mode)
                            ? "it is a directory"
@@ -113,31 +113,32 @@ std::string ReadOnlyNotice(const std::string& name,
 
 absl::StatusOr<std::unique_ptr<Export>> OpenExportWith(
     absl::FunctionRef<int(int flags)> open_with, const std::string& path,
-    bool read_only, std::string* read_only_reason) {
+    ExportSettings settings, std::string* read_only_reason) {
   UniqueFd fd;
   int error = 0;
-  if (!read_only) {
+  if (!settings.read_only) {
     fd.Reset(open_with(O_RDWR | kOpenFlags));
     error = fd.valid() ? 0 : errno;
     if (OnlyWritingIsRefused(error)) {
-      read_only = true;
+      settings.read_only = true;
       *read_only_reason = ErrnoText(error);
     }
   }
-  if (!fd.valid() && read_only) {
+  if (!fd.valid() && settings.read_only) {
     fd.Reset(open_with(O_RDONLY | kOpenFlags));
     error = fd.valid() ? 0 : errno;
   }
   if (error == EISDIR) return NoInput(path, "it is a directory");
   if (error != 0) return OpenErrorStatus(error, path);
-  return ExportOf(std::move(fd), path, read_only, read_only_reason);
+  return ExportOf(std::move(fd), path, settings, read_only_reason);
 }
 
 absl::StatusOr<std::unique_ptr<Export>> OpenExport(
-    const std::string& path, bool read_only, std::string* read_only_reason) {
+    const std::string& path, const ExportSettings& settings,
+    std::string* read_only_reason) {
   absl::StatusOr<std::unique_ptr<Export>> opened =
       OpenExportWith([&](int flags) { return open(path.c_str(), flags); }, path,
-                     read_only, read_only_reason);
+                     settings, read_only_reason);
   // Every other failure means that the export doesn't exist.
   if (absl::IsPermissionDenied(opened.status())) {
     return absl::NotFoundError(
@@ -151,30 +152,30 @@ absl::StatusOr<std::unique_ptr<Export>> OpenExport(
 }
 
 absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
-    int fd, const std::string& name, bool read_only,
+    int fd, const std::string& name, ExportSettings settings,
     std::string* read_only_reason) {
   const int flags = fcntl(fd, F_GETFL);
   if (flags < 0 || (flags & O_PATH) != 0 || (flags & O_ACCMODE) == O_WRONLY) {
     return NoInput(name, "the descriptor handed over can't be read from");
   }
-  if (!read_only && (flags & O_ACCMODE) == O_RDONLY) {
-    read_only = true;
+  if (!settings.read_only && (flags & O_ACCMODE) == O_RDONLY) {
+    settings.read_only = true;
     *read_only_reason = "the descriptor handed over is open for reading only";
   }
   const std::string link = absl::StrCat("/proc/self/fd/", fd);
-  UniqueFd own(
-      open(link.c_str(), (read_only ? O_RDONLY : O_RDWR) | kOpenFlags));
+  UniqueFd own(open(link.c_str(),
+                    (settings.read_only ? O_RDONLY : O_RDWR) | kOpenFlags));
   if (own.valid()) {
-    return ExportOf(std::move(own), name, read_only, read_only_reason);
+    return ExportOf(std::move(own), name, settings, read_only_reason);
   }
-  const bool appends = !read_only && (flags & O_APPEND) != 0;
+  const bool appends = !settings.read_only && (flags & O_APPEND) != 0;
   if (absl::Status status = CheckShared(fd, name, flags, appends);
       !status.ok()) {
     return status;
   }
   own.Reset(fcntl(fd, F_DUPFD_CLOEXEC, 0));
   if (!own.valid()) return NoInput(name, ErrnoText(errno));
-  return ExportOf(std::move(own), name, read_only, read_only_reason,
+  return ExportOf(std::move(own), name, settings, read_only_reason,
                   appends ? Export::Sharing::kSharedForAppending
                           : Export::Sharing::kShared);
 }

@@ -290,7 +290,7 @@ class Definer {
       definition_.arguments.insert(definition_.arguments.end(),
                                    arguments.begin(), arguments.end());
     }
-    definition_.is_read_only = options.read_only;
+    definition_.is_read_only = options.export_settings.read_only;
     definition_.description = options.description;
     definition_.tls_certificates = options.tls.certificates;
     definition_.tls_pre_shared_keys = options.tls.psk_file;

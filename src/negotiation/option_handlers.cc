@@ -200,6 +200,7 @@ Promises OptionHandlers::PromisesFor(const Export& target,
   if (style_ != ReplyStyle::kSimple) flags |= NBD_FLAG_SEND_DF;
   Promises promises;
   promises.size_bytes = facts.size_bytes;
+  promises.block_sizes = facts.block_sizes;
   // "used the same export name for the subsequent NBD_OPT_GO" ("Metadata
   // querying").
   promises.block_status = base_allocation_for_ == export_name;
@@ -329,10 +330,13 @@ bool OptionHandlers::DescribeExport(const InfoRequest& request, Call& call) {
   if (asked(NBD_INFO_DESCRIPTION) && !opened.description.empty()) {
     replies.InfoString(NBD_INFO_DESCRIPTION, opened.description);
   }
-  if (asked(NBD_INFO_BLOCK_SIZE)) {
-    replies.InfoBlockSize(kMinBlockBytes,
-                          opened.target->facts().preferred_block_bytes,
-                          kAdvertisedPayloadBytes);
+  // "A server with size constraints other than the default SHOULD advertise the
+  // size constraints [...], and MUST do so unless it has agreed on size
+  // constraints via out of band means" ("Size constraints"): unasked, too.
+  const BlockSizes& sizes = promises.block_sizes;
+  if (asked(NBD_INFO_BLOCK_SIZE) || sizes.chosen) {
+    replies.InfoBlockSize(sizes.minimum, sizes.preferred,
+                          sizes.advertised_payload);
   }
   replies.Ack();
   return true;

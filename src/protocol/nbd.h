@@ -125,9 +125,6 @@ enum NbdError : uint32_t {
   NBD_ESHUTDOWN = 108,
 };
 
-// The smallest unit of offsets and lengths.
-inline constexpr uint32_t kMinBlockBytes = 1;
-
 }  // namespace nbdinetd
 
 #endif  // NBDINETD_PROTOCOL_NBD_H_

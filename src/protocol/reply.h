@@ -69,9 +69,9 @@ class ReplyEncoder {
                       absl::string_view sentence, uint64_t offset) const;
 
   // The longest extent of one descriptor: in a structured reply, its length has
-  // 32 bits, and should be a multiple of 512.
+  // 32 bits, and must be a multiple of the minimum block size, 64 KiB at most.
   uint64_t max_descriptor_length() const {
-    return style_ == ReplyStyle::kExtended ? UINT64_MAX : 0xfffffe00;
+    return style_ == ReplyStyle::kExtended ? UINT64_MAX : 0xffff0000;
   }
   // The length in bytes of what EncodeBlockStatus() writes. Only where
   // structured or extended replies were negotiated.

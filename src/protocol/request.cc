@@ -58,7 +58,7 @@ uint16_t AcceptedFlags(const Request& request, const Rule& rule,
 }
 
 Verdict ValidateRead(const Request& request, const Promises& promises) {
-  if (request.length <= kMaxPayloadBytes) return {};
+  if (request.length <= promises.block_sizes.accepted_payload) return {};
   // NBD_EOVERFLOW is only for clients that know it: those to which
   // NBD_FLAG_SEND_DF was advertised ("Error values").
   if ((promises.transmission_flags & NBD_FLAG_SEND_DF) != 0) {
@@ -129,8 +129,13 @@ Verdict ValidateRequest(const Request& request, const Promises& promises) {
       (request.offset != 0 || request.length != 0)) {
     return {NBD_EINVAL, "a flush must have offset 0 and length 0"};
   }
-  if (request.type == NBD_CMD_WRITE && request.length > kMaxPayloadBytes) {
+  if (request.type == NBD_CMD_WRITE &&
+      request.length > promises.block_sizes.accepted_payload) {
     return {NBD_EINVAL, "the write is longer than the maximum payload size"};
+  }
+  if (((request.offset | request.length) &
+       (promises.block_sizes.minimum - 1)) != 0) {
+    return {NBD_EINVAL, "the request is not aligned to the minimum block size"};
   }
   if (request.offset > promises.size_bytes ||
       request.length > promises.size_bytes - request.offset) {

@@ -12,7 +12,7 @@
 #include <optional>
 
 #include "absl/strings/string_view.h"
-#include "base/limits.h"
+#include "base/block_sizes.h"
 #include "protocol/nbd.h"
 
 namespace nbdinetd {
@@ -46,8 +46,9 @@ enum class Headers { kCompact, kExtended };
 
 class RequestDecoder {
  public:
-  explicit RequestDecoder(Headers headers)
-      : extended_(headers == Headers::kExtended) {}
+  // `max_payload`: the maximum payload that was advertised.
+  RequestDecoder(Headers headers, uint32_t max_payload)
+      : extended_(headers == Headers::kExtended), max_payload_(max_payload) {}
 
   // The length of each header in bytes.
   size_t header_bytes() const {
@@ -60,8 +61,7 @@ class RequestDecoder {
   // NBD_CMD_FLAG_PAYLOAD_LEN flag and uses a length larger than a server's
   // advertised or default maximum payload length" ("Request message").
   bool ExceedsPayloadLimit(const Request& request) const {
-    return extended_ && request.has_payload &&
-           request.length > kAdvertisedPayloadBytes;
+    return extended_ && request.has_payload && request.length > max_payload_;
   }
 
  private:
@@ -69,6 +69,7 @@ class RequestDecoder {
   static constexpr size_t kExtendedHeaderBytes = 32;
 
   const bool extended_;
+  const uint32_t max_payload_;
 };
 
 // "read", "write", ..., or "unknown command".
@@ -81,6 +82,7 @@ struct Promises {
   uint16_t transmission_flags = 0;
   bool block_status = false;  // a metadata context was selected
   Headers headers = Headers::kCompact;
+  BlockSizes block_sizes = {};
 };
 
 // NBD_SUCCESS, or the error that the specification requires for this request,

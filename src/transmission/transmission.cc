@@ -16,7 +16,8 @@ namespace nbdinetd {
 Transmission::Transmission(TransmissionSetup setup)
     : channel_(setup.channel),
       negotiated_(setup.negotiated),
-      decoder_(negotiated_.promises.headers),
+      decoder_(negotiated_.promises.headers,
+               negotiated_.promises.block_sizes.advertised_payload),
       target_(*setup.negotiated.target),
       idle_timeout_(setup.idle_timeout),
       log_(setup.log),

@@ -29,7 +29,7 @@ using nbdinetd::Export;
 Export::Facts FactsOf(const Input& input) {
   Export::Facts facts;
   facts.size_bytes = SizeOf(input);
-  facts.preferred_block_bytes = 512u << input.settings[Input::kLayout] % 12;
+  facts.block_sizes.preferred = 512u << input.settings[Input::kLayout] % 12;
   facts.read_only = input.bit(Input::kHow, 0);
   facts.rotational = input.bit(Input::kHow, 1);
   return facts;
@@ -97,7 +97,7 @@ Served MakeServed(const Input& input) {
     served.targets.push_back(target.get());
     served.setting.exports.push_back({name, description, facts.size_bytes,
                                       facts.read_only, facts.rotational,
-                                      facts.preferred_block_bytes,
+                                      facts.block_sizes.preferred,
                                       /*refusal=*/0});
     return Catalog::Entry{std::move(name), std::move(description),
                           std::move(target)};

@@ -227,7 +227,8 @@ void TryRequest(std::string_view input) {
   promises.block_status = (what & 1) != 0;
   const bool extended = (what & 2) != 0;
   if (extended) promises.headers = nbdinetd::Headers::kExtended;
-  const nbdinetd::RequestDecoder decoder(promises.headers);
+  const nbdinetd::RequestDecoder decoder(
+      promises.headers, promises.block_sizes.advertised_payload);
   const std::string_view bytes = numbers.Rest();
   const size_t header = extended ? 32 : 28;
   Require(decoder.header_bytes() == header, "a header's length");

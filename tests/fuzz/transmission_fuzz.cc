@@ -83,7 +83,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   storage.read_only = input.bit(Input::kWhat, kReadOnly);
   const std::shared_ptr<nbdinetd::Export> target = nbdinetd::FileExport::Create(
       "/no/such/file", nbdinetd::UniqueFd(kStorageFd), storage.Stat(),
-      storage.read_only);
+      {.read_only = storage.read_only});
   const nbdinetd::Negotiated negotiated = Agree(input, target);
   TransmissionChecker checker(
       {.size = negotiated.promises.size_bytes,

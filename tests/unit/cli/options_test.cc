@@ -38,7 +38,7 @@ Parsed Parse(std::vector<std::string> arguments) {
 // not meant to change.
 std::string Words(const Options& options) {
   std::ostringstream words;
-  if (options.read_only) words << "read-only ";
+  if (options.export_settings.read_only) words << "read-only ";
   if (options.export_name.has_value())
     words << "name(" << *options.export_name << ") ";
   if (!options.description.empty())
@@ -58,6 +58,13 @@ std::string Words(const Options& options) {
   }
   if (!options.directory.empty()) {
     words << "directory(" << options.directory << ") ";
+  }
+  if (options.export_settings.block_sizes.has_value()) {
+    const BlockSizes& sizes = *options.export_settings.block_sizes;
+    words << "blocks(" << sizes.minimum << ":" << sizes.preferred << ":"
+          << sizes.advertised_payload << ") ";
+    EXPECT_EQ(sizes.accepted_payload, sizes.advertised_payload);
+    EXPECT_TRUE(sizes.chosen);
   }
   if (options.print_uri) words << "print-uri ";
   if (options.parent.has_value()) words << "parent ";
@@ -101,6 +108,11 @@ TEST(Options, EachHasItsMeaning) {
       {{"--description=a disk", "disk"}, "description(a disk) file(disk)"},
       {{"--directory=/srv/nbd"}, "directory(/srv/nbd) file()"},
       {{"--directory", "/srv/nbd", "--", ""}, "directory(/srv/nbd) file()"},
+      {{"--block-size=1:512:512", "disk"}, "blocks(1:512:512) file(disk)"},
+      {{"--block-size=4K:64K:32M", "disk"},
+       "blocks(4096:65536:33554432) file(disk)"},
+      {{"--block-size=64K:64K:64M", "disk"},
+       "blocks(65536:65536:67108864) file(disk)"},
       {{"-s", "disk"}, "single file(disk)"},
       {{"--single", "disk"}, "single file(disk)"},
       {{"-f", "disk"}, "foreground file(disk)"},
@@ -282,6 +294,8 @@ TEST(WrongUsage, WhatOnlyNbdkitHasIsNamedWithWhatServesInstead) {
   ExpectAllWrong({
       {{"--filter=cow", "disk"}, {"--filter=cow is nbdkit's", "snapshot"}},
       {{"--filter", "ip", "disk"}, {"--filter=ip is nbdkit's", "--allow"}},
+      {{"--filter=blocksize-policy", "disk"},
+       {"--filter=blocksize-policy is nbdkit's", "--block-size"}},
       {{"--filter=other", "disk"},
        {"--filter=other is nbdkit's; nbdinetd has"}},
       {{"disk", "--filter"}, {"--filter is nbdkit's; nbdinetd has no filters"}},
@@ -316,6 +330,34 @@ TEST(WrongUsage, AnOptionThatCantBeKeptIsRefused) {
       {{"--check=yaml", "disk"}, {"--check=\"yaml\"", "text or json"}},
       {{"--log=nbd.log", "disk"}, {"\"nbd.log\"", "absolute path"}},
   });
+}
+
+TEST(WrongUsage, BlockSizesKeepTheRulesOfTheSpecification) {
+  const struct {
+    const char* sizes;
+    const char* complaint;
+  } rows[] = {
+      {"4K", "MIN:PREFERRED:MAX"},
+      {"4K:64K", "MIN:PREFERRED:MAX"},
+      {"4K:64K:1M:1M", "MIN:PREFERRED:MAX"},
+      {"", "MIN:PREFERRED:MAX"},
+      {"::", "is no size"},
+      {"4k:64K:1M", "\"4k\" is no size"},
+      {"4K:64K:65M", "\"65M\" is no size"},
+      {"4K:64K:64G", "\"64G\" is no size"},
+      {"0:64K:1M", "MIN must be a power of 2"},
+      {"513:64K:1M", "MIN must be a power of 2"},
+      {"128K:128K:1M", "of up to 64K"},
+      {"1:256:1M", "PREFERRED must be"},
+      {"1:513:1M", "PREFERRED must be"},
+      {"4K:2K:1M", "PREFERRED must be"},
+      {"1:1K:512", "MAX must be"},
+      {"4K:4K:6K", "MAX must be a multiple of MIN"},
+  };
+  for (const auto& row : rows) {
+    ExpectAllWrong({{{std::string("--block-size=") + row.sizes, "disk"},
+                     {"--block-size", row.complaint}}});
+  }
 }
 
 TEST(WrongUsage, AMissingArgumentIsSaidToBeMissing) {

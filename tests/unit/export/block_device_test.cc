@@ -37,7 +37,7 @@ class BlockDeviceTest : public testing::TestWithParam<uint32_t> {
     NBDTEST_REQUIRE(device_->attached(), device_->problem());
     std::string reason;
     absl::StatusOr<std::unique_ptr<Export>> opened =
-        OpenExport(device_->path(), /*read_only=*/false, &reason);
+        OpenExport(device_->path(), {}, &reason);
     ASSERT_TRUE(opened.ok()) << opened.status();
     target_ = *std::move(opened);
     read_only_reason_ = reason;
@@ -102,7 +102,7 @@ TEST_P(BlockDeviceTest, TellsSizeAndBlockSize) {
   EXPECT_EQ(target().facts().size_bytes, kSize);
   EXPECT_FALSE(target().facts().read_only);
   EXPECT_EQ(read_only_reason(), "");
-  const uint32_t block = target().facts().preferred_block_bytes;
+  const uint32_t block = target().facts().block_sizes.preferred;
   EXPECT_GE(block, 4096u);
   EXPECT_EQ(block & (block - 1), 0u);
   EXPECT_EQ(target().path(), device().path());

@@ -66,7 +66,7 @@ class Directory : public testing::Test {
   std::unique_ptr<Catalog> Open(bool read_only = false,
                                 const std::string& default_name = "") const {
     absl::StatusOr<std::unique_ptr<Catalog>> opened =
-        OpenDirectory(path(), read_only, default_name);
+        OpenDirectory(path(), {.read_only = read_only}, default_name);
     EXPECT_TRUE(opened.ok()) << opened.status();
     return *std::move(opened);
   }
@@ -292,7 +292,7 @@ TEST_F(Directory, IsNotOpenedWithADefaultExportThatCannotBe) {
   for (const std::string& name :
        {std::string("a/b"), std::string(".."), std::string(256, 'n')}) {
     EXPECT_TRUE(
-        absl::IsInvalidArgument(OpenDirectory(path(), false, name).status()))
+        absl::IsInvalidArgument(OpenDirectory(path(), {}, name).status()))
         << name;
   }
 }
@@ -301,7 +301,7 @@ TEST_F(Directory, HasToBeADirectory) {
   Make("file", "x");
   for (const std::string& name :
        {std::string("nothing"), std::string("file")}) {
-    const absl::Status status = OpenDirectory(PathOf(name), false, "").status();
+    const absl::Status status = OpenDirectory(PathOf(name), {}, "").status();
     EXPECT_TRUE(absl::IsNotFound(status)) << status;
     EXPECT_NE(status.message().find(PathOf(name)), absl::string_view::npos);
   }
@@ -311,7 +311,7 @@ TEST_F(Directory, MayBeReachedByALink) {
   Make("disk", "x");
   const std::string link = path() + "-link";
   ASSERT_EQ(symlink(path().c_str(), link.c_str()), 0);
-  const auto catalog = OpenDirectory(link, false, "");
+  const auto catalog = OpenDirectory(link, {}, "");
   ASSERT_TRUE(catalog.ok());
   EXPECT_TRUE((*catalog)->Open("disk").ok());
 }

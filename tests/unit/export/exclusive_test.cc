@@ -32,7 +32,7 @@ class ExclusiveLockTest : public testing::Test {
 
   std::unique_ptr<Export> Open(bool read_only) {
     std::string reason;
-    auto opened = OpenExport(path_, read_only, &reason);
+    auto opened = OpenExport(path_, {.read_only = read_only}, &reason);
     EXPECT_TRUE(opened.ok()) << opened.status();
     return *std::move(opened);
   }

@@ -102,7 +102,7 @@ class Image {
 std::unique_ptr<Export> Open(const std::string& path, bool read_only = false) {
   std::string reason;
   absl::StatusOr<std::unique_ptr<Export>> opened =
-      OpenExport(path, read_only, &reason);
+      OpenExport(path, {.read_only = read_only}, &reason);
   if (!opened.ok()) ADD_FAILURE() << opened.status();
   EXPECT_EQ(reason, "");
   return opened.ok() ? *std::move(opened) : nullptr;
@@ -195,7 +195,7 @@ class Opening : public testing::Test {
     for (const bool read_only : {false, true}) {
       std::string reason;
       const absl::StatusOr<std::unique_ptr<Export>> opened =
-          OpenExport(path, read_only, &reason);
+          OpenExport(path, {.read_only = read_only}, &reason);
       EXPECT_FALSE(opened.ok()) << path;
       EXPECT_EQ(ExitStatusOf(opened.status()), ExitStatus::kNoInput);
       EXPECT_EQ(opened.status().message(),
@@ -232,7 +232,7 @@ TEST_F(Opening, ThePreferredBlockSizeIsOneThatNbdAllows) {
   const Image image = MakeImage();
   const std::unique_ptr<Export> target = Open(image.path());
   ASSERT_NE(target, nullptr);
-  const uint32_t block = target->facts().preferred_block_bytes;
+  const uint32_t block = target->facts().block_sizes.preferred;
   EXPECT_GE(block, 512u);
   EXPECT_EQ(block & (block - 1), 0u);
   EXPECT_LE(block, 32u << 20);
@@ -271,7 +271,7 @@ TEST_F(Opening, AFileThatCanOnlyBeReadBecomesReadOnlyAndSaysWhy) {
   const std::string why = std::strerror(errno);  // root: "Text file busy"
   std::string reason;
   const absl::StatusOr<std::unique_ptr<Export>> opened =
-      OpenExport(program, /*read_only=*/false, &reason);
+      OpenExport(program, {}, &reason);
   ASSERT_TRUE(opened.ok()) << opened.status();
   EXPECT_TRUE((*opened)->facts().read_only);
   EXPECT_EQ(reason, why);
@@ -286,7 +286,7 @@ TEST_F(Opening, PermissionsDecide) {
     EXPECT_EQ(chmod(image.path().c_str(), mode), 0);
     EXPECT_EQ(seteuid(me == 0 ? 65534 : me), 0);
     absl::StatusOr<std::unique_ptr<Export>> opened =
-        OpenExport(image.path(), read_only, reason);
+        OpenExport(image.path(), {.read_only = read_only}, reason);
     EXPECT_EQ(seteuid(me), 0);
     return opened;
   };
@@ -351,7 +351,7 @@ TEST_F(Opening, OtherKindsOfFilesAreNoInput) {
 TEST_F(Opening, ANameCannotForgeALogLine) {
   std::string reason;
   const auto opened =
-      OpenExport("/missing\nnbdinetd: all is well", false, &reason);
+      OpenExport("/missing\nnbdinetd: all is well", {}, &reason);
   EXPECT_EQ(opened.status().message().find('\n'), std::string::npos);
 }
 

@@ -181,6 +181,42 @@ TEST_F(MapTest, AgreesWithSeekingForDataAndHoles) {
 
 // A truncated file has three parts: what is there, hole as well, and what is
 // lost.
+// Whether each byte is data, by the definition: a block in which one byte is.
+TEST(AlignExtents, ABlockIsAHoleIfAllOfItIs) {
+  constexpr uint64_t kMinimum = 8;
+  std::minstd_rand random(1);
+  for (int round = 0; round < 10000; ++round) {
+    Extents extents;
+    bool hole = (random() & 1) != 0;
+    std::vector<bool> is_data;
+    for (int i = 1 + static_cast<int>(random() % 6); i > 0; --i) {
+      extents.push_back({1 + random() % 20, hole});
+      is_data.insert(is_data.end(), extents.back().length_bytes, !hole);
+      hole = !hole;
+    }
+    Extents aligned = extents;
+    AlignExtents(kMinimum, &aligned);
+    ASSERT_FALSE(aligned.empty());
+    uint64_t begin = 0;
+    for (size_t i = 0; i < aligned.size(); ++i) {
+      ASSERT_GT(aligned[i].length_bytes, 0u);
+      ASSERT_EQ(aligned[i].length_bytes % kMinimum, 0u);
+      ASSERT_TRUE(i == 0 || aligned[i].hole != aligned[i - 1].hole);
+      for (uint64_t end = begin + aligned[i].length_bytes; begin < end;
+           begin += kMinimum) {
+        bool data = false;
+        for (uint64_t at = begin; at < begin + kMinimum; ++at) {
+          // What isn't known yet is told as data.
+          data |= at >= is_data.size() || is_data[at];
+        }
+        ASSERT_EQ(aligned[i].hole, !data) << round << " at " << begin;
+      }
+    }
+    // Only less than a block at the end is left for the next request.
+    ASSERT_GT(begin + kMinimum, is_data.size());
+  }
+}
+
 TEST(FindExtents, TellsNothingOfWhatLiesBehindTheRange) {
   const UniqueFd file = SparseFile(4 * kBlock);
   for (const ExtentSource use_map :

@@ -60,6 +60,7 @@ const KeyCase kKeyCases[] = {
      {"--description=a \"b\""},
      std::string(5000, 'x')},
     {"Directory", "File=\nDirectory=/d\n", {}, "d"},
+    {"BlockSize", "BlockSize=512:4K:32M\n", {"--block-size=512:4K:32M"}, "512"},
     {"Exclusive", "Exclusive=wait\n", {"--exclusive=wait"}, "yes"},
     {"Sandbox", "Sandbox=require\n", {"--sandbox=require"}, "yes"},
     {"Verbose", "Verbose=on\n", {"--verbose"}, "2"},

@@ -336,7 +336,7 @@ TEST(BlockStatus, IsTheContextAndItsDescriptors) {
   const std::vector<StatusDescriptor> descriptors = {
       {65536, 0},
       {4096, NBD_STATE_HOLE | NBD_STATE_ZERO},
-      {0xfffffe00, NBD_STATE_ZERO}};
+      {0xffff0000, NBD_STATE_ZERO}};
   for (size_t count = 1; count <= descriptors.size(); ++count) {
     Writer payload;
     payload.U32(9);

@@ -35,8 +35,8 @@ using nbdtest::kNbdOk;
 
 // -- Bytes
 
-const RequestDecoder kCompact(Headers::kCompact);
-const RequestDecoder kExtended(Headers::kExtended);
+const RequestDecoder kCompact(Headers::kCompact, nbdtest::kMaxPayload);
+const RequestDecoder kExtended(Headers::kExtended, nbdtest::kMaxPayload);
 
 TEST(RequestHeader, IsTakenApart) {
   const Bytes bytes = Writer()

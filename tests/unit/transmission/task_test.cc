@@ -85,7 +85,7 @@ class TaskTest : public testing::TestWithParam<bool> {
   Export& target() {
     if (target_ == nullptr) {
       std::string reason;
-      auto opened = OpenExport(path_, /*read_only=*/false, &reason);
+      auto opened = OpenExport(path_, {}, &reason);
       if (opened.ok()) target_ = *std::move(opened);
     }
     return *target_;
