@@ -32,6 +32,10 @@ inline constexpr size_t kMaxSentenceBytes = kMaxReplyBytes - 64;
 // Block status descriptors in one reply; the client requests the rest from the
 // end of this reply.
 inline constexpr size_t kMaxDescriptors = 8192;
+// How often one block status request looks into the map of the file, in which
+// any number of extents may be one for the client. kMaxDescriptors extents need
+// fewer looks.
+inline constexpr size_t kMaxExtentLooks = 1 << 15;
 
 // Exports in a reply to NBD_OPT_LIST. The names are sorted in memory: at most
 // 32 MiB. A directory with more files can't be listed; each export can still be

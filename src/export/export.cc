@@ -278,7 +278,7 @@ bool Export::MakeClean(uint64_t offset, uint64_t length) {
 }
 
 int Export::FindExtents(uint64_t offset, uint64_t length, size_t limit,
-                        Extents* out) {
+                        const std::atomic<bool>* cut_short, Extents* out) {
   // Block devices have no holes, and lseek() on one waits for the reads in
   // progress and delays new ones. On a shared description, it would move the
   // offset of others.
@@ -296,7 +296,8 @@ int Export::FindExtents(uint64_t offset, uint64_t length, size_t limit,
     }
   }
   const int error = nbdinetd::FindExtents(
-      fd(), {offset, offset + length, facts_.size_bytes, limit}, source,
+      fd(), {offset, offset + length, facts_.size_bytes, limit, cut_short},
+      source,
       [this](uint64_t from, uint64_t bytes) { return MakeClean(from, bytes); },
       out);
   if (error != 0) return error;

@@ -123,9 +123,11 @@ class Export {
   int Prefetch(uint64_t offset, uint64_t length);
 
   // Appends 1 to `limit` extents from `offset` on; holes and data alternate,
-  // and the last extent may end beyond the range. Every hole reads as zeroes. 0
-  // or an errno value.
-  int FindExtents(uint64_t offset, uint64_t length, size_t limit, Extents* out);
+  // and the last extent may end beyond the range. Every hole reads as zeroes.
+  // Once `*cut_short` is true, one extent is enough; nullptr: never. 0 or an
+  // errno value.
+  int FindExtents(uint64_t offset, uint64_t length, size_t limit,
+                  const std::atomic<bool>* cut_short, Extents* out);
   // Whether FindExtents() writes dirty pages back and waits for it; set by the
   // first call that does.
   bool finding_extents_may_sync() const {

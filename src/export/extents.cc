@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "base/file_status.h"
+#include "base/limits.h"
 
 namespace nbdinetd {
 namespace {
@@ -45,6 +46,7 @@ class Finder {
         offset_(query.offset),
         size_(query.size),
         limit_(query.limit),
+        cut_short_(query.cut_short),
         source_(source),
         is_clean_(is_clean),
         out_(out) {}
@@ -56,7 +58,17 @@ class Finder {
   int Map(uint64_t end);
 
  private:
-  bool enough() const { return out_->size() > limit_; }
+  bool enough() const {
+    return out_->size() > limit_ || (!out_->empty() && should_end());
+  }
+  // "the server MAY return fewer descriptors ... if it would be too
+  // resource-intensive" (NBD_REPLY_TYPE_BLOCK_STATUS): extents of one kind are
+  // merged, so that any number of them may be one.
+  bool should_end() const {
+    return looks_ >= kMaxExtentLooks ||
+           (cut_short_ != nullptr &&
+            cut_short_->load(std::memory_order_relaxed));
+  }
   // Appends the bytes up to `end`, merged with a last extent of the same kind.
   // One extent more than the limit shows that the one before is complete; it is
   // dropped at the end.
@@ -77,9 +89,11 @@ class Finder {
   uint64_t offset_;
   const uint64_t size_;
   const size_t limit_;
+  const std::atomic<bool>* const cut_short_;
   const ExtentSource source_;
   const IsClean is_clean_;
   Extents* out_;
+  size_t looks_ = 0;  // turns of the loops, each of a few system calls
 };
 
 void Finder::Append(uint64_t end, bool hole) {
@@ -118,7 +132,7 @@ uint64_t Finder::SeekData(int* error) {
 int Finder::AppendDoubtfulHole(uint64_t hole_end, uint64_t end) {
   hole_end = std::min(hole_end, end);
   uint64_t step = hole_end - offset_;
-  while (offset_ < hole_end && !enough()) {
+  for (; offset_ < hole_end && !enough(); ++looks_) {
     const uint64_t length = std::min(step, hole_end - offset_);
     if (!is_clean_(offset_, length)) {
       if (length <= kMinCleanBytes) {
@@ -141,7 +155,7 @@ int Finder::AppendDoubtfulHole(uint64_t hole_end, uint64_t end) {
 }
 
 int Finder::Seek(uint64_t end) {
-  while (offset_ < end && !enough()) {
+  for (; offset_ < end && !enough(); ++looks_) {
     int error;
     const uint64_t data = SeekData(&error);
     if (error != 0) return error;
@@ -187,7 +201,7 @@ int Finder::Map(uint64_t end) {
   alignas(
       fiemap) char buffer[sizeof(fiemap) + kMapExtents * sizeof(fiemap_extent)];
   auto* map = reinterpret_cast<fiemap*>(buffer);
-  while (offset_ < end && !enough()) {
+  for (; offset_ < end && !enough(); ++looks_) {
     std::memset(map, 0, sizeof(*map));
     map->fm_start = offset_;
     map->fm_length = end - offset_;

@@ -19,6 +19,7 @@
 #ifndef NBDINETD_EXPORT_EXTENTS_H_
 #define NBDINETD_EXPORT_EXTENTS_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory_resource>
@@ -64,13 +65,16 @@ struct ExtentQuery {
   uint64_t end;
   uint64_t size;
   size_t limit;  // the most extents
+  // Borrowed; nullptr: never. Once it is true, one extent is enough.
+  const std::atomic<bool>* cut_short = nullptr;
 };
 
 // Whether no page of the range is dirty or under writeback.
 using IsClean = absl::FunctionRef<bool(uint64_t offset, uint64_t length)>;
 
 // Appends at most `limit` extents from `offset` on; holes and data alternate,
-// and the last extent may end beyond `end`. `is_clean` is called only for
+// and the last extent may end beyond `end`. It looks kMaxExtentLooks times, and
+// may then end before `end`. `is_clean` is called only for
 // kSeekWhereClean; before a call with kSeekAfterSync the caller syncs the file.
 // Returns 0 after at least one extent, or an errno value. If the file system
 // can't report holes, or the file has become shorter, the range is data.

@@ -137,8 +137,9 @@ void RunTask(Export& target, Task& task) {
       // All at once, with one more to detect that there are too many: growing
       // would need both buffers for a moment.
       task.extents.reserve(task.max_extents() + 1);
-      task.error = target.FindExtents(request.offset, request.length,
-                                      task.max_extents(), &task.extents);
+      task.error =
+          target.FindExtents(request.offset, request.length, task.max_extents(),
+                             task.cut_short, &task.extents);
       return;
     default:
       task.error = EINVAL;

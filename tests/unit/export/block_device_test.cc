@@ -140,7 +140,7 @@ TEST_P(BlockDeviceTest, ReadsAndWritesAnyRange) {
 TEST_P(BlockDeviceTest, IsOneExtentOfDataWithoutHoles) {
   ATTACH();
   Extents extents;
-  ASSERT_EQ(target().FindExtents(kBlock, 512, 100, &extents), 0);
+  ASSERT_EQ(target().FindExtents(kBlock, 512, 100, nullptr, &extents), 0);
   ASSERT_EQ(extents.size(), 1u);
   EXPECT_EQ(extents[0].length_bytes, kSize - kBlock);
   EXPECT_FALSE(extents[0].hole);

@@ -131,7 +131,7 @@ bool KernelTellsWhatIsCached() {
 Extents ExtentsOf(Export& target, uint64_t offset, uint64_t length,
                   size_t limit = 1000) {
   Extents extents;
-  EXPECT_EQ(target.FindExtents(offset, length, limit, &extents), 0);
+  EXPECT_EQ(target.FindExtents(offset, length, limit, nullptr, &extents), 0);
   // Data is cut to the range: how far beyond it goes isn't looked for on every
   // file system.
   uint64_t before_last = 0;

@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdarg>
 #include <cstdlib>
 #include <functional>
@@ -17,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "base/limits.h"
 #include "base/unique_fd.h"
 #include "support/extent.h"
 #include "support/image.h"
@@ -26,6 +28,20 @@
 // The next maps leave this extent out, as XFS does what lies in its second map
 // only.
 static std::optional<size_t> left_out_extent;
+// The next maps are of a file whose blocks are all data, each an extent of its
+// own; their number.
+static std::optional<size_t> fragmented_maps;
+
+static int MapFragments(fiemap* map) {
+  ++*fragmented_maps;
+  map->fm_mapped_extents = map->fm_extent_count;
+  for (uint32_t i = 0; i < map->fm_extent_count; ++i) {
+    map->fm_extents[i] = {};
+    map->fm_extents[i].fe_logical = map->fm_start + i * 4096;
+    map->fm_extents[i].fe_length = 4096;
+  }
+  return 0;
+}
 
 // Instead of the C library's.
 extern "C" int ioctl(int fd, unsigned long request, ...) noexcept {
@@ -33,6 +49,9 @@ extern "C" int ioctl(int fd, unsigned long request, ...) noexcept {
   va_start(list, request);
   void* argument = va_arg(list, void*);
   va_end(list);
+  if (request == FS_IOC_FIEMAP && fragmented_maps.has_value()) {
+    return MapFragments(static_cast<fiemap*>(argument));
+  }
   const auto result =
       static_cast<int>(syscall(SYS_ioctl, fd, request, argument));
   if (request != FS_IOC_FIEMAP || result != 0 || !left_out_extent.has_value())
@@ -297,6 +316,51 @@ TEST(FindExtents, TellsAnErrorOfTheStorage) {
         FindExtents(fds[0], {0, kSize, kSize, 10}, source, is_clean, &extents),
         ESPIPE);
     EXPECT_TRUE(extents.empty());
+  }
+}
+
+// -- Extents that are one for the client
+
+constexpr uint64_t kTiB = uint64_t{1} << 40;
+
+TEST(ManyExtentsInOne, AreLookedAtSoManyTimes) {
+  const UniqueFd file = SparseFile(kTiB);
+  std::atomic<bool> cut_short = false;
+  for (const bool cut : {false, true}) {
+    cut_short = cut;
+    fragmented_maps = 0;
+    Extents extents;
+    EXPECT_EQ(
+        FindExtents(
+            file.get(), {0, kTiB, kTiB, 10, &cut_short}, ExtentSource::kMap,
+            [](uint64_t, uint64_t) { return true; }, &extents),
+        0);
+    EXPECT_EQ(*fragmented_maps, cut ? 1 : kMaxExtentLooks);
+    fragmented_maps.reset();
+    ASSERT_EQ(extents.size(), 1u);
+    EXPECT_FALSE(extents[0].hole);
+    EXPECT_GE(extents[0].length_bytes, 4096u);
+  }
+}
+
+TEST(ManyExtentsInOne, AreCheckedForDirtyPagesSoManyTimes) {
+  const UniqueFd file = SparseFile(kTiB);
+  std::atomic<bool> cut_short = false;
+  for (const size_t cut_at : {size_t{0}, size_t{100}}) {
+    cut_short = false;
+    size_t asked = 0;
+    Extents extents;
+    const auto is_clean = [&](uint64_t, uint64_t) {
+      if (++asked == cut_at) cut_short = true;
+      return false;
+    };
+    EXPECT_EQ(FindExtents(file.get(), {0, kTiB, kTiB, 10, &cut_short},
+                          ExtentSource::kSeekWhereClean, is_clean, &extents),
+              0);
+    EXPECT_EQ(asked, cut_at == 0 ? kMaxExtentLooks : cut_at);
+    ASSERT_EQ(extents.size(), 1u);
+    EXPECT_FALSE(extents[0].hole);
+    EXPECT_LT(extents[0].length_bytes, kTiB);
   }
 }
 

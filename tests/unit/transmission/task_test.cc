@@ -360,6 +360,18 @@ TEST_P(TaskTest, ABlockStatusHasALimit) {
   EXPECT_GE(task.extents.size(), 1u);
 }
 
+TEST_P(TaskTest, ABlockStatusThatIsCutShortHasAnExtent) {
+  PutStripes();
+  const std::atomic<bool> cut_short = true;
+  Task task(pool_);
+  task.cut_short = &cut_short;
+  task.request.type = NBD_CMD_BLOCK_STATUS;
+  task.request.length = kSize;
+  RunTask(target(), task);
+  EXPECT_EQ(task.error, 0);
+  EXPECT_EQ(task.extents, (Extents{{kBlock, false}}));
+}
+
 // -- What the storage says
 
 BufferPool pool;
