@@ -73,6 +73,7 @@ unit_sources = \
 	tests/unit/stream/stream_test.cc \
 	tests/unit/transmission/buffer_pool_test.cc \
 	tests/unit/transmission/guards_test.cc \
+	tests/unit/transmission/long_requests_test.cc \
 	tests/unit/transmission/reply_sender_test.cc \
 	tests/unit/transmission/task_test.cc \
 	tests/unit/transmission/workers_test.cc \

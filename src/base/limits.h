@@ -57,9 +57,9 @@ inline constexpr size_t kInputBytes = kPieceBytes + (16 << 10);
 inline constexpr size_t kOutputBytes = kPieceBytes + (16 << 10);
 // The part of a trim or of a request for zeroes that is carried out at once;
 // after it, a shutdown can end the request. A longer request has longer parts,
-// so that it has no more than kMaxTaskPieces.
+// so that it has no more than kMaxTaskPieces: one of 64 TiB.
 inline constexpr uint64_t kTaskPieceBytes = 256 << 20;
-inline constexpr uint64_t kMaxTaskPieces = 1 << 14;
+inline constexpr uint64_t kMaxTaskPieces = 1 << 18;
 // Requests that wait for the storage. At this number nothing more is received
 // from the client until some of them are done.
 inline constexpr size_t kMaxTasks = 1024;

@@ -99,6 +99,7 @@ struct Channel::Watched {
   bool happened(Which which) const { return fds[which].revents != 0; }
 
   pollfd fds[kCount];  // poll() ignores those with a negative descriptor
+  bool output_first;   // kOutput is for output; otherwise for a hang-up
   bool wants_input;
   bool has_input;  // whatever poll() returns
 };
@@ -113,10 +114,14 @@ Channel::Watched Channel::Watch(const Interest& interest) {
     stall_watch_.NoteUnblocked();
   }
   const bool input = wants_input && !output_first;
+  // poll() reports POLLHUP and POLLERR whatever it is asked for.
+  const bool hang_up = !interest.input && !broken_;
   return {.fds = {{input ? stream_->input_fd() : -1, POLLIN, 0},
                   {interest.other_fd, POLLIN, 0},
                   ShutdownEntry(),
-                  {output_first ? stream_->output_fd() : -1, POLLOUT, 0}},
+                  {output_first || hang_up ? stream_->output_fd() : -1,
+                   static_cast<short>(output_first ? POLLOUT : 0), 0}},
+          .output_first = output_first,
           .wants_input = input,
           .has_input = input && stream_->has_input()};
 }
@@ -156,18 +161,22 @@ bool Channel::SpinForInput(Patience patience) {
 }
 
 Channel::Events Channel::EventsOf(const Watched& watched) {
-  if (watched.happened(Watched::kOutput)) stall_watch_.NoteUnblocked();
+  const bool output =
+      watched.output_first && watched.happened(Watched::kOutput);
+  if (output) stall_watch_.NoteUnblocked();
   if (watched.happened(Watched::kShutdown)) NoteShutdown();
   Events events;
-  events.input = watched.has_input || watched.happened(Watched::kInput) ||
-                 watched.happened(Watched::kOutput);
+  events.input =
+      watched.has_input || watched.happened(Watched::kInput) || output;
+  events.gone = !watched.output_first && watched.happened(Watched::kOutput);
+  broken_ |= events.gone;
   events.other = watched.happened(Watched::kOther);
   events.shutdown = watched.happened(Watched::kShutdown);
   // Also checked when there is input, so that a client that never stops sending
   // can't exceed its time.
-  events.timeout = send_timed_out_ ||
-                   (in_handshake() && SteadyNow() >= HandshakeLimit()) ||
-                   !(events.input || events.other || events.shutdown);
+  events.timeout =
+      send_timed_out_ || (in_handshake() && SteadyNow() >= HandshakeLimit()) ||
+      !(events.input || events.other || events.shutdown || events.gone);
   return events;
 }
 

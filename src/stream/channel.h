@@ -69,7 +69,9 @@ class Channel {
 
   // The events that end a wait, besides the first notice of a shutdown.
   struct Interest {
-    bool input = true;  // bytes to receive, if the buffer has room
+    // Bytes to receive, if the buffer has room. Without this, the wait notices
+    // a peer that has closed both directions.
+    bool input = true;
     int other_fd = -1;  // readable; borrowed, -1 for none
     absl::Time deadline = absl::InfiniteFuture();
     Patience patience = Patience::kSleep;
@@ -80,6 +82,7 @@ class Channel {
     bool input = false;     // Receive() has a result
     bool other = false;     // the other descriptor is readable
     bool shutdown = false;  // this wait has noticed the shutdown
+    bool gone = false;      // nothing can be sent any more; reported once
     // send_timed_out(), or the handshake's time is over; or the deadline has
     // passed and no other event has happened.
     bool timeout = false;

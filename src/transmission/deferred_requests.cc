@@ -9,6 +9,7 @@
 
 #include "base/steady_clock.h"
 #include "negotiation/negotiated.h"
+#include "protocol/nbd_error.h"
 
 namespace nbdinetd {
 namespace {
@@ -16,6 +17,10 @@ namespace {
 // After a block status that took less, the next one is carried out inline. If
 // that one is slow, the requests behind it wait, once.
 constexpr absl::Duration kQuickBlockStatus = absl::Milliseconds(1);
+
+// The longest range of a block status that is carried out inline. The time of
+// a longer one can't be judged by that of the last one.
+constexpr uint64_t kMaxInlineStatusBytes = uint64_t{4} << 30;
 
 // `limit` ends the one extent of NBD_CMD_FLAG_REQ_ONE; a descriptor may have
 // `max_length`.
@@ -58,16 +63,39 @@ void DeferredRequests::Start(const Request& request) {
 }
 
 void DeferredRequests::StartWrite(const Request& request,
-                                  absl::Span<const char> payload) {
+                                  absl::Span<const char> payload,
+                                  std::shared_ptr<LongWrite> part_of) {
   std::unique_ptr<Task> task = NewTask(request);
   task->carries_payload = true;
+  task->part_of = std::move(part_of);
+  if (task->part_of != nullptr) ++task->part_of->unfinished;
   task->data = workers_.buffers().Take(payload.size());
   if (task->data == nullptr) {
-    failures_.Answer(request, ENOMEM, request.offset);
+    task->error = ENOMEM;
+    task->error_offset = request.offset;
+    Answer(*task);
     return;
   }
   std::memcpy(task->data.get(), payload.data(), payload.size());
   StartTask(std::move(task));
+}
+
+void DeferredRequests::FailPart(LongWrite& write, StorageError error) {
+  if (write.error != NBD_SUCCESS) return;
+  failures_.LogError(write.request, error);
+  write.error = NbdErrorOf(error.number);
+  write.sentence = FailureReplies::Sentence(write.request, error);
+}
+
+void DeferredRequests::EndPart(LongWrite& write) {
+  if (--write.unfinished > 0) return;
+  if (write.error != NBD_SUCCESS) {
+    replies_.Error(write.request, write.error, write.sentence);
+  } else if (write.request.has(NBD_CMD_FLAG_FUA)) {
+    Start(write.request);
+  } else {
+    replies_.Success(write.request);
+  }
 }
 
 void DeferredRequests::StartBlockStatus(const Request& request, bool is_last) {
@@ -75,6 +103,7 @@ void DeferredRequests::StartBlockStatus(const Request& request, bool is_last) {
   // Waking a worker and this thread takes longer than most block statuses, and
   // no other request waits behind this one.
   if (is_last && block_status_is_quick_ && pending() == 0 &&
+      request.length <= kMaxInlineStatusBytes &&
       !target_.finding_extents_may_sync()) {
     task->started = SteadyNow();
     RunTask(target_, *task);
@@ -96,12 +125,15 @@ absl::Time DeferredRequests::AnswerFinished() {
 
 void DeferredRequests::Answer(const Task& task) {
   const Request& request = task.request;
-  if (task.error != 0) {
+  if (task.part_of != nullptr) {
+    if (task.error != 0) FailPart(*task.part_of, task.error);
+    EndPart(*task.part_of);
+  } else if (task.error != 0) {
     failures_.Answer(request, task.error, task.error_offset);
   } else if (task.was_cut_short) {
     replies_.Error(request, NBD_ESHUTDOWN,
-                   "the server is shutting down, and has carried out only a "
-                   "part of the request");
+                   "the connection is ending, and the server has not carried "
+                   "out all of the request");
   } else if (request.type == NBD_CMD_READ) {
     reads_.AnswerTask(task);
   } else if (request.type == NBD_CMD_BLOCK_STATUS) {

@@ -34,8 +34,15 @@ class DeferredRequests {
   // the flush that makes it durable. Without a worker, it is carried out and
   // answered at once.
   void Start(const Request& request);
-  // Starts a write with its payload, which is copied.
-  void StartWrite(const Request& request, absl::Span<const char> payload);
+  // Starts a write with its payload, which is copied. For a part of a longer
+  // write, `request` is that part.
+  void StartWrite(const Request& request, absl::Span<const char> payload,
+                  std::shared_ptr<LongWrite> part_of = nullptr);
+  // A part of the write has failed with an errno value.
+  void FailPart(LongWrite& write, StorageError error);
+  // A part of the write is finished, or no further one follows. Answers the
+  // write after the last one, or starts the flush that makes it durable.
+  void EndPart(LongWrite& write);
   // Starts a block status. `is_last`: no further request has been received.
   void StartBlockStatus(const Request& request, bool is_last);
 
@@ -45,6 +52,8 @@ class DeferredRequests {
 
   // The number of requests that were started and not answered.
   size_t pending() const { return workers_.pending(); }
+  // No further request should be started now.
+  bool full() const { return workers_.full(); }
 
  private:
   std::unique_ptr<Task> NewTask(const Request& request) const;

@@ -55,7 +55,8 @@ int RunWrite(Export& target, Task& task) {
 
 // Calls `carry_out` with the offset and length of each piece of the request's
 // range, in order, until one fails; 0 or its errno value. The pieces end at
-// multiples of their length. The first one has at least that length.
+// multiples of their length, or at the end of the request. The first one has at
+// least that length, unless the request ends before, and less than twice.
 int RunInPieces(Task& task,
                 absl::FunctionRef<int(uint64_t, uint64_t)> carry_out) {
   const uint64_t begin = task.request.offset;
@@ -66,8 +67,7 @@ int RunInPieces(Task& task,
   for (uint64_t at = begin;;) {
     const uint64_t piece_end =
         std::min(end, (at + piece - 1) / piece * piece + piece);
-    const bool is_one_piece = at == begin && piece_end == end;
-    if (!is_one_piece && task.should_end()) {
+    if (task.should_end()) {
       task.was_cut_short = true;
       return 0;
     }
@@ -76,6 +76,13 @@ int RunInPieces(Task& task,
     if (piece_end == end) return 0;
     at = piece_end;
   }
+}
+
+// The error of any call but the first one of a fast zeroing: NBD_ENOTSUP would
+// say that nothing has changed.
+int LaterError(const Request& request, int error) {
+  return error == EOPNOTSUPP && request.has(NBD_CMD_FLAG_FAST_ZERO) ? EIO
+                                                                    : error;
 }
 
 int RunWriteZeroes(Export& target, Task& task) {
@@ -88,9 +95,9 @@ int RunWriteZeroes(Export& target, Task& task) {
                             : Export::Speed::kAny;
   return RunInPieces(task, [&](uint64_t offset, uint64_t length) {
     const int error = target.Zero(offset, length, hole, speed);
-    // NBD_ENOTSUP must come before anything has changed.
+    const bool is_first = offset == request.offset;
     speed = Export::Speed::kAny;
-    return error;
+    return is_first ? error : LaterError(request, error);
   });
 }
 
@@ -101,7 +108,7 @@ int FlushIfFua(Export& target, Task& task, int error) {
     return error;
   }
   task.error_offset = task.request.offset;
-  return target.Flush();
+  return LaterError(task.request, target.Flush());
 }
 
 }  // namespace

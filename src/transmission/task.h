@@ -6,14 +6,29 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
 
 #include "absl/time/time.h"
 #include "base/limits.h"
 #include "export/export.h"
+#include "protocol/nbd.h"
 #include "protocol/request.h"
 #include "transmission/buffer_pool.h"
 
 namespace nbdinetd {
+
+// A write with a long payload, which goes to the export in parts. The
+// transmission thread owns it; tasks only keep it alive.
+struct LongWrite {
+  Request request;
+  // Not NBD_SUCCESS: the write was refused, or a part of it has failed.
+  NbdError error = NBD_SUCCESS;
+  std::string sentence;
+  // The parts that are tasks, and 1 while there may be more of them.
+  size_t unfinished = 1;
+};
 
 struct Task {
   // `pool` holds the task's memory, and must outlive it.
@@ -25,9 +40,14 @@ struct Task {
   Request request;
   // Export::Prefetch() has started this read of `data`.
   bool begun = false;
-  // Borrowed; nullptr: never. Once it is true, a trim or zeroing that is longer
-  // than one piece ends before its next piece.
+  // Borrowed; nullptr: never. Once it is true, a trim or zeroing ends before
+  // its next piece, or before it begins, and a block status once it has an
+  // extent.
   const std::atomic<bool>* cut_short = nullptr;
+  // Borrowed; nullptr: none. It is called before each piece.
+  const std::function<void()>* between_pieces = nullptr;
+  // The write of which this one is a part; usually nullptr.
+  std::shared_ptr<LongWrite> part_of;
   // When it was handed to the workers.
   absl::Time started;
   // `data` is a write's payload. False for a write whose payload is in the page
@@ -42,7 +62,7 @@ struct Task {
   // Out.
   StorageError error;
   // The first byte of a read, or the first piece of a trim or zeroing, that
-  // failed.
+  // failed; otherwise the request's offset.
   uint64_t error_offset = 0;
   // `cut_short` has ended it, and no piece has failed.
   bool was_cut_short = false;
@@ -50,6 +70,7 @@ struct Task {
   Extents extents;
 
   bool should_end() const {
+    if (between_pieces != nullptr) (*between_pieces)();
     return cut_short != nullptr && cut_short->load(std::memory_order_relaxed);
   }
   // Whether `data` holds, or will hold, the bytes of the request.

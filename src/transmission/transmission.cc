@@ -24,7 +24,8 @@ Transmission::Transmission(TransmissionSetup setup)
       statistics_(setup.statistics),
       progress_(setup.progress),
       replies_(channel_, negotiated_.style, statistics_),
-      workers_(target_, std::move(setup.event_fd)),
+      workers_(
+          target_, [this] { LookBetweenPieces(); }, std::move(setup.event_fd)),
       failures_(target_, replies_, log_),
       reads_(target_, replies_, failures_),
       deferred_(workers_, target_, replies_, reads_, failures_),
@@ -47,7 +48,7 @@ Ending Transmission::Run() {
                               CutShortTasks()}),
         .patience = PatienceAfter(statistics_.requests - requests_before),
     });
-    if (channel_.send_timed_out()) {
+    if (events.gone || channel_.send_timed_out()) {
       OnUnsentReplies();
     } else if (events.timeout) {
       // One of the other deadlines may have passed.
@@ -72,7 +73,7 @@ Channel::Patience Transmission::PatienceAfter(uint64_t requests) const {
 }
 
 bool Transmission::WantInput() const {
-  return !ending_.has_value() && !workers_.full() && !writes_.waits_for_task();
+  return !ending_.has_value() && !workers_.full();
 }
 
 bool Transmission::InMessage() const {
@@ -84,12 +85,17 @@ absl::Time Transmission::ShutdownLimit() const {
 }
 
 absl::Time Transmission::CutShortTasks() {
-  if (!channel_.shutdown_requested() || workers_.pending() == 0) {
-    return absl::InfiniteFuture();
-  }
+  if (!channel_.shutdown_requested()) return absl::InfiniteFuture();
   if (SteadyNow() < ShutdownLimit()) return ShutdownLimit();
   workers_.CutShort();
   return absl::InfiniteFuture();
+}
+
+void Transmission::LookBetweenPieces() {
+  const Channel::Events events =
+      channel_.Wait({.input = false, .deadline = absl::InfinitePast()});
+  if (events.gone || channel_.send_timed_out()) OnUnsentReplies();
+  CutShortTasks();
 }
 
 // The time at which the peer has exceeded the limit that applies now.
@@ -122,7 +128,6 @@ void Transmission::OnTimeLimit() {
 
 void Transmission::OnUnsentReplies() {
   workers_.DropReads();
-  workers_.CutShort();
   // It could have closed its direction alone, and could still have read them.
   if (std::exchange(closed_by_client_, false)) ending_.reset();
   if (reads_.broke_off()) {
@@ -146,7 +151,11 @@ void Transmission::OnUnsentReplies() {
 }
 
 void Transmission::End(ExitStatus status, std::string reason) {
-  if (!ending_.has_value()) ending_ = Ending{status, std::move(reason)};
+  if (ending_.has_value()) return;
+  // After a disconnect by NBD_CMD_DISC, and while the client may still read,
+  // all outstanding requests are carried out.
+  if (status != ExitStatus::kOk) workers_.CutShort();
+  ending_ = Ending{status, std::move(reason)};
 }
 
 bool Transmission::Over() const {
@@ -195,11 +204,9 @@ void Transmission::OnInput() {
       }
       break;
     case Channel::Receipt::kTimedOut:
-      workers_.CutShort();
       End(ExitStatus::kTimedOut, "client vanished: the connection timed out");
       break;
     case Channel::Receipt::kReset:
-      workers_.CutShort();
       End(ExitStatus::kProtocol,
           channel_.failure().empty()
               ? "client vanished: the connection was reset"
@@ -232,6 +239,7 @@ bool Transmission::HandleHeader() {
         "client broke the protocol: wrong request magic");
     return false;
   }
+  const Request as_sent = *request;
   if (HasStatusPayload(*request, negotiated_.promises)) {
     const size_t header_bytes =
         std::exchange(bytes, bytes + kStatusPayloadBytes);
@@ -241,9 +249,9 @@ bool Transmission::HandleHeader() {
   }
   channel_.Consume(bytes);
   if (log_.verbose()) {
-    log_.Debug(absl::StrCat(CommandName(request->type), " (", request->type,
-                            ") flags=", request->flags, " offset=",
-                            request->offset, " length=", request->length));
+    log_.Debug(absl::StrCat(CommandName(as_sent.type), " (", as_sent.type,
+                            ") flags=", as_sent.flags, " offset=",
+                            as_sent.offset, " length=", as_sent.length));
   }
   if (request->type == NBD_CMD_DISC) {
     End(ExitStatus::kOk, "client disconnected");

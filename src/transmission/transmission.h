@@ -56,7 +56,7 @@ class Transmission {
 
   // Serves until the client disconnects, breaks the protocol or vanishes, or a
   // shutdown is requested; every request that was accepted has been carried
-  // out by then. Called once.
+  // out by then, but for trims and zeroings that were cut short. Called once.
   Ending Run();
 
  private:
@@ -83,6 +83,9 @@ class Transmission {
   // Once a shutdown's time is over, lets long tasks end early. Returns the time
   // of the next call at the latest.
   absl::Time CutShortTasks();
+  // For a long task that is carried out in this thread: notices a shutdown, and
+  // a client that is gone.
+  void LookBetweenPieces();
   void OnTimeLimit();
   void OnUnsentReplies();
   void End(ExitStatus status, std::string reason);

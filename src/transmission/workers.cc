@@ -120,6 +120,7 @@ void Workers::EnsureThreads() {
 
 std::unique_ptr<Task> Workers::Start(std::unique_ptr<Task> task) {
   if (threads_.empty() && !AddThread()) {
+    if (between_pieces_ != nullptr) task->between_pieces = &between_pieces_;
     RunTask(target_, *task);
     return task;
   }

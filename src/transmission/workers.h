@@ -25,6 +25,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -41,10 +42,16 @@ namespace nbdinetd {
 
 class Workers {
  public:
-  // `target` is borrowed and must outlive the workers. `event_fd` comes from
+  // `target` is borrowed and must outlive the workers. `between_pieces` may be
+  // nullptr; it is called by Start(), between the pieces of a task that is
+  // carried out at once, and may call CutShort(). `event_fd` comes from
   // CreateEventFd(); if it is invalid, no thread is started.
-  explicit Workers(Export& target, UniqueFd event_fd = CreateEventFd())
-      : target_(target), event_fd_(std::move(event_fd)) {}
+  explicit Workers(Export& target,
+                   std::function<void()> between_pieces = nullptr,
+                   UniqueFd event_fd = CreateEventFd())
+      : target_(target),
+        between_pieces_(std::move(between_pieces)),
+        event_fd_(std::move(event_fd)) {}
   // Waits for the tasks that have been started.
   ~Workers();
 
@@ -63,8 +70,8 @@ class Workers {
   // call at the latest.
   absl::Time RelieveReads();
 
-  // Ends each trim and zeroing of several pieces before its next piece, also
-  // those that are started later.
+  // Ends each trim and zeroing before its next piece, also those that haven't
+  // been started.
   void CutShort() { cut_short_.store(true, std::memory_order_relaxed); }
   // For Task::cut_short.
   const std::atomic<bool>& cut_short() const { return cut_short_; }
@@ -133,6 +140,7 @@ class Workers {
   void Release(const Task& task);
 
   Export& target_;
+  const std::function<void()> between_pieces_;
   BufferPool buffers_;
   UniqueFd event_fd_;
   size_t pending_ = 0;

@@ -5,7 +5,6 @@
 #include "absl/types/span.h"
 #include "base/limits.h"
 #include "base/page_size.h"
-#include "protocol/nbd_error.h"
 
 namespace nbdinetd {
 namespace {
@@ -17,28 +16,29 @@ constexpr size_t kMinWritePiece = 64 << 10;
 }  // namespace
 
 void WriteReceiver::Begin(const Request& request, const Verdict& verdict) {
-  write_ = PendingWrite{
-      .request = request, .error = verdict.error, .sentence = verdict.sentence};
+  write_.emplace();
+  write_->own = {request, verdict.error, verdict.sentence};
 }
 
 bool WriteReceiver::Continue() {
   PendingWrite& write = *write_;
-  if (write.error != NBD_SUCCESS) {
+  const uint64_t length = write.own.request.length;
+  if (write.state().error != NBD_SUCCESS) {
     Discard(write);
-  } else if (write.request.length <= kPieceBytes) {
-    return WriteWhole(write.request);
+  } else if (length <= kPieceBytes) {
+    return WriteWhole(write.own.request);
   } else if (!WritePiece(write)) {
     return false;
   }
-  if (write.consumed < write.request.length) return !channel_.input().empty();
-  Finish(write);
+  if (write.consumed < length) return !channel_.input().empty();
+  deferred_.EndPart(write.state());
   write_.reset();
   return true;
 }
 
 void WriteReceiver::Discard(PendingWrite& write) {
-  const size_t part = std::min<uint64_t>(write.request.length - write.consumed,
-                                         channel_.input().size());
+  const size_t part = std::min<uint64_t>(
+      write.own.request.length - write.consumed, channel_.input().size());
   channel_.Consume(part);
   write.consumed += part;
 }
@@ -67,16 +67,15 @@ bool WriteReceiver::WriteWhole(const Request& request) {
   return true;
 }
 
-bool WriteReceiver::HasToWait() const {
-  return target_.writes_busy() && deferred_.pending() > 0;
-}
-
-// Writes a piece of a longer payload. False when more input is needed first.
+// Writes a piece of a longer payload. False when more input is needed first, or
+// the piece has to wait for a task.
 bool WriteReceiver::WritePiece(PendingWrite& write) {
-  write.waits_for_task = HasToWait();
-  if (write.waits_for_task) return false;
-  const uint64_t left = write.request.length - write.consumed;
-  const uint64_t offset = write.request.offset + write.consumed;
+  // A write here would wait in the kernel, and all other requests with it.
+  const bool busy = target_.writes_busy();
+  if (busy && deferred_.full()) return false;
+  const Request& request = write.own.request;
+  const uint64_t left = request.length - write.consumed;
+  const uint64_t offset = request.offset + write.consumed;
   size_t piece = std::min<uint64_t>(
       {left, channel_.input().size(), uint64_t{kPieceBytes}});
   if (piece < left) {
@@ -86,25 +85,29 @@ bool WriteReceiver::WritePiece(PendingWrite& write) {
       return false;
     }
   }
-  if (const int error = target_.Write(offset, {channel_.input().data(), piece},
-                                      /*durable=*/false)) {
-    failures_.LogError(write.request, error);
-    write.error = NbdErrorOf(error);
-    write.sentence = FailureReplies::Sentence(write.request, error);
+  if (busy) {
+    StartPart(write, offset, piece);
+  } else if (const int error =
+                 target_.Write(offset, {channel_.input().data(), piece},
+                               /*durable=*/false)) {
+    deferred_.FailPart(write.state(), error);
   }
   channel_.Consume(piece);
   write.consumed += piece;
   return true;
 }
 
-void WriteReceiver::Finish(const PendingWrite& write) {
-  if (write.error != NBD_SUCCESS) {
-    replies_.Error(write.request, write.error, write.sentence);
-  } else if (write.request.has(NBD_CMD_FLAG_FUA)) {
-    deferred_.Start(write.request);
-  } else {
-    replies_.Success(write.request);
+void WriteReceiver::StartPart(PendingWrite& write, uint64_t offset,
+                              size_t bytes) {
+  if (write.shared == nullptr) {
+    write.shared = std::make_shared<LongWrite>(write.own);
   }
+  Request part = write.own.request;
+  // The flush behind the last part makes all of them durable.
+  part.flags = static_cast<uint16_t>(part.flags & ~NBD_CMD_FLAG_FUA);
+  part.offset = offset;
+  part.length = bytes;
+  deferred_.StartWrite(part, {channel_.input().data(), bytes}, write.shared);
 }
 
 }  // namespace nbdinetd

@@ -3,7 +3,7 @@
 //
 // A payload of up to kPieceBytes is written once all of it has been received; a
 // longer one in pieces, as it arrives, so that memory does not grow with the
-// request.
+// request. While a task would hold up writes, the pieces are tasks, too.
 //
 // Invariant: at most one write is under way, and the channel's input begins
 // with the rest of its payload. Threads: one.
@@ -11,8 +11,8 @@
 #define NBDINETD_TRANSMISSION_WRITE_RECEIVER_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
-#include <string>
 
 #include "export/export.h"
 #include "protocol/nbd.h"
@@ -21,6 +21,7 @@
 #include "transmission/deferred_requests.h"
 #include "transmission/failure_replies.h"
 #include "transmission/reply_sender.h"
+#include "transmission/task.h"
 
 namespace nbdinetd {
 
@@ -41,36 +42,27 @@ class WriteReceiver {
   void Begin(const Request& request, const Verdict& verdict);
 
   // Takes the received part of the payload; at the payload's end, answers the
-  // write or starts its task. False when the write needs more input, or waits
-  // for a task.
+  // write or starts its task. False when the write needs more input, or there
+  // are too many tasks.
   bool Continue();
 
   // A part of a write's payload has not been taken yet.
   bool under_way() const { return write_.has_value(); }
-  // The write waits for a task, and not for input.
-  bool waits_for_task() const {
-    return write_.has_value() && write_->waits_for_task;
-  }
 
  private:
   struct PendingWrite {
-    Request request;
+    LongWrite& state() { return shared == nullptr ? own : *shared; }
+
     uint64_t consumed = 0;  // bytes of the payload
-    // Decided once in each turn of the loop. The loop tries the received bytes
-    // before it receives the end of the input.
-    bool waits_for_task = false;
-    // Not NBD_SUCCESS: the rest of the payload is discarded.
-    NbdError error = NBD_SUCCESS;
-    std::string sentence;
+    LongWrite own;
+    // Replaces `own` once a part is a task.
+    std::shared_ptr<LongWrite> shared;
   };
 
   bool WriteWhole(const Request& request);
   bool WritePiece(PendingWrite& write);
+  void StartPart(PendingWrite& write, uint64_t offset, size_t bytes);
   void Discard(PendingWrite& write);
-  void Finish(const PendingWrite& write);
-  // A write would wait in the kernel for a task; the end of the task wakes the
-  // loop.
-  bool HasToWait() const;
 
   Channel& channel_;
   Export& target_;

@@ -432,6 +432,16 @@ def _(context):
         finish(process, client)
 
 
+@test("fast zeroes whose flush fails with EOPNOTSUPP give NBD_EIO, and not NBD_ENOTSUP")
+def _(context):
+    with failing_disk(context, image_bytes(MIB)) as (fs, process, client):
+        fs.rule("sync", "eopnotsupp")
+        expect_error(client.call(NBD_CMD_WRITE_ZEROES, 0, PAGE,
+                                 NBD_CMD_FLAG_FAST_ZERO | NBD_CMD_FLAG_FUA), NBD_EIO)
+        eq(client.read(0, PAGE), bytes(PAGE))
+        finish(process, client)
+
+
 # ------------------------------------------------------------------ flush errors
 
 def _expect_no_more_promises(client):

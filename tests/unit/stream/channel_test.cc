@@ -1,6 +1,8 @@
 #include "stream/channel.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <memory>
@@ -9,6 +11,8 @@
 
 #include "base/limits.h"
 #include "base/steady_clock.h"
+#include "base/unique_fd.h"
+#include "stream/stream.h"
 #include "support/memory_stream.h"
 
 namespace nbdinetd {
@@ -317,6 +321,24 @@ TEST_F(ChannelTest, WithoutATimeNobodyStalls) {
   EXPECT_TRUE(channel_.Send("abc"));
   EXPECT_EQ(channel_.Wait({.deadline = SteadyNow() + 5 * kShort}), kTimeout);
   EXPECT_FALSE(channel_.send_timed_out());
+}
+
+// Without it, the end of the input says nothing of the other direction.
+TEST_F(ChannelTest, APeerThatIsGoneIsNoticedOnceWhileNothingIsReceived) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  Channel channel(std::make_unique<SocketStream>(UniqueFd(ends[0])),
+                  shutdown_.fd());
+  const Channel::Interest interest = {.input = false, .deadline = kAtOnce};
+  shutdown(ends[1], SHUT_WR);
+  EXPECT_EQ(channel.Wait(interest), kTimeout);
+  EXPECT_TRUE(channel.Send("abc"));
+  close(ends[1]);
+  workers_.Set();
+  EXPECT_EQ(channel.Wait({.input = false, .other_fd = workers_.fd()}),
+            (Channel::Events{.other = true, .gone = true}));
+  EXPECT_EQ(channel.Wait(interest), kTimeout);
+  EXPECT_FALSE(channel.Send("abc"));
 }
 
 TEST_F(StallTest, APeerThatIsGivenUpDoesNotEndLaterWaits) {

@@ -41,8 +41,6 @@ namespace {
 using nbdtest::Bytes;
 using nbdtest::Event;
 using nbdtest::FakeExport;
-using nbdtest::MemoryPeer;
-using nbdtest::MemoryStream;
 using nbdtest::OptionMessage;
 using nbdtest::Writer;
 
@@ -152,59 +150,8 @@ class GuardsTest : public testing::Test {
         .Run();
   }
 
-  // How the transmission of a trim of 16 TiB ends, with what follows it from
-  // the client. Each piece takes a while; `on_piece` gets their number so far.
-  Ending TrimAll(MemoryPeer& peer, std::function<void(size_t)> on_piece,
-                 const Bytes& behind = "") {
-    class SlowTrims : public FakeExport {
-     public:
-      SlowTrims(UniqueFd file, Facts facts,
-                std::function<void(size_t)> on_piece)
-          : FakeExport(std::move(file), facts),
-            on_piece_(std::move(on_piece)) {}
-      int Trim(uint64_t, uint64_t) override {
-        on_piece_(++pieces);
-        poll(nullptr, 0, /*timeout=*/5);
-        return 0;
-      }
-      size_t pieces = 0;
-
-     private:
-      std::function<void(size_t)> on_piece_;
-    };
-    constexpr uint64_t kHuge = uint64_t{1} << 44;
-    Export::Facts facts;
-    facts.size_bytes = kHuge;
-    auto slow = std::make_shared<SlowTrims>(
-        UniqueFd(memfd_create("export", MFD_CLOEXEC)), facts,
-        std::move(on_piece));
-    target_ = slow;
-    Negotiated negotiated;
-    negotiated.target = target_;
-    negotiated.promises = {
-        .size_bytes = kHuge,
-        .transmission_flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_TRIM,
-        .headers = Headers::kExtended};
-    negotiated.style = ReplyStyle::kExtended;
-    peer.Send(nbdtest::ExtendedRequestMessage(
-                  {.type = nbdtest::kCmdTrim, .length = kHuge, .cookie = 7}) +
-              behind);
-    Channel channel(std::make_unique<MemoryStream>(peer), shutdown_.fd());
-    ServiceManager manager;
-    Progress progress(manager, statistics_, "");
-    Ending ending = Transmission({.channel = channel,
-                                  .negotiated = negotiated,
-                                  .log = log_,
-                                  .statistics = statistics_,
-                                  .progress = progress})
-                        .Run();
-    pieces_ = slow->pieces;
-    return ending;
-  }
-
   Event shutdown_;
   std::shared_ptr<Export> target_;
-  size_t pieces_ = 0;  // of TrimAll()
   Statistics statistics_;
   const Log log_{{LogDestination::kNull, /*verbose=*/false,
                   /*standard_error_is_peer=*/true}};
@@ -322,59 +269,6 @@ TEST_F(GuardsTest, AClientThatSendsNothingForUsInARequestStalls) {
   const Ending ending = Transmit(std::make_unique<Part>(request), timeouts);
   EXPECT_EQ(ending.reason, "client stopped inside a request for 50ms");
   EXPECT_EQ(ending.status, ExitStatus::kTimedOut);
-}
-
-// -- Long requests
-
-// The errors of the extended replies that the client has got.
-std::vector<uint32_t> ErrorsIn(const Bytes& replies) {
-  std::vector<uint32_t> errors;
-  nbdtest::Reader reader(replies);
-  while (reader.left() > 0) {
-    EXPECT_EQ(reader.U32(), nbdtest::kExtendedReplyMagic);
-    EXPECT_EQ(reader.U16(), nbdtest::kReplyFlagDone);
-    const uint16_t type = reader.U16();
-    reader.Raw(16);
-    const Bytes payload = reader.Raw(reader.U64());
-    errors.push_back(type == nbdtest::kReplyError
-                         ? nbdtest::Reader(payload).U32()
-                         : nbdtest::kNbdOk);
-  }
-  return errors;
-}
-
-// All of it would take a minute.
-constexpr size_t kFewPieces = kMaxTaskPieces / 4;
-
-TEST_F(GuardsTest, ALongRequestEndsSomeTimeAfterAShutdown) {
-  const Bytes disconnect =
-      nbdtest::ExtendedRequestMessage({.type = nbdtest::kCmdDisc});
-  // Also that of a client that waits for its end to leave.
-  for (const Bytes& behind : {Bytes(), disconnect}) {
-    MemoryPeer peer;
-    const Ending ending = TrimAll(
-        peer,
-        [this](size_t pieces) {
-          if (pieces == 3) shutdown_.Set();
-        },
-        behind);
-    EXPECT_EQ(ending.status, ExitStatus::kOk);
-    EXPECT_EQ(ending.reason, behind.empty() ? "the server is shutting down"
-                                            : "client disconnected");
-    EXPECT_GT(pieces_, 3u);
-    EXPECT_LT(pieces_, kFewPieces);
-    EXPECT_EQ(ErrorsIn(peer.Receive()),
-              std::vector<uint32_t>{nbdtest::kNbdEshutdown});
-    shutdown_.Clear();
-  }
-}
-
-TEST_F(GuardsTest, ALongRequestEndsOnceItsClientIsGone) {
-  MemoryPeer peer;
-  peer.Reset();
-  const Ending ending = TrimAll(peer, [](size_t) {});
-  EXPECT_EQ(ending.status, ExitStatus::kProtocol);
-  EXPECT_LT(pieces_, kFewPieces);
 }
 
 }  // namespace

@@ -461,11 +461,12 @@ class NotingExport : public nbdtest::FakeExport {
   int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed) override {
     calls.push_back({offset, length, hole, speed});
     if (on_call != nullptr) on_call();
-    return calls.size() == failing_call ? EIO : 0;
+    return calls.size() == failing_call ? error : 0;
   }
 
   std::vector<Call> calls;
   size_t failing_call = 0;  // counted from 1
+  int error = EIO;
   std::function<void()> on_call;
 };
 
@@ -482,31 +483,43 @@ Task InPieces(NotingExport& target, uint64_t offset, uint64_t length,
 
 TEST(Pieces, CoverTheRequestInOrderAndEndAtTheirMultiples) {
   constexpr uint64_t kHuge = uint64_t{16} << 40;
-  for (const uint64_t length :
-       {uint64_t{0}, uint64_t{1}, kTaskPieceBytes, kTaskPieceBytes + 1,
-        3 * kTaskPieceBytes - 5, uint64_t{0xffffffff}, kHuge,
-        kTaskPieceBytes * kMaxTaskPieces, UINT64_MAX / 4}) {
-    for (const uint64_t offset : {uint64_t{0}, uint64_t{1}, kTaskPieceBytes - 1,
-                                  kTaskPieceBytes, kHuge - 4096}) {
+  constexpr uint64_t kMost = kTaskPieceBytes * kMaxTaskPieces;
+  struct Row {
+    uint64_t length;
+    uint64_t piece;
+  };
+  for (const auto& [length, piece] :
+       {Row{0, kTaskPieceBytes}, Row{1, kTaskPieceBytes},
+        Row{kTaskPieceBytes, kTaskPieceBytes},
+        Row{kTaskPieceBytes + 1, kTaskPieceBytes},
+        Row{3 * kTaskPieceBytes - 5, kTaskPieceBytes},
+        Row{uint64_t{0xffffffff}, kTaskPieceBytes}, Row{kHuge, kTaskPieceBytes},
+        Row{kMost - 1, kTaskPieceBytes}, Row{kMost, 2 * kTaskPieceBytes},
+        Row{3 * kMost - 1, 3 * kTaskPieceBytes}}) {
+    for (const uint64_t offset :
+         {uint64_t{0}, uint64_t{1}, piece - 1, piece, kHuge - 4096}) {
       for (const uint16_t type : {NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES}) {
         NotingExport target;
         const Task task = InPieces(target, offset, length, type);
         EXPECT_EQ(task.error, 0);
         EXPECT_FALSE(task.was_cut_short);
+        const uint64_t end = offset + length;
         uint64_t at = offset;
         for (const NotingExport::Call& call : target.calls) {
           ASSERT_EQ(call.offset, at);
+          const bool is_first = at == offset;
           at += call.length;
-          if (at != offset + length) {
-            ASSERT_EQ(at % kTaskPieceBytes, 0u);
-            ASSERT_GE(call.length, kTaskPieceBytes);
-          }
+          if (at == end) break;
+          ASSERT_EQ(at % piece, 0u);
+          ASSERT_GE(call.length, piece);
+          ASSERT_LT(call.length, is_first ? 2 * piece : piece + 1);
         }
-        EXPECT_EQ(at, offset + length);
-        EXPECT_LE(target.calls.size(), kMaxTaskPieces + 1);
-        if (length <= kTaskPieceBytes) {
-          EXPECT_EQ(target.calls.size(), 1u);
-        }
+        EXPECT_EQ(at, end);
+        const uint64_t first_end = (offset + 2 * piece - 1) / piece * piece;
+        EXPECT_EQ(
+            target.calls.size(),
+            1 + (end <= first_end ? 0 : (end - first_end + piece - 1) / piece))
+            << length << " at " << offset;
       }
     }
   }
@@ -525,7 +538,29 @@ TEST(Pieces, EndWithTheFirstThatFails) {
   }
 }
 
+// It has the offset of the request, and not that of the last piece.
+TEST(Pieces, AreFollowedByTheErrorOfTheFlush) {
+  NotingExport target;  // without a descriptor
+  const Task task = InPieces(target, 512, 3 * kTaskPieceBytes, NBD_CMD_TRIM,
+                             nbdtest::kCmdFlagFua);
+  EXPECT_EQ(target.calls.size(), 3u);
+  EXPECT_EQ(task.error, EBADF);
+  EXPECT_EQ(task.error_offset, 512u);
+}
+
 // NBD_ENOTSUP "SHOULD NOT" come after something has changed.
+TEST(Pieces, SayOnlyOfTheFirstOneThatItIsNotFast) {
+  for (const size_t failing : {1, 2}) {
+    NotingExport target;
+    target.failing_call = failing;
+    target.error = EOPNOTSUPP;
+    const Task task = InPieces(target, 0, 4 * kTaskPieceBytes,
+                               NBD_CMD_WRITE_ZEROES, NBD_CMD_FLAG_FAST_ZERO);
+    EXPECT_EQ(task.error, failing == 1 ? EOPNOTSUPP : EIO);
+    EXPECT_EQ(target.calls.size(), failing);
+  }
+}
+
 TEST(Pieces, AreFastOnlyOrNotAsTheFirstOneWas) {
   NotingExport target;
   InPieces(target, 0, 4 * kTaskPieceBytes, NBD_CMD_WRITE_ZEROES,
@@ -553,18 +588,17 @@ TEST(Pieces, EndEarlyWhenTheyAreCutShort) {
     EXPECT_EQ(task.error, 0);
     EXPECT_TRUE(task.was_cut_short);
     EXPECT_EQ(target.calls.size(), 5u);
-    // None of a long one, and all of a short one.
-    task.was_cut_short = false;
-    RunTask(target, task);
-    EXPECT_TRUE(task.was_cut_short);
+    // Nothing of one that hasn't begun, however short it is.
+    for (const uint64_t length : {kTaskPieceBytes, uint64_t{512}}) {
+      Task late(pool);
+      late.cut_short = &cut_short;
+      late.request.type = type;
+      late.request.length = length;
+      RunTask(target, late);
+      EXPECT_EQ(late.error, 0);
+      EXPECT_TRUE(late.was_cut_short);
+    }
     EXPECT_EQ(target.calls.size(), 5u);
-    Task short_task(pool);
-    short_task.cut_short = &cut_short;
-    short_task.request.type = type;
-    short_task.request.length = kTaskPieceBytes;
-    RunTask(target, short_task);
-    EXPECT_FALSE(short_task.was_cut_short);
-    EXPECT_EQ(target.calls.size(), 6u);
   }
 }
 
