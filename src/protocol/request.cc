@@ -58,7 +58,12 @@ uint16_t AcceptedFlags(const Request& request, const Rule& rule,
 }
 
 Verdict ValidateRead(const Request& request, const Promises& promises) {
-  if (request.length <= promises.block_sizes.accepted_payload) return {};
+  // With the flag, the reply is one chunk, which is never longer than
+  // advertised.
+  const BlockSizes& sizes = promises.block_sizes;
+  const uint32_t most = request.has(NBD_CMD_FLAG_DF) ? sizes.advertised_payload
+                                                     : sizes.accepted_payload;
+  if (request.length <= most) return {};
   // NBD_EOVERFLOW is only for clients that know it: those to which
   // NBD_FLAG_SEND_DF was advertised ("Error values").
   if ((promises.transmission_flags & NBD_FLAG_SEND_DF) != 0) {
@@ -84,7 +89,7 @@ std::optional<Request> RequestDecoder::Decode(absl::string_view bytes) const {
       extended_ ? Load<uint64_t>(in + 24) : Load<uint32_t>(in + 24);
   // "With extended headers, the flag MUST be set for NBD_CMD_WRITE" ("Command
   // flags"), but QEMU's client doesn't set it (10.0), nor does libnbd without
-  // its strict mode. Both send the payload.
+  // LIBNBD_STRICT_AUTO_FLAG. Both send the payload.
   request.has_payload = request.type == NBD_CMD_WRITE ||
                         (extended_ && request.has(NBD_CMD_FLAG_PAYLOAD_LEN));
   return request;

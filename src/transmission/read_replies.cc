@@ -27,7 +27,12 @@ std::optional<Request> ReadReplies::AnswerCached(const Request& request) {
     replies_.Success(request);
     return std::nullopt;
   }
-  if (replies_.sends_files() && request.length >= kMinSendFile &&
+  // "A server MUST NOT send a chunk where any variable-length portion of the
+  // chunk is larger than any advertised maximum payload size". With
+  // NBD_CMD_FLAG_DF, no read is longer.
+  const bool one_chunk = request.length <= max_chunk_bytes_ ||
+                         !replies_.encoder().fragments(request);
+  if (one_chunk && replies_.sends_files() && request.length >= kMinSendFile &&
       target_.IsCached(request.offset, request.length)) {
     SendOneChunk(request, /*as_file=*/true);
     return std::nullopt;

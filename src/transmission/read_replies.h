@@ -23,9 +23,13 @@ namespace nbdinetd {
 
 class ReadReplies {
  public:
-  // All borrowed.
-  ReadReplies(Export& target, ReplySender& replies, FailureReplies& failures)
-      : target_(target), replies_(replies), failures_(failures) {}
+  // All borrowed. No chunk has more than `max_chunk_bytes` of data.
+  ReadReplies(Export& target, ReplySender& replies, FailureReplies& failures,
+              uint64_t max_chunk_bytes)
+      : target_(target),
+        replies_(replies),
+        failures_(failures),
+        max_chunk_bytes_(max_chunk_bytes) {}
 
   // Answers the read as far as the page cache allows, without waiting for the
   // storage. Returns the part that is left for a task: nullopt if all is
@@ -51,6 +55,7 @@ class ReadReplies {
   Export& target_;
   ReplySender& replies_;
   FailureReplies& failures_;
+  const uint64_t max_chunk_bytes_;
   bool broke_off_ = false;
 };
 

@@ -27,7 +27,7 @@ Transmission::Transmission(TransmissionSetup setup)
       workers_(
           target_, [this] { LookBetweenPieces(); }, std::move(setup.event_fd)),
       failures_(target_, replies_, log_),
-      reads_(target_, replies_, failures_),
+      reads_(target_, replies_, failures_, kAdvertisedPayloadBytes),
       deferred_(workers_, target_, replies_, reads_, failures_),
       writes_(channel_, target_, replies_, failures_, deferred_) {}
 

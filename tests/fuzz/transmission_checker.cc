@@ -104,7 +104,8 @@ std::set<uint32_t> TransmissionChecker::Errors(Request& request) const {
     case kCmdRead:
       if (promised(kSendDf)) valid |= kCmdFlagDf;
       if (past_end) errors.insert(kNbdEinval);
-      if (request.length > kLongestRequest) {
+      if (request.length >
+          (request.has(kCmdFlagDf) ? kMaxPayload : kLongestRequest)) {
         errors.insert(setting_.structured ? kNbdEoverflow : kNbdEinval);
       }
       break;
@@ -268,7 +269,7 @@ size_t TransmissionChecker::TakeChunk(std::string_view bytes) {
   }
   const uint64_t length = setting_.extended ? reader.U64() : reader.U32();
   Require((flags & ~kReplyFlagDone) == 0, "unknown structured reply flags");
-  Require(length <= kLongestRequest + 8, "a chunk is too long");
+  Require(length <= kMaxPayload + 8, "a chunk is too long");
   if (bytes.size() - header < length) return 0;
   TakePayload(request, type, (flags & kReplyFlagDone) != 0,
               bytes.substr(header, length));

@@ -936,16 +936,17 @@ TEST_P(BothStyles, DiscWaitsForAllOutstandingRequests) {
   }
 }
 
-// -- Structured reads
+// -- Reads in chunks
 
-class StructuredRead : public Transmission {
+class StructuredRead : public Transmission,
+                       public testing::WithParamInterface<Style> {
  protected:
   // Holes and data by turns, with the page cache cold.
   Peer& ServeSparse() {
     for (const auto& [offset, length] : kData)
       sparse_.Write(offset, Pattern(offset, length));
     sparse_.DropCache();
-    return Serve(sparse_, Style::kStructured);
+    return Serve(sparse_, GetParam());
   }
   Bytes Expected() const {
     Bytes bytes(kSparseSize, '\0');
@@ -966,8 +967,13 @@ class StructuredRead : public Transmission {
   TempImage sparse_ = TempImage::Sparse(kSparseSize);
 };
 
-TEST_F(StructuredRead, ASmallReadComesInOneChunk) {
-  Start(Style::kStructured);
+const auto kStylesWithChunks =
+    testing::Values(Style::kStructured, Style::kExtended);
+
+INSTANTIATE_TEST_SUITE_P(Replies, StructuredRead, kStylesWithChunks, StyleName);
+
+TEST_P(StructuredRead, ASmallReadComesInOneChunk) {
+  Start(GetParam());
   image().Read(0, kImageSize);
   for (uint32_t length : {uint32_t{1}, uint32_t{512}, kPage, uint32_t{65536}}) {
     const Reply reply =
@@ -978,7 +984,7 @@ TEST_F(StructuredRead, ASmallReadComesInOneChunk) {
   session().End();
 }
 
-TEST_F(StructuredRead, HolesAreToldAsHolesAndTheBytesAreRight) {
+TEST_P(StructuredRead, HolesAreToldAsHolesAndTheBytesAreRight) {
   ServeSparse();
   ASSERT_GE(sparse().Segments().size(), 6u) << "the file system has no holes";
   const Reply reply = Do({.type = kCmdRead, .length = kSparseSize});
@@ -993,7 +999,7 @@ TEST_F(StructuredRead, HolesAreToldAsHolesAndTheBytesAreRight) {
   session().End();
 }
 
-TEST_F(StructuredRead,
+TEST_P(StructuredRead,
        ChunksBeginAndEndOnMultiplesOf512WhereTheRequestLetsThem) {
   ServeSparse();
   for (const bool is_cached : {true, false}) {
@@ -1016,7 +1022,7 @@ TEST_F(StructuredRead,
   session().End();
 }
 
-TEST_F(StructuredRead,
+TEST_P(StructuredRead,
        WithDontFragmentAnyReadIsOneChunkOfDataWithTheZeroesInIt) {
   ServeSparse();
   for (uint32_t length : {uint32_t{1}, uint32_t{65536}, uint32_t{1 << 20},
@@ -1033,27 +1039,46 @@ TEST_F(StructuredRead,
   session().End();
 }
 
-TEST_F(StructuredRead, DontFragmentWorksUpToTheMaximumPayload) {
-  const TempImage large = TempImage::Sparse(kLongestRequest + kPage);
+TEST_P(StructuredRead, DontFragmentWorksUpToTheMaximumPayload) {
+  const TempImage large = TempImage::Sparse(kMaxPayload + kPage);
   large.Write(0, Pattern(0, 1 << 20));
-  large.Write(kLongestRequest - (1 << 20),
-              Pattern(kLongestRequest - (1 << 20), 1 << 20));
-  Serve(large, Style::kStructured);
-  const Reply reply =
-      Do({.type = kCmdRead, .flags = kCmdFlagDf, .length = kLongestRequest});
-  ASSERT_TRUE(HasError(reply, kNbdOk));
-  EXPECT_EQ(reply.pieces.size(), 1u);
-  EXPECT_TRUE(SameBytes(reply.data, large.Read(0, kLongestRequest)));
-  const Reply beyond = Do(
-      {.type = kCmdRead, .flags = kCmdFlagDf, .length = kLongestRequest + 1});
+  large.Write(kMaxPayload - (1 << 20),
+              Pattern(kMaxPayload - (1 << 20), 1 << 20));
+  Serve(large, GetParam());
+  for (const bool is_cached : {true, false}) {
+    if (!is_cached) large.DropCache();
+    const Reply reply =
+        Do({.type = kCmdRead, .flags = kCmdFlagDf, .length = kMaxPayload});
+    ASSERT_TRUE(HasError(reply, kNbdOk));
+    EXPECT_EQ(reply.pieces.size(), 1u);
+    EXPECT_TRUE(SameBytes(reply.data, large.Read(0, kMaxPayload)));
+  }
+  const Reply beyond =
+      Do({.type = kCmdRead, .flags = kCmdFlagDf, .length = kMaxPayload + 1});
   EXPECT_TRUE(HasError(beyond, kNbdEoverflow));
   session().End();
 }
 
-TEST_F(StructuredRead,
+// Peer compares each chunk with it.
+TEST_P(StructuredRead, BeyondTheMaximumPayloadComesInChunksThatAreNot) {
+  const TempImage large = TempImage::WithPattern(kLongestRequest);
+  Serve(large, GetParam());
+  for (const bool is_cached : {true, false}) {
+    if (!is_cached) large.DropCache();
+    for (const uint32_t length : {kMaxPayload + 1, kLongestRequest}) {
+      const Reply reply = Do({.type = kCmdRead, .length = length});
+      ASSERT_TRUE(HasError(reply, kNbdOk));
+      EXPECT_GT(reply.pieces.size(), 1u);
+      EXPECT_TRUE(SameBytes(reply.data, large.Read(0, length)));
+    }
+  }
+  session().End();
+}
+
+TEST_P(StructuredRead,
        AReadAcrossThePresentEndOfAShrunkFileNeverPassesAsSuccess) {
   const TempImage large = TempImage::WithPattern(8 << 20);
-  Serve(large, Style::kStructured);
+  Serve(large, GetParam());
   large.Truncate((4 << 20) + 100);
   for (uint16_t flags : {uint16_t{0}, kCmdFlagDf}) {
     const Reply reply =
@@ -1132,13 +1157,15 @@ class BlockStatus : public StructuredRead {
   }
 };
 
-TEST_F(BlockStatus, TellsTheHolesThatTheFileSystemKnows) {
+INSTANTIATE_TEST_SUITE_P(Replies, BlockStatus, kStylesWithChunks, StyleName);
+
+TEST_P(BlockStatus, TellsTheHolesThatTheFileSystemKnows) {
   ServeSparse();
   ExpectSame(Map(kSparseSize), sparse().Segments(), kSparseSize);
   session().End();
 }
 
-TEST_F(BlockStatus, WithReqOneEachReplyIsOneExtentInsideOfTheRequest) {
+TEST_P(BlockStatus, WithReqOneEachReplyIsOneExtentInsideOfTheRequest) {
   ServeSparse();
   ExpectSame(Map(kSparseSize, kCmdFlagReqOne), sparse().Segments(),
              kSparseSize);
@@ -1157,7 +1184,7 @@ TEST_F(BlockStatus, WithReqOneEachReplyIsOneExtentInsideOfTheRequest) {
   session().End();
 }
 
-TEST_F(BlockStatus, SeveralExtentsComeInOneReplyWithAlternatingStates) {
+TEST_P(BlockStatus, SeveralExtentsComeInOneReplyWithAlternatingStates) {
   ServeSparse();
   const Reply reply = Do({.type = kCmdBlockStatus, .length = kSparseSize});
   ASSERT_TRUE(HasError(reply, kNbdOk));
@@ -1168,7 +1195,7 @@ TEST_F(BlockStatus, SeveralExtentsComeInOneReplyWithAlternatingStates) {
   session().End();
 }
 
-TEST_F(BlockStatus, AnExtentThatSaysZeroReadsAsZero) {
+TEST_P(BlockStatus, AnExtentThatSaysZeroReadsAsZero) {
   ServeSparse();
   for (const Segment& segment : Map(kSparseSize)) {
     if (!segment.hole) continue;
@@ -1180,7 +1207,7 @@ TEST_F(BlockStatus, AnExtentThatSaysZeroReadsAsZero) {
   session().End();
 }
 
-TEST_F(BlockStatus,
+TEST_P(BlockStatus,
        ExtentsOfAnUnalignedQueryAreMultiplesOf512ExceptAtTheEdges) {
   ServeSparse();
   constexpr uint64_t kOffset = (1 << 20) + 77;
@@ -1196,14 +1223,14 @@ TEST_F(BlockStatus,
 
 // A descriptor's length has 32 bits: an extent that needs more is cut, and what
 // follows it is for the next request to tell, since it would be misplaced here.
-TEST_F(BlockStatus,
+TEST_P(BlockStatus,
        AnExtentThatEndsBehind4GibIsCutAndTheOnesBehindItStayInTheirPlace) {
   constexpr uint64_t kEdge = uint64_t{4} << 30;
   constexpr uint64_t kSize = kEdge + (1 << 20);
   const TempImage image = TempImage::Sparse(kSize);
   image.Write(kEdge, Pattern(kEdge, kPage));
   image.DropCache();
-  Serve(image, Style::kStructured);
+  Serve(image, GetParam());
   const std::vector<Segment> segments = image.Segments();
   for (const uint64_t start :
        {uint64_t{0}, uint64_t{256}, uint64_t{512}, uint64_t{4096}}) {
@@ -1234,15 +1261,15 @@ TEST_F(BlockStatus,
   session().End();
 }
 
-TEST_F(BlockStatus, AFileWithoutHolesIsAllData) {
-  Start(Style::kStructured);
+TEST_P(BlockStatus, AFileWithoutHolesIsAllData) {
+  Start(GetParam());
   ExpectSame(Map(kImageSize), {{0, kImageSize, false}}, kImageSize);
   session().End();
 }
 
-TEST_F(BlockStatus, TrimmedAndZeroedAreasBecomeHoles) {
+TEST_P(BlockStatus, TrimmedAndZeroedAreasBecomeHoles) {
   NEED_OR_SKIP(image().CanPunchHoles(), "the file system can't punch holes");
-  Start(Style::kStructured);
+  Start(GetParam());
   EXPECT_TRUE(
       HasError(Do({.type = kCmdTrim, .offset = 0, .length = 1 << 20}), kNbdOk));
   EXPECT_TRUE(HasError(
@@ -1257,7 +1284,7 @@ TEST_F(BlockStatus, TrimmedAndZeroedAreasBecomeHoles) {
   session().End();
 }
 
-TEST_F(BlockStatus, AWriteIntoAHoleIsToldAsDataAtOnce) {
+TEST_P(BlockStatus, AWriteIntoAHoleIsToldAsDataAtOnce) {
   ServeSparse();
   EXPECT_TRUE(HasError(
       Do({.type = kCmdWrite, .offset = 8 << 20, .length = 65536}), kNbdOk));
@@ -1269,19 +1296,19 @@ TEST_F(BlockStatus, AWriteIntoAHoleIsToldAsDataAtOnce) {
   session().End();
 }
 
-TEST_F(BlockStatus, ManyExtentsAreTruncatedButCovered) {
+TEST_P(BlockStatus, ManyExtentsAreTruncatedButCovered) {
   constexpr uint64_t kMany = 4000;
   const TempImage comb = TempImage::Sparse(kMany * 2 * kPage);
   for (uint64_t i = 0; i < kMany; ++i)
     comb.Write(i * 2 * kPage, Pattern(i, kPage));
   comb.DropCache();
-  Serve(comb, Style::kStructured);
+  Serve(comb, GetParam());
   ExpectSame(Map(kMany * 2 * kPage), comb.Segments(), kMany * 2 * kPage);
   session().End();
 }
 
-TEST_F(BlockStatus, OverTheEndIsEinval) {
-  Start(Style::kStructured);
+TEST_P(BlockStatus, OverTheEndIsEinval) {
+  Start(GetParam());
   ExpectError({.type = kCmdBlockStatus, .offset = kEnd, .length = 1},
               kNbdEinval);
   ExpectError({.type = kCmdBlockStatus, .offset = kEnd - 1, .length = 2},
@@ -1292,16 +1319,17 @@ TEST_F(BlockStatus, OverTheEndIsEinval) {
   session().End();
 }
 
-TEST_F(BlockStatus, WorksOnAReadOnlyExport) {
-  Start(Style::kStructured, {"-r"});
+TEST_P(BlockStatus, WorksOnAReadOnlyExport) {
+  Start(GetParam(), {"-r"});
   ExpectSame(Map(kImageSize), {{0, kImageSize, false}}, kImageSize);
   session().End();
 }
 
 TEST_F(Transmission, ABlockStatusWithoutASelectedContextIsEinval) {
-  for (bool structured : {false, true}) {
+  for (const Style style :
+       {Style::kSimple, Style::kStructured, Style::kExtended}) {
     Session without({image().path()});
-    without.peer().EnterTransmission(structured);
+    without.peer().EnterTransmission(style);
     const Reply reply =
         without.peer().Transact({.type = kCmdBlockStatus, .length = kPage});
     EXPECT_TRUE(HasError(reply, kNbdEinval));

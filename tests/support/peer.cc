@@ -567,8 +567,8 @@ std::optional<Reply> Peer::ReceiveChunk() {
   const uint64_t length = extended ? reader.U64() : reader.U32();
   Require((flags & ~kReplyFlagDone) == 0, "a chunk has an unknown flag");
   // The server may exceed its maximum payload by the fixed part of a chunk
-  // only.
-  Require(length <= kLongestRequest + 14,
+  // only. All others but the data are far shorter.
+  Require(length <= kMaxPayload + (type == kReplyOffsetData ? 8 : 0),
           "a chunk exceeds the maximum payload");
   const bool done = (flags & kReplyFlagDone) != 0;
   Require(type != kReplyNone || done, "NBD_REPLY_TYPE_NONE without DONE");

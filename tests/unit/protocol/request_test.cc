@@ -512,7 +512,9 @@ TEST(ValidateRequest, LimitsReadsAndWritesToTheMaximumPayload) {
     if (session.structured) {
       ExpectVerdicts(
           PromisesOf(session),
-          {{kCmdRead, nbdtest::kCmdFlagDf, 0, max, kNbdOk},
+          {{kCmdRead, nbdtest::kCmdFlagDf, 0, nbdtest::kMaxPayload, kNbdOk},
+           {kCmdRead, nbdtest::kCmdFlagDf, 0, nbdtest::kMaxPayload + 1,
+            kNbdEoverflow},
            {kCmdRead, nbdtest::kCmdFlagDf, 0, max + 1, kNbdEoverflow}},
           session.name);
     }

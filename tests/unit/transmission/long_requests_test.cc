@@ -444,7 +444,7 @@ TEST(LongBlockStatus, IsAlwaysATask) {
   ReplySender replies(channel, ReplyStyle::kExtended, statistics);
   Workers workers(target);
   FailureReplies failures(target, replies, log);
-  ReadReplies reads(target, replies, failures);
+  ReadReplies reads(target, replies, failures, kAdvertisedPayloadBytes);
   DeferredRequests deferred(workers, target, replies, reads, failures);
   const auto start = [&](uint64_t length) {
     Request request;
