@@ -112,7 +112,8 @@ class OptionHandlers {
   Catalog& catalog_;
   const Facts facts_;
 
-  // The style of the last successful option for one; extended replies stay.
+  // The style that was negotiated. Extended replies replace structured ones,
+  // and nothing replaces them.
   ReplyStyle style_ = ReplyStyle::kSimple;
   // The export name for which base:allocation is selected.
   std::optional<std::string> base_allocation_for_;
