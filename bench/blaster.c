@@ -733,6 +733,8 @@ int main(int argc, char** argv) {
   for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
     if (strcmp(argv[1], commands[i].name) != 0) continue;
     struct options options = parse_options(argc - 1, argv + 1);
+    if (options.extended && strcmp(argv[1], "run") != 0)
+      fail("--extended is for the command run");
     commands[i].function(&options);
     return 0;
   }
