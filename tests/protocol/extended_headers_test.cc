@@ -74,6 +74,8 @@ TEST_F(ExtendedHeaders, AreAcknowledgedWithStructuredRepliesAndWithout) {
     peer().Go();
     ExpectAlive();
     session().End();
+    EXPECT_NE(session().WaitForExit().standard_error.find("extended replies"),
+              std::string::npos);
   }
 }
 
@@ -302,6 +304,15 @@ TEST_F(ExtendedHeaders, APayloadThatTheCommandDoesNotHaveIsConsumedAndEinval) {
       ExpectAlive();
     }
   }
+  // A payload of no bytes is one, too, which the specification doesn't foresee.
+  for (const uint16_t type : {kCmdRead, kCmdFlush, kCmdTrim, kCmdCache,
+                              kCmdWriteZeroes, kCmdBlockStatus}) {
+    EXPECT_TRUE(
+        HasError(Do({.type = type, .flags = kCmdFlagPayloadLen}), kNbdEinval))
+        << type;
+  }
+  EXPECT_TRUE(HasError(Do({.type = kCmdWrite}), kNbdOk));
+  ExpectAlive();
   EXPECT_TRUE(SameBytes(image().Read(0, kImageSize), Pattern(0, kImageSize)));
   session().End();
 }
@@ -480,6 +491,36 @@ TEST_F(HugeExport, IsTrimmedZeroedAndCachedInOneRequest) {
           << offset;
     }
     EXPECT_EQ(huge().size(), kHugeSize);
+    session().End();
+  }
+}
+
+// In several pieces, the flags of which are those of the request.
+TEST_F(HugeExport, IsZeroedWithEachFlag) {
+  NEED_OR_SKIP(image().CanPunchHoles(), "the file system can't punch holes");
+  constexpr uint64_t kTwoPieces = (256 << 20) + (1 << 20);
+  struct Row {
+    uint16_t flags;
+    uint64_t length;
+    bool may_be_slow;
+  };
+  for (const Row& row :
+       {Row{kCmdFlagFastZero, kHugeSize, false},
+        // Not more, since all of it is allocated.
+        Row{kCmdFlagNoHole, kTwoPieces, false},
+        Row{static_cast<uint16_t>(kCmdFlagFastZero | kCmdFlagNoHole),
+            kTwoPieces, true}}) {
+    ServeHuge();
+    const Reply reply =
+        Do({.type = kCmdWriteZeroes, .flags = row.flags, .length = row.length});
+    const bool is_slow = row.may_be_slow && reply.error == kNbdEnotsup;
+    EXPECT_TRUE(is_slow || HasError(reply, kNbdOk)) << row.flags;
+    EXPECT_TRUE(SameBytes(huge().Read(0, 65536),
+                          is_slow ? Pattern(0, 65536) : Bytes(65536, '\0')));
+    const auto segments = huge().Segments();
+    if (!is_slow && (row.flags & kCmdFlagNoHole) != 0) {
+      EXPECT_FALSE(segments.empty() || segments[0].hole);
+    }
     session().End();
   }
 }

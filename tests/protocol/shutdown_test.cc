@@ -412,6 +412,12 @@ void SendPart(Peer& peer, const Request& request, size_t payload_bytes) {
   peer.Send(RequestMessage(request) + Bytes(payload_bytes, 'x'));
 }
 
+// Sends half of the payload.
+void SendPartExtended(Peer& peer, const Request& request) {
+  peer.EnterTransmission(Style::kExtended, /*allocation_context=*/true);
+  peer.Send(ExtendedRequestMessage(request) + Bytes(request.length / 2, 'x'));
+}
+
 std::vector<State> States(const std::string& directory) {
   const std::string list = "--directory=" + directory;
   return {
@@ -508,6 +514,20 @@ std::vector<State> States(const std::string& directory) {
              SendPart(peer,
                       {.type = kCmdWrite, .offset = 1u << 30, .length = 1000},
                       500);
+           }},
+      {.name = "inside an extended request's payload that is refused",
+       .reach =
+           [](Peer& peer) {
+             SendPartExtended(peer, {.type = kCmdTrim,
+                                     .flags = kCmdFlagPayloadLen,
+                                     .length = 1000});
+           }},
+      {.name = "inside the payload of a block status",
+       .reach =
+           [](Peer& peer) {
+             SendPartExtended(peer, {.type = kCmdBlockStatus,
+                                     .flags = kCmdFlagPayloadLen,
+                                     .length = 12});
            }},
       {.name = "inside replies that the client doesn't read",
        .reach = [](Peer& peer) { AskForMuch(peer, 64 << 10); }},

@@ -6,6 +6,7 @@
 #include <optional>
 #include <thread>
 #include <utility>
+#include <vector>
 
 namespace nbdtest {
 
@@ -186,6 +187,13 @@ Bytes TortureClient::Prepare(const Request& wanted) {
   operations_.emplace(*request.cookie, operation);
   bytes_under_way_ += request.length;
   ++requests_;
+  if (request.type == kCmdBlockStatus && setup_.extended && OneIn(2)) {
+    payload = StatusPayload(request.length, std::vector<uint32_t>{1});
+    Request carrier = request;
+    carrier.flags = static_cast<uint16_t>(carrier.flags | kCmdFlagPayloadLen);
+    carrier.length = payload.size();
+    return peer_.Prepare(carrier, payload);
+  }
   return peer_.Prepare(request, payload);
 }
 

@@ -24,6 +24,7 @@ class TortureClient {
     uint64_t own_begin = 0;
     uint64_t own_end = 0;
     bool structured = true;
+    bool extended = false;
     // The export is: nothing is written, and all else must succeed.
     bool read_only = false;
     // Reads late and sends in odd pieces.

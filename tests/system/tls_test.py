@@ -83,6 +83,22 @@ def _(context):
     visit_over_tls(process, client)
 
 
+@test("extended headers are used over TLS, too")
+def _(context):
+    process, client = certified(context)
+    client.start_tls()
+    eq(client.haggle(NBD_OPT_EXTENDED_HEADERS), [(NBD_REP_ACK, b"")])
+    client.go()
+    client.send(struct.pack(">IHHQQQ", 0x21e41c71, 0, NBD_CMD_READ, 5, 512, 4096))
+    eq(struct.unpack(">IHHQQQQ", client.receive(40)),
+       (0x6e8a278c, 1, 1, 5, 512, 8 + 4096, 512), "the header of the reply")
+    eq(client.receive(4096), pattern(512, 4096))
+    client.send(struct.pack(">IHHQQQ", 0x21e41c71, 0, NBD_CMD_DISC, 6, 0, 0))
+    client.expect_end()
+    process.expect(EX_OK)
+    contains("extended replies, TLS", process.stderr())
+
+
 @test("reads and writes of all sizes arrive whole through tiny socket buffers")
 def _(context):
     image = context.random_image(3 * MIB, seed=5)
