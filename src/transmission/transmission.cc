@@ -27,7 +27,8 @@ Transmission::Transmission(TransmissionSetup setup)
       workers_(
           target_, [this] { LookBetweenPieces(); }, std::move(setup.event_fd)),
       failures_(target_, replies_, log_),
-      reads_(target_, replies_, failures_, kAdvertisedPayloadBytes),
+      reads_(target_, replies_, failures_,
+             negotiated_.promises.block_sizes.advertised_payload),
       deferred_(workers_, target_, replies_, reads_, failures_),
       writes_(channel_, target_, replies_, failures_, deferred_) {}
 
