@@ -236,6 +236,14 @@ check-quick:
 	$(MAKE) check TESTS='$(quick_tests)' \
 	  check_PROGRAMS='$(unit_tests) $(protocol_tests)'
 
+# ---- Older kernels ----
+
+check_PROGRAMS += bench/as_kernel
+bench_as_kernel_SOURCES = bench/as_kernel.c
+bench_as_kernel_CFLAGS = $(WARNING_FLAGS)
+bench_as_kernel_LDADD =
+bench_as_kernel_LDFLAGS =
+
 # ---- Intruders ----
 
 # The program with somebody else in it (tests/support/intruder.cc), who is not

@@ -117,6 +117,14 @@ def need_beside_server(name):
     return path
 
 
+def as_kernel(what):
+    """The beginning of a command that runs a program as an older Linux would: a version, or names of
+    what is missing (bench/as_kernel.c)."""
+    program = BUILDDIR / "bench" / "as_kernel"
+    require(os.access(program, os.X_OK), "needs bench/as_kernel")
+    return [str(program), what]
+
+
 def need_root(why):
     require(os.geteuid() == 0, f"needs root, {why}")
 
