@@ -47,6 +47,7 @@ unit_sources = \
 	tests/unit/export/exclusive_test.cc \
 	tests/unit/export/export_test.cc \
 	tests/unit/export/extents_test.cc \
+	tests/unit/export/page_cache_test.cc \
 	tests/unit/generator/careful_look_test.cc \
 	tests/unit/generator/export_definition_test.cc \
 	tests/unit/generator/export_file_test.cc \
@@ -144,6 +145,7 @@ python_tests = \
 	tests/system/listen_units_test.py \
 	tests/system/listener_load_test.py \
 	tests/system/listener_test.py \
+	tests/system/old_kernels_test.py \
 	tests/system/other_release_test.py \
 	tests/system/peer_documents_test.py \
 	tests/system/pid1_boot_test.py \
@@ -224,7 +226,8 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/tls.py \
 	tests/support/extent.h tests/support/fake_export.h \
 	tests/support/loop_device.h \
-	tests/support/memory_stream.h tests/support/private_mount.h
+	tests/support/memory_stream.h tests/support/private_mount.h \
+	tests/support/without_calls.h
 
 check-local: all
 

@@ -2,13 +2,13 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 
 #include "base/page_size.h"
 
@@ -21,28 +21,15 @@ constexpr uint64_t kMaxFolioBytes = 2 << 20;
 constexpr size_t kWrittenZeroesBytes = 64 << 10;
 const char kZeroes[kWrittenZeroesBytes] = {};
 
-// cachestat(2), since Linux 6.5; older C libraries don't define it.
-constexpr long kCachestatNumber = 451;
-struct CachestatRange {
-  uint64_t offset;
-  uint64_t length;
-};
-struct Cachestat {
-  uint64_t cached, dirty, writeback, evicted, recently_evicted;
-};
+// What is read only to know that it is cached.
+constexpr size_t kDiscardBytes = 4 << 10;
+constexpr size_t kDiscardPieces = 64;
 
 bool IsInMemory(int fd) {
   struct statfs st;
   if (fstatfs(fd, &st) != 0) return false;
   const auto type = static_cast<uint64_t>(st.f_type);
   return type == TMPFS_MAGIC || type == RAMFS_MAGIC || type == HUGETLBFS_MAGIC;
-}
-
-// Calls cachestat(2) on a range. False when the kernel doesn't have it, or
-// allows it only with the right to write to the file.
-bool GetCachestat(int fd, uint64_t offset, uint64_t length, Cachestat* stat) {
-  CachestatRange range = {offset, length};
-  return syscall(kCachestatNumber, fd, &range, stat, 0) == 0;
 }
 
 }  // namespace
@@ -52,7 +39,8 @@ Export::Export(std::string path, UniqueFd fd, Facts facts)
       fd_(std::move(fd)),
       facts_(facts),
       write_flags_(facts.sharing == Sharing::kSharedForAppending ? kRwfNoAppend
-                                                                 : 0) {}
+                                                                 : 0),
+      page_cache_(fd_.get(), facts.size_bytes) {}
 
 void Export::ApplySettings(const ExportSettings& settings, Facts& facts) {
   facts.read_only = settings.read_only;
@@ -66,11 +54,17 @@ void Export::ApplySettings(const ExportSettings& settings, Facts& facts) {
 }
 
 size_t Export::ReadCached(uint64_t offset, absl::Span<char> out) {
-  if (reads_busy_.load(std::memory_order_relaxed) != 0) return 0;
   const iovec piece = {out.data(), out.size()};
+  return ReadCachedPieces(offset, {&piece, 1});
+}
+
+size_t Export::ReadCachedPieces(uint64_t offset,
+                                absl::Span<const iovec> pieces) {
+  if (reads_busy_.load(std::memory_order_relaxed) != 0) return 0;
   const auto position = static_cast<off_t>(offset);
+  const int count = static_cast<int>(pieces.size());
   if (reads_nowait_.load(std::memory_order_relaxed)) {
-    const ssize_t n = preadv2(fd(), &piece, 1, position, RWF_NOWAIT);
+    const ssize_t n = preadv2(fd(), pieces.data(), count, position, RWF_NOWAIT);
     if (n >= 0) return static_cast<size_t>(n);
     if (errno != EOPNOTSUPP) return 0;
     // The node of a block device is on a file system in memory; the device
@@ -80,18 +74,33 @@ size_t Export::ReadCached(uint64_t offset, absl::Span<char> out) {
     reads_nowait_.store(false, std::memory_order_relaxed);
   }
   if (!lives_in_memory_.load(std::memory_order_relaxed)) return 0;
-  const ssize_t n = preadv(fd(), &piece, 1, position);
+  const ssize_t n = preadv(fd(), pieces.data(), count, position);
   return n > 0 ? static_cast<size_t>(n) : 0;
 }
 
 bool Export::IsCached(uint64_t offset, uint64_t length) {
   if (length == 0) return true;
-  const uint64_t page = PageBytes();
-  const uint64_t first_page = offset / page;
-  const uint64_t last_page = (offset + length - 1) / page;
-  Cachestat stat = {};
-  return GetCachestat(fd(), offset, length, &stat) &&
-         stat.cached == last_page - first_page + 1;
+  const std::optional<bool> holds = page_cache_.Holds(offset, length);
+  return holds.has_value() ? *holds : CanReadCached(offset, length);
+}
+
+// All bytes go into one small buffer, which stays in the processor's cache:
+// that takes a third of the time of a copy, and less than a call for each page.
+bool Export::CanReadCached(uint64_t offset, uint64_t length) {
+  char bytes[kDiscardBytes];
+  iovec pieces[kDiscardPieces];
+  while (length > 0) {
+    const uint64_t part =
+        std::min<uint64_t>(length, kDiscardBytes * kDiscardPieces);
+    size_t count = 0;
+    for (uint64_t left = part; left > 0; left -= pieces[count++].iov_len) {
+      pieces[count] = {bytes, std::min<size_t>(left, kDiscardBytes)};
+    }
+    if (ReadCachedPieces(offset, {pieces, count}) != part) return false;
+    offset += part;
+    length -= part;
+  }
+  return true;
 }
 
 StorageError Export::Read(uint64_t offset, absl::Span<char> out, size_t* done) {
@@ -269,9 +278,8 @@ int Export::WriteBack(uint64_t offset, uint64_t length) {
 }
 
 bool Export::MakeClean(uint64_t offset, uint64_t length) {
-  Cachestat stat = {};
-  if (GetCachestat(fd(), offset, length, &stat)) {
-    return stat.dirty == 0 && stat.writeback == 0;
+  if (const std::optional<bool> clean = page_cache_.IsClean(offset, length)) {
+    return *clean;
   }
   finding_extents_may_sync_.store(true, std::memory_order_relaxed);
   return WriteBack(offset, length) == 0;

@@ -10,6 +10,7 @@
 
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #include <atomic>
 #include <cstdint>
@@ -24,6 +25,7 @@
 #include "export/calls_under_way.h"
 #include "export/export_settings.h"
 #include "export/extents.h"
+#include "export/page_cache.h"
 #include "export/storage_error.h"
 
 namespace nbdinetd {
@@ -80,7 +82,9 @@ class Export {
   // number of bytes read, which may be less than `out` holds. 0: call Read(),
   // which waits and reports errors.
   size_t ReadCached(uint64_t offset, absl::Span<char> out);
-  // Whether the whole range is in the page cache; false when that is unknown.
+  // Whether the whole range is in the page cache. Where the kernel doesn't tell
+  // (PageCache), reads the range with RWF_NOWAIT; false where that isn't
+  // possible either.
   bool IsCached(uint64_t offset, uint64_t length);
   // Fills `out`, and waits for the storage. On an error, the first `*done`
   // bytes are valid. StorageError::Truncated() when the file ends inside the
@@ -187,6 +191,10 @@ class Export {
   int WriteBack(uint64_t offset, uint64_t length);
 
  private:
+  // As ReadCached(); the pieces may overlap.
+  size_t ReadCachedPieces(uint64_t offset, absl::Span<const iovec> pieces);
+  // Whether the whole range can be read without waiting for the storage.
+  bool CanReadCached(uint64_t offset, uint64_t length);
   void ForgetFailedPages(uint64_t offset);
   bool MakeClean(uint64_t offset, uint64_t length);
   int WriteToCache(uint64_t offset, absl::Span<const char> data);
@@ -196,6 +204,7 @@ class Export {
   const UniqueFd fd_;
   const Facts facts_;
   const int write_flags_;  // of pwritev2(2), for all writes
+  PageCache page_cache_;
   std::atomic<bool> finding_extents_may_sync_ = false;
   // The file system supports RWF_NOWAIT for reads.
   std::atomic<bool> reads_nowait_ = true;

@@ -13,12 +13,14 @@ FUZZ_LONG_SECONDS = 900
 # The calls that simulation.cc, storage.cc, locks.cc and descriptors.cc take
 # over.
 fuzz_clock_calls = poll clock_gettime sched_yield
-fuzz_file_calls = fallocate fdatasync fstat fstatfs ioctl lseek posix_fadvise pread \
+fuzz_file_calls = fallocate fdatasync fstat fstatfs ioctl lseek mincore mmap munmap \
+	posix_fadvise pread \
 	preadv preadv2 pwrite pwritev2 sync_file_range syscall
 fuzz_clock_wrap = -Wl,--wrap=poll -Wl,--wrap=clock_gettime \
 	-Wl,--wrap=sched_yield
 fuzz_file_wrap = -Wl,--wrap=fallocate -Wl,--wrap=fdatasync -Wl,--wrap=fstat \
-	-Wl,--wrap=fstatfs -Wl,--wrap=ioctl -Wl,--wrap=lseek -Wl,--wrap=posix_fadvise \
+	-Wl,--wrap=fstatfs -Wl,--wrap=ioctl -Wl,--wrap=lseek -Wl,--wrap=mincore \
+	-Wl,--wrap=mmap -Wl,--wrap=munmap -Wl,--wrap=posix_fadvise \
 	-Wl,--wrap=pread -Wl,--wrap=preadv -Wl,--wrap=preadv2 \
 	-Wl,--wrap=pwrite -Wl,--wrap=pwritev2 -Wl,--wrap=sync_file_range \
 	-Wl,--wrap=syscall

@@ -5,6 +5,7 @@
 #include <linux/magic.h>
 #include <stdarg.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -13,6 +14,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <span>
 #include <string>
 
 #include "fuzz/sizes.h"
@@ -52,6 +54,10 @@ constexpr uint64_t kMaxData = 2 << 20;
 // The disk is full at so many pages with data: zeroes that a file system can't
 // have otherwise may be written over any length.
 constexpr size_t kMaxPages = 1 << 14;
+// What a page of the cache may belong to, at most.
+constexpr uint64_t kMaxFolio = 2 << 20;
+// What a process can map.
+constexpr uint64_t kAddressSpace = uint64_t{1} << 47;
 
 }  // namespace
 
@@ -464,6 +470,24 @@ int Storage::CountCached(uint64_t offset, uint64_t length, uint64_t* pages,
   return 0;
 }
 
+bool Storage::CanBeMapped(uint64_t offset, uint64_t length) const {
+  Require(offset == 0 && length > export_size_ &&
+              length <= export_size_ + kMaxFolio + 2 * kPage,
+          "the server maps something else than the file and a page behind it");
+  return (map_ >> kNoMapping & 1) == 0 && length < kAddressSpace;
+}
+
+void Storage::TellCached(uint64_t first, uint64_t count,
+                         unsigned char* states) const {
+  const uint64_t end = (export_size_ + kPage - 1) / kPage;
+  Require(first + count <= end + kMaxFolio / kPage + 1,
+          "the server asks beyond the mapping");
+  const bool secret = (map_ >> kSecret & 1) != 0;
+  for (uint64_t page = first; page < first + count; ++page) {
+    *states++ = secret || (page < end && IsCached(page));
+  }
+}
+
 char Storage::ByteBefore(const Changed& changed, uint64_t position) const {
   const auto page = changed.before.find(position / kPage);
   return page == changed.before.end() ? '\0' : page->second[position % kPage];
@@ -540,6 +564,25 @@ T Result(T value) {
 
 bool IsOurs(int fd) { return fd == kStorageFd && current != nullptr; }
 
+// Fills the pieces one after the other; an error or a short read ends it.
+ssize_t ReadPieces(std::span<const iovec> pieces, off_t offset, bool wait) {
+  ssize_t done = 0;
+  for (const iovec& piece : pieces) {
+    const ssize_t n = current->Read(static_cast<char*>(piece.iov_base),
+                                    piece.iov_len, offset + done, wait);
+    if (n < 0) return done > 0 ? done : n;
+    done += n;
+    if (static_cast<size_t>(n) < piece.iov_len) break;
+  }
+  return done;
+}
+
+// Where the file is mapped: an address that no process has.
+char* const kMapping = reinterpret_cast<char*>(uintptr_t{1} << 56);
+bool IsMapped(const void* address) {
+  return reinterpret_cast<uintptr_t>(address) >> 56 == 1;
+}
+
 }  // namespace
 }  // namespace nbdfuzz
 
@@ -557,23 +600,21 @@ ssize_t __wrap_pread(int fd, void* out, size_t length, off_t offset) {
                                          /*wait=*/true));
 }
 
-// The server reads into one piece at a time.
 ssize_t __real_preadv(int, const iovec*, int, off_t);
 ssize_t __wrap_preadv(int fd, const iovec* pieces, int count, off_t offset) {
   if (!IsOurs(fd)) return __real_preadv(fd, pieces, count, offset);
-  nbdfuzz::Require(count == 1, "preadv() of several pieces is not simulated");
-  return __wrap_pread(fd, pieces[0].iov_base, pieces[0].iov_len, offset);
+  return Result(nbdfuzz::ReadPieces({pieces, static_cast<size_t>(count)},
+                                    offset, /*wait=*/true));
 }
 
 ssize_t __real_preadv2(int, const iovec*, int, off_t, int);
 ssize_t __wrap_preadv2(int fd, const iovec* pieces, int count, off_t offset,
                        int flags) {
   if (!IsOurs(fd)) return __real_preadv2(fd, pieces, count, offset, flags);
-  nbdfuzz::Require(count == 1 && (flags & ~RWF_NOWAIT) == 0,
+  nbdfuzz::Require((flags & ~RWF_NOWAIT) == 0,
                    "a kind of preadv2() that is not simulated");
-  return Result(Storage::Current()->Read(static_cast<char*>(pieces[0].iov_base),
-                                         pieces[0].iov_len, offset,
-                                         /*wait=*/(flags & RWF_NOWAIT) == 0));
+  return Result(nbdfuzz::ReadPieces({pieces, static_cast<size_t>(count)},
+                                    offset, (flags & RWF_NOWAIT) == 0));
 }
 
 ssize_t __real_pwrite(int, const void*, size_t, off_t);
@@ -674,6 +715,37 @@ __attribute__((no_sanitize_address)) long __wrap_syscall(long number, ...) {
   auto* cached = reinterpret_cast<uint64_t*>(arguments[2]);
   return Result(Storage::Current()->CountCached(range[0], range[1], &cached[0],
                                                 &cached[1]));
+}
+
+void* __real_mmap(void*, size_t, int, int, int, off_t);
+void* __wrap_mmap(void* address, size_t length, int protection, int flags,
+                  int fd, off_t offset) {
+  if (!IsOurs(fd)) {
+    return __real_mmap(address, length, protection, flags, fd, offset);
+  }
+  nbdfuzz::Require(protection == PROT_NONE, "the server accesses a mapping");
+  if (Storage::Current()->CanBeMapped(static_cast<uint64_t>(offset), length)) {
+    return nbdfuzz::kMapping;
+  }
+  errno = ENODEV;
+  return MAP_FAILED;
+}
+
+int __real_munmap(void*, size_t);
+int __wrap_munmap(void* address, size_t length) {
+  return nbdfuzz::IsMapped(address) ? 0 : __real_munmap(address, length);
+}
+
+int __real_mincore(void*, size_t, unsigned char*);
+int __wrap_mincore(void* address, size_t length, unsigned char* states) {
+  if (!nbdfuzz::IsMapped(address)) {
+    return __real_mincore(address, length, states);
+  }
+  const auto offset =
+      static_cast<uint64_t>(static_cast<char*>(address) - nbdfuzz::kMapping);
+  Storage::Current()->TellCached(offset / Storage::kPage,
+                                 length / Storage::kPage, states);
+  return 0;
 }
 
 int __real_sync_file_range(int, off64_t, off64_t, unsigned);

@@ -85,6 +85,10 @@ class Storage {
   // cachestat(): the pages that are cached, and those that are dirty.
   int CountCached(uint64_t offset, uint64_t length, uint64_t* pages,
                   uint64_t* dirty);
+  // Where there is no cachestat(): whether the file can be mapped, and what
+  // mincore() says of `count` pages of the mapping, one byte each.
+  bool CanBeMapped(uint64_t offset, uint64_t length) const;
+  void TellCached(uint64_t first, uint64_t count, unsigned char* states) const;
   // sync_file_range() of all kinds.
   int WriteBack(int64_t offset, int64_t length);
   // FS_IOC_GETFLAGS.
@@ -146,7 +150,10 @@ class Storage {
     kDelayed,
     kRefused,
     kLeavesOut,
-    kNoExtents
+    kNoExtents,
+    // And of the mapping: there is none, or mincore() tells nothing.
+    kNoMapping,
+    kSecret
   };
   const uint8_t map_;
   bool failed_ = false;

@@ -106,6 +106,8 @@ ERRORS = {
     # Not ENXIO, which is an answer: that there is no data.
     "lseek": [_E.EINVAL, _E.EIO, _E.EOVERFLOW, _E.EOPNOTSUPP],
     "lstat": [_E.EACCES, _E.EIO, _E.ENOENT, _E.ENOMEM],
+    "mincore": [_E.EAGAIN, _E.ENOMEM, _E.ENOSYS, _E.EPERM],
+    "mmap": [_E.EACCES, _E.ENODEV, _E.ENOMEM, _E.EPERM],
     "open": [_E.EACCES, _E.EINTR, _E.EIO, _E.EMFILE, _E.ENFILE, _E.ENOENT, _E.ENOMEM, _E.EPERM,
              _E.EROFS, _E.ETXTBSY, _E.ENXIO],
     "openat": [_E.EACCES, _E.EINTR, _E.EMFILE, _E.ENFILE, _E.ENOENT, _E.ENOMEM],
@@ -196,9 +198,10 @@ class Workload:
     """A way to start nbdinetd, and what is said then."""
 
     def __init__(self, name, start, structured=True, options=(), ending="disconnect",
-                 storage="file"):
+                 storage="file", missing=""):
         self.name, self.start, self.structured = name, start, structured
         self.options, self.ending, self.storage = options, ending, storage
+        self.missing = missing  # what an older kernel lacks, see as_kernel()
 
     def __str__(self):
         return self.name
@@ -214,6 +217,8 @@ WORKLOADS = [
     Workload("Accept=yes, SIGTERM, to the journal", "activated", options=("--log=journal",),
              ending="terminate"),
     Workload("Accept=yes, tmpfs, structured", "activated", storage="tmpfs"),
+    Workload("Accept=yes, without cachestat(2), simple", "activated", structured=False,
+             missing="cachestat"),
     Workload("Accept=no, Unix, structured", "listener"),
     Workload("stand-alone, Unix, simple", "stand-alone", structured=False),
 ]
@@ -267,6 +272,8 @@ class Run:
             family = "tcp" if kind.endswith("tcp") else "socketpair"
             start = self.context.inetd if kind.startswith("inetd") else self.context.activated
             how = {"stderr": "file"} if kind.startswith("inetd") else {}
+            if self.workload.missing:
+                how["prefix"] = as_kernel(self.workload.missing)
             process, client = start(*arguments, family=family, env=env, **how)
         self._connect = lambda: client
         return process

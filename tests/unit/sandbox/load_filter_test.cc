@@ -144,6 +144,28 @@ TEST_F(LoadFilterTest, OnlyTheDirectorysDescriptorOpensFiles) {
   close(directory);
 }
 
+// A shared mapping could later be made writable, and with it a file that is
+// handed over for writing and served read-only.
+TEST_F(LoadFilterTest, AFileIsMappedPrivatelyAndWithoutAccessIfAtAll) {
+  const int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+  ASSERT_GE(file, 0);
+  SandboxFacts facts;
+  facts.directory_fd = 5;
+  const auto map = [&](int protection, int flags) {
+    return mmap(nullptr, 4096, protection, flags, file, 0) != MAP_FAILED ? 0
+                                                                         : 1;
+  };
+  const auto quietly = [&] { return map(PROT_NONE, MAP_PRIVATE); };
+  EXPECT_EQ(Behind(facts, false, quietly), 0);
+  EXPECT_EQ(Behind(facts, true, quietly), -SIGSYS);
+  EXPECT_EQ(Behind({}, false, quietly), -SIGSYS);
+  EXPECT_EQ(Behind(facts, false, [&] { return map(PROT_NONE, MAP_SHARED); }),
+            -SIGSYS);
+  EXPECT_EQ(Behind(facts, false, [&] { return map(PROT_READ, MAP_PRIVATE); }),
+            -SIGSYS);
+  close(file);
+}
+
 TEST_F(LoadFilterTest, NoFilterCanBeLoadedOnceTransmissionHasStarted) {
   EXPECT_EQ(
       Behind({}, true, [] { return LoadFilter(TransmissionFilter({}), {}); }),
