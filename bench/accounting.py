@@ -34,7 +34,8 @@ class CgroupAccount:
         pass
 
     def pids(self):
-        return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
+        return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()
+                if not _is_beside(pid)]
 
     def cpu_seconds(self):
         for line in (self.path / "cpu.stat").read_text().splitlines():
@@ -46,6 +47,14 @@ class CgroupAccount:
     def close(self):
         os.close(self._procs)
         _remove(self.path)
+
+
+def _is_beside(pid):
+    """Whether a process is no server's, but as_kernel's, which ends after the servers."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "as_kernel\n"
+    except OSError:
+        return False
 
 
 def _cgroup_prefix():

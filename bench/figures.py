@@ -104,6 +104,16 @@ class TimesAsGood(Goal):
         return f"≥ {self.factor:.1f} × the best peer"
 
 
+class AtLeastOfItself(TimesAsGood):
+    """So many times the same program that has all system calls."""
+
+    def rivals(self, figure):
+        return [servers.NBDINETD]
+
+    def text(self):
+        return f"≥ {self.factor:.1f} × itself with all system calls"
+
+
 class AtMostOfPeers(Goal):
     def rivals(self, figure):
         return _peers(figure)
@@ -270,6 +280,9 @@ FIGURES = [
     Figure("connects", "connects", "per_second", "connect, read 4 KiB, leave", "1/s", True, (),
            digits=0),
 ]
+
+# Of each column of an older kernel, for each row.
+OLD_KERNEL = AtLeastOfItself(0.9)
 
 # What no goal is about, but explains a figure: (workload, metric, title, unit, digits).
 EXPLANATIONS = [

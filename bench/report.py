@@ -4,7 +4,8 @@ import re
 
 import growth
 import servers
-from figures import CPU, EXPLANATIONS, FIGURES, REFERENCE_TITLES, Samples, title_of
+from figures import (CPU, EXPLANATIONS, FIGURES, OLD_KERNEL, REFERENCE_TITLES, Samples,
+                     title_of)
 from workloads import BY_NAME
 
 
@@ -75,6 +76,26 @@ def goals_table(result):
                  rows)
 
 
+def kernels_table(result):
+    """The columns of older kernels beside the program with all system calls."""
+    samples = Samples(result["samples"])
+    columns = [server for server in shown_servers(result)
+               if isinstance(server, servers.NbdinetdAsKernel)]
+    rows = []
+    for figure in FIGURES:
+        verdicts = [OLD_KERNEL.evaluate(figure, samples, server.key) for server in columns
+                    if server.key in result["samples"].get(figure.workload, {})]
+        if verdicts:
+            rows.append([f"{figure.title}, {figure.unit}",
+                         *(f"{ratio_text(verdict)}: "
+                           f"{verdict_text(verdict, result['plan']['rounds'])}"
+                           for verdict in verdicts)])
+    if not rows:
+        return ""
+    return (f"Without newer system calls, goal {OLD_KERNEL.text()}:\n\n"
+            + table(["work", *(server.title for server in columns)], rows))
+
+
 def cpu_table(result):
     samples = Samples(result["samples"])
     columns = shown_servers(result)
@@ -137,7 +158,7 @@ def machine_text(result, client):
 def whole_report(result):
     parts = [machine_text(result, result["plan"]["client"])
              + " Cells are medians (least–most); ratios are of the medians (least–most of a "
-             "round).", goals_table(result), cpu_table(result), explanations_table(result)]
+             "round).", goals_table(result), kernels_table(result), cpu_table(result), explanations_table(result)]
     references = references_list(result)
     if references:
         parts.append("What the machine does without a server:\n\n" + references)

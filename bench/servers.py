@@ -50,6 +50,10 @@ class Server:
         """Where it writes its pid, when it goes into the background."""
         return None
 
+    def surroundings(self, bench_lab):
+        """The beginning of a command that starts this server, or what starts it."""
+        return []
+
     def with_tls(self, command, options):
         """The command with nbdkit's options for TLS. Only where has_tls is true."""
         raise NotImplementedError
@@ -104,6 +108,28 @@ class NbdinetdVariant(NbdinetdAccept):
 
     def program(self, bench_lab):
         return self.words
+
+
+class NbdinetdAsKernel(NbdinetdAccept):
+    """The same program on a kernel that hides the newer system calls (as_kernel.c)."""
+
+    is_subject = False
+
+    def __init__(self, version):
+        super().__init__(f"nbdinetd-{version}", f"nbdinetd, as on {version}")
+        self.version = version
+
+    def unavailable(self, bench_lab):
+        missing = super().unavailable(bench_lab)
+        if missing:
+            return missing
+        done = subprocess.run([*self.surroundings(bench_lab), "true"], stderr=subprocess.PIPE,
+                              check=False)
+        return done.stderr.decode(errors="replace").strip() or None
+
+    def surroundings(self, bench_lab):
+        # Before the superserver, so that no connection pays for the start of as_kernel.
+        return [bench_lab.program("as_kernel"), self.version]
 
 
 class NbdinetdListener(Server):
@@ -226,6 +252,14 @@ def add_variant(name, words):
     BY_KEY[name] = variant
 
 
+def add_as_kernel(version):
+    server = NbdinetdAsKernel(version)
+    if server.key in BY_KEY:
+        raise ValueError(f"there is a server '{server.key}' already")
+    SERVERS.append(server)
+    BY_KEY[server.key] = server
+
+
 class Running:
     """A started server. Use as a context manager, or call stop()."""
 
@@ -250,7 +284,7 @@ class Running:
             command = server.with_tls(command, tls)
         self._account = accounting.open_account()
         try:
-            self._spawn([str(word) for word in command])
+            self._spawn([str(word) for word in [*server.surroundings(bench_lab), *command]])
             self.offers = self._wait_until_it_serves()
             self._resting = self._rest()
         except BaseException:

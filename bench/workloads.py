@@ -303,8 +303,10 @@ class Startup(Workload):
         else:
             how, command = "inetd", [lab.need_program("nbdkit"), "-s", "file", file]
         options = ["--greeting-only"] if participant is self.FLOOR else []
-        done = run_json([program, "--how", how, "--count", plan.spawns, *options, "--", *command],
-                        plan.spawns)
+        surroundings = (participant.surroundings(bench_lab)
+                        if participant in servers.SERVERS else [])
+        done = run_json([*surroundings, program, "--how", how, "--count", plan.spawns, *options,
+                         "--", *command], plan.spawns)
         return {key: statistics.median(values) for key, values in done.items() if values}
 
 
