@@ -145,6 +145,7 @@ python_tests = \
 	tests/system/listen_units_test.py \
 	tests/system/listener_load_test.py \
 	tests/system/listener_test.py \
+	tests/system/missing_calls_test.py \
 	tests/system/old_kernels_test.py \
 	tests/system/other_release_test.py \
 	tests/system/peer_documents_test.py \
