@@ -99,7 +99,7 @@ int BlockDeviceExport::Unmap(Range whole) {
 }
 
 int BlockDeviceExport::Zero(uint64_t offset, uint64_t length, Hole hole,
-                            Speed speed) {
+                            Speed speed, const std::atomic<bool>* cut_short) {
   if (length == 0) return 0;
   if (speed == Speed::kFastOnly && !MayZeroFast(offset, length)) {
     return EOPNOTSUPP;
@@ -117,7 +117,8 @@ int BlockDeviceExport::Zero(uint64_t offset, uint64_t length, Hole hole,
     }
   }
   if (error == EOPNOTSUPP) {
-    return speed == Speed::kFastOnly ? EOPNOTSUPP : WriteZeroes(offset, length);
+    return speed == Speed::kFastOnly ? EOPNOTSUPP
+                                     : WriteZeroes(offset, length, cut_short);
   }
   if (error != 0) return error;
   return WriteZeroesAround(whole, offset, length);

@@ -18,7 +18,8 @@ class BlockDeviceExport : public Export {
   static bool IsReadOnly(int fd);
 
   int Trim(uint64_t offset, uint64_t length) override;
-  int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed) override;
+  int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,
+           const std::atomic<bool>* cut_short) override;
 
  private:
   BlockDeviceExport(std::string path, UniqueFd fd, Facts facts,

@@ -224,8 +224,12 @@ int Export::Flush() {
       [](int) { return true; });
 }
 
-int Export::WriteZeroes(uint64_t offset, uint64_t length) {
+int Export::WriteZeroes(uint64_t offset, uint64_t length,
+                        const std::atomic<bool>* cut_short) {
   while (length > 0) {
+    if (cut_short != nullptr && cut_short->load(std::memory_order_relaxed)) {
+      return ECANCELED;
+    }
     const size_t part = std::min<uint64_t>(length, kWrittenZeroesBytes);
     if (const int error = Write(offset, absl::MakeConstSpan(kZeroes, part),
                                 /*durable=*/false)) {
@@ -245,10 +249,12 @@ Export::Range Export::WholeBlocks(uint64_t offset, uint64_t length,
 }
 
 int Export::WriteZeroesAround(Range whole, uint64_t offset, uint64_t length) {
-  if (const int error = WriteZeroes(offset, whole.offset - offset))
+  // Less than two blocks: not worth an end.
+  if (const int error = WriteZeroes(offset, whole.offset - offset, nullptr)) {
     return error;
+  }
   const uint64_t whole_end = whole.offset + whole.length;
-  return WriteZeroes(whole_end, offset + length - whole_end);
+  return WriteZeroes(whole_end, offset + length - whole_end, nullptr);
 }
 
 int Export::Prefetch(uint64_t offset, uint64_t length) {

@@ -118,9 +118,10 @@ class Export {
   enum class Speed { kAny, kFastOnly };
   // Makes the range read as zeroes. kForbidden: the range is allocated.
   // kFastOnly: returns EOPNOTSUPP, and changes nothing, if zeroes would have to
-  // be written. 0 or an errno value.
-  virtual int Zero(uint64_t offset, uint64_t length, Hole hole,
-                   Speed speed) = 0;
+  // be written. 0 or an errno value; ECANCELED if zeroes are being written when
+  // `*cut_short` becomes true (nullptr: never).
+  virtual int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,
+                   const std::atomic<bool>* cut_short) = 0;
 
   // Starts reading the range into the page cache, and doesn't wait. 0 or an
   // errno value.
@@ -184,8 +185,9 @@ class Export {
   // such a value, all calls fail with it.
   int DurableCall(absl::FunctionRef<int()> call,
                   absl::FunctionRef<bool(int)> is_loss);
-  // Zeroes the range by writes of zero bytes.
-  int WriteZeroes(uint64_t offset, uint64_t length);
+  // Zeroes the range by writes of zero bytes; `cut_short` as for Zero().
+  int WriteZeroes(uint64_t offset, uint64_t length,
+                  const std::atomic<bool>* cut_short);
   // Writes the dirty pages of the range to the storage (sync_file_range). They
   // aren't durable afterwards: the storage may have a volatile cache.
   int WriteBack(uint64_t offset, uint64_t length);

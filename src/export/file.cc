@@ -84,16 +84,17 @@ int FileExport::ZeroWhole(Range whole, Hole hole) {
 // fallocate() gets only whole pages. XFS zeroes and drops every page that the
 // range touches, even partly; a sendfile() of such a page that is still being
 // sent would deliver zeroes outside of the range.
-int FileExport::Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed) {
+int FileExport::Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,
+                     const std::atomic<bool>* cut_short) {
   if (length == 0) return 0;
   const Range whole = WholeBlocks(offset, length, PageBytes());
   // Less than two pages are written faster than a client could send them;
   // kFastOnly therefore allows it.
-  if (whole.length == 0) return WriteZeroes(offset, length);
+  if (whole.length == 0) return WriteZeroes(offset, length, nullptr);
   const int error = ZeroWhole(whole, hole);
   if (error == 0) return WriteZeroesAround(whole, offset, length);
   if (error != EOPNOTSUPP || speed == Speed::kFastOnly) return error;
-  return WriteZeroes(offset, length);
+  return WriteZeroes(offset, length, cut_short);
 }
 
 }  // namespace nbdinetd

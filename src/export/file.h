@@ -15,7 +15,8 @@ class FileExport : public Export {
                                         Sharing sharing = Sharing::kOwn);
 
   int Trim(uint64_t offset, uint64_t length) override;
-  int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed) override;
+  int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,
+           const std::atomic<bool>* cut_short) override;
 
  private:
   using Export::Export;

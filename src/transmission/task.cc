@@ -72,7 +72,10 @@ int RunInPieces(Task& task,
       return 0;
     }
     task.error_offset = at;
-    if (const int error = carry_out(at, piece_end - at)) return error;
+    if (const int error = carry_out(at, piece_end - at)) {
+      task.was_cut_short = error == ECANCELED;
+      return task.was_cut_short ? 0 : error;
+    }
     if (piece_end == end) return 0;
     at = piece_end;
   }
@@ -94,7 +97,7 @@ int RunWriteZeroes(Export& target, Task& task) {
                             ? Export::Speed::kFastOnly
                             : Export::Speed::kAny;
   return RunInPieces(task, [&](uint64_t offset, uint64_t length) {
-    const int error = target.Zero(offset, length, hole, speed);
+    const int error = target.Zero(offset, length, hole, speed, task.cut_short);
     const bool is_first = offset == request.offset;
     speed = Export::Speed::kAny;
     return is_first ? error : LaterError(request, error);

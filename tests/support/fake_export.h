@@ -18,7 +18,9 @@ class FakeExport : public nbdinetd::Export {
       : Export("/no/such/file", std::move(fd), facts) {}
 
   int Trim(uint64_t, uint64_t) override { return 0; }
-  int Zero(uint64_t, uint64_t, Hole, Speed) override { return 0; }
+  int Zero(uint64_t, uint64_t, Hole, Speed, const std::atomic<bool>*) override {
+    return 0;
+  }
 };
 
 }  // namespace nbdtest

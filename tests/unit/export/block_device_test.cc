@@ -176,7 +176,8 @@ TEST_P(BlockDeviceTest, ZeroingMakesTheRangeZeroesAndTouchesNothingElse) {
        {Export::Hole::kAllowed, Export::Hole::kForbidden}) {
     for (const auto& [offset, length] : kRanges) {
       Fill();
-      EXPECT_EQ(target().Zero(offset, length, hole, Export::Speed::kAny), 0);
+      EXPECT_EQ(
+          target().Zero(offset, length, hole, Export::Speed::kAny, nullptr), 0);
       Bytes wanted = Pattern(0, kSize);
       wanted.replace(offset, length, length, '\0');
       EXPECT_TRUE(Read(0, kSize) == wanted) << offset << ", " << length;
@@ -193,8 +194,8 @@ TEST_P(BlockDeviceTest, AFastZeroDoesAllOrNothing) {
        {Export::Hole::kAllowed, Export::Hole::kForbidden}) {
     for (const auto& [offset, length] : kRanges) {
       Fill();
-      const int error =
-          target().Zero(offset, length, hole, Export::Speed::kFastOnly);
+      const int error = target().Zero(offset, length, hole,
+                                      Export::Speed::kFastOnly, nullptr);
       EXPECT_TRUE(error == 0 || (error == EOPNOTSUPP && length != 0))
           << offset << ", " << length << ": " << error;
       Bytes wanted = Pattern(0, kSize);
@@ -214,7 +215,7 @@ TEST_P(BlockDeviceTest, AFastZeroOfWholeBlocksSucceedsWhereTheDeviceUnmaps) {
   ATTACH();
   Fill();
   EXPECT_EQ(target().Zero(kBlock, kBlock, Export::Hole::kAllowed,
-                          Export::Speed::kFastOnly),
+                          Export::Speed::kFastOnly, nullptr),
             0);
 }
 
@@ -225,9 +226,9 @@ TEST_P(BlockDeviceTest, ZeroingWithoutHolesKeepsTheStorage) {
   Fill();
   EXPECT_EQ(target().Flush(), 0);
   const uint64_t before = image().AllocatedBytes();
-  EXPECT_EQ(
-      target().Zero(0, kSize, Export::Hole::kForbidden, Export::Speed::kAny),
-      0);
+  EXPECT_EQ(target().Zero(0, kSize, Export::Hole::kForbidden,
+                          Export::Speed::kAny, nullptr),
+            0);
   EXPECT_EQ(target().Flush(), 0);
   EXPECT_GE(image().AllocatedBytes(), before);
 }

@@ -76,7 +76,7 @@ TEST_F(CallsUnderWayTest, ACallWaitsForAllThatOverlappedWithIt) {
 
 class DurableExport : public nbdtest::FakeExport {
  public:
-  DurableExport() : FakeExport({uint64_t{1} << 20, 4096, false, false}) {}
+  DurableExport() : FakeExport({.size_bytes = uint64_t{1} << 20}) {}
   using Export::DurableCall;
 };
 

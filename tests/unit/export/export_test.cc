@@ -147,7 +147,7 @@ Extents ExtentsOf(Export& target, uint64_t offset, uint64_t length,
 class RawExport : public nbdtest::FakeExport {
  public:
   explicit RawExport(UniqueFd fd)
-      : FakeExport(std::move(fd), {4 * kBlock, 4096, false, false}) {}
+      : FakeExport(std::move(fd), {.size_bytes = 4 * kBlock}) {}
   void Replace(int fd) { ASSERT_GE(dup2(fd, this->fd()), 0); }
 
   // Inside a trim or a zeroing for which all reads and writes would wait.
@@ -855,7 +855,7 @@ TEST_P(FileExportTest, ZeroingMakesTheRangeZeroesAndTouchesNothingElse) {
   for (const ZeroCase& zero : kZeroCases) {
     for (const auto& [offset, length] : kRanges) {
       Export& target = Serve(4 * kBlock);
-      EXPECT_EQ(target.Zero(offset, length, zero.hole, zero.speed), 0)
+      EXPECT_EQ(target.Zero(offset, length, zero.hole, zero.speed, nullptr), 0)
           << Describe(zero);
       Bytes wanted = Pattern(0, 4 * kBlock);
       wanted.replace(offset, length, length, '\0');
@@ -869,7 +869,7 @@ TEST_P(FileExportTest, ZeroingGivesTheStorageBackOnlyWhereAHoleIsAllowed) {
   for (const ZeroCase& zero : kZeroCases) {
     Export& target = Serve(16 * kBlock);
     ASSERT_GE(image().AllocatedBytes(), 16 * kBlock);
-    EXPECT_EQ(target.Zero(0, 8 * kBlock, zero.hole, zero.speed), 0);
+    EXPECT_EQ(target.Zero(0, 8 * kBlock, zero.hole, zero.speed, nullptr), 0);
     if (zero.hole == Export::Hole::kAllowed) {
       EXPECT_LT(image().AllocatedBytes(), 10 * kBlock) << Describe(zero);
     } else {
@@ -885,7 +885,9 @@ TEST_P(FileExportTest, ZeroingWithoutHolesFillsAHoleThatWasThere) {
     image().Truncate(0);
     image().Truncate(16 * kBlock);
     Export& target = Serve();
-    EXPECT_EQ(target.Zero(0, 16 * kBlock, Export::Hole::kForbidden, speed), 0);
+    EXPECT_EQ(
+        target.Zero(0, 16 * kBlock, Export::Hole::kForbidden, speed, nullptr),
+        0);
     EXPECT_GE(image().AllocatedBytes(), 16 * kBlock);
     EXPECT_TRUE(image().Read(0, 16 * kBlock) == Bytes(16 * kBlock, '\0'));
   }
@@ -898,7 +900,8 @@ TEST_P(FileExportTest, ZeroingBringsBackWhatATruncationTook) {
          {uint64_t{0}, kBlock, 2 * kBlock + 517, 3 * kBlock}) {
       Export& target = Serve(4 * kBlock);
       image().Truncate(end);
-      EXPECT_EQ(target.Zero(2 * kBlock, kBlock, zero.hole, zero.speed), 0)
+      EXPECT_EQ(target.Zero(2 * kBlock, kBlock, zero.hole, zero.speed, nullptr),
+                0)
           << Describe(zero);
       EXPECT_EQ(Read(target, 2 * kBlock, kBlock), Bytes(kBlock, '\0'))
           << Describe(zero) << " at " << end;
@@ -921,7 +924,8 @@ TEST(FileSystemWithoutHoles, TrimsAreHintsAndZeroesAreWritten) {
       const std::unique_ptr<Export> target = Open(image.path());
       EXPECT_EQ(target->Trim(offset, length), 0);
       EXPECT_TRUE(image.Read(0, 4 * kBlock) == Pattern(0, 4 * kBlock));
-      EXPECT_EQ(target->Zero(offset, length, hole, Export::Speed::kAny), 0);
+      EXPECT_EQ(
+          target->Zero(offset, length, hole, Export::Speed::kAny, nullptr), 0);
       Bytes wanted = Pattern(0, 4 * kBlock);
       wanted.replace(offset, length, length, '\0');
       EXPECT_TRUE(image.Read(0, 4 * kBlock + 1) == wanted)
@@ -945,8 +949,9 @@ TEST(FileSystemWithoutHoles, AFastZeroOfAWholePageIsRefusedAndChangesNothing) {
       const uint64_t page = static_cast<uint64_t>(getpagesize());
       const bool has_page =
           (offset + page - 1) / page * page + page <= offset + length;
-      EXPECT_EQ(target->Zero(offset, length, hole, Export::Speed::kFastOnly),
-                has_page ? EOPNOTSUPP : 0);
+      EXPECT_EQ(
+          target->Zero(offset, length, hole, Export::Speed::kFastOnly, nullptr),
+          has_page ? EOPNOTSUPP : 0);
       if (!has_page) wanted.replace(offset, length, Bytes(length, '\0'));
     }
   }
@@ -994,7 +999,7 @@ class FileSystemWithoutAllocation : public testing::Test {
 
 TEST_F(FileSystemWithoutAllocation, ZeroesWithoutHolesAreWritten) {
   EXPECT_EQ(target_->Zero(kBlock, 2 * kBlock, Export::Hole::kForbidden,
-                          Export::Speed::kAny),
+                          Export::Speed::kAny, nullptr),
             0);
   Bytes wanted = Pattern(0, 4 * kBlock);
   wanted.replace(kBlock, 2 * kBlock, 2 * kBlock, '\0');
@@ -1005,14 +1010,22 @@ TEST_F(FileSystemWithoutAllocation, ZeroesWithoutHolesAreWritten) {
 TEST_F(FileSystemWithoutAllocation,
        AFastZeroWithoutHolesIsRefusedAndChangesNothing) {
   EXPECT_EQ(target_->Zero(kBlock, 2 * kBlock, Export::Hole::kForbidden,
-                          Export::Speed::kFastOnly),
+                          Export::Speed::kFastOnly, nullptr),
             EOPNOTSUPP);
+  EXPECT_TRUE(image_->Read(0, 4 * kBlock + 1) == Pattern(0, 4 * kBlock));
+}
+
+TEST_F(FileSystemWithoutAllocation, ZeroesThatAreWrittenCanBeCutShort) {
+  const std::atomic<bool> cut_short = true;
+  EXPECT_EQ(target_->Zero(kBlock, 2 * kBlock, Export::Hole::kForbidden,
+                          Export::Speed::kAny, &cut_short),
+            ECANCELED);
   EXPECT_TRUE(image_->Read(0, 4 * kBlock + 1) == Pattern(0, 4 * kBlock));
 }
 
 TEST_F(FileSystemWithoutAllocation, AFastZeroThatMayLeaveAHoleSucceeds) {
   EXPECT_EQ(target_->Zero(kBlock, 2 * kBlock, Export::Hole::kAllowed,
-                          Export::Speed::kFastOnly),
+                          Export::Speed::kFastOnly, nullptr),
             0);
   EXPECT_EQ(Read(*target_, kBlock, 2 * kBlock), Bytes(2 * kBlock, '\0'));
 }
@@ -1028,13 +1041,13 @@ TEST(FullFileSystem, RefusesWhatNeedsSpaceAndNothingElse) {
     EXPECT_EQ(Write(*target, 0, Pattern(0, 32 * kBlock), durable), ENOSPC);
     EXPECT_EQ(Write(*target, 63 * kBlock, "x", durable), ENOSPC);
     EXPECT_EQ(target->Zero(32 * kBlock, 16 * kBlock, Export::Hole::kForbidden,
-                           Export::Speed::kAny),
+                           Export::Speed::kAny, nullptr),
               ENOSPC);
     EXPECT_EQ(target->Flush(), 0);
     // Where there is space already, there still is.
     EXPECT_EQ(Write(*target, 0, Pattern(0, 512), durable), 0);
     EXPECT_EQ(target->Zero(32 * kBlock, 16 * kBlock, Export::Hole::kAllowed,
-                           Export::Speed::kAny),
+                           Export::Speed::kAny, nullptr),
               0);
   }
   // And a trim makes some.

@@ -259,7 +259,7 @@ TEST(MincoreTest, TheMappingEndsWithTheExport) {
   const TempImage image = TempImage::WithPattern(kBlock);
   WithoutCalls({kCachestat}, [&] {
     std::string reason;
-    auto target = OpenExport(image.path(), /*read_only=*/false, &reason);
+    auto target = OpenExport(image.path(), ExportSettings{}, &reason);
     ASSERT_TRUE(target.ok()) << target.status();
     EXPECT_TRUE(IsMapped(image.path()));
     target->reset();

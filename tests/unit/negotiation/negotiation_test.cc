@@ -46,8 +46,7 @@ constexpr size_t kGreeting = 18;
 struct Served {
   std::optional<std::string> name = std::nullopt;
   std::string description = "";
-  Export::Facts facts = {kSize, 4096, /*read_only=*/false,
-                         /*rotational=*/false};
+  Export::Facts facts = {.size_bytes = kSize};
 };
 
 // One handshake phase. The client's bytes are all there from the beginning,
@@ -403,10 +402,10 @@ std::vector<std::optional<Bytes>> InfosOf(const Bytes& bytes,
 
 TEST(Information, IsWhatWasAskedForAndTheExportAlways) {
   for (const uint32_t option : {nbdtest::kOptInfo, nbdtest::kOptGo}) {
-    Handshake handshake(
-        {.name = "disk",
-         .description = "a disk",
-         .facts = {(uint64_t{5} << 40) + 1, 65536, false, false}});
+    Handshake handshake({.name = "disk",
+                         .description = "a disk",
+                         .facts = {.size_bytes = (uint64_t{5} << 40) + 1,
+                                   .block_sizes = {.preferred = 65536}}});
     handshake.Flags().Option(option, InfoPayload("", Infos{3, 2, 1})).Run();
     const auto infos = InfosOf(handshake.received(), {0, 1, 2, 3});
     ASSERT_TRUE(infos[0] && infos[1] && infos[2] && infos[3]);
@@ -449,7 +448,9 @@ TEST(TransmissionFlags, FollowFromTheExportAndFromStructuredReplies) {
   for (const bool read_only : {false, true}) {
     for (const bool rotational : {false, true}) {
       for (const bool structured : {false, true}) {
-        Handshake handshake({.facts = {kSize, 4096, read_only, rotational}});
+        Handshake handshake({.facts = {.size_bytes = kSize,
+                                       .read_only = read_only,
+                                       .rotational = rotational}});
         handshake.Flags();
         if (structured) handshake.Option(nbdtest::kOptStructuredReply);
         handshake.Option(nbdtest::kOptGo, InfoPayload("", Infos{})).Run();

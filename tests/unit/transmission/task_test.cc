@@ -379,9 +379,11 @@ BufferPool pool;
 // A storage in which nothing works.
 class BrokenExport : public nbdtest::FakeExport {
  public:
-  BrokenExport() : FakeExport({kSize, 4096, false, false}) {}
+  BrokenExport() : FakeExport({.size_bytes = kSize}) {}
   int Trim(uint64_t, uint64_t) override { return EIO; }
-  int Zero(uint64_t, uint64_t, Hole, Speed) override { return ENOSPC; }
+  int Zero(uint64_t, uint64_t, Hole, Speed, const std::atomic<bool>*) override {
+    return ENOSPC;
+  }
 };
 
 TEST(TaskError, IsTheOneThatTheStorageGave) {
@@ -415,7 +417,7 @@ TEST(TaskError, IsTheOneThatTheStorageGave) {
 TEST(TaskError, OfAFlushMakesAForceUnitAccessFail) {
   class Unflushable : public nbdtest::FakeExport {
    public:
-    Unflushable() : FakeExport({kSize, 4096, false, false}) {}
+    Unflushable() : FakeExport({.size_bytes = kSize}) {}
   };
   for (const uint16_t type :
        {NBD_CMD_TRIM, NBD_CMD_WRITE_ZEROES, NBD_CMD_WRITE}) {
@@ -454,11 +456,12 @@ class NotingExport : public nbdtest::FakeExport {
     Speed speed;
   };
 
-  NotingExport() : FakeExport({UINT64_MAX / 2, 4096, false, false}) {}
+  NotingExport() : FakeExport({.size_bytes = UINT64_MAX / 2}) {}
   int Trim(uint64_t offset, uint64_t length) override {
-    return Zero(offset, length, Hole::kAllowed, Speed::kAny);
+    return Zero(offset, length, Hole::kAllowed, Speed::kAny, nullptr);
   }
-  int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed) override {
+  int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,
+           const std::atomic<bool>*) override {
     calls.push_back({offset, length, hole, speed});
     if (on_call != nullptr) on_call();
     return calls.size() == failing_call ? error : 0;
@@ -600,6 +603,18 @@ TEST(Pieces, EndEarlyWhenTheyAreCutShort) {
     }
     EXPECT_EQ(target.calls.size(), 5u);
   }
+}
+
+// A piece that writes zeroes takes as long as the storage needs.
+TEST(Pieces, EndEarlyWhenOneIsCutShort) {
+  NotingExport target;
+  target.failing_call = 3;
+  target.error = ECANCELED;
+  const Task task =
+      InPieces(target, 0, 8 * kTaskPieceBytes, NBD_CMD_WRITE_ZEROES);
+  EXPECT_EQ(task.error, 0);
+  EXPECT_TRUE(task.was_cut_short);
+  EXPECT_EQ(target.calls.size(), 3u);
 }
 
 }  // namespace

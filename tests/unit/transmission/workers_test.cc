@@ -33,7 +33,7 @@ constexpr std::chrono::seconds kHangGuard(60);
 // that begins at 0 is never held up.
 class GatedExport : public nbdtest::FakeExport {
  public:
-  GatedExport() : FakeExport({uint64_t{1} << 40, 4096, false, false}) {}
+  GatedExport() : FakeExport({.size_bytes = uint64_t{1} << 40}) {}
 
   int Trim(uint64_t offset, uint64_t) override {
     std::unique_lock<std::mutex> lock(mutex_);
@@ -395,7 +395,7 @@ TEST(Memory, OfWhatIsReadStaysWithinItsBoundWhateverWasReadBefore) {
       nbdtest::TempImage::WithPattern(kMaxTaskBytes);
   nbdtest::FakeExport target(
       UniqueFd(open(image.path().c_str(), O_RDONLY | O_CLOEXEC)),
-      {kMaxTaskBytes, 4096, true, false});
+      {.size_bytes = kMaxTaskBytes, .read_only = true});
   Workers workers(target);
   const size_t before = OwnMemory();
   size_t most = 0;
