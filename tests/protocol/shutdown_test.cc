@@ -38,8 +38,8 @@ class Shutdown : public testing::Test {
     session_.emplace(std::move(arguments), setup);
     return session_->peer();
   }
-  Peer& StartTransmission(bool structured, SessionSetup setup = {}) {
-    Start({}, setup).EnterTransmission(structured);
+  Peer& StartTransmission(Style style, SessionSetup setup = {}) {
+    Start({}, setup).EnterTransmission(style);
     return session_->peer();
   }
   Session& session() { return *session_; }
@@ -136,14 +136,14 @@ TEST_F(Shutdown, ClientFlagsThatNeverEndDoNotKeepTheServer) {
 
 // -- Transmission
 
-class BothStyles : public Shutdown, public testing::WithParamInterface<bool> {};
+class EachStyle : public Shutdown, public testing::WithParamInterface<Style> {};
 
-INSTANTIATE_TEST_SUITE_P(Replies, BothStyles, testing::Bool(),
+INSTANTIATE_TEST_SUITE_P(Replies, EachStyle, testing::ValuesIn(kEachStyle),
                          [](const auto& tested) {
-                           return tested.param ? "Structured" : "Simple";
+                           return NameOf(tested.param);
                          });
 
-TEST_P(BothStyles, AnIdleConnectionIsClosedWithoutAByte) {
+TEST_P(EachStyle, AnIdleConnectionIsClosedWithoutAByte) {
   StartTransmission(GetParam());
   EXPECT_TRUE(
       HasError(peer().Transact({.type = kCmdRead, .length = kPage}), kNbdOk));
@@ -154,7 +154,7 @@ TEST_P(BothStyles, AnIdleConnectionIsClosedWithoutAByte) {
             std::string::npos);
 }
 
-TEST_P(BothStyles, LaterRequestsAreEshutdownAndNothingIsDoneForThem) {
+TEST_P(EachStyle, LaterRequestsAreEshutdownAndNothingIsDoneForThem) {
   StartTransmission(GetParam());
   Terminate();
   Reply reply;
@@ -162,8 +162,9 @@ TEST_P(BothStyles, LaterRequestsAreEshutdownAndNothingIsDoneForThem) {
     reply = peer().Transact({.type = kCmdRead, .length = kPage});
   } while (reply.error == kNbdOk);
   EXPECT_TRUE(HasError(reply, kNbdEshutdown));
-  EXPECT_EQ(reply.structured, GetParam());
-  EXPECT_EQ(reply.message.empty(), !GetParam());
+  const bool has_chunks = GetParam() != Style::kSimple;
+  EXPECT_EQ(reply.structured, has_chunks);
+  EXPECT_EQ(reply.message.empty(), !has_chunks);
   const Bytes data = Pattern(0, 100000, 3);
   EXPECT_TRUE(
       HasError(peer().Transact(
@@ -179,7 +180,7 @@ TEST_P(BothStyles, LaterRequestsAreEshutdownAndNothingIsDoneForThem) {
   EXPECT_TRUE(SameBytes(image().Read(0, kImageSize), Pattern(0, kImageSize)));
 }
 
-TEST_P(BothStyles, RequestsUnderWayAreAnsweredAndOnlyTheLaterOnesRefused) {
+TEST_P(EachStyle, RequestsUnderWayAreAnsweredAndOnlyTheLaterOnesRefused) {
   StartTransmission(GetParam());
   constexpr uint32_t kLength = 65536;
   Bytes batch;
@@ -211,25 +212,26 @@ TEST_P(BothStyles, RequestsUnderWayAreAnsweredAndOnlyTheLaterOnesRefused) {
   ExpectEnd();
 }
 
-TEST_P(BothStyles, AClientThatNeverStopsAskingDoesNotKeepTheServer) {
+TEST_P(EachStyle, AClientThatNeverStopsAskingDoesNotKeepTheServer) {
   StartTransmission(GetParam());
   Terminate();
   // There is always a request in the server's receive buffer; each of them is
   // small, so that the server has nothing to wait for.
   Bytes batch;
   for (int i = 0; i < 2000; ++i) {
-    batch += RequestMessage({.type = kCmdRead, .length = 1, .cookie = 7});
+    batch += RequestMessage(GetParam(),
+                            {.type = kCmdRead, .length = 1, .cookie = 7});
   }
   EXPECT_TRUE(peer().SendsUntilTheEnd(batch));
   ExpectEnd();
 }
 
-TEST_P(BothStyles, AClientThatNeverReadsDoesNotKeepTheServer) {
+TEST_P(EachStyle, AClientThatNeverReadsDoesNotKeepTheServer) {
   StartTransmission(GetParam());
   Bytes batch;
   for (int i = 0; i < 20; ++i) {
-    batch +=
-        RequestMessage({.type = kCmdRead, .length = kImageSize, .cookie = 7});
+    batch += RequestMessage(
+        GetParam(), {.type = kCmdRead, .length = kImageSize, .cookie = 7});
   }
   peer().SendWithoutReading(batch);
   EXPECT_FALSE(peer().AtEnd());
@@ -237,7 +239,7 @@ TEST_P(BothStyles, AClientThatNeverReadsDoesNotKeepTheServer) {
   ExpectEnd();
 }
 
-TEST_P(BothStyles, AWriteWhosePayloadIsHalfThereIsAnsweredWhenTheRestComes) {
+TEST_P(EachStyle, AWriteWhosePayloadIsHalfThereIsAnsweredWhenTheRestComes) {
   StartTransmission(GetParam());
   const Bytes data = Pattern(0, 100000, 3);
   const Bytes message =
@@ -255,11 +257,12 @@ TEST_P(BothStyles, AWriteWhosePayloadIsHalfThereIsAnsweredWhenTheRestComes) {
   ExpectEnd();
 }
 
-TEST_P(BothStyles, APayloadThatNeverEndsDoesNotKeepTheServer) {
+TEST_P(EachStyle, APayloadThatNeverEndsDoesNotKeepTheServer) {
   for (uint32_t length : {uint32_t{1000}, uint32_t{2 << 20}}) {
     StartTransmission(GetParam());
     peer().Send(
-        RequestMessage({.type = kCmdWrite, .length = length, .cookie = 1}) +
+        RequestMessage(GetParam(),
+                       {.type = kCmdWrite, .length = length, .cookie = 1}) +
         Bytes(length / 2, 'x'));
     Terminate();
     EXPECT_TRUE(SameBytes(peer().ReceiveToEnd(), ""));
@@ -267,15 +270,16 @@ TEST_P(BothStyles, APayloadThatNeverEndsDoesNotKeepTheServer) {
   }
 }
 
-TEST_P(BothStyles, AHeaderThatNeverEndsDoesNotKeepTheServer) {
+TEST_P(EachStyle, AHeaderThatNeverEndsDoesNotKeepTheServer) {
   StartTransmission(GetParam());
-  peer().Send(RequestMessage({.type = kCmdRead, .length = 512}).substr(0, 13));
+  peer().Send(RequestMessage(GetParam(), {.type = kCmdRead, .length = 512})
+                  .substr(0, 13));
   Terminate();
   EXPECT_TRUE(SameBytes(peer().ReceiveToEnd(), ""));
   ExpectEnd();
 }
 
-TEST_P(BothStyles, WhatWasWrittenIsOnStableStorageAfterwards) {
+TEST_P(EachStyle, WhatWasWrittenIsOnStableStorageAfterwards) {
   NEED_OR_SKIP(image().SeesUnwrittenPages(),
                "the kernel does not tell dirty pages");
   StartTransmission(GetParam());
@@ -290,7 +294,7 @@ TEST_P(BothStyles, WhatWasWrittenIsOnStableStorageAfterwards) {
   EXPECT_EQ(image().UnwrittenPages(0, kImageSize), 0u);
 }
 
-TEST_P(BothStyles, WritesThatWereAnsweredWhileItShutDownAreOnStableStorageToo) {
+TEST_P(EachStyle, WritesThatWereAnsweredWhileItShutDownAreOnStableStorageToo) {
   NEED_OR_SKIP(image().SeesUnwrittenPages(),
                "the kernel does not tell dirty pages");
   StartTransmission(GetParam());
@@ -320,7 +324,7 @@ TEST_P(BothStyles, WritesThatWereAnsweredWhileItShutDownAreOnStableStorageToo) {
   }
 }
 
-TEST_P(BothStyles, ASecondSignalChangesNothing) {
+TEST_P(EachStyle, ASecondSignalChangesNothing) {
   StartTransmission(GetParam());
   for (int i = 0; i < 5; ++i) Terminate();
   Reply reply;
@@ -333,7 +337,7 @@ TEST_P(BothStyles, ASecondSignalChangesNothing) {
   ExpectEnd();
 }
 
-TEST_P(BothStyles, AClientThatLeavesMeanwhileIsNoFault) {
+TEST_P(EachStyle, AClientThatLeavesMeanwhileIsNoFault) {
   StartTransmission(GetParam());
   Terminate();
   peer().ShutdownWrite();
@@ -352,7 +356,7 @@ class ShutdownOver : public Shutdown,
                      public testing::WithParamInterface<Transport> {};
 
 TEST_P(ShutdownOver, AnyStreamTellsTheClientAndCloses) {
-  StartTransmission(true, {.transport = GetParam()});
+  StartTransmission(Style::kStructured, {.transport = GetParam()});
   Terminate();
   Reply reply;
   do {

@@ -41,9 +41,10 @@ std::string TransportName(Transport transport) {
 
 class Stream : public testing::Test {
  protected:
-  Peer& Start(bool structured, SessionSetup setup = {}) {
+  Peer& Start(Style style, SessionSetup setup = {}) {
     session_.emplace(std::vector<std::string>{image_.path()}, setup);
-    session_->peer().EnterTransmission(structured, structured);
+    session_->peer().EnterTransmission(
+        style, /*allocation_context=*/style != Style::kSimple);
     return session_->peer();
   }
   Session& session() { return *session_; }
@@ -85,8 +86,8 @@ TEST_P(AnyTransport, AHandshakeSentByteByByteIsUnderstood) {
 }
 
 TEST_P(AnyTransport, RequestsSentByteByByteAreUnderstood) {
-  for (bool structured : {false, true}) {
-    Peer& peer = Start(structured, {.transport = GetParam()});
+  for (const Style style : kEachStyle) {
+    Peer& peer = Start(style, {.transport = GetParam()});
     peer.set_byte_by_byte(true);
     const Bytes data = Pattern(0, 5000, 8);
     EXPECT_TRUE(
@@ -252,31 +253,40 @@ TEST_F(Stream, EofInsideAnExportNameIsAVanishedClient) {
   }
 }
 
-TEST_F(Stream, EofAtAnyByteOfRequestsEndsTheServerWithTheRightStatus) {
+// Two requests, one that is refused, and one without a payload.
+Script RequestsScript(Style style) {
   const Bytes data = Pattern(0, 20, 4);
-  const Script script = {
-      {RequestMessage({.type = kCmdRead, .length = 512, .cookie = 1}),
-       RequestMessage(
-           {.type = kCmdWrite, .offset = kPage, .length = 20, .cookie = 2}) +
-           data,
+  const uint16_t write_flags =
+      style == Style::kExtended ? kCmdFlagPayloadLen : uint16_t{0};
+  const auto write = [&](uint64_t offset, uint64_t cookie) {
+    return RequestMessage(style, {.type = kCmdWrite,
+                                  .flags = write_flags,
+                                  .offset = offset,
+                                  .length = data.size(),
+                                  .cookie = cookie}) +
+           data;
+  };
+  return {
+      {RequestMessage(style, {.type = kCmdRead, .length = 512, .cookie = 1}),
+       write(kPage, 2),
        // Refused, so that the payload is drained.
-       RequestMessage({.type = kCmdWrite,
-                       .offset = kImageSize,
-                       .length = 20,
-                       .cookie = 3}) +
-           data,
-       RequestMessage({.type = kCmdFlush, .cookie = 4})}};
-  const Bytes whole = script.Whole();
-  for (bool structured : {false, true}) {
+       write(kImageSize, 3),
+       RequestMessage(style, {.type = kCmdFlush, .cookie = 4})}};
+}
+
+TEST_F(Stream, EofAtAnyByteOfRequestsEndsTheServerWithTheRightStatus) {
+  for (const Style style : kEachStyle) {
+    const Script script = RequestsScript(style);
+    const Bytes whole = script.Whole();
     for (size_t cut = 0; cut <= whole.size(); ++cut) {
-      Start(structured);
+      Start(style);
       peer().Send(whole.substr(0, cut));
       peer().ShutdownWrite();
       peer().ReceiveToEnd();
       EXPECT_TRUE(
           ExitedWith(session().WaitForExit(),
                      script.IsBetweenMessages(cut) ? kExitOk : kExitProtocol))
-          << "after byte " << cut;
+          << NameOf(style) << ", after byte " << cut;
     }
   }
 }
@@ -289,7 +299,7 @@ TEST_F(Stream, AClientThatVanishesAtAnyByteOfRequestsDoesNotCrashTheServer) {
           {.type = kCmdWrite, .offset = kPage, .length = 20, .cookie = 2}) +
       data;
   for (size_t cut = 0; cut <= whole.size(); ++cut) {
-    Start(true);
+    Start(Style::kStructured);
     EXPECT_TRUE(peer().TrySend(whole.substr(0, cut)));
     peer().Close();
     EXPECT_TRUE(
@@ -306,7 +316,7 @@ TEST_F(Stream, EofInsideALargePayloadIsAVanishedClient) {
        {size_t{1}, size_t{4096}, size_t{65535}, size_t{65536}, size_t{262143},
         size_t{262144}, size_t{262145}, size_t{524288}, size_t{kLength - 1}}) {
     for (uint64_t offset : {uint64_t{0}, kImageSize}) {
-      Start(true);
+      Start(Style::kStructured);
       peer().Send(RequestMessage({.type = kCmdWrite,
                                   .offset = offset,
                                   .length = kLength,
@@ -322,7 +332,7 @@ TEST_F(Stream, EofInsideALargePayloadIsAVanishedClient) {
 
 TEST_F(Stream, EofInsideAPayloadThatIsTooLongForAnythingIsAVanishedClient) {
   for (uint32_t length : {kLongestRequest + 1, ~uint32_t{0}}) {
-    Start(false);
+    Start(Style::kSimple);
     peer().Send(
         RequestMessage({.type = kCmdWrite, .length = length, .cookie = 1}) +
         Pattern(0, 300000));
@@ -350,7 +360,7 @@ TEST_F(Stream, EofInsideAnOversizeOptionIsAVanishedClient) {
 }
 
 TEST_F(Stream, RequestsAnsweredBeforeTheClientVanishedHaveHappened) {
-  Start(false);
+  Start(Style::kSimple);
   const Bytes data = Pattern(0, kPage, 21);
   EXPECT_TRUE(HasError(
       peer().Transact({.type = kCmdWrite, .length = kPage}, data), kNbdOk));
@@ -364,13 +374,14 @@ TEST_F(Stream, RequestsAnsweredBeforeTheClientVanishedHaveHappened) {
 }
 
 TEST_P(AnyTransport, AClientThatVanishesInTheMiddleOfALargeReplyEndsTheServer) {
-  for (bool structured : {false, true}) {
+  for (const Style style : kEachStyle) {
     for (size_t taken : {size_t{0}, size_t{1}, size_t{16}, size_t{300000}}) {
-      Start(structured, {.transport = GetParam()});
-      peer().Send(RequestMessage(
-                      {.type = kCmdRead, .length = kImageSize, .cookie = 1}) +
-                  RequestMessage(
-                      {.type = kCmdRead, .length = kImageSize, .cookie = 2}));
+      Start(style, {.transport = GetParam()});
+      peer().Send(
+          RequestMessage(
+              style, {.type = kCmdRead, .length = kImageSize, .cookie = 1}) +
+          RequestMessage(
+              style, {.type = kCmdRead, .length = kImageSize, .cookie = 2}));
       peer().Receive(taken);
       peer().Close();
       EXPECT_TRUE(
@@ -381,7 +392,7 @@ TEST_P(AnyTransport, AClientThatVanishesInTheMiddleOfALargeReplyEndsTheServer) {
 
 TEST_F(Stream, AResetConnectionEndsTheServerWithoutASignal) {
   for (size_t sent : {size_t{0}, size_t{10}, size_t{28}, size_t{40}}) {
-    Start(true, {.transport = Transport::kTcp});
+    Start(Style::kStructured, {.transport = Transport::kTcp});
     const Bytes message =
         RequestMessage({.type = kCmdWrite, .length = 1000, .cookie = 1}) +
         Pattern(0, 100);
@@ -396,8 +407,8 @@ TEST_F(Stream, AResetConnectionEndsTheServerWithoutASignal) {
 // -- Half-close
 
 TEST_P(AnyTransport, AfterAHalfCloseAllRequestsAreStillAnswered) {
-  for (bool structured : {false, true}) {
-    Start(structured, {.transport = GetParam()});
+  for (const Style style : kEachStyle) {
+    Start(style, {.transport = GetParam()});
     image().DropCache();
     Bytes batch;
     std::map<uint64_t, uint64_t> offsets;
@@ -425,19 +436,19 @@ TEST_P(AnyTransport, AfterAHalfCloseAllRequestsAreStillAnswered) {
 // -- Pipelines
 
 class Pipeline : public Stream,
-                 public testing::WithParamInterface<std::tuple<bool, int>> {};
+                 public testing::WithParamInterface<std::tuple<Style, int>> {};
 
-INSTANTIATE_TEST_SUITE_P(
-    Deep, Pipeline,
-    testing::Combine(testing::Bool(), testing::Values(100, 1000, 5000)),
-    [](const auto& tested) {
-      return std::string(std::get<0>(tested.param) ? "Structured" : "Simple") +
-             std::to_string(std::get<1>(tested.param));
-    });
+INSTANTIATE_TEST_SUITE_P(Deep, Pipeline,
+                         testing::Combine(testing::ValuesIn(kEachStyle),
+                                          testing::Values(100, 1000, 5000)),
+                         [](const auto& tested) {
+                           return NameOf(std::get<0>(tested.param)) +
+                                  std::to_string(std::get<1>(tested.param));
+                         });
 
 TEST_P(Pipeline, ReadsInOneSendAreEachAnsweredWithTheirBytes) {
-  const auto [structured, depth] = GetParam();
-  Start(structured);
+  const auto [style, depth] = GetParam();
+  Start(style);
   Bytes batch;
   std::map<uint64_t, Request> sent;
   for (int i = 0; i < depth; ++i) {
@@ -459,8 +470,8 @@ TEST_P(Pipeline, ReadsInOneSendAreEachAnsweredWithTheirBytes) {
 }
 
 TEST_P(Pipeline, MixedCommandsInOneSendAreEachAnsweredOnce) {
-  const auto [structured, depth] = GetParam();
-  Start(structured);
+  const auto [style, depth] = GetParam();
+  Start(style);
   Bytes batch;
   std::map<uint64_t, uint32_t> expected;
   for (int i = 0; i < depth; ++i) {
@@ -488,7 +499,7 @@ TEST_P(Pipeline, MixedCommandsInOneSendAreEachAnsweredOnce) {
         break;
       case 5:
         request.type = kCmdBlockStatus;
-        error = structured ? kNbdOk : kNbdEinval;
+        error = style == Style::kSimple ? kNbdEinval : kNbdOk;
         break;
       case 6:
         request.type = 1000;
@@ -511,8 +522,8 @@ TEST_P(Pipeline, MixedCommandsInOneSendAreEachAnsweredOnce) {
 }
 
 TEST_P(Pipeline, WritesInOneSendAllReachTheFile) {
-  const auto [structured, depth] = GetParam();
-  Start(structured);
+  const auto [style, depth] = GetParam();
+  Start(style);
   Bytes batch;
   for (int i = 0; i < depth; ++i) {
     // No two of them overlap: their order is the server's.
@@ -532,8 +543,8 @@ TEST_P(Pipeline, WritesInOneSendAllReachTheFile) {
 }
 
 TEST_F(Stream, ColdReadsInOneSendAreEachAnsweredWithTheirBytes) {
-  for (bool structured : {false, true}) {
-    Start(structured);
+  for (const Style style : kEachStyle) {
+    Start(style);
     image().DropCache();
     Bytes batch;
     for (uint64_t i = 0; i < 500; ++i) {
@@ -579,14 +590,14 @@ class SlowPipeline : public Stream,
 };
 
 TEST_P(SlowPipeline, IsAnsweredToTheLastRequest) {
-  Start(true);
+  Start(Style::kStructured);
   peer().Send(Batch());
   ExpectAllAnswered();
   session().End();
 }
 
 TEST_P(SlowPipeline, IsAnsweredToTheLastRequestAfterAHalfClose) {
-  Start(true);
+  Start(Style::kStructured);
   peer().Send(Batch());
   peer().ShutdownWrite();
   ExpectAllAnswered();
@@ -595,7 +606,7 @@ TEST_P(SlowPipeline, IsAnsweredToTheLastRequestAfterAHalfClose) {
 }
 
 TEST_P(SlowPipeline, IsAnsweredToTheLastRequestBeforeADisconnect) {
-  Start(true);
+  Start(Style::kStructured);
   peer().Send(Batch() + peer().Prepare({.type = kCmdDisc}));
   ExpectAllAnswered();
   EXPECT_TRUE(SameBytes(peer().ReceiveToEnd(), ""));
@@ -622,7 +633,7 @@ INSTANTIATE_TEST_SUITE_P(Of, SlowPipeline,
 
 TEST_F(Stream, ManyWritesWithFuaInOneSendAllReachTheFile) {
   for (bool half_close : {false, true}) {
-    Start(true);
+    Start(Style::kStructured);
     constexpr uint32_t kLength = 200000;
     Bytes batch;
     for (uint64_t i = 0; i < 40; ++i) {
@@ -646,7 +657,7 @@ TEST_F(Stream, ManyWritesWithFuaInOneSendAllReachTheFile) {
 }
 
 TEST_F(Stream, AReadSeesTheWriteThatWasAnsweredBeforeItWasSent) {
-  Start(true);
+  Start(Style::kStructured);
   for (uint64_t i = 0; i < 200; ++i) {
     const Bytes data = Pattern(i, 3000, i + 2);
     const uint64_t offset = i * 997;
@@ -664,7 +675,7 @@ TEST_F(Stream, AReadSeesTheWriteThatWasAnsweredBeforeItWasSent) {
 // -- Clients that don't read, and little room in the socket
 
 TEST_P(AnyTransport, AClientThatSendsThousandReadsBeforeItReadsGetsAllReplies) {
-  Start(true, {.transport = GetParam()});
+  Start(Style::kStructured, {.transport = GetParam()});
   const long before = session().server().PeakMemoryKib();
   Bytes batch;
   constexpr uint32_t kLength = 65536;
@@ -690,7 +701,7 @@ TEST_P(AnyTransport, AClientThatSendsThousandReadsBeforeItReadsGetsAllReplies) {
 }
 
 TEST_P(AnyTransport, AClientThatSendsManyWritesBeforeItReadsGetsAllReplies) {
-  Start(false, {.transport = GetParam()});
+  Start(Style::kSimple, {.transport = GetParam()});
   constexpr uint32_t kLength = 65536;
   Bytes batch;
   for (uint64_t i = 0; i < kImageSize / kLength; ++i) {
@@ -709,21 +720,22 @@ TEST_P(AnyTransport, AClientThatSendsManyWritesBeforeItReadsGetsAllReplies) {
 
 class TinyBuffers
     : public Stream,
-      public testing::WithParamInterface<std::tuple<Transport, int, bool>> {};
+      public testing::WithParamInterface<std::tuple<Transport, int, Style>> {};
 
-INSTANTIATE_TEST_SUITE_P(
-    Of, TinyBuffers,
-    testing::Combine(testing::Values(Transport::kUnix, Transport::kTcp),
-                     testing::Values(1, 5000, 40000), testing::Bool()),
-    [](const auto& tested) {
-      return TransportName(std::get<0>(tested.param)) +
-             std::to_string(std::get<1>(tested.param)) +
-             (std::get<2>(tested.param) ? "Structured" : "Simple");
-    });
+INSTANTIATE_TEST_SUITE_P(Of, TinyBuffers,
+                         testing::Combine(testing::Values(Transport::kUnix,
+                                                          Transport::kTcp),
+                                          testing::Values(1, 5000, 40000),
+                                          testing::ValuesIn(kEachStyle)),
+                         [](const auto& tested) {
+                           return TransportName(std::get<0>(tested.param)) +
+                                  std::to_string(std::get<1>(tested.param)) +
+                                  NameOf(std::get<2>(tested.param));
+                         });
 
 TEST_P(TinyBuffers, ChangeNoAnswer) {
-  const auto [transport, bytes, structured] = GetParam();
-  Start(structured, {.transport = transport, .socket_buffer_bytes = bytes});
+  const auto [transport, bytes, style] = GetParam();
+  Start(style, {.transport = transport, .socket_buffer_bytes = bytes});
   constexpr uint32_t kLength = 300000;
   Bytes batch;
   for (uint64_t i = 0; i < 8; ++i) {
@@ -752,36 +764,41 @@ TEST_P(TinyBuffers, ChangeNoAnswer) {
 // -- The greatest payloads
 
 class GreatestPayload
-    : public testing::TestWithParam<std::tuple<Transport, bool>> {};
+    : public testing::TestWithParam<std::tuple<Transport, Style>> {};
 
 INSTANTIATE_TEST_SUITE_P(Over, GreatestPayload,
                          testing::Combine(testing::Values(Transport::kUnix,
                                                           Transport::kTcp,
                                                           Transport::kPipes),
-                                          testing::Bool()),
+                                          testing::ValuesIn(kEachStyle)),
                          [](const auto& tested) {
                            return TransportName(std::get<0>(tested.param)) +
-                                  (std::get<1>(tested.param) ? "Structured"
-                                                             : "Simple");
+                                  NameOf(std::get<1>(tested.param));
                          });
 
 TEST_P(GreatestPayload, IsWrittenAndReadBackWithLittleMemory) {
-  const auto [transport, structured] = GetParam();
+  const auto [transport, style] = GetParam();
   // An offset and an end that are aligned to nothing.
   constexpr uint64_t kOffset = 12345;
   const TempImage image = TempImage::Sparse(kLongestRequest + (1 << 20));
   Session session({image.path()}, {.transport = transport});
   Peer& peer = session.peer();
-  peer.EnterTransmission(structured);
+  peer.EnterTransmission(style);
   // What the first transfer needs stays: buffers of one size for all.
   peer.Transact({.type = kCmdRead, .length = 1 << 20});
   const long before = session.server().PeakMemoryKib();
   const Bytes data = Pattern(0, kLongestRequest, 17);
-  EXPECT_TRUE(HasError(
-      peer.Transact(
-          {.type = kCmdWrite, .offset = kOffset, .length = kLongestRequest},
-          data),
-      kNbdOk));
+  // With extended headers, a longer payload than advertised ends the
+  // connection.
+  const uint32_t longest_write =
+      style == Style::kExtended ? kMaxPayload : kLongestRequest;
+  for (uint64_t at = 0; at < kLongestRequest; at += longest_write) {
+    EXPECT_TRUE(HasError(peer.Transact({.type = kCmdWrite,
+                                        .offset = kOffset + at,
+                                        .length = longest_write},
+                                       data.substr(at, longest_write)),
+                         kNbdOk));
+  }
   EXPECT_TRUE(SameBytes(image.Read(kOffset, kLongestRequest), data));
   const Reply warm = peer.Transact(
       {.type = kCmdRead, .offset = kOffset, .length = kLongestRequest});
@@ -797,11 +814,11 @@ TEST_P(GreatestPayload, IsWrittenAndReadBackWithLittleMemory) {
 }
 
 TEST_P(GreatestPayload, SeveralAtOnceAreAnsweredWithTheirBytes) {
-  const auto [transport, structured] = GetParam();
+  const auto [transport, style] = GetParam();
   const TempImage image = TempImage::WithPattern(kLongestRequest + 4 * kPage);
   Session session({image.path()}, {.transport = transport});
   Peer& peer = session.peer();
-  peer.EnterTransmission(structured);
+  peer.EnterTransmission(style);
   image.DropCache();
   Bytes batch;
   for (uint64_t i = 0; i < 4; ++i) {

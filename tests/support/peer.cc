@@ -476,8 +476,8 @@ std::vector<MetaContext> ParseMetaContexts(const OptionAnswer& answer) {
 
 Bytes Peer::Prepare(Request request, std::string_view payload) {
   if (!request.cookie.has_value()) request.cookie = next_cookie_++;
-  const bool extended = style_ == Style::kExtended;
-  if (extended && request.type == kCmdWrite && !request.flags_as_they_are) {
+  if (style_ == Style::kExtended && request.type == kCmdWrite &&
+      !request.flags_as_they_are) {
     request.flags |= kCmdFlagPayloadLen;
   }
   if (request.type != kCmdDisc) {
@@ -490,8 +490,7 @@ Bytes Peer::Prepare(Request request, std::string_view payload) {
     }
     pending_.emplace(*request.cookie, std::move(pending));
   }
-  Bytes message =
-      extended ? ExtendedRequestMessage(request) : RequestMessage(request);
+  Bytes message = RequestMessage(style_, request);
   message.append(payload);
   return message;
 }

@@ -68,10 +68,6 @@ struct Extent {
   uint32_t flags = 0;
 };
 
-// What a connection has negotiated: simple replies, structured ones, or
-// extended headers.
-enum class Style { kSimple, kStructured, kExtended };
-
 // A reply of the transmission phase, put together from all of its chunks.
 struct Reply {
   uint64_t cookie = 0;

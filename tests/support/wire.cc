@@ -148,4 +148,21 @@ Bytes ExtendedRequestMessage(const Request& request) {
       .bytes();
 }
 
+std::string NameOf(Style style) {
+  switch (style) {
+    case Style::kSimple:
+      return "Simple";
+    case Style::kStructured:
+      return "Structured";
+    case Style::kExtended:
+      break;
+  }
+  return "Extended";
+}
+
+Bytes RequestMessage(Style style, const Request& request) {
+  return style == Style::kExtended ? ExtendedRequestMessage(request)
+                                   : RequestMessage(request);
+}
+
 }  // namespace nbdtest

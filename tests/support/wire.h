@@ -245,6 +245,17 @@ struct Request {
 Bytes RequestMessage(const Request& request);
 // The same as an extended request; the flags stay as they are.
 Bytes ExtendedRequestMessage(const Request& request);
+
+// What a connection has negotiated: simple replies, structured ones, or
+// extended headers.
+enum class Style { kSimple, kStructured, kExtended };
+inline constexpr Style kEachStyle[] = {Style::kSimple, Style::kStructured,
+                                       Style::kExtended};
+// "Simple", "Structured" or "Extended".
+std::string NameOf(Style style);
+// The header that belongs to the style; the flags stay as they are.
+Bytes RequestMessage(Style style, const Request& request);
+
 // The payload of NBD_CMD_BLOCK_STATUS with NBD_CMD_FLAG_PAYLOAD_LEN.
 template <typename Ids>
 Bytes StatusPayload(uint64_t effect_length, const Ids& ids) {
