@@ -133,13 +133,17 @@ void Simulation::Abort() {
   send_error_ = -EPIPE;
 }
 
-short Simulation::ReadyEvents(const pollfd& entry) const {
+short Simulation::ReadyEvents(const pollfd& entry) {
   bool ready = false;
   switch (entry.fd) {
     case kInputFd:
       ready = Readable();
       break;
     case kOutputFd:
+      if (hung_up()) {
+        if (send_error_ == 0) send_error_ = -EPIPE;
+        return static_cast<short>(POLLERR | POLLHUP | entry.events);
+      }
       ready = now_ns_ >= stalled_until_ns_;
       break;
     case kShutdownFd:

@@ -113,7 +113,11 @@ class Simulation {
 
   // How many bytes a write may take now; or a negated errno.
   ssize_t SendLimit();
-  short ReadyEvents(const pollfd& entry) const;
+  short ReadyEvents(const pollfd& entry);
+  // The client is gone, and poll() says so.
+  bool hung_up() const {
+    return ends_in_error() && received_ == stream_.size();
+  }
   bool Readable() const;
 
   std::string stream_;

@@ -63,7 +63,7 @@ void TransmissionChecker::ReadRequests() {
         request.type == kCmdWrite ||
         (setting_.extended && request.has(kCmdFlagPayloadLen));
     const uint64_t payload = request.has_payload ? request.length : 0;
-    if (setting_.extended && payload > kMaxPayload) {
+    if (setting_.extended && payload > setting_.advertised_payload) {
       last_ = Stream::kBroken;
       return;
     }
@@ -97,6 +97,11 @@ std::set<uint32_t> TransmissionChecker::Errors(Request& request) const {
     valid |= kCmdFlagPayloadLen;
     if (!TakeStatusPayload(request)) errors.insert(kNbdEinval);
   }
+  // "Size constraints". The range of an unknown command has none.
+  if (request.type < kCmdResize && request.type != kCmdFlush &&
+      ((request.offset | request.length) & (setting_.minimum - 1)) != 0) {
+    errors.insert(kNbdEinval);
+  }
   const uint64_t size = setting_.size;
   const bool past_end =
       request.offset > size || request.length > size - request.offset;
@@ -104,15 +109,16 @@ std::set<uint32_t> TransmissionChecker::Errors(Request& request) const {
     case kCmdRead:
       if (promised(kSendDf)) valid |= kCmdFlagDf;
       if (past_end) errors.insert(kNbdEinval);
-      if (request.length >
-          (request.has(kCmdFlagDf) ? kMaxPayload : kLongestRequest)) {
+      if (request.length > (request.has(kCmdFlagDf)
+                                ? setting_.advertised_payload
+                                : setting_.accepted_payload)) {
         errors.insert(setting_.structured ? kNbdEoverflow : kNbdEinval);
       }
       break;
     case kCmdWrite:
       if (setting_.extended) valid |= kCmdFlagPayloadLen;
       if (past_end) errors.insert(kNbdEnospc);
-      if (request.length > kLongestRequest) errors.insert(kNbdEinval);
+      if (request.length > setting_.accepted_payload) errors.insert(kNbdEinval);
       break;
     case kCmdFlush:
       if (!promised(kSendFlush) || request.offset != 0 || request.length != 0) {
@@ -255,6 +261,13 @@ size_t TransmissionChecker::TakeSimple(std::string_view bytes) {
   return kSimpleHeader + request.length;
 }
 
+// The longest payload of a chunk. What it says of the export is bounded by the
+// maximum payload size, and a map or a sentence by what the server sends.
+uint64_t TransmissionChecker::MostOf(uint16_t type) const {
+  return type == kReplyOffsetData ? uint64_t{setting_.advertised_payload} + 8
+                                  : uint64_t{kMaxPayload};
+}
+
 size_t TransmissionChecker::TakeChunk(std::string_view bytes) {
   const size_t header = setting_.extended ? 32 : 20;
   if (bytes.size() < header) return 0;
@@ -269,7 +282,7 @@ size_t TransmissionChecker::TakeChunk(std::string_view bytes) {
   }
   const uint64_t length = setting_.extended ? reader.U64() : reader.U32();
   Require((flags & ~kReplyFlagDone) == 0, "unknown structured reply flags");
-  Require(length <= kMaxPayload + 8, "a chunk is too long");
+  Require(length <= MostOf(type), "a chunk is too long");
   if (bytes.size() - header < length) return 0;
   TakePayload(request, type, (flags & kReplyFlagDone) != 0,
               bytes.substr(header, length));
@@ -381,6 +394,9 @@ void TransmissionChecker::TakeStatus(Request& request,
     if (length == 0) Wrong("an empty descriptor", request.cookie);
     if ((status & ~uint64_t{kStateHole | kStateZero}) != 0) {
       Wrong("an unknown status flag", request.cookie);
+    }
+    if (length % setting_.minimum != 0) {
+      Wrong("a descriptor that isn't aligned", request.cookie);
     }
     if (length > setting_.size - offset) {
       Wrong("a descriptor beyond the end of the export", request.cookie);

@@ -30,6 +30,10 @@ struct TransmissionSetting {
   bool extended = false;    // with extended headers
   bool block_status = false;
   uint32_t context_id = 1;
+  // The size constraints. By default, more is accepted than is advertised.
+  uint32_t minimum = 1;
+  uint32_t advertised_payload = nbdtest::kMaxPayload;
+  uint32_t accepted_payload = nbdtest::kLongestRequest;
 };
 
 class TransmissionChecker {
@@ -106,6 +110,7 @@ class TransmissionChecker {
   // all there.
   size_t TakeReply(std::string_view bytes);
   size_t TakeSimple(std::string_view bytes);
+  uint64_t MostOf(uint16_t type) const;
   size_t TakeChunk(std::string_view bytes);
   void TakeData(Request& request, uint64_t offset, std::string_view data);
   void TakeHole(Request& request, uint64_t offset, uint64_t length);

@@ -26,6 +26,21 @@ using namespace nbdfuzz;  // NOLINT
 // kExtendedBit, which goes before kSimple, is behind these.
 enum WhatBit { kSimple, kReadOnly, kNoBlockStatus, kVerbose, kSendsFiles };
 static_assert(kSendsFiles + 1 == kExtendedBit);
+constexpr int kBlockSizesBit = kExtendedBit + 1;
+
+// Those of --block-size=512:4K:64K, or the defaults.
+nbdinetd::ExportSettings SettingsOf(const Input& input) {
+  nbdinetd::ExportSettings settings;
+  settings.read_only = input.bit(Input::kWhat, kReadOnly);
+  if (input.bit(Input::kWhat, kBlockSizesBit)) {
+    settings.block_sizes = nbdinetd::BlockSizes{.minimum = 512,
+                                                .preferred = 4096,
+                                                .advertised_payload = 64 << 10,
+                                                .accepted_payload = 64 << 10,
+                                                .chosen = true};
+  }
+  return settings;
+}
 
 nbdinetd::ReplyStyle StyleOf(const Input& input) {
   if (HasExtendedHeaders(input)) return nbdinetd::ReplyStyle::kExtended;
@@ -63,6 +78,7 @@ nbdinetd::Negotiated Agree(const Input& input,
     if (block_status) flags |= nbdtest::kBlockStatusPayload;
   }
   negotiated.promises.size_bytes = target->facts().size_bytes;
+  negotiated.promises.block_sizes = target->facts().block_sizes;
   negotiated.promises.transmission_flags =
       static_cast<uint16_t>(flags & ~(without & may_lack));
   negotiated.promises.block_status = block_status;
@@ -80,10 +96,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                            .standard_error_is_peer = true});
   Simulation simulation(input, ExpandRequests(input.stream));
   Storage storage(input, simulation);
-  storage.read_only = input.bit(Input::kWhat, kReadOnly);
+  const nbdinetd::ExportSettings settings = SettingsOf(input);
+  storage.read_only = settings.read_only;
   const std::shared_ptr<nbdinetd::Export> target = nbdinetd::FileExport::Create(
       "/no/such/file", nbdinetd::UniqueFd(kStorageFd), storage.Stat(),
-      {.read_only = storage.read_only});
+      settings);
   const nbdinetd::Negotiated negotiated = Agree(input, target);
   TransmissionChecker checker(
       {.size = negotiated.promises.size_bytes,
@@ -91,7 +108,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
        .structured = negotiated.style != nbdinetd::ReplyStyle::kSimple,
        .extended = HasExtendedHeaders(input),
        .block_status = negotiated.promises.block_status,
-       .context_id = nbdinetd::kBaseAllocationId},
+       .context_id = nbdinetd::kBaseAllocationId,
+       .minimum = target->facts().block_sizes.minimum,
+       .advertised_payload = target->facts().block_sizes.advertised_payload,
+       .accepted_payload = target->facts().block_sizes.accepted_payload},
       simulation, storage);
   nbdinetd::Timeouts timeouts;
   // A client that stays silent has to be waited for unless there is a limit.

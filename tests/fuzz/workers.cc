@@ -45,7 +45,9 @@ std::unique_ptr<Task> Workers::Start(std::unique_ptr<Task> task) {
   const uint8_t decision = Decide();
   task->started = SteadyNow();
   if (decision == 0xff && threads_.empty() && queues_[0].empty()) {
-    Run(target_, *task);  // no thread is to be had
+    // No thread is to be had.
+    if (between_pieces_ != nullptr) task->between_pieces = &between_pieces_;
+    Run(target_, *task);
     return task;
   }
   if (!event_fd_.valid()) {
