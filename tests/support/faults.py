@@ -338,11 +338,11 @@ def nonzero_pattern(offset, length):
 
 
 @contextlib.contextmanager
-def kept_in_cache(path):
-    """The whole file is in the page cache, and stays there: the kernel may otherwise drop clean pages at any
-    time (memory.reclaim, DAMON)."""
+def kept_in_cache(path, length=0):
+    """The first `length` bytes, or the whole file, are in the page cache, and stay there: the kernel may
+    otherwise drop clean pages at any time (drop_caches, memory.reclaim, DAMON)."""
     with open(path, "r+b") as file:
-        memory = mmap.mmap(file.fileno(), 0)
+        memory = mmap.mmap(file.fileno(), length)
     first = ctypes.c_char.from_buffer(memory)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mlock(ctypes.c_void_p(ctypes.addressof(first)), ctypes.c_size_t(len(memory))) != 0:

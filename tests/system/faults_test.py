@@ -63,9 +63,11 @@ def failing_disk(context, content, *arguments, rule=None, stable=False, fallocat
 
 @contextmanager
 def failing_device(context, content, *arguments, **how):
-    """The same with a loop device over that file."""
+    """The same with a loop device over that file. Its first MiB stays in the page cache: a loop device does one
+    thing after the other, so that a read of what isn't cached would wait for what is held."""
     need_privilege("root", "loop", "fuse")
-    with FailingFs(context.fresh("fs"), content) as fs, LoopDevice(fs.disk) as device:
+    with FailingFs(context.fresh("fs"), content) as fs, LoopDevice(fs.disk) as device, \
+            kept_in_cache(device.path, MIB):
         yield fs, *serve(context, device.path, *arguments, **how)
 
 
