@@ -84,6 +84,31 @@ def _(context):
     contains("read-only", server.serving_lines()[0])
 
 
+@test("--block-size is what nbdinfo shows, and nbdcopy and qemu-img keep to it")
+def _(context):
+    nbdinfo, nbdcopy, qemu_img = need("nbdinfo"), need("nbdcopy"), need("qemu-img")
+    content = Path(the_image(context)).read_bytes()[:16 * MIB]
+    image = context.image(content, "source")
+    other = b"\xff" * len(content)
+    target = context.image(other, "target")
+    server = SocketActivate(context, "--block-size=4K:64K:1M", target)
+    info = json.loads(program_output(context, [nbdinfo, "--json", server.uri()]))
+    shown = {name: info["exports"][0][f"block_size_{name}"] for name in ("minimum", "preferred", "maximum")}
+    eq(shown, {"minimum": 4096, "preferred": 65536, "maximum": MIB})
+    # Less than the preferred size, and more than the maximum, is theirs to mend.
+    context.run([nbdcopy, f"--request-size={MIB}", image, server.uri()])
+    eq(Path(target).read_bytes() == content, True, "written by nbdcopy")
+    Path(target).write_bytes(other)
+    context.run([qemu_img, "convert", "-n", "-f", "raw", "-O", "raw", image, server.uri()])
+    eq(Path(target).read_bytes() == content, True, "written by qemu-img")
+    copy = context.path("copy")
+    context.run([qemu_img, "convert", "-f", "raw", "-O", "raw", server.uri(), copy])
+    eq(Path(copy).read_bytes() == content, True, "read by qemu-img")
+    server.expect_clean(4)
+    for line in re.findall(r"^.* ended: .*$", server.log(), re.MULTILINE):
+        contains(" 0 errors", line)
+
+
 @test("nbdinfo without options tells a person the same, and what the content is")
 def _(context):
     nbdinfo = need("nbdinfo")
