@@ -56,10 +56,8 @@ absl::StatusOr<std::string> CheckSandbox(const ConnectionConfig& config,
                                          CheckReport& report) {
   report.sandbox = "off";
   if (config.sandbox_mode == SandboxMode::kOff) return "in no sandbox\n";
-  SandboxFacts facts = SandboxFactsOf(catalog, config);
+  SandboxFacts facts = SandboxFactsOf(catalog, config, log);
   facts.output_fd = STDOUT_FILENO;
-  facts.log_fd = log.file_fd();
-  facts.journal_fd = log.journal_fd();
   Sandbox sandbox(facts);
   const absl::Status status = sandbox.Enter();
   report.sandbox = status.ok() ? "on" : "incomplete";

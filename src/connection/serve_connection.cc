@@ -177,7 +177,7 @@ Ending RunPhases(const Session& session, UniqueFd event_fd,
 }  // namespace
 
 SandboxFacts SandboxFactsOf(const Catalog& catalog,
-                            const ConnectionConfig& config) {
+                            const ConnectionConfig& config, const Log& log) {
   const Catalog::Kinds kinds = catalog.kinds();
   SandboxFacts facts;
   facts.tls = config.tls_mode != TlsMode::kOff;
@@ -186,6 +186,8 @@ SandboxFacts SandboxFactsOf(const Catalog& catalog,
   facts.exclusive = config.exclusive != Exclusive::kOff;
   facts.takeover = config.exclusive == Exclusive::kTakeover;
   facts.directory_fd = catalog.directory_fd();
+  facts.log_fd = log.file_fd();
+  facts.journal_fd = log.journal_fd();
   return facts;
 }
 
@@ -201,9 +203,7 @@ ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
   std::shared_ptr<Export> served;
   {
     UniqueFd event_fd = CreateEventFd();
-    SandboxFacts facts = SandboxFactsOf(catalog, config);
-    facts.log_fd = process.log.file_fd();
-    facts.journal_fd = process.log.journal_fd();
+    SandboxFacts facts = SandboxFactsOf(catalog, config, process.log);
     std::unique_ptr<Stream> stream = MakeStream(connection, config.timeouts);
     AddDescriptors(*stream, process.shutdown.fd(), event_fd.get(), &facts);
     Channel channel(std::move(stream), process.shutdown.fd(),

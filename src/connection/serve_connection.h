@@ -48,7 +48,7 @@ inline constexpr char kNotServing[] = "not serving: --sandbox=require, and ";
 
 // The facts that the sandbox of such a connection depends on.
 SandboxFacts SandboxFactsOf(const Catalog& catalog,
-                            const ConnectionConfig& config);
+                            const ConnectionConfig& config, const Log& log);
 
 }  // namespace nbdinetd
 
