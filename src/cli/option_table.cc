@@ -288,8 +288,8 @@ constexpr OptionRow kTable[] = {
      .set = SetExclusive},
     {.name = "block-size",
      .argument = "=MIN:PREFERRED:MAX",
-     .help = "the sizes that requests may have: MIN (1 to 64K)\n"
-             "is their alignment, MAX the longest read or write",
+     .help = "sizes of requests: MIN (up to 64K) is\n"
+             "their alignment, MAX the longest read or write",
      .key = "BlockSize",
      .set = SetBlockSize},
     {.name = "sandbox",
