@@ -158,6 +158,11 @@ void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
                        : absl::StrCat(", the longest request took ",
                                       RoughTime(statistics.longest_request))),
       std::move(fields));
+  if (log.verbose()) {
+    log.Debug(absl::StrCat(ExactAmount(statistics.bytes_read), " read, ",
+                           ExactAmount(statistics.bytes_sent_by_sendfile),
+                           " of them sent by sendfile"));
+  }
 }
 
 void LogUnserved(const Log& log, const std::string& peer, const Ending& ending,

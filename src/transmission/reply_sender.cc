@@ -174,6 +174,7 @@ size_t ReplySender::SendFilePiece(int file, uint64_t offset, size_t length) {
   if (!FlushBefore(/*more=*/true)) return 0;
   const size_t sent = channel_.SendFile(file, offset, length);
   statistics_.bytes_read += sent;
+  statistics_.bytes_sent_by_sendfile += sent;
   return sent;
 }
 

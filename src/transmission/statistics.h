@@ -13,7 +13,8 @@ struct Statistics {
   uint64_t requests = 0;  // without NBD_CMD_DISC
   uint64_t bytes_read = 0;
   uint64_t bytes_written = 0;
-  uint64_t errors = 0;  // error replies
+  uint64_t bytes_sent_by_sendfile = 0;  // of bytes_read
+  uint64_t errors = 0;                  // error replies
   // Of the requests that went to a worker: the longest time from then until the
   // reply was sent. A request that is answered at once isn't measured, since a
   // look at the clock would be a part of its cost.

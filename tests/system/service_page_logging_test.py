@@ -111,7 +111,7 @@ def expect_all_in_syslog(server, where=""):
 
 def is_debug(line):
     """Whether a line is one of those that -v adds."""
-    return bool(re.search(r"NBD_OPT_|flags=\d+ offset=\d+ length=\d+", line))
+    return bool(re.search(r"NBD_OPT_|flags=\d+ offset=\d+ length=\d+|sent by sendfile$", line))
 
 
 # ------------------------------------------------------------------ LOGGING
@@ -243,7 +243,8 @@ def _(t):
                 server = Server(t, mode, option, *where).trouble()
                 what = f"{mode} with {option} {' '.join(where)}"
                 debug = [line for line in server.stderr().splitlines() if is_debug(line)]
-                for words in ("NBD_OPT_GO", r"read .*offset=524288 length=512"):
+                for words in ("NBD_OPT_GO", r"read .*offset=524288 length=512",
+                              "bytes of them sent by sendfile"):
                     eq(any(re.search(words, line) for line in debug), True,
                        f"a debug message with {words}, {what}")
                 in_syslog = where == ["--log=syslog"] or mode == "background" and not where

@@ -133,6 +133,7 @@ TEST_P(ZeroCopyTest, TheBytesAreTheFiles) {
   EXPECT_TRUE(SameBytes(Serve(), Whole(Pattern(kOffset, kLength))));
   EXPECT_EQ(calls, 1u);
   EXPECT_EQ(statistics_.bytes_read, kLength);
+  EXPECT_EQ(statistics_.bytes_sent_by_sendfile, kLength);
   EXPECT_EQ(ending_.status, ExitStatus::kOk);
 }
 
