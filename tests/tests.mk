@@ -75,8 +75,10 @@ unit_sources = \
 	tests/unit/transmission/buffer_pool_test.cc \
 	tests/unit/transmission/guards_test.cc \
 	tests/unit/transmission/long_requests_test.cc \
+	tests/unit/transmission/read_replies_test.cc \
 	tests/unit/transmission/reply_sender_test.cc \
 	tests/unit/transmission/task_test.cc \
+	tests/unit/transmission/way_choice_test.cc \
 	tests/unit/transmission/workers_test.cc \
 	tests/unit/transmission/zero_copy_test.cc
 

@@ -139,6 +139,7 @@ class Channel {
   bool Send(absl::string_view bytes, bool more = false);
 
   bool sends_files() const { return stream_->sends_files(); }
+  size_t held_bytes() const { return stream_->held_bytes(); }
   // Sends up to `length` bytes of `file` without copying them, and waits as
   // Send() does; only where sends_files() returns true. Returns the number of
   // bytes sent: fewer when the file ends, or after an error of the file or the

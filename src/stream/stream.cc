@@ -160,6 +160,10 @@ std::optional<uint64_t> SocketStream::acknowledged_bytes() const {
   return info.tcpi_bytes_acked;
 }
 
+size_t SocketStream::held_bytes() const {
+  return is_unix_ ? kUnixSendBufferBytes : kTcpHeldBytes;
+}
+
 void SocketStream::Abort() {
   aborted_ = true;
   SetNonBlocking(false);

@@ -23,6 +23,9 @@ bool IsUnixSocket(int fd);
 
 class Stream {
  public:
+  // What Linux lets a TCP connection hold by default (net.ipv4.tcp_wmem).
+  static constexpr size_t kTcpHeldBytes = 4 << 20;
+
   virtual ~Stream() = default;
 
   // Both return a positive number of bytes, or a negated errno (-EAGAIN: call
@@ -38,6 +41,10 @@ class Stream {
   // Returns 0 when the file ends at `offset`, and a negated errno for an error
   // of the file or the stream.
   virtual ssize_t SendFile(int file, uint64_t offset, size_t length);
+
+  // About the most that the kernel holds of what was written and the peer
+  // hasn't received. Not the number of the moment: unread_bytes() is that.
+  virtual size_t held_bytes() const { return kTcpHeldBytes; }
 
   // A hard disconnect: ends the connection in both directions. A socket stays
   // open until the destructor.
@@ -91,6 +98,7 @@ class SocketStream : public Stream {
   std::optional<size_t> unread_bytes() const override;
   std::optional<uint64_t> acknowledged_bytes() const override;
   void SetNonBlocking(bool on) override;
+  size_t held_bytes() const override;
   void Abort() override;
   int input_fd() const override { return socket_.get(); }
   int output_fd() const override { return socket_.get(); }

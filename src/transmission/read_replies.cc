@@ -8,8 +8,8 @@
 namespace nbdinetd {
 namespace {
 
-// sendfile(2) sends reads of at least this length. For shorter ones, its system
-// call costs more than a copy into the output buffer.
+// sendfile(2) may send reads of at least this length. For shorter ones, its
+// system call costs more than a copy into the output buffer.
 constexpr uint64_t kMinSendFile = 128 << 10;
 
 // The length of the content chunk that starts at `offset` of a read that goes
@@ -32,11 +32,29 @@ std::optional<Request> ReadReplies::AnswerCached(const Request& request) {
   // NBD_CMD_FLAG_DF, no read is longer.
   const bool one_chunk = request.length <= max_chunk_bytes_ ||
                          !replies_.encoder().fragments(request);
-  if (one_chunk && replies_.sends_files() && request.length >= kMinSendFile &&
-      target_.IsCached(request.offset, request.length)) {
+  return one_chunk && replies_.sends_files() && request.length >= kMinSendFile
+             ? AnswerLong(request)
+             : AnswerByCopy(request);
+}
+
+std::optional<Request> ReadReplies::AnswerLong(const Request& request) {
+  const bool timed = ways_.timed();
+  const absl::Time begin = replies_.last_progress();
+  if (ways_.way() == Way::kSendFile) {
+    if (!target_.IsCached(request.offset, request.length)) {
+      return AnswerByCopy(request);
+    }
     SendOneChunk(request, /*as_file=*/true);
-    return std::nullopt;
+  } else {
+    const std::optional<Request> rest = AnswerByCopy(request);
+    if (rest.has_value()) return rest;
+    if (timed) replies_.Flush();
   }
+  ways_.NoteSent(request.length, replies_.last_progress() - begin);
+  return std::nullopt;
+}
+
+std::optional<Request> ReadReplies::AnswerByCopy(const Request& request) {
   if (request.length <= kPieceBytes) {
     const auto length = static_cast<size_t>(request.length);
     char* data = replies_.ReserveData(length);

@@ -4,7 +4,7 @@
 // the buffer of a task; one content chunk for each piece of a longer read; one
 // chunk for all of it; and sendfile(2), for one chunk of a range that the page
 // cache holds. The reply style (ReplyEncoder) and the stream decide which ones
-// are possible.
+// are possible, and WayChoice which one is faster.
 //
 // Threads: one.
 #ifndef NBDINETD_TRANSMISSION_READ_REPLIES_H_
@@ -18,6 +18,7 @@
 #include "transmission/failure_replies.h"
 #include "transmission/reply_sender.h"
 #include "transmission/task.h"
+#include "transmission/way_choice.h"
 
 namespace nbdinetd {
 
@@ -29,7 +30,8 @@ class ReadReplies {
       : target_(target),
         replies_(replies),
         failures_(failures),
-        max_chunk_bytes_(max_chunk_bytes) {}
+        max_chunk_bytes_(max_chunk_bytes),
+        ways_(replies.held_bytes()) {}
 
   // Answers the read as far as the page cache allows, without waiting for the
   // storage. Returns the part that is left for a task: nullopt if all is
@@ -44,6 +46,10 @@ class ReadReplies {
   bool broke_off() const { return broke_off_; }
 
  private:
+  // As AnswerCached(): by sendfile(2) or a copy, as WayChoice says, and always
+  // by a copy.
+  std::optional<Request> AnswerLong(const Request& request);
+  std::optional<Request> AnswerByCopy(const Request& request);
   // Sends the read in content chunks as far as the page cache holds it. Returns
   // the offset of the first byte that it doesn't hold; the read's end when it
   // holds all.
@@ -56,6 +62,7 @@ class ReadReplies {
   ReplySender& replies_;
   FailureReplies& failures_;
   const uint64_t max_chunk_bytes_;
+  WayChoice ways_;
   bool broke_off_ = false;
 };
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "protocol/reply.h"
 #include "stream/channel.h"
@@ -29,6 +30,9 @@ class ReplySender {
 
   // Whether SendFilePiece() can send anything.
   bool sends_files() const { return channel_.sends_files(); }
+  // See Channel.
+  size_t held_bytes() const { return channel_.held_bytes(); }
+  absl::Time last_progress() const { return channel_.last_progress(); }
 
   void Success(const Request& request);
   void Error(const Request& request, NbdError error,
