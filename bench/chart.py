@@ -5,7 +5,7 @@ from xml.sax.saxutils import escape
 
 import growth
 import servers
-from figures import FIGURES, AtMost, AtMostOf, AtMostOfPeers, Samples, TimesAsGood
+from figures import FIGURES, Samples
 
 # Distinguishable to the colour-blind; nbdinetd's two are the dark ones.
 COLOURS = {servers.NBDINETD: "#d1495b", servers.NBDINETD_LISTENER: "#8c1c2e",
@@ -66,17 +66,10 @@ def _advantage(figure, value, best):
     return value / best if figure.more_is_better else best / value
 
 
-def _goal_advantage(figure, best):
-    """The first goal on the chart's scale, where 1 is the best peer; None without a goal. The
-    one that is against a certain peer is in a row that has no other."""
-    for goal in figure.goals:
-        if isinstance(goal, TimesAsGood):
-            return goal.factor
-        if isinstance(goal, (AtMostOfPeers, AtMostOf)):
-            return 1 / goal.factor
-        if isinstance(goal, AtMost):
-            return best / goal.factor
-    return None
+def goal_advantage(figure, samples, best):
+    """The first goal on the chart's scale, where 1 is the best peer; None without a goal."""
+    wanted = next((goal.wanted(figure, samples) for goal in figure.goals), None)
+    return _advantage(figure, wanted, best) if wanted else None
 
 
 def rows_chart(result):
@@ -92,7 +85,7 @@ def rows_chart(result):
         if not rivals:
             continue
         best = max(rivals) if figure.more_is_better else min(rivals)
-        groups.append((figure, _goal_advantage(figure, best),
+        groups.append((figure, goal_advantage(figure, samples, best),
                        {key: (_advantage(figure, value, best), value)
                         for key, value in medians.items()}))
     bar, gap, left, right, top = 9, 14, 330, 90, 78

@@ -44,6 +44,10 @@ class Samples:
         return (min(known), max(known)) if known else None
 
 
+def times(factor):
+    return f"{factor:.2f}" if f"{factor:.2f}"[-1] != "0" else f"{factor:.1f}"
+
+
 class Goal:
     """How the subject's value has to relate to a rival's."""
 
@@ -63,18 +67,34 @@ class Goal:
     def text(self):
         raise NotImplementedError
 
-    def evaluate(self, figure, samples, subject):
-        verdict = Verdict(self.text())
-        ours = samples.median(figure.workload, subject, figure.metric)
+    def boundary(self, figure, rival):
+        """The value that just meets the goal, of a rival's value."""
+        return self.factor * rival
+
+    def best_rival(self, figure, samples):
+        """The key and the median of the rival who counts, or None."""
         theirs = {key: samples.median(figure.workload, key, figure.metric)
                   for key in self.rivals(figure)}
         theirs = {key: value for key, value in theirs.items() if value}
-        if ours is None or not theirs:
+        if not theirs:
+            return None
+        best = (max if figure.more_is_better else min)(theirs, key=theirs.get)
+        return best, theirs[best]
+
+    def wanted(self, figure, samples):
+        """The value that just meets the goal, or None without a rival."""
+        best = self.best_rival(figure, samples)
+        return self.boundary(figure, best[1]) if best else None
+
+    def evaluate(self, figure, samples, subject):
+        verdict = Verdict(self.text())
+        ours = samples.median(figure.workload, subject, figure.metric)
+        best = self.best_rival(figure, samples)
+        if ours is None or best is None:
             verdict.remark = "nothing to compare with"
             return verdict
-        best = max if figure.more_is_better else min
-        verdict.rival = best(theirs, key=theirs.get)
-        verdict.ratio = self.relate(figure, ours, theirs[verdict.rival])
+        verdict.rival, theirs = best
+        verdict.ratio = self.relate(figure, ours, theirs)
         for our, their in zip(samples.values(figure.workload, subject, figure.metric),
                               samples.values(figure.workload, verdict.rival, figure.metric)):
             if our and their:
@@ -97,11 +117,14 @@ class TimesAsGood(Goal):
     def relate(self, figure, subject, rival):
         return subject / rival if figure.more_is_better else rival / subject
 
+    def boundary(self, figure, rival):
+        return self.factor * rival if figure.more_is_better else rival / self.factor
+
     def met(self, relation):
         return relation >= self.factor
 
     def text(self):
-        return f"≥ {self.factor:.1f} × the best peer"
+        return f"≥ {times(self.factor)} × the best peer"
 
 
 class AtLeastOfItself(TimesAsGood):
@@ -111,7 +134,7 @@ class AtLeastOfItself(TimesAsGood):
         return [servers.NBDINETD]
 
     def text(self):
-        return f"≥ {self.factor:.1f} × itself with all system calls"
+        return f"≥ {times(self.factor)} × itself with all system calls"
 
 
 class AtMostOfPeers(Goal):
@@ -119,7 +142,7 @@ class AtMostOfPeers(Goal):
         return _peers(figure)
 
     def text(self):
-        return f"≤ {self.factor:.1f} × the best peer"
+        return f"≤ {times(self.factor)} × the best peer"
 
 
 class AtMostOf(Goal):
@@ -131,7 +154,7 @@ class AtMostOf(Goal):
         return [self.key]
 
     def text(self):
-        return f"≤ {self.factor:.1f} × {servers.BY_KEY[self.key].title}"
+        return f"≤ {times(self.factor)} × {servers.BY_KEY[self.key].title}"
 
 
 class AtLeastOf(AtMostOf):
@@ -139,7 +162,7 @@ class AtLeastOf(AtMostOf):
         return relation >= self.factor
 
     def text(self):
-        return f"≥ {self.factor:.1f} × {servers.BY_KEY[self.key].title}"
+        return f"≥ {times(self.factor)} × {servers.BY_KEY[self.key].title}"
 
 
 class AtLeastOfReferences(Goal):
@@ -154,7 +177,7 @@ class AtLeastOfReferences(Goal):
         return relation >= self.factor
 
     def text(self):
-        return f"≥ {self.factor:.1f} × {self.name}"
+        return f"≥ {times(self.factor)} × {self.name}"
 
 
 class AtMost(Goal):
@@ -166,6 +189,9 @@ class AtMost(Goal):
 
     def text(self):
         return f"≤ {self.factor:g} {self.unit}"
+
+    def wanted(self, figure, samples):
+        return self.factor
 
     def evaluate(self, figure, samples, subject):
         verdict = Verdict(self.text())
@@ -189,6 +215,9 @@ class StorageSaturated(Goal):
 
     def text(self):
         return "storage saturated (≥ 0.9 of the bare reader's rate or reads in flight)"
+
+    def wanted(self, figure, samples):
+        return None  # one of two metrics is enough
 
     def evaluate(self, figure, samples, subject):
         verdict = Verdict(self.text(), rival=Cold.BARE.key)
@@ -237,18 +266,27 @@ def _rate(workload, unit_metric, goals, unit, digits):
                   digits=digits)
 
 
-_SENDERS = AtLeastOfReferences(0.9, [sender.key for sender in servers.BARE_SENDERS],
-                               "the bare sender")
+# Where the client is the bottleneck, no server can be many times as fast as another one.
+_CLIENT_BOUND = (AtLeastOfReferences(0.95, [sender.key for sender in servers.BARE_SENDERS],
+                                     "the better bare sender"), TimesAsGood(1.0))
+_CLIENT_BOUND_SMALL = (AtLeastOfReferences(0.95, [servers.READY_SENDER.key],
+                                           "the sender with all answers ready"),
+                       TimesAsGood(1.0))
 
 FIGURES = [
-    _rate("randread-d32", "kops", (TimesAsGood(2.2),), "k/s", 1),
+    _rate("randread-d32", "kops", _CLIENT_BOUND_SMALL, "k/s", 1),
     _rate("randread-d1", "kops", (TimesAsGood(1.8),), "k/s", 1),
     _rate("randwrite-d32", "kops", (TimesAsGood(1.2),), "k/s", 1),
-    _rate("read-1m", "gbps", (TimesAsGood(1.5),), "GB/s", 2),
-    _rate("copy1", "gbps", (TimesAsGood(1.3),), "GB/s", 2),
-    _rate("copy4-unix", "gbps", (TimesAsGood(1.6), _SENDERS), "GB/s", 2),
-    _rate("copy4-tcp", "gbps", (TimesAsGood(1.6), _SENDERS), "GB/s", 2),
+    _rate("read-1m", "gbps", _CLIENT_BOUND, "GB/s", 2),
     _rate("write-1m", "gbps", (TimesAsGood(1.6),), "GB/s", 2),
+    _rate("blaster-randread-d32", "kops", (TimesAsGood(2.2),), "k/s", 1),
+    _rate("blaster-randwrite-d32", "kops", (TimesAsGood(1.2),), "k/s", 1),
+    _rate("blaster-read-1m", "gbps", (TimesAsGood(1.5),), "GB/s", 2),
+    _rate("blaster-write-1m", "gbps", (TimesAsGood(1.6),), "GB/s", 2),
+    _rate("copy1", "gbps", _CLIENT_BOUND, "GB/s", 2),
+    _rate("copy1-tcp", "gbps", _CLIENT_BOUND, "GB/s", 2),
+    _rate("copy4-unix", "gbps", _CLIENT_BOUND, "GB/s", 2),
+    _rate("copy4-tcp", "gbps", _CLIENT_BOUND, "GB/s", 2),
     Figure("copy4-unix-cpu", "copy4-unix", "cpu_s_per_gb", "server CPU per GB, copy4, Unix",
            "s/GB", False, (AtMostOfPeers(0.4),), digits=3),
     Figure("copy4-tcp-cpu", "copy4-tcp", "cpu_s_per_gb", "server CPU per GB, copy4, TCP", "s/GB",
@@ -306,7 +344,12 @@ CPU = [
     ("randread-d1", "cpu_us_per_op", "µs/request"),
     ("randwrite-d32", "cpu_us_per_op", "µs/request"),
     ("read-1m", "cpu_s_per_gb", "s/GB"),
+    ("blaster-randread-d32", "cpu_us_per_op", "µs/request"),
+    ("blaster-randwrite-d32", "cpu_us_per_op", "µs/request"),
+    ("blaster-read-1m", "cpu_s_per_gb", "s/GB"),
+    ("blaster-write-1m", "cpu_s_per_gb", "s/GB"),
     ("copy1", "cpu_s_per_gb", "s/GB"),
+    ("copy1-tcp", "cpu_s_per_gb", "s/GB"),
     ("copy4-unix", "cpu_s_per_gb", "s/GB"),
     ("copy4-tcp", "cpu_s_per_gb", "s/GB"),
     ("tls-copy-psk", "cpu_s_per_gb", "s/GB"),

@@ -131,18 +131,22 @@ def rates(done, cpu):
 
 
 class OneKind(Workload):
-    """Requests of one kind and size at one depth, over a Unix socket, in the page cache."""
+    """Requests of one kind and size at one depth, over a Unix socket, in the page cache. Without
+    a client of its own, the plan's does it."""
 
-    def __init__(self, name, title, rw, block, depth, references=()):
-        self.name, self.title = name, title
+    def __init__(self, name, title, rw, block, depth, references=(), client=None):
+        self.name, self.title, self.client = name, title, client
         self.rw, self.block, self.depth = rw, block, depth
         self.writes = "write" in rw
         self.references = references
 
     def prepare(self, bench_lab, plan):
-        if plan.client == "fio":
+        if self._client(plan) == "fio":
             lab.need_program("fio")
         self._file(bench_lab)
+
+    def _client(self, plan):
+        return self.client or plan.client
 
     def _file(self, bench_lab):
         return bench_lab.random_file("write.img" if self.writes else "read.img")
@@ -153,7 +157,7 @@ class OneKind(Workload):
         if self.writes:
             bench_lab.sync(file)
         with participant.start(bench_lab, file) as running:
-            work = self._by_fio if plan.client == "fio" else self._by_blaster
+            work = self._by_fio if self._client(plan) == "fio" else self._by_blaster
             done, cpu = with_cpu(running, lambda: work(bench_lab, plan, running))
         return rates(done, cpu)
 
@@ -519,7 +523,16 @@ WORKLOADS = [
             [servers.READY_SENDER]),
     OneKind("randwrite-d32", "randwrite 4 KiB, depth 32", "randwrite", 4 * KIB, 32),
     OneKind("read-1m", "read 1 MiB, depth 8", "read", MIB, 8, servers.BARE_SENDERS),
+    OneKind("blaster-randread-d32", "by blaster: randread 4 KiB, depth 32", "randread",
+            4 * KIB, 32, [servers.READY_SENDER], client="blaster"),
+    OneKind("blaster-randwrite-d32", "by blaster: randwrite 4 KiB, depth 32", "randwrite",
+            4 * KIB, 32, client="blaster"),
+    OneKind("blaster-read-1m", "by blaster: read 1 MiB, depth 8", "read", MIB, 8,
+            servers.BARE_SENDERS, client="blaster"),
+    OneKind("blaster-write-1m", "by blaster: write 1 MiB, depth 8", "write", MIB, 8,
+            client="blaster"),
     Copy("copy1", "copy1, Unix", 1, "unix"),
+    Copy("copy1-tcp", "copy1, TCP", 1, "tcp"),
     Copy("copy4-unix", "copy4, Unix", 4, "unix"),
     Copy("copy4-tcp", "copy4, TCP", 4, "tcp"),
     Tls("copy", "psk"),

@@ -174,6 +174,7 @@ python_tests = \
 	tests/system/who_may_connect_test.py \
 	tests/torture/file_systems_test.py \
 	tests/unit/architecture_test.py \
+	tests/unit/bench_figures_test.py \
 	tests/unit/formatting_test.py
 
 check_PROGRAMS =
