@@ -16,6 +16,19 @@ namespace {
 // polled. Without a limit, a client that is always quick would hide a shutdown.
 constexpr int kMaxWaitsUnpolled = 64;
 
+// Where poll() shows room late, unread bytes are also checked: first at this
+// interval, later after an eighth of the time waited, and never after the last
+// of these times. A connection whose send buffer holds less than the bytes on a
+// long way would otherwise send nothing until a third of the buffer is
+// acknowledged, in each round trip.
+constexpr absl::Duration kRoomInterval = absl::Milliseconds(2);
+constexpr int kRoomLooks = 8;
+constexpr absl::Duration kLastRoomLook = absl::Seconds(1);
+
+// The room for which sending goes on. With less, each system call would send
+// little.
+constexpr size_t kRoomBytes = 128 << 10;
+
 // True for a negated errno that means: the peer's machine hasn't answered for
 // too long. The last ICMP error of a router replaces ETIMEDOUT (tcp_write_err()
 // in the kernel).
@@ -223,11 +236,33 @@ bool Channel::WaitWritable() {
       ShutdownEntry(),
   };
   stall_watch_.RestartBlocked(*stream_);
-  PollPeer(absl::MakeSpan(fds), shutdown_since_ + kShutdownLimit);
+  const bool room =
+      PollForRoom(absl::MakeSpan(fds), shutdown_since_ + kShutdownLimit);
   stall_watch_.NoteUnblocked();
   if (fds[1].revents != 0) NoteShutdown();
-  if (fds[0].revents == 0 && fds[1].revents == 0) send_timed_out_ = true;
+  if (!room && fds[0].revents == 0 && fds[1].revents == 0) {
+    send_timed_out_ = true;
+  }
   return !send_timed_out_;
+}
+
+bool Channel::PollForRoom(absl::Span<pollfd> fds, absl::Time deadline) {
+  deadline = std::min(deadline, HandshakeLimit());
+  const size_t before =
+      stream_->shows_room_late() ? stream_->unread_bytes().value_or(0) : 0;
+  const absl::Time start = SteadyNow();
+  for (absl::Time now = start;
+       before > kRoomBytes && now < start + kLastRoomLook; now = SteadyNow()) {
+    const absl::Time look =
+        now + std::max(kRoomInterval, (now - start) / kRoomLooks);
+    if (look >= deadline) break;
+    PollPeer(fds, look);
+    if (SteadyNow() < look || send_timed_out_) return false;
+    const size_t unread = stream_->unread_bytes().value_or(before);
+    if (unread <= before - kRoomBytes) return true;
+  }
+  PollPeer(fds, deadline);
+  return false;
 }
 
 size_t Channel::SendFile(int file, uint64_t offset, size_t length) {

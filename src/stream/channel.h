@@ -172,6 +172,9 @@ class Channel {
   bool ReadyAfterSpins(Watched& watched);
   void NoteSent();
   bool WaitWritable();
+  // Polls until a descriptor is ready, the stream has room for much, `deadline`
+  // has passed, or the peer has stalled. True for room.
+  bool PollForRoom(absl::Span<pollfd> fds, absl::Time deadline);
   void NoteShutdown();
   // The entry for poll(). It ignores the signal once noticed: the signal stays
   // pending and would end every wait.

@@ -59,6 +59,9 @@ class Stream {
   // only its changes are meaningful. nullopt where the kernel doesn't report
   // it.
   virtual std::optional<size_t> unread_bytes() const { return std::nullopt; }
+  // True if poll() reports the descriptor as writable much later than it has
+  // room: TCP's send buffer must first be free to a third.
+  virtual bool shows_room_late() const { return false; }
   // The wire bytes that a TCP peer's machine has acknowledged; it only grows.
   // nullopt for others.
   virtual std::optional<uint64_t> acknowledged_bytes() const {
@@ -96,6 +99,7 @@ class SocketStream : public Stream {
   // TCP: unacknowledged bytes. A Unix socket: unread bytes and the kernel's
   // memory to hold them.
   std::optional<size_t> unread_bytes() const override;
+  bool shows_room_late() const override { return !is_unix_; }
   std::optional<uint64_t> acknowledged_bytes() const override;
   void SetNonBlocking(bool on) override;
   size_t held_bytes() const override;

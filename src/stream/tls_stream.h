@@ -73,6 +73,7 @@ class OpenSslStream : public TlsStream {
   std::optional<size_t> unread_bytes() const override {
     return below_->unread_bytes();
   }
+  bool shows_room_late() const override { return below_->shows_room_late(); }
   std::optional<uint64_t> acknowledged_bytes() const override {
     return below_->acknowledged_bytes();
   }

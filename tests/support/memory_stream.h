@@ -105,6 +105,13 @@ class MemoryPeer {
     counts_unread_ = true;
     unread_bytes_ = bytes;
   }
+  // As TCP does, poll() finds no room although writes succeed; from many bytes
+  // on, the client takes so many between two looks.
+  void ShowRoomLate(size_t taken_between_looks) {
+    CountUnread(SIZE_MAX);
+    shows_room_late_ = true;
+    taken_between_looks_ = taken_between_looks;
+  }
   // As TCP does, the stream tells what the client's machine has acknowledged:
   // so much more at each look. With `on_its_way` something always is.
   void TellAcknowledged(bool on_its_way, uint64_t more_at_each_look) {
@@ -185,6 +192,8 @@ class MemoryPeer {
   bool owes_output_ = false;
   bool counts_unread_ = false;
   size_t unread_bytes_ = 0;
+  bool shows_room_late_ = false;
+  size_t taken_between_looks_ = 1;
   std::optional<uint64_t> acknowledged_;
   uint64_t acknowledged_at_each_look_ = 0;
   size_t writes_ = 0;
@@ -213,8 +222,11 @@ class MemoryStream : public nbdinetd::Stream {
   bool has_output() const override { return peer_.owes_output_; }
   std::optional<size_t> unread_bytes() const override {
     if (!peer_.counts_unread_) return std::nullopt;
-    return peer_.unread_bytes_ == 0 ? 0 : peer_.unread_bytes_--;
+    const size_t bytes = peer_.unread_bytes_;
+    peer_.unread_bytes_ -= std::min(bytes, peer_.taken_between_looks_);
+    return bytes;
   }
+  bool shows_room_late() const override { return peer_.shows_room_late_; }
   std::optional<uint64_t> acknowledged_bytes() const override {
     if (peer_.acknowledged_.has_value()) {
       *peer_.acknowledged_ += peer_.acknowledged_at_each_look_;
@@ -223,7 +235,8 @@ class MemoryStream : public nbdinetd::Stream {
   }
   int input_fd() const override { return peer_.readable_.fd(); }
   int output_fd() const override {
-    return peer_.stalled_ ? peer_.unwritable_.fd() : peer_.writable_.fd();
+    return peer_.stalled_ || peer_.shows_room_late_ ? peer_.unwritable_.fd()
+                                                    : peer_.writable_.fd();
   }
 
  private:

@@ -539,6 +539,33 @@ TEST_F(ChannelTest, WaitsForAPeerWhoseBufferIsFull) {
   EXPECT_EQ(peer_.Receive(), "abc");
 }
 
+constexpr size_t kMuchRoom = 128 << 10;
+
+TEST_F(ChannelTest, GoesOnWithMuchRoomBeforePollShowsIt) {
+  peer_.ShowRoomLate(kMuchRoom);
+  peer_.FailWrites({-EAGAIN});
+  channel_.BeginHandshake(SteadyNow() + absl::Seconds(30));
+  EXPECT_TRUE(channel_.Send("abc"));
+  EXPECT_EQ(peer_.Receive(), "abc");
+}
+
+TEST_F(ChannelTest, WaitsForPollWithLittleRoom) {
+  peer_.ShowRoomLate(1);
+  peer_.FailWrites({-EAGAIN});
+  channel_.BeginHandshake(SteadyNow() + 5 * kShort);
+  EXPECT_FALSE(channel_.Send("abc"));
+  EXPECT_TRUE(channel_.send_timed_out());
+}
+
+TEST_F(StallTest, LooksForRoomDoNotProlongAStall) {
+  peer_.ShowRoomLate(0);
+  peer_.FailWrites({-EAGAIN});
+  const absl::Time start = SteadyNow();
+  EXPECT_FALSE(channel_.Send("abc"));
+  EXPECT_GE(SteadyNow(), start + kShort);
+  EXPECT_TRUE(channel_.send_timed_out());
+}
+
 TEST_F(ChannelTest, APeerThatIsGoneStaysGone) {
   for (const int error : {EPIPE, ECONNRESET, ETIMEDOUT}) {
     MemoryPeer peer;

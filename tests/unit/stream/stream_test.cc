@@ -96,6 +96,7 @@ TEST(TcpStreamTest, SendsSeveralPiecesInOnePacket) {
       setsockopt(connection.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)),
       0);
   SocketStream stream(std::move(connection));
+  EXPECT_TRUE(stream.shows_room_late());
   const auto packets = [&stream] {
     tcp_info info = {};
     socklen_t size = sizeof(info);
@@ -216,6 +217,7 @@ TEST_F(SocketStreamTest, LeavesASocketNonBlockingThatWasSo) {
 }
 
 TEST_F(SocketStreamTest, TellsHowMuchThePeerHasNotRead) {
+  EXPECT_FALSE(stream_->shows_room_late());
   EXPECT_EQ(stream_->unread_bytes(), 0u);
   ASSERT_EQ(Write(*stream_, std::string(5000, 'x')), 5000);
   ASSERT_EQ(Write(*stream_, std::string(5000, 'x')), 5000);
