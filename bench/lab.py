@@ -23,6 +23,7 @@ from pathlib import Path
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 SOURCES = Path(__file__).resolve().parent
+LINK_SERVER = "10.99.0.1"  # the address that link.c gives to the server
 BLKFLSBUF = 0x1261  # linux/fs.h: write back and drop a block device's pages
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -35,6 +36,10 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 class Unavailable(Exception):
     """This machine can't do it, and here is why."""
+
+
+class Unsupported(Unavailable):
+    """No package and no privilege would help: the kernel, or the container around it, lacks it."""
 
 
 def find_program(name):
@@ -137,6 +142,12 @@ class Lab:
             return output
         return self._once(("program", name, flags), compile_it)
 
+    def openssl_program(self, name):
+        try:
+            return self.program(name, "-Wl,--no-as-needed", "-lssl", "-lcrypto")
+        except RuntimeError as error:
+            raise Unavailable(f"{name}.c needs OpenSSL's headers: {error}") from error
+
     # ---- TLS ----
 
     def psk_file(self):
@@ -158,10 +169,11 @@ class Lab:
             run_client([openssl, "req", "-x509", *new_key, "-subj", "/CN=bench", "-days", "2",
                         "-keyout", authority[1], "-out", authority[0]], 10)
             run_client([openssl, "req", *new_key, "-subj", "/CN=localhost",
+                        "-addext", f"subjectAltName=DNS:localhost,IP:{LINK_SERVER}",
                         "-keyout", directory / "server-key.pem", "-out", directory / "csr"], 10)
             run_client([openssl, "x509", "-req", "-in", directory / "csr", "-days", "2",
                         "-CA", authority[0], "-CAkey", authority[1], "-CAcreateserial",
-                        "-out", directory / "server-cert.pem"], 10)
+                        "-copy_extensions", "copy", "-out", directory / "server-cert.pem"], 10)
             return directory
         return self._once("pki", make)
 

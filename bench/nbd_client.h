@@ -182,17 +182,22 @@ static inline int connect_unix(const char* path) {
   return fd;
 }
 
-static inline int connect_loopback(unsigned port) {
+static inline int connect_tcp(const char* host, unsigned port) {
   struct sockaddr_in address = {.sin_family = AF_INET,
-                                .sin_port = htons((uint16_t)port),
-                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+                                .sin_port = htons((uint16_t)port)};
+  if (inet_pton(AF_INET, host, &address.sin_addr) != 1)
+    fail("%s is no IPv4 address", host);
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) fail("socket: %s", strerror(errno));
   if (connect(fd, (struct sockaddr*)&address, sizeof address) != 0)
-    fail("connect to port %u: %s", port, strerror(errno));
+    fail("connect to %s, port %u: %s", host, port, strerror(errno));
   int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   return fd;
+}
+
+static inline int connect_loopback(unsigned port) {
+  return connect_tcp("127.0.0.1", port);
 }
 
 static inline void send_option(int fd, uint32_t option, const void* payload,

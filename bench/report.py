@@ -4,9 +4,9 @@ import re
 
 import growth
 import servers
-from figures import (CPU, EXPLANATIONS, FIGURES, OLD_KERNEL, REFERENCE_TITLES, Samples,
+from figures import (CPU, DISTANT_FIGURES, EXPLANATIONS, FIGURES, OLD_KERNEL, REFERENCE_TITLES, Samples,
                      title_of)
-from workloads import BY_NAME
+from rows import BY_NAME
 
 
 def number(value, digits):
@@ -62,7 +62,7 @@ def goals_table(result):
     columns = shown_servers(result)
     rows = []
     for figure in FIGURES:
-        if figure.workload not in result["samples"]:
+        if figure.workload not in result["samples"] or figure in DISTANT_FIGURES:
             continue
         verdicts = figure.verdicts(samples)
         rows.append([f"{figure.title}, {figure.unit}",
@@ -74,6 +74,32 @@ def goals_table(result):
                                  for verdict in verdicts) or "–"])
     return table(["work", *(server.title for server in columns), "ratio", "goal", "holds"],
                  rows)
+
+
+def distance_table(result):
+    """nbdinetd and a bare sender at the other end of a link."""
+    samples = Samples(result["samples"])
+    others = [server for server in shown_servers(result)
+              if isinstance(server, servers.NbdinetdVariant)]
+    rows = []
+    for figure in DISTANT_FIGURES:
+        if figure.workload not in result["samples"]:
+            continue
+        row = BY_NAME[figure.workload]
+        verdict, = figure.verdicts(samples)
+        cells = [with_spread(samples, figure.workload, key, figure.metric, figure.digits)
+                 for key in (servers.NBDINETD, row.reference.key,
+                             *(server.key for server in others))]
+        rows.append([f"{row.kind}{' over TLS' if row.tls else ''}, {figure.unit}",
+                     f"{row.rtt_ms:g}", number(samples.median(
+                         figure.workload, row.reference.key, "round_trip_ms"), 2),
+                     *cells, ratio_text(verdict),
+                     verdict_text(verdict, result["plan"]["rounds"])])
+    if not rows:
+        return ""
+    return (f"{DISTANT_FIGURES[0].goals[0].text()}, over a link of 1 Gbit/s:\n\n"
+            + table(["work", "round trip, ms", "measured", "nbdinetd, Accept=yes", "bare sender",
+                     *(server.title for server in others), "ratio", "holds"], rows))
 
 
 def kernels_table(result):
@@ -120,6 +146,8 @@ def references_list(result):
     samples = Samples(result["samples"])
     lines = []
     for figure in FIGURES:
+        if figure in DISTANT_FIGURES:
+            continue
         for key in result["samples"].get(figure.workload, {}):
             if key in REFERENCE_TITLES and samples.median(figure.workload, key, figure.metric):
                 value = with_spread(samples, figure.workload, key, figure.metric, figure.digits)
@@ -158,7 +186,8 @@ def machine_text(result, client):
 def whole_report(result):
     parts = [machine_text(result, result["plan"]["client"])
              + " Cells are medians (least–most); ratios are of the medians (least–most of a "
-             "round).", goals_table(result), kernels_table(result), cpu_table(result), explanations_table(result)]
+             "round).", goals_table(result), distance_table(result), kernels_table(result),
+             cpu_table(result), explanations_table(result)]
     references = references_list(result)
     if references:
         parts.append("What the machine does without a server:\n\n" + references)

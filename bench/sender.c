@@ -3,7 +3,8 @@
  *   sender nbd sendfile|write (--unix PATH | --port PORT) FILE
  *       Serves FILE to the client that the servers get too, with just enough
  * NBD for it: fixed answers to the options, no check of a request, reads only,
- * a process per connection. sender nbd memory (--unix PATH | --port PORT) FILE
+ * a process per connection. With --anywhere it listens on every address, and
+ * not on the loopback alone. sender nbd memory (--unix PATH | --port PORT) FILE
  *       The same with answers that are ready: whatever bytes, and the file
  * isn't read. It never sleeps while requests come, answers all that have come
  * together by one system call, and gives structured replies to who asks for
@@ -36,7 +37,7 @@ enum {
 };
 
 struct options {
-  bool use_sendfile, from_memory, tcp;
+  bool use_sendfile, from_memory, tcp, anywhere;
   const char* unix_path;
   unsigned port, connections;
   double seconds;
@@ -234,9 +235,11 @@ static void listen_and_serve(const struct options* options) {
     if (bind(listener, (struct sockaddr*)&address, sizeof address) != 0)
       fail("bind to %s: %s", options->unix_path, strerror(errno));
   } else {
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_port = htons((uint16_t)options->port),
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {
+        .sin_family = AF_INET,
+        .sin_port = htons((uint16_t)options->port),
+        .sin_addr.s_addr =
+            htonl(options->anywhere ? INADDR_ANY : INADDR_LOOPBACK)};
     int on = 1;
     listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
@@ -343,6 +346,7 @@ int main(int argc, char** argv) {
       {"unix", optional_argument, NULL, 'u'},
       {"port", required_argument, NULL, 'p'},
       {"tcp", no_argument, NULL, 't'},
+      {"anywhere", no_argument, NULL, 'a'},
       {"connections", required_argument, NULL, 'c'},
       {"seconds", required_argument, NULL, 's'},
       {NULL, 0, NULL, 0}};
@@ -365,6 +369,9 @@ int main(int argc, char** argv) {
         break;
       case 't':
         options.tcp = true;
+        break;
+      case 'a':
+        options.anywhere = true;
         break;
       case 'c':
         options.connections = (unsigned)strtoul(optarg, NULL, 10);

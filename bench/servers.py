@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import accounting
 import lab
@@ -25,6 +26,23 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+class TcpAddress(NamedTuple):
+    host: str
+    port: int
+
+
+class Place:
+    """Where servers run, and how a client there or elsewhere reaches them by TCP."""
+
+    enter = []                    # the beginning of a command that runs there
+    listens_on = "127.0.0.1"
+    host = "127.0.0.1"            # of URIs
+    tcp_table = "/proc/net/tcp"   # its sockets
+
+
+HERE = Place()
 
 
 class Server:
@@ -43,7 +61,7 @@ class Server:
         """Why it can't be started here, or None."""
         return None
 
-    def command(self, bench_lab, file, unix_path, port):
+    def command(self, bench_lab, file, unix_path, tcp):
         raise NotImplementedError
 
     def daemon_pid_file(self, bench_lab):
@@ -58,8 +76,8 @@ class Server:
         """The command with nbdkit's options for TLS. Only where has_tls is true."""
         raise NotImplementedError
 
-    def start(self, bench_lab, file, transport="unix", tls=()):
-        return Running(self, bench_lab, file, transport, tls)
+    def start(self, bench_lab, file, transport="unix", tls=(), place=HERE):
+        return Running(self, bench_lab, file, transport, tls, place)
 
 
 def _missing(*programs):
@@ -74,9 +92,9 @@ class SocketActivated(Server):
 
     superserver = True
 
-    def superserver_command(self, unix_path, port, *options):
+    def superserver_command(self, unix_path, tcp, *options):
         return [lab.need_program("systemd-socket-activate"), "--accept", *options,
-                "--listen", unix_path or f"127.0.0.1:{port}"]
+                "--listen", unix_path or f"{tcp.host}:{tcp.port}"]
 
 
 class NbdinetdAccept(SocketActivated):
@@ -90,8 +108,8 @@ class NbdinetdAccept(SocketActivated):
     def unavailable(self, bench_lab):
         return _missing("systemd-socket-activate", self.program(bench_lab)[0])
 
-    def command(self, bench_lab, file, unix_path, port):
-        return [*self.superserver_command(unix_path, port), *self.program(bench_lab), file]
+    def command(self, bench_lab, file, unix_path, tcp):
+        return [*self.superserver_command(unix_path, tcp), *self.program(bench_lab), file]
 
     def with_tls(self, command, options):
         return [*command[:-1], *options, command[-1]]
@@ -145,8 +163,8 @@ class NbdinetdListener(Server):
                                stderr=subprocess.STDOUT, check=False).stdout
         return None if b"--unix" in usage else "this nbdinetd does not listen by itself"
 
-    def command(self, bench_lab, file, unix_path, port):
-        where = ["-U", unix_path] if unix_path else ["-i", "127.0.0.1", "-p", str(port)]
+    def command(self, bench_lab, file, unix_path, tcp):
+        where = ["-U", unix_path] if unix_path else ["-i", tcp.host, "-p", tcp.port]
         return [bench_lab.nbdinetd, "-f", *where, file]
 
     def with_tls(self, command, options):
@@ -159,8 +177,8 @@ class Nbdkit(Server):
     def unavailable(self, bench_lab):
         return _missing("nbdkit")
 
-    def command(self, bench_lab, file, unix_path, port):
-        where = ["-U", unix_path] if unix_path else ["-i", "127.0.0.1", "-p", str(port)]
+    def command(self, bench_lab, file, unix_path, tcp):
+        where = ["-U", unix_path] if unix_path else ["-i", tcp.host, "-p", tcp.port]
         return [lab.need_program("nbdkit"), "-f", *where, "file", file]
 
     def with_tls(self, command, options):
@@ -173,8 +191,8 @@ class NbdkitSingle(SocketActivated):
     def unavailable(self, bench_lab):
         return _missing("systemd-socket-activate", "nbdkit")
 
-    def command(self, bench_lab, file, unix_path, port):
-        return [*self.superserver_command(unix_path, port, "--inetd"),
+    def command(self, bench_lab, file, unix_path, tcp):
+        return [*self.superserver_command(unix_path, tcp, "--inetd"),
                 lab.need_program("nbdkit"), "-s", "file", file]
 
     def with_tls(self, command, options):
@@ -185,8 +203,8 @@ class QemuNbd(Server):
     def unavailable(self, bench_lab):
         return _missing("qemu-nbd")
 
-    def command(self, bench_lab, file, unix_path, port):
-        where = ["-k", unix_path] if unix_path else ["-b", "127.0.0.1", "-p", str(port)]
+    def command(self, bench_lab, file, unix_path, tcp):
+        where = ["-k", unix_path] if unix_path else ["-b", tcp.host, "-p", tcp.port]
         return [lab.need_program("qemu-nbd"), "--persistent", "--shared=0", "-f", "raw",
                 "-x", EXPORT, *where, file]
 
@@ -200,9 +218,9 @@ class NbdServer(Server):
     def daemon_pid_file(self, bench_lab):
         return bench_lab.directory / "nbd-server.pid"
 
-    def command(self, bench_lab, file, unix_path, port):
+    def command(self, bench_lab, file, unix_path, tcp):
         where = (f"unixsock = {unix_path}" if unix_path
-                 else f"listenaddr = 127.0.0.1\nport = {port}")
+                 else f"listenaddr = {tcp.host}\nport = {tcp.port}")
         config = bench_lab.directory / "nbd-server.conf"
         config.write_text(f"[generic]\n{where}\nallowlist = true\n\n[{EXPORT}]\n"
                           f"exportname = {file}\nflush = true\nfua = true\ntrim = true\n")
@@ -219,9 +237,25 @@ class BareSender(Server):
         super().__init__(key, title)
         self.how = how
 
-    def command(self, bench_lab, file, unix_path, port):
-        where = f"--unix={unix_path}" if unix_path else f"--port={port}"
-        return [bench_lab.program("sender"), "nbd", self.how, where, file]
+    def command(self, bench_lab, file, unix_path, tcp):
+        where = [f"--unix={unix_path}"] if unix_path else [f"--port={tcp.port}"]
+        if tcp and tcp.host != HERE.host:
+            where.append("--anywhere")
+        return [bench_lab.program("sender"), "nbd", self.how, *where, file]
+
+
+class TlsSender(Server):
+    """tls_sender.c: the same over TLS, by certificates."""
+
+    is_peer = False
+
+    def command(self, bench_lab, file, unix_path, tcp):
+        return [bench_lab.openssl_program("tls_sender"), f"--port={tcp.port}", file]
+
+    def with_tls(self, command, options):
+        directory = next(option.partition("=")[2] for option in options
+                         if option.startswith("--tls-certificates="))
+        return [*command[:-1], f"--certificates={directory}", command[-1]]
 
 
 NBDINETD = "nbdinetd"
@@ -241,7 +275,9 @@ BARE_SENDERS = [
     BareSender("sender-write", "bare sender, write", "write"),
 ]
 READY_SENDER = BareSender("sender-memory", "a sender that has all answers ready", "memory")
-BY_KEY = {server.key: server for server in [*SERVERS, *BARE_SENDERS, READY_SENDER]}
+TLS_SENDER = TlsSender("sender-tls", "bare sender, TLS")
+BY_KEY = {server.key: server
+          for server in [*SERVERS, *BARE_SENDERS, READY_SENDER, TLS_SENDER]}
 
 
 def add_variant(name, words):
@@ -263,28 +299,30 @@ def add_as_kernel(version):
 class Running:
     """A started server. Use as a context manager, or call stop()."""
 
-    def __init__(self, server, bench_lab, file, transport, tls):
+    def __init__(self, server, bench_lab, file, transport, tls, place):
         self.server = server
+        self._place = place
         self._lab = bench_lab
         self._log_path = bench_lab.directory / "server.log"
         self._pid_file = server.daemon_pid_file(bench_lab)
         self._daemon = None
-        self.unix_path = self.port = None
+        self.unix_path = self.tcp = None
         if transport == "unix":
             self.unix_path = str(bench_lab.socket_directory / "socket")
             Path(self.unix_path).unlink(missing_ok=True)
             self.uri = f"nbd+unix:///{EXPORT}?socket={self.unix_path}"
             self.address = ["--unix", self.unix_path]
         else:
-            self.port = free_port()
-            self.uri = f"nbd://127.0.0.1:{self.port}/{EXPORT}"
-            self.address = ["--port", str(self.port)]
-        command = server.command(bench_lab, str(file), self.unix_path, self.port)
+            self.tcp = TcpAddress(place.listens_on, free_port())
+            self.uri = f"nbd://{place.host}:{self.tcp.port}/{EXPORT}"
+            self.address = ["--port", str(self.tcp.port)]
+        command = server.command(bench_lab, str(file), self.unix_path, self.tcp)
         if tls:
             command = server.with_tls(command, tls)
         self._account = accounting.open_account()
         try:
-            self._spawn([str(word) for word in [*server.surroundings(bench_lab), *command]])
+            self._spawn([str(word) for word in [*place.enter, *server.surroundings(bench_lab),
+                                          *command]])
             self.offers = self._wait_until_it_serves()
             self._resting = self._rest()
         except BaseException:
@@ -322,7 +360,8 @@ class Running:
                 raise RuntimeError(f"{self.server.title} ended: {self.log_tail()}")
             if self._can_connect():
                 try:
-                    return json.loads(lab.run_client([blaster, "info", *self.address], 1))
+                    return json.loads(lab.run_client([*self._place.enter, blaster, "info",
+                                                      *self.address], 1))
                 except RuntimeError as error:
                     # Who listens should serve; a second more is for one that is not ready.
                     deadline = min(deadline, time.monotonic() + 1)
@@ -348,9 +387,9 @@ class Running:
             # The flag is __SO_ACCEPTCON.
             return re.search(rf"00010000 .* {re.escape(self.unix_path)}$",
                              Path("/proc/net/unix").read_text(), re.MULTILINE) is not None
-        address = socket.inet_aton("127.0.0.1")[::-1].hex().upper()
-        tables = Path("/proc/net/tcp").read_text()
-        return f" {address}:{self.port:04X} 00000000:0000 0A " in tables
+        address = socket.inet_aton(self.tcp.host)[::-1].hex().upper()
+        table = Path(self._place.tcp_table).read_text()
+        return f" {address}:{self.tcp.port:04X} 00000000:0000 0A " in table
 
     def _rest(self):
         """The processes when no client is there."""

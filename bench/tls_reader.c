@@ -101,8 +101,10 @@ int main(int argc, char** argv) {
       {"unix", 1, NULL, 'u'},    {"port", 1, NULL, 'p'},
       {"seconds", 1, NULL, 't'}, {"size", 1, NULL, 's'},
       {"depth", 1, NULL, 'd'},   {"psk", 1, NULL, 'k'},
+      {"host", 1, NULL, 'h'},    {"random", 0, NULL, 'r'},
       {NULL, 0, NULL, 0}};
-  const char* path = NULL;
+  const char *path = NULL, *host = "127.0.0.1";
+  bool at_random = false;
   unsigned port = 0, depth = 8;
   uint32_t size = 256 << 10;
   double seconds = 1;
@@ -118,12 +120,16 @@ int main(int argc, char** argv) {
       size = (uint32_t)atoi(optarg);
     else if (letter == 'd')
       depth = (unsigned)atoi(optarg);
+    else if (letter == 'h')
+      host = optarg;
+    else if (letter == 'r')
+      at_random = true;
     else if (letter == 'k')
       psk = optarg;
     else
       return 64;
   }
-  int fd = path ? connect_unix(path) : connect_loopback(port);
+  int fd = path ? connect_unix(path) : connect_tcp(host, port);
   read_greeting(fd);
   uint32_t flags = htobe32(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
   write_exactly(fd, &flags, sizeof flags);
@@ -158,8 +164,11 @@ int main(int argc, char** argv) {
     struct nbd_request requests[64];
     unsigned count = 0;
     while (!stop && asked < answered + depth && count < 64) {
+      next = at_random ? next * 6364136223846793005u + 1442695040888963407u
+                       : next + 1;
+      const uint64_t block = (at_random ? next >> 24 : next) % blocks;
       requests[count++] =
-          make_request(NBD_CMD_READ, asked++, next++ % blocks * size, size);
+          make_request(NBD_CMD_READ, asked++, block * size, size);
     }
     if (count > 0) tls_write(requests, count * sizeof *requests);
     ssize_t got = read(fd, buffer + filled, sizeof buffer - filled);

@@ -99,10 +99,11 @@ def repeat_for(seconds, work):
             return count, elapsed
 
 
-def fio(bench_lab, seconds, rw, block, depth, *options):
-    """One fio job; returns its statistics of the one direction that it has."""
+def fio(bench_lab, seconds, rw, block, depth, *options, within=()):
+    """One fio job; returns its statistics of the one direction that it has. `within` is the beginning
+    of a command that runs it elsewhere."""
     output = bench_lab.directory / "fio.json"
-    lab.run_client([lab.need_program("fio"), "--name=bench", f"--rw={rw}", f"--bs={block}",
+    lab.run_client([*within, lab.need_program("fio"), "--name=bench", f"--rw={rw}", f"--bs={block}",
                     # Its jobs would be processes in sessions of their own, which outlive it
                     # when it is interrupted.
                     "--thread",
@@ -248,10 +249,7 @@ class Tls(Workload):
 
     @staticmethod
     def _reader(bench_lab):
-        try:
-            return bench_lab.program("tls_reader", "-Wl,--no-as-needed", "-lssl", "-lcrypto")
-        except RuntimeError as error:
-            raise Unavailable(f"tls_reader.c needs OpenSSL's headers: {error}") from error
+        return bench_lab.openssl_program("tls_reader")
 
     def sample(self, bench_lab, plan, participant):
         file = bench_lab.random_file("read.img")
@@ -514,39 +512,3 @@ class SparseCopy(Workload):
                 running, lambda: repeat_for(plan.seconds, lambda: lab.run_client(command, 60)))
         return {"ms": elapsed / count * 1e3,
                 "cpu_s_per_gb": cpu / count / plan.sparse_data_bytes * 1e9}
-
-
-WORKLOADS = [
-    OneKind("randread-d32", "randread 4 KiB, depth 32", "randread", 4 * KIB, 32,
-            [servers.READY_SENDER]),
-    OneKind("randread-d1", "randread 4 KiB, depth 1", "randread", 4 * KIB, 1,
-            [servers.READY_SENDER]),
-    OneKind("randwrite-d32", "randwrite 4 KiB, depth 32", "randwrite", 4 * KIB, 32),
-    OneKind("read-1m", "read 1 MiB, depth 8", "read", MIB, 8, servers.BARE_SENDERS),
-    OneKind("blaster-randread-d32", "by blaster: randread 4 KiB, depth 32", "randread",
-            4 * KIB, 32, [servers.READY_SENDER], client="blaster"),
-    OneKind("blaster-randwrite-d32", "by blaster: randwrite 4 KiB, depth 32", "randwrite",
-            4 * KIB, 32, client="blaster"),
-    OneKind("blaster-read-1m", "by blaster: read 1 MiB, depth 8", "read", MIB, 8,
-            servers.BARE_SENDERS, client="blaster"),
-    OneKind("blaster-write-1m", "by blaster: write 1 MiB, depth 8", "write", MIB, 8,
-            client="blaster"),
-    Copy("copy1", "copy1, Unix", 1, "unix"),
-    Copy("copy1-tcp", "copy1, TCP", 1, "tcp"),
-    Copy("copy4-unix", "copy4, Unix", 4, "unix"),
-    Copy("copy4-tcp", "copy4, TCP", 4, "tcp"),
-    Tls("copy", "psk"),
-    Tls("copy", "x509"),
-    Tls("read", "psk"),
-    Tls("read", "x509"),
-    OneKind("write-1m", "write 1 MiB, depth 8", "write", MIB, 8),
-    Startup(),
-    IdleMemory(),
-    Cold("cold-file", "cold randread 4 KiB, depth 32, page cache dropped", on_loop=False),
-    Cold("cold-loop", "cold randread 4 KiB, depth 32, O_DIRECT loop device", on_loop=True),
-    Mixed(),
-    Extents(),
-    SparseCopy(),
-    ConnectRate(),
-]
-BY_NAME = {workload.name: workload for workload in WORKLOADS}

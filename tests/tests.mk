@@ -251,6 +251,14 @@ bench_as_kernel_CFLAGS = $(WARNING_FLAGS)
 bench_as_kernel_LDADD =
 bench_as_kernel_LDFLAGS =
 
+# ---- Networks with distance ----
+
+check_PROGRAMS += bench/link
+bench_link_SOURCES = bench/link.c
+bench_link_CFLAGS = $(WARNING_FLAGS)
+bench_link_LDADD =
+bench_link_LDFLAGS =
+
 # ---- Intruders ----
 
 # The program with somebody else in it (tests/support/intruder.cc), who is not
