@@ -133,6 +133,7 @@ python_tests = \
 	tests/system/clients_test.py \
 	tests/system/command_line_test.py \
 	tests/system/directory_exports_test.py \
+	tests/system/distance_test.py \
 	tests/system/ends_test.py \
 	tests/system/exclusive_test.py \
 	tests/system/faults_test.py \
@@ -222,7 +223,8 @@ tests_support_eio_fs_LDADD = $(FUSE3_LIBS) -lpthread
 EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/system/pid1_nbdinetctl_test.py tests/support/nbdinetctl_schema.json \
 	tests/support/client_root.py tests/support/clients.py \
-	tests/support/faults.py tests/support/file_systems.py \
+	tests/support/far_client.py tests/support/faults.py \
+	tests/support/file_systems.py \
 	tests/support/harness.py tests/support/intruder.py \
 	tests/support/listening.py \
 	tests/support/nbd_client.py tests/support/pid1 tests/support/pid1.py \

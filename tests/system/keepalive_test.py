@@ -1,19 +1,19 @@
 #!/usr/bin/python3
 """A TCP client whose machine can't be reached: --keepalive ends the connection of a silent one,
 --stall-timeout that of one with a reply on its way, and a client whose link comes back before that
-keeps its connection.
+keeps its connection. Also how a long request ends whose client is gone.
 
 The client's machine is a network namespace at the other end of a veth link. The link goes down there,
 so that the server receives nothing any more, as after a loss of power or of the network. All cases
 share the same two failures of the link, since each takes seconds.
 """
 
-import ctypes
 import fcntl
 import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -21,13 +21,12 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from far_client import Machines, enter_network  # noqa: E402
+from faults import FailingFs, need_privilege  # noqa: E402
 from harness import *  # noqa: E402
 from listening import *  # noqa: E402
 
 SERVER, CLIENT = "10.99.0.1", "10.99.0.2"
-CLONE_NEWNET = 0x40000000
-
-_libc = ctypes.CDLL(None, use_errno=True)
 is_private = False  # the network
 
 
@@ -35,18 +34,17 @@ def ip(*words):
     subprocess.run([need("ip"), *words], check=True, stdin=subprocess.DEVNULL)
 
 
-class Link:
+class Link(Machines):
     """A link to a machine of its own, on which clients are."""
 
     def __init__(self, t):
         require(is_private, "needs a network of its own")
-        self._server_ns = os.open("/proc/self/ns/net", os.O_RDONLY)
-        self._enter(None)
-        self._client_ns = os.open("/proc/self/ns/net", os.O_RDONLY)
-        self._enter(self._server_ns)
-        for descriptor in (self._server_ns, self._client_ns):
-            t.defer(os.close, descriptor)
-        target = f"/proc/{os.getpid()}/fd/{self._client_ns}"
+        server = os.open("/proc/self/ns/net", os.O_RDONLY)
+        enter_network()
+        client = os.open("/proc/self/ns/net", os.O_RDONLY)
+        enter_network(server)
+        super().__init__(t, server, client, SERVER)
+        target = f"/proc/{os.getpid()}/fd/{client}"
         made = subprocess.run([need("ip"), "link", "add", "here", "type", "veth", "peer", "name",
                                "there", "netns", target], check=False, capture_output=True)
         if made.returncode:
@@ -57,36 +55,14 @@ class Link:
         self.there(ip, "address", "add", f"{CLIENT}/24", "dev", "there")
         self.set_up(True)
 
-    def _enter(self, namespace):
-        if (_libc.unshare(CLONE_NEWNET) if namespace is None else
-                _libc.setns(namespace, CLONE_NEWNET)) != 0:
-            raise OSError(ctypes.get_errno(), "a network namespace")
-
-    def there(self, function, *arguments):
-        """Calls it on the client's machine. A socket that it makes stays there."""
-        self._enter(self._client_ns)
-        try:
-            return function(*arguments)
-        finally:
-            self._enter(self._server_ns)
-
     def set_up(self, up):
         self.there(ip, "link", "set", "there", "up" if up else "down")
-
-    def connection(self):
-        """(client's end, server's end)"""
-        with socket.create_server((SERVER, 0)) as listener:
-            client = self.there(socket.socket)
-            client.settimeout(GUARD)
-            client.connect(listener.getsockname())
-            server, _ = listener.accept()
-        return client, server
 
 
 class Connection:
     """A client there, served here, and how long ago its machine was surely reachable."""
 
-    def __init__(self, t, link, *arguments, kernel=None, structured=True):
+    def __init__(self, t, link, *arguments, kernel=None, structured=True, disk=None):
         """With `kernel`, keepalive is on as a .socket unit may have it: (idle, interval, probes)."""
         ours, theirs = link.connection()
         t.defer(ours.close)
@@ -95,7 +71,7 @@ class Connection:
             for option, value in zip((socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL,
                                       socket.TCP_KEEPCNT), kernel):
                 theirs.setsockopt(socket.IPPROTO_TCP, option, value)
-        self.process = t.spawn([NBDINETD, *arguments, t.pattern_image(MIB)], fds={3: theirs},
+        self.process = t.spawn([NBDINETD, *arguments, disk or t.pattern_image(MIB)], fds={3: theirs},
                                listen_fds=1, listen_pid="own")
         theirs.close()
         self.client = Client(ours).start(structured=structured)
@@ -194,6 +170,106 @@ def _(t):
     for _ in range(replies - 2):
         eq(going_on.client.receive(length)[16:], pattern(0, MIB))
     going_on.is_served()
+
+
+# ------------------------------------------------------------------ a long request
+
+PIECE = 256 * MIB  # kTaskPieceBytes
+ESTABLISHED, CLOSE_WAIT = 1, 8  # of linux/tcp.h
+
+
+class LongTrim(Connection):
+    """A connection whose trim of four pieces is inside of its first one."""
+
+    def __init__(self, t, link, *arguments):
+        need_privilege("fuse")
+        self.fs = FailingFs(t.fresh("fs"), b"")
+        self.fs.__enter__()
+        t.defer(self.fs.__exit__)
+        os.truncate(self.fs.backing, 4 * PIECE)
+        super().__init__(t, link, *arguments, disk=self.fs.disk)
+        self.fs.rule("fallocate", "hold", 0, None, 1)
+        self.port = self.client._socket.getsockname()[1]
+        self.heard = time.monotonic()
+        self.trim = self.client.request(NBD_CMD_TRIM, 0, 4 * PIECE)
+        self.fs.wait_held(1)
+        wait_steady(lambda: (waits_of(self.process.pid), state_of(self.process.pid)))
+        self.waits = waits_of(self.process.pid)
+
+    def state(self):
+        """Of the server's socket; None when the kernel has given the connection up."""
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if int(fields[2].partition(":")[2], 16) == self.port:
+                return int(fields[3], 16)
+        return None
+
+    def wait_noticed(self):
+        """The server has woken up since the trim began, and sleeps again."""
+        wait_until(lambda: waits_of(self.process.pid) > self.waits
+                   and state_of(self.process.pid) == "S", "the server to notice")
+        self.waits = waits_of(self.process.pid)
+
+    def wait_given_up(self):
+        wait_until(lambda: self.state() is None, "the end of the connection")
+        self.wait_noticed()
+
+    def ends(self, status, words, pieces):
+        self.fs.release()
+        self.process.expect(status)
+        eq(self.fs.count("fallocates"), pieces, f"{self.arguments}: pieces that were begun")
+        matches(words, self.process.stderr())
+
+    def is_answered(self):
+        self.fs.release()
+        self.client.answer(self.trim).check()
+        eq(self.fs.count("fallocates"), 4, f"{self.arguments}: pieces")
+
+
+@test("a link that goes down during a long trim: after --keepalive it ends before its next piece, with "
+      "status 75, and not before that time")
+def _(t):
+    link = Link(t)
+    gone, patient = (LongTrim(t, link, f"--keepalive={time_}") for time_ in ("3s", "1min"))
+    link.set_up(False)
+    gone.wait_given_up()
+    elapsed = time.monotonic() - gone.heard
+    gone.ends(EX_TIMED_OUT, "ended: client vanished: the connection timed out; ", pieces=1)
+    assert elapsed >= 2.9, f"after {elapsed:.2f} s already"
+    eq(patient.state(), ESTABLISHED)
+    link.set_up(True)
+    patient.is_answered()
+    patient.client.disconnect()
+    patient.process.expect(EX_OK)
+
+
+@test("a TCP client that is killed during a long trim: one that leaves bytes unread ends it at once; "
+      "otherwise the client's machine answers keepalive probes until it has forgotten the connection")
+def _(t):
+    link = Link(t)
+    # How long that machine remembers it: net.ipv4.tcp_fin_timeout of ip(7), 60 s.
+    link.there(Path("/proc/sys/net/ipv4/tcp_fin_timeout").write_text, "1")
+    reset = LongTrim(t, link, "--keepalive=infinity")
+    reset.client._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset.client.close()
+    reset.wait_given_up()
+    reset.ends(EX_PROTOCOL, "ended: client vanished: the connection was reset; ", pieces=1)
+
+    killed, half_closed = LongTrim(t, link, "--keepalive=2s"), LongTrim(t, link, "--keepalive=2s")
+    never = LongTrim(t, link, "--keepalive=infinity")
+    half_closed.client._socket.shutdown(socket.SHUT_WR)
+    for one in (killed, never):
+        one.client.close()
+    for one in (killed, half_closed, never):
+        one.wait_noticed()
+    killed.wait_given_up()
+    killed.ends(EX_PROTOCOL, "ended: client left without reading its replies; ", pieces=1)
+    # Nothing asks that client's machine. And one that still reads answers.
+    for one in (half_closed, never):
+        eq(one.state(), CLOSE_WAIT, f"{one.arguments}: state")
+    never.ends(EX_OK, "ended: client closed the connection; ", pieces=4)
+    half_closed.is_answered()
+    half_closed.process.expect(EX_OK)
 
 
 if __name__ == "__main__":
