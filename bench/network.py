@@ -5,6 +5,7 @@ import ctypes
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -89,8 +90,13 @@ class Link:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
-        self._end()
+    def __exit__(self, kind, error, trace):
+        ended = self._process.poll() is not None
+        said = self._end()
+        if said:
+            print(said, file=sys.stderr, flush=True)
+        if ended:
+            raise RuntimeError(f"the link ended before its time: {said}") from error
 
     def _end(self):
         self._process.stdin.close()
@@ -99,5 +105,7 @@ class Link:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        said = self._process.stderr.read().decode(errors="replace").strip()
         self._process.stdout.close()
         self._process.stderr.close()
+        return said
