@@ -16,8 +16,8 @@ constexpr size_t kMinWritePiece = 64 << 10;
 }  // namespace
 
 void WriteReceiver::Begin(const Request& request, const Verdict& verdict) {
-  write_.emplace();
-  write_->own = {request, verdict.error, verdict.sentence};
+  write_ = PendingWrite{.own = {request, verdict.error, verdict.sentence},
+                        .shared = nullptr};
 }
 
 bool WriteReceiver::Continue() {
