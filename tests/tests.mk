@@ -298,12 +298,12 @@ torture-file-systems: all
 	$(MAKE) $(check_LIBRARIES) $(check_PROGRAMS)
 	$(AM_TESTS_ENVIRONMENT) \
 	NBDINETD_FILE_SYSTEMS_SECONDS=$${NBDINETD_FILE_SYSTEMS_SECONDS:-60} \
-	  /usr/bin/python3 $(srcdir)/tests/file_systems_test.py
+	  /usr/bin/python3 $(srcdir)/tests/torture/file_systems_test.py
 
 faults-long: all
 	$(MAKE) $(check_PROGRAMS)
 	$(AM_TESTS_ENVIRONMENT) NBDINETD_FAULTS_ALL=1 \
-	  /usr/bin/python3 $(srcdir)/tests/failing_calls_test.py
+	  /usr/bin/python3 $(srcdir)/tests/system/failing_calls_test.py
 
 # Leaks and bad accesses, with and without faults, in a build of its own.
 memory_tests = $(unit_tests) $(protocol_tests) $(torture_tests) \
@@ -326,6 +326,6 @@ check-valgrind: all
 	NBDINETD_TORTURE_SECONDS=$${NBDINETD_TORTURE_SECONDS:-60} \
 	  tests/torture/torture_test && \
 	NBDINETD_FAULTS_SECONDS=$${NBDINETD_FAULTS_SECONDS:-120} \
-	  /usr/bin/python3 $(srcdir)/tests/failing_calls_test.py
+	  /usr/bin/python3 $(srcdir)/tests/system/failing_calls_test.py
 
 include $(top_srcdir)/tests/fuzz/fuzz.mk
