@@ -39,7 +39,9 @@ class TlsStream : public Stream {
   // subject (RFC 2253) or its PSK identity. Empty when no certificate was
   // requested.
   virtual const std::string& identity() const = 0;
-  // "TLSv1.3, TLS_AES_128_GCM_SHA256, ..." for the log.
+  // For the log: "TLSv1.3, TLS_AES_128_GCM_SHA256, in the kernel". The end is
+  // "sent by the kernel" where the kernel only encrypts, and missing where
+  // OpenSSL does all.
   virtual std::string description() const = 0;
 };
 

@@ -219,11 +219,11 @@ void OpenSslStream::LeaveKernel() {
   ForgetKernel();
   BIO* writer = lib_.SSL_get_wbio(ssl_);
   kernel_sends_ = lib_.BIO_ctrl(writer, BIO_CTRL_GET_KTLS_SEND, 0, nullptr) > 0;
-  const bool receives =
+  kernel_receives_ =
       lib_.BIO_ctrl(writer, BIO_CTRL_GET_KTLS_RECV, 0, nullptr) > 0;
   if (!kernel_sends_) lib_.SSL_set0_wbio(ssl_, MakeBio());
-  if (!receives) lib_.SSL_set0_rbio(ssl_, MakeBio());
-  if (!kernel_sends_ && !receives) below_->SetNonBlocking(false);
+  if (!kernel_receives_) lib_.SSL_set0_rbio(ssl_, MakeBio());
+  if (!kernel_sends_ && !kernel_receives_) below_->SetNonBlocking(false);
   if (kernel_sends_) lib_.SSL_set_msg_callback(ssl_, &WatchMessages);
 }
 
@@ -343,10 +343,18 @@ bool OpenSslStream::IsAllowed() const {
 }
 
 std::string OpenSslStream::description() const {
+  const char* kernel = "";
+  if (kernel_sends_ && kernel_receives_) {
+    kernel = ", in the kernel";
+  } else if (kernel_sends_) {
+    kernel = ", sent by the kernel";
+  } else if (kernel_receives_) {
+    kernel = ", received by the kernel";
+  }
   return absl::StrCat(lib_.SSL_get_version(ssl_), ", ",
                       absl::NullSafeStringView(lib_.SSL_CIPHER_get_name(
                           lib_.SSL_get_current_cipher(ssl_))),
-                      kernel_sends_ ? ", in the kernel" : "");
+                      kernel);
 }
 
 ssize_t OpenSslStream::ResultOf(int result) {

@@ -134,6 +134,7 @@ class OpenSslStream : public TlsStream {
   bool established_ = false;
   bool kernel_tried_ = false;
   bool kernel_sends_ = false;
+  bool kernel_receives_ = false;
   // OpenSSL continues when output_ has room.
   bool wants_output_ = false;
   bool new_keys_wanted_ = false;  // which the kernel can't change
