@@ -65,8 +65,10 @@ ssize_t Simulation::Read(absl::Span<char> buffer) {
       case End::kSilence:
         return 0;
       case End::kReset:
+        BreakSends();
         return -ECONNRESET;
       case End::kTimedOut:
+        BreakSends();
         return -ETIMEDOUT;
     }
   }
@@ -141,7 +143,7 @@ short Simulation::ReadyEvents(const pollfd& entry) {
       break;
     case kOutputFd:
       if (hung_up()) {
-        if (send_error_ == 0) send_error_ = -EPIPE;
+        BreakSends();
         return static_cast<short>(POLLERR | POLLHUP | entry.events);
       }
       ready = now_ns_ >= stalled_until_ns_;

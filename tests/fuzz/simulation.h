@@ -114,6 +114,10 @@ class Simulation {
   // How many bytes a write may take now; or a negated errno.
   ssize_t SendLimit();
   short ReadyEvents(const pollfd& entry);
+  // The server knows that the client is gone: nothing can be sent any more.
+  void BreakSends() {
+    if (send_error_ == 0) send_error_ = -EPIPE;
+  }
   // The client is gone, and poll() says so.
   bool hung_up() const {
     return ends_in_error() && received_ == stream_.size();
