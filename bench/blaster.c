@@ -7,9 +7,10 @@
  *
  *   run      random or sequential requests for --seconds
  *   connect  connect, haggle, read 4 KiB and leave, again and again for
- * --seconds hold     open --connections, then wait for the end of standard
- * input extents  ask for the allocation of the whole export info     what the
- * server offers
+ *            --seconds
+ *   hold     open --connections, then wait for the end of standard input
+ *   extents  ask for the allocation of the whole export
+ *   info     what the server offers
  *
  * Every command prints one line of JSON. `run --staged` prints one more, when
  * it is connected, waits for a line on standard input before it starts, and
