@@ -493,12 +493,26 @@ char Storage::ByteBefore(const Changed& changed, uint64_t position) const {
   return page == changed.before.end() ? '\0' : page->second[position % kPage];
 }
 
-bool Storage::HadByte(uint64_t position, char byte, size_t since) const {
+std::vector<const Storage::Changed*> Storage::ChangesOf(uint64_t offset,
+                                                        uint64_t length,
+                                                        size_t since) const {
+  std::vector<const Changed*> found;
   for (size_t i = since; i < changes_.size(); ++i) {
     const Changed& changed = changes_[i];
-    if (position >= changed.offset &&
-        position - changed.offset < changed.length &&
-        ByteBefore(changed, position) == byte) {
+    if (changed.offset < offset + length &&
+        offset < changed.offset + changed.length) {
+      found.push_back(&changed);
+    }
+  }
+  return found;
+}
+
+bool Storage::HadByte(uint64_t position, char byte,
+                      const std::vector<const Changed*>& changes) const {
+  for (const Changed* changed : changes) {
+    if (position >= changed->offset &&
+        position - changed->offset < changed->length &&
+        ByteBefore(*changed, position) == byte) {
       return true;
     }
   }
@@ -517,9 +531,10 @@ std::optional<size_t> Storage::FirstDifference(uint64_t offset,
     const char* now =
         (page == nullptr ? zeroes : *page).data() + position % kPage;
     if (std::memcmp(now, bytes.data() + done, n) != 0) {
+      const std::vector<const Changed*> changes = ChangesOf(position, n, since);
       for (size_t i = 0; i < n; ++i) {
         if (now[i] != bytes[done + i] &&
-            !HadByte(position + i, bytes[done + i], since)) {
+            !HadByte(position + i, bytes[done + i], changes)) {
           return done + i;
         }
       }

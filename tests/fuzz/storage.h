@@ -136,7 +136,11 @@ class Storage {
   Page& WritablePage(uint64_t number);
   bool IsCached(uint64_t number) const;
   char ByteBefore(const Changed& changed, uint64_t position) const;
-  bool HadByte(uint64_t position, char byte, size_t since) const;
+  // The changes of the range since then: there may be millions of others.
+  std::vector<const Changed*> ChangesOf(uint64_t offset, uint64_t length,
+                                        size_t since) const;
+  bool HadByte(uint64_t position, char byte,
+               const std::vector<const Changed*>& changes) const;
 
   Simulation& simulation_;
   const uint64_t export_size_;
