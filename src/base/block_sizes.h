@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "base/limits.h"
 
 namespace nbdinetd {
@@ -28,6 +30,10 @@ struct BlockSizes {
   // server with other constraints than the specification's defaults must.
   bool chosen = false;
 };
+
+// Parses MIN:PREFERRED:MAX, each as ParseByteSize(). An error has a sentence
+// for the administrator, without the text.
+absl::StatusOr<BlockSizes> ParseBlockSizes(absl::string_view text);
 
 }  // namespace nbdinetd
 

@@ -3,24 +3,19 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <array>
-#include <bit>
-#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <string>
 #include <utility>
-#include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/block_sizes.h"
-#include "base/byte_size.h"
 #include "base/errors.h"
 #include "base/limits.h"
 #include "base/time_span.h"
@@ -167,44 +162,10 @@ absl::Status SetCheck(const GivenOption& given, Options& options) {
                        "use text or json", options.check_json);
 }
 
-// MIN:PREFERRED:MAX ("Size constraints").
 absl::Status SetBlockSize(const GivenOption& given, Options& options) {
-  const std::vector<absl::string_view> parts =
-      absl::StrSplit(given.argument, ':');
-  std::array<uint32_t, 3> sizes;
-  if (parts.size() != sizes.size()) {
-    return Complain(given, "MIN:PREFERRED:MAX is needed, as in 512:4K:32M");
-  }
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    const std::optional<uint64_t> size = ParseByteSize(parts[i]);
-    if (!size.has_value() || *size > kMaxPayloadBytes) {
-      return Complain(given, absl::StrCat(Quoted(parts[i]),
-                                          " is no size of up to 64M; use "
-                                          "bytes, or a number with K or M"));
-    }
-    sizes[i] = static_cast<uint32_t>(*size);
-  }
-  const auto [minimum, preferred, maximum] = sizes;
-  if (!std::has_single_bit(minimum) || minimum > BlockSizes::kMaxMinimum) {
-    return Complain(given, "MIN must be a power of 2, of up to 64K");
-  }
-  if (!std::has_single_bit(preferred) || preferred < minimum ||
-      preferred < BlockSizes::kMinPreferred) {
-    return Complain(given,
-                    "PREFERRED must be a power of 2, and no less than MIN and "
-                    "512");
-  }
-  if (maximum < preferred || maximum % minimum != 0) {
-    return Complain(given,
-                    "MAX must be a multiple of MIN, and no less than "
-                    "PREFERRED");
-  }
-  options.export_settings.block_sizes =
-      BlockSizes{.minimum = minimum,
-                 .preferred = preferred,
-                 .advertised_payload = maximum,
-                 .accepted_payload = maximum,
-                 .chosen = true};
+  const absl::StatusOr<BlockSizes> sizes = ParseBlockSizes(given.argument);
+  if (!sizes.ok()) return Complain(given, sizes.status().message());
+  options.export_settings.block_sizes = *sizes;
   return absl::OkStatus();
 }
 
@@ -249,6 +210,7 @@ constexpr char kSystemdsSocket[] = "the socket is ListenStream= of [Socket]";
 constexpr char kNoMeaning[] = "it changes nothing";
 constexpr char kSystemdsService[] = "systemd knows the process by itself";
 
+// One table, which is why this file has more than 500 lines.
 constexpr OptionRow kTable[] = {
     {.letter = 'r',
      .name = "readonly",
