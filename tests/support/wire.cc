@@ -126,24 +126,28 @@ Bytes OptionMessage(uint32_t option, std::string_view payload) {
   return Writer().U64(kIHaveOpt).U32(option).String32(payload).bytes();
 }
 
-Bytes RequestMessage(const Request& request) {
+namespace {
+
+// Both kinds of headers up to the length.
+Writer RequestStart(uint32_t magic, const Request& request) {
   return Writer()
-      .U32(kRequestMagic)
+      .U32(magic)
       .U16(request.flags)
       .U16(request.type)
       .U64(request.cookie.value_or(0))
-      .U64(request.offset)
+      .U64(request.offset);
+}
+
+}  // namespace
+
+Bytes RequestMessage(const Request& request) {
+  return RequestStart(kRequestMagic, request)
       .U32(static_cast<uint32_t>(request.length))
       .bytes();
 }
 
 Bytes ExtendedRequestMessage(const Request& request) {
-  return Writer()
-      .U32(kExtendedRequestMagic)
-      .U16(request.flags)
-      .U16(request.type)
-      .U64(request.cookie.value_or(0))
-      .U64(request.offset)
+  return RequestStart(kExtendedRequestMagic, request)
       .U64(request.length)
       .bytes();
 }
