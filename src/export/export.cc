@@ -21,7 +21,7 @@ constexpr uint64_t kMaxFolioBytes = 2 << 20;
 constexpr size_t kWrittenZeroesBytes = 64 << 10;
 const char kZeroes[kWrittenZeroesBytes] = {};
 
-// What is read only to know that it is cached.
+// The buffer for bytes that are read only to learn whether they are cached.
 constexpr size_t kDiscardBytes = 4 << 10;
 constexpr size_t kDiscardPieces = 64;
 

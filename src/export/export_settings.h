@@ -1,4 +1,4 @@
-// What the administrator has chosen for all exports. A plain value.
+// The administrator's choices for all exports. A plain value.
 #ifndef NBDINETD_EXPORT_EXPORT_SETTINGS_H_
 #define NBDINETD_EXPORT_EXPORT_SETTINGS_H_
 

@@ -1,4 +1,4 @@
-// What the page cache has of a file, asked without reading the file.
+// Tells which pages of a file are cached, without reading the file.
 //
 // cachestat(2) tells it since Linux 6.5, except for files on overlayfs. There,
 // and before, mincore(2) does for a mapping of the file, which is made at

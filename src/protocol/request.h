@@ -1,9 +1,10 @@
 // A request of the transmission phase, its decoding and its validation.
 //
-// Only RequestDecoder depends on the kind of headers that was negotiated. After
-// ValidateRequest() has returned NBD_SUCCESS, a Request is trusted: its offset
-// and length lie inside the export, its flags are valid for its command, and
-// the command was advertised.
+// Only RequestDecoder depends on the kind of headers that was negotiated, and
+// ValidateRequest() for one flag of a write. After ValidateRequest() has
+// returned NBD_SUCCESS, a Request is trusted: its offset and length lie inside
+// the export, its flags are valid for its command, and the command was
+// advertised.
 #ifndef NBDINETD_PROTOCOL_REQUEST_H_
 #define NBDINETD_PROTOCOL_REQUEST_H_
 

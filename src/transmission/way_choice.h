@@ -3,9 +3,9 @@
 //
 // sendfile(2) takes less of this process's time almost everywhere, but the
 // whole can be slower: the peer then fetches the bytes from memory itself, and
-// the kernel's pacing may treat the two differently. What counts is therefore
-// how long a long stream of replies takes with each way, waits for the peer
-// included, and not the time for which there is no request.
+// the kernel's pacing may treat the two differently. WayChoice therefore
+// compares how long a long stream of replies takes with each way, waits for the
+// peer included, and not the time for which there is no request.
 //
 // The usual way is sendfile(2) at first. Now and then a look compares the other
 // way with it: some of the replies go out in the usual way, some in the other,
