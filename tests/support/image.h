@@ -85,6 +85,20 @@ class TempImage {
   int fd_;
 };
 
+// Whether `condition` is once true right after the page cache has dropped what
+// it has of the image. One try is not enough: RWF_NOWAIT starts the read of
+// what isn't cached, and fast storage may have read it before the next question
+// of `condition`.
+template <typename AnyImage, typename Condition>
+bool OnceDropped(const AnyImage& image, Condition condition) {
+  constexpr int kTries = 1000;
+  for (int tries = 0; tries < kTries; ++tries) {
+    image.DropCache();
+    if (condition()) return true;
+  }
+  return false;
+}
+
 }  // namespace nbdtest
 
 #endif  // NBDINETD_TESTS_SUPPORT_IMAGE_H_

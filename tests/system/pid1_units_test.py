@@ -61,6 +61,11 @@ def instance_of(port):
                       f"the unit of port {port}")[0]
 
 
+def peer_of(unit):
+    """The peer's "ADDRESS:PORT" in the name of a connection's unit."""
+    return unit.removesuffix(".service").rsplit("-", 1)[-1]
+
+
 def connected(source="127.0.0.1"):
     """(client after the handshake, its port)"""
     connection = socket.create_connection(PORT, timeout=GUARD, source_address=(source, 0))
@@ -226,14 +231,16 @@ def intrude(t, step):
     machine.systemctl("start", "victim")
     t.defer(lambda: machine.systemctl("stop", "victim"))
     served = Served(t, "")
-    since, ports = machine.now_us(), {}
-    for attempt in ("allowed", *FORBIDDEN):
+    since, peers = machine.now_us(), {}
+    for number, attempt in enumerate(("allowed", *FORBIDDEN), 1):
         served.serve("/srv/nbd/export.img", "--sandbox=require",
                      f"NBDINETD_INTRUDER={step} {attempt}\nINTRUDER_FILE=/srv/nbd/spoilt\n"
                      f"INTRUDER_SOCKET=/run/systemd/journal/socket\n"
                      f"INTRUDER_VICTIM={machine.show('victim', 'MainPID')}\n")
-        client, port = connected()
-        ports[attempt] = str(port)
+        # An address of its own: a port alone may be that of an earlier attempt.
+        address = f"127.0.1.{number}"
+        client, port = connected(address)
+        peers[attempt] = f"{address}:{port}"
         try:
             client.handshake()
             client.go("disk")
@@ -246,15 +253,14 @@ def intrude(t, step):
     said, ended = {}, {}
     for entry in machine.journal(since):
         if found := re.match(r"intruder: (?:done|error (\d+))$", str(entry["MESSAGE"])):
-            said[entry["_SYSTEMD_UNIT"].removesuffix(".service").split(":")[-1]] = int(found[1] or 0)
+            said[peer_of(entry["_SYSTEMD_UNIT"])] = int(found[1] or 0)
         if entry.get("EXIT_STATUS") and entry.get("UNIT", "").startswith("nbdinetd@"):
-            ended[entry["UNIT"].removesuffix(".service").split(":")[-1]] = \
-                entry["EXIT_CODE"], entry["EXIT_STATUS"]
-    def outcome(port):
-        if ended.get(port) == ("killed", str(int(signal.SIGSYS))):
-            return "ended" if port not in said else "said something, and ended"
-        return said.get(port, f"nothing, {ended.get(port)}")
-    return {attempt: outcome(port) for attempt, port in ports.items()}
+            ended[peer_of(entry["UNIT"])] = entry["EXIT_CODE"], entry["EXIT_STATUS"]
+    def outcome(peer):
+        if ended.get(peer) == ("killed", str(int(signal.SIGSYS))):
+            return "ended" if peer not in said else "said something, and ended"
+        return said.get(peer, f"nothing, {ended.get(peer)}")
+    return {attempt: outcome(peer) for attempt, peer in peers.items()}
 
 
 def _forbidden(step, when):
