@@ -261,6 +261,20 @@ bench_link_CFLAGS = $(WARNING_FLAGS)
 bench_link_LDADD =
 bench_link_LDFLAGS =
 
+# ---- A machine of one's own ----
+
+# Each file boots an emulated machine; not part of 'make check'.
+vm_tests = \
+	tests/vm/kernel_client_test.py
+
+EXTRA_DIST += $(vm_tests) tests/vm/image.py tests/vm/machine.py \
+	tests/vm/nbd_netlink.py tests/vm/guest/init tests/vm/guest/run tests/vm/guest/vm.service
+
+.PHONY: check-vm
+check-vm: all
+	$(AM_TESTS_ENVIRONMENT) /usr/bin/python3 -B $(srcdir)/tests/vm/image.py
+	$(MAKE) check TESTS='$(vm_tests)' check_PROGRAMS= check_LIBRARIES=
+
 # ---- Intruders ----
 
 # The program with somebody else in it (tests/support/intruder.cc), who is not

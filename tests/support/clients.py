@@ -15,7 +15,7 @@ _CHILD_ENDED = re.compile(r"^Child (\d+) died with (?:code|signal) (\S+)", re.MU
 
 # After so long everything that a test has started is killed, whatever the test waits in: libnbd
 # waits in C, where the harness's alarm can't interrupt it, but a lost connection can.
-WATCHDOG_S = 75
+WATCHDOG_S = 75 * harness.PATIENCE
 
 
 class SocketActivate:

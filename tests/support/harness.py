@@ -36,7 +36,7 @@ from pathlib import Path
 
 import client_root
 from nbd_client import *
-from nbd_client import GUARD, Client, HangGuard
+from nbd_client import GUARD, PATIENCE, Client, HangGuard
 
 # ------------------------------------------------------------------ surroundings
 
@@ -46,7 +46,7 @@ BUILDDIR = Path(os.environ.get("NBDINETD_BUILDDIR", SRCDIR))
 NBDINETD = os.environ.get("NBDINETD", str(BUILDDIR / "src" / "nbdinetd"))
 TOOLS = Path(os.environ.get("NBDINETD_TOOLS", BUILDDIR / ".tools"))
 
-TEST_GUARD = 90.0  # of one test; see GUARD
+TEST_GUARD = 90.0 * PATIENCE  # of one test; see GUARD
 TIMES = os.environ.get("NBDINETD_TEST_TIMES") == "1"  # prints the seconds that each test took
 
 MIB = 1 << 20
@@ -152,7 +152,7 @@ def wait_until(condition, what, timeout=GUARD):
         if time.monotonic() > deadline:
             raise HangGuard(f"waited {timeout:g} s for {what}")
         time.sleep(pause)
-        pause = min(pause * 2, 0.05)
+        pause = min(pause * 2, 0.05 * PATIENCE)
 
 
 def wait_steady(value):

@@ -156,11 +156,11 @@ def _empty_cgroup(path):
 
 # ------------------------------------------------------------------ the installed build
 
-def _stage(directory):
+def stage(directory, target="install"):
     """`make install` of this build into a directory."""
     environment = {name: value for name, value in os.environ.items()
                    if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
-    result = subprocess.run(["make", "-s", "-C", str(BUILDDIR), "install", f"DESTDIR={directory}"],
+    result = subprocess.run(["make", "-s", "-C", str(BUILDDIR), target, f"DESTDIR={directory}"],
                             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
                             env=environment)
     if result.returncode != 0:
@@ -176,6 +176,14 @@ def configured(name):
             raise AssertionError(f"no {variable} in {BUILDDIR}/Makefile")
         return re.sub(r"\$[{(](\w+)[)}]", lambda m: value(m[1]), found[1])
     return value(name)
+
+
+def place_units(root):
+    """With a prefix where systemd doesn't look, an administrator copies the units."""
+    units = Path(configured("systemdsystemunitdir"))
+    if not _SEARCHED.match(str(units)):
+        shutil.copytree(f"{root}{units.parent}", root / "usr/local/lib/systemd", symlinks=True,
+                        dirs_exist_ok=True)
 
 
 # ------------------------------------------------------------------ the system
@@ -240,11 +248,7 @@ class Machine:
                                     stdin=archive.stdout, check=False, capture_output=True, text=True)
         if unpack.returncode or archive.returncode:
             raise AssertionError(f"installing has failed: {unpack.stderr}")
-        # With a prefix where systemd doesn't look, an administrator copies the units.
-        units = Path(configured("systemdsystemunitdir"))
-        if not _SEARCHED.match(str(units)):
-            shutil.copytree(f"{self.root}{units.parent}", self.root / "usr/local/lib/systemd",
-                            symlinks=True, dirs_exist_ok=True)
+        place_units(self.root)
 
     # -------------------------------------------------------------- booting and ending
 
@@ -584,7 +588,7 @@ def _boot(machine):
         raise AssertionError(f"the system doesn't boot with this build, but without it: {failure}") from None
 
 
-def run(tests, stage=_stage):
+def run(tests, stage=stage):
     """Boots a system with this build, calls tests(machine), and exits with its status. stage(directory)
     installs the build there."""
     if reason := reason_against():
