@@ -266,7 +266,8 @@ bench_link_LDFLAGS =
 # Each file boots an emulated machine; not part of 'make check'.
 vm_tests = \
 	tests/vm/device_mapper_test.py \
-	tests/vm/kernel_client_test.py
+	tests/vm/kernel_client_test.py \
+	tests/vm/kernel_tls_test.py
 
 EXTRA_DIST += $(vm_tests) tests/vm/image.py tests/vm/machine.py \
 	tests/vm/nbd_netlink.py tests/vm/guest/init tests/vm/guest/run tests/vm/guest/vm.service
