@@ -90,10 +90,8 @@ inline constexpr SystemCall kSystemCalls[] = {
      IsNull(4)},
     {"sendmsg", When::kAlways, kIfTls,
      "OpenSSL's alerts, if the kernel encrypts", Is(0, kKernelTls)},
-    {"recvmsg", When::kAlways, kIfTls, "OpenSSL, if the kernel decrypts",
-     Is(0, kKernelTls)},
     {"sendfile", When::kAlways, 0, "SocketStream::SendFile", Is(0, kSocket)},
-    {"read", When::kAlways, 0, "PipeStream, OpenSSL", Is(0, kInput)},
+    {"read", When::kAlways, 0, "PipeStream", Is(0, kInput)},
     {"read", When::kAlways, 0, "Signals", Is(0, kSignals)},
     {"read", When::kAlways, 0, "Workers", Is(0, kWorkers)},
     {"write", When::kAlways, 0, "OpenSSL, --check", Is(0, kOutput)},
@@ -119,7 +117,8 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"setsockopt", When::kNegotiation, kIfTls, "OpenSslStream::TryKernel",
      Is(0, kSocket), Is(1, IPPROTO_TCP), Is(2, TCP_ULP)},
     {"setsockopt", When::kNegotiation, kIfTls,
-     "OpenSSL, to pass keys to the kernel", Is(0, kKernelTls), Is(1, kSolTls)},
+     "OpenSSL, to pass its key to the kernel", Is(0, kKernelTls),
+     Is(1, kSolTls)},
 
     // ---- The export
     {"preadv2", When::kAlways, 0, "Export::ReadCached"},

@@ -79,7 +79,6 @@ namespace nbdinetd {
   F(SSL_has_pending)                     \
   F(SSL_new)                             \
   F(SSL_read_ex)                         \
-  F(SSL_set0_rbio)                       \
   F(SSL_set0_wbio)                       \
   F(SSL_set_bio)                         \
   F(SSL_set_ex_data)                     \

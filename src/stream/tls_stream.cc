@@ -190,41 +190,47 @@ unsigned OpenSslStream::FindKey(SSL* ssl, const char* identity,
              : 0;
 }
 
+// The kernel never decrypts. It returns several records by one call, of which
+// OpenSSL 3.0 makes one record with a length of 16 bits, so that a call into
+// our large buffer breaks the stream. Nor does it then send the alert of a
+// broken record, or tell a connection that ends inside a record from others.
+// Our BIO, from which OpenSSL reads, refuses its key.
 bool OpenSslStream::TryKernel() {
   const int fd = below_->output_fd();
   if (below_->input_fd() != fd ||
       setsockopt(fd, IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")) != 0) {
     return false;
   }
-  // OpenSSL passes its keys to the kernel when the handshake ends on its own
-  // socket BIO, which needs a non-blocking socket.
-  BIO* bio = lib_.BIO_new_socket(fd, BIO_NOCLOSE);
-  if (bio == nullptr) return false;
+  // OpenSSL passes the key for what it sends to the kernel, if it writes to its
+  // own socket BIO, which needs a non-blocking socket.
+  BIO* writer = lib_.BIO_new_socket(fd, BIO_NOCLOSE);
+  if (writer == nullptr) return false;
   below_->SetNonBlocking(true);
-  lib_.SSL_set_bio(ssl_, bio, bio);
+  lib_.SSL_set_bio(ssl_, MakeBio(), writer);
   return true;
 }
 
 // Stops OpenSSL from setting keys in the kernel. Otherwise it would try that
-// with each KeyUpdate, and where the kernel refuses the key, OpenSSL 3.5 loses
-// the bytes that it received after the message. In its source,
+// with each KeyUpdate, and when the kernel or our BIO refuses the key, OpenSSL
+// 3.5 loses the bytes that it received after the message. In its source,
 // ssl_set_new_record_layer() passes the buffer of the first attempt, instead of
-// the old layer's, to the second attempt.
+// the old layer's, to the second attempt. During the handshake it hasn't read
+// ahead.
 void OpenSslStream::ForgetKernel() {
   lib_.SSL_clear_options(ssl_, SSL_OP_ENABLE_KTLS);
 }
 
-// Returns to our own BIO in each direction that the kernel doesn't handle.
+// Returns to our own BIO unless the kernel encrypts.
 void OpenSslStream::LeaveKernel() {
   ForgetKernel();
-  BIO* writer = lib_.SSL_get_wbio(ssl_);
-  kernel_sends_ = lib_.BIO_ctrl(writer, BIO_CTRL_GET_KTLS_SEND, 0, nullptr) > 0;
-  kernel_receives_ =
-      lib_.BIO_ctrl(writer, BIO_CTRL_GET_KTLS_RECV, 0, nullptr) > 0;
-  if (!kernel_sends_) lib_.SSL_set0_wbio(ssl_, MakeBio());
-  if (!kernel_receives_) lib_.SSL_set0_rbio(ssl_, MakeBio());
-  if (!kernel_sends_ && !kernel_receives_) below_->SetNonBlocking(false);
-  if (kernel_sends_) lib_.SSL_set_msg_callback(ssl_, &WatchMessages);
+  kernel_sends_ = lib_.BIO_ctrl(lib_.SSL_get_wbio(ssl_), BIO_CTRL_GET_KTLS_SEND,
+                                0, nullptr) > 0;
+  if (kernel_sends_) {
+    lib_.SSL_set_msg_callback(ssl_, &WatchMessages);
+    return;
+  }
+  lib_.SSL_set0_wbio(ssl_, MakeBio());
+  below_->SetNonBlocking(false);
 }
 
 void OpenSslStream::WatchMessages(int is_write, int, int content_type,
@@ -343,18 +349,10 @@ bool OpenSslStream::IsAllowed() const {
 }
 
 std::string OpenSslStream::description() const {
-  const char* kernel = "";
-  if (kernel_sends_ && kernel_receives_) {
-    kernel = ", in the kernel";
-  } else if (kernel_sends_) {
-    kernel = ", sent by the kernel";
-  } else if (kernel_receives_) {
-    kernel = ", received by the kernel";
-  }
   return absl::StrCat(lib_.SSL_get_version(ssl_), ", ",
                       absl::NullSafeStringView(lib_.SSL_CIPHER_get_name(
                           lib_.SSL_get_current_cipher(ssl_))),
-                      kernel);
+                      kernel_sends_ ? ", sent by the kernel" : "");
 }
 
 ssize_t OpenSslStream::ResultOf(int result) {

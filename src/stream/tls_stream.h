@@ -5,14 +5,14 @@
 // therefore hold (it never blocks, never raises SIGPIPE, may be a pair of
 // pipes). Many records go out by one system call. OpenSSL never needs the same
 // bytes again, because it gets a record only when there is room for the
-// encrypted one. Where the kernel encrypts, writes go to the socket unchanged.
+// encrypted one. Where the kernel encrypts, writes go to the socket unchanged;
+// OpenSSL always decrypts.
 //
 // Besides those of the stream below and of memory allocation, the handshake and
 // later calls make these system calls: getrandom and getpid, for random
 // numbers; on a TCP socket setsockopt(TCP_ULP); and with kernel TLS
-// fcntl(F_GETFL, F_SETFL), setsockopt(SOL_TLS), read, write, recvmsg and
-// sendmsg. No file is opened. If a call for kernel TLS fails, OpenSSL encrypts
-// by itself.
+// fcntl(F_GETFL, F_SETFL), setsockopt(SOL_TLS), write and sendmsg. No file is
+// opened. If a call for kernel TLS fails, OpenSSL encrypts by itself.
 //
 // Invariant: output_ holds encrypted bytes that the stream below hasn't
 // accepted; owed_ is the number of the caller's bytes in them. Threads: one.
@@ -89,7 +89,7 @@ class OpenSslStream : public TlsStream {
   static long ControlBio(BIO* bio, int command, long number, void* pointer);
   BIO* MakeBio();
 
-  // Prepares kernel TLS. True if OpenSSL uses the socket itself until
+  // Prepares kernel TLS. True if OpenSSL itself writes to the socket until
   // LeaveKernel().
   bool TryKernel();
   void LeaveKernel();
@@ -134,7 +134,6 @@ class OpenSslStream : public TlsStream {
   bool established_ = false;
   bool kernel_tried_ = false;
   bool kernel_sends_ = false;
-  bool kernel_receives_ = false;
   // OpenSSL continues when output_ has room.
   bool wants_output_ = false;
   bool new_keys_wanted_ = false;  // which the kernel can't change

@@ -8,6 +8,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/ssl.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -570,6 +571,30 @@ TEST_F(KernelTls, IsDoneWithoutAndLeavesTheSocketAsItWas) {
     ASSERT_EQ(SSL_get_error(client_, 0), SSL_ERROR_WANT_READ);
   }
   EXPECT_EQ(std::string(buffer, n), "hello");
+}
+
+// OpenSSL 3.0 has read on when it wants to pass the key for them to the kernel.
+TEST_F(KernelTls, BytesThatComeWithTheEndOfTheHandshakeAreThere) {
+  BIO* const writer = SSL_get_wbio(client_);
+  ASSERT_NE(SSL_do_handshake(client_), 1);
+  const uint64_t first_flight = BIO_number_written(writer);
+  do {
+    ASSERT_EQ(server_->Handshake(), -EAGAIN) << server_->failure();
+  } while (SSL_do_handshake(client_) != 1);
+  ASSERT_EQ(SSL_write(client_, "hello", 5), 5);
+  const uint64_t sent = BIO_number_written(writer) - first_flight;
+  for (int unread = 0; static_cast<uint64_t>(unread) < sent;) {
+    ASSERT_EQ(ioctl(shared_.get(), FIONREAD, &unread), 0);
+  }
+  ASSERT_EQ(server_->Handshake(), 0) << server_->failure();
+  char buffer[8];
+  EXPECT_EQ(server_->Read(absl::MakeSpan(buffer)), 5);
+}
+
+TEST_F(KernelTls, IsDoneWithoutInTls12) {
+  SSL_set_max_proto_version(client_, TLS1_2_VERSION);
+  ASSERT_EQ(ShakeHands(), 0) << server_->failure();
+  EXPECT_EQ(server_->description(), "TLSv1.2, ECDHE-PSK-CHACHA20-POLY1305");
 }
 
 TEST_F(KernelTls, AHandshakeThatIsGivenUpLeavesTheSocketAsItWas) {
