@@ -270,6 +270,7 @@ vm_tests = \
 	tests/vm/kernel_tls_test.py
 
 EXTRA_DIST += $(vm_tests) tests/vm/image.py tests/vm/machine.py \
+	tests/vm/nbd_netlink.py \
 	tests/vm/guest/init tests/vm/guest/run tests/vm/guest/vm.service
 
 .PHONY: check-vm

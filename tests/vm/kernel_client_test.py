@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from clients import allocated_bytes, program_output
 from harness import *
 from machine import run_inside
+from nbd_netlink import LastingDevice
 
 FOLDER = Path("/srv/nbd")
 # Each file of FOLDER under its name; a process for each connection, and a listening service.
@@ -97,6 +98,13 @@ def systemctl(*arguments):
     subprocess.run(["systemctl", *arguments], check=True)
 
 
+def connections_of(service):
+    """How many processes a listening service has beside itself."""
+    group = subprocess.run(["systemctl", "show", "--value", "--property=TasksCurrent", service], check=True,
+                           capture_output=True, text=True).stdout
+    return int(group) - 1
+
+
 def requests_of(name):
     """How many requests each connection to an export has made, once they have ended."""
     def log():
@@ -172,6 +180,36 @@ for _kind, (_size, _make, _check) in FILE_SYSTEMS.items():
         eq(len(requests), 4, "connections")
         eq(0 in requests, False, f"a connection without a request: {requests}")
         eq(failed_units(), "")
+
+
+@test("a mounted file system goes on through restarts of the listening service")
+def _(context):
+    size, make, check = FILE_SYSTEMS["ext4"]
+    path = new_export(context, "lasting", size)
+    device = LastingDevice(context, "lasting", ("127.0.0.1", LISTENER))
+    context.run([*make, device.PATH])
+    mounted = Mounted(context, device, "ext4")
+    names = [f"{number}" for number in range(4)]
+    for number, name in enumerate(names):
+        (mounted.path / name).write_bytes(pattern(number * MIB, MIB))
+        os.sync()
+        if number == len(names) - 1:
+            break
+        # A request that comes while the server ends gets NBD_ESHUTDOWN, as the specification says, and the kernel's
+        # client doesn't repeat it.
+        context.run(["fsfreeze", "--freeze", mounted.path])
+        systemctl("restart", "nbdinetd-listener.service")
+        device.reconnect()
+        context.run(["fsfreeze", "--unfreeze", mounted.path])
+    drop_caches()
+    for number, name in enumerate(names):
+        eq((mounted.path / name).read_bytes(), pattern(number * MIB, MIB), f"file {name}")
+    mounted.unmount()
+    context.run([*check, device.PATH])
+    device.detach()
+    wait_until(lambda: connections_of("nbdinetd-listener.service") == 0, "the connection to end")
+    context.run([*check, path])
+    eq(failed_units(), "")
 
 
 # ------------------------------------------------------------------ a root directory
