@@ -517,9 +517,9 @@ TEST_F(HugeExport, IsZeroedWithEachFlag) {
     EXPECT_TRUE(is_slow || HasError(reply, kNbdOk)) << row.flags;
     EXPECT_TRUE(SameBytes(huge().Read(0, 65536),
                           is_slow ? Pattern(0, 65536) : Bytes(65536, '\0')));
-    const auto segments = huge().Segments();
+    // To seek in tmpfs finds holes, where memory is only reserved.
     if (!is_slow && (row.flags & kCmdFlagNoHole) != 0) {
-      EXPECT_FALSE(segments.empty() || segments[0].hole);
+      EXPECT_GE(huge().AllocatedBytes(), row.length);
     }
     session().End();
   }
