@@ -267,16 +267,21 @@ bench_link_LDFLAGS =
 vm_tests = \
 	tests/vm/device_mapper_test.py \
 	tests/vm/kernel_client_test.py \
-	tests/vm/kernel_tls_test.py
+	tests/vm/kernel_tls_test.py \
+	tests/vm/power_cut_test.py
 
 EXTRA_DIST += $(vm_tests) tests/vm/image.py tests/vm/machine.py \
 	tests/vm/nbd_netlink.py \
 	tests/vm/guest/init tests/vm/guest/run tests/vm/guest/vm.service
 
-.PHONY: check-vm
+.PHONY: check-vm check-power-cuts
 check-vm: all
 	$(AM_TESTS_ENVIRONMENT) /usr/bin/python3 -B $(srcdir)/tests/vm/image.py
 	$(MAKE) check TESTS='$(vm_tests)' check_PROGRAMS= check_LIBRARIES=
+
+# As many power cuts as tell something of rare moments.
+check-power-cuts:
+	NBDINETD_POWER_CUTS=20 $(MAKE) check-vm vm_tests=tests/vm/power_cut_test.py
 
 # ---- Intruders ----
 
