@@ -10,6 +10,7 @@
 #include "cli/output.h"
 #include "export/directory.h"
 #include "export/export.h"
+#include "export/open.h"
 
 namespace nbdinetd {
 namespace {

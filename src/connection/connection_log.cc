@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/amounts.h"
 #include "base/errors.h"
-#include "export/export.h"
+#include "export/open.h"
 
 namespace nbdinetd {
 namespace {

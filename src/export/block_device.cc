@@ -30,7 +30,7 @@ int RangeIoctl(int fd, unsigned long request, uint64_t offset,
 
 BlockDeviceExport::BlockDeviceExport(std::string path, UniqueFd fd, Facts facts,
                                      uint64_t command_block_bytes)
-    : Export(std::move(path), std::move(fd), facts),
+    : StoredExport(std::move(path), std::move(fd), facts),
       command_block_bytes_(command_block_bytes) {}
 
 bool BlockDeviceExport::IsReadOnly(int fd) {

@@ -2,11 +2,11 @@
 #ifndef NBDINETD_EXPORT_BLOCK_DEVICE_H_
 #define NBDINETD_EXPORT_BLOCK_DEVICE_H_
 
-#include "export/export.h"
+#include "export/stored_export.h"
 
 namespace nbdinetd {
 
-class BlockDeviceExport : public Export {
+class BlockDeviceExport : public StoredExport {
  public:
   // Reads the size, the block sizes and the rotational flag from the device by
   // ioctl(2). Internal when the device reports no size.

@@ -20,6 +20,7 @@
 #include "base/limits.h"
 #include "base/unique_fd.h"
 #include "base/utf8.h"
+#include "export/open.h"
 
 namespace nbdinetd {
 namespace {

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "export/catalog.h"
+#include "export/export_settings.h"
 
 namespace nbdinetd {
 

@@ -2,11 +2,13 @@
 #ifndef NBDINETD_EXPORT_FILE_H_
 #define NBDINETD_EXPORT_FILE_H_
 
-#include "export/export.h"
+#include <sys/stat.h>
+
+#include "export/stored_export.h"
 
 namespace nbdinetd {
 
-class FileExport : public Export {
+class FileExport : public StoredExport {
  public:
   // `st` is the result of fstat() on `fd`.
   static std::unique_ptr<Export> Create(const std::string& path, UniqueFd fd,
@@ -19,7 +21,7 @@ class FileExport : public Export {
            const std::atomic<bool>* cut_short) override;
 
  private:
-  using Export::Export;
+  using StoredExport::StoredExport;
 
   // Calls fallocate(). EOPNOTSUPP also when the call can't make this range read
   // as zeroes.

@@ -1,3 +1,5 @@
+#include "export/open.h"
+
 #include <fcntl.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -8,8 +10,8 @@
 #include "base/errors.h"
 #include "base/file_status.h"
 #include "export/block_device.h"
-#include "export/export.h"
 #include "export/file.h"
+#include "export/stored_export.h"
 
 namespace nbdinetd {
 namespace {

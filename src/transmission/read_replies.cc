@@ -125,6 +125,18 @@ void ReadReplies::SendFragments(const Request& request) {
   }
 }
 
+// Returns how far it came.
+uint64_t ReadReplies::SendAsFiles(uint64_t offset, uint64_t end) {
+  while (offset < end && replies_.ok()) {
+    const Export::Location place = target_.Locate(offset, end - offset);
+    const size_t sent = replies_.SendFilePiece(
+        place.fd, place.offset, static_cast<size_t>(place.length));
+    offset += sent;
+    if (sent < place.length) break;
+  }
+  return offset;
+}
+
 // Answers a longer read in one content chunk, or by a simple reply.
 void ReadReplies::SendOneChunk(const Request& request, bool as_file) {
   replies_.BeginData(request);
@@ -132,12 +144,8 @@ void ReadReplies::SendOneChunk(const Request& request, bool as_file) {
   uint64_t offset = request.offset;
   StorageError error;
   uint64_t error_offset = 0;
-  if (as_file) {
-    // The loop below reads the rest, and finds the error if there is one.
-    const Export::Location place = target_.Locate(offset);
-    offset += replies_.SendFilePiece(place.fd, place.offset,
-                                     static_cast<size_t>(request.length));
-  }
+  // The loop below reads the rest, and finds the error if there is one.
+  if (as_file) offset = SendAsFiles(offset, end);
   while (offset < end && replies_.ok()) {
     const size_t piece = std::min<uint64_t>(end - offset, kPieceBytes);
     char* data = replies_.ReservePiece(piece);

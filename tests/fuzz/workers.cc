@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/steady_clock.h"
+#include "export/stored_export.h"
 #include "fuzz/simulation.h"
 
 namespace nbdinetd {
@@ -19,8 +20,8 @@ namespace {
 using nbdfuzz::Simulation;
 
 // The right to say that a task of an export is under way.
-struct BusyExport : Export {
-  using Export::Busy;
+struct BusyExport : StoredExport {
+  using StoredExport::Busy;
 };
 
 // What is under way in no thread. One connection at a time, as everything here.
@@ -66,8 +67,9 @@ std::unique_ptr<Task> Workers::Start(std::unique_ptr<Task> task) {
   if ((type == NBD_CMD_TRIM || type == NBD_CMD_WRITE_ZEROES) &&
       (decision & 0x40) != 0) {
     begun.push_back(std::make_unique<BusyExport::Busy>(
-        target_, (decision & 0x20) != 0 ? BusyExport::Busy::kReadsAndWrites
-                                        : BusyExport::Busy::kWrites));
+        static_cast<StoredExport&>(target_),
+        (decision & 0x20) != 0 ? BusyExport::Busy::kReadsAndWrites
+                               : BusyExport::Busy::kWrites));
   }
   queues_[0].push_back(std::move(task));
   return nullptr;

@@ -6,16 +6,16 @@
 
 #include <utility>
 
-#include "export/export.h"
+#include "export/stored_export.h"
 
 namespace nbdtest {
 
-class FakeExport : public nbdinetd::Export {
+class FakeExport : public nbdinetd::StoredExport {
  public:
   explicit FakeExport(Facts facts) : FakeExport(nbdinetd::UniqueFd(), facts) {}
   // Reads, writes and flushes go to the descriptor, whatever it is.
   FakeExport(nbdinetd::UniqueFd fd, Facts facts)
-      : Export("/no/such/file", std::move(fd), facts) {}
+      : StoredExport("/no/such/file", std::move(fd), facts) {}
 
   int Trim(uint64_t, uint64_t) override { return 0; }
   int Zero(uint64_t, uint64_t, Hole, Speed, const std::atomic<bool>*) override {

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "export/open.h"
 #include "support/image.h"
 #include "support/loop_device.h"
 #include "support/private_mount.h"

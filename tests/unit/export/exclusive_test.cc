@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "export/open.h"
 
 namespace nbdinetd {
 namespace {

@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "base/exit_status.h"
+#include "export/open.h"
 #include "support/extent.h"
 #include "support/fake_export.h"
 #include "support/image.h"

@@ -21,6 +21,7 @@
 #include "base/page_size.h"
 #include "base/unique_fd.h"
 #include "export/export.h"
+#include "export/open.h"
 #include "support/fake_export.h"
 #include "support/image.h"
 #include "support/private_mount.h"

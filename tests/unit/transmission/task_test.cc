@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/limits.h"
+#include "export/open.h"
 #include "support/extent.h"
 #include "support/fake_export.h"
 #include "support/image.h"

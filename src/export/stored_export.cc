@@ -1,4 +1,4 @@
-#include "export/export.h"
+#include "export/stored_export.h"
 
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -34,15 +34,14 @@ bool IsInMemory(int fd) {
 
 }  // namespace
 
-Export::Export(std::string path, UniqueFd fd, Facts facts)
-    : path_(std::move(path)),
+StoredExport::StoredExport(std::string path, UniqueFd fd, Facts facts)
+    : Export(std::move(path), facts),
       fd_(std::move(fd)),
-      facts_(facts),
       write_flags_(facts.sharing == Sharing::kSharedForAppending ? kRwfNoAppend
                                                                  : 0),
       page_cache_(fd_.get(), facts.size_bytes) {}
 
-void Export::ApplySettings(const ExportSettings& settings, Facts& facts) {
+void StoredExport::ApplySettings(const ExportSettings& settings, Facts& facts) {
   facts.read_only = settings.read_only;
   if (!settings.block_sizes.has_value()) return;
   facts.block_sizes = *settings.block_sizes;
@@ -53,13 +52,13 @@ void Export::ApplySettings(const ExportSettings& settings, Facts& facts) {
   facts.size_bytes -= facts.unserved_bytes;
 }
 
-size_t Export::ReadCached(uint64_t offset, absl::Span<char> out) {
+size_t StoredExport::ReadCached(uint64_t offset, absl::Span<char> out) {
   const iovec piece = {out.data(), out.size()};
   return ReadCachedPieces(offset, {&piece, 1});
 }
 
-size_t Export::ReadCachedPieces(uint64_t offset,
-                                absl::Span<const iovec> pieces) {
+size_t StoredExport::ReadCachedPieces(uint64_t offset,
+                                      absl::Span<const iovec> pieces) {
   if (reads_busy_.load(std::memory_order_relaxed) != 0) return 0;
   const auto position = static_cast<off_t>(offset);
   const int count = static_cast<int>(pieces.size());
@@ -69,7 +68,7 @@ size_t Export::ReadCachedPieces(uint64_t offset,
     if (errno != EOPNOTSUPP) return 0;
     // The node of a block device is on a file system in memory; the device
     // isn't.
-    lives_in_memory_.store(!facts_.block_device && IsInMemory(fd()),
+    lives_in_memory_.store(!facts().block_device && IsInMemory(fd()),
                            std::memory_order_relaxed);
     reads_nowait_.store(false, std::memory_order_relaxed);
   }
@@ -78,7 +77,7 @@ size_t Export::ReadCachedPieces(uint64_t offset,
   return n > 0 ? static_cast<size_t>(n) : 0;
 }
 
-bool Export::IsCached(uint64_t offset, uint64_t length) {
+bool StoredExport::IsCached(uint64_t offset, uint64_t length) {
   if (length == 0) return true;
   const std::optional<bool> holds = page_cache_.Holds(offset, length);
   return holds.has_value() ? *holds : CanReadCached(offset, length);
@@ -86,7 +85,7 @@ bool Export::IsCached(uint64_t offset, uint64_t length) {
 
 // All bytes go into one small buffer, which stays in the processor's cache:
 // that takes a third of the time of a copy, and less than a call for each page.
-bool Export::CanReadCached(uint64_t offset, uint64_t length) {
+bool StoredExport::CanReadCached(uint64_t offset, uint64_t length) {
   char bytes[kDiscardBytes];
   iovec pieces[kDiscardPieces];
   while (length > 0) {
@@ -103,7 +102,8 @@ bool Export::CanReadCached(uint64_t offset, uint64_t length) {
   return true;
 }
 
-StorageError Export::Read(uint64_t offset, absl::Span<char> out, size_t* done) {
+StorageError StoredExport::Read(uint64_t offset, absl::Span<char> out,
+                                size_t* done) {
   *done = 0;
   while (*done < out.size()) {
     const ssize_t n = pread(fd(), out.data() + *done, out.size() - *done,
@@ -124,17 +124,18 @@ StorageError Export::Read(uint64_t offset, absl::Span<char> out, size_t* done) {
 // A page that couldn't be read stays in the page cache without its data, and
 // IsCached() would count it. A simple reply would then start with success, and
 // the connection would have to end in place of an error reply.
-void Export::ForgetFailedPages(uint64_t offset) {
+void StoredExport::ForgetFailedPages(uint64_t offset) {
   const uint64_t begin = offset / kMaxFolioBytes * kMaxFolioBytes;
   posix_fadvise(fd(), static_cast<off_t>(begin), kMaxFolioBytes,
                 POSIX_FADV_DONTNEED);
 }
 
-int Export::Write(uint64_t offset, absl::Span<const char> data, bool durable) {
+int StoredExport::Write(uint64_t offset, absl::Span<const char> data,
+                        bool durable) {
   return durable ? WriteDurably(offset, data) : WriteToCache(offset, data);
 }
 
-int Export::WriteToCache(uint64_t offset, absl::Span<const char> data) {
+int StoredExport::WriteToCache(uint64_t offset, absl::Span<const char> data) {
   while (!data.empty()) {
     const iovec piece = {const_cast<char*>(data.data()), data.size()};
     const ssize_t n =
@@ -152,7 +153,7 @@ int Export::WriteToCache(uint64_t offset, absl::Span<const char> data) {
   return 0;
 }
 
-int Export::WriteDurably(uint64_t offset, absl::Span<const char> data) {
+int StoredExport::WriteDurably(uint64_t offset, absl::Span<const char> data) {
   bool supported = true;
   const auto write = [&] {
     while (!data.empty()) {
@@ -181,8 +182,8 @@ int Export::WriteDurably(uint64_t offset, absl::Span<const char> data) {
   return cache_error != 0 ? cache_error : Flush();
 }
 
-int Export::DurableCall(absl::FunctionRef<int()> call,
-                        absl::FunctionRef<bool(int)> is_loss) {
+int StoredExport::DurableCall(absl::FunctionRef<int()> call,
+                              absl::FunctionRef<bool(int)> is_loss) {
   CallsUnderWay::Call self;
   durable_calls_.Begin(self);
   const int error = call();
@@ -195,18 +196,18 @@ int Export::DurableCall(absl::FunctionRef<int()> call,
   return flush_error_.load(std::memory_order_relaxed);
 }
 
-bool Export::WriteWouldWait(uint64_t offset, uint64_t length) {
+bool StoredExport::WriteWouldWait(uint64_t offset, uint64_t length) {
   if (writes_busy()) return true;
   const auto is_cold = [&](uint64_t edge) {
     // The kernel doesn't read a block beyond the end of the file either: a
     // write there has nothing to wait for.
-    return edge % PageBytes() != 0 && edge < facts_.size_bytes &&
+    return edge % PageBytes() != 0 && edge < facts().size_bytes &&
            !IsCached(edge, 1);
   };
   return is_cold(offset) || is_cold(offset + length);
 }
 
-int Export::Flush() {
+int StoredExport::Flush() {
   if (const int error = flush_error_.load(std::memory_order_relaxed)) {
     return error;
   }
@@ -217,15 +218,15 @@ int Export::Flush() {
           // A read-only file system (erofs, squashfs) has no fsync, and no
           // dirty pages.
           const bool has_none = errno == EINVAL || errno == EROFS;
-          return has_none && facts_.read_only ? 0 : errno;
+          return has_none && facts().read_only ? 0 : errno;
         }
         return 0;
       },
       [](int) { return true; });
 }
 
-int Export::WriteZeroes(uint64_t offset, uint64_t length,
-                        const std::atomic<bool>* cut_short) {
+int StoredExport::WriteZeroes(uint64_t offset, uint64_t length,
+                              const std::atomic<bool>* cut_short) {
   while (length > 0) {
     if (cut_short != nullptr && cut_short->load(std::memory_order_relaxed)) {
       return ECANCELED;
@@ -241,14 +242,15 @@ int Export::WriteZeroes(uint64_t offset, uint64_t length,
   return 0;
 }
 
-Export::Range Export::WholeBlocks(uint64_t offset, uint64_t length,
-                                  uint64_t block_bytes) {
+StoredExport::Range StoredExport::WholeBlocks(uint64_t offset, uint64_t length,
+                                              uint64_t block_bytes) {
   const uint64_t begin = (offset + block_bytes - 1) / block_bytes * block_bytes;
   const uint64_t end = (offset + length) / block_bytes * block_bytes;
   return {begin, end > begin ? end - begin : 0};
 }
 
-int Export::WriteZeroesAround(Range whole, uint64_t offset, uint64_t length) {
+int StoredExport::WriteZeroesAround(Range whole, uint64_t offset,
+                                    uint64_t length) {
   // Less than two blocks: not worth an end.
   if (const int error = WriteZeroes(offset, whole.offset - offset, nullptr)) {
     return error;
@@ -257,7 +259,7 @@ int Export::WriteZeroesAround(Range whole, uint64_t offset, uint64_t length) {
   return WriteZeroes(whole_end, offset + length - whole_end, nullptr);
 }
 
-int Export::Prefetch(uint64_t offset, uint64_t length) {
+int StoredExport::Prefetch(uint64_t offset, uint64_t length) {
   // The length 0 would mean "to the end of the file".
   if (length == 0) return 0;
   const int error =
@@ -267,7 +269,7 @@ int Export::Prefetch(uint64_t offset, uint64_t length) {
   return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP ? 0 : error;
 }
 
-int Export::WriteBack(uint64_t offset, uint64_t length) {
+int StoredExport::WriteBack(uint64_t offset, uint64_t length) {
   // sync_file_range() consumes the kernel's report of a lost write.
   return DurableCall(
       [&] {
@@ -283,7 +285,7 @@ int Export::WriteBack(uint64_t offset, uint64_t length) {
       });
 }
 
-bool Export::MakeClean(uint64_t offset, uint64_t length) {
+bool StoredExport::MakeClean(uint64_t offset, uint64_t length) {
   if (const std::optional<bool> clean = page_cache_.IsClean(offset, length)) {
     return *clean;
   }
@@ -291,13 +293,14 @@ bool Export::MakeClean(uint64_t offset, uint64_t length) {
   return WriteBack(offset, length) == 0;
 }
 
-int Export::FindExtents(uint64_t offset, uint64_t length, size_t limit,
-                        const std::atomic<bool>* cut_short, Extents* out) {
+int StoredExport::FindExtents(uint64_t offset, uint64_t length, size_t limit,
+                              const std::atomic<bool>* cut_short,
+                              Extents* out) {
   // Block devices have no holes, and lseek() on one waits for the reads in
   // progress and delays new ones. On a shared description, it would move the
   // offset of others.
-  if (facts_.block_device || shares_description()) {
-    out->push_back({facts_.size_bytes - offset, false});
+  if (facts().block_device || shares_description()) {
+    out->push_back({facts().size_bytes - offset, false});
     return 0;
   }
   const ExtentSource source = ExtentSourceOf(fd());
@@ -305,18 +308,18 @@ int Export::FindExtents(uint64_t offset, uint64_t length, size_t limit,
     finding_extents_may_sync_.store(true, std::memory_order_relaxed);
     if (Flush() != 0) {
       // Without the sync, the holes of the file system aren't certain.
-      out->push_back({facts_.size_bytes - offset, false});
+      out->push_back({facts().size_bytes - offset, false});
       return 0;
     }
   }
   const int error = nbdinetd::FindExtents(
-      fd(), {offset, offset + length, facts_.size_bytes, limit, cut_short},
+      fd(), {offset, offset + length, facts().size_bytes, limit, cut_short},
       source,
       [this](uint64_t from, uint64_t bytes) { return MakeClean(from, bytes); },
       out);
   if (error != 0) return error;
-  if (facts_.block_sizes.minimum > 1) {
-    AlignExtents(facts_.block_sizes.minimum, out);
+  if (facts().block_sizes.minimum > 1) {
+    AlignExtents(facts().block_sizes.minimum, out);
   }
   return 0;
 }

@@ -1,0 +1,132 @@
+// An export whose bytes are those of one open file: what regular files and
+// block devices have in common. They differ only in how their size is read and
+// how a range is trimmed or zeroed.
+#ifndef NBDINETD_EXPORT_STORED_EXPORT_H_
+#define NBDINETD_EXPORT_STORED_EXPORT_H_
+
+#include <sys/uio.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "absl/types/span.h"
+#include "base/unique_fd.h"
+#include "export/calls_under_way.h"
+#include "export/export.h"
+#include "export/export_settings.h"
+#include "export/page_cache.h"
+
+namespace nbdinetd {
+
+// RWF_NOAPPEND of pwritev2(2), since Linux 6.9; older C libraries don't define
+// it.
+inline constexpr int kRwfNoAppend = 0x20;
+
+class StoredExport : public Export {
+ public:
+  Location Locate(uint64_t offset, uint64_t length) const override {
+    return {fd(), offset, length};
+  }
+  int lock_fd() const override { return fd_.get(); }
+
+  size_t ReadCached(uint64_t offset, absl::Span<char> out) override;
+  bool IsCached(uint64_t offset, uint64_t length) override;
+  StorageError Read(uint64_t offset, absl::Span<char> out,
+                    size_t* done) override;
+  int Write(uint64_t offset, absl::Span<const char> data,
+            bool durable) override;
+  bool writes_busy() const override {
+    return writes_busy_.load(std::memory_order_relaxed) != 0;
+  }
+  bool WriteWouldWait(uint64_t offset, uint64_t length) override;
+  int Flush() override;
+  int Prefetch(uint64_t offset, uint64_t length) override;
+  int FindExtents(uint64_t offset, uint64_t length, size_t limit,
+                  const std::atomic<bool>* cut_short, Extents* out) override;
+  bool finding_extents_may_sync() const override {
+    return finding_extents_may_sync_.load(std::memory_order_relaxed);
+  }
+
+ protected:
+  // During its lifetime, the kernel would block writes, and with
+  // kReadsAndWrites also RWF_NOWAIT reads, on the export. The transmission
+  // thread therefore leaves them to workers.
+  class Busy {
+   public:
+    enum Holds { kWrites, kReadsAndWrites };
+    Busy(StoredExport& target, Holds holds)
+        : target_(target), reads_(holds == kReadsAndWrites ? 1 : 0) {
+      ++target_.writes_busy_;
+      target_.reads_busy_ += reads_;
+    }
+    ~Busy() {
+      --target_.writes_busy_;
+      target_.reads_busy_ -= reads_;
+    }
+    Busy(const Busy&) = delete;
+    Busy& operator=(const Busy&) = delete;
+
+   private:
+    StoredExport& target_;
+    const int reads_;
+  };
+
+  StoredExport(std::string path, UniqueFd fd, Facts facts);
+
+  // Sets the facts that the administrator has chosen; the storage's are set.
+  static void ApplySettings(const ExportSettings& settings, Facts& facts);
+
+  int fd() const { return fd_.get(); }
+  struct Range {
+    uint64_t offset;
+    uint64_t length;
+  };
+  // The whole blocks of `block_bytes` inside the range; the length may be 0.
+  static Range WholeBlocks(uint64_t offset, uint64_t length,
+                           uint64_t block_bytes);
+  // Writes zeroes to the parts of the range before and behind `whole`.
+  int WriteZeroesAround(Range whole, uint64_t offset, uint64_t length);
+  // Runs `call`, a system call that reports lost writes; it returns an errno
+  // value. The kernel reports a lost write to one such call, and the next one
+  // succeeds. 0 is therefore returned only after every overlapping call has
+  // returned, too. `is_loss` says whether an errno value means lost data; after
+  // such a value, all calls fail with it.
+  int DurableCall(absl::FunctionRef<int()> call,
+                  absl::FunctionRef<bool(int)> is_loss);
+  // Zeroes the range by writes of zero bytes; `cut_short` as for Zero().
+  int WriteZeroes(uint64_t offset, uint64_t length,
+                  const std::atomic<bool>* cut_short);
+  // Writes the dirty pages of the range to the storage (sync_file_range). They
+  // aren't durable afterwards: the storage may have a volatile cache.
+  int WriteBack(uint64_t offset, uint64_t length);
+
+ private:
+  // As ReadCached(); the pieces may overlap.
+  size_t ReadCachedPieces(uint64_t offset, absl::Span<const iovec> pieces);
+  // Whether the whole range can be read without waiting for the storage.
+  bool CanReadCached(uint64_t offset, uint64_t length);
+  void ForgetFailedPages(uint64_t offset);
+  bool MakeClean(uint64_t offset, uint64_t length);
+  int WriteToCache(uint64_t offset, absl::Span<const char> data);
+  int WriteDurably(uint64_t offset, absl::Span<const char> data);
+
+  const UniqueFd fd_;
+  const int write_flags_;  // of pwritev2(2), for all writes
+  PageCache page_cache_;
+  std::atomic<bool> finding_extents_may_sync_ = false;
+  // The file system supports RWF_NOWAIT for reads.
+  std::atomic<bool> reads_nowait_ = true;
+  // The file system doesn't support it, but is in memory: a read never waits.
+  std::atomic<bool> lives_in_memory_ = false;
+  std::atomic<int> flush_error_ = 0;
+  CallsUnderWay durable_calls_;
+  std::atomic<int> reads_busy_ = 0;
+  std::atomic<int> writes_busy_ = 0;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_EXPORT_STORED_EXPORT_H_
