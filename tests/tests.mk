@@ -47,6 +47,7 @@ unit_sources = \
 	tests/unit/export/exclusive_test.cc \
 	tests/unit/export/export_test.cc \
 	tests/unit/export/extents_test.cc \
+	tests/unit/export/layers_test.cc \
 	tests/unit/export/page_cache_test.cc \
 	tests/unit/generator/careful_look_test.cc \
 	tests/unit/generator/export_definition_test.cc \

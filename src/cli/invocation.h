@@ -18,7 +18,7 @@ struct Invocation {
       : options(std::move(parsed)),
         files(std::move(handed_over)),
         connection_config{options.timeouts, options.tls.mode, options.exclusive,
-                          options.sandbox},
+                          options.multi_conn, options.sandbox},
         listener_config{options.max_connections, options.exit_idle,
                         options.access} {}
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
@@ -14,8 +15,10 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "absl/time/time.h"
 #include "base/block_sizes.h"
+#include "base/byte_size.h"
 #include "base/errors.h"
 #include "base/limits.h"
 #include "base/time_span.h"
@@ -169,6 +172,57 @@ absl::Status SetBlockSize(const GivenOption& given, Options& options) {
   return absl::OkStatus();
 }
 
+constexpr char kNoByteSize[] =
+    "this is no number of bytes; use a number, or one with K, M, G or T";
+
+// Stores a number of bytes that a file can have.
+template <typename Target>
+absl::Status SetBytes(const GivenOption& given, absl::string_view text,
+                      Target& bytes) {
+  const std::optional<uint64_t> parsed = ParseByteSize(text);
+  if (!parsed.has_value()) return Complain(given, kNoByteSize);
+  if (*parsed > std::numeric_limits<int64_t>::max()) {
+    return Complain(given, "no file is so large; use less than 2^63");
+  }
+  bytes = *parsed;
+  return absl::OkStatus();
+}
+
+Part& PartIn(Options& options) {
+  std::optional<Part>& part = options.export_settings.part;
+  return part.has_value() ? *part : part.emplace();
+}
+
+absl::Status SetOffset(const GivenOption& given, Options& options) {
+  return SetBytes(given, given.argument, PartIn(options).offset);
+}
+
+absl::Status SetLength(const GivenOption& given, Options& options) {
+  return SetBytes(given, given.argument, PartIn(options).length);
+}
+
+absl::Status SetSize(const GivenOption& given, Options& options) {
+  SizeChange& size = options.export_settings.size.emplace();
+  absl::string_view text = given.argument;
+  if (absl::ConsumePrefix(&text, "up:")) {
+    size.kind = SizeChange::Kind::kUp;
+  } else if (absl::ConsumePrefix(&text, "down:")) {
+    size.kind = SizeChange::Kind::kDown;
+  }
+  if (absl::Status status = SetBytes(given, text, size.bytes); !status.ok()) {
+    return status;
+  }
+  return size.kind == SizeChange::Kind::kExactly || size.bytes > 0
+             ? absl::OkStatus()
+             : Complain(given, "each size is a multiple of 0; use 1 or more");
+}
+
+absl::Status SetMultiConn(const GivenOption& given, Options& options) {
+  return SetWord<std::optional<bool>>(
+      given, {{"auto", std::nullopt}, {"on", true}, {"off", false}},
+      "use auto, on or off", options.multi_conn);
+}
+
 absl::Status SetExclusive(const GivenOption& given, Options& options) {
   return SetWord<Exclusive>(given,
                             {{"refuse", Exclusive::kRefuse},
@@ -240,6 +294,24 @@ constexpr OptionRow kTable[] = {
      .key = "Directory",
      .key_kind = KeyKind::kPath,
      .set = Text<&Options::directory>},
+    {.name = "offset",
+     .argument = "=BYTES",
+     .help = "serve FILE from this byte on",
+     .excludes = {"directory"},
+     .key = "Offset",
+     .set = SetOffset},
+    {.name = "length",
+     .argument = "=BYTES",
+     .help = "serve so much of FILE",
+     .excludes = {"directory"},
+     .key = "Length",
+     .set = SetLength},
+    {.name = "size",
+     .argument = "=BYTES",
+     .help = "the size of an export: less cuts it, more adds\n"
+             "zeroes; up:BYTES and down:BYTES make it a multiple",
+     .key = "Size",
+     .set = SetSize},
     {.name = "exclusive",
      .argument = "[=MODE]",
      .implied_argument = "refuse",
@@ -254,6 +326,14 @@ constexpr OptionRow kTable[] = {
              "their alignment, MAX the longest read or write",
      .key = "BlockSize",
      .set = SetBlockSize},
+    {.name = "multi-conn",
+     .argument = "=MODE",
+     .help = "whether a client may open several connections: auto\n"
+             "(the default: where each sees the others' writes),\n"
+             "on or off",
+     .key = "MultiConn",
+     .key_kind = KeyKind::kWord,
+     .set = SetMultiConn},
     {.name = "sandbox",
      .argument = "=MODE",
      .help = "the sandbox that a connection's process enters\n"

@@ -37,6 +37,7 @@ struct Options {
   bool tls_given = false;  // --tls was given
   AccessRules access;
   Exclusive exclusive = Exclusive::kOff;
+  std::optional<bool> multi_conn;  // --multi-conn; nullopt: auto
   SandboxMode sandbox = kDefaultSandbox;
 
   // The parent process, with which this one ends (--exit-with-parent).

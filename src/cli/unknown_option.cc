@@ -69,12 +69,10 @@ constexpr char kForTests[] = "nbdinetd has nothing of this kind for tests";
 constexpr char kCopyOnWrite[] =
     "give each client a copy of the file (cp --reflink), or let the client "
     "keep the changes (qemu -snapshot)";
-constexpr char kPart[] =
-    "losetup --offset, --sizelimit or --partscan makes a block device of the "
-    "part: serve that";
+constexpr char kPart[] = "--offset=BYTES and --length=BYTES serve a part";
 constexpr char kUnpack[] = "unpack the file first, and serve the result";
-constexpr char kWholeFile[] =
-    "nbdinetd serves the whole file; truncate(1) changes its size";
+constexpr char kSize[] =
+    "--size=BYTES, up:BYTES or down:BYTES gives an export another size";
 constexpr char kStorage[] =
     "the block layer does this (md, device mapper): serve its device";
 
@@ -106,7 +104,7 @@ constexpr Foreign kFilters[] = {
     {"log", "the journal has two lines for each connection; -v logs more"},
     {"luks", "cryptsetup(8) opens the volume: serve its device"},
     {"lzip", kUnpack},
-    {"multi-conn", kByItself},
+    {"multi-conn", "--multi-conn=auto|on|off decides"},
     {"nocache", kByItself},
     {"noextents", kNoHiding},
     {"nofilter", kByItself},
@@ -114,7 +112,8 @@ constexpr Foreign kFilters[] = {
     {"nozero", kNoHiding},
     {"offset", kPart},
     {"openonce", kByItself},
-    {"partition", kPart},
+    {"partition",
+     "losetup --partscan makes block devices of the partitions: serve one"},
     {"pause", "systemctl freeze suspends a connection's unit"},
     {"protect", "-r protects the whole export"},
     {"qcow2dec", "qemu-nbd(8) serves the contents of a qcow2 image"},
@@ -133,7 +132,7 @@ constexpr Foreign kFilters[] = {
     {"time-limit", "RuntimeMaxSec= in the unit limits a connection"},
     {"timeout", "--stall-timeout and --idle-timeout limit a client"},
     {"tls-fallback", "--tls=require refuses clients without TLS"},
-    {"truncate", kWholeFile},
+    {"truncate", kSize},
     {"xz", kUnpack},
 };
 

@@ -3,6 +3,8 @@
 #ifndef NBDINETD_CONNECTION_CONNECTION_CONFIG_H_
 #define NBDINETD_CONNECTION_CONNECTION_CONFIG_H_
 
+#include <optional>
+
 #include "base/timeouts.h"
 #include "export/exclusive.h"
 #include "sandbox/sandbox.h"
@@ -14,6 +16,8 @@ struct ConnectionConfig {
   const Timeouts timeouts;
   const TlsMode tls_mode = TlsMode::kOff;
   const Exclusive exclusive = Exclusive::kOff;
+  // Whether CAN_MULTI_CONN is advertised; nullopt: where it holds.
+  const std::optional<bool> multi_conn = std::nullopt;
   const SandboxMode sandbox_mode = kDefaultSandbox;
 };
 

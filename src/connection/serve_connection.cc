@@ -120,6 +120,7 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
   const NegotiationSettings settings = {
       .tls = config.tls_mode,
       .exclusive = config.exclusive,
+      .multi_conn = config.multi_conn,
       .time_limit = config.timeouts.handshake};
   Negotiation negotiation(session.channel, session.catalog, log, settings);
   std::variant<Negotiated, TlsUpgrade, Ending> outcome = negotiation.Run();

@@ -39,8 +39,7 @@ bool BlockDeviceExport::IsReadOnly(int fd) {
 }
 
 absl::StatusOr<std::unique_ptr<Export>> BlockDeviceExport::Create(
-    const std::string& path, UniqueFd fd, const ExportSettings& settings,
-    Sharing sharing) {
+    const std::string& path, UniqueFd fd, bool read_only, Sharing sharing) {
   Facts facts;
   facts.block_device = true;
   facts.sharing = sharing;
@@ -63,7 +62,7 @@ absl::StatusOr<std::unique_ptr<Export>> BlockDeviceExport::Create(
   facts.block_sizes.preferred =
       std::has_single_bit(preferred) && preferred <= (1 << 20) ? preferred
                                                                : 4096;
-  ApplySettings(settings, facts);
+  facts.read_only = read_only;
   return std::unique_ptr<Export>(new BlockDeviceExport(
       path, std::move(fd), facts,
       std::max(static_cast<uint64_t>(logical), PageBytes())));

@@ -11,7 +11,7 @@ class BlockDeviceExport : public StoredExport {
   // Reads the size, the block sizes and the rotational flag from the device by
   // ioctl(2). Internal when the device reports no size.
   static absl::StatusOr<std::unique_ptr<Export>> Create(
-      const std::string& path, UniqueFd fd, const ExportSettings& settings,
+      const std::string& path, UniqueFd fd, bool read_only,
       Sharing sharing = Sharing::kOwn);
   // Whether the device is read-only (BLKROGET); open(2) for writing succeeds on
   // such a device all the same.

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -60,8 +61,10 @@ class Export {
     uint64_t offset;
     uint64_t length;  // what lies there in one piece: at least 1
   };
-  // Where the beginning of a range lies. The length of the range is at least 1.
-  virtual Location Locate(uint64_t offset, uint64_t length) const = 0;
+  // Where the beginning of a range lies; nullopt if it is in no file. The
+  // length of the range is at least 1.
+  virtual std::optional<Location> Locate(uint64_t offset,
+                                         uint64_t length) const = 0;
 
   // The descriptor that all requests use, for locks on its open file
   // description; borrowed.

@@ -1,15 +1,33 @@
-// The administrator's choices for all exports. A plain value.
+// The administrator's choices for all exports. Plain values.
 #ifndef NBDINETD_EXPORT_EXPORT_SETTINGS_H_
 #define NBDINETD_EXPORT_EXPORT_SETTINGS_H_
 
+#include <cstdint>
 #include <optional>
 
 #include "base/block_sizes.h"
 
 namespace nbdinetd {
 
+// A part of a file or block device, in bytes.
+struct Part {
+  uint64_t offset = 0;
+  std::optional<uint64_t> length = std::nullopt;  // nullopt: up to the end
+};
+
+// A size in place of the one that a file, a block device, or a part has.
+struct SizeChange {
+  // A size of `bytes`, or the next multiple of `bytes` that is no smaller (kUp)
+  // or no larger (kDown).
+  enum class Kind { kExactly, kUp, kDown };
+  Kind kind = Kind::kExactly;
+  uint64_t bytes = 0;  // not 0 for kUp and kDown
+};
+
 struct ExportSettings {
   bool read_only = false;
+  std::optional<Part> part = std::nullopt;
+  std::optional<SizeChange> size = std::nullopt;
   // Without them, the storage decides what is preferred.
   std::optional<BlockSizes> block_sizes = std::nullopt;
 };

@@ -230,11 +230,11 @@ bool IsPlainExt4File(int fd) {
 
 }  // namespace
 
-void AlignExtents(uint64_t minimum, Extents* extents) {
+void AlignExtents(uint64_t minimum, uint64_t length, Extents* extents) {
   const uint64_t mask = minimum - 1;
   uint64_t end = 0, aligned_end = 0;  // from the first extent's begin
   size_t kept = 0;
-  for (size_t i = 0; i < extents->size(); ++i) {
+  for (size_t i = 0; i < extents->size() && aligned_end < length; ++i) {
     const Extent extent = (*extents)[i];
     end += extent.length_bytes;
     const uint64_t next = extent.hole ? end & ~mask : (end + mask) & ~mask;

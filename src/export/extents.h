@@ -51,8 +51,10 @@ enum class ExtentSource {
 };
 // Moves the ends of the extents to multiples of `minimum`, a power of 2, so
 // that a hole covers none of the data: a hole becomes shorter, and may vanish.
-// The first extent begins at a multiple; at least one remains.
-void AlignExtents(uint64_t minimum, Extents* extents);
+// The first extent begins at a multiple, and so does the end of the range,
+// which has `length` bytes; extents that would begin behind it are dropped. At
+// least one remains.
+void AlignExtents(uint64_t minimum, uint64_t length, Extents* extents);
 
 // Depends on the type of the file system and the flags of the file, which may
 // change while it is open. kSeekAfterSync for an unknown file system, or when

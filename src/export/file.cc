@@ -25,13 +25,12 @@ uint32_t PreferredBlock(const struct stat& st) {
 
 std::unique_ptr<Export> FileExport::Create(const std::string& path, UniqueFd fd,
                                            const struct stat& st,
-                                           const ExportSettings& settings,
-                                           Sharing sharing) {
+                                           bool read_only, Sharing sharing) {
   Facts facts;
   facts.size_bytes = static_cast<uint64_t>(st.st_size);
   facts.block_sizes.preferred = PreferredBlock(st);
   facts.sharing = sharing;
-  ApplySettings(settings, facts);
+  facts.read_only = read_only;
   return std::unique_ptr<Export>(new FileExport(path, std::move(fd), facts));
 }
 

@@ -12,8 +12,7 @@ class FileExport : public StoredExport {
  public:
   // `st` is the result of fstat() on `fd`.
   static std::unique_ptr<Export> Create(const std::string& path, UniqueFd fd,
-                                        const struct stat& st,
-                                        const ExportSettings& settings,
+                                        const struct stat& st, bool read_only,
                                         Sharing sharing = Sharing::kOwn);
 
   int Trim(uint64_t offset, uint64_t length) override;

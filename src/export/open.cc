@@ -11,6 +11,7 @@
 #include "base/file_status.h"
 #include "export/block_device.h"
 #include "export/file.h"
+#include "export/layers.h"
 #include "export/stored_export.h"
 
 namespace nbdinetd {
@@ -30,25 +31,35 @@ absl::Status NoInput(const std::string& path, absl::string_view reason) {
 }
 
 // Makes an export of an open file. NotFound when it can't be one.
-absl::StatusOr<std::unique_ptr<Export>> ExportOf(
-    UniqueFd fd, const std::string& path, ExportSettings settings,
-    std::string* read_only_reason,
-    Export::Sharing sharing = Export::Sharing::kOwn) {
+absl::StatusOr<std::unique_ptr<Export>> StoredExportOf(
+    UniqueFd fd, const std::string& path, bool read_only,
+    std::string* read_only_reason, Export::Sharing sharing) {
   struct stat st;
   if (FileStatus(fd.get(), &st) != 0) return NoInput(path, ErrnoText(errno));
   if (S_ISREG(st.st_mode)) {
-    return FileExport::Create(path, std::move(fd), st, settings, sharing);
+    return FileExport::Create(path, std::move(fd), st, read_only, sharing);
   }
   if (S_ISBLK(st.st_mode)) {
-    if (!settings.read_only && BlockDeviceExport::IsReadOnly(fd.get())) {
-      settings.read_only = true;
+    if (!read_only && BlockDeviceExport::IsReadOnly(fd.get())) {
+      read_only = true;
       *read_only_reason = "the block device is read-only";
     }
-    return BlockDeviceExport::Create(path, std::move(fd), settings, sharing);
+    return BlockDeviceExport::Create(path, std::move(fd), read_only, sharing);
   }
   return NoInput(path, S_ISDIR(st.st_mode)
                            ? "it is a directory"
                            : "it is neither a regular file nor a block device");
+}
+
+// The same, with the layers of `settings`.
+absl::StatusOr<std::unique_ptr<Export>> ExportOf(
+    UniqueFd fd, const std::string& path, const ExportSettings& settings,
+    std::string* read_only_reason,
+    Export::Sharing sharing = Export::Sharing::kOwn) {
+  absl::StatusOr<std::unique_ptr<Export>> stored = StoredExportOf(
+      std::move(fd), path, settings.read_only, read_only_reason, sharing);
+  if (!stored.ok()) return stored.status();
+  return WithLayers(*std::move(stored), settings);
 }
 
 // Whether RWF_NOAPPEND can cancel O_APPEND for one write (since Linux 6.9).

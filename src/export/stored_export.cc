@@ -41,17 +41,6 @@ StoredExport::StoredExport(std::string path, UniqueFd fd, Facts facts)
                                                                  : 0),
       page_cache_(fd_.get(), facts.size_bytes) {}
 
-void StoredExport::ApplySettings(const ExportSettings& settings, Facts& facts) {
-  facts.read_only = settings.read_only;
-  if (!settings.block_sizes.has_value()) return;
-  facts.block_sizes = *settings.block_sizes;
-  // "the advertised export size SHOULD be an integer multiple of that block
-  // size" ("Size constraints").
-  facts.unserved_bytes =
-      static_cast<uint32_t>(facts.size_bytes % facts.block_sizes.minimum);
-  facts.size_bytes -= facts.unserved_bytes;
-}
-
 size_t StoredExport::ReadCached(uint64_t offset, absl::Span<char> out) {
   const iovec piece = {out.data(), out.size()};
   return ReadCachedPieces(offset, {&piece, 1});
@@ -312,16 +301,11 @@ int StoredExport::FindExtents(uint64_t offset, uint64_t length, size_t limit,
       return 0;
     }
   }
-  const int error = nbdinetd::FindExtents(
+  return nbdinetd::FindExtents(
       fd(), {offset, offset + length, facts().size_bytes, limit, cut_short},
       source,
       [this](uint64_t from, uint64_t bytes) { return MakeClean(from, bytes); },
       out);
-  if (error != 0) return error;
-  if (facts().block_sizes.minimum > 1) {
-    AlignExtents(facts().block_sizes.minimum, out);
-  }
-  return 0;
 }
 
 }  // namespace nbdinetd

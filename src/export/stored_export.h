@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/functional/function_ref.h"
@@ -16,7 +17,6 @@
 #include "base/unique_fd.h"
 #include "export/calls_under_way.h"
 #include "export/export.h"
-#include "export/export_settings.h"
 #include "export/page_cache.h"
 
 namespace nbdinetd {
@@ -27,8 +27,9 @@ inline constexpr int kRwfNoAppend = 0x20;
 
 class StoredExport : public Export {
  public:
-  Location Locate(uint64_t offset, uint64_t length) const override {
-    return {fd(), offset, length};
+  std::optional<Location> Locate(uint64_t offset,
+                                 uint64_t length) const override {
+    return Location{fd(), offset, length};
   }
   int lock_fd() const override { return fd_.get(); }
 
@@ -75,9 +76,6 @@ class StoredExport : public Export {
   };
 
   StoredExport(std::string path, UniqueFd fd, Facts facts);
-
-  // Sets the facts that the administrator has chosen; the storage's are set.
-  static void ApplySettings(const ExportSettings& settings, Facts& facts);
 
   int fd() const { return fd_.get(); }
   struct Range {

@@ -43,6 +43,11 @@ Ending UnknownClientFlags(uint32_t flags) {
                        absl::Hex(flags))};
 }
 
+// The lock of --exclusive refuses a second connection.
+bool HasMultiConn(const NegotiationSettings& settings) {
+  return settings.multi_conn.value_or(settings.exclusive == Exclusive::kOff);
+}
+
 }  // namespace
 
 Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
@@ -51,7 +56,7 @@ Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
       catalog_(catalog),
       log_(log),
       settings_(settings),
-      facts_{.tls = settings.tls, .exclusive = settings.exclusive} {}
+      facts_{.tls = settings.tls, .multi_conn = HasMultiConn(settings)} {}
 
 Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
                          const NegotiationSettings& settings,
@@ -63,7 +68,7 @@ Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
       facts_{.tls = settings.tls,
              .secure = true,
              .no_zeroes = upgrade.no_zeroes,
-             .exclusive = settings.exclusive},
+             .multi_conn = HasMultiConn(settings)},
       deadline_(upgrade.deadline) {}
 
 std::variant<Negotiated, TlsUpgrade, Ending> Negotiation::Run() {

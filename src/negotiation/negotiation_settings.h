@@ -2,6 +2,8 @@
 #ifndef NBDINETD_NEGOTIATION_NEGOTIATION_SETTINGS_H_
 #define NBDINETD_NEGOTIATION_NEGOTIATION_SETTINGS_H_
 
+#include <optional>
+
 #include "absl/time/time.h"
 #include "export/exclusive.h"
 #include "stream/tls.h"
@@ -12,6 +14,8 @@ struct NegotiationSettings {
   TlsMode tls = TlsMode::kOff;
   // Whether the chosen export must be locked for this client.
   Exclusive exclusive = Exclusive::kOff;
+  // Whether NBD_FLAG_CAN_MULTI_CONN is advertised; nullopt: where it holds.
+  std::optional<bool> multi_conn = std::nullopt;
   // For the whole handshake phase, including the TLS handshake.
   absl::Duration time_limit = absl::InfiniteDuration();
 };

@@ -19,7 +19,6 @@
 #include "absl/strings/string_view.h"
 #include "base/exit_status.h"
 #include "export/catalog.h"
-#include "export/exclusive.h"
 #include "negotiation/negotiated.h"
 #include "negotiation/refusal.h"
 #include "protocol/option.h"
@@ -34,7 +33,7 @@ class OptionHandlers {
     TlsMode tls = TlsMode::kOff;  // kOff also if the client can't use it
     bool secure = false;          // the options arrive over TLS
     bool no_zeroes = false;       // NBD_FLAG_C_NO_ZEROES
-    Exclusive exclusive = Exclusive::kOff;
+    bool multi_conn = true;       // NBD_FLAG_CAN_MULTI_CONN
   };
 
   // One option: its payload and its replies.

@@ -128,11 +128,13 @@ void ReadReplies::SendFragments(const Request& request) {
 // Returns how far it came.
 uint64_t ReadReplies::SendAsFiles(uint64_t offset, uint64_t end) {
   while (offset < end && replies_.ok()) {
-    const Export::Location place = target_.Locate(offset, end - offset);
+    const std::optional<Export::Location> place =
+        target_.Locate(offset, end - offset);
+    if (!place.has_value()) break;
     const size_t sent = replies_.SendFilePiece(
-        place.fd, place.offset, static_cast<size_t>(place.length));
+        place->fd, place->offset, static_cast<size_t>(place->length));
     offset += sent;
-    if (sent < place.length) break;
+    if (sent < place->length) break;
   }
   return offset;
 }

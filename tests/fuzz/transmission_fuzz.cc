@@ -9,6 +9,7 @@
 #include "base/service_manager.h"
 #include "base/timeouts.h"
 #include "export/file.h"
+#include "export/layers.h"
 #include "fuzz/input.h"
 #include "fuzz/messages.h"
 #include "fuzz/simulation.h"
@@ -98,9 +99,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Storage storage(input, simulation);
   const nbdinetd::ExportSettings settings = SettingsOf(input);
   storage.read_only = settings.read_only;
-  const std::shared_ptr<nbdinetd::Export> target = nbdinetd::FileExport::Create(
-      "/no/such/file", nbdinetd::UniqueFd(kStorageFd), storage.Stat(),
-      settings);
+  const std::shared_ptr<nbdinetd::Export> target =
+      *nbdinetd::WithLayers(nbdinetd::FileExport::Create(
+                                "/no/such/file", nbdinetd::UniqueFd(kStorageFd),
+                                storage.Stat(), settings.read_only),
+                            settings);
   const nbdinetd::Negotiated negotiated = Agree(input, target);
   TransmissionChecker checker(
       {.size = negotiated.promises.size_bytes,

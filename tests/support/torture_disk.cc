@@ -62,9 +62,15 @@ void Allocate(const std::string& path, uint64_t size) {
   }
 }
 
+// Where a part begins: on no page, and with data before and behind it that
+// nobody may touch.
+constexpr uint64_t kPartBegin = 3 * 4096 + 512;
+constexpr char kAround = '#';
+
 class OwnDisk : public TortureDisk {
  public:
-  OwnDisk(Storage storage, uint64_t size) {
+  OwnDisk(Storage storage, uint64_t size)
+      : TortureDisk(storage == Storage::kPart ? kPartBegin : 0) {
     std::string parent = "/dev/shm";
     if (storage != Storage::kTmpfs) {
       const std::string chosen = Variable("TMPDIR");
@@ -73,7 +79,7 @@ class OwnDisk : public TortureDisk {
     directory_ = parent + "/nbdinetd-torture-XXXXXX";
     if (mkdtemp(directory_.data()) == nullptr) Fail("mkdtemp");
     file_ = directory_ + "/disk";
-    Empty(file_, size);
+    Empty(file_, size + 2 * begin());
     constexpr uint64_t kDataBytes = 192 << 10;
     Fill(file_, size, kDataBytes, 2 * kDataBytes);
     if (storage == Storage::kLoopDevice) {
@@ -81,6 +87,14 @@ class OwnDisk : public TortureDisk {
       if (!device_->attached()) throw std::runtime_error(device_->problem());
     }
     Open(device_.has_value() ? device_->path() : file_);
+    for (const uint64_t offset : {uint64_t{0}, begin() + size}) {
+      const Bytes bytes(begin(), kAround);
+      if (pwrite(fd(), bytes.data(), bytes.size(),
+                 static_cast<off_t>(offset)) !=
+          static_cast<ssize_t>(bytes.size())) {
+        Fail(file_);
+      }
+    }
   }
   ~OwnDisk() override { std::filesystem::remove_all(directory_); }
 
@@ -91,10 +105,24 @@ class OwnDisk : public TortureDisk {
       const nbdinetd::UniqueFd file(open(file_.c_str(), O_RDONLY | O_CLOEXEC));
       wrong = Compare(file.get());
     }
-    return wrong;
+    return wrong.has_value() ? wrong : CheckAround();
   }
 
  private:
+  std::optional<std::string> CheckAround() {
+    for (const uint64_t offset : {uint64_t{0}, begin() + model().size()}) {
+      Bytes bytes(begin(), '\0');
+      if (pread(fd(), bytes.data(), bytes.size(), static_cast<off_t>(offset)) !=
+          static_cast<ssize_t>(bytes.size())) {
+        Fail("reading what is around the part");
+      }
+      if (bytes != Bytes(begin(), kAround)) {
+        return "what is around the part has changed";
+      }
+    }
+    return std::nullopt;
+  }
+
   std::string directory_;
   std::string file_;
   std::optional<LoopDevice> device_;
@@ -146,6 +174,12 @@ class MadeDisk : public TortureDisk {
 
 }  // namespace
 
+std::vector<std::string> TortureDisk::options() const {
+  if (begin_ == 0) return {};
+  return {"--offset=" + std::to_string(begin_),
+          "--length=" + std::to_string(model_->size())};
+}
+
 void TortureDisk::Fill(const std::string& path, uint64_t size,
                        uint64_t data_bytes, uint64_t period_bytes) {
   model_.emplace(size);
@@ -157,7 +191,7 @@ void TortureDisk::Fill(const std::string& path, uint64_t size,
         model_->BeginWrite(offset, std::min(data_bytes, size - offset));
     const Bytes bytes = VersionBytes(change.version, offset, change.length);
     if (pwrite(fd.get(), bytes.data(), bytes.size(),
-               static_cast<off_t>(offset)) !=
+               static_cast<off_t>(begin_ + offset)) !=
         static_cast<ssize_t>(bytes.size())) {
       Fail(path);
     }
@@ -185,7 +219,7 @@ void TortureDisk::Disturb(std::mt19937_64& random) {
     default:
       break;
   }
-  const uint64_t offset = random() % model_->size();
+  const uint64_t offset = begin_ + random() % model_->size();
   const uint64_t length = random() % 4 == 0 ? 0 : random() % (1 << 20);
   posix_fadvise(fd_.get(), static_cast<off_t>(offset),
                 static_cast<off_t>(length), POSIX_FADV_DONTNEED);
@@ -198,7 +232,8 @@ std::optional<std::string> TortureDisk::Compare(int fd) {
   for (uint64_t offset = 0; offset < model_->size() && !wrong;
        offset += bytes.size()) {
     bytes.resize(std::min<uint64_t>(bytes.size(), model_->size() - offset));
-    if (pread(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset)) !=
+    if (pread(fd, bytes.data(), bytes.size(),
+              static_cast<off_t>(begin_ + offset)) !=
         static_cast<ssize_t>(bytes.size())) {
       Fail("reading the export itself");
     }

@@ -9,6 +9,7 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "base/unique_fd.h"
 #include "torture_model.h"
@@ -23,6 +24,8 @@ class TortureDisk {
 
   TortureModel& model() { return *model_; }
   const std::string& path() const { return path_; }
+  // The options of a server that serves what the model knows.
+  std::vector<std::string> options() const;
 
   // Writes some of it back, and takes some of it away from the page cache, so
   // that the server has to wait. Not at the same time as Check().
@@ -34,6 +37,8 @@ class TortureDisk {
 
  protected:
   TortureDisk() = default;
+  // A part of a file, from its byte `begin` on.
+  explicit TortureDisk(uint64_t begin) : begin_(begin) {}
 
   // Writes `data_bytes` at each multiple of `period_bytes` of the file at
   // `path`, which exists and reads as `size` zeroes; the rest stays as it is.
@@ -44,16 +49,18 @@ class TortureDisk {
   void Close() { fd_.Reset(); }
   std::optional<std::string> Compare(int fd);
   int fd() const { return fd_.get(); }
+  uint64_t begin() const { return begin_; }
 
  private:
+  const uint64_t begin_ = 0;
   std::string path_;
   nbdinetd::UniqueFd fd_;
   std::optional<TortureModel> model_;
 };
 
-// A file in a directory of its own, in TMPDIR or on a tmpfs, or a loop device
-// over one; half of it is holes.
-enum class Storage { kFile, kTmpfs, kLoopDevice };
+// A file in a directory of its own, in TMPDIR or on a tmpfs, a loop device over
+// one, or a part of a file; half of it is holes.
+enum class Storage { kFile, kTmpfs, kLoopDevice, kPart };
 std::unique_ptr<TortureDisk> MakeOwnDisk(Storage storage, uint64_t size);
 
 // What somebody else has made, such as a file in a file system that is to be

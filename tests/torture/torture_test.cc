@@ -132,6 +132,9 @@ std::vector<Scenario> Scenarios() {
       {"LoopDeviceUnixStructured", kActivated, kUnix, kLoopDevice},
       {"LoopDeviceTcpSimple", kActivated, kTcp, kLoopDevice, kSimple},
       {"LoopDeviceUnixExtended", kActivated, kUnix, kLoopDevice, kExtended},
+      {"PartUnixStructured", kActivated, kUnix, kPart},
+      {"PartTcpSimple", kInetd, kTcp, kPart, kSimple},
+      {"PartUnixExtended", kActivated, kUnix, kPart, kExtended},
       {"InterruptedUnixStructured", kActivated, kUnix, kFile, kStructured,
        std::nullopt, false, interrupted},
       {"InterruptedTcpSimple", kInetd, kTcp, kFile, kSimple, std::nullopt,
@@ -183,8 +186,8 @@ std::string FaultyCallsPath() {
 class Servers {
  public:
   Servers(const Scenario& scenario, const Engine& engine,
-          const std::string& path)
-      : scenario_(scenario), engine_(engine), path_(path) {
+          const TortureDisk& disk)
+      : scenario_(scenario), engine_(engine), disk_(disk) {
     if (scenario.start == Start::kListener) Listen();
     for (size_t i = 0; i < kConnections; ++i) Connect();
   }
@@ -217,7 +220,9 @@ class Servers {
  private:
   std::vector<std::string> Arguments() const {
     std::vector<std::string> arguments = engine_.options;
-    arguments.push_back(path_);
+    const std::vector<std::string> of_disk = disk_.options();
+    arguments.insert(arguments.end(), of_disk.begin(), of_disk.end());
+    arguments.push_back(disk_.path());
     return arguments;
   }
 
@@ -259,7 +264,7 @@ class Servers {
     } else {
       auto* local = reinterpret_cast<sockaddr_un*>(&address_);
       local->sun_family = AF_UNIX;
-      unix_path_ = std::filesystem::path(path_).parent_path() / "socket";
+      unix_path_ = std::filesystem::path(disk_.path()).parent_path() / "socket";
       std::strncpy(local->sun_path, unix_path_.c_str(),
                    sizeof local->sun_path - 1);
       address_length_ = sizeof *local;
@@ -280,7 +285,7 @@ class Servers {
 
   const Scenario& scenario_;
   const Engine& engine_;
-  const std::string path_;
+  const TortureDisk& disk_;
   std::vector<std::unique_ptr<Session>> sessions_;
   std::vector<std::unique_ptr<Peer>> peers_;
   std::optional<ServerProcess> listener_;
@@ -340,7 +345,7 @@ class Torture : public testing::Test {
   enum class Ending { kDisconnect, kLeave, kTerminate };
 
   void RunRound(TortureDisk& disk) {
-    Servers servers(scenario_, engine_, disk.path());
+    Servers servers(scenario_, engine_, disk);
     std::vector<std::unique_ptr<TortureClient>> clients;
     for (size_t i = 0; i < kConnections; ++i) {
       bool read_only = false;

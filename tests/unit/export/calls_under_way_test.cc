@@ -77,7 +77,7 @@ TEST_F(CallsUnderWayTest, ACallWaitsForAllThatOverlappedWithIt) {
 class DurableExport : public nbdtest::FakeExport {
  public:
   DurableExport() : FakeExport({.size_bytes = uint64_t{1} << 20}) {}
-  using Export::DurableCall;
+  using StoredExport::DurableCall;
 };
 
 // Many writes with FUA are under way at once, and stay so: each call here ends

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "base/limits.h"
+#include "base/unique_fd.h"
 
 namespace nbdinetd {
 namespace {

@@ -1,0 +1,23 @@
+// The layers that the administrator has put on an export, from below:
+//
+//     file or block device ─▶ Slice (--offset, --length) ─▶ Slice or Padding
+//     (--size) ─▶ Slice (--block-size)
+#ifndef NBDINETD_EXPORT_LAYERS_H_
+#define NBDINETD_EXPORT_LAYERS_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "export/export.h"
+#include "export/export_settings.h"
+
+namespace nbdinetd {
+
+// Puts the layers of `settings` on `base`; with none, returns `base`. NotFound
+// when `base` doesn't have the part that `settings` name.
+absl::StatusOr<std::unique_ptr<Export>> WithLayers(
+    std::unique_ptr<Export> base, const ExportSettings& settings);
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_EXPORT_LAYERS_H_
