@@ -151,6 +151,7 @@ python_tests = \
 	tests/system/listener_test.py \
 	tests/system/missing_calls_test.py \
 	tests/system/old_kernels_test.py \
+	tests/system/parts_test.py \
 	tests/system/other_release_test.py \
 	tests/system/peer_documents_test.py \
 	tests/system/pid1_boot_test.py \

@@ -17,6 +17,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "base/file_status.h"
 #include "base/limits.h"
 #include "base/unique_fd.h"
 #include "base/utf8.h"
@@ -25,12 +26,13 @@
 namespace nbdinetd {
 namespace {
 
-// Opens an entry of a directory, never outside of it and through no link.
-// Returns a descriptor, or -1 and errno.
+// Opens an entry of a directory, through symbolic links that stay inside of it.
+// Returns a descriptor, or -1 and errno: EXDEV for a link that leads out, or is
+// absolute.
 int OpenBeneath(int directory, const char* name, int flags) {
   open_how how = {};
   how.flags = static_cast<uint64_t>(flags | O_CLOEXEC | O_LARGEFILE);
-  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
   while (true) {
     const long fd = syscall(SYS_openat2, directory, name, &how, sizeof(how));
     if (fd >= 0 || errno != EINTR) return static_cast<int>(fd);
@@ -45,8 +47,6 @@ const char* WhyNoExport(const struct stat& st) {
       return nullptr;
     case S_IFDIR:
       return "it is a directory";
-    case S_IFLNK:
-      return "it is a symbolic link, and none is followed";
     default:
       return "it is neither a regular file nor a block device";
   }
@@ -96,7 +96,7 @@ class Names {
  private:
   static bool MayBeExport(const dirent64& entry) {
     return (entry.d_type == DT_REG || entry.d_type == DT_BLK ||
-            entry.d_type == DT_UNKNOWN) &&
+            entry.d_type == DT_LNK || entry.d_type == DT_UNKNOWN) &&
            IsExportFileName(entry.d_name);
   }
 
@@ -162,7 +162,8 @@ class DirectoryCatalog : public Catalog {
     return absl::NotFoundError(
         absl::StrCat("failed to open ", Quoted(PathOf(name)), ": ", why));
   }
-  // Calls fstatat() on an entry. NotFound when it is no export.
+  // The status of an entry, or of the file that a link leads to. NotFound when
+  // it is no export.
   absl::Status Look(const std::string& name, struct stat* st) const;
   absl::Status ReadNames(bool exports_only, Names* names) const;
 
@@ -180,6 +181,19 @@ absl::Status DirectoryCatalog::Look(const std::string& name,
   }
   if (fstatat(fd_.get(), name.c_str(), st, AT_SYMLINK_NOFOLLOW) != 0) {
     return OpenErrorStatus(errno, PathOf(name));
+  }
+  if (S_ISLNK(st->st_mode)) {
+    // fstatat() would follow it anywhere.
+    const UniqueFd fd(OpenBeneath(fd_.get(), name.c_str(), O_PATH));
+    if (!fd.valid() && errno == EXDEV) {
+      return NoExport(name,
+                      "it is a symbolic link that leads out of the directory; "
+                      "a relative one that stays inside is followed");
+    }
+    if (!fd.valid()) return OpenErrorStatus(errno, PathOf(name));
+    if (FileStatus(fd.get(), st) != 0) {
+      return OpenErrorStatus(errno, PathOf(name));
+    }
   }
   const char* why = WhyNoExport(*st);
   return why == nullptr ? absl::OkStatus() : NoExport(name, why);

@@ -1,5 +1,6 @@
 // A directory as a catalog: each regular file and block device in it is an
-// export under its file name.
+// export under its file name, and so is each symbolic link to one that stays
+// inside of the directory.
 //
 // After OpenDirectory(), the catalog needs only openat2(2) beneath its
 // descriptor, fstatat(2) on its entries, and getdents64(2), so that the sandbox

@@ -135,7 +135,9 @@ def _(t):
     exports = Exports(t, disk=MIB)
     os.mkdir(exports / "sub")
     exports.add("sub/below")
-    os.symlink("disk", exports / "inside")
+    os.symlink("../exports/disk", exports / "in and out")
+    os.symlink("/proc/self/root/etc/passwd", exports / "magic")
+    os.symlink("loop", exports / "loop")
     os.symlink("../outside", exports / "link")
     os.symlink(exports.outside, exports / "absolute")
     os.mkfifo(exports / "fifo")
@@ -146,8 +148,8 @@ def _(t):
     client.structured_replies()
     eq([name for name, _ in client.list_exports()], ["disk"])
     for wrong in (b"", b".", b"..", b"/", b"../outside", b"./disk", b"sub", b"sub/below", b"disk/",
-                  b"sub/../disk", os.fsencode(exports / "disk"), b"/etc/passwd", b"inside",
-                  b"link", b"absolute", b"fifo", b"socket", b"disk\0", b"\0", b"\xff",
+                  b"sub/../disk", os.fsencode(exports / "disk"), b"/etc/passwd", b"in and out",
+                  b"magic", b"loop", b"link", b"absolute", b"fifo", b"socket", b"disk\0", b"\0", b"\xff",
                   b"..\xc0\xafoutside", b"Disk", b"n" * 255, b"n" * 256, b"n" * 4096,
                   b"n" * 4097, b"n" * 60000):
         for option in (NBD_OPT_INFO, NBD_OPT_GO):
@@ -238,6 +240,30 @@ def _(t):
     client.structured_replies()
     eq(refusal(client.go, "disk"), NBD_REP_ERR_UNKNOWN)
     end(process, client)
+
+
+@test("a link that stays inside is an export; once it is replaced, new connections get the next file, and "
+      "a connected client keeps its own")
+def _(t):
+    exports = Exports(t)
+    for generation, letter in (("gen1", b"1"), ("gen2", b"2")):
+        os.mkdir(exports / generation)
+        Path(exports / generation, "disk").write_bytes(letter * 4096)
+    os.symlink("gen1/disk", exports / "disk")
+    first, client = begin(t, exports)
+    eq([name for name, _ in client.list_exports()], ["disk"])
+    client.go("disk")
+    eq(client.read(0, 1), b"1")
+    os.symlink("gen2/disk", exports / "new")
+    os.rename(exports / "new", exports / "disk")
+    second, other = begin(t, exports)
+    other.go("disk")
+    eq(other.read(0, 1), b"2")
+    eq(client.read(0, 1), b"1")
+    for one in (client, other):
+        one.disconnect()
+    for process in (first, second):
+        process.expect(EX_OK)
 
 
 @test("an entry that turns into a link, a FIFO or a directory and back at any moment is served as "
@@ -548,7 +574,7 @@ def _(t):
 def _(t):
     exports = Exports(t, disk=MIB, other=MIB)
     os.mkdir(exports / "sub")
-    os.symlink("disk", exports / "link")
+    os.symlink("../outside", exports / "link")
     os.mkfifo(exports / "fifo")
     exports.add(b"no string \xff")
     process = t.spawn([NBDINETD, "--check", "-r", exports.option])

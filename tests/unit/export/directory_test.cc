@@ -224,7 +224,7 @@ TEST_F(Directory, HasNoOtherExports) {
   Make("sub/below", "x");
   MakeFifo("fifo");
   MakeSocket("socket");
-  MakeLink("disk", "link inside");
+  MakeLink("../exports/disk", "link out and in");
   MakeLink("../outside", "link outside");
   MakeLink(PathOf("../outside"), "absolute link");
   MakeLink("nothing", "dangling link");
@@ -237,7 +237,7 @@ TEST_F(Directory, HasNoOtherExports) {
                                   std::string("sub/below"),
                                   std::string("fifo"),
                                   std::string("socket"),
-                                  std::string("link inside"),
+                                  std::string("link out and in"),
                                   std::string("link outside"),
                                   std::string("absolute link"),
                                   std::string("dangling link"),
@@ -449,18 +449,20 @@ TEST_F(Directory, IsSaidInWords) {
   Make("other", std::string(512, 'x'));
   std::filesystem::create_directory(PathOf("sub"));
   MakeFifo("fifo");
-  MakeLink("disk", "link");
+  MakeLink("../outside", "link");
+  MakeLink("disk", "inside");
   Make("\xff", "x");
   const std::string words = Open(true, "disk")->InWords();
   for (const std::string& part :
-       {"would serve 2 files of \"" + path() +
-            "\", 1.5 KiB (1536 bytes) in all, read-only, each under its own "
+       {"would serve 3 files of \"" + path() +
+            "\", 2.5 KiB (2560 bytes) in all, read-only, each under its own "
             "name\n",
         std::string("the default export is \"disk\"\n"),
         "left out: failed to open \"" + PathOf("fifo") +
             "\": it is neither a regular file nor a block device\n",
         "left out: failed to open \"" + PathOf("link") +
-            "\": it is a symbolic link, and none is followed\n",
+            "\": it is a symbolic link that leads out of the directory; a "
+            "relative one that stays inside is followed\n",
         "left out: failed to open \"" + PathOf("sub") +
             "\": it is a directory\n",
         "left out: failed to open \"" + PathOf("\\377") +
