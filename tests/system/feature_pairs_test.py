@@ -582,7 +582,7 @@ def _(t):
 @pair(DIRECTORY, STANDARD_ERROR, "why a file can't be opened is for the log and never for the client")
 def _(t):
     path = exports(t, "disk")
-    os.symlink("disk", os.path.join(path, "link"))
+    os.symlink("../disk", os.path.join(path, "link"))
     process, client = on_the_client(t, "-v", f"--directory={path}")
     client.handshake()
     for name in ("link", "missing", "a/b"):
