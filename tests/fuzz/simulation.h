@@ -20,6 +20,7 @@
 #include <string>
 #include <string_view>
 
+#include "export/stored_export.h"
 #include "fuzz/input.h"
 #include "stream/stream.h"
 #include "support/wire.h"
@@ -54,6 +55,9 @@ class Simulation {
 
   // The one of this thread; nullptr without.
   static Simulation* Current();
+
+  // What is below all layers of the export that is served; borrowed.
+  nbdinetd::StoredExport* stored_export = nullptr;
 
   // ---- The client ----
 

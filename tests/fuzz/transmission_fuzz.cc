@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "base/service_manager.h"
 #include "base/timeouts.h"
@@ -99,11 +100,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Storage storage(input, simulation);
   const nbdinetd::ExportSettings settings = SettingsOf(input);
   storage.read_only = settings.read_only;
+  std::unique_ptr<nbdinetd::Export> file = nbdinetd::FileExport::Create(
+      "/no/such/file", nbdinetd::UniqueFd(kStorageFd), storage.Stat(),
+      settings.read_only);
+  simulation.stored_export = static_cast<nbdinetd::FileExport*>(file.get());
   const std::shared_ptr<nbdinetd::Export> target =
-      *nbdinetd::WithLayers(nbdinetd::FileExport::Create(
-                                "/no/such/file", nbdinetd::UniqueFd(kStorageFd),
-                                storage.Stat(), settings.read_only),
-                            settings);
+      *nbdinetd::WithLayers(std::move(file), settings);
   const nbdinetd::Negotiated negotiated = Agree(input, target);
   TransmissionChecker checker(
       {.size = negotiated.promises.size_bytes,

@@ -67,7 +67,7 @@ std::unique_ptr<Task> Workers::Start(std::unique_ptr<Task> task) {
   if ((type == NBD_CMD_TRIM || type == NBD_CMD_WRITE_ZEROES) &&
       (decision & 0x40) != 0) {
     begun.push_back(std::make_unique<BusyExport::Busy>(
-        static_cast<StoredExport&>(target_),
+        *Simulation::Current()->stored_export,
         (decision & 0x20) != 0 ? BusyExport::Busy::kReadsAndWrites
                                : BusyExport::Busy::kWrites));
   }
