@@ -190,8 +190,7 @@ absl::Status DirectoryCatalog::Look(const std::string& name,
                       "it is a symbolic link that leads out of the directory; "
                       "a relative one that stays inside is followed");
     }
-    if (!fd.valid()) return OpenErrorStatus(errno, PathOf(name));
-    if (FileStatus(fd.get(), st) != 0) {
+    if (!fd.valid() || FileStatus(fd.get(), st) != 0) {
       return OpenErrorStatus(errno, PathOf(name));
     }
   }

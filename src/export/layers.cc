@@ -21,10 +21,14 @@ absl::Status NoSuchPart(const Export& base, absl::string_view why) {
                    base.facts().size_bytes, " bytes, ", why));
 }
 
+Export::Facts WithSize(Export::Facts facts, uint64_t size_bytes) {
+  facts.size_bytes = size_bytes;
+  return facts;
+}
+
 std::unique_ptr<Export> Cut(std::unique_ptr<Export> base, uint64_t begin,
                             uint64_t size_bytes) {
-  Export::Facts facts = base->facts();
-  facts.size_bytes = size_bytes;
+  const Export::Facts facts = WithSize(base->facts(), size_bytes);
   return std::make_unique<Slice>(std::move(base), begin, facts);
 }
 
@@ -70,7 +74,8 @@ absl::StatusOr<std::unique_ptr<Export>> Resized(std::unique_ptr<Export> base,
   }
   if (*wanted == size) return base;
   if (*wanted < size) return Cut(std::move(base), 0, *wanted);
-  return std::make_unique<Padding>(std::move(base), *wanted);
+  const Export::Facts facts = WithSize(base->facts(), *wanted);
+  return std::make_unique<Padding>(std::move(base), facts);
 }
 
 std::unique_ptr<Export> WithBlockSizes(std::unique_ptr<Export> base,

@@ -8,11 +8,6 @@
 namespace nbdinetd {
 namespace {
 
-Export::Facts WithSize(Export::Facts facts, uint64_t size_bytes) {
-  facts.size_bytes = size_bytes;
-  return facts;
-}
-
 bool IsZero(absl::Span<const char> data) {
   return std::all_of(data.begin(), data.end(),
                      [](char byte) { return byte == 0; });
@@ -20,10 +15,9 @@ bool IsZero(absl::Span<const char> data) {
 
 }  // namespace
 
-Padding::Padding(std::unique_ptr<Export> base, uint64_t size_bytes)
-    : Export(base->path(), WithSize(base->facts(), size_bytes)),
-      base_(std::move(base)),
-      base_bytes_(base_->facts().size_bytes) {}
+Padding::Padding(std::unique_ptr<Export> base, Facts facts)
+    : Layer(std::move(base), facts),
+      base_bytes_(this->base().facts().size_bytes) {}
 
 uint64_t Padding::InBase(uint64_t offset, uint64_t length) const {
   return offset < base_bytes_ ? std::min(length, base_bytes_ - offset) : 0;
@@ -33,13 +27,13 @@ std::optional<Export::Location> Padding::Locate(uint64_t offset,
                                                 uint64_t length) const {
   const uint64_t in_base = InBase(offset, length);
   if (in_base == 0) return std::nullopt;
-  return base_->Locate(offset, in_base);
+  return base().Locate(offset, in_base);
 }
 
 size_t Padding::ReadCached(uint64_t offset, absl::Span<char> out) {
   const size_t in_base = InBase(offset, out.size());
   if (in_base != 0) {
-    const size_t read = base_->ReadCached(offset, out.first(in_base));
+    const size_t read = base().ReadCached(offset, out.first(in_base));
     if (read != in_base) return read;
   }
   std::memset(out.data() + in_base, 0, out.size() - in_base);
@@ -48,7 +42,7 @@ size_t Padding::ReadCached(uint64_t offset, absl::Span<char> out) {
 
 bool Padding::IsCached(uint64_t offset, uint64_t length) {
   const uint64_t in_base = InBase(offset, length);
-  return in_base == 0 || base_->IsCached(offset, in_base);
+  return in_base == 0 || base().IsCached(offset, in_base);
 }
 
 StorageError Padding::Read(uint64_t offset, absl::Span<char> out,
@@ -56,7 +50,7 @@ StorageError Padding::Read(uint64_t offset, absl::Span<char> out,
   const size_t in_base = InBase(offset, out.size());
   *done = 0;
   if (in_base != 0) {
-    const StorageError error = base_->Read(offset, out.first(in_base), done);
+    const StorageError error = base().Read(offset, out.first(in_base), done);
     if (error) return error;
   }
   std::memset(out.data() + in_base, 0, out.size() - in_base);
@@ -67,17 +61,17 @@ StorageError Padding::Read(uint64_t offset, absl::Span<char> out,
 int Padding::Write(uint64_t offset, absl::Span<const char> data, bool durable) {
   const size_t in_base = InBase(offset, data.size());
   if (!IsZero(data.subspan(in_base))) return ENOSPC;
-  return in_base == 0 ? 0 : base_->Write(offset, data.first(in_base), durable);
+  return in_base == 0 ? 0 : base().Write(offset, data.first(in_base), durable);
 }
 
 bool Padding::WriteWouldWait(uint64_t offset, uint64_t length) {
   const uint64_t in_base = InBase(offset, length);
-  return in_base != 0 && base_->WriteWouldWait(offset, in_base);
+  return in_base != 0 && base().WriteWouldWait(offset, in_base);
 }
 
 int Padding::Trim(uint64_t offset, uint64_t length) {
   const uint64_t in_base = InBase(offset, length);
-  return in_base == 0 ? 0 : base_->Trim(offset, in_base);
+  return in_base == 0 ? 0 : base().Trim(offset, in_base);
 }
 
 int Padding::Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,
@@ -85,12 +79,12 @@ int Padding::Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,
   const uint64_t in_base = InBase(offset, length);
   if (in_base < length && hole == Hole::kForbidden) return ENOSPC;
   return in_base == 0 ? 0
-                      : base_->Zero(offset, in_base, hole, speed, cut_short);
+                      : base().Zero(offset, in_base, hole, speed, cut_short);
 }
 
 int Padding::Prefetch(uint64_t offset, uint64_t length) {
   const uint64_t in_base = InBase(offset, length);
-  return in_base == 0 ? 0 : base_->Prefetch(offset, in_base);
+  return in_base == 0 ? 0 : base().Prefetch(offset, in_base);
 }
 
 int Padding::FindExtents(uint64_t offset, uint64_t length, size_t limit,
@@ -99,12 +93,12 @@ int Padding::FindExtents(uint64_t offset, uint64_t length, size_t limit,
   uint64_t end = offset;
   if (in_base != 0) {
     if (const int error =
-            base_->FindExtents(offset, in_base, limit, cut_short, out)) {
+            base().FindExtents(offset, in_base, limit, cut_short, out)) {
       return error;
     }
     for (const Extent& extent : *out) end += extent.length_bytes;
   }
-  // What the base has ends before it does.
+  // The base's extents end before the base does.
   if (end < base_bytes_) return 0;
   const uint64_t padding = facts().size_bytes - end;
   if (!out->empty() && out->back().hole) {

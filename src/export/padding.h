@@ -10,18 +10,18 @@
 #include <optional>
 
 #include "absl/types/span.h"
-#include "export/export.h"
+#include "export/layer.h"
 
 namespace nbdinetd {
 
-class Padding : public Export {
+class Padding : public Layer {
  public:
-  // `base`, and zeroes up to `size_bytes`, which is no less than its size.
-  Padding(std::unique_ptr<Export> base, uint64_t size_bytes);
+  // `base`, and zeroes up to the size of `facts`, which is no less than its
+  // own.
+  Padding(std::unique_ptr<Export> base, Facts facts);
 
   std::optional<Location> Locate(uint64_t offset,
                                  uint64_t length) const override;
-  int lock_fd() const override { return base_->lock_fd(); }
   size_t ReadCached(uint64_t offset, absl::Span<char> out) override;
   bool IsCached(uint64_t offset, uint64_t length) override;
   StorageError Read(uint64_t offset, absl::Span<char> out,
@@ -29,9 +29,7 @@ class Padding : public Export {
   // ENOSPC, and nothing is written, if a byte behind the base isn't zero.
   int Write(uint64_t offset, absl::Span<const char> data,
             bool durable) override;
-  bool writes_busy() const override { return base_->writes_busy(); }
   bool WriteWouldWait(uint64_t offset, uint64_t length) override;
-  int Flush() override { return base_->Flush(); }
   int Trim(uint64_t offset, uint64_t length) override;
   // ENOSPC if the range has to be allocated and is not all in the base.
   int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,
@@ -39,15 +37,11 @@ class Padding : public Export {
   int Prefetch(uint64_t offset, uint64_t length) override;
   int FindExtents(uint64_t offset, uint64_t length, size_t limit,
                   const std::atomic<bool>* cut_short, Extents* out) override;
-  bool finding_extents_may_sync() const override {
-    return base_->finding_extents_may_sync();
-  }
 
  private:
   // How much of a range lies in the base; the rest is behind it.
   uint64_t InBase(uint64_t offset, uint64_t length) const;
 
-  const std::unique_ptr<Export> base_;
   const uint64_t base_bytes_;
 };
 

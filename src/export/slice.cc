@@ -6,12 +6,12 @@
 namespace nbdinetd {
 
 Slice::Slice(std::unique_ptr<Export> base, uint64_t begin, Facts facts)
-    : Export(base->path(), facts), base_(std::move(base)), begin_(begin) {}
+    : Layer(std::move(base), facts), begin_(begin) {}
 
 int Slice::FindExtents(uint64_t offset, uint64_t length, size_t limit,
                        const std::atomic<bool>* cut_short, Extents* out) {
   if (const int error =
-          base_->FindExtents(begin_ + offset, length, limit, cut_short, out)) {
+          base().FindExtents(begin_ + offset, length, limit, cut_short, out)) {
     return error;
   }
   // The base goes on behind the slice. Only its last extent may reach there:

@@ -10,11 +10,11 @@
 #include <optional>
 
 #include "absl/types/span.h"
-#include "export/export.h"
+#include "export/layer.h"
 
 namespace nbdinetd {
 
-class Slice : public Export {
+class Slice : public Layer {
  public:
   // The part of `base` from `begin` on with the size, and the other facts, of
   // `facts`. It lies inside of `base`.
@@ -22,46 +22,39 @@ class Slice : public Export {
 
   std::optional<Location> Locate(uint64_t offset,
                                  uint64_t length) const override {
-    return base_->Locate(begin_ + offset, length);
+    return base().Locate(begin_ + offset, length);
   }
-  int lock_fd() const override { return base_->lock_fd(); }
   size_t ReadCached(uint64_t offset, absl::Span<char> out) override {
-    return base_->ReadCached(begin_ + offset, out);
+    return base().ReadCached(begin_ + offset, out);
   }
   bool IsCached(uint64_t offset, uint64_t length) override {
-    return base_->IsCached(begin_ + offset, length);
+    return base().IsCached(begin_ + offset, length);
   }
   StorageError Read(uint64_t offset, absl::Span<char> out,
                     size_t* done) override {
-    return base_->Read(begin_ + offset, out, done);
+    return base().Read(begin_ + offset, out, done);
   }
   int Write(uint64_t offset, absl::Span<const char> data,
             bool durable) override {
-    return base_->Write(begin_ + offset, data, durable);
+    return base().Write(begin_ + offset, data, durable);
   }
-  bool writes_busy() const override { return base_->writes_busy(); }
   bool WriteWouldWait(uint64_t offset, uint64_t length) override {
-    return base_->WriteWouldWait(begin_ + offset, length);
+    return base().WriteWouldWait(begin_ + offset, length);
   }
-  int Flush() override { return base_->Flush(); }
   int Trim(uint64_t offset, uint64_t length) override {
-    return base_->Trim(begin_ + offset, length);
+    return base().Trim(begin_ + offset, length);
   }
   int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,
            const std::atomic<bool>* cut_short) override {
-    return base_->Zero(begin_ + offset, length, hole, speed, cut_short);
+    return base().Zero(begin_ + offset, length, hole, speed, cut_short);
   }
   int Prefetch(uint64_t offset, uint64_t length) override {
-    return base_->Prefetch(begin_ + offset, length);
+    return base().Prefetch(begin_ + offset, length);
   }
   int FindExtents(uint64_t offset, uint64_t length, size_t limit,
                   const std::atomic<bool>* cut_short, Extents* out) override;
-  bool finding_extents_may_sync() const override {
-    return base_->finding_extents_may_sync();
-  }
 
  private:
-  const std::unique_ptr<Export> base_;
   const uint64_t begin_;
 };
 
