@@ -69,10 +69,7 @@ constexpr char kForTests[] = "nbdinetd has nothing of this kind for tests";
 constexpr char kCopyOnWrite[] =
     "give each client a copy of the file (cp --reflink), or let the client "
     "keep the changes (qemu -snapshot)";
-constexpr char kPart[] = "--offset=BYTES and --length=BYTES serve a part";
 constexpr char kUnpack[] = "unpack the file first, and serve the result";
-constexpr char kSize[] =
-    "--size=BYTES, up:BYTES or down:BYTES gives an export another size";
 constexpr char kStorage[] =
     "the block layer does this (md, device mapper): serve its device";
 
@@ -110,7 +107,7 @@ constexpr Foreign kFilters[] = {
     {"nofilter", kByItself},
     {"noparallel", kByItself},
     {"nozero", kNoHiding},
-    {"offset", kPart},
+    {"offset", "--offset=BYTES and --length=BYTES serve a part"},
     {"openonce", kByItself},
     {"partition",
      "losetup --partscan makes block devices of the partitions: serve one"},
@@ -132,7 +129,8 @@ constexpr Foreign kFilters[] = {
     {"time-limit", "RuntimeMaxSec= in the unit limits a connection"},
     {"timeout", "--stall-timeout and --idle-timeout limit a client"},
     {"tls-fallback", "--tls=require refuses clients without TLS"},
-    {"truncate", kSize},
+    {"truncate",
+     "--size=BYTES, up:BYTES or down:BYTES gives an export another size"},
     {"xz", kUnpack},
 };
 

@@ -39,9 +39,8 @@ class TlsStream : public Stream {
   // subject (RFC 2253) or its PSK identity. Empty when no certificate was
   // requested.
   virtual const std::string& identity() const = 0;
-  // For the log: "TLSv1.3, TLS_AES_128_GCM_SHA256, in the kernel". The end is
-  // "sent by the kernel" where the kernel only encrypts, and missing where
-  // OpenSSL does all.
+  // For the log: "TLSv1.3, TLS_AES_128_GCM_SHA256, sent by the kernel". The end
+  // is missing where OpenSSL encrypts.
   virtual std::string description() const = 0;
 };
 

@@ -55,8 +55,8 @@ class ReadReplies {
   // holds all.
   uint64_t SendCachedFragments(const Request& request);
   void SendFragments(const Request& request);
-  // With `as_file`, sendfile(2) sends the data as far as it can.
   uint64_t SendAsFiles(uint64_t offset, uint64_t end);
+  // With `as_file`, sendfile(2) sends the data as far as it can.
   void SendOneChunk(const Request& request, bool as_file = false);
 
   Export& target_;
