@@ -9,7 +9,8 @@
 // command starts inherit the filter. A filter can't return the version of
 // Landlock. A process beside the command answers landlock_create_ruleset() for
 // it, and ends after the last process with the filter. What the kernel does
-// inside its calls stays that of this kernel.
+// inside its calls stays that of this kernel, and what this kernel lacks stays
+// missing: no Landlock is newer than its own.
 //
 // Exit status: 64 for wrong usage, 71 if the filter can't be installed,
 // otherwise the command's.
@@ -279,6 +280,13 @@ static void answer(const struct seccomp_notif* call, int version,
   response->flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
 }
 
+// The version of this kernel; 0: it has none.
+static int own_landlock(void) {
+  const long version = syscall(kLandlockCreate, NULL, (size_t)0,
+                               LANDLOCK_CREATE_RULESET_VERSION);
+  return version > 0 ? (int)version : 0;
+}
+
 // Answers until no process has the filter any more.
 static void answer_all(int notifications, int version) {
   struct pollfd event = {notifications, POLLIN, 0};
@@ -367,7 +375,8 @@ static int start_answering(int version) {
 
 int main(int argc, char** argv) {
   if (argc < 3) fail(64, "usage: as_kernel KERNEL|CALL,... COMMAND ...");
-  const struct Kernel kernel = parse(argv[1]);
+  struct Kernel kernel = parse(argv[1]);
+  if (kernel.landlock > own_landlock()) kernel.landlock = -1;
   const bool notified = kernel.landlock > 0;
   struct Filter filter = filter_of(&kernel);
   const int socket = notified ? start_answering(kernel.landlock) : -1;

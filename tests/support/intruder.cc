@@ -218,6 +218,8 @@ const Attempt kAttempts[] = {
      [] { return OpenAt2(DirectoryFd(), "new", O_WRONLY | O_CREAT); }},
     {"beneath: truncate",
      [] { return OpenAt2(DirectoryFd(), "other", O_WRONLY | O_TRUNC); }},
+    {"beneath: empty",
+     [] { return OpenAt2(DirectoryFd(), "other", O_RDONLY | O_TRUNC); }},
     {"beneath: write", [] { return OpenAt2(DirectoryFd(), "disk", O_WRONLY); }},
     {"beneath: list",
      [] { return syscall(SYS_getdents64, DirectoryFd(), g_page, kPage); }},

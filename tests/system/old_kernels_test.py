@@ -157,6 +157,15 @@ def _(t):
     contains("(Landlock): Function not implemented", process.stderr())
 
 
+@test("where the kernel is older than the one asked for, its own Landlock is used")
+def _(t):
+    prefix = [*as_kernel("landlock=2"), *as_kernel("6.12")]
+    process, client = t.activated("--sandbox=require", t.pattern_image(MIB), prefix=prefix)
+    client.start()
+    client.disconnect()
+    process.expect(EX_OK)
+
+
 @test("without openat2(2) --directory says that it needs it, and a file is served")
 def _(t):
     process, client = t.activated(f"--directory={t.dir}", prefix=as_kernel("openat2"))
