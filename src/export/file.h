@@ -27,6 +27,8 @@ class FileExport : public StoredExport {
   int Allocate(int mode, uint64_t offset, uint64_t length);
   int PunchHole(uint64_t offset, uint64_t length);
   int ZeroAllocated(uint64_t offset, uint64_t length);
+  // Whether there is data in whole blocks of the range, or no such block.
+  bool HoldsData(Range range, uint64_t block) const;
   // Zeroes a range of whole pages. EOPNOTSUPP: the file system has no call for
   // it; nothing has changed.
   int ZeroWhole(Range whole, Hole hole);

@@ -2,7 +2,9 @@
 // the real program over a socket pair. What all styles have in common is in
 // transmission_test.cc; here is what only extended headers have.
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <optional>
@@ -450,6 +452,17 @@ class HugeExport : public ExtendedHeaders {
   }
   const TempImage& huge() const { return huge_; }
 
+  // Not on ext4 in Linux 5.19 to 6.14, where nothing is done so far out.
+  static bool HolesArePunchedFarOut() {
+    const TempImage image = TempImage::Sparse(kHugeSize);
+    image.Write(5 * kTiB, Pattern(0, 65536));
+    const int fd = open(image.path().c_str(), O_RDWR | O_CLOEXEC);
+    const int result = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                 static_cast<off_t>(5 * kTiB), 65536);
+    close(fd);
+    return result == 0 && image.Read(5 * kTiB, 65536) == Bytes(65536, '\0');
+  }
+
   static constexpr uint64_t kDataAt[] = {0, 5 * kTiB, 15 * kTiB};
 
  private:
@@ -487,7 +500,12 @@ TEST_F(HugeExport, IsTrimmedZeroedAndCachedInOneRequest) {
     ASSERT_TRUE(HasError(
         Do({.type = type, .flags = kCmdFlagFua, .length = kHugeSize}), kNbdOk));
     for (const uint64_t offset : kDataAt) {
-      EXPECT_TRUE(SameBytes(huge().Read(offset, 65536), Bytes(65536, '\0')))
+      // A trim may do nothing; zeroing may not.
+      const bool stays =
+          type == kCmdTrim && offset != 0 && !HolesArePunchedFarOut();
+      EXPECT_TRUE(
+          SameBytes(huge().Read(offset, 65536),
+                    stays ? Pattern(offset, 65536) : Bytes(65536, '\0')))
           << offset;
     }
     EXPECT_EQ(huge().size(), kHugeSize);
