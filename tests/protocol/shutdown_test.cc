@@ -568,6 +568,9 @@ class EachState : public testing::TestWithParam<std::tuple<Transport, Asking>> {
     const auto [transport, asking] = GetParam();
     Connection connection{state, TempImage::WithPattern(kImageSize), nullptr};
     std::vector<std::string> arguments = state.options;
+    // All are reached before the first is asked, which may take long.
+    arguments.push_back("--handshake-timeout=10m");
+    arguments.push_back("--stall-timeout=10m");
     if (asking.exclusive) arguments.push_back("--exclusive");
     if (state.options.empty()) arguments.push_back(connection.image.path());
     SessionSetup setup{.transport = transport};
@@ -586,7 +589,7 @@ class EachState : public testing::TestWithParam<std::tuple<Transport, Asking>> {
     const long sleeps = server.Sleeps();
     server.Signal(asking.signal);
     if (connection.state.then.empty()) return;
-    while (server.Sleeps() == sleeps) std::this_thread::yield();
+    server.WaitUntilItHasSlept(sleeps);
     connection.session->peer().TrySend(connection.state.then);
   }
 

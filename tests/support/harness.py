@@ -16,6 +16,7 @@ surroundings.settle()
 
 import array
 import ctypes
+import errno
 import fcntl
 import hashlib
 import os
@@ -208,6 +209,8 @@ def listening_sockets(pid):
         for number, target in sorted(descriptors_of(pid).items()):
             if target.startswith("socket:"):
                 copy = ctypes.CDLL(None, use_errno=True).syscall(pidfd_getfd, process, number, 0)
+                if copy < 0 and ctypes.get_errno() == errno.EBADF:
+                    continue  # it was closed since
                 assert copy >= 0, os.strerror(ctypes.get_errno())
                 with socket.socket(fileno=copy) as one:
                     if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):

@@ -162,20 +162,39 @@ long ServerProcess::Sleeps() const {
   return -1;
 }
 
+char ServerProcess::State() const {
+  std::ifstream file("/proc/" + std::to_string(pid_) + "/stat");
+  std::string text;
+  std::getline(file, text);
+  // Behind the program's name, which is in parentheses.
+  const size_t at = text.rfind(") ");
+  return at == std::string::npos ? 'X' : text[at + 2];
+}
+
 void ServerProcess::WaitUntilAsleep() const {
   const auto deadline = std::chrono::steady_clock::now() + kHangGuard;
   for (;;) {
-    std::ifstream file("/proc/" + std::to_string(pid_) + "/stat");
-    std::string text;
-    std::getline(file, text);
-    // Behind the program's name, which is in parentheses.
-    const size_t at = text.rfind(") ");
-    const char state = at == std::string::npos ? 'X' : text[at + 2];
+    const char state = State();
     if (state != 'R' && state != 'D') return;
     if (std::chrono::steady_clock::now() > deadline) {
       throw BrokenConversation("the server never sleeps");
     }
     std::this_thread::sleep_for(std::chrono::microseconds(300));
+  }
+}
+
+void ServerProcess::WaitUntilItHasSlept(long before) const {
+  const auto deadline = std::chrono::steady_clock::now() + kHangGuard;
+  while (Sleeps() == before) {
+    const char state = State();
+    if (state == 'Z' || state == 'X') {
+      throw BrokenConversation("the server has ended; standard error:\n" +
+                               StandardError());
+    }
+    if (std::chrono::steady_clock::now() > deadline) {
+      throw BrokenConversation("the server doesn't sleep again");
+    }
+    std::this_thread::yield();
   }
 }
 

@@ -55,6 +55,9 @@ class ServerProcess {
   long Sleeps() const;
   // Waits until the main thread sleeps, or has ended.
   void WaitUntilAsleep() const;
+  // Waits until Sleeps() isn't `before` any more; throws when the server has
+  // ended, or after kHangGuard.
+  void WaitUntilItHasSlept(long before) const;
   // What the server has written to standard error so far.
   std::string StandardError() const;
   // The most memory the process ever had resident, in KiB (VmHWM).
@@ -66,6 +69,8 @@ class ServerProcess {
 
  private:
   bool Poll();
+  // As in /proc/PID/stat: 'R', 'S', 'Z' and so on; 'X' when it is gone.
+  char State() const;
 
   pid_t pid_ = -1;
   int error_fd_ = -1;
