@@ -47,6 +47,7 @@ unit_sources = \
 	tests/unit/export/exclusive_test.cc \
 	tests/unit/export/export_test.cc \
 	tests/unit/export/extents_test.cc \
+	tests/unit/export/ignored_holes_test.cc \
 	tests/unit/export/layers_test.cc \
 	tests/unit/export/page_cache_test.cc \
 	tests/unit/generator/careful_look_test.cc \
@@ -86,7 +87,7 @@ unit_sources = \
 unit_tests = tests/unit/unit_test
 tests_unit_unit_test_SOURCES = $(unit_sources) tests/unit/sandbox/child.h
 tests_unit_unit_test_LDADD = $(LDADD)
-tests_unit_unit_test_LDFLAGS = $(AM_LDFLAGS)
+tests_unit_unit_test_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=fallocate
 if HAVE_OPENSSL
 tests_unit_unit_test_SOURCES += tests/unit/stream/tls_stream_test.cc
 tests_unit_unit_test_LDADD += $(OPENSSL_LIBS)

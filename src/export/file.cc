@@ -1,6 +1,8 @@
 #include "export/file.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <bit>
@@ -22,10 +24,17 @@ uint32_t PreferredBlock(const struct stat& st) {
   return usable ? static_cast<uint32_t>(block) : 4096;
 }
 
-// From here on PUNCH_HOLE isn't believed. From 5.19 to 6.14, and so in Debian
-// 12, Linux does nothing and reports success on ext4 where a file without
-// extents would end: at 4 TiB, or at 16 GiB with blocks of 1 KiB.
-constexpr uint64_t kDoubtfulFrom = uint64_t{16} << 30;
+// Whether PUNCH_HOLE may do nothing before `end`, and report success. On ext4,
+// kernels of 2022 to 2025 do, that of Debian 12 among them: where a file
+// without extents would end, at 4 TiB, or at 16 GiB with blocks of 1 KiB.
+bool MayIgnoreHoles(int fd, uint64_t end) {
+  constexpr uint64_t kFrom = uint64_t{16} << 30;
+  struct statfs st;
+  if (end <= kFrom || fstatfs(fd, &st) != 0) return false;
+  const auto type = static_cast<uint64_t>(st.f_type);
+  // overlayfs may be one of ext4.
+  return type == EXT4_SUPER_MAGIC || type == OVERLAYFS_SUPER_MAGIC;
+}
 
 }  // namespace
 
@@ -89,7 +98,7 @@ int FileExport::ZeroWhole(Range whole, Hole hole) {
     if (static_cast<uint64_t>(st.st_size) >= whole.offset + whole.length) {
       error = PunchHole(whole.offset, whole.length);
     }
-    if (error == 0 && whole.offset + whole.length > kDoubtfulFrom &&
+    if (error == 0 && MayIgnoreHoles(fd(), whole.offset + whole.length) &&
         HoldsData(whole, PreferredBlock(st))) {
       error = EOPNOTSUPP;
     }

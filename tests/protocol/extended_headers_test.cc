@@ -452,7 +452,7 @@ class HugeExport : public ExtendedHeaders {
   }
   const TempImage& huge() const { return huge_; }
 
-  // Not on ext4 in Linux 5.19 to 6.14, where nothing is done so far out.
+  // Not on ext4 with kernels of 2022 to 2025, which do nothing so far out.
   static bool HolesArePunchedFarOut() {
     const TempImage image = TempImage::Sparse(kHugeSize);
     image.Write(5 * kTiB, Pattern(0, 65536));
