@@ -114,6 +114,8 @@ class PrivateSystemd:
     def start(self):
         base = self.base
         _mount("proc", "/proc", "proc")
+        # The kernel doesn't mount cgroup2 right over cgroup2, which the machine's systemd has mounted.
+        _mount("tmpfs", "/sys/fs/cgroup", "tmpfs")
         _mount("cgroup2", "/sys/fs/cgroup", "cgroup2")
         for directory in ("/run/systemd", "/run/log"):
             os.makedirs(directory, exist_ok=True)
