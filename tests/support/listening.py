@@ -248,7 +248,7 @@ LOG_DAEMON = 3  # of syslog.h, without its shift
 class Syslog:
     """A system log that only what is started with `prefix` can reach: a mount namespace in which
     /dev holds the null devices and our socket, since the machine's own /dev/log, if there is one,
-    must not get a test's messages."""
+    must not get a test's messages. Nor must its journal, whose socket is hidden."""
 
     def __init__(self, context):
         need_root("to put a socket where syslog's is")
@@ -266,7 +266,9 @@ class Syslog:
             f"for n in {devices}; do : >{directory}/dev/$n && "
             f"mount --bind /dev/$n {directory}/dev/$n || exit; done && "
             f"ln -s {path} {directory}/dev/log && mount --move {directory}/dev /dev && "
-            f"rmdir {directory}/dev && exec \"$0\" \"$@\""]
+            f"rmdir {directory}/dev && "
+            "{ [ ! -d /run/systemd/journal ] || mount -t tmpfs tmpfs /run/systemd/journal; } && "
+            "exec \"$0\" \"$@\""]
 
     def close(self):
         """The daemon has gone."""
