@@ -16,6 +16,7 @@ import select
 import struct
 import subprocess
 import sys
+import time
 
 from harness import GUARD, require, wait_until
 
@@ -144,18 +145,23 @@ class LoopDevice:
         return self
 
     def _configure(self, config):
-        # Between "which is free" and "take it" another process may be faster.
-        for _ in range(20):
+        # Between "which is free" and "take it" another process may be faster, and udev may look at it
+        # for the last time.
+        for _ in range(100):
             with open("/dev/loop-control", "rb+", buffering=0) as control:
                 number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
             self.path = f"/dev/loop{number}"
             fd = os.open(self.path, os.O_RDWR)
             try:
+                # udev leaves a locked device alone. Otherwise it would read it, and bring into the
+                # page cache what a test wants to be read later.
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 fcntl.ioctl(fd, _LOOP_CONFIGURE, config)
             except OSError as error:
                 os.close(fd)
-                if error.errno != errno.EBUSY:
+                if error.errno not in (errno.EBUSY, errno.EWOULDBLOCK):
                     raise
+                time.sleep(0.01)
                 continue
             self._fd = fd
             # Whoever had the device before us may have left it read-only ('blockdev --setro').
