@@ -301,12 +301,12 @@ class FailingFs:
         wait_until(lambda: self.count("held") >= number, f"{number} requests held")
 
 
-def ext4_image(path, size_bytes):
-    """Makes an ext4 image without a journal: the smallest that holds a file."""
+def ext4_image(path, size_bytes, journal=False):
+    """Makes an ext4 image, by default without a journal: the smallest that holds a file."""
     with open(path, "wb") as file:
         file.truncate(size_bytes)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E",
-                    "lazy_itable_init=0", path],
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", "-O",
+                    "has_journal" if journal else "^has_journal", "-E", "lazy_itable_init=0", path],
                    check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
