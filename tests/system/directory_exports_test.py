@@ -363,7 +363,7 @@ def _(t):
     exports = Exports(t)
     count = 20000  # several times what the buffers hold
     exports.add_many(count, "-" + "long" * 50)
-    process, client = begin(t, exports, "--handshake-timeout=1s")
+    process, client = begin(t, exports, f"--handshake-timeout={max(1, round(PATIENCE))}s")
     client.option(NBD_OPT_LIST)
     # Not to read is to be timed out, in the middle of the list.
     process.expect(75)
