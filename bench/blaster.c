@@ -16,6 +16,8 @@
  * it is connected, waits for a line on standard input before it starts, and
  * keeps its connections until standard input ends, so that the cost of the
  * three can be told apart. `run --extended` speaks with extended headers.
+ * `run --fill` writes each byte once before, and `run --once` ends when each
+ * block was requested once, for exports that do more for a first write.
  *
  * The client is one thread that takes all the replies that one recv brings and
  * sends all the requests that they free with one sendmsg, so that the server is
@@ -45,7 +47,7 @@ struct options {
   unsigned read_percent, flush_every;
   uint64_t span;
   double seconds;
-  bool sequential, simple, extended, staged;
+  bool sequential, simple, extended, staged, fill, once;
 };
 
 /* ---- Latency histogram ----
@@ -199,6 +201,7 @@ static void queue_requests(struct connection* connection, uint64_t now) {
     connection->head = 0;
   }
   while (!run.stopping && connection->free_count > 0) {
+    if (options->once && connection->next_offset == run.blocks) break;
     unsigned index = connection->free_slots[--connection->free_count];
     struct slot* slot = &connection->slots[index];
     uint16_t type = choose_type();
@@ -380,6 +383,35 @@ static void receive(struct connection* connection) {
   queue_requests(connection, now);
 }
 
+/* Writes the first `bytes` of the export, with nothing else under way. */
+static void fill(const struct session* session, uint64_t bytes) {
+  enum { kPiece = 1 << 20 };
+  unsigned char* data = malloc(kPiece);
+  if (data == NULL) fail("out of memory");
+  for (unsigned i = 0; i < kPiece; i++)
+    data[i] = (unsigned char)(next_random() >> 56);
+  for (uint64_t offset = 0; offset < bytes; offset += kPiece) {
+    uint64_t left = bytes - offset;
+    uint32_t length = left < kPiece ? (uint32_t)left : kPiece;
+    struct nbd_request request = make_request(NBD_CMD_WRITE, 1, offset, length);
+    write_exactly(session->fd, &request, sizeof request);
+    write_exactly(session->fd, data, length);
+    /* A chunk without data is as long as a simple reply and a length. */
+    struct nbd_chunk chunk;
+    read_exactly(session->fd, &chunk, sizeof(struct nbd_simple_reply));
+    struct nbd_simple_reply reply;
+    memcpy(&reply, &chunk, sizeof reply);
+    bool failed = reply.error != 0;
+    if (be32toh(chunk.magic) == NBD_STRUCTURED_REPLY_MAGIC) {
+      read_exactly(session->fd, (char*)&chunk + sizeof reply,
+                   sizeof chunk - sizeof reply);
+      failed = be16toh(chunk.type) != NBD_REPLY_TYPE_NONE;
+    }
+    if (failed) fail("the write at %ju failed", (uintmax_t)offset);
+  }
+  free(data);
+}
+
 static void open_connection(struct connection* connection, unsigned number) {
   const struct options* options = run.options;
   connection->session = open_session(options, false);
@@ -399,6 +431,7 @@ static void open_connection(struct connection* connection, unsigned number) {
     run.blocks = span / options->size;
     if (run.blocks == 0) fail("the export is smaller than one request");
   }
+  if (options->fill) fill(&connection->session, run.blocks * options->size);
   /* Connections that read in sequence start at places of their own. */
   connection->next_offset = run.blocks / options->connections * number;
   fcntl(connection->session.fd, F_SETFL, O_NONBLOCK);
@@ -667,6 +700,8 @@ static struct options parse_options(int argc, char** argv) {
       {"simple", no_argument, NULL, 'm'},
       {"extended", no_argument, NULL, 'x'},
       {"staged", no_argument, NULL, 'g'},
+      {"fill", no_argument, NULL, 'i'},
+      {"once", no_argument, NULL, 'o'},
       {NULL, 0, NULL, 0}};
   struct options options = {.export_name = "bench",
                             .connections = 1,
@@ -719,6 +754,12 @@ static struct options parse_options(int argc, char** argv) {
       case 'g':
         options.staged = true;
         break;
+      case 'i':
+        options.fill = true;
+        break;
+      case 'o':
+        options.once = options.sequential = true;
+        break;
       default:
         exit(64);
     }
@@ -736,6 +777,10 @@ int main(int argc, char** argv) {
     struct options options = parse_options(argc - 1, argv + 1);
     if (options.extended && strcmp(argv[1], "run") != 0)
       fail("--extended is for the command run");
+    if (options.extended && options.fill)
+      fail("--fill speaks without extended headers");
+    if (options.once && options.connections > 1)
+      fail("--once is for one connection");
     commands[i].function(&options);
     return 0;
   }

@@ -129,6 +129,13 @@ class TimesAsGood(Goal):
         return f"≥ {times(self.factor)} × the best peer"
 
 
+class TimesAsGoodACopy(TimesAsGood):
+    """The same among servers with a private copy, or one for all clients."""
+
+    def rivals(self, figure):
+        return [server.key for server in servers.COPYING if server.is_peer]
+
+
 class AtLeastOfItself(TimesAsGood):
     """So many times the same program that has all system calls."""
 
@@ -327,6 +334,12 @@ DISTANT_FIGURES = [
            digits=row.digits)
     for row in distance.ROWS]
 FIGURES += DISTANT_FIGURES
+# And so is that of private copies.
+COPY_FIGURES = [
+    Figure(name, name, "kops", BY_NAME[name].title, "k/s", True, (TimesAsGoodACopy(1.5),),
+           subject="nbdinetd-cow", digits=1)
+    for name in ("cow-read", "cow-read-copied", "cow-write-first", "cow-write-again")]
+FIGURES += COPY_FIGURES
 
 # Of each column of an older kernel, for each row.
 OLD_KERNEL = AtLeastOfItself(0.9)

@@ -4,7 +4,7 @@ import re
 
 import growth
 import servers
-from figures import (CPU, DISTANT_FIGURES, EXPLANATIONS, FIGURES, OLD_KERNEL, REFERENCE_TITLES, Samples,
+from figures import (COPY_FIGURES, CPU, DISTANT_FIGURES, EXPLANATIONS, FIGURES, OLD_KERNEL, REFERENCE_TITLES, Samples,
                      title_of)
 from rows import BY_NAME
 
@@ -62,7 +62,7 @@ def goals_table(result):
     columns = shown_servers(result)
     rows = []
     for figure in FIGURES:
-        if figure.workload not in result["samples"] or figure in DISTANT_FIGURES:
+        if figure.workload not in result["samples"] or figure in (*DISTANT_FIGURES, *COPY_FIGURES):
             continue
         verdicts = figure.verdicts(samples)
         rows.append([f"{figure.title}, {figure.unit}",
@@ -100,6 +100,24 @@ def distance_table(result):
     return (f"{DISTANT_FIGURES[0].goals[0].text()}, over a link of 1 Gbit/s:\n\n"
             + table(["work", "round trip, ms", "measured", "nbdinetd, Accept=yes", "bare sender",
                      *(server.title for server in others), "ratio", "holds"], rows))
+
+
+def copies_table(result):
+    """Servers with a private copy for each client, or one for all of them."""
+    samples = Samples(result["samples"])
+    rows = []
+    for figure in COPY_FIGURES:
+        if figure.workload not in result["samples"]:
+            continue
+        verdict, = figure.verdicts(samples)
+        rows.append([f"{figure.title.removeprefix('private copy: ')}, {figure.unit}",
+                     *(with_spread(samples, figure.workload, server.key, figure.metric, figure.digits)
+                       for server in servers.COPYING),
+                     ratio_text(verdict), verdict_text(verdict, result["plan"]["rounds"])])
+    if not rows:
+        return ""
+    return (f"Private copies, {COPY_FIGURES[0].goals[0].text()}:\n\n"
+            + table(["work", *(server.title for server in servers.COPYING), "ratio", "holds"], rows))
 
 
 def kernels_table(result):
@@ -186,8 +204,8 @@ def machine_text(result, client):
 def whole_report(result):
     parts = [machine_text(result, result["plan"]["client"])
              + " Cells are medians (least–most); ratios are of the medians (least–most of a "
-             "round).", goals_table(result), distance_table(result), kernels_table(result),
-             cpu_table(result), explanations_table(result)]
+             "round).", goals_table(result), copies_table(result), distance_table(result),
+             kernels_table(result), cpu_table(result), explanations_table(result)]
     references = references_list(result)
     if references:
         parts.append("What the machine does without a server:\n\n" + references)

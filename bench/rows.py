@@ -4,7 +4,7 @@ import distance
 import servers
 from lab import KIB, MIB
 from workloads import (Cold, ConnectRate, Copy, Extents, IdleMemory, Mixed, OneKind, SparseCopy,
-                       Startup, Tls)
+                       PrivateCopy, Startup, Tls)
 
 WORKLOADS = [
     OneKind("randread-d32", "randread 4 KiB, depth 32", "randread", 4 * KIB, 32,
@@ -38,6 +38,10 @@ WORKLOADS = [
     Extents(),
     SparseCopy(),
     ConnectRate(),
+    PrivateCopy("cow-read", "private copy: randread 4 KiB of what is in the file", 100),
+    PrivateCopy("cow-read-copied", "private copy: randread 4 KiB of what is in the copy", 100, "--fill"),
+    PrivateCopy("cow-write-first", "private copy: each 4 KiB written once", 0, "--once"),
+    PrivateCopy("cow-write-again", "private copy: randwrite 4 KiB of what is in the copy", 0, "--fill"),
     *distance.ROWS,
 ]
 BY_NAME = {workload.name: workload for workload in WORKLOADS}

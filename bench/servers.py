@@ -228,6 +228,43 @@ class NbdServer(Server):
                 "-p", self.daemon_pid_file(bench_lab)]
 
 
+class NbdinetdCopies(NbdinetdAccept):
+    """A private copy for each client, in a file or in memory."""
+
+    def __init__(self, key, title, in_memory):
+        super().__init__(key, title)
+        self.in_memory = in_memory
+
+    def command(self, bench_lab, file, unix_path, tcp):
+        place = "memory" if self.in_memory else bench_lab.directory
+        return [*super().command(bench_lab, file, unix_path, tcp)[:-1],
+                "--cow", f"--cow-dir={place}", file]
+
+
+class NbdkitCopy(Nbdkit):
+    def surroundings(self, bench_lab):
+        return ["env", f"TMPDIR={bench_lab.directory}"]
+
+    def command(self, bench_lab, file, unix_path, tcp):
+        return [*super().command(bench_lab, file, unix_path, tcp)[:-2], "--filter=cow", "file", file]
+
+
+class QemuNbdSnapshot(QemuNbd):
+    def surroundings(self, bench_lab):
+        return ["env", f"TMPDIR={bench_lab.directory}"]
+
+    def command(self, bench_lab, file, unix_path, tcp):
+        return [*super().command(bench_lab, file, unix_path, tcp)[:-1], "--snapshot", file]
+
+
+class NbdServerCopies(NbdServer):
+    def command(self, bench_lab, file, unix_path, tcp):
+        command = super().command(bench_lab, file, unix_path, tcp)
+        config = bench_lab.directory / "nbd-server.conf"
+        config.write_text(f"{config.read_text()}copyonwrite = true\ncowdir = {bench_lab.directory}\n")
+        return command
+
+
 class BareSender(Server):
     """sender.c: no server, but the most that one can reach."""
 
@@ -274,10 +311,18 @@ BARE_SENDERS = [
     BareSender("sender-sendfile", "bare sender, sendfile", "sendfile"),
     BareSender("sender-write", "bare sender, write", "write"),
 ]
+# What the rows of private copies compare.
+COPYING = [
+    NbdinetdCopies("nbdinetd-cow", "nbdinetd --cow", in_memory=False),
+    NbdinetdCopies("nbdinetd-cow-memory", "nbdinetd --cow --cow-dir=memory", in_memory=True),
+    NbdkitCopy("nbdkit-cow", "nbdkit --filter=cow"),
+    QemuNbdSnapshot("qemu-nbd-snapshot", "qemu-nbd --snapshot"),
+    NbdServerCopies("nbd-server-cow", "nbd-server, copyonwrite"),
+]
 READY_SENDER = BareSender("sender-memory", "a sender that has all answers ready", "memory")
 TLS_SENDER = TlsSender("sender-tls", "bare sender, TLS")
 BY_KEY = {server.key: server
-          for server in [*SERVERS, *BARE_SENDERS, READY_SENDER, TLS_SENDER]}
+          for server in [*SERVERS, *COPYING, *BARE_SENDERS, READY_SENDER, TLS_SENDER]}
 
 
 def add_variant(name, words):

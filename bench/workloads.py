@@ -371,6 +371,36 @@ class HeldClient:
         self._process.stderr.close()
 
 
+class PrivateCopy(Workload):
+    """Requests into a private copy: of what is still in the file, or of what is in the copy."""
+
+    def __init__(self, name, title, read_percent, *options):
+        self.name, self.title = name, title
+        self.options = ["--read-percent", read_percent, *options]
+
+    def participants(self):
+        return servers.COPYING
+
+    def prepare(self, bench_lab, plan):
+        bench_lab.random_file("read.img")
+
+    def sample(self, bench_lab, plan, participant):
+        file = bench_lab.random_file("read.img")
+        reason = participant.unavailable(bench_lab)
+        if reason:
+            raise Unavailable(reason)
+        bench_lab.warm(file)
+        with participant.start(bench_lab, file) as running:
+            with HeldClient(bench_lab, running, "run", "--staged", "--depth", CLIENT_DEPTH,
+                            "--seconds", plan.seconds, *self.options) as client:
+                done, cpu = with_cpu(running, client.go)
+        refuse_errors(done)
+        latency = done["read_us"] or done["write_us"]
+        return rates({"operations": done["reads"] + done["writes"],
+                      "bytes": done["bytes_read"] + done["bytes_written"], "seconds": done["seconds"],
+                      "p50_us": latency["p50"], "p99_us": latency["p99"]}, cpu)
+
+
 class IdleMemory(Workload):
     """Pss of connections that have haggled and are idle, and the CPU that they burn."""
 

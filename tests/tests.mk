@@ -41,8 +41,11 @@ unit_sources = \
 	tests/unit/cli/options_test.cc \
 	tests/unit/cli/unit_hints_test.cc \
 	tests/unit/export/block_device_test.cc \
+	tests/unit/export/block_map_test.cc \
+	tests/unit/export/cache_modes_test.cc \
 	tests/unit/export/calls_under_way_test.cc \
 	tests/unit/export/catalog_test.cc \
+	tests/unit/export/copy_on_write_test.cc \
 	tests/unit/export/directory_test.cc \
 	tests/unit/export/exclusive_test.cc \
 	tests/unit/export/export_test.cc \
@@ -131,9 +134,11 @@ endif
 python_tests = \
 	tests/system/activation_test.py \
 	tests/system/bench_smoke_test.py \
+	tests/system/cache_test.py \
 	tests/system/check_test.py \
 	tests/system/clients_test.py \
 	tests/system/command_line_test.py \
+	tests/system/cow_test.py \
 	tests/system/directory_exports_test.py \
 	tests/system/distance_test.py \
 	tests/system/ends_test.py \
@@ -143,6 +148,7 @@ python_tests = \
 	tests/system/generator_test.py \
 	tests/system/handed_over_test.py \
 	tests/system/hardening_test.py \
+	tests/system/image_lock_test.py \
 	tests/system/inherited_descriptors_test.py \
 	tests/system/journal_messages_test.py \
 	tests/system/keepalive_test.py \
@@ -269,6 +275,7 @@ bench_link_LDFLAGS =
 # Each file boots an emulated machine; not part of 'make check'.
 vm_tests = \
 	tests/vm/device_mapper_test.py \
+	tests/vm/image_lock_test.py \
 	tests/vm/kernel_client_test.py \
 	tests/vm/kernel_tls_test.py \
 	tests/vm/power_cut_test.py

@@ -17,7 +17,7 @@ enum class ExitStatus : int {
   kNoInput = 66,      // the export's file can't be opened
   kUnavailable = 69,  // the export is in use
   kSystem = 71,       // a system call failed unexpectedly
-  kCantCreate = 73,   // a pidfile or socket can't be made
+  kCantCreate = 73,   // a pidfile, socket or private copy can't be made
   kTimedOut = 75,     // the peer timed out
   kProtocol = 76,     // the peer broke the protocol, or closed inside a message
   kRefused = 77,      // TLS or authorization refused the peer
@@ -29,9 +29,9 @@ enum class ExitStatus : int {
 inline constexpr int kUnservedFlag = 0x80;
 
 // The code of a set-up error determines the exit status: InvalidArgument is
-// wrong usage, NotFound a missing export, AlreadyExists a pidfile or socket
-// that can't be made, FailedPrecondition bad TLS files or configuration. Every
-// other error is a system error.
+// wrong usage, NotFound a missing export, AlreadyExists a pidfile, socket or
+// private copy that can't be made, FailedPrecondition bad TLS files or
+// configuration. Every other error is a system error.
 inline ExitStatus ExitStatusOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kOk:

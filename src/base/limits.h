@@ -60,6 +60,17 @@ inline constexpr size_t kOutputBytes = kPieceBytes + (16 << 10);
 // so that it has no more than kMaxTaskPieces: one of 64 TiB.
 inline constexpr uint64_t kTaskPieceBytes = 256 << 20;
 inline constexpr uint64_t kMaxTaskPieces = 1 << 18;
+// What --cache=drop lets be dirty in the page cache before it is written back
+// and dropped.
+inline constexpr uint64_t kMaxDirtyBytes = 32 << 20;
+// The map of the blocks that are in a private copy (--cow); there is another
+// one with --cow-size. A larger export has larger blocks than pages: one of
+// more than 2 TiB, with pages of 4 KiB.
+inline constexpr uint64_t kMaxCopyMapBytes = 64 << 20;
+// The largest blocks of a private copy; an export that needs larger ones, of
+// more than 512 TiB, can't have one.
+inline constexpr uint64_t kMaxCopyBlockBytes = 1 << 20;
+static_assert(kMaxCopyMapBytes * 8 * kMaxCopyBlockBytes == uint64_t{1} << 49);
 // Requests that wait for the storage. At this number nothing more is received
 // from the client until some of them are done.
 inline constexpr size_t kMaxTasks = 1024;

@@ -17,6 +17,7 @@
 #include "cli/output.h"
 #include "cli/unit_hints.h"
 #include "connection/serve_connection.h"
+#include "export/copy_on_write.h"
 #include "export/exclusive.h"
 #include "sandbox/sandbox.h"
 
@@ -101,19 +102,19 @@ void CheckExports(const Invocation& invocation, Catalog& catalog,
 
 // What follows for the clients of an export that a virtual machine uses; empty
 // if both only read.
-std::string UseInWords(const CheckReport::Served& served) {
+std::string UseInWords(const CheckReport::Served& served, bool only_read) {
   if (!served.user.has_value()) return "";
   const std::string use = absl::StrCat(Quoted(served.file), " is in use by ",
                                        InWords(*served.user));
   if (served.user->writes) {
     return absl::StrCat(
         use, ", which writes to it: ",
-        served.read_only
+        only_read
             ? "clients would see its content change; serve a snapshot or copy"
             : "writes of clients would destroy its file systems; stop the "
               "virtual machine first, or serve a copy");
   }
-  if (served.read_only) return "";
+  if (only_read) return "";
   return absl::StrCat(use,
                       ", which reads it: writes of clients would change its "
                       "content; serve it with --readonly, or serve a copy");
@@ -122,7 +123,8 @@ std::string UseInWords(const CheckReport::Served& served) {
 // What the exports could lack under the shipped units, or for a client.
 void AddHints(const Options& options, CheckReport& report) {
   for (const CheckReport::Served& served : report.exports) {
-    std::string use = UseInWords(served);
+    std::string use =
+        UseInWords(served, served.read_only || !report.cow.empty());
     if (!use.empty()) report.hints.push_back(std::move(use));
   }
   const std::string& path =
@@ -135,14 +137,22 @@ void AddHints(const Options& options, CheckReport& report) {
 }
 
 // The answer for people.
-void PrintWords(const Opened& opened, const ConnectionConfig& config,
+void PrintWords(const Opened& opened, const Invocation& invocation,
                 const CheckReport& report, absl::string_view sandbox) {
+  const Options& options = invocation.options;
+  const ConnectionConfig& config = invocation.connection_config;
   Print(opened.catalog->InWords());
   if (opened.tls != nullptr) {
     Print(absl::StrCat("would use TLS: ", opened.tls->description(),
                        config.tls_mode == TlsMode::kRequire
                            ? "; clients without TLS would be refused\n"
                            : "; clients without TLS would be served, too\n"));
+  }
+  if (!report.cow.empty()) {
+    Print(absl::StrCat("each client would write into a private copy in ",
+                       CopyPlace(options.copies),
+                       ", which is deleted when the "
+                       "connection ends\n"));
   }
   Print(ExclusiveInWords(config.exclusive));
   for (const std::string& line : report.access) Print(absl::StrCat(line, "\n"));
@@ -169,6 +179,7 @@ int Check(const Invocation& invocation, const Log& log) {
   if (!opened.ok()) return CheckFailed(opened.status(), json, log);
   CheckReport report;
   report.tls = std::string(WordOf(config.tls_mode));
+  if (invocation.options.copies.enabled) report.cow = "discard";
   report.exclusive = std::string(WordOf(config.exclusive));
   report.access = invocation.listener_config.access.InWords();
   CheckExports(invocation, *opened->catalog, report);
@@ -179,7 +190,7 @@ int Check(const Invocation& invocation, const Log& log) {
   if (json) {
     Print(ToJson(report));
   } else {
-    PrintWords(*opened, config, report, *sandbox);
+    PrintWords(*opened, invocation, report, *sandbox);
     for (const auto* hints : {&report.hints, &report.unit_hints}) {
       for (const std::string& hint : *hints) {
         log.Write(Priority::kNotice, absl::StrCat("hint: ", hint));

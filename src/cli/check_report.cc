@@ -77,6 +77,7 @@ std::string ToJson(const CheckReport& report) {
   object.AddList("exports", report.exports, ServedJson);
   object.AddList("left_out", report.left_out, LeftOutJson);
   object.AddText("tls", report.tls);
+  object.AddText("cow", report.cow);
   object.AddText("exclusive", report.exclusive);
   object.AddText("sandbox", report.sandbox);
   object.AddText("sandbox_reason", report.sandbox_reason);

@@ -30,6 +30,7 @@ struct CheckReport {
   std::vector<Served> exports;
   std::vector<LeftOut> left_out;
   std::string tls;             // the word of --tls
+  std::string cow;             // the word of --cow; empty without it
   std::string exclusive;       // the word of --exclusive; empty without it
   std::string sandbox;         // on, incomplete or off
   std::string sandbox_reason;  // what is missing

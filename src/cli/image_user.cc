@@ -1,7 +1,6 @@
 #include "cli/image_user.h"
 
 #include <dirent.h>
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,26 +13,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/errors.h"
+#include "export/image_lock.h"
 
 namespace nbdinetd {
 namespace {
-
-constexpr off_t kFirstPermission = 100, kFirstExclusion = 200;
-constexpr off_t kPermissions = 4, kWriting = 1;
-// QEMU never locks this byte; a lock of the whole file includes it.
-constexpr off_t kUnusedByQemu = 150;
-
-// Whether another open file description has an open file description lock on
-// this byte.
-bool IsLocked(int fd, off_t byte) {
-  struct flock lock = {};
-  lock.l_type = F_WRLCK;
-  lock.l_whence = SEEK_SET;
-  lock.l_start = byte;
-  lock.l_len = 1;
-  return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK &&
-         lock.l_pid == -1;
-}
 
 std::vector<std::string> EntriesOf(const std::string& path) {
   std::vector<std::string> names;
@@ -72,14 +55,10 @@ bool Locks(const std::string& process, const struct stat& image) {
 }  // namespace
 
 std::optional<ImageUser> FindImageUser(int fd) {
-  if (IsLocked(fd, kUnusedByQemu)) return std::nullopt;
-  bool is_used = false;
-  for (const off_t first : {kFirstPermission, kFirstExclusion}) {
-    for (off_t i = 0; i < kPermissions; ++i) is_used |= IsLocked(fd, first + i);
-  }
-  if (!is_used) return std::nullopt;
+  const ImageUse use = ImageUseOf(fd);
+  if (!use.is_used) return std::nullopt;
   ImageUser user;
-  user.writes = IsLocked(fd, kFirstPermission + kWriting);
+  user.writes = use.is_written_to;
   struct stat image;
   if (fstat(fd, &image) != 0) return user;
   for (const std::string& name : EntriesOf("/proc")) {

@@ -1,10 +1,7 @@
 // Finds out whether a virtual machine uses an image.
 //
-// QEMU holds open file description locks on single bytes of its images: byte
-// 100 + N for each permission N that it uses, and 200 + N for each that it
-// grants to nobody else ("Image locking" in qemu(1); N = 0 is reading, 1 is
-// writing). The kernel reports such locks, but not their owner, which is looked
-// for in /proc. Nothing is locked here. Threads: any.
+// The kernel reports QEMU's locks (export/image_lock.h), but not their owner,
+// which is looked for in /proc. Nothing is locked here. Threads: any.
 #ifndef NBDINETD_CLI_IMAGE_USER_H_
 #define NBDINETD_CLI_IMAGE_USER_H_
 

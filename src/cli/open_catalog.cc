@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
 #include "cli/output.h"
+#include "export/copy_on_write.h"
 #include "export/directory.h"
 #include "export/export.h"
 #include "export/open.h"
@@ -84,7 +85,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(const Invocation& invocation,
   return Catalog::OfNamed(std::move(entries));
 }
 
-absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
+absl::StatusOr<std::unique_ptr<Catalog>> OpenOriginals(
     const Invocation& invocation, const Log& log) {
   const Options& options = invocation.options;
   if (!options.directory.empty()) {
@@ -93,6 +94,17 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
   }
   return invocation.files.empty() ? OpenFile(options, log)
                                   : OpenFiles(invocation, log);
+}
+
+absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
+    const Invocation& invocation, const Log& log) {
+  const CopySettings& copies = invocation.options.copies;
+  absl::StatusOr<std::unique_ptr<Catalog>> catalog =
+      OpenOriginals(invocation, log);
+  if (!catalog.ok() || !copies.enabled) return catalog;
+  absl::StatusOr<PrivateCopy> copy = PrivateCopy::Create(copies);
+  if (!copy.ok()) return copy.status();
+  return WithPrivateCopies(*std::move(catalog), *std::move(copy));
 }
 
 // Loads the TLS settings; nullptr with --tls=off.

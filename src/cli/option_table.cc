@@ -217,6 +217,33 @@ absl::Status SetSize(const GivenOption& given, Options& options) {
              : Complain(given, "each size is a multiple of 0; use 1 or more");
 }
 
+absl::Status SetCache(const GivenOption& given, Options& options) {
+  return SetWord<CacheMode>(given,
+                            {{"writeback", CacheMode::kWriteback},
+                             {"writethrough", CacheMode::kWritethrough},
+                             {"drop", CacheMode::kDrop}},
+                            "use writeback, writethrough or drop",
+                            options.export_settings.cache);
+}
+
+absl::Status SetCow(const GivenOption& given, Options& options) {
+  return SetWord<bool>(given, {{"discard", true}}, "use discard",
+                       options.copies.enabled);
+}
+
+absl::Status SetCowDir(const GivenOption& given, Options& options) {
+  options.copies.in_memory = given.argument == "memory";
+  if (!options.copies.in_memory) {
+    return SetText(given, options.copies.directory);
+  }
+  options.copies.directory.clear();
+  return absl::OkStatus();
+}
+
+absl::Status SetCowSize(const GivenOption& given, Options& options) {
+  return SetBytes(given, given.argument, options.copies.max_bytes);
+}
+
 absl::Status SetMultiConn(const GivenOption& given, Options& options) {
   return SetWord<std::optional<bool>>(
       given, {{"auto", std::nullopt}, {"on", true}, {"off", false}},
@@ -312,6 +339,32 @@ constexpr OptionRow kTable[] = {
              "zeroes; up:BYTES and down:BYTES make it a multiple",
      .key = "Size",
      .set = SetSize},
+    {.name = "cache",
+     .argument = "=MODE",
+     .help = "the use of the page cache: writeback (the default),\n"
+             "writethrough or drop",
+     .key = "Cache",
+     .set = SetCache},
+    {.name = "cow",
+     .argument = "[=MODE]",
+     .implied_argument = "discard",
+     .help = "each client writes into a private copy; MODE for it\n"
+             "when the connection ends: discard (the default)",
+     .excludes = {"readonly"},
+     .key = "Cow",
+     .key_kind = KeyKind::kWord,
+     .set = SetCow},
+    {.name = "cow-dir",
+     .argument = "=DIR",
+     .help = "the directory of the copies, or memory; by default\n"
+             "$STATE_DIRECTORY, $RUNTIME_DIRECTORY or /var/tmp",
+     .key = "CowDir",
+     .set = SetCowDir},
+    {.name = "cow-size",
+     .argument = "=BYTES",
+     .help = "what a copy may occupy; then writes fail (ENOSPC)",
+     .key = "CowSize",
+     .set = SetCowSize},
     {.name = "exclusive",
      .argument = "[=MODE]",
      .implied_argument = "refuse",
@@ -320,6 +373,11 @@ constexpr OptionRow kTable[] = {
      .key = "Exclusive",
      .key_kind = KeyKind::kWord,
      .set = SetExclusive},
+    {.name = "force-share",
+     .help = "serve for writing also what a virtual machine uses",
+     .key = "ForceShare",
+     .key_kind = KeyKind::kBoolean,
+     .set = Flag<&Options::force_share>},
     {.name = "block-size",
      .argument = "=MIN:PREFERRED:MAX",
      .help = "sizes of requests: MIN (up to 64K) is\n"

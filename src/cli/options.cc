@@ -184,6 +184,24 @@ absl::Status SettleTls(Options& options) {
   return absl::OkStatus();
 }
 
+// Sets what follows from --cow, and checks the options that depend on it.
+absl::Status SettleCopies(Options& options) {
+  const CopySettings& copies = options.copies;
+  if (!copies.enabled) {
+    const bool has_size = copies.max_bytes != CopySettings().max_bytes;
+    const bool has_place = copies.in_memory || !copies.directory.empty();
+    if (!has_place && !has_size) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(has_size ? "--cow-size" : "--cow-dir",
+                     " needs --cow, which makes the copies"));
+  }
+  options.export_settings.read_only = true;
+  if (options.multi_conn != true) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "--multi-conn=on can't be used with --cow: each connection has a copy of "
+      "its own, and sees nothing of what others write");
+}
+
 // A section of --help. The help texts begin in column `column`.
 struct SectionLayout {
   HelpSection section;
@@ -260,6 +278,7 @@ absl::Status SettleOptions(absl::Span<const OptionRow* const> given,
                            Options& options) {
   absl::Status first_error = CheckTogether(options, given);
   first_error.Update(SettleTls(options));
+  first_error.Update(SettleCopies(options));
   return first_error;
 }
 

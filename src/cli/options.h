@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "base/log.h"
 #include "base/timeouts.h"
+#include "export/copy_settings.h"
 #include "export/exclusive.h"
 #include "export/export_settings.h"
 #include "sandbox/sandbox.h"
@@ -26,7 +27,8 @@ namespace nbdinetd {
 struct Options {
   std::string file;       // empty when none was given
   std::string directory;  // --directory, in place of a file; else empty
-  ExportSettings export_settings;
+  ExportSettings export_settings;  // read_only with --cow, too
+  CopySettings copies;             // --cow
   std::optional<std::string> export_name;
   std::string description;
   std::optional<LogDestination> log;
@@ -37,6 +39,7 @@ struct Options {
   bool tls_given = false;  // --tls was given
   AccessRules access;
   Exclusive exclusive = Exclusive::kOff;
+  bool force_share = false;
   std::optional<bool> multi_conn;  // --multi-conn; nullopt: auto
   SandboxMode sandbox = kDefaultSandbox;
 

@@ -108,6 +108,7 @@ absl::Status Start(const Invocation& invocation, const Log& log,
 void LeaveForeground(Background& background, Options& options, Log& log) {
   MakeAbsolute(&options.file);
   MakeAbsolute(&options.directory);
+  MakeAbsolute(&options.copies.directory);
   MakeAbsolute(&options.tls.certificates);
   MakeAbsolute(&options.tls.psk_file);
   if (!options.log.has_value()) log.UseSyslog();

@@ -66,9 +66,6 @@ constexpr Foreign kOptions[] = {
 
 constexpr char kByItself[] = "nbdinetd does this by itself: leave it out";
 constexpr char kForTests[] = "nbdinetd has nothing of this kind for tests";
-constexpr char kCopyOnWrite[] =
-    "give each client a copy of the file (cp --reflink), or let the client "
-    "keep the changes (qemu -snapshot)";
 constexpr char kUnpack[] = "unpack the file first, and serve the result";
 constexpr char kStorage[] =
     "the block layer does this (md, device mapper): serve its device";
@@ -82,7 +79,7 @@ constexpr Foreign kFilters[] = {
     {"cacheextents", kByItself},
     {"checkwrite", "cmp(1) compares a file with another"},
     {"count", "the journal has the bytes of each connection"},
-    {"cow", kCopyOnWrite},
+    {"cow", "--cow gives each client a private copy"},
     {"ddrescue", kStorage},
     {"delay", kForTests},
     {"error", kForTests},
@@ -138,7 +135,7 @@ constexpr char kParameterOfFile[] =
     "nbdinetd uses the page cache, and the kernel reads ahead: leave it out";
 
 constexpr Foreign kParameters[] = {
-    {"cache", kParameterOfFile},
+    {"cache", "--cache=drop leaves nothing in the page cache"},
     {"dir", "--directory=DIR serves the files of a directory"},
     {"directory", "--directory=DIR serves the files of a directory"},
     {"dirfd", "--directory=/dev/fd/N serves the files of a directory"},

@@ -16,6 +16,7 @@ struct ConnectionConfig {
   const Timeouts timeouts;
   const TlsMode tls_mode = TlsMode::kOff;
   const Exclusive exclusive = Exclusive::kOff;
+  const bool force_share = false;
   // Whether CAN_MULTI_CONN is advertised; nullopt: where it holds.
   const std::optional<bool> multi_conn = std::nullopt;
   const SandboxMode sandbox_mode = kDefaultSandbox;

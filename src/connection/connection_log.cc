@@ -15,7 +15,10 @@ namespace {
 constexpr absl::Duration kLongRequest = absl::Seconds(1);
 
 const char* ModeOf(const Export& target) {
-  return target.facts().read_only ? "read-only" : "read-write";
+  const Export::Facts& facts = target.facts();
+  return facts.read_only   ? "read-only"
+         : facts.temporary ? "copy-on-write"
+                           : "read-write";
 }
 
 // For the log: ", TLS (TLSv1.3, ...) with "CN=alice"".

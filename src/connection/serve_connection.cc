@@ -120,6 +120,7 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
   const NegotiationSettings settings = {
       .tls = config.tls_mode,
       .exclusive = config.exclusive,
+      .force_share = config.force_share,
       .multi_conn = config.multi_conn,
       .time_limit = config.timeouts.handshake};
   Negotiation negotiation(session.channel, session.catalog, log, settings);
@@ -187,6 +188,7 @@ SandboxFacts SandboxFactsOf(const Catalog& catalog,
   facts.exclusive = config.exclusive != Exclusive::kOff;
   facts.takeover = config.exclusive == Exclusive::kTakeover;
   facts.directory_fd = catalog.directory_fd();
+  facts.copy_fd = catalog.copy_fd();
   facts.log_fd = log.file_fd();
   facts.journal_fd = log.journal_fd();
   return facts;

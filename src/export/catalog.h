@@ -61,6 +61,15 @@ class Catalog {
   // opens the next.
   virtual absl::StatusOr<Opened> Open(absl::string_view name) = 0;
 
+  // What the client that has chosen `target`, which Open() has returned, is
+  // served: `target` itself, or with --cow a private copy of it. At most once,
+  // after the lock of --exclusive. Another code than OK when no copy can be
+  // made.
+  virtual absl::StatusOr<std::shared_ptr<Export>> Claim(
+      std::shared_ptr<Export> target) {
+    return target;
+  }
+
   // Gets the canonical name and the description of an export, which are valid
   // during the call. False ends the list.
   using Visitor = absl::FunctionRef<bool(absl::string_view name,
@@ -77,6 +86,9 @@ class Catalog {
   // The directory from which exports are opened, borrowed; -1 when all exports
   // are open from the start.
   virtual int directory_fd() const { return -1; }
+
+  // The file of the private copy, borrowed; -1 without one.
+  virtual int copy_fd() const { return -1; }
 
   // The possible kinds of exports, not yet opened ones included. The sandbox
   // removes system calls that none of these kinds needs.

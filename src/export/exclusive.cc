@@ -59,7 +59,7 @@ bool IsHeld(int error) { return error == EAGAIN || error == EACCES; }
 }  // namespace
 
 ExclusiveLock::ExclusiveLock(const Export& target)
-    : fd_(target.lock_fd()), read_only_(target.facts().read_only) {}
+    : fd_(target.lock_fd()), read_only_(target.lock_fd_is_read_only()) {}
 
 int ExclusiveLock::Set(int command, Byte byte, short type) {
   struct flock lock = {};

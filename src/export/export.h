@@ -43,6 +43,9 @@ class Export {
     bool read_only = false;
     bool rotational = false;
     bool block_device = false;
+    // The storage is deleted when the connection ends: nothing has to be
+    // durable.
+    bool temporary = false;
     Sharing sharing = Sharing::kOwn;
   };
 
@@ -61,14 +64,17 @@ class Export {
     uint64_t offset;
     uint64_t length;  // what lies there in one piece: at least 1
   };
-  // Where the beginning of a range lies; nullopt if it is in no file. The
-  // length of the range is at least 1.
+  // Where the beginning of a range lies; nullopt if it is in no file, or must
+  // not be sent from there. The length of the range is at least 1.
   virtual std::optional<Location> Locate(uint64_t offset,
                                          uint64_t length) const = 0;
 
   // The descriptor that all requests use, for locks on its open file
   // description; borrowed.
   virtual int lock_fd() const = 0;
+  // Whether lock_fd() is open for reading only, which a lock for writing needs
+  // to know. A private copy can be written to, and what it is of can't.
+  virtual bool lock_fd_is_read_only() const = 0;
 
   // Reads from the page cache without waiting for the storage. Returns the
   // number of bytes read, which may be less than `out` holds. 0: call Read(),

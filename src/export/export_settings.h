@@ -24,8 +24,16 @@ struct SizeChange {
   uint64_t bytes = 0;  // not 0 for kUp and kDown
 };
 
+// How the page cache is used.
+enum class CacheMode {
+  kWriteback,     // a write is there when it is answered, and stored at a flush
+  kWritethrough,  // stored when it is answered
+  kDrop,          // nothing stays in it
+};
+
 struct ExportSettings {
   bool read_only = false;
+  CacheMode cache = CacheMode::kWriteback;
   std::optional<Part> part = std::nullopt;
   std::optional<SizeChange> size = std::nullopt;
   // Without them, the storage decides what is preferred.

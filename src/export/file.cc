@@ -36,14 +36,27 @@ bool MayIgnoreHoles(int fd, uint64_t end) {
   return type == EXT4_SUPER_MAGIC || type == OVERLAYFS_SUPER_MAGIC;
 }
 
+Export::Facts FactsOf(const struct stat& st) {
+  Export::Facts facts;
+  facts.size_bytes = static_cast<uint64_t>(st.st_size);
+  facts.block_sizes.preferred = PreferredBlock(st);
+  return facts;
+}
+
 }  // namespace
+
+std::unique_ptr<Export> FileExport::CreateTemporary(const std::string& path,
+                                                    UniqueFd fd,
+                                                    const struct stat& st) {
+  Facts facts = FactsOf(st);
+  facts.temporary = true;
+  return std::unique_ptr<Export>(new FileExport(path, std::move(fd), facts));
+}
 
 std::unique_ptr<Export> FileExport::Create(const std::string& path, UniqueFd fd,
                                            const struct stat& st,
                                            bool read_only, Sharing sharing) {
-  Facts facts;
-  facts.size_bytes = static_cast<uint64_t>(st.st_size);
-  facts.block_sizes.preferred = PreferredBlock(st);
+  Facts facts = FactsOf(st);
   facts.sharing = sharing;
   facts.read_only = read_only;
   return std::unique_ptr<Export>(new FileExport(path, std::move(fd), facts));

@@ -14,6 +14,10 @@ class FileExport : public StoredExport {
   static std::unique_ptr<Export> Create(const std::string& path, UniqueFd fd,
                                         const struct stat& st, bool read_only,
                                         Sharing sharing = Sharing::kOwn);
+  // The same for a file that is deleted when the connection ends.
+  static std::unique_ptr<Export> CreateTemporary(const std::string& path,
+                                                 UniqueFd fd,
+                                                 const struct stat& st);
 
   int Trim(uint64_t offset, uint64_t length) override;
   int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,

@@ -13,6 +13,9 @@ namespace nbdinetd {
 class Layer : public Export {
  public:
   int lock_fd() const override { return base_->lock_fd(); }
+  bool lock_fd_is_read_only() const override {
+    return base_->lock_fd_is_read_only();
+  }
   bool writes_busy() const override { return base_->writes_busy(); }
   int Flush() override { return base_->Flush(); }
   bool finding_extents_may_sync() const override {
@@ -20,14 +23,15 @@ class Layer : public Export {
   }
 
  protected:
-  // On `base`, whose path it has.
-  Layer(std::unique_ptr<Export> base, Facts facts)
+  // On `base`, whose path it has. Others may use `base` as well: the catalog
+  // keeps a share of an export that is open from the start.
+  Layer(std::shared_ptr<Export> base, Facts facts)
       : Export(base->path(), facts), base_(std::move(base)) {}
 
   Export& base() const { return *base_; }
 
  private:
-  const std::unique_ptr<Export> base_;
+  const std::shared_ptr<Export> base_;
 };
 
 }  // namespace nbdinetd

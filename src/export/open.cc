@@ -10,6 +10,7 @@
 #include "base/errors.h"
 #include "base/file_status.h"
 #include "export/block_device.h"
+#include "export/cache_modes.h"
 #include "export/file.h"
 #include "export/layers.h"
 #include "export/stored_export.h"
@@ -51,7 +52,21 @@ absl::StatusOr<std::unique_ptr<Export>> StoredExportOf(
                            : "it is neither a regular file nor a block device");
 }
 
-// The same, with the layers of `settings`.
+// `stored` with its use of the page cache.
+std::unique_ptr<Export> WithCacheMode(std::unique_ptr<Export> stored,
+                                      CacheMode mode) {
+  switch (mode) {
+    case CacheMode::kWriteback:
+      break;
+    case CacheMode::kWritethrough:
+      return std::make_unique<WriteThrough>(std::move(stored));
+    case CacheMode::kDrop:
+      return std::make_unique<DropBehind>(std::move(stored));
+  }
+  return stored;
+}
+
+// The same, with its use of the page cache and the layers of `settings`.
 absl::StatusOr<std::unique_ptr<Export>> ExportOf(
     UniqueFd fd, const std::string& path, const ExportSettings& settings,
     std::string* read_only_reason,
@@ -59,7 +74,8 @@ absl::StatusOr<std::unique_ptr<Export>> ExportOf(
   absl::StatusOr<std::unique_ptr<Export>> stored = StoredExportOf(
       std::move(fd), path, settings.read_only, read_only_reason, sharing);
   if (!stored.ok()) return stored.status();
-  return WithLayers(*std::move(stored), settings);
+  return WithLayers(WithCacheMode(*std::move(stored), settings.cache),
+                    settings);
 }
 
 // Whether RWF_NOAPPEND can cancel O_APPEND for one write (since Linux 6.9).

@@ -15,7 +15,7 @@ bool IsZero(absl::Span<const char> data) {
 
 }  // namespace
 
-Padding::Padding(std::unique_ptr<Export> base, Facts facts)
+Padding::Padding(std::shared_ptr<Export> base, Facts facts)
     : Layer(std::move(base), facts),
       base_bytes_(this->base().facts().size_bytes) {}
 

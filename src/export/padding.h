@@ -18,7 +18,7 @@ class Padding : public Layer {
  public:
   // `base`, and zeroes up to the size of `facts`, which is no less than its
   // own.
-  Padding(std::unique_ptr<Export> base, Facts facts);
+  Padding(std::shared_ptr<Export> base, Facts facts);
 
   std::optional<Location> Locate(uint64_t offset,
                                  uint64_t length) const override;

@@ -5,7 +5,7 @@
 
 namespace nbdinetd {
 
-Slice::Slice(std::unique_ptr<Export> base, uint64_t begin, Facts facts)
+Slice::Slice(std::shared_ptr<Export> base, uint64_t begin, Facts facts)
     : Layer(std::move(base), facts), begin_(begin) {}
 
 int Slice::FindExtents(uint64_t offset, uint64_t length, size_t limit,

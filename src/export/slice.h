@@ -18,7 +18,7 @@ class Slice : public Layer {
  public:
   // The part of `base` from `begin` on with the size, and the other facts, of
   // `facts`. It lies inside of `base`.
-  Slice(std::unique_ptr<Export> base, uint64_t begin, Facts facts);
+  Slice(std::shared_ptr<Export> base, uint64_t begin, Facts facts);
 
   std::optional<Location> Locate(uint64_t offset,
                                  uint64_t length) const override {

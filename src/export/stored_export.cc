@@ -121,7 +121,8 @@ void StoredExport::ForgetFailedPages(uint64_t offset) {
 
 int StoredExport::Write(uint64_t offset, absl::Span<const char> data,
                         bool durable) {
-  return durable ? WriteDurably(offset, data) : WriteToCache(offset, data);
+  return durable && !facts().temporary ? WriteDurably(offset, data)
+                                       : WriteToCache(offset, data);
 }
 
 int StoredExport::WriteToCache(uint64_t offset, absl::Span<const char> data) {
@@ -168,7 +169,7 @@ int StoredExport::WriteDurably(uint64_t offset, absl::Span<const char> data) {
   const int error = DurableCall(write, is_loss);
   if (supported) return error;
   const int cache_error = WriteToCache(offset, data);
-  return cache_error != 0 ? cache_error : Flush();
+  return cache_error != 0 ? cache_error : Sync();
 }
 
 int StoredExport::DurableCall(absl::FunctionRef<int()> call,
@@ -196,7 +197,7 @@ bool StoredExport::WriteWouldWait(uint64_t offset, uint64_t length) {
   return is_cold(offset) || is_cold(offset + length);
 }
 
-int StoredExport::Flush() {
+int StoredExport::Sync() {
   if (const int error = flush_error_.load(std::memory_order_relaxed)) {
     return error;
   }
@@ -293,9 +294,14 @@ int StoredExport::FindExtents(uint64_t offset, uint64_t length, size_t limit,
     return 0;
   }
   const ExtentSource source = ExtentSourceOf(fd());
+  if (source == ExtentSource::kSeekAfterSync && facts().temporary) {
+    // Looking for holes isn't worth a sync that nothing else needs.
+    out->push_back({facts().size_bytes - offset, false});
+    return 0;
+  }
   if (source == ExtentSource::kSeekAfterSync) {
     finding_extents_may_sync_.store(true, std::memory_order_relaxed);
-    if (Flush() != 0) {
+    if (Sync() != 0) {
       // Without the sync, the holes of the file system aren't certain.
       out->push_back({facts().size_bytes - offset, false});
       return 0;

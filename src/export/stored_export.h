@@ -32,6 +32,7 @@ class StoredExport : public Export {
     return Location{fd(), offset, length};
   }
   int lock_fd() const override { return fd_.get(); }
+  bool lock_fd_is_read_only() const override { return facts().read_only; }
 
   size_t ReadCached(uint64_t offset, absl::Span<char> out) override;
   bool IsCached(uint64_t offset, uint64_t length) override;
@@ -43,7 +44,7 @@ class StoredExport : public Export {
     return writes_busy_.load(std::memory_order_relaxed) != 0;
   }
   bool WriteWouldWait(uint64_t offset, uint64_t length) override;
-  int Flush() override;
+  int Flush() override { return facts().temporary ? 0 : Sync(); }
   int Prefetch(uint64_t offset, uint64_t length) override;
   int FindExtents(uint64_t offset, uint64_t length, size_t limit,
                   const std::atomic<bool>* cut_short, Extents* out) override;
@@ -102,6 +103,8 @@ class StoredExport : public Export {
   int WriteBack(uint64_t offset, uint64_t length);
 
  private:
+  // Flush(), also of a temporary file.
+  int Sync();
   // As ReadCached(); the pieces may overlap.
   size_t ReadCachedPieces(uint64_t offset, absl::Span<const iovec> pieces);
   // Whether the whole range can be read without waiting for the storage.

@@ -290,17 +290,32 @@ class Definer {
       definition_.arguments.insert(definition_.arguments.end(),
                                    arguments.begin(), arguments.end());
     }
-    definition_.is_read_only = options.export_settings.read_only;
     definition_.description = options.description;
     definition_.tls_certificates = options.tls.certificates;
     definition_.tls_pre_shared_keys = options.tls.psk_file;
+    if (absl::Status status = TakeCopies(options.copies); !status.ok()) {
+      return status;
+    }
     for (const char* key : {"TLSCertificates", "TLSPreSharedKeys"}) {
       absl::Status status = CheckCredential(key);
       if (!status.ok()) return status;
     }
     const absl::Status together = SettleOptions(given, options);
+    definition_.is_read_only = options.export_settings.read_only;
     return together.ok() ? together
                          : ErrorOfSeveral(InKeys(together.message()));
+  }
+
+  absl::Status TakeCopies(const CopySettings& copies) {
+    definition_.has_copies = copies.enabled && !copies.in_memory;
+    if (!definition_.has_copies || copies.directory.empty()) {
+      return absl::OkStatus();
+    }
+    definition_.copy_directory = copies.directory;
+    if (copies.directory[0] == '/') return absl::OkStatus();
+    return ErrorAt(*Last("CowDir"),
+                   absl::StrCat("CowDir=", ShownValue(copies.directory),
+                                ": use an absolute path, or memory"));
   }
 
   // Options whose arguments the units decide.

@@ -21,7 +21,9 @@ struct ExportDefinition {
   std::string path;  // of the file, block device or directory; absolute
   bool is_directory = false;
   bool is_read_only = false;
-  std::string description;  // for people; empty for none
+  bool has_copies = false;     // Cow=
+  std::string copy_directory;  // absolute; empty for that of the unit, or none
+  std::string description;     // for people; empty for none
   bool is_listener = false;
   bool is_enabled = true;
   std::string user, group;  // empty for the service manager's

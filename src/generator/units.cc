@@ -114,13 +114,12 @@ bool CanBind(const HiddenDirectory& hidden, absl::string_view path) {
 
 // Lets a listener's service write to a file, or to a directory. A file comes
 // with its directory, so that a file that replaces it is seen, too.
-void AddWritablePath(const ExportDefinition& definition,
-                     const std::string& path, UnitChanges& changes) {
-  if (definition.is_read_only) return;
-  const size_t end = definition.is_directory ? 0 : path.rfind('/');
-  changes.Add(
-      "Service", "ReadWritePaths",
-      PathWord(absl::StrCat("-", end == 0 ? path : path.substr(0, end))));
+void AddWritablePath(const UnitMaker::Place& place, UnitChanges& changes) {
+  if (!place.is_written_to) return;
+  const size_t end = place.is_directory ? 0 : place.path.rfind('/');
+  changes.Add("Service", "ReadWritePaths",
+              PathWord(absl::StrCat(
+                  "-", end == 0 ? place.path : place.path.substr(0, end))));
 }
 
 // The links that [Install] asks for.
@@ -300,9 +299,16 @@ std::string UnitMaker::ServiceText(const ExportDefinition& definition) const {
     AddTls(definition, changes);
     AddPolicy(definition, changes);
     if (shipped.Has("Service", "ReadWritePaths")) {
-      AddVisiblePaths(definition, changes);
+      changes.Remove("Service", "ReadWritePaths");
+      AddVisiblePath(
+          {definition.path, !definition.is_read_only, definition.is_directory},
+          changes);
+      if (!definition.copy_directory.empty()) {
+        AddVisiblePath({definition.copy_directory, true, true}, changes);
+      }
     }
   }
+  AddCopies(definition, changes);
   for (const ExportSetting& setting : definition.file.settings) {
     const bool is_of_slice = HasSlice(definition) && IsOfDevices(setting);
     if ((setting.section == "Service" && !is_of_slice) ||
@@ -412,14 +418,28 @@ void UnitMaker::AddDevices(const ExportDefinition& definition,
   }
 }
 
+// Copies have no names. The directory is the export's own, since its service
+// may have its own user.
+void UnitMaker::AddCopies(const ExportDefinition& definition,
+                          UnitChanges& changes) const {
+  if (!definition.has_copies) return;
+  if (!definition.copy_directory.empty()) {
+    changes.Add("Unit", "RequiresMountsFor",
+                PathWord(definition.copy_directory));
+    return;
+  }
+  changes.Add(
+      "Service", "StateDirectory",
+      PathWord(absl::StrCat("nbdinetd/", definition.file.sources.name)));
+  changes.Add("Service", "StateDirectoryMode", "0700");
+}
+
 // The shipped listener's service sees most of the system read-only, and some
-// directories empty. There the export is alone, if systemd can do that.
-void UnitMaker::AddVisiblePaths(const ExportDefinition& definition,
-                                UnitChanges& changes) const {
-  changes.Remove("Service", "ReadWritePaths");
-  std::vector<std::string> paths = {definition.path};
-  const CarefulLook::Seen seen = look_.At(definition.path);
-  if (seen.path != definition.path) paths.push_back(seen.path);
+// directories empty. There a place is alone, if systemd can do that.
+void UnitMaker::AddVisiblePath(const Place& place, UnitChanges& changes) const {
+  std::vector<std::string> paths = {place.path};
+  const CarefulLook::Seen seen = look_.At(place.path);
+  if (seen.path != place.path) paths.push_back(seen.path);
   for (const std::string& path : paths) {
     if (absl::StartsWith(path, "/dev/")) continue;
     const auto is_inside = [&](const HiddenDirectory& directory) {
@@ -428,16 +448,16 @@ void UnitMaker::AddVisiblePaths(const ExportDefinition& definition,
     const auto hidden = std::find_if(std::begin(kHiddenDirectories),
                                      std::end(kHiddenDirectories), is_inside);
     if (hidden == std::end(kHiddenDirectories)) {
-      AddWritablePath(definition, path, changes);
+      AddWritablePath({path, place.is_written_to, place.is_directory}, changes);
     } else if (CanBind(*hidden, path)) {
       changes.Add("Service",
-                  definition.is_read_only ? "BindReadOnlyPaths" : "BindPaths",
+                  place.is_written_to ? "BindPaths" : "BindReadOnlyPaths",
                   BindPathWord(absl::StrCat("-", path)));
     } else {
       for (const HiddenDirectory& directory : kHiddenDirectories) {
         if (is_inside(directory)) changes.Remove("Service", directory.setting);
       }
-      AddWritablePath(definition, path, changes);
+      AddWritablePath({path, place.is_written_to, place.is_directory}, changes);
     }
   }
 }

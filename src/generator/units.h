@@ -43,6 +43,13 @@ class UnitMaker {
   // InvalidArgument: a setting of [Install].
   absl::StatusOr<ExportUnits> Make(const ExportDefinition& definition) const;
 
+  // A file or directory that the service uses.
+  struct Place {
+    std::string path;
+    bool is_written_to;
+    bool is_directory;
+  };
+
  private:
   std::string SocketText(const ExportDefinition& definition) const;
   std::string ServiceText(const ExportDefinition& definition) const;
@@ -55,8 +62,9 @@ class UnitMaker {
   void AddTls(const ExportDefinition& definition, UnitChanges& changes) const;
   void AddDevices(const ExportDefinition& definition,
                   const std::string& section, UnitChanges& changes) const;
-  void AddVisiblePaths(const ExportDefinition& definition,
-                       UnitChanges& changes) const;
+  void AddVisiblePath(const Place& place, UnitChanges& changes) const;
+  void AddCopies(const ExportDefinition& definition,
+                 UnitChanges& changes) const;
   bool HasCredentials(const ExportDefinition& definition) const;
 
   const ManagerScope scope_;

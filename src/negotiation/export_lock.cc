@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "base/steady_clock.h"
 #include "export/exclusive.h"
+#include "export/image_lock.h"
 
 namespace nbdinetd {
 namespace {
@@ -26,6 +27,16 @@ Refusal InUse(const std::string& name, absl::string_view sentence,
           ends_connection};
 }
 
+Refusal UsedByQemu(const std::string& name) {
+  return {NBD_REP_ERR_POLICY,
+          "another program has the image to itself, such as a virtual machine",
+          {ExitStatus::kUnavailable,
+           absl::StrCat("the image of export ", Quoted(name),
+                        " is in use: QEMU, or a program with its locks, lets "
+                        "nobody else write to it; stop it, or serve the image "
+                        "with --readonly, --cow or --force-share")}};
+}
+
 Refusal NotLockable(const std::string& name, const absl::Status& status) {
   return {
       NBD_REP_ERR_PLATFORM,
@@ -39,6 +50,18 @@ Refusal NotLockable(const std::string& name, const absl::Status& status) {
 
 std::optional<Refusal> ExportLock::Lock(const Export& target,
                                         const std::string& name) {
+  if (std::optional<Refusal> refusal = LockForOne(target, name)) {
+    return refusal;
+  }
+  const bool is_written_to = !target.lock_fd_is_read_only();
+  if (!is_written_to || settings_.force_share || LockImage(target)) {
+    return std::nullopt;
+  }
+  return UsedByQemu(name);
+}
+
+std::optional<Refusal> ExportLock::LockForOne(const Export& target,
+                                              const std::string& name) {
   if (settings_.exclusive == Exclusive::kOff) return std::nullopt;
   ExclusiveLock lock(target);
   for (absl::Duration pause = kMinPause;;

@@ -1,4 +1,5 @@
-// Locks the chosen export for one client (--exclusive), and waits for the lock.
+// Locks the chosen export for one client (--exclusive), and waits for the lock;
+// and locks its image as QEMU's programs do (export/image_lock.h).
 //
 // The wait also ends when the client disconnects, a shutdown signal arrives, or
 // the handshake's time limit is reached. The lock is tried again, at intervals
@@ -29,11 +30,15 @@ class ExportLock {
       : channel_(channel), settings_(settings), deadline_(deadline) {}
 
   // Locks `target`, which the client requested as `name`. nullopt when it is
-  // locked, until `target` is destroyed, and without --exclusive; otherwise the
-  // reason. May receive input, which invalidates views of the channel's input.
+  // locked, until `target` is destroyed, as far as the settings want it;
+  // otherwise the reason. May receive input, which invalidates views of the
+  // channel's input.
   std::optional<Refusal> Lock(const Export& target, const std::string& name);
 
  private:
+  // The lock of --exclusive.
+  std::optional<Refusal> LockForOne(const Export& target,
+                                    const std::string& name);
   // Waits for the next attempt: for `pause`, or until `holder_fd` is readable.
   // A value when the wait has ended for good.
   std::optional<Refusal> WaitForHolder(int holder_fd, absl::Duration pause,

@@ -279,6 +279,7 @@ void Negotiation::ChooseExport(const OptionHeader& header,
   std::optional<Refusal> refusal =
       ExportLock(channel_, settings_, deadline_)
           .Lock(*negotiated.target, negotiated.export_name);
+  if (!refusal.has_value()) refusal = Claim(negotiated);
   if (!refusal.has_value()) {
     negotiated_ = std::move(negotiated);
     return;
@@ -291,6 +292,19 @@ void Negotiation::ChooseExport(const OptionHeader& header,
   } else {
     refused_ = std::move(refusal->ending);
   }
+}
+
+std::optional<Refusal> Negotiation::Claim(Negotiated& negotiated) {
+  absl::StatusOr<std::shared_ptr<Export>> claimed =
+      catalog_.Claim(std::move(negotiated.target));
+  if (claimed.ok()) {
+    negotiated.target = *std::move(claimed);
+    return std::nullopt;
+  }
+  return Refusal{NBD_REP_ERR_PLATFORM,
+                 "no private copy of the export can be made",
+                 {ExitStatus::kSystem, std::string(claimed.status().message())},
+                 /*ends_connection=*/true};
 }
 
 bool Negotiation::SendReplies(const OptionReplies& replies) {

@@ -72,9 +72,12 @@ class Negotiation {
   // Carries out the consequences of an option before its replies are sent.
   void Proceed(const OptionHeader& header, OptionHandlers::Next next,
                OptionReplies& replies);
-  // Locks the export of `negotiated`, or replaces `replies` by an error.
+  // Locks the export of `negotiated` and claims it, or replaces `replies` by an
+  // error.
   void ChooseExport(const OptionHeader& header, Negotiated negotiated,
                     OptionReplies& replies);
+  // Replaces the export by what the client is served (Catalog::Claim()).
+  std::optional<Refusal> Claim(Negotiated& negotiated);
   bool SendReplies(const OptionReplies& replies);
   // Sends the replies that exist so far, and clears them. False when the
   // connection has ended.

@@ -14,6 +14,9 @@ struct NegotiationSettings {
   TlsMode tls = TlsMode::kOff;
   // Whether the chosen export must be locked for this client.
   Exclusive exclusive = Exclusive::kOff;
+  // Whether an image that another program keeps for itself is served for
+  // writing all the same (--force-share).
+  bool force_share = false;
   // Whether NBD_FLAG_CAN_MULTI_CONN is advertised; nullopt: where it holds.
   std::optional<bool> multi_conn = std::nullopt;
   // For the whole handshake phase, including the TLS handshake.

@@ -188,7 +188,8 @@ Promises OptionHandlers::PromisesFor(const Export& target,
   const Export::Facts& facts = target.facts();
   unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH |
                    NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
-  if (facts_.multi_conn) flags |= NBD_FLAG_CAN_MULTI_CONN;
+  // Each connection has a private copy of its own.
+  if (facts_.multi_conn && !facts.temporary) flags |= NBD_FLAG_CAN_MULTI_CONN;
   if (facts.read_only) {
     flags |= NBD_FLAG_READ_ONLY;
   } else {

@@ -16,7 +16,8 @@ unsigned BitsOf(const SandboxFacts& facts) {
          (facts.block_devices ? kIfBlockDevices : 0) |
          (facts.exclusive ? kIfExclusive : 0) |
          (facts.takeover ? kIfTakeover : 0) |
-         (facts.directory_fd >= 0 ? kIfDirectory : 0);
+         (facts.directory_fd >= 0 ? kIfDirectory : 0) |
+         (facts.copy_fd >= 0 ? kIfCopy : 0);
 }
 
 int Load(const sock_fprog& program) {
@@ -59,6 +60,7 @@ int LoadFilter(const Filter& filter, const SandboxFacts& facts) {
       {kWorkers, facts.workers_fd},
       {kLogFile, facts.log_fd},
       {kJournal, facts.journal_fd},
+      {kCopy, facts.copy_fd},
   };
   for (size_t i = 0; i < filter.count; ++i) {
     for (const auto& [placeholder, number] : known) {

@@ -131,6 +131,7 @@ inline constexpr SystemCall kSystemCalls[] = {
      Is(3, POSIX_FADV_WILLNEED)},
     {"fadvise64", When::kAlways, 0, "StoredExport::ForgetFailedPages",
      Is(3, POSIX_FADV_DONTNEED)},
+    {"fadvise64", When::kAlways, 0, "DropBehind", Is(3, POSIX_FADV_RANDOM)},
     {"lseek", When::kAlways, 0, "FindExtents", Is(2, SEEK_DATA)},
     {"lseek", When::kAlways, 0, "FindExtents", Is(2, SEEK_HOLE)},
     {"ioctl", When::kAlways, 0, "FindExtents", Is(1, FS_IOC_FIEMAP)},
@@ -157,6 +158,21 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"ioctl", When::kAlways, kIfWritable | kIfBlockDevices, "Zero",
      Is(1, BLKZEROOUT)},
 
+    // ---- The private copy, while the export is only read
+    {"pwrite64", When::kAlways, kIfCopy, "StoredExport::Write", Is(0, kCopy)},
+    {"fallocate", When::kAlways, kIfCopy, "Trim, Zero", Is(0, kCopy),
+     Is(1, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)},
+    {"fallocate", When::kAlways, kIfCopy, "FileExport::Zero", Is(0, kCopy),
+     Is(1, FALLOC_FL_ZERO_RANGE)},
+    {"fallocate", When::kAlways, kIfCopy,
+     "FileExport::Zero, without ZERO_RANGE", Is(0, kCopy), Is(1, 0)},
+    {"ioctl", When::kNegotiation, kIfCopy, "PrivateCopy::Of", Is(0, kCopy),
+     Is(1, FICLONERANGE)},
+    {"ftruncate", When::kNegotiation, kIfCopy, "PrivateCopy::Of", Is(0, kCopy)},
+    {"mmap", When::kNegotiation, kIfCopy,
+     "PageCache, where there is no cachestat; nothing accesses it",
+     Is(2, PROT_NONE), Is(3, MAP_PRIVATE)},
+
     // ---- Choosing the export
     {"openat2", When::kNegotiation, kIfDirectory, "DirectoryCatalog",
      Is(0, kDirectory)},
@@ -176,6 +192,8 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"mmap", When::kNegotiation, kIfDirectory,
      "PageCache, where there is no cachestat; nothing accesses it",
      Is(2, PROT_NONE), Is(3, MAP_PRIVATE)},
+    {"fcntl", When::kNegotiation, kIfWritable, "LockImage", Is(1, F_OFD_SETLK)},
+    {"fcntl", When::kNegotiation, kIfWritable, "LockImage", Is(1, F_OFD_GETLK)},
     {"fcntl", When::kNegotiation, kIfExclusive, "ExclusiveLock",
      Is(1, F_OFD_SETLK)},
     {"fcntl", When::kNegotiation, kIfExclusive, "ExclusiveLock",

@@ -98,6 +98,7 @@ ERRORS = {
     "fork": [_E.EAGAIN, _E.ENOMEM, _E.ENOSYS],
     "fstat": [_E.EIO, _E.ENOMEM, _E.EOVERFLOW],
     "fstatfs": [_E.EIO, _E.EINTR, _E.ENOMEM, _E.ENOSYS],
+    "ftruncate": [_E.EIO, _E.EFBIG, _E.EINVAL, _E.EPERM],
     "getpeername": [_E.ENOTCONN, _E.ENOBUFS],
     "getsockname": [_E.ENOBUFS],
     "getsockopt": [_E.ENOPROTOOPT, _E.EINVAL],
@@ -106,6 +107,8 @@ ERRORS = {
     # Not ENXIO, which is an answer: that there is no data.
     "lseek": [_E.EINVAL, _E.EIO, _E.EOVERFLOW, _E.EOPNOTSUPP],
     "lstat": [_E.EACCES, _E.EIO, _E.ENOENT, _E.ENOMEM],
+    # EINVAL is a kernel that doesn't know all flags.
+    "memfd_create": [_E.EMFILE, _E.ENFILE, _E.ENOMEM, _E.EINVAL],
     "mincore": [_E.EAGAIN, _E.ENOMEM, _E.ENOSYS, _E.EPERM],
     "mmap": [_E.EACCES, _E.ENODEV, _E.ENOMEM, _E.EPERM],
     "open": [_E.EACCES, _E.EINTR, _E.EIO, _E.EMFILE, _E.ENFILE, _E.ENOENT, _E.ENOMEM, _E.EPERM,
@@ -198,9 +201,10 @@ class Workload:
     """A way to start nbdinetd, and what is said then."""
 
     def __init__(self, name, start, structured=True, options=(), ending="disconnect",
-                 storage="file", missing=""):
+                 storage="file", missing="", copies=False):
         self.name, self.start, self.structured = name, start, structured
         self.options, self.ending, self.storage = options, ending, storage
+        self.copies = copies  # the client writes into a private copy
         self.missing = missing  # what an older kernel lacks, see as_kernel()
 
     def __str__(self):
@@ -219,6 +223,10 @@ WORKLOADS = [
     Workload("Accept=yes, tmpfs, structured", "activated", storage="tmpfs"),
     Workload("Accept=yes, without cachestat(2), simple", "activated", structured=False,
              missing="cachestat"),
+    Workload("Accept=yes, a private copy in memory, structured", "activated", copies=True,
+             options=("--cow", "--cow-dir=memory", "--cow-size=8M")),
+    Workload("inetd, a private copy on disk, simple", "inetd", structured=False, copies=True,
+             options=("--cow", "--cow-dir=/var/tmp")),
     Workload("Accept=no, Unix, structured", "listener"),
     Workload("stand-alone, Unix, simple", "stand-alone", structured=False),
 ]
@@ -248,7 +256,7 @@ class Run:
             process = self._start()
             ended = self._converse(process)
             self._expect_end(process, ended, call, error)
-            self.content.check(0, Path(self.path).read_bytes(), "the file in the end")
+            self._check_file()
         except (Mismatch, NotNbd, HangGuard, AssertionError) as wrong:
             stderr = process.stderr()[-2000:] if process else ""
             return f"{type(wrong).__name__}: {wrong}; stderr: {stderr!r}"
@@ -257,6 +265,10 @@ class Run:
                 process.stop()
             os.unlink(self.path)
         return None
+
+    def _check_file(self):
+        content = Content() if self.workload.copies else self.content
+        content.check(0, Path(self.path).read_bytes(), "the file in the end")
 
     def _start(self):
         """The process; sets self.connect, by which a client comes to it."""
@@ -383,7 +395,8 @@ class Run:
         answer = client.call(command, offset, length, flags, payload)
         if command in (NBD_CMD_WRITE, NBD_CMD_WRITE_ZEROES) and not answer.error:
             self.content.change(offset, new, certain=True)
-        if command == NBD_CMD_FLUSH or flags & NBD_CMD_FLAG_FUA:
+        # Nothing of a private copy has to be durable.
+        if (command == NBD_CMD_FLUSH or flags & NBD_CMD_FLAG_FUA) and not self.workload.copies:
             self._check_durable(answer, self.faults.syncs - syncs)
         self._check_answer(answer, command, flags)
 

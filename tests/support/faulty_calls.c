@@ -356,6 +356,9 @@ WRAP(int, fallocate, kInterruptible | kStorage,
      (int fd, int mode, off_t offset, off_t length), (fd, mode, offset, length))
 WRAP(off_t, lseek, kStorage, (int fd, off_t offset, int whence),
      (fd, offset, whence))
+WRAP(int, ftruncate, kStorage, (int fd, off_t length), (fd, length))
+WRAP(int, memfd_create, kOther, (const char* name, unsigned flags),
+     (name, flags))
 WRAP(int, flock, kOther, (int fd, int operation), (fd, operation))
 WRAP(int, fstat, kOther, (int fd, struct stat* st), (fd, st))
 WRAP(int, lstat, kOther, (const char* path, struct stat* st), (path, st))

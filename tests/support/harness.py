@@ -687,6 +687,16 @@ def shipped(name):
     raise AssertionError(f"units/{name} is missing")
 
 
+def snapshot_recipe(page, word):
+    """The .export file that has this command, in the section SNAPSHOTS of nbdinetd.export(5)."""
+    text = Path(page).read_text()
+    section = text[text.index(".Sh SNAPSHOTS"):text.index(".Sh EXAMPLES")]
+    found = [block for block in re.findall(r"^\.Bd -literal[^\n]*\n(.*?)^\.Ed$", section, re.MULTILINE | re.DOTALL)
+             if f"{word} " in block]
+    eq(len(found), 1, f"recipes with {word}")
+    return found[0]
+
+
 def checksum(path):
     digest = hashlib.sha256()
     with open(path, "rb") as file:

@@ -58,6 +58,8 @@ int FdOf(mode_t kind, int from = kClient) {
 // The directory whose exports are served, and the export.
 int DirectoryFd() { return FdOf(S_IFDIR); }
 int ExportFd() { return FdOf(S_IFREG); }
+// The file of a private copy, which is opened after the export.
+int CopyFd() { return FdOf(S_IFREG, ExportFd() + 1); }
 
 // Sends a message that has a descriptor with it, by a socket, to whoever the
 // socket is connected to or to `name`.
@@ -171,6 +173,24 @@ const Attempt kAttempts[] = {
     {"read standard error", [] { return syscall(SYS_read, 2, g_page, 1L); }},
     {"write standard output", [] { return syscall(SYS_write, 1, "x", 1L); }},
     {"write export", [] { return syscall(SYS_write, ExportFd(), "x", 1L); }},
+    {"pwrite export",
+     [] { return syscall(SYS_pwrite64, ExportFd(), "x", 1L, 0L); }},
+    {"pwritev2 export",
+     [] {
+       iovec piece = {const_cast<char*>("x"), 1};
+       return syscall(SYS_pwritev2, ExportFd(), &piece, 1L, 0L, 0L, 0L);
+     }},
+    {"punch export",
+     [] {
+       return syscall(SYS_fallocate, ExportFd(),
+                      FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0L, 4096L);
+     }},
+    {"ftruncate export",
+     [] { return syscall(SYS_ftruncate, ExportFd(), 1L << 20); }},
+    {"pwrite copy",
+     [] { return syscall(SYS_pwrite64, CopyFd(), "x", 1L, 0L); }},
+    {"ftruncate copy",
+     [] { return syscall(SYS_ftruncate, CopyFd(), 1L << 20); }},
     {"writev standard output",
      [] {
        iovec piece = {const_cast<char*>("x"), 1};

@@ -28,4 +28,4 @@ FORBIDDEN = (
     "setsockopt TLS", "setsockopt TLS elsewhere",
     "io_uring_setup", "io_setup", "bpf", "userfaultfd", "perf_event_open", "add_key", "init_module",
     "splice", "pipe2", "eventfd2", "dup", "ioctl TIOCSTI", "ioctl BLKDISCARD", "ioctl BLKGETSIZE64",
-    "fcntl F_DUPFD", "fcntl F_OFD_SETLK", "unknown")
+    "fcntl F_DUPFD", "unknown")

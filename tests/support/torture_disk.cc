@@ -70,7 +70,10 @@ constexpr char kAround = '#';
 class OwnDisk : public TortureDisk {
  public:
   OwnDisk(Storage storage, uint64_t size)
-      : TortureDisk(storage == Storage::kPart ? kPartBegin : 0) {
+      : TortureDisk(storage == Storage::kPart || storage == Storage::kCopiedPart
+                        ? kPartBegin
+                        : 0),
+        storage_(storage) {
     std::string parent = "/dev/shm";
     if (storage != Storage::kTmpfs) {
       const std::string chosen = Variable("TMPDIR");
@@ -98,6 +101,24 @@ class OwnDisk : public TortureDisk {
   }
   ~OwnDisk() override { std::filesystem::remove_all(directory_); }
 
+  bool is_copied() const override {
+    return storage_ == Storage::kCopy || storage_ == Storage::kCopiedPart ||
+           storage_ == Storage::kCopyInMemory;
+  }
+
+  std::vector<std::string> options() const override {
+    std::vector<std::string> options = TortureDisk::options();
+    if (storage_ == Storage::kDrop) options.emplace_back("--cache=drop");
+    if (is_copied()) {
+      options.insert(options.end(),
+                     {"--cow", "--cow-size=1G",
+                      "--cow-dir=" + (storage_ == Storage::kCopyInMemory
+                                          ? std::string("memory")
+                                          : directory_)});
+    }
+    return options;
+  }
+
   std::optional<std::string> Check() override {
     std::optional<std::string> wrong = Compare(fd());
     if (!wrong.has_value() && device_.has_value()) {
@@ -123,6 +144,7 @@ class OwnDisk : public TortureDisk {
     return std::nullopt;
   }
 
+  const Storage storage_;
   std::string directory_;
   std::string file_;
   std::optional<LoopDevice> device_;

@@ -24,8 +24,10 @@ class TortureDisk {
 
   TortureModel& model() { return *model_; }
   const std::string& path() const { return path_; }
-  // The options of a server that serves what the model knows.
-  std::vector<std::string> options() const;
+  // The options of a server that serves what the model knows, or with
+  // is_copied() a private copy of that to each client.
+  virtual std::vector<std::string> options() const;
+  virtual bool is_copied() const { return false; }
 
   // Writes some of it back, and takes some of it away from the page cache, so
   // that the server has to wait. Not at the same time as Check().
@@ -59,8 +61,18 @@ class TortureDisk {
 };
 
 // A file in a directory of its own, in TMPDIR or on a tmpfs, a loop device over
-// one, or a part of a file; half of it is holes.
-enum class Storage { kFile, kTmpfs, kLoopDevice, kPart };
+// one, a part of a file, or private copies of a file or a part, beside it or in
+// memory; half of it is holes.
+enum class Storage {
+  kFile,
+  kTmpfs,
+  kLoopDevice,
+  kPart,
+  kCopy,
+  kCopiedPart,
+  kCopyInMemory,
+  kDrop,  // --cache=drop
+};
 std::unique_ptr<TortureDisk> MakeOwnDisk(Storage storage, uint64_t size);
 
 // What somebody else has made, such as a file in a file system that is to be

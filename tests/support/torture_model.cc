@@ -83,6 +83,13 @@ Bytes VersionBytes(uint64_t version, uint64_t offset, size_t length) {
   return bytes;
 }
 
+TortureModel::TortureModel(TortureModel& original, uint64_t last_version)
+    : size_(original.size_), last_version_(last_version) {
+  const std::lock_guard<std::mutex> lock(original.mutex_);
+  now_ = original.now_;
+  segments_ = original.segments_;
+}
+
 TortureModel::TortureModel(uint64_t size) : size_(size) {
   segments_[0] = {{.version = kZeroVersion, .start = 0, .end = 0}};
   segments_[size] = {};

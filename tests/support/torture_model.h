@@ -39,6 +39,9 @@ class TortureModel {
 
   // All of it is zeroes.
   explicit TortureModel(uint64_t size);
+  // The bytes are those of `original`, which nothing changes meanwhile, and
+  // other changes of it have versions up to `last_version`.
+  TortureModel(TortureModel& original, uint64_t last_version);
 
   uint64_t size() const { return size_; }
 

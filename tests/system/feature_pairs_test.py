@@ -5,7 +5,7 @@ can't meet is an error that says so.
 The file named after a feature tests the feature alone. A test here is about faults between two: a
 setting that is handed on by one way and not by the other, a message that reaches the client.
 
-It is longer than 500 lines because there are 45 pairs.
+It is longer than 500 lines because there are 55 pairs.
 """
 
 import itertools
@@ -26,10 +26,10 @@ WRITING = ((NBD_CMD_WRITE, 0, 0, 0, b"x" * 4096), (NBD_CMD_TRIM, 0, 4096),
 
 TLS, EXCLUSIVE, DIRECTORY, READ_ONLY, PIPES = (
     "TLS", "exclusive", "directory", "read-only", "pipes")
-STANDARD_ERROR, RUN, SIGNALS, SANDBOX, HANDED_OVER = (
-    "standard error", "--run", "signals", "sandbox", "handed-over files")
+STANDARD_ERROR, RUN, SIGNALS, SANDBOX, HANDED_OVER, COPIES = (
+    "standard error", "--run", "signals", "sandbox", "handed-over files", "private copies")
 FEATURES = (TLS, EXCLUSIVE, DIRECTORY, READ_ONLY, PIPES, STANDARD_ERROR, RUN, SIGNALS, SANDBOX,
-            HANDED_OVER)
+            HANDED_OVER, COPIES)
 
 _pairs = []
 
@@ -1037,6 +1037,153 @@ def _(t):
         shut_in(process.pid)
         client.write(0, pattern(0, 512), NBD_CMD_FLAG_FUA)
         client.flush()
+        leave(client)
+        process.expect(EX_OK)
+
+
+# ------------------------------------------------------------------ private copies
+
+def expect_copy(client, path):
+    """What the client writes it reads, and the file is as it was."""
+    eq(client.flags & (NBD_FLAG_READ_ONLY | NBD_FLAG_CAN_MULTI_CONN), 0, "the flags")
+    client.write(1000, b"w" * 5000)
+    client.flush()
+    eq(client.read(0, 8192) == pattern(0, 1000) + b"w" * 5000 + pattern(6000, 2192), True, "the bytes")
+    good(client, 8192)
+    eq(Path(path).read_bytes() == pattern(0, MIB), True, "the file is as it was")
+
+
+@pair(TLS, COPIES, "each client over TLS has a copy of its own")
+def _(t):
+    image = t.pattern_image(MIB)
+    clients = []
+    for _ in range(2):
+        process, client = t.activated("--cow", *certificates(t), image)
+        clients.append((process, over_tls(client).start()))
+        expect_copy(clients[-1][1], image)
+    for process, client in clients:
+        leave(client)
+        process.expect(EX_OK)
+
+
+@pair(EXCLUSIVE, COPIES, "the file has one client at a time, whose copy begins when it has the lock")
+def _(t):
+    image = t.pattern_image(MIB)
+    process, first = t.activated("--exclusive", "--cow", image)
+    first.start()
+    expect_copy(first, image)
+    _, second = t.activated("--exclusive", "--cow", image)
+    second.handshake()
+    expect_in_use(second)
+    _, waiting = t.activated("--exclusive=wait", "--cow", image)
+    waiting.handshake()
+    waiting.option(NBD_OPT_GO, Client.info_bytes())
+    with open(image, "r+b") as file:
+        file.write(b"new")
+    leave(first)
+    process.expect(EX_OK)
+    eq(waiting.option_reply(NBD_OPT_GO)[0], NBD_REP_INFO)
+    eq(waiting.option_reply(NBD_OPT_GO)[0], NBD_REP_ACK)
+    eq(waiting.read(0, 3), b"new")
+    leave(waiting)
+
+
+@pair(DIRECTORY, COPIES, "the client has a copy of the file that it chose")
+def _(t):
+    path = exports(t, "disk", "other")
+    process, client = t.activated("--cow", f"--directory={path}")
+    client.handshake()
+    client.info("other")
+    client.go("disk")
+    expect_copy(client, os.path.join(path, "disk"))
+    eq(Path(path, "other").read_bytes() == pattern(0, MIB), True, "the other file")
+    leave(client)
+    process.expect(EX_OK)
+
+
+@pair(READ_ONLY, COPIES, "they exclude each other")
+def _(t):
+    process = t.run([NBDINETD, "--check", "-r", "--cow", t.pattern_image(MIB)], EX_USAGE)
+    contains("--cow and --readonly can't be used together", process.stderr())
+
+
+@pair(PIPES, COPIES, "a client on pipes has a copy")
+def _(t):
+    image = t.pattern_image(MIB)
+    process, client = piped(t, "--cow", image)
+    client.start()
+    expect_copy(client, image)
+    leave(client)
+    process.expect(EX_OK)
+
+
+@pair(STANDARD_ERROR, COPIES, "why there can't be a copy is for the log and never for the client")
+def _(t):
+    image = t.pattern_image(MIB)
+    for arguments, status in (([], EX_OK), ([f"--cow-dir={image}"], EX_CANTCREAT)):
+        process, client = on_the_client(t, "-v", "--cow", *arguments, image)
+        if status == EX_OK:
+            client.start()
+            expect_copy(client, image)
+            only_nbd(client)
+            leave(client)
+        else:
+            client.expect_end()
+            eq(bytes(client.received), b"", "what the client has got")
+        process.expect(status)
+
+
+@pair(RUN, COPIES, "each client of the command's server has a copy of its own")
+def _(t):
+    image = t.pattern_image(MIB)
+    server = Running(t, "--cow", image)
+    clients = [server.client().start() for _ in range(2)]
+    for client in clients:
+        expect_copy(client, image)
+    server.end()
+    for client in clients:
+        client.expect_end()
+
+
+@pair(SIGNALS, COPIES, "SIGTERM ends it, and the copy goes")
+def _(t):
+    image, folder = t.pattern_image(MIB), t.fresh(".copies")
+    os.mkdir(folder)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process, client = t.activated("--cow", f"--cow-dir={folder}", image)
+        client.start()
+        expect_copy(client, image)
+        drained(process, client, number)
+        eq(os.listdir(folder), [])
+    eq(Path(image).read_bytes() == pattern(0, MIB), True, "the file is as it was")
+
+
+@pair(SANDBOX, COPIES, "the copy is made and written to from within")
+def _(t):
+    image = t.pattern_image(MIB)
+    for place in (f"--cow-dir={t.path('')}", "--cow-dir=memory"):
+        process, client = t.activated("--sandbox=require", "--cow", place, "--cow-size=1M", image)
+        client.start()
+        expect_copy(client, image)
+        client.write_zeroes(0, 65536)
+        client.trim(0, 65536)
+        shut_in(process.pid)
+        leave(client)
+        process.expect(EX_OK)
+
+
+@pair(HANDED_OVER, COPIES, "a file handed over is never written to, whether it can be opened anew or not")
+def _(t):
+    image = t.pattern_image(MIB)
+    nobody = []
+    if os.geteuid() == 0:
+        os.chmod(image, 0o600)
+        nobody = as_user(64322)
+    for prefix in ([], nobody):
+        process, client = handed_over(t, "--cow", "--cow-dir=memory", files=[("disk", opened(t, image))],
+                                      prefix=prefix)
+        client.start("disk")
+        expect_copy(client, image)
         leave(client)
         process.expect(EX_OK)
 

@@ -340,6 +340,81 @@ def _(t):
     eq(machine.failed(), [])
 
 
+def files_without_name(name):
+    """What the processes of an export have open and is in no directory."""
+    units = machine.instances(f"nbdinetd-{name}") or [f"nbdinetd-{name}.service"]
+    return machine.shell("".join(
+        f"for process in $(cat /sys/fs/cgroup$(systemctl show --value -p ControlGroup '{unit}')/cgroup.procs); do "
+        'find "/proc/$process/fd" -lname "*(deleted)" -printf "%l\\n"; done\n' for unit in units)).split("\n")[:-1]
+
+
+@test("each client has a private copy, in the state directory of the export's user or in CowDir=")
+def _(t):
+    path = image("/srv/nbd/cow.img")
+    machine.shell("chmod 644 /srv/nbd/cow.img; mkdir -p /home/copies; chown nobody /home/copies")
+    for mode in ("connection", "listener"):
+        for number, (lines, place) in enumerate((
+                (["User=nobody"], "/nbdinetd/cow-"), (["User=nobody", "CowDir=/home/copies"], "/home/copies/"),
+                (["CowDir=memory"], "/memfd:"))):
+            name = f"cow-{mode}-{number}"
+            address = serve(t, name, path, f"Mode={mode}", "Cow=discard", *lines)
+            client = served(address)
+            client.write(4096, b"written")
+            other = served(address)
+            other.write(4096, b"another")
+            eq(client.read(4096, 7) + other.read(4096, 7), b"writtenanother")
+            found = files_without_name(name)
+            eq([place in target for target in found], [True] * len(found), found)
+            eq(len(found), 2)
+            for each in (client, other):
+                each.disconnect()
+    eq(machine.path("/srv/nbd/cow.img").read_bytes()[4096:4103], pattern(4096, 7))
+
+
+def _snapshots(kind, word, *make):
+    @test(f"a snapshot for each connection, as nbdinetd.export(5) makes it on {kind}, is removed when its client leaves")
+    def _(t):
+        need_privilege("root", "loop")
+        disk = t.path("disk")
+        with open(disk, "wb") as file:
+            file.truncate(320 * MIB)
+        t.run([need(make[0]), *make[1:], disk])
+        with LoopDevice(disk) as device:
+            if not machine.path(device.path).exists():
+                os.mknod(machine.path(device.path), 0o600 | stat.S_IFBLK, os.stat(device.path).st_rdev)
+            machine.shell(f"mkdir -p /srv/nbd; mount -t {kind} {device.path} /srv/nbd; mkdir /srv/nbd/snapshots")
+            t.defer(machine.shell, "umount /srv/nbd")
+            path = "/srv/nbd/golden.img"
+            if kind == "btrfs":
+                machine.shell("btrfs -q subvolume create /srv/nbd/images")
+                path = "/srv/nbd/images/golden.img"
+            machine.shell(f"head -c {MIB} /dev/urandom >{path}")
+            content = machine.path(path).read_bytes
+            wanted = content()
+            port = next(_ports)
+            export(t, f"snapshot-{kind}", f"{snapshot_recipe(BUILDDIR / 'man/nbdinetd.export.5', word)}\n[Socket]\n{port_line(port)}\n")
+            clients = [Client(connect(("127.0.0.1", port))).start() for _ in range(2)]
+            for number, client in enumerate(clients):
+                eq(client.flags & NBD_FLAG_CAN_MULTI_CONN, 0)
+                client.write(4096, bytes([number]) * 4096, NBD_CMD_FLAG_FUA)
+            eq([client.read(4096, 4096) == bytes([number]) * 4096 for number, client in enumerate(clients)],
+               [True, True])
+            eq(content() == wanted, True, "the image")
+            snapshots = machine.path("/srv/nbd/snapshots")
+            eq(len(os.listdir(snapshots)), 2)
+            clients[0].disconnect()
+            wait_until(lambda: len(os.listdir(snapshots)) == 1, "the first client's snapshot to go")
+            machine.systemctl("kill", "--signal=SIGKILL", instance(f"snapshot-{kind}"))
+            wait_until(lambda: not os.listdir(snapshots), "the snapshot of a killed process to go")
+            wait_until(lambda: not machine.instances(f"nbdinetd-snapshot-{kind}"), "the units to go")
+            eq(content() == wanted, True, "the image")
+            eq([name for name in os.listdir(machine.path("/run")) if "snapshot" in name], [])
+
+
+_snapshots("xfs", "cp", "mkfs.xfs", "-q", "-m", "reflink=1")
+_snapshots("btrfs", "btrfs", "mkfs.btrfs", "-q")
+
+
 @test("TLS files are credentials: another user serves with keys that only root may read")
 def _(t):
     ca, keys = authority(), "/etc/pki/my'keys%x\""

@@ -564,7 +564,9 @@ def _(t):
         # Not a socket of TCP's, which the kernel could encrypt for.
         ("sendmsg client", ["--tls=on", certificates], ended, ended),
         ("recvmsg", ["--tls=on", certificates], ended, ended),
-        ("fcntl F_OFD_SETLK", ["--exclusive"], ebadf, ended),
+        ("fcntl F_OFD_SETLK", [], ebadf, ended),
+        ("fcntl F_OFD_SETLK", ["-r"], ended, ended),
+        ("fcntl F_OFD_SETLK", ["-r", "--exclusive"], ebadf, ended),
         ("pidfd_open", ["--exclusive"], ended, ended),
         ("pidfd_open", ["--exclusive=takeover"], 0, ended),
         ("pidfd_send_signal", ["--exclusive=takeover"], ended, ended))
@@ -602,6 +604,28 @@ def _(t):
                                       f"--group={NOBODY}", files=[file], free=free,
                                       speak=lambda client: client.go(client.list_exports()[0][0]))
                 eq(outcome, 0 if free else ENDED, f"{step} {attempt} free={free}")
+
+
+@test("with --cow, no call that writes reaches the export, even if it was handed over for writing")
+def _(t):
+    image = t.pattern_image(MIB)
+    os.chmod(image, 0o600)
+    need_root("to run the program as a user without rights")
+    options = ["--cow", "--cow-dir=memory", f"--user={NOBODY}", f"--group={NOBODY}"]
+    outcomes = {"pwrite export": ENDED, "pwritev2 export": ENDED, "punch export": ENDED,
+                "ftruncate export": ENDED, "write export": ENDED, "sendfile export": ENDED}
+    for step in ("enter", "tighten"):
+        for attempt, outcome in outcomes.items():
+            for free in (True, False):
+                with open(image, "r+b") as file:
+                    got = intrude(t, step, attempt, *options, files=[file], free=free,
+                                  speak=lambda client: client.go(client.list_exports()[0][0]))
+                eq(got, 0 if free else outcome, f"{step} {attempt} free={free}")
+    # The copy is there to be written to; its size is set before transmission.
+    eq(intrude(t, "enter", "pwrite copy", "--cow", image), 0)
+    eq(intrude(t, "tighten", "pwrite copy", "--cow", image), 0)
+    eq(intrude(t, "enter", "ftruncate copy", "--cow", image), 0)
+    eq(intrude(t, "tighten", "ftruncate copy", "--cow", image), ENDED)
 
 
 @test("nobody is in the program that is installed")

@@ -570,7 +570,9 @@ def _(t):
 @test("relative paths mean the folder that it was started in, also after it has left it")
 def _(t):
     t.pattern_image(MIB, "disk.img")
-    process = t.run([*in_directory(t.dir), NBDINETD, "-U", "nbd.sock", "-P", "nbd.pid", "disk.img"])
+    os.mkdir(t.path("copies"))
+    process = t.run([*in_directory(t.dir), NBDINETD, "-U", "nbd.sock", "-P", "nbd.pid", "--cow", "--cow-dir=copies",
+                     "disk.img"])
     pid = int(Path(t.path("nbd.pid")).read_text())
     eq(process.stderr(), "")
     for _ in range(2):

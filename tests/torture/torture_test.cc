@@ -135,6 +135,20 @@ std::vector<Scenario> Scenarios() {
       {"PartUnixStructured", kActivated, kUnix, kPart},
       {"PartTcpSimple", kInetd, kTcp, kPart, kSimple},
       {"PartUnixExtended", kActivated, kUnix, kPart, kExtended},
+      {"DropUnixStructured", kActivated, kUnix, kDrop},
+      {"DropTcpSimple", kInetd, kTcp, kDrop, kSimple},
+      {"DropUnixExtended", kActivated, kUnix, kDrop, kExtended},
+      {"CopyUnixStructured", kActivated, kUnix, kCopy},
+      {"CopyTcpSimple", kInetd, kTcp, kCopy, kSimple},
+      {"CopyInMemoryUnixExtended", kActivated, kUnix, kCopyInMemory, kExtended},
+      {"CopiedPartUnixStructured", kActivated, kUnix, kCopiedPart},
+      {"CopiedPartTcpSimple", kActivated, kTcp, kCopiedPart, kSimple},
+      {"CopiedPartUnixExtended", kInetd, kUnix, kCopiedPart, kExtended},
+      {"CopyListenerStructured", kListener, kUnix, kCopyInMemory},
+      {"InterruptedCopyStructured", kActivated, kUnix, kCopy, kStructured,
+       std::nullopt, false, interrupted},
+      {"FailingStorageCopyStructured", kActivated, kUnix, kCopy, kStructured,
+       std::nullopt, false, failing_storage, true},
       {"InterruptedUnixStructured", kActivated, kUnix, kFile, kStructured,
        std::nullopt, false, interrupted},
       {"InterruptedTcpSimple", kInetd, kTcp, kFile, kSimple, std::nullopt,
@@ -346,6 +360,7 @@ class Torture : public testing::Test {
 
   void RunRound(TortureDisk& disk) {
     Servers servers(scenario_, engine_, disk);
+    std::vector<std::unique_ptr<TortureModel>> copies;
     std::vector<std::unique_ptr<TortureClient>> clients;
     for (size_t i = 0; i < kConnections; ++i) {
       bool read_only = false;
@@ -357,10 +372,17 @@ class Torture : public testing::Test {
       } catch (const ConnectionEnded&) {
         if (!scenario_.faulty) throw;
       }
+      TortureModel* model = &disk.model();
+      if (disk.is_copied()) {
+        // No two clients write the same.
+        copies.push_back(
+            std::make_unique<TortureModel>(disk.model(), (i + 1) << 32));
+        model = copies.back().get();
+      }
       // Not on a page, so that neighbours share one.
       const uint64_t part = disk.model().size() / 2 / kConnections;
       clients.push_back(std::make_unique<TortureClient>(
-          servers.peer(i), disk.model(),
+          servers.peer(i), *model,
           TortureClient::Setup{.own_begin = i * part,
                                .own_end = (i + 1) * part,
                                .structured = scenario_.style != Style::kSimple,

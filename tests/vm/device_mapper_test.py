@@ -126,6 +126,40 @@ def _(context):
     frozen.expect_clean()
 
 
+@test("a snapshot of LVM for each connection, as nbdinetd.export(5) makes it, is removed when its client leaves")
+def _(context):
+    # The recipe's snapshots have 1 GiB each.
+    run("vgcreate", "-q", "vg0", backing(context, 3 << 30).path)
+    context.defer(lambda: run("vgremove", "-q", "-f", "-y", "vg0"))
+    run("lvcreate", "-q", "-y", "-Wn", "-n", "golden", "-L", f"{SIZE}b", "vg0")
+    with open("/dev/vg0/golden", "r+b") as volume:
+        volume.write(pattern(0, MIB))
+    port = free_port()
+    page = next(Path("/usr").glob("**/man5/nbdinetd.export.5"))
+    Path("/etc/nbdinetd").mkdir(exist_ok=True)
+    Path("/etc/nbdinetd/lvm.export").write_text(
+        f"{snapshot_recipe(page, 'lvcreate')}\n[Socket]\nListenStream=127.0.0.1:{port}\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", "nbdinetd-lvm.socket")
+    context.defer(lambda: run("systemctl", "stop", "nbdinetd-lvm.socket"))
+
+    def snapshots():
+        return [name for name in run("lvs", "--noheadings", "-o", "lv_name", "vg0").split() if name != "golden"]
+
+    clients = [Client(connect(("127.0.0.1", port))).start() for _ in range(2)]
+    for number, client in enumerate(clients):
+        eq((client.size, client.flags & NBD_FLAG_CAN_MULTI_CONN), (SIZE, 0))
+        client.write(4096, bytes([number]) * 4096, NBD_CMD_FLAG_FUA)
+    for number, client in enumerate(clients):
+        eq(client.read(0, 12288), pattern(0, 4096) + bytes([number]) * 4096 + pattern(8192, 4096))
+    eq(len(snapshots()), 2)
+    with open("/dev/vg0/golden", "rb") as volume:
+        eq(volume.read(MIB), pattern(0, MIB))
+    for client in clients:
+        client.disconnect()
+    wait_until(lambda: not snapshots(), "the snapshots to go")
+
+
 class Load:
     """Clients that read and write random places until told to stop, and count what fails."""
 

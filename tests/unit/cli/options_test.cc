@@ -292,7 +292,8 @@ TEST(WrongUsage, AnUnknownOptionHasTheMostSimilarOneBesideIt) {
 
 TEST(WrongUsage, WhatOnlyNbdkitHasIsNamedWithWhatServesInstead) {
   ExpectAllWrong({
-      {{"--filter=cow", "disk"}, {"--filter=cow is nbdkit's", "snapshot"}},
+      {{"--filter=cow", "disk"},
+       {"--filter=cow is nbdkit's", "--cow gives each client"}},
       {{"--filter", "ip", "disk"}, {"--filter=ip is nbdkit's", "--allow"}},
       {{"--filter=blocksize-policy", "disk"},
        {"--filter=blocksize-policy is nbdkit's", "--block-size"}},

@@ -9,13 +9,17 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <random>
 #include <string>
 #include <utility>
 
+#include "export/block_map.h"
+#include "export/copy_on_write.h"
 #include "export/open.h"
+#include "export/overlay.h"
 #include "support/extent.h"
 #include "support/image.h"
 
@@ -29,6 +33,10 @@ using nbdtest::TempImage;
 // Some bytes more than a page.
 constexpr uint64_t kFileBytes = (1 << 20) + 517;
 
+constexpr uint64_t kPage = 4096;
+
+enum class Copies { kNone, kBesideTheFile, kInMemory, kInLargeBlocks };
+
 struct Stack {
   const char* name;
   ExportSettings settings;
@@ -36,7 +44,13 @@ struct Stack {
   uint64_t begin;
   uint64_t stored;
   uint64_t size;
+  // Where the private copy is.
+  Copies copies = Copies::kNone;
+  uint64_t copy_bytes = std::numeric_limits<uint64_t>::max();
 };
+
+// Room for all of a copy, so that it is counted and never refused.
+constexpr uint64_t kEnough = 4 << 20;
 
 constexpr BlockSizes kBlocks512 = {.minimum = 512};
 
@@ -73,6 +87,53 @@ const Stack kStacks[] = {
      517,
      300001,
      301000 / 512 * 512},
+    {"Copy", {}, 0, kFileBytes, kFileBytes, Copies::kBesideTheFile},
+    {"CopyWithLimit",
+     {},
+     0,
+     kFileBytes,
+     kFileBytes,
+     Copies::kBesideTheFile,
+     kEnough},
+    {"CopyInMemory", {}, 0, kFileBytes, kFileBytes, Copies::kInMemory},
+    {"CopyOfAPart",
+     {.part = Part{70000, 300001}},
+     70000,
+     300001,
+     300001,
+     Copies::kBesideTheFile,
+     kEnough},
+    {"CopyOfALargerOne",
+     {.size = SizeChange{.bytes = 2 << 20}},
+     0,
+     kFileBytes,
+     2 << 20,
+     Copies::kBesideTheFile},
+    {"CopyInLargeBlocks",
+     {},
+     0,
+     kFileBytes,
+     kFileBytes,
+     Copies::kInLargeBlocks},
+    {"WriteThrough",
+     {.cache = CacheMode::kWritethrough},
+     0,
+     kFileBytes,
+     kFileBytes},
+    {"DropBehind", {.cache = CacheMode::kDrop}, 0, kFileBytes, kFileBytes},
+    {"CopyOfDropBehind",
+     {.cache = CacheMode::kDrop},
+     0,
+     kFileBytes,
+     kFileBytes,
+     Copies::kInMemory},
+    {"CopyInBlocks",
+     {.block_sizes = kBlocks512},
+     0,
+     (1 << 20) + 512,
+     (1 << 20) + 512,
+     Copies::kInMemory,
+     kEnough},
 };
 
 class LayersTest : public testing::TestWithParam<Stack> {
@@ -80,12 +141,40 @@ class LayersTest : public testing::TestWithParam<Stack> {
   LayersTest() {
     const Stack& stack = GetParam();
     ExportSettings settings = stack.settings;
+    settings.read_only = stack.copies != Copies::kNone;
     std::string reason;
     auto opened = OpenExport(image_.path(), settings, &reason);
     EXPECT_TRUE(opened.ok()) << opened.status();
     if (opened.ok()) target_ = *std::move(opened);
+    if (stack.copies != Copies::kNone) MakeCopy(stack);
     model_ = Pattern(stack.begin, stack.stored);
     model_.resize(stack.size, '\0');
+  }
+
+  // As for an export that is too large for a map of pages.
+  void MakeCopyInLargeBlocks() {
+    constexpr uint64_t kBlock = 65536;
+    Export::Facts facts = target_->facts();
+    facts.read_only = false;
+    std::string reason;
+    auto copy = OpenExport(large_.path(), {}, &reason);
+    ASSERT_TRUE(copy.ok()) << copy.status();
+    target_ = std::make_shared<Overlay>(
+        target_, facts, *std::move(copy),
+        BlockMap::Create((kFileBytes + kBlock - 1) / kBlock), kBlock);
+  }
+
+  void MakeCopy(const Stack& stack) {
+    if (stack.copies == Copies::kInLargeBlocks) {
+      MakeCopyInLargeBlocks();
+      return;
+    }
+    auto copy = PrivateCopy::Create({true, stack.copies == Copies::kInMemory,
+                                     image_.directory(), stack.copy_bytes});
+    ASSERT_TRUE(copy.ok()) << copy.status();
+    auto copied = std::move(*copy).Of(std::move(target_));
+    ASSERT_TRUE(copied.ok()) << copied.status();
+    target_ = *std::move(copied);
   }
 
   // A random range, often at the end of what the file has.
@@ -103,9 +192,11 @@ class LayersTest : public testing::TestWithParam<Stack> {
     return {offset, length};
   }
 
-  // How much of a range the file has.
-  static uint64_t InFile(uint64_t offset, uint64_t length) {
-    const uint64_t stored = GetParam().stored;
+  // How much of a range can be written to.
+  static uint64_t Stored(uint64_t offset, uint64_t length) {
+    const uint64_t stored = GetParam().copies != Copies::kNone
+                                ? GetParam().size
+                                : GetParam().stored;
     return offset < stored ? std::min(length, stored - offset) : 0;
   }
 
@@ -126,13 +217,18 @@ class LayersTest : public testing::TestWithParam<Stack> {
     ExpectLocated(offset, length, wanted);
   }
 
-  // Each byte lies where Locate() says, or is a zero in no file.
+  // Each byte lies where Locate() says, or is a zero in no file, unless it
+  // isn't to be sent from its file.
   void ExpectLocated(uint64_t offset, uint64_t length, const Bytes& wanted) {
     for (uint64_t at = 0; at < length;) {
       const auto place = target_->Locate(offset + at, length - at);
+      if (GetParam().settings.cache == CacheMode::kDrop) return;
       if (!place.has_value()) {
-        EXPECT_TRUE(wanted.substr(at) == Bytes(length - at, '\0'));
-        return;
+        const uint64_t zeroes =
+            std::min(length - at, kPage - (offset + at) % kPage);
+        EXPECT_TRUE(wanted.substr(at, zeroes) == Bytes(zeroes, '\0'));
+        at += zeroes;
+        continue;
       }
       ASSERT_GE(place->length, 1u);
       ASSERT_LE(place->length, length - at);
@@ -150,7 +246,7 @@ class LayersTest : public testing::TestWithParam<Stack> {
     const bool durable = random_() % 4 == 0;
     const int error = target_->Write(
         offset, absl::MakeConstSpan(bytes.data(), length), durable);
-    const uint64_t stored = InFile(offset, length);
+    const uint64_t stored = Stored(offset, length);
     if (bytes.find_first_not_of('\0', stored) != Bytes::npos) {
       EXPECT_EQ(error, ENOSPC) << offset << ", " << length;
       return;
@@ -164,7 +260,7 @@ class LayersTest : public testing::TestWithParam<Stack> {
         random_() % 2 == 0 ? Export::Hole::kAllowed : Export::Hole::kForbidden;
     const int error =
         target_->Zero(offset, length, hole, Export::Speed::kAny, nullptr);
-    if (InFile(offset, length) < length && hole == Export::Hole::kForbidden) {
+    if (Stored(offset, length) < length && hole == Export::Hole::kForbidden) {
       EXPECT_EQ(error, ENOSPC);
       return;
     }
@@ -211,7 +307,8 @@ class LayersTest : public testing::TestWithParam<Stack> {
   }
 
   const TempImage image_ = TempImage::WithPattern(kFileBytes);
-  std::unique_ptr<Export> target_;
+  const TempImage large_ = TempImage::Sparse(kFileBytes);
+  std::shared_ptr<Export> target_;
   Bytes model_;
   const unsigned seed_ = std::random_device()();
   std::mt19937_64 random_{seed_};
@@ -254,6 +351,9 @@ TEST_P(LayersTest, DoWhatTheModelSays) {
   }
   ExpectRead(0, model_.size());
   ExpectExtents(0, model_.size());
+  if (GetParam().copies != Copies::kNone) {
+    EXPECT_TRUE(image_.Read(0, kFileBytes) == Pattern(0, kFileBytes));
+  }
 }
 
 TEST_P(LayersTest, NothingOutsideIsTouched) {
@@ -262,7 +362,10 @@ TEST_P(LayersTest, NothingOutsideIsTouched) {
   EXPECT_EQ(target_->Zero(0, model_.size(), Export::Hole::kAllowed,
                           Export::Speed::kAny, nullptr),
             0);
-  const uint64_t served = std::min(stack.stored, target_->facts().size_bytes);
+  const uint64_t served =
+      stack.copies != Copies::kNone
+          ? 0
+          : std::min(stack.stored, target_->facts().size_bytes);
   EXPECT_EQ(image_.size(), kFileBytes);
   EXPECT_TRUE(image_.Read(0, stack.begin) == Pattern(0, stack.begin));
   EXPECT_TRUE(image_.Read(stack.begin, served) == Bytes(served, '\0'));

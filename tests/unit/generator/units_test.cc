@@ -121,6 +121,33 @@ TEST_F(UnitsTest, TheSocketHasTheLimitsAndAddresses) {
   EXPECT_EQ(With(others, "SocketMode"), Words{"SocketMode=0660"});
 }
 
+TEST_F(UnitsTest, PrivateCopiesHaveADirectoryThatTheServiceMayWriteTo) {
+  const auto service = [&](const std::string& text) {
+    return Lines("[Export]\nFile=/srv/f\nCow=discard\n" + text, 1);
+  };
+  for (const char* mode : {"", "Mode=listener\n"}) {
+    const Words own = service(mode);
+    EXPECT_EQ(With(own, "StateDirectory"),
+              Words{"StateDirectory=nbdinetd/golden"});
+    EXPECT_EQ(With(own, "StateDirectoryMode"),
+              Words{"StateDirectoryMode=0700"});
+    EXPECT_EQ(With(own, "ReadWritePaths"), Words{});
+    EXPECT_EQ(
+        With(service(absl::StrCat(mode, "CowDir=memory\n")), "StateDirectory"),
+        Words{});
+    const Words given = service(absl::StrCat(mode, "CowDir=/srv/copies\n"));
+    EXPECT_EQ(With(given, "StateDirectory"), Words{});
+    EXPECT_EQ(
+        With(given, "RequiresMountsFor"),
+        (Words{"RequiresMountsFor=/srv/f", "RequiresMountsFor=/srv/copies"}));
+  }
+  EXPECT_EQ(
+      With(service("Mode=listener\nCowDir=/srv/copies\n"), "ReadWritePaths"),
+      Words{"ReadWritePaths=-/srv/copies"});
+  EXPECT_EQ(With(service("Mode=listener\nCowDir=/home/copies\n"), "BindPaths"),
+            Words{"BindPaths=\"-/home/copies\""});
+}
+
 TEST_F(UnitsTest, TheServiceMayOpenThatDeviceAlone) {
   const auto devices = [&](const std::string& text) {
     const Words found = With(Lines("[Export]\n" + text, 2), "DeviceAllow");

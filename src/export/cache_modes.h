@@ -1,0 +1,78 @@
+// How an export uses the page cache (--cache): layers directly on a file or
+// block device. Threads: see Export.
+#ifndef NBDINETD_EXPORT_CACHE_MODES_H_
+#define NBDINETD_EXPORT_CACHE_MODES_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "absl/types/span.h"
+#include "export/slice.h"
+
+namespace nbdinetd {
+
+// Each change is on stable storage when it is answered.
+class WriteThrough : public Slice {
+ public:
+  explicit WriteThrough(std::shared_ptr<Export> base)
+      : Slice(base, 0, base->facts()) {}
+
+  int Write(uint64_t offset, absl::Span<const char> data, bool) override {
+    return Slice::Write(offset, data, /*durable=*/true);
+  }
+  bool WriteWouldWait(uint64_t, uint64_t) override { return true; }
+  int Trim(uint64_t offset, uint64_t length) override {
+    const int error = Slice::Trim(offset, length);
+    return error != 0 ? error : Flush();
+  }
+  int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,
+           const std::atomic<bool>* cut_short) override {
+    const int error = Slice::Zero(offset, length, hole, speed, cut_short);
+    return error != 0 ? error : Flush();
+  }
+};
+
+// What this export reads and writes doesn't stay in the page cache. What is
+// there already stays, and is used. Nothing is read ahead.
+class DropBehind : public Slice {
+ public:
+  // Switches readahead off for the descriptor of `base`.
+  explicit DropBehind(std::shared_ptr<Export> base);
+  ~DropBehind() override;
+
+  // In no file: pages that sendfile(2) still sends can't be dropped.
+  std::optional<Location> Locate(uint64_t, uint64_t) const override {
+    return std::nullopt;
+  }
+  // Nothing if not all of it is cached: RWF_NOWAIT may start the read of the
+  // rest, which would then look as if it had been there.
+  size_t ReadCached(uint64_t offset, absl::Span<char> out) override {
+    return IsCached(offset, out.size()) ? Slice::ReadCached(offset, out) : 0;
+  }
+  StorageError Read(uint64_t offset, absl::Span<char> out,
+                    size_t* done) override;
+  int Write(uint64_t offset, absl::Span<const char> data,
+            bool durable) override;
+  bool WriteWouldWait(uint64_t offset, uint64_t length) override;
+  int Flush() override;
+  // It would stay.
+  int Prefetch(uint64_t, uint64_t) override { return 0; }
+
+ private:
+  void Drop(uint64_t offset, uint64_t length) const;
+
+  // What has been written since the last flush, from the first byte to the
+  // last, and how much of it.
+  std::mutex written_mutex_;
+  uint64_t written_begin_ = 0;
+  uint64_t written_end_ = 0;
+  std::atomic<uint64_t> written_bytes_ = 0;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_EXPORT_CACHE_MODES_H_

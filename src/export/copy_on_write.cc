@@ -1,0 +1,242 @@
+#include "export/copy_on_write.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/errors.h"
+#include "base/file_status.h"
+#include "base/limits.h"
+#include "base/page_size.h"
+#include "export/block_map.h"
+#include "export/file.h"
+#include "export/overlay.h"
+#include "export/quota.h"
+#include "export/slice.h"
+
+namespace nbdinetd {
+namespace {
+
+// Of memfd_create(2), since Linux 6.3.
+constexpr unsigned kNoExecSeal = 8;
+
+// These return an empty descriptor and errno on failure.
+UniqueFd MakeInMemory() {
+  constexpr char kName[] = "nbdinetd-copy";
+  const int fd = memfd_create(kName, MFD_CLOEXEC | kNoExecSeal);
+  return UniqueFd(
+      fd >= 0 || errno != EINVAL ? fd : memfd_create(kName, MFD_CLOEXEC));
+}
+
+UniqueFd MakeIn(const std::string& directory) {
+  // O_EXCL: it never gets a name.
+  const int fd =
+      open(directory.c_str(), O_TMPFILE | O_RDWR | O_EXCL | O_CLOEXEC,
+           S_IRUSR | S_IWUSR);
+  // EISDIR: the kernel doesn't know O_TMPFILE.
+  if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR)) return UniqueFd(fd);
+  std::string path = absl::StrCat(directory, "/.nbdinetd-copy-XXXXXX");
+  UniqueFd named(mkostemp(path.data(), O_CLOEXEC));
+  // A copy that keeps its name would be left behind.
+  if (named.valid() && unlink(path.c_str()) != 0) {
+    const int error = errno;
+    named.Reset();
+    errno = error;
+  }
+  return named;
+}
+
+// Makes the empty file `to` a clone of what `base` has in one piece of a file.
+// False, and `to` is empty, where that isn't possible.
+bool Clone(const Export& base, int to) {
+  const uint64_t size = base.facts().size_bytes;
+  if (size == 0) return false;
+  const std::optional<Export::Location> place = base.Locate(0, size);
+  if (!place.has_value() || place->length != size) return false;
+  file_clone_range range = {};
+  range.src_fd = place->fd;
+  range.src_offset = place->offset;
+  range.src_length = size;
+  if (ioctl(to, FICLONERANGE, &range) == 0) return true;
+  // A part may have been cloned.
+  [[maybe_unused]] const int ignored = ftruncate(to, 0);
+  return false;
+}
+
+// Whether the file system can give storage back that a file occupies: tried
+// behind the end of the file, where it changes nothing.
+bool HasHoles(int fd, uint64_t size_bytes) {
+  return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                   static_cast<off_t>(size_bytes),
+                   static_cast<off_t>(PageBytes())) == 0;
+}
+
+std::unique_ptr<BlockMap> MapOf(uint64_t size_bytes, uint64_t block_bytes) {
+  return BlockMap::Create((size_bytes + block_bytes - 1) / block_bytes);
+}
+
+// The smallest blocks, so that little has to be copied up, that need no larger
+// map than allowed.
+uint64_t BlockBytes(uint64_t size_bytes) {
+  uint64_t block = PageBytes();
+  while (size_bytes / block / 8 > kMaxCopyMapBytes) block *= 2;
+  return block;
+}
+
+absl::Status Failed(const Export& base, absl::string_view what, int error) {
+  return ErrnoStatus(error, absl::StrCat("failed to make a private copy of ",
+                                         Quoted(base.path()), ": ", what));
+}
+
+// The facts of a private copy of an export.
+Export::Facts CopyFacts(Export::Facts facts) {
+  facts.read_only = false;
+  facts.block_device = false;
+  facts.temporary = true;
+  facts.sharing = Export::Sharing::kOwn;
+  return facts;
+}
+
+// What keeps the base of a clone open.
+struct BaseAndCopy {
+  BaseAndCopy(std::shared_ptr<Export> cloned, std::unique_ptr<Export> clone)
+      : base(std::move(cloned)),
+        copy(std::move(clone), 0, CopyFacts(base->facts())) {}
+
+  const std::shared_ptr<Export> base;
+  Slice copy;  // with the promised facts
+};
+
+class CopyingCatalog : public Catalog {
+ public:
+  CopyingCatalog(std::unique_ptr<Catalog> inner, PrivateCopy copy)
+      : inner_(std::move(inner)), copy_(std::move(copy)) {}
+
+  absl::Status Find(absl::string_view name) override {
+    return inner_->Find(name);
+  }
+
+  absl::StatusOr<Opened> Open(absl::string_view name) override {
+    absl::StatusOr<Opened> opened = inner_->Open(name);
+    if (!opened.ok()) return opened;
+    // What the copy will be is promised of the export below. A client that
+    // only asks what there is makes no copy.
+    const Export::Facts facts = CopyFacts(opened->target->facts());
+    opened->target =
+        std::make_shared<Slice>(std::move(opened->target), 0, facts);
+    return opened;
+  }
+
+  absl::StatusOr<std::shared_ptr<Export>> Claim(
+      std::shared_ptr<Export> target) override {
+    if (!copy_.has_value()) {
+      return absl::InternalError("there is a private copy already");
+    }
+    PrivateCopy copy = *std::move(copy_);
+    copy_.reset();
+    return std::move(copy).Of(std::move(target));
+  }
+
+  absl::Status List(Visitor visit) override { return inner_->List(visit); }
+  std::string InWords() override { return inner_->InWords(); }
+  int directory_fd() const override { return inner_->directory_fd(); }
+  int copy_fd() const override { return copy_.has_value() ? copy_->fd() : -1; }
+  Kinds kinds() const override { return inner_->kinds(); }
+
+ private:
+  const std::unique_ptr<Catalog> inner_;
+  std::optional<PrivateCopy> copy_;
+};
+
+std::string DirectoryOf(const CopySettings& settings) {
+  if (!settings.directory.empty()) return settings.directory;
+  for (const char* name : {"STATE_DIRECTORY", "RUNTIME_DIRECTORY"}) {
+    // Several are separated by colons (systemd.exec(5)).
+    const char* given = std::getenv(name);
+    if (given == nullptr) continue;
+    const std::pair<std::string, std::string> first =
+        absl::StrSplit(given, absl::MaxSplits(':', 1));
+    if (!first.first.empty()) return first.first;
+  }
+  return "/var/tmp";
+}
+
+}  // namespace
+
+std::string CopyPlace(const CopySettings& settings) {
+  return settings.in_memory ? "memory" : Quoted(DirectoryOf(settings));
+}
+
+absl::StatusOr<PrivateCopy> PrivateCopy::Create(const CopySettings& settings) {
+  UniqueFd fd =
+      settings.in_memory ? MakeInMemory() : MakeIn(DirectoryOf(settings));
+  if (fd.valid()) return PrivateCopy(std::move(fd), settings.max_bytes);
+  const int error = errno;
+  const bool is_ours = error == EMFILE || error == ENFILE || error == ENOMEM;
+  return ErrnoStatus(
+      error,
+      absl::StrCat("failed to make a file for a private copy in ",
+                   CopyPlace(settings),
+                   settings.directory.empty() && !settings.in_memory
+                       ? " (--cow-dir=DIR chooses another directory)"
+                       : ""),
+      is_ours ? absl::StatusCode::kInternal : absl::StatusCode::kAlreadyExists);
+}
+
+absl::StatusOr<std::shared_ptr<Export>> PrivateCopy::Of(
+    std::shared_ptr<Export> base) && {
+  const uint64_t size = base->facts().size_bytes;
+  const uint64_t block = BlockBytes(size);
+  if (block > kMaxCopyBlockBytes) {
+    return absl::UnimplementedError(
+        absl::StrCat("failed to make a private copy of ", Quoted(base->path()),
+                     ": it is larger than 512 TiB"));
+  }
+  const bool cloned = Clone(*base, fd_.get());
+  if (!cloned && ftruncate(fd_.get(), static_cast<off_t>(size)) != 0) {
+    return Failed(*base, "its size", errno);
+  }
+  struct stat st;
+  if (FileStatus(fd_.get(), &st) != 0) return Failed(*base, "fstat", errno);
+  const bool is_limited = max_bytes_ != std::numeric_limits<uint64_t>::max();
+  const bool has_holes = is_limited && HasHoles(fd_.get(), size);
+  std::unique_ptr<Export> copy =
+      FileExport::CreateTemporary(base->path(), std::move(fd_), st);
+  if (is_limited) {
+    std::unique_ptr<BlockMap> stored = MapOf(size, block);
+    if (stored == nullptr) return Failed(*base, "its map", ENOMEM);
+    copy = std::make_unique<Quota>(std::move(copy),
+                                   Quota::Limit{max_bytes_, block, has_holes},
+                                   std::move(stored));
+  }
+  // The base stays open: it has the lock of --exclusive.
+  if (cloned) {
+    const auto both = std::make_shared<BaseAndCopy>(base, std::move(copy));
+    return std::shared_ptr<Export>(both, &both->copy);
+  }
+  std::unique_ptr<BlockMap> copied = MapOf(size, block);
+  if (copied == nullptr) return Failed(*base, "its map", ENOMEM);
+  const Export::Facts facts = CopyFacts(base->facts());
+  return std::make_shared<Overlay>(std::move(base), facts, std::move(copy),
+                                   std::move(copied), block);
+}
+
+std::unique_ptr<Catalog> WithPrivateCopies(std::unique_ptr<Catalog> inner,
+                                           PrivateCopy copy) {
+  return std::make_unique<CopyingCatalog>(std::move(inner), std::move(copy));
+}
+
+}  // namespace nbdinetd

@@ -1,0 +1,80 @@
+#include "export/image_lock.h"
+
+#include <fcntl.h>
+#include <sys/types.h>
+
+#include <limits>
+#include <utility>
+
+namespace nbdinetd {
+namespace {
+
+constexpr off_t kFirstPermission = 100;
+constexpr off_t kFirstExclusion = 200;
+constexpr off_t kPermissions = 4;
+constexpr off_t kWriting = 1;
+// The two permissions that nbdinetd uses, which are neighbours.
+constexpr off_t kReadingAndWriting = 2;
+// Which only nbdinetd locks, beside those two.
+constexpr off_t kOurs = std::numeric_limits<off_t>::max() - 0xff00;
+// QEMU never locks this byte; a lock of the whole file includes it.
+constexpr off_t kUnusedByQemu = 150;
+
+// Whether another open file description has an open file description lock on
+// this byte.
+bool IsLocked(int fd, off_t byte) {
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = byte;
+  lock.l_len = 1;
+  return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK &&
+         lock.l_pid == -1;
+}
+
+// Whether others have locked a byte as QEMU does.
+bool IsLockedByQemu(int fd, off_t byte) {
+  return IsLocked(fd, byte) && !IsLocked(fd, kUnusedByQemu);
+}
+
+// Locks or unlocks what says that the image is written to.
+void SetLocks(int fd, short type) {
+  struct flock lock = {};
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  for (const auto& [start, length] : {std::pair<off_t, off_t>{kOurs, 1},
+                                      {kFirstPermission, kReadingAndWriting}}) {
+    lock.l_start = start;
+    lock.l_len = length;
+    // What can't be locked is served all the same, as QEMU does.
+    fcntl(fd, F_OFD_SETLK, &lock);
+  }
+}
+
+}  // namespace
+
+ImageUse ImageUseOf(int fd) {
+  ImageUse use;
+  if (IsLocked(fd, kUnusedByQemu)) return use;
+  const bool is_ours = IsLocked(fd, kOurs);
+  use.is_written_to = !is_ours && IsLocked(fd, kFirstPermission + kWriting);
+  use.forbids_writing = IsLocked(fd, kFirstExclusion + kWriting);
+  for (off_t i = is_ours ? kReadingAndWriting : 0; i < kPermissions; ++i) {
+    use.is_used |= IsLocked(fd, kFirstPermission + i);
+  }
+  for (off_t i = 0; i < kPermissions; ++i) {
+    use.is_used |= IsLocked(fd, kFirstExclusion + i);
+  }
+  return use;
+}
+
+bool LockImage(const Export& target) {
+  const int fd = target.lock_fd();
+  const bool is_shared = target.shares_description();
+  if (!is_shared) SetLocks(fd, F_RDLCK);
+  if (!IsLockedByQemu(fd, kFirstExclusion + kWriting)) return true;
+  if (!is_shared) SetLocks(fd, F_UNLCK);
+  return false;
+}
+
+}  // namespace nbdinetd
