@@ -145,6 +145,12 @@ void Storage::SetRun(uint64_t offset, uint64_t length, bool data) {
   SplitAt(end);
   runs_.erase(runs_.upper_bound(begin), runs_.lower_bound(end));
   runs_[begin] = data;
+  if (data) return;
+  // Holes of a large request come in very many pieces, and are one.
+  if (const auto next = runs_.find(end); next != runs_.end() && !next->second) {
+    runs_.erase(next);
+  }
+  if (begin > 0 && !IsData(begin - 1)) runs_.erase(begin);
 }
 
 bool Storage::IsCached(uint64_t number) const {
