@@ -687,6 +687,12 @@ def shipped(name):
     raise AssertionError(f"units/{name} is missing")
 
 
+def leave(process, client):
+    """The client disconnects, and its process ends well."""
+    client.disconnect()
+    process.expect(EX_OK)
+
+
 def snapshot_recipe(page, word):
     """The .export file that has this command, in the section SNAPSHOTS of nbdinetd.export(5)."""
     text = Path(page).read_text()

@@ -150,6 +150,16 @@ class NbdError(Exception):
         self.message = message
 
 
+def refuses(error, function, *arguments):
+    """The call fails with this NBD error."""
+    try:
+        function(*arguments)
+    except NbdError as found:
+        eq(found.error, error)
+        return
+    raise AssertionError(f"{arguments} did not fail")
+
+
 class OptionError(Exception):
     """An error reply to an option."""
 

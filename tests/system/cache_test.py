@@ -28,11 +28,6 @@ def connected(t, *arguments, **how):
     return process, client
 
 
-def leave(process, client):
-    client.disconnect()
-    process.expect(EX_OK)
-
-
 def exercise(client, size):
     """Reads and writes at odd places; returns what the export must hold then."""
     wanted = bytearray(pattern(0, size))

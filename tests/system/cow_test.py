@@ -25,11 +25,6 @@ def connected(t, *arguments, **how):
     return process, client
 
 
-def leaves(process, client):
-    client.disconnect()
-    process.expect(EX_OK)
-
-
 def copy_of(process):
     """(path, stat) of the private copy: the only file of the process that has no name."""
     found = []
@@ -39,15 +34,6 @@ def copy_of(process):
             found.append((target, os.stat(entry)))
     eq(len(found), 1, f"files without a name: {found}")
     return found[0]
-
-
-def refuses(client, error, function, *arguments):
-    try:
-        function(*arguments)
-    except NbdError as found:
-        eq(found.error, error)
-        return
-    raise AssertionError(f"{arguments} did not fail")
 
 
 # ------------------------------------------------------------------ what clients see
@@ -75,12 +61,12 @@ def _(t):
         eq(client.read(MIB, 5) + client.read(MIB + 100005, 7), whole[MIB:MIB + 5] + whole[MIB + 100005:MIB + 100012])
         eq(client.read(MIB + 5, 100000), bytes(100000))
         eq(client.read(2 * MIB, MIB), bytes(MIB))
-        leaves(process, client)
+        leave(process, client)
     contains(", copy-on-write, structured replies", process.stderr())
     eq(Path(path).read_bytes(), whole)
     process, client = connected(t, "--cow", path)
     eq(client.read(0, client.size), whole)
-    leaves(process, client)
+    leave(process, client)
 
 
 @test("a file that can't be opened for writing has writable copies, without a notice")
@@ -91,7 +77,7 @@ def _(t):
         process, client = connected(t, "--cow", path)
         client.write(0, b"x" * 4096)
         eq(client.read(0, 4096), b"x" * 4096)
-        leaves(process, client)
+        leave(process, client)
     eq("read-only" in process.stderr(), False, process.stderr())
 
 
@@ -112,7 +98,7 @@ def _(t):
             length += extents.pop()[0]
         extents.append((length, flags))
     eq(extents, [(4 * MIB + MIB // 2, HOLE), (MIB // 2, 0), (3 * MIB, HOLE), (MIB, 0), (7 * MIB, HOLE)])
-    leaves(process, client)
+    leave(process, client)
 
 
 @test("exports of a directory, and files handed over, have copies as well; asking about many makes none")
@@ -130,7 +116,7 @@ def _(t):
     eq(copy_of(process)[1].st_size, MIB)
     client.write(0, b"x" * 4096)
     eq(client.read(0, 8192), b"x" * 4096 + pattern(4096, 4096))
-    leaves(process, client)
+    leave(process, client)
     eq((folder / "b").read_bytes(), pattern(0, MIB))
 
 
@@ -144,7 +130,7 @@ def _(t):
         client.trim(MIB, MIB)
         eq(client.read(4096, 12000), pattern(4096, 904) + b"x" * 10000 + pattern(15000, 1096))
         eq(client.read(MIB, MIB), bytes(MIB))
-        leaves(process, client)
+        leave(process, client)
     eq(Path(path).read_bytes(), pattern(0, 4 * MIB))
 
 
@@ -169,7 +155,7 @@ def _(t):
         eq(name.startswith(place), True, name)
         if not name.startswith("/memfd:"):
             eq((status.st_nlink, status.st_mode & 0o777), (0, 0o600))
-        leaves(process, client)
+        leave(process, client)
     for folder in folders.values():
         eq(os.listdir(folder), [])
 
@@ -196,21 +182,21 @@ def _(t):
     arguments = ("--cow", "--cow-size=1M", path)
     one, other = connected(t, *arguments), connected(t, *arguments)
     one[1].write(0, b"x" * MIB)
-    refuses(one[1], NBD_ENOSPC, one[1].write, MIB, b"y" * 4096)
-    refuses(one[1], NBD_ENOSPC, one[1].write, 2 * MIB + 7, b"y")
-    refuses(one[1], NBD_ENOSPC, one[1].write_zeroes, MIB, 4096, NBD_CMD_FLAG_NO_HOLE)
+    refuses(NBD_ENOSPC, one[1].write, MIB, b"y" * 4096)
+    refuses(NBD_ENOSPC, one[1].write, 2 * MIB + 7, b"y")
+    refuses(NBD_ENOSPC, one[1].write_zeroes, MIB, 4096, NBD_CMD_FLAG_NO_HOLE)
     other[1].write(MIB, b"z" * MIB)
     one[1].write(100, b"again")
     one[1].write_zeroes(3 * MIB, MIB)
     one[1].trim(0, 8192)
     one[1].write(MIB, b"y" * 4096)
     one[1].write(2 * MIB + 7, b"y")
-    refuses(one[1], NBD_ENOSPC, one[1].write, 2 * MIB - 7, b"y")
+    refuses(NBD_ENOSPC, one[1].write, 2 * MIB - 7, b"y")
     eq(one[1].read(MIB, 4097), b"y" * 4096 + pattern(MIB + 4096, 1))
     eq(one[1].read(3 * MIB, MIB), bytes(MIB))
     for process, client in (one, other):
         assert copy_of(process)[1].st_blocks * 512 <= MIB, "what the copy occupies"
-        leaves(process, client)
+        leave(process, client)
     eq(Path(path).read_bytes(), pattern(0, 4 * MIB))
 
 
@@ -225,7 +211,7 @@ def _(t):
     client.write_zeroes(8192, 8192, NBD_CMD_FLAG_FUA)
     client.trim(8192, 8192, NBD_CMD_FLAG_FUA)
     client.flush()
-    leaves(process, client)
+    leave(process, client)
     calls = set(re.findall(r"^\d+ +(\w+)\(", Path(trace).read_text(), re.MULTILINE))
     eq("pwrite64" in calls, True, calls)
     eq(calls & {"fsync", "fdatasync", "sync_file_range", "pwritev2"}, set())
@@ -258,15 +244,15 @@ def _clones(kind, *make):
             eq(client.read(0, 16384), pattern(0, 3000) + b"x" * 5000 + pattern(8000, 8384))
             eq(client.read(8 * MIB, 100), pattern(8 * MIB, 100))
             client.write(4 * MIB, b"y" * (MIB + MIB // 2))
-            refuses(client, NBD_ENOSPC, client.write, 6 * MIB, b"z" * MIB)
-            leaves(process, client)
+            refuses(NBD_ENOSPC, client.write, 6 * MIB, b"z" * MIB)
+            leave(process, client)
             eq(path.read_bytes(), pattern(0, 8 * MIB + 100))
             # A part that begins at no block of the file system isn't cloned, and is served all the same.
             process, client = connected(t, "--cow", f"--cow-dir={folder}", "--offset=512", str(path))
             eq(copy_of(process)[1].st_blocks, 0)
             client.write(0, b"x" * 512)
             eq(client.read(0, 4096), b"x" * 512 + pattern(1024, 3584))
-            leaves(process, client)
+            leave(process, client)
 
 
 _clones("xfs", "mkfs.xfs", "-q", "-m", "reflink=1")

@@ -75,11 +75,6 @@ def served(t, *arguments):
     return process, client
 
 
-def leave(process, client):
-    client.disconnect()
-    process.expect(EX_OK)
-
-
 @test("an image that QEMU writes to and shares with nobody isn't served for writing, with the reason")
 def _(t):
     path = qcow2(t)
