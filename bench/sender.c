@@ -3,12 +3,14 @@
  *   sender nbd sendfile|write (--unix PATH | --port PORT) FILE
  *       Serves FILE to the client that the servers get too, with just enough
  * NBD for it: fixed answers to the options, no check of a request, reads only,
- * a process per connection. With --anywhere it listens on every address, and
- * not on the loopback alone. sender nbd memory (--unix PATH | --port PORT) FILE
- *       The same with answers that are ready: whatever bytes, and the file
- * isn't read. It never sleeps while requests come, answers all that have come
- * together by one system call, and gives structured replies to who asks for
- * them, since these cost the client more. For small requests. sender raw
+ * a process per connection. Who asks for structured replies gets them, as from
+ * each server: a content chunk and a final chunk, since it could still fail to
+ * read while it sends the former. With --anywhere it listens on every address,
+ * and not on the loopback alone. sender nbd memory (--unix PATH | --port PORT)
+ * FILE The same with answers that are ready: whatever bytes, and the file isn't
+ * read. It never sleeps while requests come, answers all that have come
+ * together by one system call, and needs no final chunk. For small
+ * requests. sender raw
  * sendfile|write (--unix | --tcp) --connections N --seconds S FILE No protocol
  * at all: each of N processes sends its share of FILE over and over to a
  *       process that receives it into a buffer and drops it. Prints one line of
@@ -45,8 +47,16 @@ struct options {
   uint64_t size;
 };
 
-/* One buffer for each process: room for a reply's header before the chunk. */
-static unsigned char buffer[sizeof(struct nbd_simple_reply) + kChunk];
+/* The content chunk of a read, up to its data. */
+struct content_chunk {
+  struct nbd_chunk chunk;
+  uint64_t offset;
+} __attribute__((packed));
+
+/* One buffer for each process: room for the end of a reply and the header of
+ * the next one before the data. */
+static unsigned char
+    buffer[sizeof(struct nbd_chunk) + sizeof(struct content_chunk) + kChunk];
 
 static bool send_all(int socket, const void* data, size_t length, int flags) {
   for (size_t done = 0; done < length;) {
@@ -123,7 +133,7 @@ static bool answer_options(const struct options* options, int socket) {
       reply_to_option(socket, option, NBD_REP_ACK, NULL, 0);
       return structured;
     }
-    if (option == NBD_OPT_STRUCTURED_REPLY && options->from_memory) {
+    if (option == NBD_OPT_STRUCTURED_REPLY) {
       structured = true;
       reply_to_option(socket, option, NBD_REP_ACK, NULL, 0);
       continue;
@@ -148,12 +158,19 @@ static bool send_pieces(int socket, struct iovec* pieces, size_t count) {
   return true;
 }
 
+static struct content_chunk content_chunk_of(const struct nbd_request* request,
+                                             uint16_t flags) {
+  const uint32_t length = be32toh(request->length);
+  return (struct content_chunk){
+      {htobe32(NBD_STRUCTURED_REPLY_MAGIC), htobe16(flags),
+       htobe16(NBD_REPLY_TYPE_OFFSET_DATA), request->cookie,
+       htobe32(length + (uint32_t)sizeof request->offset)},
+      request->offset};
+}
+
 static void serve_from_memory(const struct options* options, int socket) {
   static struct nbd_request requests[kMaxRequests];
-  static struct {
-    struct nbd_chunk chunk;
-    uint64_t offset;
-  } __attribute__((packed)) chunks[kMaxRequests];
+  static struct content_chunk chunks[kMaxRequests];
   static struct nbd_simple_reply replies[kMaxRequests];
   static struct iovec pieces[2 * kMaxRequests];
   const bool structured = answer_options(options, socket);
@@ -176,11 +193,7 @@ static void serve_from_memory(const struct options* options, int socket) {
       const uint32_t length = be32toh(request->length);
       if (be16toh(request->type) != NBD_CMD_READ || length > sizeof buffer)
         return;
-      chunks[i].chunk = (struct nbd_chunk){
-          htobe32(NBD_STRUCTURED_REPLY_MAGIC), htobe16(NBD_REPLY_FLAG_DONE),
-          htobe16(NBD_REPLY_TYPE_OFFSET_DATA), request->cookie,
-          htobe32(length + (uint32_t)sizeof request->offset)};
-      chunks[i].offset = request->offset;
+      chunks[i] = content_chunk_of(request, NBD_REPLY_FLAG_DONE);
       replies[i] = (struct nbd_simple_reply){htobe32(NBD_SIMPLE_REPLY_MAGIC), 0,
                                              request->cookie};
       pieces[2 * i] = structured
@@ -194,6 +207,12 @@ static void serve_from_memory(const struct options* options, int socket) {
   }
 }
 
+/* Puts what is sent before the next data into the buffer; returns `length`. */
+static size_t put(size_t at, const void* data, size_t length) {
+  memcpy(buffer + at, data, length);
+  return length;
+}
+
 static void serve(const struct options* options, int socket) {
   static unsigned char requests[kMaxRequests * sizeof(struct nbd_request)];
   size_t filled = 0;
@@ -201,24 +220,33 @@ static void serve(const struct options* options, int socket) {
     serve_from_memory(options, socket);
     return;
   }
-  answer_options(options, socket);
+  const bool structured = answer_options(options, socket);
   for (;;) {
     ssize_t got = recv(socket, requests + filled, sizeof requests - filled, 0);
     if (got <= 0) return;
     filled += (size_t)got;
     size_t at = 0;
+    size_t header_length = 0; /* of what waits in the buffer to be sent */
     for (; filled - at >= sizeof(struct nbd_request);
          at += sizeof(struct nbd_request)) {
       struct nbd_request request;
       memcpy(&request, requests + at, sizeof request);
       if (be16toh(request.type) != NBD_CMD_READ) return;
-      struct nbd_simple_reply reply = {htobe32(NBD_SIMPLE_REPLY_MAGIC), 0,
-                                       request.cookie};
-      memcpy(buffer, &reply, sizeof reply);
-      if (!send_range(options, socket, sizeof reply, be64toh(request.offset),
+      const struct nbd_simple_reply reply = {htobe32(NBD_SIMPLE_REPLY_MAGIC), 0,
+                                             request.cookie};
+      const struct content_chunk content = content_chunk_of(&request, 0);
+      header_length += structured ? put(header_length, &content, sizeof content)
+                                  : put(header_length, &reply, sizeof reply);
+      if (!send_range(options, socket, header_length, be64toh(request.offset),
                       be32toh(request.length)))
         return;
+      const struct nbd_chunk last = {
+          htobe32(NBD_STRUCTURED_REPLY_MAGIC), htobe16(NBD_REPLY_FLAG_DONE),
+          htobe16(NBD_REPLY_TYPE_NONE), request.cookie, 0};
+      header_length = structured ? put(0, &last, sizeof last) : 0;
     }
+    if (header_length > 0 && !send_all(socket, buffer, header_length, 0))
+      return;
     filled -= at;
     memmove(requests, requests + at, filled);
   }

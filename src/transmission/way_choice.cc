@@ -9,8 +9,10 @@ namespace {
 // of the machine have too much influence.
 constexpr uint64_t kMinWindowBytes = 3 << 20;
 
-// Credit, in looks: the most that there can be, and the looks' worth of bytes
-// that earn a whole one.
+// Credit, in looks: at first, enough for one look, since many connections end
+// soon; the most that there can be; and the looks' worth of bytes that earn a
+// whole one.
+constexpr double kFirstCredit = 1.0 / 32;
 constexpr double kMaxCredit = 0.25;
 constexpr double kLooksPerCredit = 256;
 // A look costs its loss, and this much because copying takes processor time
@@ -33,7 +35,7 @@ constexpr double kMaxRatio = 2;
 WayChoice::WayChoice(uint64_t held_bytes)
     : settle_bytes_(2 * held_bytes),
       window_bytes_(std::max(2 * held_bytes, kMinWindowBytes)),
-      credit_(kMaxCredit) {}
+      credit_(kFirstCredit) {}
 
 void WayChoice::NoteSent(uint64_t bytes, absl::Duration time) {
   const auto looks = static_cast<double>(settle_bytes_ + window_bytes_);
@@ -96,8 +98,9 @@ void WayChoice::Judge() {
   }
   credit_ -= std::max(ratio - 1 + kCostOfLooking, kMinCost);
   usual_cost_ = after;
-  // The next look's first window has just been measured.
-  Begin(credit_ > 0 ? Step::kToOther : Step::kRest);
+  // The next look's first window has just been measured. A gain is looked at
+  // again at once.
+  Begin(credit_ > 0 || evidence_ > 0 ? Step::kToOther : Step::kRest);
 }
 
 }  // namespace nbdinetd

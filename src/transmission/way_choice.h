@@ -15,8 +15,9 @@
 // itself may have been disturbed by other work of the machine.
 //
 // Looks are paid for: each takes from a credit what it lost, and a connection
-// earns credit with the bytes that it sends. The other way carries less than 4
-// % of a long connection if the two are equal, and less if it is slower.
+// earns credit with the bytes that it sends. It begins with enough for one
+// look, and a gain is looked at again at once. The other way carries less than
+// 4 % of a long connection if the two are equal, and less if it is slower.
 //
 // Threads: one. There is no clock here: the caller measures.
 #ifndef NBDINETD_TRANSMISSION_WAY_CHOICE_H_

@@ -151,6 +151,16 @@ TEST(WayChoiceTest, EqualWaysAreSentByFileAndSeldomLookedAt) {
   }
 }
 
+// Four connections at once would otherwise copy a fifth of an export of a GiB.
+TEST(WayChoiceTest, AConnectionThatEndsSoonIsLookedAtOnce) {
+  for (const uint64_t held : kHeld) {
+    Connection connection(kEqual, held);
+    connection.Send(256 * kMiB);
+    EXPECT_GT(connection.copied(), 0u);
+    EXPECT_LE(connection.copied(), 18 * kMiB);
+  }
+}
+
 // Copying takes more processor time, also where it is a little faster.
 TEST(WayChoiceTest, AGainOfTwoPercentIsNoneForCopying) {
   for (const uint64_t held : kHeld) {
