@@ -10,8 +10,7 @@
 
 namespace nbdinetd {
 
-DropBehind::DropBehind(std::shared_ptr<Export> base)
-    : Slice(base, 0, base->facts()) {
+DropBehind::DropBehind(std::shared_ptr<Export> base) : Layer(std::move(base)) {
   posix_fadvise(lock_fd(), 0, 0, POSIX_FADV_RANDOM);
 }
 
@@ -31,14 +30,14 @@ void DropBehind::Drop(uint64_t offset, uint64_t length) const {
 StorageError DropBehind::Read(uint64_t offset, absl::Span<char> out,
                               size_t* done) {
   const bool was_cached = IsCached(offset, out.size());
-  const StorageError error = Slice::Read(offset, out, done);
+  const StorageError error = Layer::Read(offset, out, done);
   if (!was_cached && !out.empty()) Drop(offset, out.size());
   return error;
 }
 
 int DropBehind::Write(uint64_t offset, absl::Span<const char> data,
                       bool durable) {
-  if (const int error = Slice::Write(offset, data, durable)) return error;
+  if (const int error = Layer::Write(offset, data, durable)) return error;
   if (durable) {
     Drop(offset, data.size());
     return 0;
@@ -58,7 +57,7 @@ int DropBehind::Write(uint64_t offset, absl::Span<const char> data,
 bool DropBehind::WriteWouldWait(uint64_t offset, uint64_t length) {
   return written_bytes_.load(std::memory_order_relaxed) + length >=
              kMaxDirtyBytes ||
-         Slice::WriteWouldWait(offset, length);
+         Layer::WriteWouldWait(offset, length);
 }
 
 int DropBehind::Flush() {
@@ -69,7 +68,7 @@ int DropBehind::Flush() {
     end = written_end_;
     written_bytes_ = 0;
   }
-  const int error = Slice::Flush();
+  const int error = Layer::Flush();
   if (begin < end) Drop(begin, end - begin);
   return error;
 }

@@ -9,36 +9,37 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <utility>
 
 #include "absl/types/span.h"
-#include "export/slice.h"
+#include "export/layer.h"
 
 namespace nbdinetd {
 
 // Each change is on stable storage when it is answered.
-class WriteThrough : public Slice {
+class WriteThrough : public Layer {
  public:
   explicit WriteThrough(std::shared_ptr<Export> base)
-      : Slice(base, 0, base->facts()) {}
+      : Layer(std::move(base)) {}
 
   int Write(uint64_t offset, absl::Span<const char> data, bool) override {
-    return Slice::Write(offset, data, /*durable=*/true);
+    return Layer::Write(offset, data, /*durable=*/true);
   }
   bool WriteWouldWait(uint64_t, uint64_t) override { return true; }
   int Trim(uint64_t offset, uint64_t length) override {
-    const int error = Slice::Trim(offset, length);
+    const int error = Layer::Trim(offset, length);
     return error != 0 ? error : Flush();
   }
   int Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,
            const std::atomic<bool>* cut_short) override {
-    const int error = Slice::Zero(offset, length, hole, speed, cut_short);
+    const int error = Layer::Zero(offset, length, hole, speed, cut_short);
     return error != 0 ? error : Flush();
   }
 };
 
 // What this export reads and writes doesn't stay in the page cache. What is
 // there already stays, and is used. Nothing is read ahead.
-class DropBehind : public Slice {
+class DropBehind : public Layer {
  public:
   // Switches readahead off for the descriptor of `base`.
   explicit DropBehind(std::shared_ptr<Export> base);
@@ -51,7 +52,7 @@ class DropBehind : public Slice {
   // Nothing if not all of it is cached: RWF_NOWAIT may start the read of the
   // rest, which would then look as if it had been there.
   size_t ReadCached(uint64_t offset, absl::Span<char> out) override {
-    return IsCached(offset, out.size()) ? Slice::ReadCached(offset, out) : 0;
+    return IsCached(offset, out.size()) ? Layer::ReadCached(offset, out) : 0;
   }
   StorageError Read(uint64_t offset, absl::Span<char> out,
                     size_t* done) override;

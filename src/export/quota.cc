@@ -10,9 +10,7 @@ namespace nbdinetd {
 
 Quota::Quota(std::shared_ptr<Export> base, Limit limit,
              std::unique_ptr<BlockMap> stored)
-    : Slice(base, 0, base->facts()),
-      limit_(limit),
-      stored_(std::move(stored)) {}
+    : Layer(std::move(base)), limit_(limit), stored_(std::move(stored)) {}
 
 int Quota::Take(uint64_t offset, uint64_t length) {
   if (length == 0) return 0;
@@ -44,14 +42,14 @@ void Quota::GiveBack(uint64_t offset, uint64_t length) {
 int Quota::Write(uint64_t offset, absl::Span<const char> data, bool durable) {
   const std::shared_lock lock(changes_);
   if (const int error = Take(offset, data.size())) return error;
-  return Slice::Write(offset, data, durable);
+  return Layer::Write(offset, data, durable);
 }
 
 int Quota::Trim(uint64_t offset, uint64_t length) {
-  if (!limit_.has_holes) return Slice::Trim(offset, length);
+  if (!limit_.has_holes) return Layer::Trim(offset, length);
   const Counted counted(giving_back_);
   const std::unique_lock lock(changes_);
-  if (const int error = Slice::Trim(offset, length)) return error;
+  if (const int error = Layer::Trim(offset, length)) return error;
   GiveBack(offset, length);
   return 0;
 }
@@ -63,7 +61,7 @@ int Quota::Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,
     if (!limit_.has_holes && speed == Speed::kFastOnly) return EOPNOTSUPP;
     const std::shared_lock lock(changes_);
     if (const int error = Take(offset, length)) return error;
-    return Slice::Zero(offset, length, hole, speed, cut_short);
+    return Layer::Zero(offset, length, hole, speed, cut_short);
   }
   const uint64_t block = limit_.block_bytes;
   const uint64_t end = offset + length;
@@ -84,7 +82,7 @@ int Quota::ZeroBlocks(uint64_t offset, uint64_t length, Speed speed,
   const Counted counted(giving_back_);
   const std::unique_lock lock(changes_);
   if (const int error =
-          Slice::Zero(offset, length, Hole::kAllowed, speed, cut_short)) {
+          Layer::Zero(offset, length, Hole::kAllowed, speed, cut_short)) {
     return error;
   }
   GiveBack(offset, length);
@@ -95,7 +93,7 @@ int Quota::ZeroPart(uint64_t offset, uint64_t length) {
   if (length == 0) return 0;
   const std::shared_lock lock(changes_);
   if (const int error = Take(offset, length)) return error;
-  return Slice::Zero(offset, length, Hole::kAllowed, Speed::kAny, nullptr);
+  return Layer::Zero(offset, length, Hole::kAllowed, Speed::kAny, nullptr);
 }
 
 }  // namespace nbdinetd

@@ -11,11 +11,11 @@
 
 #include "absl/types/span.h"
 #include "export/block_map.h"
-#include "export/slice.h"
+#include "export/layer.h"
 
 namespace nbdinetd {
 
-class Quota : public Slice {
+class Quota : public Layer {
  public:
   struct Limit {
     uint64_t max_bytes;
@@ -32,11 +32,11 @@ class Quota : public Slice {
   int Write(uint64_t offset, absl::Span<const char> data,
             bool durable) override;
   bool writes_busy() const override {
-    return Slice::writes_busy() ||
+    return Layer::writes_busy() ||
            giving_back_.load(std::memory_order_relaxed) != 0;
   }
   bool WriteWouldWait(uint64_t offset, uint64_t length) override {
-    return writes_busy() || Slice::WriteWouldWait(offset, length);
+    return writes_busy() || Layer::WriteWouldWait(offset, length);
   }
   int Trim(uint64_t offset, uint64_t length) override;
   // ENOSPC as for Write(), for what has to be allocated.
