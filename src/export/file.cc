@@ -97,8 +97,7 @@ bool FileExport::HoldsData(Range range, uint64_t block) const {
   const Range whole = WholeBlocks(range.offset, range.length, block);
   if (whole.length == 0) return true;
   const off_t data = lseek(fd(), static_cast<off_t>(whole.offset), SEEK_DATA);
-  return data >= 0 ? static_cast<uint64_t>(data) < whole.offset + whole.length
-                   : errno != ENXIO;
+  return data >= 0 ? static_cast<uint64_t>(data) < whole.end() : errno != ENXIO;
 }
 
 int FileExport::ZeroWhole(Range whole, Hole hole) {
@@ -108,10 +107,10 @@ int FileExport::ZeroWhole(Range whole, Hole hole) {
     // would fail. ZERO_RANGE and writes extend it.
     struct stat st;
     if (FileStatus(fd(), &st) != 0) return errno;
-    if (static_cast<uint64_t>(st.st_size) >= whole.offset + whole.length) {
+    if (static_cast<uint64_t>(st.st_size) >= whole.end()) {
       error = PunchHole(whole.offset, whole.length);
     }
-    if (error == 0 && MayIgnoreHoles(fd(), whole.offset + whole.length) &&
+    if (error == 0 && MayIgnoreHoles(fd(), whole.end()) &&
         HoldsData(whole, PreferredBlock(st))) {
       error = EOPNOTSUPP;
     }

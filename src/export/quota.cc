@@ -1,9 +1,9 @@
 #include "export/quota.h"
 
-#include <algorithm>
 #include <cerrno>
 #include <utility>
 
+#include "export/blocks.h"
 #include "export/counted.h"
 
 namespace nbdinetd {
@@ -32,11 +32,11 @@ int Quota::Take(uint64_t offset, uint64_t length) {
 
 void Quota::GiveBack(uint64_t offset, uint64_t length) {
   const uint64_t block = limit_.block_bytes;
-  const uint64_t begin = (offset + block - 1) / block;
-  const uint64_t end = (offset + length) / block;
-  if (begin >= end) return;
+  const Range whole = WholeBlocks(offset, length, block);
+  if (whole.length == 0) return;
   const std::lock_guard lock(count_);
-  used_bytes_ -= stored_->Clear(begin, end) * block;
+  used_bytes_ -=
+      stored_->Clear(whole.offset / block, whole.end() / block) * block;
 }
 
 int Quota::Write(uint64_t offset, absl::Span<const char> data, bool durable) {
@@ -63,17 +63,15 @@ int Quota::Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,
     if (const int error = Take(offset, length)) return error;
     return Layer::Zero(offset, length, hole, speed, cut_short);
   }
-  const uint64_t block = limit_.block_bytes;
-  const uint64_t end = offset + length;
-  const uint64_t first = std::min((offset + block - 1) / block * block, end);
-  const uint64_t last = std::max(end / block * block, first);
-  // First what gives storage back. Blocks of which the range has only a part
-  // are written.
-  if (const int error = ZeroBlocks(first, last - first, speed, cut_short)) {
+  const Range whole = WholeBlocks(offset, length, limit_.block_bytes);
+  // The whole blocks come first, since they give storage back. Zeroes are
+  // written to the parts of blocks before and behind them.
+  if (const int error =
+          ZeroBlocks(whole.offset, whole.length, speed, cut_short)) {
     return error;
   }
-  if (const int error = ZeroPart(offset, first - offset)) return error;
-  return ZeroPart(last, end - last);
+  if (const int error = ZeroPart(offset, whole.offset - offset)) return error;
+  return ZeroPart(whole.end(), offset + length - whole.end());
 }
 
 int Quota::ZeroBlocks(uint64_t offset, uint64_t length, Speed speed,

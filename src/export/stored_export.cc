@@ -232,21 +232,13 @@ int StoredExport::WriteZeroes(uint64_t offset, uint64_t length,
   return 0;
 }
 
-StoredExport::Range StoredExport::WholeBlocks(uint64_t offset, uint64_t length,
-                                              uint64_t block_bytes) {
-  const uint64_t begin = (offset + block_bytes - 1) / block_bytes * block_bytes;
-  const uint64_t end = (offset + length) / block_bytes * block_bytes;
-  return {begin, end > begin ? end - begin : 0};
-}
-
 int StoredExport::WriteZeroesAround(Range whole, uint64_t offset,
                                     uint64_t length) {
   // Less than two blocks: not worth an end.
   if (const int error = WriteZeroes(offset, whole.offset - offset, nullptr)) {
     return error;
   }
-  const uint64_t whole_end = whole.offset + whole.length;
-  return WriteZeroes(whole_end, offset + length - whole_end, nullptr);
+  return WriteZeroes(whole.end(), offset + length - whole.end(), nullptr);
 }
 
 int StoredExport::Prefetch(uint64_t offset, uint64_t length) {

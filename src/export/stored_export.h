@@ -15,6 +15,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
 #include "base/unique_fd.h"
+#include "export/blocks.h"
 #include "export/calls_under_way.h"
 #include "export/export.h"
 #include "export/page_cache.h"
@@ -79,13 +80,6 @@ class StoredExport : public Export {
   StoredExport(std::string path, UniqueFd fd, Facts facts);
 
   int fd() const { return fd_.get(); }
-  struct Range {
-    uint64_t offset;
-    uint64_t length;
-  };
-  // The whole blocks of `block_bytes` inside the range; the length may be 0.
-  static Range WholeBlocks(uint64_t offset, uint64_t length,
-                           uint64_t block_bytes);
   // Writes zeroes to the parts of the range before and behind `whole`.
   int WriteZeroesAround(Range whole, uint64_t offset, uint64_t length);
   // Runs `call`, a system call that reports lost writes; it returns an errno
