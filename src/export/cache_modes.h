@@ -37,15 +37,16 @@ class WriteThrough : public Layer {
   }
 };
 
-// What this export reads and writes doesn't stay in the page cache. What is
-// there already stays, and is used. Nothing is read ahead.
+// Drops from the page cache each page that it brings there by a read or a
+// write. It uses pages that are there already, and leaves them there. It
+// switches readahead off.
 class DropBehind : public Layer {
  public:
   // Switches readahead off for the descriptor of `base`.
   explicit DropBehind(std::shared_ptr<Export> base);
   ~DropBehind() override;
 
-  // In no file: pages that sendfile(2) still sends can't be dropped.
+  // In no file: the kernel can't drop pages that sendfile(2) still sends.
   std::optional<Location> Locate(uint64_t, uint64_t) const override {
     return std::nullopt;
   }
@@ -60,14 +61,14 @@ class DropBehind : public Layer {
             bool durable) override;
   bool WriteWouldWait(uint64_t offset, uint64_t length) override;
   int Flush() override;
-  // It would stay.
+  // The range would stay in the page cache.
   int Prefetch(uint64_t, uint64_t) override { return 0; }
 
  private:
   void Drop(uint64_t offset, uint64_t length) const;
 
-  // What has been written since the last flush, from the first byte to the
-  // last, and how much of it.
+  // The writes since the last flush: their first byte, the end of the last
+  // one, and their bytes.
   std::mutex written_mutex_;
   uint64_t written_begin_ = 0;
   uint64_t written_end_ = 0;
