@@ -42,10 +42,12 @@ unit_sources = \
 	tests/unit/cli/unit_hints_test.cc \
 	tests/unit/export/block_device_test.cc \
 	tests/unit/export/block_map_test.cc \
+	tests/unit/export/blocks_test.cc \
 	tests/unit/export/cache_modes_test.cc \
 	tests/unit/export/calls_under_way_test.cc \
 	tests/unit/export/catalog_test.cc \
 	tests/unit/export/copy_on_write_test.cc \
+	tests/unit/export/direct_test.cc \
 	tests/unit/export/directory_test.cc \
 	tests/unit/export/exclusive_test.cc \
 	tests/unit/export/export_test.cc \

@@ -63,6 +63,9 @@ inline constexpr uint64_t kMaxTaskPieces = 1 << 18;
 // What --cache=drop lets be dirty in the page cache before it is written back
 // and dropped.
 inline constexpr uint64_t kMaxDirtyBytes = 32 << 20;
+// The buffer of a thread for reads and writes beside the page cache
+// (--cache=none) that aren't aligned to the blocks of the storage.
+inline constexpr size_t kBounceBytes = 64 << 10;
 // The map of the blocks that are in a private copy (--cow); there is another
 // one with --cow-size. A larger export has larger blocks than pages: one of
 // more than 2 TiB, with pages of 4 KiB.

@@ -221,8 +221,12 @@ absl::Status SetCache(const GivenOption& given, Options& options) {
   return SetWord<CacheMode>(given,
                             {{"writeback", CacheMode::kWriteback},
                              {"writethrough", CacheMode::kWritethrough},
-                             {"drop", CacheMode::kDrop}},
-                            "use writeback, writethrough or drop",
+                             {"drop", CacheMode::kDrop},
+                             {"none", CacheMode::kNone},
+                             {"direct", CacheMode::kNone},
+                             {"directsync", CacheMode::kDirectsync}},
+                            "use writeback, writethrough, drop, none (or "
+                            "direct) or directsync",
                             options.export_settings.cache);
 }
 
@@ -342,7 +346,7 @@ constexpr OptionRow kTable[] = {
     {.name = "cache",
      .argument = "=MODE",
      .help = "the use of the page cache: writeback (the default),\n"
-             "writethrough or drop",
+             "writethrough, drop, none (or direct), directsync",
      .key = "Cache",
      .set = SetCache},
     {.name = "cow",

@@ -38,7 +38,7 @@ bool BlockDeviceExport::IsReadOnly(int fd) {
   return ioctl(fd, BLKROGET, &read_only) == 0 && read_only != 0;
 }
 
-absl::StatusOr<std::unique_ptr<Export>> BlockDeviceExport::Create(
+absl::StatusOr<std::unique_ptr<StoredExport>> BlockDeviceExport::Create(
     const std::string& path, UniqueFd fd, bool read_only, Sharing sharing) {
   Facts facts;
   facts.block_device = true;
@@ -63,7 +63,7 @@ absl::StatusOr<std::unique_ptr<Export>> BlockDeviceExport::Create(
       std::has_single_bit(preferred) && preferred <= (1 << 20) ? preferred
                                                                : 4096;
   facts.read_only = read_only;
-  return std::unique_ptr<Export>(new BlockDeviceExport(
+  return std::unique_ptr<StoredExport>(new BlockDeviceExport(
       path, std::move(fd), facts,
       std::max(static_cast<uint64_t>(logical), PageBytes())));
 }

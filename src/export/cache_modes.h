@@ -25,6 +25,8 @@ class WriteThrough : public Layer {
   int Write(uint64_t offset, absl::Span<const char> data, bool) override {
     return Layer::Write(offset, data, /*durable=*/true);
   }
+  // Every write waits for the storage.
+  bool writes_busy() const override { return true; }
   bool WriteWouldWait(uint64_t, uint64_t) override { return true; }
   int Trim(uint64_t offset, uint64_t length) override {
     const int error = Layer::Trim(offset, length);
@@ -50,6 +52,7 @@ class DropBehind : public Layer {
   std::optional<Location> Locate(uint64_t, uint64_t) const override {
     return std::nullopt;
   }
+  bool caches_reads() const override { return false; }
   // Nothing if not all of it is cached: RWF_NOWAIT may start the read of the
   // rest, which would then look as if it had been there.
   size_t ReadCached(uint64_t offset, absl::Span<char> out) override {

@@ -76,6 +76,9 @@ class Export {
   // to know. A private copy can be written to, and what it is of can't.
   virtual bool lock_fd_is_read_only() const = 0;
 
+  // Whether the page cache keeps, for a while, what Read() and Prefetch() have
+  // read. Otherwise each byte is to be read only once.
+  virtual bool caches_reads() const = 0;
   // Reads from the page cache without waiting for the storage. Returns the
   // number of bytes read, which may be less than `out` holds. 0: call Read(),
   // which waits and reports errors.

@@ -29,6 +29,8 @@ enum class CacheMode {
   kWriteback,     // a write is there when it is answered, and stored at a flush
   kWritethrough,  // stored when it is answered
   kDrop,          // nothing stays in it
+  kNone,          // requests pass by it; stored at a flush
+  kDirectsync,    // the same, and stored when it is answered
 };
 
 struct ExportSettings {

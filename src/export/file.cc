@@ -53,13 +53,16 @@ std::unique_ptr<Export> FileExport::CreateTemporary(const std::string& path,
   return std::unique_ptr<Export>(new FileExport(path, std::move(fd), facts));
 }
 
-std::unique_ptr<Export> FileExport::Create(const std::string& path, UniqueFd fd,
-                                           const struct stat& st,
-                                           bool read_only, Sharing sharing) {
+std::unique_ptr<StoredExport> FileExport::Create(const std::string& path,
+                                                 UniqueFd fd,
+                                                 const struct stat& st,
+                                                 bool read_only,
+                                                 Sharing sharing) {
   Facts facts = FactsOf(st);
   facts.sharing = sharing;
   facts.read_only = read_only;
-  return std::unique_ptr<Export>(new FileExport(path, std::move(fd), facts));
+  return std::unique_ptr<StoredExport>(
+      new FileExport(path, std::move(fd), facts));
 }
 
 int FileExport::Allocate(int mode, uint64_t offset, uint64_t length) {

@@ -11,9 +11,11 @@ namespace nbdinetd {
 class FileExport : public StoredExport {
  public:
   // `st` is the result of fstat() on `fd`.
-  static std::unique_ptr<Export> Create(const std::string& path, UniqueFd fd,
-                                        const struct stat& st, bool read_only,
-                                        Sharing sharing = Sharing::kOwn);
+  static std::unique_ptr<StoredExport> Create(const std::string& path,
+                                              UniqueFd fd,
+                                              const struct stat& st,
+                                              bool read_only,
+                                              Sharing sharing = Sharing::kOwn);
   // The same for a file that is deleted when the connection ends.
   static std::unique_ptr<Export> CreateTemporary(const std::string& path,
                                                  UniqueFd fd,

@@ -27,6 +27,7 @@ class Layer : public Export {
                                  uint64_t length) const override {
     return base_->Locate(offset, length);
   }
+  bool caches_reads() const override { return base_->caches_reads(); }
   size_t ReadCached(uint64_t offset, absl::Span<char> out) override {
     return base_->ReadCached(offset, out);
   }

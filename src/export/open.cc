@@ -11,6 +11,7 @@
 #include "base/file_status.h"
 #include "export/block_device.h"
 #include "export/cache_modes.h"
+#include "export/direct.h"
 #include "export/file.h"
 #include "export/layers.h"
 #include "export/stored_export.h"
@@ -32,7 +33,7 @@ absl::Status NoInput(const std::string& path, absl::string_view reason) {
 }
 
 // Makes an export of an open file. NotFound when it can't be one.
-absl::StatusOr<std::unique_ptr<Export>> StoredExportOf(
+absl::StatusOr<std::unique_ptr<StoredExport>> StoredExportOf(
     UniqueFd fd, const std::string& path, bool read_only,
     std::string* read_only_reason, Export::Sharing sharing) {
   struct stat st;
@@ -52,9 +53,32 @@ absl::StatusOr<std::unique_ptr<Export>> StoredExportOf(
                            : "it is neither a regular file nor a block device");
 }
 
+// A file that is open, and how it is opened again with other flags.
+struct Source {
+  const std::string& path;
+  absl::FunctionRef<int(int flags)> open_with;
+  Export::Sharing sharing = Export::Sharing::kOwn;
+};
+
+// `stored` beside the page cache.
+absl::StatusOr<std::unique_ptr<Export>> OpenDirect(
+    std::unique_ptr<StoredExport> stored, const Source& source) {
+  if (stored->shares_description()) {
+    return NoInput(source.path,
+                   "--cache=none needs a descriptor of its own, and this "
+                   "process may not open the file that was handed over anew: "
+                   "give it the right to, or use another --cache");
+  }
+  const int access = stored->lock_fd_is_read_only() ? O_RDONLY : O_RDWR;
+  UniqueFd fd(source.open_with(access | O_DIRECT | kOpenFlags));
+  if (!fd.valid()) return Direct::OpenError(*stored, errno);
+  return Direct::Create(std::move(stored), std::move(fd));
+}
+
 // `stored` with its use of the page cache.
-std::unique_ptr<Export> WithCacheMode(std::unique_ptr<Export> stored,
-                                      CacheMode mode) {
+absl::StatusOr<std::unique_ptr<Export>> WithCacheMode(
+    std::unique_ptr<StoredExport> stored, CacheMode mode,
+    const Source& source) {
   switch (mode) {
     case CacheMode::kWriteback:
       break;
@@ -62,20 +86,30 @@ std::unique_ptr<Export> WithCacheMode(std::unique_ptr<Export> stored,
       return std::make_unique<WriteThrough>(std::move(stored));
     case CacheMode::kDrop:
       return std::make_unique<DropBehind>(std::move(stored));
+    case CacheMode::kNone:
+      return OpenDirect(std::move(stored), source);
+    case CacheMode::kDirectsync: {
+      absl::StatusOr<std::unique_ptr<Export>> direct =
+          OpenDirect(std::move(stored), source);
+      if (!direct.ok()) return direct;
+      return std::make_unique<WriteThrough>(*std::move(direct));
+    }
   }
   return stored;
 }
 
 // The same, with its use of the page cache and the layers of `settings`.
 absl::StatusOr<std::unique_ptr<Export>> ExportOf(
-    UniqueFd fd, const std::string& path, const ExportSettings& settings,
-    std::string* read_only_reason,
-    Export::Sharing sharing = Export::Sharing::kOwn) {
-  absl::StatusOr<std::unique_ptr<Export>> stored = StoredExportOf(
-      std::move(fd), path, settings.read_only, read_only_reason, sharing);
+    UniqueFd fd, const Source& source, const ExportSettings& settings,
+    std::string* read_only_reason) {
+  absl::StatusOr<std::unique_ptr<StoredExport>> stored =
+      StoredExportOf(std::move(fd), source.path, settings.read_only,
+                     read_only_reason, source.sharing);
   if (!stored.ok()) return stored.status();
-  return WithLayers(WithCacheMode(*std::move(stored), settings.cache),
-                    settings);
+  absl::StatusOr<std::unique_ptr<Export>> cached =
+      WithCacheMode(*std::move(stored), settings.cache, source);
+  if (!cached.ok()) return cached;
+  return WithLayers(*std::move(cached), settings);
 }
 
 // Whether RWF_NOAPPEND can cancel O_APPEND for one write (since Linux 6.9).
@@ -159,7 +193,7 @@ absl::StatusOr<std::unique_ptr<Export>> OpenExportWith(
   }
   if (error == EISDIR) return NoInput(path, "it is a directory");
   if (error != 0) return OpenErrorStatus(error, path);
-  return ExportOf(std::move(fd), path, settings, read_only_reason);
+  return ExportOf(std::move(fd), {path, open_with}, settings, read_only_reason);
 }
 
 absl::StatusOr<std::unique_ptr<Export>> OpenExport(
@@ -192,10 +226,14 @@ absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
     *read_only_reason = "the descriptor handed over is open for reading only";
   }
   const std::string link = absl::StrCat("/proc/self/fd/", fd);
-  UniqueFd own(open(link.c_str(),
-                    (settings.read_only ? O_RDONLY : O_RDWR) | kOpenFlags));
+  const auto open_link = [&](int open_flags) {
+    return open(link.c_str(), open_flags);
+  };
+  UniqueFd own(
+      open_link((settings.read_only ? O_RDONLY : O_RDWR) | kOpenFlags));
   if (own.valid()) {
-    return ExportOf(std::move(own), name, settings, read_only_reason);
+    return ExportOf(std::move(own), {name, open_link}, settings,
+                    read_only_reason);
   }
   const bool appends = !settings.read_only && (flags & O_APPEND) != 0;
   if (absl::Status status = CheckShared(fd, name, flags, appends);
@@ -204,9 +242,10 @@ absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
   }
   own.Reset(fcntl(fd, F_DUPFD_CLOEXEC, 0));
   if (!own.valid()) return NoInput(name, ErrnoText(errno));
-  return ExportOf(std::move(own), name, settings, read_only_reason,
-                  appends ? Export::Sharing::kSharedForAppending
-                          : Export::Sharing::kShared);
+  const Export::Sharing sharing =
+      appends ? Export::Sharing::kSharedForAppending : Export::Sharing::kShared;
+  return ExportOf(std::move(own), {name, open_link, sharing}, settings,
+                  read_only_reason);
 }
 
 }  // namespace nbdinetd

@@ -35,6 +35,7 @@ class StoredExport : public Export {
   int lock_fd() const override { return fd_.get(); }
   bool lock_fd_is_read_only() const override { return facts().read_only; }
 
+  bool caches_reads() const override { return true; }
   size_t ReadCached(uint64_t offset, absl::Span<char> out) override;
   bool IsCached(uint64_t offset, uint64_t length) override;
   StorageError Read(uint64_t offset, absl::Span<char> out,
@@ -52,6 +53,11 @@ class StoredExport : public Export {
   bool finding_extents_may_sync() const override {
     return finding_extents_may_sync_.load(std::memory_order_relaxed);
   }
+
+  // Writes the dirty pages of the range to the storage (sync_file_range). They
+  // aren't durable afterwards: the storage may have a volatile cache. 0 or an
+  // errno value.
+  int WriteBack(uint64_t offset, uint64_t length);
 
  protected:
   // During its lifetime, the kernel would block writes, and with
@@ -92,9 +98,6 @@ class StoredExport : public Export {
   // Zeroes the range by writes of zero bytes; `cut_short` as for Zero().
   int WriteZeroes(uint64_t offset, uint64_t length,
                   const std::atomic<bool>* cut_short);
-  // Writes the dirty pages of the range to the storage (sync_file_range). They
-  // aren't durable afterwards: the storage may have a volatile cache.
-  int WriteBack(uint64_t offset, uint64_t length);
 
  private:
   // Flush(), also of a temporary file.

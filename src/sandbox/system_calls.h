@@ -79,8 +79,9 @@ inline constexpr uint32_t kThread = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD;
 // The signal by which the C library changes the user of all threads.
 inline constexpr uint32_t kSetxidSignal = __SIGRTMIN + 1;
 // Some C libraries' headers lack these.
-inline constexpr uint32_t kSolTls = 282;           // SOL_TLS
-inline constexpr uint32_t kPrSetVma = 0x53564d41;  // PR_SET_VMA
+inline constexpr uint32_t kSolTls = 282;            // SOL_TLS
+inline constexpr uint32_t kPrSetVma = 0x53564d41;   // PR_SET_VMA
+inline constexpr uint32_t kStatxDioAlign = 0x2000;  // STATX_DIOALIGN
 inline constexpr uint32_t kSpeculation = 4;  // SECCOMP_FILTER_FLAG_SPEC_ALLOW
 
 inline constexpr SystemCall kSystemCalls[] = {
@@ -132,6 +133,8 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"fadvise64", When::kAlways, 0, "StoredExport::ForgetFailedPages",
      Is(3, POSIX_FADV_DONTNEED)},
     {"fadvise64", When::kAlways, 0, "DropBehind", Is(3, POSIX_FADV_RANDOM)},
+    {"fcntl", When::kAlways, kIfWritable | kIfBlockDevices, "RangeLocks",
+     Is(1, F_OFD_SETLKW)},
     {"lseek", When::kAlways, 0, "FindExtents", Is(2, SEEK_DATA)},
     {"lseek", When::kAlways, 0, "FindExtents", Is(2, SEEK_HOLE)},
     {"ioctl", When::kAlways, 0, "FindExtents", Is(1, FS_IOC_FIEMAP)},
@@ -189,6 +192,8 @@ inline constexpr SystemCall kSystemCalls[] = {
      Is(1, BLKPBSZGET)},
     {"ioctl", When::kNegotiation, kIfDirectory, "BlockDeviceExport::Create",
      Is(1, BLKROTATIONAL)},
+    {"statx", When::kNegotiation, kIfDirectory, "DirectAlignment",
+     Is(2, AT_EMPTY_PATH), Is(3, kStatxDioAlign)},
     {"mmap", When::kNegotiation, kIfDirectory,
      "PageCache, where there is no cachestat; nothing accesses it",
      Is(2, PROT_NONE), Is(3, MAP_PRIVATE)},

@@ -55,7 +55,8 @@ void DeferredRequests::StartTask(std::unique_ptr<Task> task) {
 
 void DeferredRequests::Start(const Request& request) {
   std::unique_ptr<Task> task = NewTask(request);
-  if (request.type == NBD_CMD_READ && task->has_data()) {
+  task->whole = !target_.caches_reads();
+  if (request.type == NBD_CMD_READ && !task->whole && task->has_data()) {
     // Starts the read without waiting for it.
     task->begun = target_.Prefetch(request.offset, request.length) == 0;
   }

@@ -83,14 +83,30 @@ std::optional<Request> ReadReplies::AnswerByCopy(const Request& request) {
 void ReadReplies::AnswerTask(const Task& task) {
   const Request& request = task.request;
   if (task.data != nullptr) {
-    replies_.Data(request, request.offset,
-                  {task.data.get(), static_cast<size_t>(request.length)},
-                  /*done=*/true);
+    SendData(request, {task.data.get(), static_cast<size_t>(request.length)});
   } else if (replies_.encoder().fragments(request)) {
     SendFragments(request);
   } else {
     SendOneChunk(request);
   }
+}
+
+// No chunk is longer than those of other reads, though a task may have read any
+// number of bytes.
+void ReadReplies::SendData(const Request& request,
+                           absl::Span<const char> data) {
+  uint64_t offset = request.offset;
+  const uint64_t end = offset + data.size();
+  do {
+    const size_t piece =
+        data.size() > kPieceBytes && replies_.encoder().fragments(request)
+            ? ChunkLength(offset, end)
+            : data.size();
+    replies_.Data(request, offset, data.first(piece),
+                  /*done=*/piece == data.size());
+    data.remove_prefix(piece);
+    offset += piece;
+  } while (!data.empty() && replies_.ok());
 }
 
 uint64_t ReadReplies::SendCachedFragments(const Request& request) {

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "absl/types/span.h"
 #include "export/export.h"
 #include "protocol/request.h"
 #include "transmission/failure_replies.h"
@@ -50,6 +51,8 @@ class ReadReplies {
   // by a copy.
   std::optional<Request> AnswerLong(const Request& request);
   std::optional<Request> AnswerByCopy(const Request& request);
+  // Sends all of the read, which is `data`.
+  void SendData(const Request& request, absl::Span<const char> data);
   // Sends the read in content chunks as far as the page cache holds it. Returns
   // the offset of the first byte that it doesn't hold; the read's end when it
   // holds all.

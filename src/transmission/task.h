@@ -38,6 +38,9 @@ struct Task {
 
   // In. For a read, `request` may be the rest of one that was begun inline.
   Request request;
+  // All bytes of a read go to `data`, whatever its length: the page cache
+  // doesn't keep them.
+  bool whole = false;
   // Export::Prefetch() has started this read of `data`.
   bool begun = false;
   // Borrowed; nullptr: never. Once it is true, a trim or zeroing ends before
@@ -55,8 +58,8 @@ struct Task {
   bool carries_payload = false;
 
   // In and out: the payload of a write, or the bytes of a read of up to
-  // kPieceBytes. A longer read only goes into the page cache, so that memory
-  // doesn't grow with the request.
+  // kPieceBytes. A longer read that isn't `whole` only goes into the page
+  // cache, so that memory doesn't grow with the request.
   BufferPool::Buffer data;
 
   // Out.
@@ -75,8 +78,8 @@ struct Task {
   }
   // Whether `data` holds, or will hold, the bytes of the request.
   bool has_data() const {
-    return carries_payload ||
-           (request.type == NBD_CMD_READ && request.length <= kPieceBytes);
+    return carries_payload || (request.type == NBD_CMD_READ &&
+                               (whole || request.length <= kPieceBytes));
   }
   // The most extents that a block status returns.
   size_t max_extents() const {

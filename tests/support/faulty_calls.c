@@ -175,15 +175,34 @@ static size_t shortened(size_t length) {
   return 1 + (g_random >> 8) % length;
 }
 
+// Whether a descriptor was opened with O_DIRECT; a sandbox forbids to ask for
+// its flags.
+enum { kMaxDescriptors = 1024 };
+static bool g_direct[kMaxDescriptors];
+
+static void note_open(int fd, int flags) {
+  if (fd >= 0 && fd < kMaxDescriptors) g_direct[fd] = (flags & O_DIRECT) != 0;
+}
+
+// The same for a call on a file. Beside the page cache (O_DIRECT), the kernel
+// moves whole blocks.
+static size_t shortened_for(int fd, size_t length) {
+  enum { kBlock = 4096 };
+  const size_t shorter = shortened(length);
+  if (fd < 0 || fd >= kMaxDescriptors || !g_direct[fd]) return shorter;
+  return shorter < kBlock || shorter == length ? length
+                                               : shorter - shorter % kBlock;
+}
+
 enum { kMaxPieces = 64 };
 
 // Copies pieces so that their sum is shortened; the number of them.
-static int shorten_pieces(const struct iovec* pieces, int count,
+static int shorten_pieces(int fd, const struct iovec* pieces, int count,
                           struct iovec* out) {
   size_t sum = 0;
   if (count > kMaxPieces) count = kMaxPieces;
   for (int i = 0; i < count; ++i) sum += pieces[i].iov_len;
-  size_t left = shortened(sum);
+  size_t left = shortened_for(fd, sum);
   int used = 0;
   for (; used < count && (left > 0 || used == 0); ++used) {
     out[used] = pieces[used];
@@ -252,7 +271,7 @@ ssize_t sendmsg(int fd, const struct msghdr* message, int flags) {
   if (message->msg_name != NULL) return real(fd, message, flags);
   struct iovec pieces[kMaxPieces];
   struct msghdr shorter = *message;
-  shorter.msg_iovlen = (size_t)shorten_pieces(message->msg_iov,
+  shorter.msg_iovlen = (size_t)shorten_pieces(fd, message->msg_iov,
                                               (int)message->msg_iovlen, pieces);
   shorter.msg_iov = pieces;
   return real(fd, &shorter, flags);
@@ -266,7 +285,7 @@ ssize_t write(int fd, const void* buffer, size_t size) {
 ssize_t writev(int fd, const struct iovec* pieces, int count) {
   BEGIN(writev, kInterruptible | kConnection, -1)
   struct iovec shorter[kMaxPieces];
-  return real(fd, shorter, shorten_pieces(pieces, count, shorter));
+  return real(fd, shorter, shorten_pieces(fd, pieces, count, shorter));
 }
 ssize_t sendfile(int out, int in, off_t* offset, size_t count) {
   BEGIN(sendfile, kInterruptible | kMayNotWait | kConnection, -1)
@@ -302,7 +321,7 @@ WRAP(int, shutdown, kOther, (int fd, int how), (fd, how))
 
 ssize_t pread(int fd, void* buffer, size_t size, off_t offset) {
   BEGIN(pread, kInterruptible | kStorage, -1)
-  return real(fd, buffer, shortened(size), offset);
+  return real(fd, buffer, shortened_for(fd, size), offset);
 }
 ssize_t __pread_chk(int fd, void* buffer, size_t size, off_t offset,
                     size_t room) {
@@ -312,7 +331,7 @@ ssize_t __pread_chk(int fd, void* buffer, size_t size, off_t offset,
 ssize_t preadv(int fd, const struct iovec* pieces, int count, off_t offset) {
   BEGIN(preadv, kInterruptible | kStorage, -1)
   struct iovec shorter[kMaxPieces];
-  return real(fd, shorter, shorten_pieces(pieces, count, shorter), offset);
+  return real(fd, shorter, shorten_pieces(fd, pieces, count, shorter), offset);
 }
 ssize_t preadv2(int fd, const struct iovec* pieces, int count, off_t offset,
                 int flags) {
@@ -321,19 +340,19 @@ ssize_t preadv2(int fd, const struct iovec* pieces, int count, off_t offset,
       kInterruptible | kStorage | ((flags & RWF_NOWAIT) != 0 ? kMayNotWait : 0),
       -1)
   struct iovec shorter[kMaxPieces];
-  return real(fd, shorter, shorten_pieces(pieces, count, shorter), offset,
+  return real(fd, shorter, shorten_pieces(fd, pieces, count, shorter), offset,
               flags);
 }
 ssize_t pwrite(int fd, const void* buffer, size_t size, off_t offset) {
   BEGIN(pwrite, kInterruptible | kStorage, -1)
-  return real(fd, buffer, shortened(size), offset);
+  return real(fd, buffer, shortened_for(fd, size), offset);
 }
 ssize_t pwritev2(int fd, const struct iovec* pieces, int count, off_t offset,
                  int flags) {
   BEGIN(pwritev2, kInterruptible | kStorage, -1)
   struct iovec shorter[kMaxPieces];
-  const ssize_t n =
-      real(fd, shorter, shorten_pieces(pieces, count, shorter), offset, flags);
+  const ssize_t n = real(
+      fd, shorter, shorten_pieces(fd, pieces, count, shorter), offset, flags);
   note_sync(n > 0 && (flags & (RWF_DSYNC | RWF_SYNC)) != 0);
   return n;
 }
@@ -407,7 +426,9 @@ int open(const char* path, int flags, ...) {
   const mode_t mode = va_arg(more, mode_t);
   va_end(more);
   BEGIN(open, kOther, -1)
-  return real(path, flags, mode);
+  const int fd = real(path, flags, mode);
+  note_open(fd, flags);
+  return fd;
 }
 int __open_2(const char* path, int flags) { return open(path, flags, 0); }
 int openat(int folder, const char* path, int flags, ...) {

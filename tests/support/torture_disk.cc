@@ -85,8 +85,9 @@ class OwnDisk : public TortureDisk {
     Empty(file_, size + 2 * begin());
     constexpr uint64_t kDataBytes = 192 << 10;
     Fill(file_, size, kDataBytes, 2 * kDataBytes);
-    if (storage == Storage::kLoopDevice) {
-      device_.emplace(file_, 512, /*read_only=*/false);
+    const bool large_sectors = storage == Storage::kLoopDevice4K;
+    if (storage == Storage::kLoopDevice || large_sectors) {
+      device_.emplace(file_, large_sectors ? 4096 : 512, /*read_only=*/false);
       if (!device_->attached()) throw std::runtime_error(device_->problem());
     }
     Open(device_.has_value() ? device_->path() : file_);

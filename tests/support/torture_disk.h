@@ -67,6 +67,7 @@ enum class Storage {
   kFile,
   kTmpfs,
   kLoopDevice,
+  kLoopDevice4K,  // with sectors of 4 KiB
   kPart,
   kCopy,
   kCopiedPart,

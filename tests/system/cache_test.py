@@ -1,7 +1,9 @@
 #!/usr/bin/python3
 """How the page cache is used (--cache): what clients get is the same, what stays in it isn't."""
 
+import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from faults import LoopDevice, drop_caches, need_privilege
 from harness import *
 
-MODES = ("writeback", "writethrough", "drop")
+MODES = ("writeback", "writethrough", "drop", "none", "directsync")
 
 
 def cached_bytes(path):
@@ -67,10 +69,10 @@ def _(t):
         eq(path.read_bytes() == wanted, True, mode)
     need_privilege("root", "loop")
     backing = t.pattern_image(2 * MIB)
-    for mode in MODES:
+    for mode, block_size in itertools.product(MODES, (0, 4096)):
         with open(backing, "r+b") as file:
             file.write(pattern(0, 2 * MIB))
-        with LoopDevice(backing) as device:
+        with LoopDevice(backing, block_size=block_size) as device:
             process, client = connected(t, "--sandbox=require", f"--cache={mode}", device.path)
             wanted = exercise(client, 2 * MIB)
             leave(process, client)
@@ -96,6 +98,92 @@ def _(t):
     assert cached_bytes(path) <= MIB, f"{cached_bytes(path)} bytes in the end"
 
 
+@test("with --cache=none, a copy in, a copy out and requests at any byte leave nothing in the page cache")
+def _(t):
+    size = 16 * MIB + 700
+    path = t.path("disk")
+    Path(path).write_bytes(pattern(0, size))
+    for arguments in (["--cache=none"], ["--cache=directsync"], ["--cache=direct", "--offset=515"]):
+        os.truncate(path, size)
+        drop_caches(path)
+        process, client = connected(t, *arguments, path)
+        served = size - (515 if len(arguments) > 1 else 0)
+        cookies = [client.request(NBD_CMD_READ, offset, min(MIB, served - offset))
+                   for offset in range(0, served, MIB)]
+        for cookie in cookies:
+            client.answer(cookie).check()
+        for offset in range(0, served - MIB, MIB):
+            client.write(offset, pattern(offset, MIB))
+            client.write(offset + 77, b"x" * 1000)
+            client.write_zeroes(offset + 5000, 70000, NBD_CMD_FLAG_NO_HOLE)
+        client.write(served - 1, b"x")
+        client.cache(0, served)
+        eq(cached_bytes(path), 0, str(arguments))
+        leave(process, client)
+        eq(cached_bytes(path), 0, str(arguments))
+
+
+def bytes_read(trace):
+    # The loader reads less at once; a call that another thread interrupts in the trace ends in a
+    # line of its own.
+    return sum(map(int, re.findall(r"pread64.* = (\d{4,})\n", Path(trace).read_text())))
+
+
+@test("with --cache=drop and none, a long read fetches each byte once, in every reply style")
+def _(t):
+    size = 8 * MIB
+    for mode in ("drop", "none"):
+        for structured in (False, True):
+            image = t.pattern_image(size)
+            drop_caches(image)
+            trace = t.path("trace")
+            process, client = t.inetd(f"--cache={mode}", image, prefix=[
+                need("strace"), "-f", "-qq", "-o", trace, "-e", "trace=pread64"])
+            client.start(structured=structured)
+            eq(client.read(0, size) == pattern(0, size), True)
+            leave(process, client)
+            eq(bytes_read(trace), size, f"{mode}, structured: {structured}")
+
+
+@test("with --cache=directsync, a write past the page cache is stored when it is answered")
+def _(t):
+    trace = t.path("trace")
+    process, client = t.inetd("--cache=directsync", t.pattern_image(MIB), prefix=[
+        need("strace"), "-f", "-qq", "-o", trace, "-e", "trace=pwrite64,pwritev2,fdatasync"])
+    client.start()
+    client.write(0, b"x" * 4096)
+    matches(r"pwritev2\(.*RWF_DSYNC", Path(trace).read_text())
+    eq("fdatasync(" in Path(trace).read_text(), False)
+    client.write(4096, b"x" * 4000)
+    eq("fdatasync(" in Path(trace).read_text(), True)
+    leave(process, client)
+
+
+@test("with --cache=none, a file system that has only the page cache is named")
+def _(t):
+    need_privilege("root", "mount")
+    folder = t.fresh(".ramfs")
+    os.mkdir(folder)
+    script = (f"mount -t ramfs none '{folder}' && truncate -s 1M '{folder}/disk' && "
+              f"exec '{NBDINETD}' --check --cache=none '{folder}/disk'")
+    process = t.run([need("unshare"), "--mount", "--", "/bin/sh", "-c", script], EX_NOINPUT)
+    matches("failed to open .*disk.* with --cache=none: ramfs can't .*use --cache=drop", process.stderr())
+
+
+@test("with --cow, --cache=none is for the original, which is only read")
+def _(t):
+    size = 2 * MIB + 700
+    image = t.path("disk")
+    Path(image).write_bytes(pattern(0, size))
+    for place in ("memory", t.path("")):
+        drop_caches(image)
+        process, client = connected(t, "--sandbox=require", "--cache=none", "--cow", f"--cow-dir={place}", image)
+        exercise(client, size)
+        eq(cached_bytes(image), 0)
+        leave(process, client)
+        eq(Path(image).read_bytes() == pattern(0, size), True)
+
+
 @test("with --cache=writethrough, a write is stored when it is answered")
 def _(t):
     trace = t.path("trace")
@@ -115,7 +203,7 @@ def _(t):
 @test("another --cache is told what there is")
 def _(t):
     process = t.run([NBDINETD, "--check", "--cache=all", t.pattern_image(MIB)], EX_USAGE)
-    contains("use writeback, writethrough or drop", process.stderr())
+    contains("use writeback, writethrough, drop, none (or direct) or directsync", process.stderr())
 
 
 if __name__ == "__main__":

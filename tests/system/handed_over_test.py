@@ -311,6 +311,15 @@ def _(t):
     process.expect(EX_OK)
 
 
+@test("--cache=none is refused for a file that can't be opened anew")
+def _(t):
+    path = t.pattern_image(MIB)
+    os.chmod(path, 0o600)
+    process, client = beside_connection(
+        t, "--cache=none", files=[("disk", opened(t, path, os.O_RDWR))], prefix=as_user(NOBODY))
+    refused_with(process, '"disk".*--cache=none needs.*open.*anew', status=EX_NOINPUT, client=client)
+
+
 @test("without RWF_NOAPPEND a shared file that is open for appending is refused, and left as it is")
 def _(t):
     strace = [need("strace"), "-f", "-qq", "-e", "signal=none", "-e", "trace=preadv2", "-e",

@@ -41,7 +41,8 @@ RUNS = {
     "close_range": (("tests/system/inherited_descriptors_test.py", "a connection's process",
                      "a listener and the processes", "a descriptor that an option names"),),
     "pidfd": (("tests/system/exclusive_test.py", "refuse: a second", "wait: a second"),),
-    "statx": SERVED,
+    "statx": (("tests/unit/unit_test", "*DirectTest*", "*DirectFileTest*", "DirectAlignmentTest.*"),
+              ("tests/system/cache_test.py", "a client gets", "with --cache=none, a copy"), *SERVED),
     "5.14": SERVED,
 }
 

@@ -80,7 +80,18 @@ struct Scenario {
   std::vector<std::string> faults = {};
   // Those faults can't be hidden from the client.
   bool faulty = false;
+  // More options of the server.
+  std::vector<std::string> options = {};
 };
+
+// With --cache=MODE.
+Scenario Cached(const std::string& name, const std::string& mode,
+                Storage storage, Style style,
+                Transport transport = Transport::kUnix) {
+  Scenario scenario{name, Start::kActivated, transport, storage, style};
+  scenario.options = {"--cache=" + mode};
+  return scenario;
+}
 
 // On what NBDINETD_TORTURE_EXPORT names.
 std::vector<Scenario> GivenScenarios() {
@@ -138,6 +149,48 @@ std::vector<Scenario> Scenarios() {
       {"DropUnixStructured", kActivated, kUnix, kDrop},
       {"DropTcpSimple", kInetd, kTcp, kDrop, kSimple},
       {"DropUnixExtended", kActivated, kUnix, kDrop, kExtended},
+      Cached("WritethroughPartUnixStructured", "writethrough", kPart,
+             kStructured),
+      Cached("WritethroughLoopDeviceUnixSimple", "writethrough", kLoopDevice,
+             kSimple),
+      Cached("NoneUnixStructured", "none", kFile, kStructured),
+      Cached("NoneTcpSimple", "none", kFile, kSimple, kTcp),
+      Cached("NoneUnixExtended", "none", kFile, kExtended),
+      Cached("NonePartUnixStructured", "none", kPart, kStructured),
+      Cached("NonePartTcpSimple", "none", kPart, kSimple, kTcp),
+      Cached("NonePartUnixExtended", "none", kPart, kExtended),
+      Cached("NoneLoopDeviceUnixStructured", "none", kLoopDevice, kStructured),
+      Cached("NoneLoopDeviceTcpSimple", "none", kLoopDevice, kSimple, kTcp),
+      Cached("NoneLargeSectorsUnixStructured", "none", kLoopDevice4K,
+             kStructured),
+      Cached("NoneLargeSectorsUnixExtended", "none", kLoopDevice4K, kExtended),
+      Cached("NoneCopyUnixStructured", "none", kCopy, kStructured),
+      Cached("NoneCopiedPartTcpSimple", "none", kCopiedPart, kSimple, kTcp),
+      Cached("NoneCopyInMemoryUnixExtended", "none", kCopyInMemory, kExtended),
+      Cached("DirectsyncUnixStructured", "directsync", kFile, kStructured),
+      Cached("DirectsyncPartTcpSimple", "directsync", kPart, kSimple, kTcp),
+      Cached("DirectsyncLargeSectorsUnixExtended", "directsync", kLoopDevice4K,
+             kExtended),
+      {"InterruptedNoneStructured",
+       kActivated,
+       kUnix,
+       kFile,
+       kStructured,
+       std::nullopt,
+       false,
+       interrupted,
+       false,
+       {"--cache=none"}},
+      {"FailingStorageNoneSimple",
+       kActivated,
+       kUnix,
+       kFile,
+       kSimple,
+       std::nullopt,
+       false,
+       failing_storage,
+       true,
+       {"--cache=none"}},
       {"CopyUnixStructured", kActivated, kUnix, kCopy},
       {"CopyTcpSimple", kInetd, kTcp, kCopy, kSimple},
       {"CopyInMemoryUnixExtended", kActivated, kUnix, kCopyInMemory, kExtended},
@@ -234,6 +287,8 @@ class Servers {
  private:
   std::vector<std::string> Arguments() const {
     std::vector<std::string> arguments = engine_.options;
+    arguments.insert(arguments.end(), scenario_.options.begin(),
+                     scenario_.options.end());
     const std::vector<std::string> of_disk = disk_.options();
     arguments.insert(arguments.end(), of_disk.begin(), of_disk.end());
     arguments.push_back(disk_.path());
@@ -321,7 +376,9 @@ class Torture : public testing::Test {
     ASSERT_TRUE(scenario_.faults.empty() ||
                 access(FaultyCallsPath().c_str(), R_OK) == 0)
         << FaultyCallsPath();
-    const bool loop = scenario_.storage == Storage::kLoopDevice;
+    const bool large_sectors = scenario_.storage == Storage::kLoopDevice4K;
+    const bool loop =
+        scenario_.storage == Storage::kLoopDevice || large_sectors;
     NEED_OR_SKIP(!loop || access("/dev/loop-control", R_OK | W_OK) == 0,
                  "needs root and loop devices");
     const std::optional<GivenDisk> given = GivenDisk::FromEnvironment();
@@ -340,8 +397,9 @@ class Torture : public testing::Test {
         }
       } else if (disk == nullptr) {
         // A sector more than pages, and in a file some bytes more than sectors.
-        disk =
-            MakeOwnDisk(scenario_.storage, (8 << 20) + 512 + (loop ? 0 : 101));
+        disk = MakeOwnDisk(scenario_.storage, (8 << 20) + (large_sectors ? 4096
+                                                           : loop        ? 512
+                                                                  : 512 + 101));
       }
       RunRound(*disk);
       ++rounds;

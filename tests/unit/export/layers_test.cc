@@ -127,6 +127,27 @@ const Stack kStacks[] = {
      kFileBytes,
      kFileBytes,
      Copies::kInMemory},
+    {"Direct", {.cache = CacheMode::kNone}, 0, kFileBytes, kFileBytes},
+    {"DirectPart",
+     {.cache = CacheMode::kNone,
+      .part = Part{517, 300001},
+      .size = SizeChange{SizeChange::Kind::kUp, 1000},
+      .block_sizes = kBlocks512},
+     517,
+     300001,
+     301000 / 512 * 512},
+    {"DirectAndWriteThrough",
+     {.cache = CacheMode::kDirectsync, .part = Part{4608}},
+     4608,
+     kFileBytes - 4608,
+     kFileBytes - 4608},
+    {"CopyOfDirect",
+     {.cache = CacheMode::kNone},
+     0,
+     kFileBytes,
+     kFileBytes,
+     Copies::kBesideTheFile,
+     kEnough},
     {"CopyInBlocks",
      {.block_sizes = kBlocks512},
      0,
@@ -222,7 +243,7 @@ class LayersTest : public testing::TestWithParam<Stack> {
   void ExpectLocated(uint64_t offset, uint64_t length, const Bytes& wanted) {
     for (uint64_t at = 0; at < length;) {
       const auto place = target_->Locate(offset + at, length - at);
-      if (GetParam().settings.cache == CacheMode::kDrop) return;
+      if (!target_->caches_reads()) return;
       if (!place.has_value()) {
         const uint64_t zeroes =
             std::min(length - at, kPage - (offset + at) % kPage);
@@ -377,7 +398,10 @@ TEST_P(LayersTest, NothingOutsideIsTouched) {
 TEST_P(LayersTest, WhatIsCachedIsKnown) {
   ASSERT_NE(target_, nullptr);
   ExpectRead(0, model_.size());
-  EXPECT_TRUE(target_->IsCached(0, model_.size()));
+  const CacheMode cache = GetParam().settings.cache;
+  const bool passes_by =
+      cache == CacheMode::kNone || cache == CacheMode::kDirectsync;
+  EXPECT_EQ(target_->IsCached(0, model_.size()), !passes_by);
   EXPECT_TRUE(
       nbdtest::OnceDropped(image_, [&] { return !target_->IsCached(0, 512); }));
 }
