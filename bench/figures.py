@@ -9,8 +9,9 @@ import statistics
 
 import distance
 import servers
+from lab import MIB
 from rows import BY_NAME
-from workloads import Cold, Copy
+from workloads import Cached, Cold, Copy
 
 
 @dataclasses.dataclass
@@ -134,6 +135,13 @@ class TimesAsGoodACopy(TimesAsGood):
 
     def rivals(self, figure):
         return [server.key for server in servers.COPYING if server.is_peer]
+
+
+class TimesAsGoodInTheRow(TimesAsGood):
+    """The same among the servers of the row."""
+
+    def rivals(self, figure):
+        return [server.key for server in BY_NAME[figure.workload].participants() if server.is_peer]
 
 
 class AtLeastOfItself(TimesAsGood):
@@ -340,6 +348,13 @@ COPY_FIGURES = [
            subject="nbdinetd-cow", digits=1)
     for name in ("cow-read", "cow-read-copied", "cow-write-first", "cow-write-again")]
 FIGURES += COPY_FIGURES
+
+CACHE_FIGURES = [
+    Figure(workload.name, workload.name, "gbps" if workload.block == MIB else "kops", workload.title,
+           "GB/s" if workload.block == MIB else "k/s", True, (TimesAsGoodInTheRow(1.0),),
+           subject=f"nbdinetd-{workload.mode}", digits=2 if workload.block == MIB else 1)
+    for workload in BY_NAME.values() if isinstance(workload, Cached)]
+FIGURES += CACHE_FIGURES
 
 # Of each column of an older kernel, for each row.
 OLD_KERNEL = AtLeastOfItself(0.9)

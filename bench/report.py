@@ -4,8 +4,8 @@ import re
 
 import growth
 import servers
-from figures import (COPY_FIGURES, CPU, DISTANT_FIGURES, EXPLANATIONS, FIGURES, OLD_KERNEL, REFERENCE_TITLES, Samples,
-                     title_of)
+from figures import (CACHE_FIGURES, COPY_FIGURES, CPU, DISTANT_FIGURES, EXPLANATIONS, FIGURES, OLD_KERNEL,
+                     REFERENCE_TITLES, Samples, title_of)
 from rows import BY_NAME
 
 
@@ -62,7 +62,7 @@ def goals_table(result):
     columns = shown_servers(result)
     rows = []
     for figure in FIGURES:
-        if figure.workload not in result["samples"] or figure in (*DISTANT_FIGURES, *COPY_FIGURES):
+        if figure.workload not in result["samples"] or figure in (*DISTANT_FIGURES, *COPY_FIGURES, *CACHE_FIGURES):
             continue
         verdicts = figure.verdicts(samples)
         rows.append([f"{figure.title}, {figure.unit}",
@@ -118,6 +118,27 @@ def copies_table(result):
         return ""
     return (f"Private copies, {COPY_FIGURES[0].goals[0].text()}:\n\n"
             + table(["work", *(server.title for server in servers.COPYING), "ratio", "holds"], rows))
+
+
+def caches_tables(result):
+    """Servers that use the page cache in the same way: one table for each."""
+    samples = Samples(result["samples"])
+    tables = []
+    for mode, participants in servers.CACHING.items():
+        rows = []
+        for figure in CACHE_FIGURES:
+            if BY_NAME[figure.workload].mode != mode or figure.workload not in result["samples"]:
+                continue
+            verdict, = figure.verdicts(samples)
+            rows.append([f"{figure.title.partition(': ')[2]}, {figure.unit}",
+                         *(with_spread(samples, figure.workload, server.key, figure.metric, figure.digits)
+                           for server in participants),
+                         ratio_text(verdict), verdict_text(verdict, result["plan"]["rounds"])])
+        if rows:
+            tables.append(f"`--cache={mode}`, {CACHE_FIGURES[0].goals[0].text()}:\n\n"
+                          + table(["work", *(server.title for server in participants), "ratio",
+                                   "holds"], rows))
+    return "\n\n".join(tables)
 
 
 def kernels_table(result):
@@ -204,7 +225,7 @@ def machine_text(result, client):
 def whole_report(result):
     parts = [machine_text(result, result["plan"]["client"])
              + " Cells are medians (least–most); ratios are of the medians (least–most of a "
-             "round).", goals_table(result), copies_table(result), distance_table(result),
+             "round).", goals_table(result), copies_table(result), caches_tables(result), distance_table(result),
              kernels_table(result), cpu_table(result), explanations_table(result)]
     references = references_list(result)
     if references:

@@ -3,7 +3,7 @@
 import distance
 import servers
 from lab import KIB, MIB
-from workloads import (Cold, ConnectRate, Copy, Extents, IdleMemory, Mixed, OneKind, SparseCopy,
+from workloads import (Cached, Cold, ConnectRate, Copy, Extents, IdleMemory, Mixed, OneKind, SparseCopy,
                        PrivateCopy, Startup, Tls)
 
 WORKLOADS = [
@@ -42,6 +42,11 @@ WORKLOADS = [
     PrivateCopy("cow-read-copied", "private copy: randread 4 KiB of what is in the copy", 100, "--fill"),
     PrivateCopy("cow-write-first", "private copy: each 4 KiB written once", 0, "--once"),
     PrivateCopy("cow-write-again", "private copy: randwrite 4 KiB of what is in the copy", 0, "--fill"),
+    *(Cached(mode, rw, block, depth) for mode in ("none", "writethrough", "drop")
+      for rw, block, depth in (("read", MIB, 8), ("write", MIB, 8), ("randread", 4 * KIB, 32),
+                               ("randwrite", 4 * KIB, 32))
+      # What is read is in the page cache as ever.
+      if mode != "writethrough" or "write" in rw),
     *distance.ROWS,
 ]
 BY_NAME = {workload.name: workload for workload in WORKLOADS}

@@ -265,6 +265,31 @@ class NbdServerCopies(NbdServer):
         return command
 
 
+class NbdinetdCached(NbdinetdAccept):
+    """With --cache."""
+
+    def __init__(self, mode):
+        super().__init__(f"nbdinetd-{mode}", f"nbdinetd --cache={mode}")
+        self.mode = mode
+
+    def command(self, bench_lab, file, unix_path, tcp):
+        return [*super().command(bench_lab, file, unix_path, tcp)[:-1], f"--cache={self.mode}", file]
+
+
+class NbdkitUncached(Nbdkit):
+    def command(self, bench_lab, file, unix_path, tcp):
+        return [*super().command(bench_lab, file, unix_path, tcp), "cache=none"]
+
+
+class QemuNbdCached(QemuNbd):
+    def __init__(self, key, *options):
+        super().__init__(key, f"qemu-nbd {' '.join(options)}")
+        self.options = options
+
+    def command(self, bench_lab, file, unix_path, tcp):
+        return [*super().command(bench_lab, file, unix_path, tcp)[:-1], *self.options, file]
+
+
 class BareSender(Server):
     """sender.c: no server, but the most that one can reach."""
 
@@ -319,10 +344,20 @@ COPYING = [
     QemuNbdSnapshot("qemu-nbd-snapshot", "qemu-nbd --snapshot"),
     NbdServerCopies("nbd-server-cow", "nbd-server, copyonwrite"),
 ]
+# What the rows of each --cache compare. nbdkit's cache=none uses the page cache and leaves nothing there.
+CACHING = {
+    "none": [NbdinetdCached("none"),
+             *(QemuNbdCached(f"qemu-nbd-{aio}", "--cache=none", f"--aio={aio}")
+               for aio in ("threads", "native", "io_uring"))],
+    "writethrough": [NbdinetdCached("writethrough"),
+                     QemuNbdCached("qemu-nbd-writethrough", "--cache=writethrough")],
+    "drop": [NbdinetdCached("drop"), NbdkitUncached("nbdkit-uncached", "nbdkit, cache=none")],
+}
 READY_SENDER = BareSender("sender-memory", "a sender that has all answers ready", "memory")
 TLS_SENDER = TlsSender("sender-tls", "bare sender, TLS")
 BY_KEY = {server.key: server
-          for server in [*SERVERS, *COPYING, *BARE_SENDERS, READY_SENDER, TLS_SENDER]}
+          for server in [*SERVERS, *COPYING, *sum(CACHING.values(), []), *BARE_SENDERS, READY_SENDER,
+                         TLS_SENDER]}
 
 
 def add_variant(name, words):

@@ -401,6 +401,38 @@ class PrivateCopy(Workload):
                       "p50_us": latency["p50"], "p99_us": latency["p99"]}, cpu)
 
 
+class Cached(Workload):
+    """Requests to servers that use the page cache in one way, or not at all, of a file that isn't
+    there at the beginning."""
+
+    programs = ("fio",)
+
+    def __init__(self, mode, rw, block, depth):
+        self.mode, self.rw, self.block, self.depth = mode, rw, block, depth
+        work = f"{rw}-1m" if block == MIB else f"{rw}-d{depth}"
+        self.name = f"cache-{mode}-{work}"
+        self.title = f"--cache={mode}: {rw} {'1 MiB' if block == MIB else '4 KiB'}, depth {depth}"
+
+    def participants(self):
+        return servers.CACHING[self.mode]
+
+    def prepare(self, bench_lab, plan):
+        super().prepare(bench_lab, plan)
+        bench_lab.drop_cache(bench_lab.random_file("cached.img"))
+
+    def sample(self, bench_lab, plan, participant):
+        file = bench_lab.random_file("cached.img")
+        reason = participant.unavailable(bench_lab)
+        if reason:
+            raise Unavailable(reason)
+        bench_lab.drop_cache(file)
+        with participant.start(bench_lab, file) as running:
+            done, cpu = with_cpu(running, lambda: fio(
+                bench_lab, plan.seconds, self.rw, self.block, self.depth, "--ioengine=nbd",
+                f"--uri={running.uri}", "--time_based", "--norandommap"))
+        return rates(done, cpu)
+
+
 class IdleMemory(Workload):
     """Pss of connections that have haggled and are idle, and the CPU that they burn."""
 
