@@ -10,7 +10,8 @@
 
 namespace nbdinetd {
 
-DropBehind::DropBehind(std::shared_ptr<Export> base) : Layer(std::move(base)) {
+DropBehind::DropBehind(std::shared_ptr<StoredExport> base)
+    : Layer(base), stored_(*base) {
   posix_fadvise(lock_fd(), 0, 0, POSIX_FADV_RANDOM);
 }
 
@@ -51,7 +52,7 @@ int DropBehind::Write(uint64_t offset, absl::Span<const char> data,
     written_end_ = is_first ? end : std::max(written_end_, end);
     bytes = written_bytes_ += data.size();
   }
-  return bytes < kMaxDirtyBytes ? 0 : Flush();
+  return bytes < kMaxDirtyBytes ? 0 : WriteBackAndDrop();
 }
 
 bool DropBehind::WriteWouldWait(uint64_t offset, uint64_t length) {
@@ -60,16 +61,25 @@ bool DropBehind::WriteWouldWait(uint64_t offset, uint64_t length) {
          Layer::WriteWouldWait(offset, length);
 }
 
+Range DropBehind::TakeWritten() {
+  const std::lock_guard lock(written_mutex_);
+  if (written_bytes_ == 0) return {0, 0};
+  written_bytes_ = 0;
+  return {written_begin_, written_end_ - written_begin_};
+}
+
+int DropBehind::WriteBackAndDrop() {
+  const Range written = TakeWritten();
+  if (written.length == 0) return 0;
+  const int error = stored_.WriteBack(written.offset, written.length);
+  Drop(written.offset, written.length);
+  return error;
+}
+
 int DropBehind::Flush() {
-  uint64_t begin, end;
-  {
-    const std::lock_guard lock(written_mutex_);
-    begin = written_begin_;
-    end = written_end_;
-    written_bytes_ = 0;
-  }
+  const Range written = TakeWritten();
   const int error = Layer::Flush();
-  if (begin < end) Drop(begin, end - begin);
+  if (written.length != 0) Drop(written.offset, written.length);
   return error;
 }
 

@@ -12,7 +12,9 @@
 #include <utility>
 
 #include "absl/types/span.h"
+#include "export/blocks.h"
 #include "export/layer.h"
+#include "export/stored_export.h"
 
 namespace nbdinetd {
 
@@ -45,7 +47,7 @@ class WriteThrough : public Layer {
 class DropBehind : public Layer {
  public:
   // Switches readahead off for the descriptor of `base`.
-  explicit DropBehind(std::shared_ptr<Export> base);
+  explicit DropBehind(std::shared_ptr<StoredExport> base);
   ~DropBehind() override;
 
   // In no file: the kernel can't drop pages that sendfile(2) still sends.
@@ -69,6 +71,12 @@ class DropBehind : public Layer {
 
  private:
   void Drop(uint64_t offset, uint64_t length) const;
+  // The range of the writes since the last call, which begins anew.
+  Range TakeWritten();
+  // Stores what has been written, and drops it.
+  int WriteBackAndDrop();
+
+  StoredExport& stored_;  // base()
 
   // The writes since the last flush: their first byte, the end of the last
   // one, and their bytes.
