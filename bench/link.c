@@ -79,8 +79,10 @@ struct direction {
   struct packet *first, **last;
 };
 
-static void __attribute__((noreturn, format(printf, 1, 2)))
-fail(const char* format, ...) {
+static void fail(const char* format, ...)
+    __attribute__((noreturn, format(printf, 1, 2)));
+
+static void fail(const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
   fputs("link: ", stderr);

@@ -81,14 +81,13 @@ static void reply_to_option(const struct peer* peer, uint32_t option,
 }
 
 static void answer_go(const struct peer* peer) {
-  struct {
+  struct __attribute__((packed)) {
     uint16_t type;
     uint64_t size;
     uint16_t flags;
-  } __attribute__((packed))
-  info = {htobe16(NBD_INFO_EXPORT), htobe64(served.size),
-          htobe16(NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY |
-                  NBD_FLAG_CAN_MULTI_CONN)};
+  } info = {htobe16(NBD_INFO_EXPORT), htobe64(served.size),
+            htobe16(NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY |
+                    NBD_FLAG_CAN_MULTI_CONN)};
   reply_to_option(peer, NBD_OPT_GO, NBD_REP_INFO, &info, sizeof info);
   reply_to_option(peer, NBD_OPT_GO, NBD_REP_ACK, NULL, 0);
 }

@@ -33,9 +33,10 @@ class Mapped:
 
     def __init__(self, context, name, table):
         self.name, self.path = name, f"/dev/mapper/{name}"
+        # Returns when udev has done with the new device. udev as a whole never settles here: it waits for the
+        # loop devices, which are locked.
         run("dmsetup", "create", name, "--table", table)
         context.defer(self.remove)
-        run("udevadm", "settle")
 
     def load(self, table):
         """Replaces what the device does."""

@@ -80,7 +80,7 @@ def _(t):
                               timeout=GUARD)
         eq(done.returncode == 0, starts, f"{arguments}: {done.stderr}")
         if not starts:
-            contains('Failed to get "write" lock', done.stderr)
+            contains('Failed to get shared "write" lock', done.stderr)
         client.disconnect()
         process.expect(EX_OK)
 

@@ -341,8 +341,8 @@ TEST_P(GoneClient, EndsItsLongRequest) {
 }
 
 TEST_P(GoneClient, EndsItWithoutThreadsToo) {
-  const Result result = Serve(
-      TrimMessage(), [this] { pair_.Close(); }, /*threads=*/false);
+  const auto leave = [this] { pair_.Close(); };
+  const Result result = Serve(TrimMessage(), leave, /*threads=*/false);
   EXPECT_EQ(result.ending.status, ExitStatus::kProtocol);
   EXPECT_LT(result.pieces, kFewPieces);
 }
@@ -436,8 +436,8 @@ TEST(LongBlockStatus, IsAlwaysATask) {
   Channel channel(std::make_unique<MemoryStream>(peer), shutdown.fd());
   Export::Facts facts;
   facts.size_bytes = kHuge;
-  SlowTrims target(
-      facts, [](size_t) {}, /*failing_piece=*/0);
+  const auto on_piece = [](size_t) {};
+  SlowTrims target(facts, on_piece, /*failing_piece=*/0);
   const Log log{{LogDestination::kNull, /*verbose=*/false,
                  /*standard_error_is_peer=*/true}};
   Statistics statistics;
