@@ -485,12 +485,13 @@ class Machine:
             raise result
         return result
 
-    def connect(self, inside):
-        """A connection to a Unix socket of the system, made by a process inside: systemd accepts none whose
-        peer's process id it doesn't know."""
+    def connect(self, inside, user=0):
+        """A connection to a Unix socket of the system, made by a process of this user inside: systemd accepts
+        none whose peer's process id it doesn't know."""
         ours, theirs = socket.socketpair()
 
         def make():
+            os.seteuid(user)
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.connect(str(inside))
                 socket.send_fds(theirs, [b"."], [connection.fileno()])

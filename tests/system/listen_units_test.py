@@ -71,8 +71,10 @@ class ListenUnits:
         command = f"{self.program}{command[len(command.split()[0]):]}"
         environment = re.sub(r"^(-?).*/", rf"\1{systemd.base}/default/",
                              _setting(self._service_text, "EnvironmentFile"))
+        # A user's systemd makes a user namespace for each process of a service (since 254): that of
+        # ExecReload= may not use the IPC namespace of the first, and fails.
         self._write(self.service, self._service_text,
-                    f"[Service]\nEnvironmentFile=\nEnvironmentFile={environment}\n"
+                    f"[Service]\nEnvironmentFile=\nEnvironmentFile={environment}\nPrivateIPC=no\n"
                     f"ExecStart=\nExecStart={command}\n{visible_paths(self._context, systemd)}"
                     + extra)
         systemd.systemctl("daemon-reload")

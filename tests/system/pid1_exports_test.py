@@ -404,7 +404,11 @@ def _snapshots(kind, word, *make):
             eq(len(os.listdir(snapshots)), 2)
             clients[0].disconnect()
             wait_until(lambda: len(os.listdir(snapshots)) == 1, "the first client's snapshot to go")
-            machine.systemctl("kill", "--signal=SIGKILL", instance(f"snapshot-{kind}"))
+            # A unit is there for a moment after its commands.
+            wait_until(lambda: len(machine.instances(f"nbdinetd-snapshot-{kind}")) == 1, "its unit to go")
+            # With systemd 257 a kill of all processes is one of the control group (cgroup.kill), after which
+            # Linux 6.18 also kills each process that systemd starts in it, such as ExecStopPost='s.
+            machine.systemctl("kill", "--kill-whom=main", "--signal=SIGKILL", instance(f"snapshot-{kind}"))
             wait_until(lambda: not os.listdir(snapshots), "the snapshot of a killed process to go")
             wait_until(lambda: not machine.instances(f"nbdinetd-snapshot-{kind}"), "the units to go")
             eq(content() == wanted, True, "the image")

@@ -13,6 +13,7 @@ import os  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
+import textwrap  # noqa: E402
 import threading  # noqa: E402
 import unicodedata  # noqa: E402
 import failing_calls  # noqa: E402
@@ -832,11 +833,17 @@ def _(t):
 def _(t):
     start_users_manager(t)
     ended = re.search(r'kEnded{"(\w+)"}', (SRCDIR / "src" / "base" / "message_id.h").read_text())[1]
-    machine.write("/run/forged", f"MESSAGE_ID={ended}\nMESSAGE=x\nNBD_REQUESTS=1\nNBD_PEER=192.0.2.99:1\n")
+    # The sender stays: of a process that is gone, journald no longer knows the unit.
+    machine.write("/run/forge", textwrap.dedent(f"""\
+        import signal, socket
+        entry = b"MESSAGE_ID={ended}\\nMESSAGE=x\\nNBD_REQUESTS=1\\nNBD_PEER=192.0.2.99:1\\n"
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(entry, "/run/systemd/journal/socket")
+        signal.pause()
+        """))
     user = ["env", "XDG_RUNTIME_DIR=/run/user/0"]
     # By a file, since systemd-run needs the user's D-Bus, which not every system has.
     machine.write("/root/.config/systemd/user/nbdinetd-forged.service",
-                  "[Service]\nType=oneshot\nExecStart=/usr/bin/logger --journald=/run/forged\n")
+                  "[Service]\nExecStart=/usr/bin/python3 /run/forge\n")
     machine.run(*user, "systemctl", "--user", "daemon-reload")
     machine.run(*user, "systemctl", "--user", "start", "nbdinetd-forged.service")
     wait_until(lambda: json.loads(machine.run(*user, "nbdinetctl", "--user", "history", "--peer=192.0.2.99",

@@ -72,6 +72,11 @@ def connected(source="127.0.0.1"):
     return Client(connection), connection.getsockname()[1]
 
 
+def status_of(process):
+    return dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines()
+                if ":\t" in line)
+
+
 def run_service(settings, command):
     """Runs a command in a service with these settings, to its end. Returns its exit status."""
     machine.write("/run/systemd/system/attempt.service",
@@ -143,8 +148,7 @@ def _(t):
     client, port = connected()
     client.handshake()
     process = machine.process_of(instance_of(port))
-    status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines()
-                  if ":\t" in line)
+    status = status_of(process)
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         eq(int(status[name], 16), 0, name)
     # The one filter is nbdinetd's own.
@@ -440,14 +444,87 @@ def _(t):
     assert not client.flags & NBD_FLAG_READ_ONLY
     client.write(4096, bytes(512), NBD_CMD_FLAG_FUA)
     process = machine.process_of(instance_of(port))
-    assert os.readlink(process / "ns/mnt") != os.readlink(machine.path("/proc/1/ns/mnt"))
-    eq([name for name in ("home", "tmp", "root") if os.listdir(process / "root" / name)], [])
+    status = status_of(process)
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        eq(int(status[name], 16), 0, name)
+    eq((status["NoNewPrivs"], status["Seccomp"]), ("1", "2"))
+    for namespace in ("mnt", "net", "ipc", "uts"):
+        assert os.readlink(process / "ns" / namespace) != \
+            os.readlink(machine.path(f"/proc/1/ns/{namespace}")), f"the same {namespace} namespace"
+    root = process / "root"
+    eq([name for name in ("home", "tmp", "root", "var/tmp") if os.listdir(root / name)], [])
+    eq(set(os.listdir(root / "run")) - {"user"}, {"systemd"}, "in /run")
+    # "incoming" is where systemd would mount more.
+    eq(set(os.listdir(root / "run/systemd")) - {"inaccessible", "incoming"}, {"journal", "notify"}, "in /run/systemd")
+    # A mount that is read-only can be remounted by nobody without a privilege.
+    mounts = (process / "mountinfo").read_text()
+    options = {fields[4]: fields[5].split(",") for fields in map(str.split, mounts.splitlines())}
+    for path, wanted in (("/", "ro"), ("/run", "ro"), ("/sys", "ro"), ("/srv", "rw")):
+        contains(wanted, options[path], f"the mount of {path}")
+    assert not (root / "proc/sys").exists(), "/proc/sys"
+    contains("hidepid=invisible", mounts)
     client.disconnect()
     served.serve("/home/hidden.img")
     client, _ = connected()
     eq(client.read_to_end(), b"")
     machine.wait_for_message(served.since, "No such file or directory")
     idle()
+
+
+@test("with strict.conf nbdinetd's own sandbox is whole, and adds two filters to systemd's")
+def _(t):
+    strict_conf(t)
+    machine.write("/srv/nbd/export.img", pattern(0, MIB))
+    filters = {}
+    for mode in ("off", "require"):
+        served = Served(t, "/srv/nbd/export.img", f"--sandbox={mode}")
+        client, port = connected()
+        client.start()
+        eq(client.read(4096, 512), pattern(4096, 512))
+        filters[mode] = int(status_of(machine.process_of(instance_of(port)))["Seccomp_filters"])
+        client.disconnect()
+        machine.wait_for_message(served.since, "client disconnected")
+        machine.systemctl("stop", "nbdinetd.socket")
+    eq(filters["require"], filters["off"] + 2)
+    idle()
+    eq(machine.failed(), [])
+
+
+@test("with strict.conf --allow and the log know the user at a Unix socket")
+def _(t):
+    strict_conf(t)
+    stranger, friend = 54321, 54322
+    machine.write("/srv/nbd/export.img", pattern(0, MIB))
+    machine.write("/etc/systemd/system/nbdinetd.socket.d/path.conf", "[Socket]\nListenStream=/run/nbd.sock\n")
+    machine.systemctl("daemon-reload")
+
+    def remove():
+        machine.shell("rm -r /etc/systemd/system/nbdinetd.socket.d")
+        machine.systemctl("daemon-reload")
+    t.defer(remove)
+    served = Served(t, "/srv/nbd/export.img", f"--allow=uid:{friend}")
+    client = Client(machine.connect("/run/nbd.sock", stranger))
+    client.expect_end()
+    client.close()
+    contains(f"uid={stranger}", machine.wait_for_message(served.since, "refus")[0])
+    client = Client(machine.connect("/run/nbd.sock", friend)).start()
+    client.disconnect()
+    contains(f"uid={friend}", machine.wait_for_message(served.since, "serving export")[0])
+
+
+@test("with strict.conf --exclusive=takeover reaches the process of another connection")
+def _(t):
+    strict_conf(t)
+    machine.write("/srv/nbd/export.img", pattern(0, MIB))
+    Served(t, "/srv/nbd/export.img", "--exclusive=takeover")
+    first = Client(connect(PORT)).start()
+    second = Client(connect(PORT)).start()
+    first.expect_end()
+    first.close()
+    eq(second.read(4096, 512), pattern(4096, 512))
+    second.disconnect()
+    idle()
+    eq(machine.failed(), [])
 
 
 @test("the listening service and strict.conf serve a directory")
