@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <optional>
 
 #include "base/limits.h"
@@ -37,9 +38,12 @@ bool CloneInto(const Export& base, int to) {
 }
 
 bool CanPunchHoles(int fd, uint64_t end_bytes) {
-  return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+  while (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                    static_cast<off_t>(end_bytes),
-                   static_cast<off_t>(PageBytes())) == 0;
+                   static_cast<off_t>(PageBytes())) != 0) {
+    if (errno != EINTR) return false;
+  }
+  return true;
 }
 
 std::unique_ptr<BlockMap> MapOfBlocks(uint64_t size_bytes,
