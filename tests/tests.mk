@@ -53,6 +53,8 @@ unit_sources = \
 	tests/unit/export/export_test.cc \
 	tests/unit/export/extents_test.cc \
 	tests/unit/export/ignored_holes_test.cc \
+	tests/unit/export/kept_copy_test.cc \
+	tests/unit/export/kept_header_test.cc \
 	tests/unit/export/layers_test.cc \
 	tests/unit/export/page_cache_test.cc \
 	tests/unit/generator/careful_look_test.cc \
@@ -92,7 +94,8 @@ unit_sources = \
 unit_tests = tests/unit/unit_test
 tests_unit_unit_test_SOURCES = $(unit_sources) tests/unit/sandbox/child.h
 tests_unit_unit_test_LDADD = $(LDADD)
-tests_unit_unit_test_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=fallocate
+tests_unit_unit_test_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=fallocate \
+	-Wl,--wrap=pwrite -Wl,--wrap=pwritev2 -Wl,--wrap=fdatasync
 if HAVE_OPENSSL
 tests_unit_unit_test_SOURCES += tests/unit/stream/tls_stream_test.cc
 tests_unit_unit_test_LDADD += $(OPENSSL_LIBS)
@@ -141,6 +144,7 @@ python_tests = \
 	tests/system/clients_test.py \
 	tests/system/command_line_test.py \
 	tests/system/cow_test.py \
+	tests/system/kept_copies_test.py \
 	tests/system/directory_exports_test.py \
 	tests/system/distance_test.py \
 	tests/system/ends_test.py \
@@ -294,6 +298,12 @@ check-vm: all
 # As many power cuts as tell something of rare moments.
 check-power-cuts:
 	NBDINETD_POWER_CUTS=20 $(MAKE) check-vm vm_tests=tests/vm/power_cut_test.py
+
+# Two hundred servers that are killed while their client writes to its kept copy.
+.PHONY: check-kept-copies
+check-kept-copies: all
+	NBDINETD_KILLS=200 $(AM_TESTS_ENVIRONMENT) /usr/bin/python3 -B \
+	  $(srcdir)/tests/system/kept_copies_test.py 'kill -9'
 
 # ---- Intruders ----
 

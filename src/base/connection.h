@@ -14,6 +14,8 @@ struct Connection {
   ConnectionFd input;
   UniqueFd output;   // only for pipes; a socket serves as both
   std::string peer;  // its address for the log, as "127.0.0.1:40000"
+  // Its IP address alone, as the kernel knows it; empty if it has none.
+  std::string address = {};
 };
 
 }  // namespace nbdinetd

@@ -148,7 +148,13 @@ void PrintWords(const Opened& opened, const Invocation& invocation,
                            ? "; clients without TLS would be refused\n"
                            : "; clients without TLS would be served, too\n"));
   }
-  if (!report.cow.empty()) {
+  if (options.copies.keep) {
+    Print(absl::StrCat(
+        "each client, known by its ",
+        options.copies.key == CopyKey::kTls ? "TLS identity" : "IP address",
+        ", would write into a copy of its own in ", CopyPlace(options.copies),
+        ", which is kept until it comes back\n"));
+  } else if (!report.cow.empty()) {
     Print(absl::StrCat("each client would write into a private copy in ",
                        CopyPlace(options.copies),
                        ", which is deleted when the "
@@ -179,7 +185,9 @@ int Check(const Invocation& invocation, const Log& log) {
   if (!opened.ok()) return CheckFailed(opened.status(), json, log);
   CheckReport report;
   report.tls = std::string(WordOf(config.tls_mode));
-  if (invocation.options.copies.enabled) report.cow = "discard";
+  if (invocation.options.copies.enabled) {
+    report.cow = invocation.options.copies.keep ? "keep" : "discard";
+  }
   report.exclusive = std::string(WordOf(config.exclusive));
   report.access = invocation.listener_config.access.InWords();
   CheckExports(invocation, *opened->catalog, report);

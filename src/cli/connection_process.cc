@@ -20,6 +20,7 @@
 #include "server/activation.h"
 #include "server/bind.h"
 #include "server/daemon.h"
+#include "server/peer.h"
 
 namespace nbdinetd {
 namespace {
@@ -105,6 +106,9 @@ ConnectionResult RunConnectionProcess(Connection connection,
   const absl::StatusOr<Opened> opened =
       OpenCatalogAndTls(invocation, MissingExport::kFail, warnings, log);
   if (!opened.ok()) return fail(opened.status());
+  if (invocation.options.copies.keep) {
+    connection.address = PeerAddress(connection.input.get());
+  }
   // After the open: /dev/stdin may be the export.
   DetachStandardInputAndOutput();
   return ServeConnection(std::move(connection), *opened->catalog,

@@ -11,6 +11,7 @@
 #include "export/copy_on_write.h"
 #include "export/directory.h"
 #include "export/export.h"
+#include "export/kept_catalog.h"
 #include "export/open.h"
 
 namespace nbdinetd {
@@ -71,7 +72,8 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(const Invocation& invocation,
     absl::StatusOr<std::unique_ptr<Export>> opened = OpenHandedOver(
         file.fd.get(), name, options.export_settings, &read_only_reason);
     if (!opened.ok()) return opened.status();
-    if (options.exclusive != Exclusive::kOff &&
+    // The lock of a kept copy is on the copy.
+    if (options.exclusive != Exclusive::kOff && !options.copies.keep &&
         (*opened)->shares_description()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "--exclusive can't lock ", Quoted(name),
@@ -102,6 +104,10 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
   absl::StatusOr<std::unique_ptr<Catalog>> catalog =
       OpenOriginals(invocation, log);
   if (!catalog.ok() || !copies.enabled) return catalog;
+  if (copies.keep) {
+    return WithKeptCopies(*std::move(catalog), copies,
+                          invocation.options.export_settings.cache);
+  }
   absl::StatusOr<PrivateCopy> copy = PrivateCopy::Create(copies);
   if (!copy.ok()) return copy.status();
   return WithPrivateCopies(*std::move(catalog), *std::move(copy));

@@ -231,8 +231,22 @@ absl::Status SetCache(const GivenOption& given, Options& options) {
 }
 
 absl::Status SetCow(const GivenOption& given, Options& options) {
-  return SetWord<bool>(given, {{"discard", true}}, "use discard",
-                       options.copies.enabled);
+  options.copies.enabled = true;
+  return SetWord<bool>(given, {{"discard", false}, {"keep", true}},
+                       "use discard or keep", options.copies.keep);
+}
+
+absl::Status SetCowKey(const GivenOption& given, Options& options) {
+  options.copies.key_given = true;
+  return SetWord<CopyKey>(
+      given, {{"tls", CopyKey::kTls}, {"peer-address", CopyKey::kPeerAddress}},
+      "use tls or peer-address", options.copies.key);
+}
+
+absl::Status SetCowStale(const GivenOption& given, Options& options) {
+  options.copies.stale_given = true;
+  return SetWord<bool>(given, {{"refuse", false}, {"discard", true}},
+                       "use refuse or discard", options.copies.discard_stale);
 }
 
 absl::Status SetCowDir(const GivenOption& given, Options& options) {
@@ -353,7 +367,8 @@ constexpr OptionRow kTable[] = {
      .argument = "[=MODE]",
      .implied_argument = "discard",
      .help = "each client writes into a private copy; MODE for it\n"
-             "when the connection ends: discard (the default)",
+             "when the connection ends: discard (the default),\n"
+             "or keep, for when the client comes back",
      .excludes = {"readonly"},
      .key = "Cow",
      .key_kind = KeyKind::kWord,
@@ -369,6 +384,20 @@ constexpr OptionRow kTable[] = {
      .help = "what a copy may occupy; then writes fail (ENOSPC)",
      .key = "CowSize",
      .set = SetCowSize},
+    {.name = "cow-key",
+     .argument = "=KEY",
+     .help = "how a client of --cow=keep is known: tls (default) or\n"
+             "peer-address",
+     .key = "CowKey",
+     .key_kind = KeyKind::kWord,
+     .set = SetCowKey},
+    {.name = "cow-stale",
+     .argument = "=ACTION",
+     .help = "for a kept copy whose FILE has changed: refuse (the\n"
+             "default) or discard",
+     .key = "CowStale",
+     .key_kind = KeyKind::kWord,
+     .set = SetCowStale},
     {.name = "exclusive",
      .argument = "[=MODE]",
      .implied_argument = "refuse",

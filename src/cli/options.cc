@@ -184,18 +184,54 @@ absl::Status SettleTls(Options& options) {
   return absl::OkStatus();
 }
 
+// Checks the options that only kept copies have.
+absl::Status CheckKept(const CopySettings& copies) {
+  if (copies.keep) return absl::OkStatus();
+  const char* given = copies.key_given     ? "--cow-key"
+                      : copies.stale_given ? "--cow-stale"
+                                           : nullptr;
+  if (given == nullptr) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(given,
+                   " needs --cow=keep: only kept copies have a client "
+                   "that comes back"));
+}
+
+// Sets what follows from --cow=keep, and checks the options that depend on it.
+absl::Status SettleKept(Options& options) {
+  const CopySettings& copies = options.copies;
+  if (!copies.keep) return CheckKept(copies);
+  if (copies.in_memory) {
+    return absl::InvalidArgumentError(
+        "--cow-dir=memory can't be used with --cow=keep: nothing is kept "
+        "there");
+  }
+  if (copies.key == CopyKey::kTls && options.tls.mode == TlsMode::kOff) {
+    return absl::InvalidArgumentError(
+        "--cow=keep knows a client by TLS, which needs --tls-psk or "
+        "--tls-certificates with --tls-verify-peer; --cow-key=peer-address "
+        "knows it by its IP address");
+  }
+  // Two connections of one client can't have its copy.
+  if (options.exclusive == Exclusive::kOff) {
+    options.exclusive = Exclusive::kTakeover;
+  }
+  return absl::OkStatus();
+}
+
 // Sets what follows from --cow, and checks the options that depend on it.
 absl::Status SettleCopies(Options& options) {
   const CopySettings& copies = options.copies;
   if (!copies.enabled) {
     const bool has_size = copies.max_bytes != CopySettings().max_bytes;
     const bool has_place = copies.in_memory || !copies.directory.empty();
-    if (!has_place && !has_size) return absl::OkStatus();
+    if (!has_place && !has_size) return CheckKept(copies);
     return absl::InvalidArgumentError(
         absl::StrCat(has_size ? "--cow-size" : "--cow-dir",
                      " needs --cow, which makes the copies"));
   }
   options.export_settings.read_only = true;
+  if (absl::Status status = SettleKept(options); !status.ok()) return status;
   if (options.multi_conn != true) return absl::OkStatus();
   return absl::InvalidArgumentError(
       "--multi-conn=on can't be used with --cow: each connection has a copy of "

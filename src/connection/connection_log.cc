@@ -16,9 +16,10 @@ constexpr absl::Duration kLongRequest = absl::Seconds(1);
 
 const char* ModeOf(const Export& target) {
   const Export::Facts& facts = target.facts();
-  return facts.read_only   ? "read-only"
-         : facts.temporary ? "copy-on-write"
-                           : "read-write";
+  return facts.read_only      ? "read-only"
+         : facts.temporary    ? "copy-on-write"
+         : facts.private_copy ? "kept copy-on-write"
+                              : "read-write";
 }
 
 // For the log: ", TLS (TLSv1.3, ...) with "CN=alice"".

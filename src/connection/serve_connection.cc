@@ -103,6 +103,7 @@ bool SandboxSuffices(const absl::Status& sandboxed, SandboxMode mode,
 // A connection whose process is in the sandbox; all borrowed.
 struct Session {
   const std::string& peer;
+  const std::string& address;
   Channel& channel;
   Catalog& catalog;
   const Tls* tls;
@@ -117,12 +118,12 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
     const Session& session, std::optional<TlsPeer>* tls_peer) {
   const ConnectionConfig& config = session.config;
   Log& log = session.process.log;
-  const NegotiationSettings settings = {
-      .tls = config.tls_mode,
-      .exclusive = config.exclusive,
-      .force_share = config.force_share,
-      .multi_conn = config.multi_conn,
-      .time_limit = config.timeouts.handshake};
+  NegotiationSettings settings = {.tls = config.tls_mode,
+                                  .exclusive = config.exclusive,
+                                  .force_share = config.force_share,
+                                  .multi_conn = config.multi_conn,
+                                  .time_limit = config.timeouts.handshake,
+                                  .claimant = {.address = session.address}};
   Negotiation negotiation(session.channel, session.catalog, log, settings);
   std::variant<Negotiated, TlsUpgrade, Ending> outcome = negotiation.Run();
   const TlsUpgrade* upgrade = std::get_if<TlsUpgrade>(&outcome);
@@ -135,6 +136,8 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
   if (!(*tls_peer)->identity.empty()) {
     log.SetField("NBD_TLS_IDENTITY", (*tls_peer)->identity);
   }
+  settings.claimant.tls_identity = (*tls_peer)->identity;
+  settings.claimant.by_psk = (*tls_peer)->has_psk;
   // A new Negotiation: nothing negotiated in plain text is kept.
   return Negotiation(session.channel, session.catalog, log, settings, *upgrade)
       .Run();
@@ -189,6 +192,7 @@ SandboxFacts SandboxFactsOf(const Catalog& catalog,
   facts.takeover = config.exclusive == Exclusive::kTakeover;
   facts.directory_fd = catalog.directory_fd();
   facts.copy_fd = catalog.copy_fd();
+  facts.copies_fd = catalog.copies_fd();
   facts.log_fd = log.file_fd();
   facts.journal_fd = log.journal_fd();
   return facts;
@@ -199,6 +203,7 @@ ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
                                  const ProcessContext& process) {
   const absl::Time start = SteadyNow();
   const std::string peer = connection.peer;
+  const std::string address = connection.address;
   Statistics statistics;
   Ending ending;
   // Outlives the channel: close(2) of a file may wait for its storage, and the
@@ -217,8 +222,9 @@ ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
         !SandboxSuffices(sandbox.Enter(), config.sandbox_mode, process.log)) {
       return {ExitStatus::kSystem, /*served=*/false};
     }
-    ending = RunPhases({peer, channel, catalog, tls, config, sandbox, process},
-                       std::move(event_fd), statistics, served);
+    ending = RunPhases(
+        {peer, address, channel, catalog, tls, config, sandbox, process},
+        std::move(event_fd), statistics, served);
   }
   if (ending.status == ExitStatus::kOk &&
       process.shutdown.Take() == kTakeoverSignal) {

@@ -115,6 +115,25 @@ constexpr Column kCheckColumns[] = {
     {.header = "FINDING", .name = "message", .kind = Kind::kText},
 };
 
+constexpr Column kCopyColumns[] = {
+    {.header = "COPY", .name = "copy", .kind = Kind::kText, .flexible = true},
+    {.header = "",
+     .name = "export_name",
+     .kind = Kind::kText,
+     .flexible = true},
+    kIdentity,
+    {.header = "", .name = "key", .kind = Kind::kText},
+    {.header = "SIZE", .name = "size", .kind = Kind::kBytes},
+    {.header = "STORED", .name = "stored", .kind = Kind::kBytes},
+    {.header = "CREATED", .name = "created", .kind = Kind::kTime},
+    {.header = "USED", .name = "last_used", .kind = Kind::kAge},
+    {.header = "STATE", .name = "state", .kind = Kind::kText},
+    {.header = "PID", .name = "pid", .kind = Kind::kCount, .optional = true},
+    {.header = "", .name = "directory", .kind = Kind::kText},
+    {.header = "", .name = "file", .kind = Kind::kText},
+    {.header = " ", .name = "reason", .kind = Kind::kText, .optional = true},
+};
+
 }  // namespace
 
 absl::Span<const Column> ListColumns() { return kListColumns; }
@@ -123,5 +142,6 @@ absl::Span<const Column> HistoryColumns() { return kHistoryColumns; }
 absl::Span<const Column> DisconnectColumns() { return kDisconnectColumns; }
 absl::Span<const Column> ActionColumns() { return kActionColumns; }
 absl::Span<const Column> CheckColumns() { return kCheckColumns; }
+absl::Span<const Column> CopyColumns() { return kCopyColumns; }
 
 }  // namespace nbdinetd::ctl

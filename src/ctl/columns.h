@@ -19,6 +19,8 @@ absl::Span<const Column> DisconnectColumns();
 // enable, disable, start, stop
 absl::Span<const Column> ActionColumns();
 absl::Span<const Column> CheckColumns();
+// copies list
+absl::Span<const Column> CopyColumns();
 
 }  // namespace nbdinetd::ctl
 

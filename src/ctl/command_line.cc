@@ -80,6 +80,14 @@ absl::Status SetPeer(absl::string_view argument, CommandLine& line) {
   return absl::OkStatus();
 }
 
+absl::Status SetDirectory(absl::string_view argument, CommandLine& line) {
+  if (argument.empty()) {
+    return absl::InvalidArgumentError("--directory is empty");
+  }
+  line.directory = std::string(argument);
+  return absl::OkStatus();
+}
+
 template <auto kField>
 absl::Status SetTime(absl::string_view argument, CommandLine& line) {
   line.*kField =
@@ -160,6 +168,11 @@ constexpr CtlOptionRow kOptions[] = {
      .help = "also start or stop it",
      .verbs = "enable disable",
      .set = Set<&CommandLine::now>},
+    {.name = "directory",
+     .argument = "=DIR",
+     .help = "the copies in DIR, and no others",
+     .verbs = "copies",
+     .set = SetDirectory},
     {.name = "http",
      .help = "answer an HTTP request on standard input and output",
      .verbs = "metrics",
@@ -188,6 +201,8 @@ constexpr VerbRow kVerbs[] = {
     {"stop", "EXPORT", 1, 1, "stop listening; connections stay", Stop},
     {"check", "[EXPORT|FILE]", 0, 1, "find what would keep clients away",
      CheckExports},
+    {"copies", "[list|discard COPY|merge COPY|export COPY FILE]", 0, 3,
+     "what clients have written into copies that are kept", Copies},
     {"metrics", "", 0, 0, "print figures for Prometheus", Metrics},
 };
 

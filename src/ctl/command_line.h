@@ -31,6 +31,7 @@ struct CommandLine {
   bool now = false;                        // enable, disable
   bool http = false;                       // metrics
   std::string peer;                        // history; empty for all
+  std::string directory;                   // copies; empty for all
   std::optional<absl::Time> since, until;  // history
   // list: how long rates are measured, 0 for not at all; nullopt: for a table
   // as long as the reports of the connections need, and for JSON not at all.

@@ -224,6 +224,8 @@ Served ServedBy(absl::Span<const std::string> arguments) {
         if (row == nullptr) continue;
         const absl::string_view name = row->name;
         if (name == "directory") served.directory = argument;
+        if (name == "cow") served.keeps_copies = argument == "keep";
+        if (name == "cow-dir") served.copy_directory = argument;
         served.read_only =
             served.read_only || name == "readonly" || name == "cow";
         is_tls = is_tls || row->section == HelpSection::kTls;

@@ -35,6 +35,8 @@ struct Served {
   std::string file;       // empty if there is none, or if a variable has it
   std::string directory;  // of --directory
   bool read_only = false;
+  bool keeps_copies = false;   // --cow=keep
+  std::string copy_directory;  // of --cow-dir
   // The arguments without options for TLS.
   std::vector<std::string> without_tls;
 };

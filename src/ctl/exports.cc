@@ -82,6 +82,9 @@ bool ReadCommand(const Properties& service, bool local, ManagedExport& target) {
   target.arguments = Expanded(arguments, environment);
   target.served = ServedBy(target.arguments);
   target.user = service.Get<std::string>("User");
+  const std::vector<std::string> state =
+      service.Get<std::vector<std::string>>("StateDirectory");
+  if (!state.empty()) target.state_directory = state[0];
   return true;
 }
 

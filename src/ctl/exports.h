@@ -39,7 +39,9 @@ struct ManagedExport {
   std::vector<std::string> arguments;  // of nbdinetd, without variables
   // False if a variable's value couldn't be read: `served` may be empty then.
   bool arguments_known = true;
-  std::string user;                    // User=
+  std::string user;  // User=
+  // The first of StateDirectory=, which is relative; empty without one.
+  std::string state_directory;
   std::string reason;                  // a failure, in words; empty without one
   uint64_t accepted = 0, refused = 0;  // with `per_connection`
 

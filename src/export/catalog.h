@@ -14,6 +14,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "export/claimant.h"
 #include "export/export.h"
 
 namespace nbdinetd {
@@ -61,13 +62,25 @@ class Catalog {
   // opens the next.
   virtual absl::StatusOr<Opened> Open(absl::string_view name) = 0;
 
-  // What the client that has chosen `target`, which Open() has returned, is
-  // served: `target` itself, or with --cow a private copy of it. At most once,
-  // after the lock of --exclusive. Another code than OK when no copy can be
-  // made.
-  virtual absl::StatusOr<std::shared_ptr<Export>> Claim(
-      std::shared_ptr<Export> target) {
+  // What is to be locked for the client that has chosen `target`, which Open()
+  // has returned under the canonical `name`: `target` itself, or with
+  // --cow=keep the client's copy. It is only good for the locks, and for
+  // Claim(). Unauthenticated: the client is unknown; another code when there is
+  // no such copy, and none can be made.
+  virtual absl::StatusOr<std::shared_ptr<Export>> Reserve(
+      std::shared_ptr<Export> target, const std::string& /*name*/,
+      const Claimant& /*claimant*/) {
     return target;
+  }
+
+  // What the client is served of what Reserve() has returned: that itself, or
+  // with --cow a private copy. Succeeds at most once, after the locks. Aborted:
+  // what was reserved isn't there any more; Reserve() finds what is.
+  // FailedPrecondition: the client's copy must not be served as it is; the
+  // message says why. Another code when no copy can be made.
+  virtual absl::StatusOr<std::shared_ptr<Export>> Claim(
+      std::shared_ptr<Export> reserved) {
+    return reserved;
   }
 
   // Gets the canonical name and the description of an export, which are valid
@@ -87,8 +100,11 @@ class Catalog {
   // are open from the start.
   virtual int directory_fd() const { return -1; }
 
-  // The file of the private copy, borrowed; -1 without one.
+  // The file of the private copy, borrowed; -1 without one. Its number stays,
+  // also if Reserve() puts another file there.
   virtual int copy_fd() const { return -1; }
+  // The directory of kept copies, borrowed; -1 without them.
+  virtual int copies_fd() const { return -1; }
 
   // The possible kinds of exports, not yet opened ones included. The sandbox
   // removes system calls that none of these kinds needs.

@@ -22,6 +22,7 @@
 #include "base/limits.h"
 #include "base/page_size.h"
 #include "export/block_map.h"
+#include "export/copy_parts.h"
 #include "export/file.h"
 #include "export/overlay.h"
 #include "export/quota.h"
@@ -59,54 +60,14 @@ UniqueFd MakeIn(const std::string& directory) {
   return named;
 }
 
-// Makes the empty file `to` a clone of what `base` has in one piece of a file.
-// False, and `to` is empty, where that isn't possible.
-bool Clone(const Export& base, int to) {
-  const uint64_t size = base.facts().size_bytes;
-  if (size == 0) return false;
-  const std::optional<Export::Location> place = base.Locate(0, size);
-  if (!place.has_value() || place->length != size) return false;
-  file_clone_range range = {};
-  range.src_fd = place->fd;
-  range.src_offset = place->offset;
-  range.src_length = size;
-  if (ioctl(to, FICLONERANGE, &range) == 0) return true;
-  // A part may have been cloned.
-  [[maybe_unused]] const int ignored = ftruncate(to, 0);
-  return false;
-}
-
-// Whether the file system can give storage back that a file occupies: tried
-// behind the end of the file, where it changes nothing.
-bool HasHoles(int fd, uint64_t size_bytes) {
-  return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                   static_cast<off_t>(size_bytes),
-                   static_cast<off_t>(PageBytes())) == 0;
-}
-
-std::unique_ptr<BlockMap> MapOf(uint64_t size_bytes, uint64_t block_bytes) {
-  return BlockMap::Create((size_bytes + block_bytes - 1) / block_bytes);
-}
-
-// The smallest blocks, so that little has to be copied up, that need no larger
-// map than allowed.
-uint64_t BlockBytes(uint64_t size_bytes) {
-  uint64_t block = PageBytes();
-  while (size_bytes / block / 8 > kMaxCopyMapBytes) block *= 2;
-  return block;
-}
-
 absl::Status Failed(const Export& base, absl::string_view what, int error) {
   return ErrnoStatus(error, absl::StrCat("failed to make a private copy of ",
                                          Quoted(base.path()), ": ", what));
 }
 
-// The facts of a private copy of an export.
-Export::Facts CopyFacts(Export::Facts facts) {
-  facts.read_only = false;
-  facts.block_device = false;
+Export::Facts TemporaryFacts(const Export::Facts& base) {
+  Export::Facts facts = CopyFacts(base);
   facts.temporary = true;
-  facts.sharing = Export::Sharing::kOwn;
   return facts;
 }
 
@@ -114,7 +75,7 @@ Export::Facts CopyFacts(Export::Facts facts) {
 struct BaseAndCopy {
   BaseAndCopy(std::shared_ptr<Export> cloned, std::unique_ptr<Export> clone)
       : base(std::move(cloned)),
-        copy(std::move(clone), 0, CopyFacts(base->facts())) {}
+        copy(std::move(clone), 0, TemporaryFacts(base->facts())) {}
 
   const std::shared_ptr<Export> base;
   Slice copy;  // with the promised facts
@@ -134,7 +95,7 @@ class CopyingCatalog : public Catalog {
     if (!opened.ok()) return opened;
     // What the copy will be is promised of the export below. A client that
     // only asks what there is makes no copy.
-    const Export::Facts facts = CopyFacts(opened->target->facts());
+    const Export::Facts facts = TemporaryFacts(opened->target->facts());
     opened->target =
         std::make_shared<Slice>(std::move(opened->target), 0, facts);
     return opened;
@@ -161,28 +122,34 @@ class CopyingCatalog : public Catalog {
   std::optional<PrivateCopy> copy_;
 };
 
-std::string DirectoryOf(const CopySettings& settings) {
-  if (!settings.directory.empty()) return settings.directory;
-  for (const char* name : {"STATE_DIRECTORY", "RUNTIME_DIRECTORY"}) {
-    // Several are separated by colons (systemd.exec(5)).
-    const char* given = std::getenv(name);
-    if (given == nullptr) continue;
-    const std::pair<std::string, std::string> first =
-        absl::StrSplit(given, absl::MaxSplits(':', 1));
-    if (!first.first.empty()) return first.first;
-  }
-  return "/var/tmp";
+// The first of the directories in a variable of the environment, which are
+// separated by colons (systemd.exec(5)); empty without one.
+std::string FirstOf(const char* variable) {
+  const char* given = std::getenv(variable);
+  if (given == nullptr) return "";
+  const std::pair<std::string, std::string> first =
+      absl::StrSplit(given, absl::MaxSplits(':', 1));
+  return first.first;
 }
 
 }  // namespace
 
+std::string CopyDirectory(const CopySettings& settings) {
+  if (!settings.directory.empty()) return settings.directory;
+  std::string state = FirstOf("STATE_DIRECTORY");
+  // The others are emptied.
+  if (settings.keep || !state.empty()) return state;
+  std::string runtime = FirstOf("RUNTIME_DIRECTORY");
+  return runtime.empty() ? "/var/tmp" : runtime;
+}
+
 std::string CopyPlace(const CopySettings& settings) {
-  return settings.in_memory ? "memory" : Quoted(DirectoryOf(settings));
+  return settings.in_memory ? "memory" : Quoted(CopyDirectory(settings));
 }
 
 absl::StatusOr<PrivateCopy> PrivateCopy::Create(const CopySettings& settings) {
   UniqueFd fd =
-      settings.in_memory ? MakeInMemory() : MakeIn(DirectoryOf(settings));
+      settings.in_memory ? MakeInMemory() : MakeIn(CopyDirectory(settings));
   if (fd.valid()) return PrivateCopy(std::move(fd), settings.max_bytes);
   const int error = errno;
   const bool is_ours = error == EMFILE || error == ENFILE || error == ENOMEM;
@@ -199,24 +166,25 @@ absl::StatusOr<PrivateCopy> PrivateCopy::Create(const CopySettings& settings) {
 absl::StatusOr<std::shared_ptr<Export>> PrivateCopy::Of(
     std::shared_ptr<Export> base) && {
   const uint64_t size = base->facts().size_bytes;
-  const uint64_t block = BlockBytes(size);
+  const uint64_t block = CopyBlockBytes(size);
   if (block > kMaxCopyBlockBytes) {
     return absl::UnimplementedError(
         absl::StrCat("failed to make a private copy of ", Quoted(base->path()),
                      ": it is larger than 512 TiB"));
   }
-  const bool cloned = Clone(*base, fd_.get());
+  const bool cloned = CloneInto(*base, fd_.get());
   if (!cloned && ftruncate(fd_.get(), static_cast<off_t>(size)) != 0) {
     return Failed(*base, "its size", errno);
   }
   struct stat st;
   if (FileStatus(fd_.get(), &st) != 0) return Failed(*base, "fstat", errno);
-  const bool is_limited = max_bytes_ != std::numeric_limits<uint64_t>::max();
-  const bool has_holes = is_limited && HasHoles(fd_.get(), size);
+  const bool is_limited = max_bytes_ != CopySettings().max_bytes;
+  const bool has_holes =
+      is_limited && CanPunchHoles(fd_.get(), /*end_bytes=*/size);
   std::unique_ptr<Export> copy =
       FileExport::CreateTemporary(base->path(), std::move(fd_), st);
   if (is_limited) {
-    std::unique_ptr<BlockMap> stored = MapOf(size, block);
+    std::unique_ptr<BlockMap> stored = MapOfBlocks(size, block);
     if (stored == nullptr) return Failed(*base, "its map", ENOMEM);
     copy = std::make_unique<Quota>(std::move(copy),
                                    Quota::Limit{max_bytes_, block, has_holes},
@@ -227,11 +195,12 @@ absl::StatusOr<std::shared_ptr<Export>> PrivateCopy::Of(
     const auto both = std::make_shared<BaseAndCopy>(base, std::move(copy));
     return std::shared_ptr<Export>(both, &both->copy);
   }
-  std::unique_ptr<BlockMap> copied = MapOf(size, block);
+  std::unique_ptr<BlockMap> copied = MapOfBlocks(size, block);
   if (copied == nullptr) return Failed(*base, "its map", ENOMEM);
-  const Export::Facts facts = CopyFacts(base->facts());
-  return std::make_shared<Overlay>(std::move(base), facts, std::move(copy),
-                                   std::move(copied), block);
+  const Export::Facts facts = TemporaryFacts(base->facts());
+  return std::make_shared<Overlay>(
+      std::move(base), facts,
+      Overlay::Copy{std::move(copy), std::move(copied), block});
 }
 
 std::unique_ptr<Catalog> WithPrivateCopies(std::unique_ptr<Catalog> inner,

@@ -45,6 +45,10 @@ class PrivateCopy {
 std::unique_ptr<Catalog> WithPrivateCopies(std::unique_ptr<Catalog> inner,
                                            PrivateCopy copy);
 
+// The directory of the copies by `settings`, which aren't in memory; empty for
+// kept copies without one.
+std::string CopyDirectory(const CopySettings& settings);
+
 // Where the copies by `settings` are, for messages: memory, or a directory in
 // quotes.
 std::string CopyPlace(const CopySettings& settings);

@@ -6,6 +6,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <limits>
@@ -80,6 +81,17 @@ std::optional<pid_t> ExclusiveLock::FindOther(int command, Byte byte,
   *error = fcntl(fd_, command, &lock) == 0 ? 0 : errno;
   if (*error != 0 || lock.l_type == F_UNLCK) return std::nullopt;
   return lock.l_pid;
+}
+
+std::optional<pid_t> ExclusiveLock::HolderOf(int fd) {
+  ExclusiveLock lock(fd);
+  int error = 0;
+  if (!lock.FindOther(F_OFD_GETLK, Byte::kOwner, &error).has_value()) {
+    return std::nullopt;
+  }
+  const std::optional<pid_t> pid =
+      lock.FindOther(F_GETLK, Byte::kHolder, &error);
+  return pid.has_value() ? std::max<pid_t>(*pid, 0) : 0;
 }
 
 int ExclusiveLock::TryForWriting() {

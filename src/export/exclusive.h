@@ -76,6 +76,12 @@ class ExclusiveLock {
   // (Export::shares_description()): processes that share it also share its
   // locks.
   explicit ExclusiveLock(const Export& target);
+  // Of a file that is open for writing; `fd` is borrowed.
+  explicit ExclusiveLock(int fd) : fd_(fd), read_only_(false) {}
+
+  // The process that has the lock of the file at `fd`; 0 if it isn't visible,
+  // nullopt without one.
+  static std::optional<pid_t> HolderOf(int fd);
 
   // Takes the lock if it is free. True: the export has the lock until it is
   // destroyed or its process has ended. False: another process has it.

@@ -43,6 +43,8 @@ class Export {
     bool read_only = false;
     bool rotational = false;
     bool block_device = false;
+    // What one client writes, another one doesn't see.
+    bool private_copy = false;
     // The storage is deleted when the connection ends: nothing has to be
     // durable.
     bool temporary = false;

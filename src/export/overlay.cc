@@ -20,14 +20,17 @@ constexpr size_t kMoreExtents = 8;
 
 }  // namespace
 
-Overlay::Overlay(std::shared_ptr<Export> base, Facts facts,
-                 std::unique_ptr<Export> copy, std::unique_ptr<BlockMap> copied,
-                 uint64_t block_bytes)
+Overlay::Overlay(std::shared_ptr<Export> base, Facts facts, Copy copy)
     : Layer(std::move(base), facts),
-      copy_(std::move(copy)),
-      copied_(std::move(copied)),
-      block_bytes_(block_bytes),
-      block_(block_bytes) {}
+      copy_(std::move(copy.target)),
+      copied_(std::move(copy.copied)),
+      block_bytes_(copy.block_bytes),
+      block_(copy.block_bytes) {}
+
+int Overlay::SetCopied(uint64_t begin, uint64_t end) {
+  copied_->Set(begin, end);
+  return 0;
+}
 
 Overlay::Run Overlay::RunAt(uint64_t offset, uint64_t length) const {
   const uint64_t end = offset + length;
@@ -119,8 +122,8 @@ int Overlay::ChangeBlocks(uint64_t offset, uint64_t length, Change change) {
   const Counted counted(changes_);
   const std::shared_lock lock(blocks_);
   if (const int error = change()) return error;
-  copied_->Set(offset / block_bytes_, (offset + length - 1) / block_bytes_ + 1);
-  return 0;
+  return SetCopied(offset / block_bytes_,
+                   (offset + length - 1) / block_bytes_ + 1);
 }
 
 int Overlay::ChangePart(uint64_t offset, uint64_t length, const char* data,
@@ -175,8 +178,7 @@ int Overlay::CompleteBlock(uint64_t offset, uint64_t length, const char* data,
           begin, absl::MakeConstSpan(block_.data(), size), durable)) {
     return failed;
   }
-  copied_->Set(block, block + 1);
-  return 0;
+  return SetCopied(block, block + 1);
 }
 
 bool Overlay::WriteWouldWait(uint64_t offset, uint64_t length) {

@@ -22,13 +22,14 @@ namespace nbdinetd {
 
 class Overlay : public Layer {
  public:
-  // `copy` is writable, and as large as `base`. `facts` are those of `base` but
-  // for what the copy changes. `copied` has a bit for each
-  // block of `block_bytes`, a power of 2 and no less than a page: each block
-  // that is set is in the copy.
-  Overlay(std::shared_ptr<Export> base, Facts facts,
-          std::unique_ptr<Export> copy, std::unique_ptr<BlockMap> copied,
-          uint64_t block_bytes);
+  struct Copy {
+    std::unique_ptr<Export> target;  // writable, and as large as the base
+    // A bit for each block: each block that is set is in the copy.
+    std::unique_ptr<BlockMap> copied;
+    uint64_t block_bytes;  // a power of 2, and no less than a page
+  };
+  // `facts` are those of `base` but for what the copy changes.
+  Overlay(std::shared_ptr<Export> base, Facts facts, Copy copy);
 
   std::optional<Location> Locate(uint64_t offset,
                                  uint64_t length) const override;
@@ -55,6 +56,13 @@ class Overlay : public Layer {
     return base().finding_extents_may_sync() ||
            copy_->finding_extents_may_sync();
   }
+
+ protected:
+  Export& copy() const { return *copy_; }
+  uint64_t block_bytes() const { return block_bytes_; }
+  // The blocks of [begin, end), whose data is in the copy, are in the copy from
+  // now on. 0 or an errno value: they aren't.
+  virtual int SetCopied(uint64_t begin, uint64_t end);
 
  private:
   // The start of a range that lies in one of the two exports.

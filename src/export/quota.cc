@@ -10,7 +10,15 @@ namespace nbdinetd {
 
 Quota::Quota(std::shared_ptr<Export> base, Limit limit,
              std::unique_ptr<BlockMap> stored)
-    : Layer(std::move(base)), limit_(limit), stored_(std::move(stored)) {}
+    : Layer(std::move(base)), limit_(limit), stored_(std::move(stored)) {
+  const uint64_t block = limit_.block_bytes;
+  const uint64_t blocks = (facts().size_bytes + block - 1) / block;
+  for (uint64_t at = 0; at < blocks;) {
+    const BlockMap::Run run = stored_->RunAt(at, blocks);
+    if (run.set) used_bytes_ += run.count * block;
+    at += run.count;
+  }
+}
 
 int Quota::Take(uint64_t offset, uint64_t length) {
   if (length == 0) return 0;
@@ -23,7 +31,8 @@ int Quota::Take(uint64_t offset, uint64_t length) {
     if (!run.set) missing += run.count;
     at += run.count;
   }
-  const uint64_t left = limit_.max_bytes - used_bytes_;
+  const uint64_t left =
+      limit_.max_bytes - std::min(limit_.max_bytes, used_bytes_);
   if (missing > left / limit_.block_bytes) return ENOSPC;
   used_bytes_ += missing * limit_.block_bytes;
   if (missing != 0) stored_->Set(begin, end);

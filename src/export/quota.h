@@ -23,8 +23,8 @@ class Quota : public Layer {
     // Whether zeroes for which a hole is allowed, and trims, give storage back.
     bool has_holes;
   };
-  // `base` doesn't occupy anything that counts yet. `stored` has a bit for each
-  // block.
+  // `stored` has a bit for each block; those that are set occupy storage
+  // already, and may be more than the limit.
   Quota(std::shared_ptr<Export> base, Limit limit,
         std::unique_ptr<BlockMap> stored);
 

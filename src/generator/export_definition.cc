@@ -308,6 +308,7 @@ class Definer {
 
   absl::Status TakeCopies(const CopySettings& copies) {
     definition_.has_copies = copies.enabled && !copies.in_memory;
+    definition_.keeps_copies = copies.keep;
     if (!definition_.has_copies || copies.directory.empty()) {
       return absl::OkStatus();
     }

@@ -22,6 +22,7 @@ struct ExportDefinition {
   bool is_directory = false;
   bool is_read_only = false;
   bool has_copies = false;     // Cow=
+  bool keeps_copies = false;   // Cow=keep
   std::string copy_directory;  // absolute; empty for that of the unit, or none
   std::string description;     // for people; empty for none
   bool is_listener = false;

@@ -309,6 +309,11 @@ std::string UnitMaker::ServiceText(const ExportDefinition& definition) const {
     }
   }
   AddCopies(definition, changes);
+  // Kept copies need to know whether the machine has been restarted, from
+  // /proc/sys.
+  if (definition.keeps_copies && shipped.Has("Service", "ProcSubset")) {
+    changes.Replace("Service", "ProcSubset", "all");
+  }
   for (const ExportSetting& setting : definition.file.settings) {
     const bool is_of_slice = HasSlice(definition) && IsOfDevices(setting);
     if ((setting.section == "Service" && !is_of_slice) ||
@@ -418,8 +423,8 @@ void UnitMaker::AddDevices(const ExportDefinition& definition,
   }
 }
 
-// Copies have no names. The directory is the export's own, since its service
-// may have its own user.
+// Copies have no names, unless they are kept. The directory is the export's
+// own, since its service may have its own user.
 void UnitMaker::AddCopies(const ExportDefinition& definition,
                           UnitChanges& changes) const {
   if (!definition.has_copies) return;

@@ -17,7 +17,8 @@ namespace nbdinetd {
 // The agreement between client and server when transmission starts.
 struct Negotiated {
   std::shared_ptr<Export> target;
-  std::string export_name;  // as the client spelled it
+  std::string export_name;   // as the client spelled it
+  std::string catalog_name;  // as the catalog does: canonical
   // Why the export is read-only without --readonly; usually empty.
   std::string read_only_reason;
   Promises promises;

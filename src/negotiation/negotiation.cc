@@ -16,6 +16,9 @@
 namespace nbdinetd {
 namespace {
 
+// How often a client's kept copy may be replaced while it is waited for.
+constexpr int kMaxClaims = 100;
+
 // Some peers aren't NBD clients, and send the first bytes of their own protocol
 // where the client flags should be: what they are is more useful than flags.
 Ending UnknownClientFlags(uint32_t flags) {
@@ -276,10 +279,7 @@ void Negotiation::Proceed(const OptionHeader& header, OptionHandlers::Next next,
 
 void Negotiation::ChooseExport(const OptionHeader& header,
                                Negotiated negotiated, OptionReplies& replies) {
-  std::optional<Refusal> refusal =
-      ExportLock(channel_, settings_, deadline_)
-          .Lock(*negotiated.target, negotiated.export_name);
-  if (!refusal.has_value()) refusal = Claim(negotiated);
+  std::optional<Refusal> refusal = Claim(negotiated);
   if (!refusal.has_value()) {
     negotiated_ = std::move(negotiated);
     return;
@@ -295,16 +295,49 @@ void Negotiation::ChooseExport(const OptionHeader& header,
 }
 
 std::optional<Refusal> Negotiation::Claim(Negotiated& negotiated) {
-  absl::StatusOr<std::shared_ptr<Export>> claimed =
-      catalog_.Claim(std::move(negotiated.target));
-  if (claimed.ok()) {
-    negotiated.target = *std::move(claimed);
-    return std::nullopt;
+  ExportLock lock(channel_, settings_, deadline_);
+  // A kept copy may be replaced while this process waits for its lock.
+  for (int attempt = 1;; ++attempt) {
+    const absl::StatusOr<std::shared_ptr<Export>> reserved = catalog_.Reserve(
+        negotiated.target, negotiated.catalog_name, settings_.claimant);
+    if (!reserved.ok()) {
+      return NotClaimed(reserved.status(), /*is_locked=*/false);
+    }
+    if (std::optional<Refusal> refusal =
+            lock.Lock(**reserved, negotiated.export_name)) {
+      return refusal;
+    }
+    absl::StatusOr<std::shared_ptr<Export>> claimed = catalog_.Claim(*reserved);
+    if (claimed.ok()) {
+      negotiated.target = *std::move(claimed);
+      return std::nullopt;
+    }
+    if (!absl::IsAborted(claimed.status()) || attempt == kMaxClaims) {
+      return NotClaimed(claimed.status(), /*is_locked=*/true);
+    }
   }
-  return Refusal{NBD_REP_ERR_PLATFORM,
-                 "no private copy of the export can be made",
-                 {ExitStatus::kSystem, std::string(claimed.status().message())},
-                 /*ends_connection=*/true};
+}
+
+Refusal Negotiation::NotClaimed(const absl::Status& status,
+                                bool is_locked) const {
+  const std::string reason(status.message());
+  if (absl::IsUnauthenticated(status)) {
+    const bool tls_helps = !facts_.secure && facts_.tls != TlsMode::kOff;
+    return {tls_helps ? NBD_REP_ERR_TLS_REQD : NBD_REP_ERR_POLICY,
+            reason,
+            {ExitStatus::kRefused, reason}};
+  }
+  if (absl::IsFailedPrecondition(status)) {
+    return {NBD_REP_ERR_POLICY,
+            "what this client has written before can't be used as it is; the "
+            "server's log says why",
+            {ExitStatus::kUnavailable, reason},
+            /*ends_connection=*/is_locked};
+  }
+  return {NBD_REP_ERR_PLATFORM,
+          "no private copy of the export can be made",
+          {ExitStatus::kSystem, reason},
+          /*ends_connection=*/true};
 }
 
 bool Negotiation::SendReplies(const OptionReplies& replies) {

@@ -76,8 +76,11 @@ class Negotiation {
   // error.
   void ChooseExport(const OptionHeader& header, Negotiated negotiated,
                     OptionReplies& replies);
-  // Replaces the export by what the client is served (Catalog::Claim()).
+  // Locks what the catalog reserves for the client, and replaces the export by
+  // what the client is served (Catalog::Claim()).
   std::optional<Refusal> Claim(Negotiated& negotiated);
+  // Why a client gets nothing of the export that it has chosen.
+  Refusal NotClaimed(const absl::Status& status, bool is_locked) const;
   bool SendReplies(const OptionReplies& replies);
   // Sends the replies that exist so far, and clears them. False when the
   // connection has ended.

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "absl/time/time.h"
+#include "export/claimant.h"
 #include "export/exclusive.h"
 #include "stream/tls.h"
 
@@ -21,6 +22,8 @@ struct NegotiationSettings {
   std::optional<bool> multi_conn = std::nullopt;
   // For the whole handshake phase, including the TLS handshake.
   absl::Duration time_limit = absl::InfiniteDuration();
+  // Who the client is, for what belongs to it.
+  Claimant claimant = {};
 };
 
 }  // namespace nbdinetd

@@ -189,7 +189,8 @@ Promises OptionHandlers::PromisesFor(const Export& target,
   unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH |
                    NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
   // Each connection has a private copy of its own.
-  if (facts_.multi_conn && !facts.temporary) flags |= NBD_FLAG_CAN_MULTI_CONN;
+  if (facts_.multi_conn && !facts.private_copy)
+    flags |= NBD_FLAG_CAN_MULTI_CONN;
   if (facts.read_only) {
     flags |= NBD_FLAG_READ_ONLY;
   } else {
@@ -219,6 +220,7 @@ Negotiated OptionHandlers::Agree(const Catalog::Opened& opened,
   Negotiated negotiated;
   negotiated.target = opened.target;
   negotiated.export_name = std::string(export_name);
+  negotiated.catalog_name = opened.name;
   negotiated.read_only_reason = opened.read_only_reason;
   negotiated.promises = PromisesFor(*opened.target, export_name);
   negotiated.style = style_;

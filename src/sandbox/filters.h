@@ -39,6 +39,7 @@ inline constexpr uint32_t kWorkers = 0x7e6b5d48;
 inline constexpr uint32_t kLogFile = 0x7e6b5d49;
 inline constexpr uint32_t kJournal = 0x7e6b5d4a;
 inline constexpr uint32_t kCopy = 0x7e6b5d4b;
+inline constexpr uint32_t kCopies = 0x7e6b5d4c;
 
 // The facts as bits.
 inline constexpr unsigned kIfTls = 1;
@@ -48,7 +49,8 @@ inline constexpr unsigned kIfExclusive = 8;
 inline constexpr unsigned kIfTakeover = 16;
 inline constexpr unsigned kIfDirectory = 32;
 inline constexpr unsigned kIfCopy = 64;
-inline constexpr unsigned kFactSets = 128;
+inline constexpr unsigned kIfKept = 128;  // and kIfCopy
+inline constexpr unsigned kFactSets = 256;
 
 // The most instructions of a filter; compile_filters fails beyond it.
 inline constexpr size_t kMaxFilterLength = 512;

@@ -51,20 +51,33 @@ size_t SizeOf(long abi) {
                     : sizeof(uint64_t);
 }
 
-// Allows opening and listing beneath the directory, and ioctl(2) on its block
-// devices. Returns 0 or an errno value.
-int AllowDirectory(int ruleset_fd, uint64_t handled,
-                   const SandboxFacts& facts) {
+// Allows `access` beneath the directory. Returns 0 or an errno value.
+int AddRule(int ruleset_fd, int directory_fd, uint64_t access) {
   landlock_path_beneath_attr rule = {};
-  rule.parent_fd = facts.directory_fd;
-  uint64_t allowed = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
-  if (facts.writable) allowed |= LANDLOCK_ACCESS_FS_WRITE_FILE;
-  if (facts.block_devices) allowed |= kFsIoctlDevice;
-  rule.allowed_access = allowed & handled;
+  rule.parent_fd = directory_fd;
+  rule.allowed_access = access;
   return syscall(SYS_landlock_add_rule, ruleset_fd, LANDLOCK_RULE_PATH_BENEATH,
                  &rule, 0) == 0
              ? 0
              : errno;
+}
+
+// Allows opening and listing beneath the directory, and ioctl(2) on its block
+// devices. Returns 0 or an errno value.
+int AllowDirectory(int ruleset_fd, uint64_t handled,
+                   const SandboxFacts& facts) {
+  uint64_t allowed = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
+  if (facts.writable) allowed |= LANDLOCK_ACCESS_FS_WRITE_FILE;
+  if (facts.block_devices) allowed |= kFsIoctlDevice;
+  return AddRule(ruleset_fd, facts.directory_fd, allowed & handled);
+}
+
+// Allows to open copies, to name a new one, and to delete one that is stale.
+int AllowCopies(int ruleset_fd, uint64_t handled, const SandboxFacts& facts) {
+  constexpr uint64_t kAllowed =
+      LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE |
+      LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_REMOVE_FILE;
+  return AddRule(ruleset_fd, facts.copies_fd, kAllowed & handled);
 }
 
 }  // namespace
@@ -79,6 +92,11 @@ int EnterLandlock(const SandboxFacts& facts) {
   if (!fd.valid()) return errno;
   if (facts.directory_fd >= 0) {
     if (const int error = AllowDirectory(fd.get(), ruleset.fs, facts)) {
+      return error;
+    }
+  }
+  if (facts.copies_fd >= 0) {
+    if (const int error = AllowCopies(fd.get(), ruleset.fs, facts)) {
       return error;
     }
   }

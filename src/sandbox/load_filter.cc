@@ -17,7 +17,8 @@ unsigned BitsOf(const SandboxFacts& facts) {
          (facts.exclusive ? kIfExclusive : 0) |
          (facts.takeover ? kIfTakeover : 0) |
          (facts.directory_fd >= 0 ? kIfDirectory : 0) |
-         (facts.copy_fd >= 0 ? kIfCopy : 0);
+         (facts.copy_fd >= 0 ? kIfCopy : 0) |
+         (facts.copies_fd >= 0 ? kIfKept : 0);
 }
 
 int Load(const sock_fprog& program) {
@@ -61,6 +62,7 @@ int LoadFilter(const Filter& filter, const SandboxFacts& facts) {
       {kLogFile, facts.log_fd},
       {kJournal, facts.journal_fd},
       {kCopy, facts.copy_fd},
+      {kCopies, facts.copies_fd},
   };
   for (size_t i = 0; i < filter.count; ++i) {
     for (const auto& [placeholder, number] : known) {

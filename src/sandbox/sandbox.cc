@@ -63,7 +63,13 @@ absl::Status Sandbox::Tighten() {
 std::string Sandbox::InWords() const {
   return absl::StrCat(
       "in a sandbox: without privileges, ",
-      facts_.directory_fd < 0 ? "with no file but what is open"
+      facts_.directory_fd < 0 && facts_.copies_fd < 0
+          ? "with no file but what is open"
+      : facts_.directory_fd < 0
+          ? "with no file but what is open, and the kept copies"
+      : facts_.copies_fd >= 0
+          ? "with no file but those of the directory, for reading, and the "
+            "kept copies"
       : facts_.writable
           ? "with no file but those of the directory"
           : "with no file but those of the directory, for reading",

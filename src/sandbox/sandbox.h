@@ -44,10 +44,12 @@ struct SandboxFacts {
   bool exclusive = false;      // exports are locked
   bool takeover = false;       // and their holders are asked to end
   // Descriptors, or -1: the exports' directory; the file of a private copy; the
-  // connection's two directions; the signalfd; the eventfd by which workers
-  // report results; the file of --log; the socket to the journal.
+  // directory of kept copies, of which one gets to copy_fd; the connection's
+  // two directions; the signalfd; the eventfd by which workers report results;
+  // the file of --log; the socket to the journal.
   int directory_fd = -1;
   int copy_fd = -1;
+  int copies_fd = -1;
   int input_fd = -1;
   int output_fd = -1;
   bool kernel_tls = false;  // with TLS: the kernel may encrypt on the socket

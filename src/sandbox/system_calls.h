@@ -82,6 +82,7 @@ inline constexpr uint32_t kSetxidSignal = __SIGRTMIN + 1;
 inline constexpr uint32_t kSolTls = 282;            // SOL_TLS
 inline constexpr uint32_t kPrSetVma = 0x53564d41;   // PR_SET_VMA
 inline constexpr uint32_t kStatxDioAlign = 0x2000;  // STATX_DIOALIGN
+inline constexpr uint32_t kNoReplace = 1;           // RENAME_NOREPLACE
 inline constexpr uint32_t kSpeculation = 4;  // SECCOMP_FILTER_FLAG_SPEC_ALLOW
 
 inline constexpr SystemCall kSystemCalls[] = {
@@ -175,6 +176,26 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"mmap", When::kNegotiation, kIfCopy,
      "PageCache, where there is no cachestat; nothing accesses it",
      Is(2, PROT_NONE), Is(3, MAP_PRIVATE)},
+
+    // ---- The kept copy: one of those of the directory, found by who the
+    // client
+    // is, is put where the private copy is
+    {"pwritev2", When::kAlways, kIfKept, "StoredExport::Write, durably",
+     Is(0, kCopy)},
+    {"openat2", When::kNegotiation, kIfKept, "KeptDirectory::Take",
+     Is(0, kCopies)},
+    {"dup3", When::kNegotiation, kIfKept, "KeptDirectory::Take", Is(1, kCopy),
+     Is(2, O_CLOEXEC)},
+    {"linkat", When::kNegotiation, kIfKept, "KeptDirectory::Name",
+     Is(2, kCopies)},
+    {"renameat2", When::kNegotiation, kIfKept,
+     "KeptDirectory::Name, where there are no links", Is(0, kCopies),
+     Is(2, kCopies), Is(4, kNoReplace)},
+    {"unlinkat", When::kNegotiation, kIfKept, "KeptDirectory::Remove",
+     Is(0, kCopies), Is(2, 0)},
+    {"fsync", When::kNegotiation, kIfKept, "KeptDirectory::Name",
+     Is(0, kCopies)},
+    {"fsync", When::kNegotiation, kIfKept, "MakeCopy", Is(0, kCopy)},
 
     // ---- Choosing the export
     {"openat2", When::kNegotiation, kIfDirectory, "DirectoryCatalog",

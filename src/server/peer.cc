@@ -32,22 +32,36 @@ std::string UnixPeer(int fd) {
                       ",gid=", peer.gid);
 }
 
-std::string IpPeer(const sockaddr_storage& address) {
+struct IpAddress {
+  std::string host;
+  uint16_t port = 0;
+  uint32_t zone = 0;  // of an address that is only good on one link, or 0
+};
+
+IpAddress IpAddressOf(const sockaddr_storage& address) {
   char text[INET6_ADDRSTRLEN] = "";
   if (address.ss_family == AF_INET) {
     sockaddr_in in;
     std::memcpy(&in, &address, sizeof(in));
     inet_ntop(AF_INET, &in.sin_addr, text, sizeof(text));
-    return absl::StrCat(text, ":", ntohs(in.sin_port));
+    return {text, ntohs(in.sin_port)};
   }
   sockaddr_in6 in6;
   std::memcpy(&in6, &address, sizeof(in6));
-  if (IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr)) {
+  const bool is_mapped = IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr);
+  if (is_mapped) {
     inet_ntop(AF_INET, &in6.sin6_addr.s6_addr[12], text, sizeof(text));
-    return absl::StrCat(text, ":", ntohs(in6.sin6_port));
+  } else {
+    inet_ntop(AF_INET6, &in6.sin6_addr, text, sizeof(text));
   }
-  inet_ntop(AF_INET6, &in6.sin6_addr, text, sizeof(text));
-  return absl::StrCat("[", text, "]:", ntohs(in6.sin6_port));
+  return {text, ntohs(in6.sin6_port), is_mapped ? 0 : in6.sin6_scope_id};
+}
+
+std::string IpPeer(const sockaddr_storage& address) {
+  const IpAddress ip = IpAddressOf(address);
+  return absl::StrContains(ip.host, ':')
+             ? absl::StrCat("[", ip.host, "]:", ip.port)
+             : absl::StrCat(ip.host, ":", ip.port);
 }
 
 // Appends the supplementary groups of the peer when it connected. False when
@@ -148,6 +162,17 @@ std::string PeerFromEnvironment() {
   if (!absl::SimpleAtoi(Environment("REMOTE_PORT"), &port)) return host;
   return absl::StrContains(host, ':') ? absl::StrCat("[", host, "]:", port)
                                       : absl::StrCat(host, ":", port);
+}
+
+std::string PeerAddress(int fd) {
+  sockaddr_storage address = {};
+  socklen_t length = sizeof(address);
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0 ||
+      (address.ss_family != AF_INET && address.ss_family != AF_INET6)) {
+    return "";
+  }
+  const IpAddress ip = IpAddressOf(address);
+  return ip.zone == 0 ? ip.host : absl::StrCat(ip.host, "%", ip.zone);
 }
 
 std::string PeerName(int fd) {

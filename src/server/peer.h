@@ -34,6 +34,11 @@ PeerIdentity IdentifyPeer(int fd, PeerGroups groups);
 // kernel it is PeerFromEnvironment(), or "unknown peer".
 std::string PeerName(int fd);
 
+// The IP address of the socket's peer, without a port, as the kernel knows it:
+// "127.0.0.1", "::1"; with a zone if it is only good on one link. Empty if the
+// peer has none.
+std::string PeerAddress(int fd);
+
 // The peer's name from the superserver's variables REMOTE_ADDR (or REMOTE_HOST)
 // and REMOTE_PORT; empty without them.
 std::string PeerFromEnvironment();

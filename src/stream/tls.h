@@ -39,6 +39,7 @@ class TlsStream : public Stream {
   // subject (RFC 2253) or its PSK identity. Empty when no certificate was
   // requested.
   virtual const std::string& identity() const = 0;
+  virtual bool identity_is_psk() const = 0;
   // For the log: "TLSv1.3, TLS_AES_128_GCM_SHA256, sent by the kernel". The end
   // is missing where OpenSSL encrypts.
   virtual std::string description() const = 0;

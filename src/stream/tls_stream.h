@@ -52,6 +52,7 @@ class OpenSslStream : public TlsStream {
 
   int Handshake() override;
   const std::string& identity() const override { return identity_; }
+  bool identity_is_psk() const override { return !psk_identity_.empty(); }
   std::string description() const override;
 
   ssize_t Read(absl::Span<char> buffer) override;

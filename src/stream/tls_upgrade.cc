@@ -31,6 +31,7 @@ std::optional<Ending> UpgradeToTls(Channel& channel, const Tls& tls,
     }
   }
   peer->identity = stream->identity();
+  peer->has_psk = stream->identity_is_psk();
   peer->description = stream->description();
   return std::nullopt;
 }

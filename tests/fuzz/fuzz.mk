@@ -5,7 +5,7 @@
 #   make fuzz-coverage   the lines of src/ that the corpus covers
 #   make fuzz-corpus     the corpus anew, from the traffic of real clients
 
-FUZZ_TARGETS = command_line environment export_file negotiation option \
+FUZZ_TARGETS = command_line environment export_file kept_copy negotiation option \
 	tls_files transmission
 FUZZ_SECONDS = 60
 FUZZ_LONG_SECONDS = 900
@@ -41,6 +41,7 @@ fuzz_programs = \
 	tests/fuzz/command_line_replay \
 	tests/fuzz/environment_replay \
 	tests/fuzz/export_file_replay \
+	tests/fuzz/kept_copy_replay \
 	tests/fuzz/negotiation_replay \
 	tests/fuzz/option_replay \
 	tests/fuzz/tls_files_replay \
@@ -58,6 +59,8 @@ tests_fuzz_environment_replay_SOURCES = tests/fuzz/environment_fuzz.cc \
 	tests/fuzz/replay_main.cc
 tests_fuzz_environment_replay_LDFLAGS = $(AM_LDFLAGS) $(fuzz_descriptor_wrap)
 tests_fuzz_export_file_replay_SOURCES = tests/fuzz/export_file_fuzz.cc \
+	tests/fuzz/replay_main.cc
+tests_fuzz_kept_copy_replay_SOURCES = tests/fuzz/kept_copy_fuzz.cc \
 	tests/fuzz/replay_main.cc
 tests_fuzz_option_replay_SOURCES = tests/fuzz/option_fuzz.cc \
 	tests/fuzz/replay_main.cc

@@ -8,6 +8,7 @@ import errno
 import functools
 import mmap
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -103,6 +104,7 @@ ERRORS = {
     "getsockname": [_E.ENOBUFS],
     "getsockopt": [_E.ENOPROTOOPT, _E.EINVAL],
     "ioctl": [_E.ENOTTY, _E.EIO, _E.EINVAL],
+    "linkat": [_E.EIO, _E.ENOSPC, _E.EDQUOT, _E.EPERM, _E.EROFS, _E.EXDEV],
     "listen": [_E.EADDRINUSE, _E.EOPNOTSUPP],
     # Not ENXIO, which is an answer: that there is no data.
     "lseek": [_E.EINVAL, _E.EIO, _E.EOVERFLOW, _E.EOPNOTSUPP],
@@ -126,6 +128,7 @@ ERRORS = {
     "pwrite": [_E.EINTR, _E.EIO, _E.ENOSPC, _E.EDQUOT, _E.EFBIG, _E.EPERM, _E.ENOMEM],
     "pwritev2": [_E.EINTR, _E.EIO, _E.ENOSPC, _E.EDQUOT, _E.EFBIG, _E.EOPNOTSUPP],
     "read": [_E.EAGAIN, _E.EINTR, _E.EIO],
+    "renameat2": [_E.EIO, _E.ENOSPC, _E.EINVAL],
     "recv": [_E.EAGAIN, _E.EINTR, _E.ECONNRESET, _E.ETIMEDOUT, _E.ENOMEM],
     "recvmsg": [_E.EAGAIN, _E.EINTR, _E.ECONNRESET],
     "sendfile": [_E.EAGAIN, _E.EINTR, _E.EIO, _E.EINVAL, _E.EPIPE, _E.ECONNRESET, _E.ENOMEM],
@@ -141,6 +144,7 @@ ERRORS = {
     "sync_file_range": [_E.EIO, _E.ENOSPC, _E.ENOSYS],
     "syscall": [_E.ENOSYS, _E.EPERM, _E.ENOMEM],
     "unlink": [_E.ENOENT, _E.EACCES],
+    "unlinkat": [_E.EIO, _E.EACCES, _E.EROFS],
     "waitpid": [_E.ECHILD],
     "write": [_E.EAGAIN, _E.EINTR, _E.EIO, _E.EPIPE, _E.ENOSPC],
     "writev": [_E.EAGAIN, _E.EINTR, _E.EPIPE],
@@ -201,10 +205,11 @@ class Workload:
     """A way to start nbdinetd, and what is said then."""
 
     def __init__(self, name, start, structured=True, options=(), ending="disconnect",
-                 storage="file", missing="", copies=False):
+                 storage="file", missing="", copies=False, keeps=False):
         self.name, self.start, self.structured = name, start, structured
         self.options, self.ending, self.storage = options, ending, storage
-        self.copies = copies  # the client writes into a private copy
+        self.copies = copies or keeps  # the client writes into a private copy
+        self.keeps = keeps  # which stays
         self.missing = missing  # what an older kernel lacks, see as_kernel()
 
     def __str__(self):
@@ -227,6 +232,8 @@ WORKLOADS = [
              options=("--cow", "--cow-dir=memory", "--cow-size=8M")),
     Workload("inetd, a private copy on disk, simple", "inetd", structured=False, copies=True,
              options=("--cow", "--cow-dir=/var/tmp")),
+    Workload("Accept=yes, TCP, a kept copy, structured", "activated-tcp", keeps=True,
+             options=("--cow=keep", "--cow-key=peer-address", "--cow-size=8M")),
     Workload("Accept=no, Unix, structured", "listener"),
     Workload("stand-alone, Unix, simple", "stand-alone", structured=False),
 ]
@@ -249,6 +256,8 @@ class Run:
     def run(self, call="", error=0, nth=0):
         """What is wrong, or None."""
         self.content.make_file(self.path)
+        if self.workload.keeps:
+            os.mkdir(self.path + ".copies")
         self.injected = error
         self.faults.arm(call, error, nth)
         process = None
@@ -264,6 +273,7 @@ class Run:
             if process:
                 process.stop()
             os.unlink(self.path)
+            shutil.rmtree(self.path + ".copies", ignore_errors=True)
         return None
 
     def _check_file(self):
@@ -276,6 +286,8 @@ class Run:
         # How long the machine is busy with something else is not to be told apart from a peer that
         # is slow.
         arguments = [*self.workload.options, "--handshake-timeout=1h", "--stall-timeout=1h", self.path]
+        if self.workload.keeps:
+            arguments.insert(0, f"--cow-dir={self.path}.copies")
         if kind in ("listener", "stand-alone"):
             return self._start_listener(kind, arguments, env)
         if kind == "pipes":
@@ -444,6 +456,9 @@ class Run:
             raise AssertionError(f"a crash, status {status}")
         # Of a descriptor of which the kernel tells nothing nobody can say what it is.
         if call in ("fstat", "getsockopt", "fcntl") and status in (0, 64):
+            return
+        # The client of a copy that is kept for its address has none.
+        if call == "getpeername" and self.workload.keeps and status == EX_NOPERM:
             return
         if status not in STATUSES:
             raise AssertionError(f"exit status {status}")

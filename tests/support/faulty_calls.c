@@ -555,4 +555,12 @@ WRAP(int, setrlimit, kOther,
      (__rlimit_resource_t resource, const struct rlimit* limit),
      (resource, limit))
 WRAP(int, unlink, kOther, (const char* path), (path))
+WRAP(int, unlinkat, kOther, (int directory, const char* path, int flags),
+     (directory, path, flags))
+WRAP(int, linkat, kOther,
+     (int from, const char* old_path, int to, const char* path, int flags),
+     (from, old_path, to, path, flags))
+WRAP(int, renameat2, kOther,
+     (int from, const char* old_path, int to, const char* path, unsigned flags),
+     (from, old_path, to, path, flags))
 WRAP(int, chdir, kOther, (const char* path), (path))

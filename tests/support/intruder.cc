@@ -191,6 +191,31 @@ const Attempt kAttempts[] = {
      [] { return syscall(SYS_pwrite64, CopyFd(), "x", 1L, 0L); }},
     {"ftruncate copy",
      [] { return syscall(SYS_ftruncate, CopyFd(), 1L << 20); }},
+    // The directory of kept copies is the only one.
+    {"open neighbour",
+     [] { return OpenAt2(DirectoryFd(), "neighbour", O_RDWR); }},
+    {"pwrite neighbour",
+     [] {
+       const long fd = OpenAt2(DirectoryFd(), "neighbour", O_RDWR);
+       return syscall(SYS_pwrite64, fd, "x", 1L, 0L);
+     }},
+    {"unlink neighbour",
+     [] { return syscall(SYS_unlinkat, DirectoryFd(), "neighbour", 0); }},
+    {"open by copies",
+     [] { return OpenAt2(DirectoryFd(), kSecret, O_RDONLY); }},
+    {"make by copies",
+     [] { return OpenAt2(DirectoryFd(), "/tmp/x", O_RDWR | O_CREAT); }},
+    {"link into copies",
+     [] {
+       return syscall(SYS_linkat, AT_FDCWD, getenv("INTRUDER_FILE"),
+                      DirectoryFd(), "stolen", 0);
+     }},
+    {"unlink by copies",
+     [] {
+       return syscall(SYS_unlinkat, DirectoryFd(), getenv("INTRUDER_FILE"), 0);
+     }},
+    {"dup3 elsewhere",
+     [] { return syscall(SYS_dup3, ExportFd(), 60, O_CLOEXEC); }},
     {"writev standard output",
      [] {
        iovec piece = {const_cast<char*>("x"), 1};

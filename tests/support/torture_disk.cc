@@ -70,7 +70,9 @@ constexpr char kAround = '#';
 class OwnDisk : public TortureDisk {
  public:
   OwnDisk(Storage storage, uint64_t size)
-      : TortureDisk(storage == Storage::kPart || storage == Storage::kCopiedPart
+      : TortureDisk(storage == Storage::kPart ||
+                            storage == Storage::kCopiedPart ||
+                            storage == Storage::kKeptPart
                         ? kPartBegin
                         : 0),
         storage_(storage) {
@@ -104,13 +106,19 @@ class OwnDisk : public TortureDisk {
 
   bool is_copied() const override {
     return storage_ == Storage::kCopy || storage_ == Storage::kCopiedPart ||
-           storage_ == Storage::kCopyInMemory;
+           storage_ == Storage::kCopyInMemory || is_kept();
+  }
+  bool is_kept() const override {
+    return storage_ == Storage::kKept || storage_ == Storage::kKeptPart;
   }
 
   std::vector<std::string> options() const override {
     std::vector<std::string> options = TortureDisk::options();
     if (storage_ == Storage::kDrop) options.emplace_back("--cache=drop");
-    if (is_copied()) {
+    if (is_kept()) {
+      options.insert(options.end(), {"--cow=keep", "--cow-key=peer-address"});
+      if (storage_ == Storage::kKeptPart) options.emplace_back("--cow-size=1G");
+    } else if (is_copied()) {
       options.insert(options.end(),
                      {"--cow", "--cow-size=1G",
                       "--cow-dir=" + (storage_ == Storage::kCopyInMemory

@@ -28,6 +28,9 @@ class TortureDisk {
   // is_copied() a private copy of that to each client.
   virtual std::vector<std::string> options() const;
   virtual bool is_copied() const { return false; }
+  // The copies are kept: the next client has what the one before has written.
+  // Each has a directory of its own for it, which the options don't name.
+  virtual bool is_kept() const { return false; }
 
   // Writes some of it back, and takes some of it away from the page cache, so
   // that the server has to wait. Not at the same time as Check().
@@ -72,7 +75,9 @@ enum class Storage {
   kCopy,
   kCopiedPart,
   kCopyInMemory,
-  kDrop,  // --cache=drop
+  kKept,      // --cow=keep
+  kKeptPart,  // of a part, and limited
+  kDrop,      // --cache=drop
 };
 std::unique_ptr<TortureDisk> MakeOwnDisk(Storage storage, uint64_t size);
 

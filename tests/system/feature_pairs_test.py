@@ -5,7 +5,7 @@ can't meet is an error that says so.
 The file named after a feature tests the feature alone. A test here is about faults between two: a
 setting that is handed on by one way and not by the other, a message that reaches the client.
 
-It is longer than 500 lines because there are 55 pairs.
+It is longer than 500 lines because there are 66 pairs.
 """
 
 import itertools
@@ -26,10 +26,10 @@ WRITING = ((NBD_CMD_WRITE, 0, 0, 0, b"x" * 4096), (NBD_CMD_TRIM, 0, 4096),
 
 TLS, EXCLUSIVE, DIRECTORY, READ_ONLY, PIPES = (
     "TLS", "exclusive", "directory", "read-only", "pipes")
-STANDARD_ERROR, RUN, SIGNALS, SANDBOX, HANDED_OVER, COPIES = (
-    "standard error", "--run", "signals", "sandbox", "handed-over files", "private copies")
+STANDARD_ERROR, RUN, SIGNALS, SANDBOX, HANDED_OVER, COPIES, KEPT = (
+    "standard error", "--run", "signals", "sandbox", "handed-over files", "private copies", "kept copies")
 FEATURES = (TLS, EXCLUSIVE, DIRECTORY, READ_ONLY, PIPES, STANDARD_ERROR, RUN, SIGNALS, SANDBOX,
-            HANDED_OVER, COPIES)
+            HANDED_OVER, COPIES, KEPT)
 
 _pairs = []
 
@@ -1185,6 +1185,184 @@ def _(t):
         client.start("disk")
         expect_copy(client, image)
         leave(client)
+        process.expect(EX_OK)
+
+
+# ------------------------------------------------------------------ kept copies
+
+def keeping(t):
+    """The options for copies that are kept, in a directory of their own, for clients with a certificate."""
+    folder = t.fresh(".copies")
+    os.mkdir(folder)
+    os.chmod(folder, 0o777)
+    return ["--cow=keep", f"--cow-dir={folder}", *certificates(t), "--tls-verify-peer"]
+
+
+def known(client, who="alice", name=""):
+    """Makes it a client with a certificate, in transmission."""
+    return over_tls(client).start(name, tls=client_context(certificate=(authority(), who)))
+
+
+def expect_kept(client, path):
+    """It has come back: what expect_copy() has written is there."""
+    eq(client.read(1000, 5000) == b"w" * 5000, True, "the bytes")
+    good(client, 8192)
+    eq(Path(path).read_bytes() == pattern(0, MIB), True, "the file is as it was")
+
+
+@pair(TLS, KEPT, "each certificate has a copy, and a client in plain text is told to use TLS")
+def _(t):
+    image, options = t.pattern_image(MIB), keeping(t)
+    for expect in (expect_copy, expect_kept):
+        for who in ("alice", "carol"):
+            authority().issue("carol", "/CN=carol")
+            process, client = t.activated(*options, image)
+            client = known(client, who)
+            expect(client, image)
+            leave(client)
+            process.expect(EX_OK)
+    _, client = t.activated(*options, "--tls=on", image)
+    client.handshake()
+    eq(refusal(client)[0], NBD_REP_ERR_TLS_REQD)
+
+
+@pair(EXCLUSIVE, KEPT, "two connections of one client can't have its copy; other clients aren't affected")
+def _(t):
+    image, options = t.pattern_image(MIB), keeping(t)
+    authority().issue("carol", "/CN=carol")
+    process, first = t.activated(*options, "--exclusive", image)
+    first = known(first)
+    expect_copy(first, image)
+    _, second = t.activated(*options, "--exclusive", image)
+    second = over_tls(second).start_tls(client_context(certificate=(authority(), "alice")))
+    expect_in_use(second)
+    _, other = t.activated(*options, "--exclusive", image)
+    expect_copy(known(other, "carol"), image)
+    _, waiting = t.activated(*options, "--exclusive=wait", image)
+    waiting = over_tls(waiting).start_tls(client_context(certificate=(authority(), "alice")))
+    waiting.option(NBD_OPT_GO, Client.info_bytes())
+    leave(first)
+    process.expect(EX_OK)
+    eq(waiting.option_reply(NBD_OPT_GO)[0], NBD_REP_INFO)
+    eq(waiting.option_reply(NBD_OPT_GO)[0], NBD_REP_ACK)
+    expect_kept(waiting, image)
+    leave(waiting)
+
+
+@pair(DIRECTORY, KEPT, "the client has a copy of each file that it chooses")
+def _(t):
+    path, options = exports(t, "disk", "other"), keeping(t)
+    for name, expect in (("disk", expect_copy), ("other", expect_copy), ("disk", expect_kept)):
+        process, client = t.activated(*options, f"--directory={path}")
+        client = known(client, name=name)
+        expect(client, os.path.join(path, name))
+        leave(client)
+        process.expect(EX_OK)
+
+
+@pair(READ_ONLY, KEPT, "they exclude each other")
+def _(t):
+    process = t.run([NBDINETD, "--check", "-r", *keeping(t), t.pattern_image(MIB)], EX_USAGE)
+    contains("--cow and --readonly can't be used together", process.stderr())
+
+
+@pair(PIPES, KEPT, "a client on pipes comes back to its copy")
+def _(t):
+    image, options = t.pattern_image(MIB), keeping(t)
+    for expect in (expect_copy, expect_kept):
+        process, client = piped(t, *options, image)
+        client = known(client)
+        expect(client, image)
+        leave(client)
+        process.expect(EX_OK)
+
+
+@pair(STANDARD_ERROR, KEPT, "why there can't be a copy is for the log and never for the client")
+def _(t):
+    image, options = t.pattern_image(MIB), keeping(t)
+    for arguments, status in (([], EX_OK), ([f"--cow-dir={image}"], EX_CANTCREAT)):
+        process, client = on_the_client(t, "-v", *options, *arguments, image)
+        if status == EX_OK:
+            client = known(client)
+            expect_copy(client, image)
+            leave(client)
+        else:
+            client.expect_end()
+            eq(bytes(client.received), b"", "what the client has got")
+        process.expect(status)
+
+
+@pair(RUN, KEPT, "the clients of the command's server come back to their copies, and so do those of the next")
+def _(t):
+    image, options = t.pattern_image(MIB), keeping(t)
+    for expect in (expect_copy, expect_kept):
+        server = Running(t, *options, image)
+        client = known(server.client())
+        expect(client, image)
+        leave(client)
+        client = known(server.client())
+        expect_kept(client, image)
+        server.end()
+        client.expect_end()
+
+
+@pair(SIGNALS, KEPT, "SIGTERM ends it, and the copy stays")
+def _(t):
+    image, options = t.pattern_image(MIB), keeping(t)
+    for number, expect in ((signal.SIGTERM, expect_copy), (signal.SIGINT, expect_kept)):
+        process, client = t.activated(*options, image)
+        client = known(client)
+        expect(client, image)
+        process.signal(number)
+        wait_until(lambda c=client: c.call(NBD_CMD_READ, 0, 512).error == NBD_ESHUTDOWN, "requests to be refused")
+        client.expect_end()
+        process.expect(EX_OK)
+
+
+@pair(SANDBOX, KEPT, "the copy is found, made and written to from within")
+def _(t):
+    image, options = t.pattern_image(MIB), keeping(t)
+    for expect in (expect_copy, expect_kept):
+        process, client = t.activated("--sandbox=require", *options, "--cow-size=1M", image)
+        client = known(client)
+        expect(client, image)
+        client.write_zeroes(512 * 1024, 65536)
+        client.trim(512 * 1024, 65536)
+        client.write(512 * 1024, b"x" * 100, NBD_CMD_FLAG_FUA)
+        shut_in(process.pid)
+        leave(client)
+        process.expect(EX_OK)
+
+
+@pair(HANDED_OVER, KEPT, "a file handed over has copies under its name, whether it can be opened anew or not")
+def _(t):
+    image = t.pattern_image(MIB)
+    nobody = []
+    if os.geteuid() == 0:
+        os.chmod(image, 0o600)
+        nobody = as_user(64322)
+    for prefix in ([], nobody):
+        options = keeping(t)
+        keys = next(option for option in options if option.startswith("--tls-certificates=")).partition("=")[2]
+        for file in Path(keys).iterdir():
+            file.chmod(0o644)
+        for expect in (expect_copy, expect_kept):
+            process, client = handed_over(t, *options, files=[("disk", opened(t, image))], prefix=prefix)
+            client = known(client, name="disk")
+            expect(client, image)
+            leave(client)
+            process.expect(EX_OK)
+
+
+@pair(COPIES, KEPT, "the option says one thing: the last mode holds")
+def _(t):
+    image, options = t.pattern_image(MIB), keeping(t)
+    for _ in range(2):
+        process, client = t.activated(*options, "--cow=discard", "--tls-verify-peer", image)
+        if process.poll() is None:
+            client = known(client)
+            expect_copy(client, image)
+            leave(client)
         process.expect(EX_OK)
 
 

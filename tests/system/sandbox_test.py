@@ -628,6 +628,32 @@ def _(t):
     eq(intrude(t, "tighten", "ftruncate copy", "--cow", image), ENDED)
 
 
+@test("with --cow=keep, an intruder reaches the copies in the directory before transmission, and then only its own")
+def _(t):
+    image = t.pattern_image(MIB)
+    spoilt = Path(t.path("spoilt"))
+    denied = (errno.EACCES, errno.EXDEV, errno.EPERM)
+    for attempt, before, after in (
+            # A call that must write to the file itself names the descriptor of this client's copy.
+            ("pwrite neighbour", (ENDED,), ENDED), ("open neighbour", (0,), ENDED),
+            ("unlink neighbour", (0,), ENDED), ("open by copies", denied, ENDED), ("make by copies", denied, ENDED),
+            ("link into copies", denied, ENDED), ("unlink by copies", denied, ENDED),
+            ("dup3 elsewhere", (ENDED,), ENDED), ("pwrite export", (ENDED,), ENDED)):
+        for step in ("enter", "tighten"):
+            folder = Path(t.fresh(".copies"))
+            folder.mkdir()
+            (folder / "neighbour").write_bytes(b"neighbour")
+            spoilt.write_bytes(b"spoilt")
+            outcome = intrude(t, step, attempt, "--cow=keep", "--cow-key=peer-address", f"--cow-dir={folder}",
+                              image, family="tcp", env={"INTRUDER_FILE": str(spoilt)})
+            if step == "enter":
+                contains(outcome, before, f"{step} {attempt}")
+            else:
+                eq(outcome, after, f"{step} {attempt}")
+            eq(spoilt.read_bytes(), b"spoilt", attempt)
+            eq((folder / "stolen").exists(), False, attempt)
+
+
 @test("nobody is in the program that is installed")
 def _(t):
     text = Path(NBDINETD).read_bytes()

@@ -197,6 +197,16 @@ std::vector<Scenario> Scenarios() {
       {"CopiedPartUnixStructured", kActivated, kUnix, kCopiedPart},
       {"CopiedPartTcpSimple", kActivated, kTcp, kCopiedPart, kSimple},
       {"CopiedPartUnixExtended", kInetd, kUnix, kCopiedPart, kExtended},
+      {"KeptTcpStructured", kActivated, kTcp, kKept},
+      {"KeptTcpSimple", kInetd, kTcp, kKept, kSimple},
+      {"KeptTcpExtended", kActivated, kTcp, kKept, kExtended},
+      {"KeptPartTcpStructured", kInetd, kTcp, kKeptPart},
+      {"KeptPartTcpSimple", kActivated, kTcp, kKeptPart, kSimple},
+      {"KeptPartTcpExtended", kActivated, kTcp, kKeptPart, kExtended},
+      {"InterruptedKeptTcpStructured", kActivated, kTcp, kKept, kStructured,
+       std::nullopt, false, interrupted},
+      {"FailingStorageKeptTcpStructured", kActivated, kTcp, kKept, kStructured,
+       std::nullopt, false, failing_storage, true},
       {"CopyListenerStructured", kListener, kUnix, kCopyInMemory},
       {"InterruptedCopyStructured", kActivated, kUnix, kCopy, kStructured,
        std::nullopt, false, interrupted},
@@ -291,6 +301,14 @@ class Servers {
                      scenario_.options.end());
     const std::vector<std::string> of_disk = disk_.options();
     arguments.insert(arguments.end(), of_disk.begin(), of_disk.end());
+    if (disk_.is_kept()) {
+      // All have one address.
+      const std::filesystem::path copies =
+          std::filesystem::path(disk_.path()).parent_path() /
+          ("copies-" + std::to_string(sessions_.size()));
+      std::filesystem::create_directory(copies);
+      arguments.push_back("--cow-dir=" + copies.string());
+    }
     arguments.push_back(disk_.path());
     return arguments;
   }
@@ -418,7 +436,7 @@ class Torture : public testing::Test {
 
   void RunRound(TortureDisk& disk) {
     Servers servers(scenario_, engine_, disk);
-    std::vector<std::unique_ptr<TortureModel>> copies;
+    if (!disk.is_kept()) copies_.clear();
     std::vector<std::unique_ptr<TortureClient>> clients;
     for (size_t i = 0; i < kConnections; ++i) {
       bool read_only = false;
@@ -429,13 +447,18 @@ class Torture : public testing::Test {
         read_only = (info.flags & kReadOnly) != 0;
       } catch (const ConnectionEnded&) {
         if (!scenario_.faulty) throw;
+      } catch (const BrokenConversation&) {
+        // No copy could be made, or opened.
+        if (!scenario_.faulty || !disk.is_kept()) throw;
       }
       TortureModel* model = &disk.model();
       if (disk.is_copied()) {
         // No two clients write the same.
-        copies.push_back(
-            std::make_unique<TortureModel>(disk.model(), (i + 1) << 32));
-        model = copies.back().get();
+        if (copies_.size() == i) {
+          copies_.push_back(
+              std::make_unique<TortureModel>(disk.model(), (i + 1) << 32));
+        }
+        model = copies_[i].get();
       }
       // Not on a page, so that neighbours share one.
       const uint64_t part = disk.model().size() / 2 / kConnections;
@@ -540,6 +563,8 @@ class Torture : public testing::Test {
   std::chrono::steady_clock::time_point deadline_;
   std::mutex report_mutex_;
   std::mt19937_64 random_;
+  // What each client's copy holds.
+  std::vector<std::unique_ptr<TortureModel>> copies_;
   uint64_t requests_ = 0;
   uint64_t hole_bytes_ = 0;
   size_t connections_ = 0;

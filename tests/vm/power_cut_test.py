@@ -3,7 +3,8 @@
 units that its systemd makes of two files; the clients are outside, and stay. The emulator is killed at a
 random moment while they write, and its disks lose what they hold in their caches: nbdkit's filter "cache"
 writes to the image file only at a flush, and is killed, too. After the next boot everything must be there
-that a flush, or a write with FUA, had acknowledged.
+that a flush, or a write with FUA, had acknowledged. Some exports are copies that are kept for their client
+(Cow=keep): on ext4 with a map of what it has written, on XFS as a clone.
 
 NBDINETD_POWER_CUTS sets how many cuts there are; `make check-power-cuts` makes 20.
 """
@@ -32,13 +33,21 @@ BLOCK = 4096
 SECTOR = 512
 # Each connection writes to blocks of its own.
 CONNECTIONS, BLOCKS_EACH = 2, 256
+# {export: (file system, connections, its lines)}; one client, which all connections from here are, has one
+# kept copy.
+KEPT = "Cow=keep\nCowKey=peer-address\nCowDir=/srv/{kind}/copies\n"
+EXPORTS = {"ext4": ("ext4", CONNECTIONS, ""), "xfs": ("xfs", CONNECTIONS, ""),
+           "ext4-kept": ("ext4", 1, KEPT), "xfs-kept": ("xfs", 1, KEPT)}
 FILE_SYSTEMS = {"ext4": (3, 128 * MIB, ["mkfs.ext4", "-q"]), "xfs": (4, 320 * MIB, ["mkfs.xfs", "-q"])}
 
 # 10.0.2.15 is where the emulator's network has the machine.
 PROGRAM = f"""#!/bin/sh -e
 for kind in {" ".join(FILE_SYSTEMS)}; do
   mountpoint -q /srv/$kind
-  [ -e /srv/$kind/disk.img ] || truncate -s {EXPORT_BYTES} /srv/$kind/disk.img
+  mkdir -p /srv/$kind/copies
+  for name in $kind $kind-kept; do
+    [ -e /srv/$kind/$name.img ] || truncate -s {EXPORT_BYTES} /srv/$kind/$name.img
+  done
 done
 sync
 until ip addr add 10.0.2.15/24 dev eth0; do sleep 0.1; done
@@ -81,12 +90,14 @@ class Server:
         self._context = context
         payload = Payload(context.path("payload"), PROGRAM)
         self._disks, self.ports = [], {}
-        for number, (kind, (disk, size, make)) in enumerate(FILE_SYSTEMS.items()):
+        for number, (name, (kind, _, lines)) in enumerate(EXPORTS.items()):
+            self.ports[name] = 10811 + number
+            payload.write(f"root/etc/nbdinetd/{name}.export",
+                          f"[Export]\nFile=/srv/{kind}/{name}.img\n{lines.format(kind=kind)}"
+                          f"[Socket]\nListenStream={self.ports[name]}\n")
+        for kind, (disk, size, make) in FILE_SYSTEMS.items():
             self._disks.append(Disk(context, kind, size, make))
-            payload.write(f"root/etc/nbdinetd/{kind}.export",
-                          f"[Export]\nFile=/srv/{kind}/disk.img\n[Socket]\nListenStream={10811 + number}\n")
             (payload.root / f"srv/{kind}").mkdir(parents=True)
-            self.ports[kind] = 10811 + number
             # Before the sockets listen.
             payload.write(f"root/etc/systemd/system/srv-{kind}.mount",
                           f"[Unit]\nBefore=sockets.target\nDefaultDependencies=no\nBefore=local-fs.target\n"
@@ -97,11 +108,11 @@ class Server:
         context.defer(self.cut_power)
 
     def boot(self):
-        """Returns {kind of file system: port}."""
-        here = {kind: free_port() for kind in self.ports}
+        """Returns {export: port}."""
+        here = {name: free_port() for name in self.ports}
         self._machine = Machine(self._context.dir, self._payload_disk,
                                 [disk.switch_on() for disk in self._disks],
-                                [(here[kind], port) for kind, port in self.ports.items()])
+                                [(here[name], port) for name, port in self.ports.items()])
         self._machine.wait_for_line("ready")
         return here
 
@@ -124,8 +135,8 @@ def stamp(block, generation):
 class Writer:
     """One connection of a client after another, and what it knows of its blocks."""
 
-    def __init__(self, kind, first, seed):
-        self.kind = kind
+    def __init__(self, export, first, seed):
+        self.export = export
         self._blocks = range(first, first + BLOCKS_EACH)
         self._random = random.Random(seed)
         self._generation = 0
@@ -149,11 +160,11 @@ class Writer:
                 if generation == 0 and not any(sector):
                     place = block * BLOCK + offset
                 elif sector != stamp(block, generation)[offset:offset + SECTOR]:
-                    raise AssertionError(f"{self.kind}: sector {block * BLOCK + offset} holds {sector[:32]!r}")
-                eq(place, block * BLOCK + offset, f"{self.kind}: the place in a sector")
+                    raise AssertionError(f"{self.export}: sector {block * BLOCK + offset} holds {sector[:32]!r}")
+                eq(place, block * BLOCK + offset, f"{self.export}: the place in a sector")
                 if not self._durable[block] <= generation <= self._sent[block]:
                     raise AssertionError(
-                        f"{self.kind}: sector {place} is of generation {generation}; {self._durable[block]} was "
+                        f"{self.export}: sector {place} is of generation {generation}; {self._durable[block]} was "
                         f"acknowledged to last, {self._sent[block]} was the newest")
                 self.lost += generation < self._acknowledged[block]
             # Whatever there is now, is what counts from now on; the sectors may differ.
@@ -218,7 +229,7 @@ class Cutter:
         time.sleep(self._random.random() * 0.3)  # anywhere between two requests
 
 
-@test(f"what a flush or FUA acknowledged is there after each of {CUTS} power cuts, on ext4 and on XFS",
+@test(f"what a flush or FUA acknowledged is there after each of {CUTS} power cuts, on ext4 and on XFS, and in kept copies",
       guard=300 * (CUTS + 2))
 def _(context):
     if reason := machine.reason_against():
@@ -228,11 +239,11 @@ def _(context):
     seed = random.randrange(1 << 32)
     note(f"seed {seed}")
     server = Server(context)
-    writers = [Writer(kind, number * BLOCKS_EACH, f"{seed} {kind} {number}")
-               for kind in FILE_SYSTEMS for number in range(CONNECTIONS)]
+    writers = [Writer(export, number * BLOCKS_EACH, f"{seed} {export} {number}")
+               for export, (_, connections, _) in EXPORTS.items() for number in range(connections)]
     for cut in range(CUTS + 1):
         ports = server.boot()
-        clients = [Client(connect(("127.0.0.1", ports[writer.kind]))).start() for writer in writers]
+        clients = [Client(connect(("127.0.0.1", ports[writer.export]))).start() for writer in writers]
         for writer, client in zip(writers, clients):
             if cut > 0:
                 writer.check(client)

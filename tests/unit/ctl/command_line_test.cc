@@ -81,7 +81,7 @@ TEST(CtlCommandLine, TheManualHasEachVerbOptionAndNameOfJson) {
   Words names;
   for (const auto& columns :
        {ListColumns(), ConnectionColumns(), HistoryColumns(),
-        DisconnectColumns(), ActionColumns(), CheckColumns()}) {
+        DisconnectColumns(), ActionColumns(), CheckColumns(), CopyColumns()}) {
     for (const Column& column : columns) names.insert(column.name);
   }
   Words documented;

@@ -181,8 +181,10 @@ class LayersTest : public testing::TestWithParam<Stack> {
     auto copy = OpenExport(large_.path(), {}, &reason);
     ASSERT_TRUE(copy.ok()) << copy.status();
     target_ = std::make_shared<Overlay>(
-        target_, facts, *std::move(copy),
-        BlockMap::Create((kFileBytes + kBlock - 1) / kBlock), kBlock);
+        target_, facts,
+        Overlay::Copy{*std::move(copy),
+                      BlockMap::Create((kFileBytes + kBlock - 1) / kBlock),
+                      kBlock});
   }
 
   void MakeCopy(const Stack& stack) {

@@ -121,6 +121,17 @@ TEST_F(UnitsTest, TheSocketHasTheLimitsAndAddresses) {
   EXPECT_EQ(With(others, "SocketMode"), Words{"SocketMode=0660"});
 }
 
+TEST_F(UnitsTest, KeptCopiesSeeWhetherTheMachineWasRestarted) {
+  const std::string text =
+      "[Export]\nFile=/srv/f\nCow=keep\nCowKey=peer-address\nMode=listener\n";
+  EXPECT_EQ(With(Lines(text, 1), "ProcSubset"), Words{"ProcSubset=all"});
+  EXPECT_EQ(With(Lines(text, 1), "StateDirectory"),
+            Words{"StateDirectory=nbdinetd/golden"});
+  EXPECT_EQ(
+      With(Lines("[Export]\nFile=/srv/f\nMode=listener\n", 1), "ProcSubset"),
+      Words{"ProcSubset=pid"});
+}
+
 TEST_F(UnitsTest, PrivateCopiesHaveADirectoryThatTheServiceMayWriteTo) {
   const auto service = [&](const std::string& text) {
     return Lines("[Export]\nFile=/srv/f\nCow=discard\n" + text, 1);

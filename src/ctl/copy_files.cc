@@ -1,0 +1,425 @@
+#include "ctl/copy_files.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+#include "base/file_status.h"
+#include "base/unique_fd.h"
+#include "export/base_facts.h"
+#include "export/copy_settings.h"
+#include "export/exclusive.h"
+#include "export/export.h"
+#include "export/image_lock.h"
+#include "export/kept_copy.h"
+#include "export/kept_map.h"
+#include "export/kept_name.h"
+#include "export/open.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+// What is read, compared and written at once.
+constexpr uint64_t kPieceBytes = 1 << 20;
+// Of that, what is left out of a new file if it is zero.
+constexpr uint64_t kHoleBytes = 4096;
+
+absl::Status Failed(const CopyFile& copy, absl::string_view what, int error) {
+  return ErrnoStatus(error,
+                     absl::StrCat(Quoted(copy.path()), ": failed to ", what));
+}
+
+absl::Status Refused(const CopyFile& copy, absl::string_view why) {
+  return absl::FailedPreconditionError(
+      absl::StrCat(Quoted(copy.path()), " ", why));
+}
+
+// The base of a copy as it was served: a part of a file, perhaps with zeroes
+// behind it.
+absl::StatusOr<std::unique_ptr<Export>> OpenBase(const KeptHeader& header) {
+  ExportSettings settings;
+  settings.read_only = true;
+  settings.part = Part{header.base_offset, header.base_bytes};
+  if (header.base_bytes != header.size_bytes) {
+    settings.size = SizeChange{SizeChange::Kind::kExactly, header.size_bytes};
+  }
+  std::string read_only_reason;
+  return OpenExport(header.base_path, settings, &read_only_reason);
+}
+
+// What of the base has changed; empty if nothing has.
+absl::StatusOr<std::string> ChangesOfBase(const KeptHeader& header) {
+  const absl::StatusOr<std::unique_ptr<Export>> base = OpenBase(header);
+  if (!base.ok()) return base.status();
+  const absl::StatusOr<BaseFacts> now = ReadBaseFacts(**base);
+  if (!now.ok()) return now.status();
+  return ChangesOf(header.base, *now);
+}
+
+CopyFile LookAt(const std::string& directory, const std::string& name) {
+  CopyFile copy = {.directory = directory, .name = name};
+  const UniqueFd fd(open(copy.path().c_str(),
+                         O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  struct stat st;
+  if (!fd.valid() || FileStatus(fd.get(), &st) != 0) {
+    copy.state = "damaged";
+    copy.reason = ErrnoText(errno);
+    return copy;
+  }
+  copy.stored_bytes = static_cast<uint64_t>(st.st_blocks) * 512;
+  copy.last_used = st.st_mtim.tv_sec;
+  absl::StatusOr<FoundHeader> found = ReadHeader(fd.get());
+  if (!found.ok()) {
+    copy.state = "damaged";
+    copy.reason = std::string(found.status().message());
+    return copy;
+  }
+  copy.header = std::move(found->header);
+  copy.holder = ExclusiveLock::HolderOf(fd.get());
+  const absl::StatusOr<std::string> changes = ChangesOfBase(*copy.header);
+  copy.state = copy.header->merging      ? "merging"
+               : copy.holder.has_value() ? "in use"
+                                         : "kept";
+  if (copy.header->merging) return copy;
+  if (!changes.ok()) {
+    copy.reason = std::string(changes.status().message());
+  } else if (!changes->empty()) {
+    copy.state = "stale";
+    copy.reason = absl::StrCat("its base has changed: ", *changes);
+  }
+  return copy;
+}
+
+// A copy that nobody else uses, until this is destroyed.
+struct LockedCopy {
+  UniqueFd fd;
+  FoundHeader found;
+};
+
+absl::StatusOr<UniqueFd> Lock(const CopyFile& copy) {
+  UniqueFd fd(
+      open(copy.path().c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (!fd.valid()) return Failed(copy, "open it", errno);
+  const absl::StatusOr<bool> locked = ExclusiveLock(fd.get()).Try();
+  if (!locked.ok()) return locked.status();
+  struct stat st;
+  if (FileStatus(fd.get(), &st) != 0) return Failed(copy, "stat it", errno);
+  if (*locked && st.st_nlink != 0) return fd;
+  const pid_t holder = ExclusiveLock::HolderOf(fd.get()).value_or(0);
+  return Refused(
+      copy, absl::StrCat("is in use",
+                         holder > 0 ? absl::StrCat(" by process ", holder) : "",
+                         ": 'nbdinetctl disconnect' ends its "
+                         "connection"));
+}
+
+absl::StatusOr<LockedCopy> LockAndRead(const CopyFile& copy) {
+  absl::StatusOr<UniqueFd> fd = Lock(copy);
+  if (!fd.ok()) return fd.status();
+  absl::StatusOr<FoundHeader> found = ReadHeader(fd->get());
+  if (!found.ok()) return Refused(copy, found.status().message());
+  return LockedCopy{*std::move(fd), *std::move(found)};
+}
+
+absl::Status Delete(const CopyFile& copy) {
+  if (unlink(copy.path().c_str()) != 0) {
+    return Failed(copy, "delete it", errno);
+  }
+  const UniqueFd directory(
+      open(copy.directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (directory.valid()) fsync(directory.get());
+  return absl::OkStatus();
+}
+
+// Which blocks the copy has. nullptr for a clone, which has all.
+absl::StatusOr<std::unique_ptr<KeptMap>> MapOf(const CopyFile& copy,
+                                               const LockedCopy& locked) {
+  const KeptHeader& header = locked.found.header;
+  if (header.block_bytes == 0) return nullptr;
+  const std::string boot_id = ReadBootId();
+  const KeptLayout layout = header.layout();
+  int error = 0;
+  std::unique_ptr<KeptMap> map = KeptMap::Open(
+      {locked.fd.get(), layout.live_map, layout.durable_map,
+       (header.size_bytes + header.block_bytes - 1) / header.block_bytes},
+      !boot_id.empty() && boot_id == header.boot_id
+          ? KeptMap::Believe::kLive
+          : KeptMap::Believe::kDurable,
+      &error);
+  if (map == nullptr) return Failed(copy, "read its map", error);
+  return map;
+}
+
+// Calls `visit` for each run of bytes that the copy has, until that returns an
+// error.
+template <typename Visit>
+absl::Status ForEachRun(const KeptHeader& header, const KeptMap* map,
+                        Visit visit) {
+  if (map == nullptr) return visit(0, header.size_bytes);
+  absl::Status status;
+  map->ForEachRun([&](uint64_t begin, uint64_t end) {
+    if (!status.ok()) return;
+    status = visit(begin * header.block_bytes,
+                   std::min(end * header.block_bytes, header.size_bytes));
+  });
+  return status;
+}
+
+bool IsZero(const char* bytes, uint64_t size) {
+  return size == 0 ||
+         (bytes[0] == 0 && std::memcmp(bytes, bytes + 1, size - 1) == 0);
+}
+
+// The base of a copy, open for writing, which nobody uses.
+absl::StatusOr<UniqueFd> LockBase(const CopyFile& copy,
+                                  const KeptHeader& header) {
+  const std::string& path = header.base_path;
+  struct stat st;
+  if (stat(path.c_str(), &st) != 0) {
+    return ErrnoStatus(errno,
+                       absl::StrCat("failed to find the base ", Quoted(path)));
+  }
+  // A block device that is mounted can't be opened alone.
+  const int alone = S_ISBLK(st.st_mode) ? O_EXCL : 0;
+  UniqueFd fd(open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | alone));
+  if (!fd.valid()) {
+    return ErrnoStatus(errno,
+                       absl::StrCat("failed to open the base ", Quoted(path)));
+  }
+  if (FileStatus(fd.get(), &st) != 0 ||
+      (S_ISREG(st.st_mode) && st.st_ino != header.base.inode)) {
+    return Refused(copy, absl::StrCat("was made of another file than ",
+                                      Quoted(path), " is now"));
+  }
+  const ImageUse use = ImageUseOf(fd.get());
+  const absl::StatusOr<bool> locked = ExclusiveLock(fd.get()).Try();
+  if (!locked.ok()) return locked.status();
+  const int error = LockBaseForMerging(fd.get());
+  if (use.is_used || !*locked || error == EAGAIN ||
+      IsServedForWriting(fd.get())) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the base ", Quoted(path),
+        " is in use, by another client's copy, a connection or a virtual "
+        "machine: a merge would change it under their feet"));
+  }
+  return fd;
+}
+
+// Writes a piece of the copy to where it differs from the base.
+absl::Status MergePiece(const CopyFile& copy, int from, int to, uint64_t offset,
+                        uint64_t base_offset, std::vector<char>& ours,
+                        std::vector<char>& theirs) {
+  if (int error = ReadAll(from, offset, ours.data(), ours.size())) {
+    return Failed(copy, "read it", error);
+  }
+  if (int error =
+          ReadAll(to, base_offset + offset, theirs.data(), theirs.size())) {
+    return Failed(copy, "read its base", error);
+  }
+  if (ours == theirs) return absl::OkStatus();
+  if (int error =
+          WriteAll(to, base_offset + offset, {ours.data(), ours.size()})) {
+    return Failed(copy,
+                  "write to its base, which the merge has changed in "
+                  "part; run it again",
+                  error);
+  }
+  return absl::OkStatus();
+}
+
+// Writes bytes into a new, empty file, and leaves holes for zeroes.
+int WriteSparsely(int fd, uint64_t offset, absl::string_view bytes) {
+  while (!bytes.empty()) {
+    const size_t part = std::min<size_t>(bytes.size(), kHoleBytes);
+    if (!IsZero(bytes.data(), part)) {
+      if (const int error = WriteAll(fd, offset, bytes.substr(0, part))) {
+        return error;
+      }
+    }
+    offset += part;
+    bytes.remove_prefix(part);
+  }
+  return 0;
+}
+
+// Shares `length` bytes of a file. False where that isn't possible.
+bool Share(int from, uint64_t from_offset, uint64_t length, int to) {
+  file_clone_range range = {};
+  range.src_fd = from;
+  range.src_offset = from_offset;
+  range.src_length = length;
+  return length != 0 && ioctl(to, FICLONERANGE, &range) == 0;
+}
+
+// Writes all of the image into the empty file `to`.
+absl::Status WriteImage(const CopyFile& copy, LockedCopy& locked, int to) {
+  const KeptHeader header = locked.found.header;
+  if (ftruncate(to, static_cast<off_t>(header.size_bytes)) != 0) {
+    return Failed(copy, "set the size of the new image", errno);
+  }
+  const bool is_clone = header.block_bytes == 0;
+  if (is_clone && Share(locked.fd.get(), 0, header.size_bytes, to)) {
+    return absl::OkStatus();
+  }
+  const absl::StatusOr<std::unique_ptr<KeptMap>> map = MapOf(copy, locked);
+  if (!map.ok()) return map.status();
+  std::vector<char> piece(kPieceBytes);
+  const int from = locked.fd.get();
+  if (!is_clone) {
+    absl::StatusOr<std::unique_ptr<Export>> base = OpenBase(header);
+    if (!base.ok()) return base.status();
+    const bool shared =
+        header.base_bytes == header.size_bytes &&
+        Share((*base)->lock_fd(), header.base_offset, header.size_bytes, to);
+    for (uint64_t at = 0; at < header.size_bytes && !shared;) {
+      const uint64_t size = std::min(kPieceBytes, header.size_bytes - at);
+      size_t done = 0;
+      const StorageError error =
+          (*base)->Read(at, absl::MakeSpan(piece.data(), size), &done);
+      if (error) return Failed(copy, "read its base", error.number);
+      if (const int failed = WriteSparsely(to, at, {piece.data(), size})) {
+        return Failed(copy, "write the new image", failed);
+      }
+      at += size;
+    }
+  }
+  return ForEachRun(header, map->get(), [&](uint64_t begin, uint64_t end) {
+    for (uint64_t at = begin; at < end;) {
+      const uint64_t size = std::min(kPieceBytes, end - at);
+      int error = ReadAll(from, at, piece.data(), size);
+      // What is zero in the copy may not be so in the base.
+      if (error == 0) {
+        error = is_clone ? WriteSparsely(to, at, {piece.data(), size})
+                         : WriteAll(to, at, {piece.data(), size});
+      }
+      if (error != 0) return Failed(copy, "write the new image", error);
+      at += size;
+    }
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<CopyFile>> CopiesIn(const std::string& directory) {
+  DIR* const stream = opendir(directory.c_str());
+  if (stream == nullptr) {
+    return ErrnoStatus(
+        errno, absl::StrCat("failed to read ", Quoted(directory)),
+        errno == ENOENT || errno == ENOTDIR ? absl::StatusCode::kNotFound
+                                            : absl::StatusCode::kInternal);
+  }
+  std::vector<std::string> names;
+  while (const dirent* entry = readdir(stream)) {
+    if (IsKeptName(entry->d_name)) names.emplace_back(entry->d_name);
+  }
+  closedir(stream);
+  std::sort(names.begin(), names.end());
+  std::vector<CopyFile> copies;
+  copies.reserve(names.size());
+  for (const std::string& name : names) {
+    copies.push_back(LookAt(directory, name));
+  }
+  return copies;
+}
+
+absl::Status DiscardCopy(const CopyFile& copy) {
+  const absl::StatusOr<UniqueFd> locked = Lock(copy);
+  return locked.ok() ? Delete(copy) : locked.status();
+}
+
+absl::Status MergeCopy(const CopyFile& copy) {
+  absl::StatusOr<LockedCopy> locked = LockAndRead(copy);
+  if (!locked.ok()) return locked.status();
+  KeptHeader& header = locked->found.header;
+  if (header.base_bytes != header.size_bytes) {
+    return Refused(copy,
+                   "is larger than its base (--size), and can't be merged: "
+                   "'nbdinetctl copies export' makes a new image of it");
+  }
+  if (!header.merging) {
+    const absl::StatusOr<std::string> changes = ChangesOfBase(header);
+    if (!changes.ok()) return changes.status();
+    if (!changes->empty()) {
+      return Refused(copy, absl::StrCat("is stale: its base has changed (",
+                                        *changes, ")"));
+    }
+  }
+  const absl::StatusOr<UniqueFd> base = LockBase(copy, header);
+  if (!base.ok()) return base.status();
+  const absl::StatusOr<std::unique_ptr<KeptMap>> map = MapOf(copy, *locked);
+  if (!map.ok()) return map.status();
+  const int fd = locked->fd.get();
+  if (!header.merging) {
+    // If power fails now, the next start must see the same blocks.
+    const auto sync = [fd] { return SyncData(fd); };
+    int error = *map == nullptr ? sync() : (*map)->Flush(sync);
+    header.merging = true;
+    if (error == 0) error = ReplaceHeader(fd, locked->found);
+    if (error != 0) return Failed(copy, "mark it as being merged", error);
+  }
+  std::vector<char> ours(kPieceBytes), theirs(kPieceBytes);
+  absl::Status status = ForEachRun(
+      header, map->get(), [&](uint64_t begin, uint64_t end) -> absl::Status {
+        for (uint64_t at = begin; at < end;) {
+          const uint64_t size = std::min(kPieceBytes, end - at);
+          ours.resize(size);
+          theirs.resize(size);
+          absl::Status merged = MergePiece(copy, fd, base->get(), at,
+                                           header.base_offset, ours, theirs);
+          if (!merged.ok()) return merged;
+          at += size;
+        }
+        return absl::OkStatus();
+      });
+  if (!status.ok()) return status;
+  if (fsync(base->get()) != 0) return Failed(copy, "sync its base", errno);
+  return Delete(copy);
+}
+
+absl::Status ExportCopy(const CopyFile& copy, const std::string& path,
+                        std::string* warning) {
+  absl::StatusOr<LockedCopy> locked = LockAndRead(copy);
+  if (!locked.ok()) return locked.status();
+  const KeptHeader& header = locked->found.header;
+  if (header.merging) {
+    return Refused(copy,
+                   "is being merged: 'nbdinetctl copies merge' ends that");
+  }
+  const absl::StatusOr<std::string> changes = ChangesOfBase(header);
+  if (header.block_bytes != 0) {
+    if (!changes.ok()) return changes.status();
+    if (!changes->empty()) {
+      *warning = absl::StrCat(
+          "the base has changed (", *changes,
+          "): what the client hasn't written is what the base has now");
+    }
+  }
+  const UniqueFd to(
+      open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!to.valid()) {
+    return ErrnoStatus(errno, absl::StrCat("failed to make ", Quoted(path)),
+                       errno == EEXIST ? absl::StatusCode::kAlreadyExists
+                                       : absl::StatusCode::kInternal);
+  }
+  absl::Status status = WriteImage(copy, *locked, to.get());
+  if (status.ok() && fsync(to.get()) != 0) {
+    status = Failed(copy, "sync the new image", errno);
+  }
+  if (!status.ok()) unlink(path.c_str());
+  return status;
+}
+
+}  // namespace nbdinetd::ctl

@@ -1,0 +1,60 @@
+#include "export/copy_parts.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <optional>
+
+#include "base/limits.h"
+#include "base/page_size.h"
+
+namespace nbdinetd {
+
+Export::Facts CopyFacts(Export::Facts facts) {
+  facts.read_only = false;
+  facts.block_device = false;
+  facts.private_copy = true;
+  facts.sharing = Export::Sharing::kOwn;
+  return facts;
+}
+
+bool CloneInto(const Export& base, int to) {
+  const uint64_t size = base.facts().size_bytes;
+  if (size == 0) return false;
+  const std::optional<Export::Location> place = base.Locate(0, size);
+  if (!place.has_value() || place->length != size) return false;
+  file_clone_range range = {};
+  range.src_fd = place->fd;
+  range.src_offset = place->offset;
+  range.src_length = size;
+  if (ioctl(to, FICLONERANGE, &range) == 0) return true;
+  // A part may have been cloned.
+  [[maybe_unused]] const int ignored = ftruncate(to, 0);
+  return false;
+}
+
+bool CanPunchHoles(int fd, uint64_t end_bytes) {
+  while (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                   static_cast<off_t>(end_bytes),
+                   static_cast<off_t>(PageBytes())) != 0) {
+    if (errno != EINTR) return false;
+  }
+  return true;
+}
+
+std::unique_ptr<BlockMap> MapOfBlocks(uint64_t size_bytes,
+                                      uint64_t block_bytes) {
+  return BlockMap::Create((size_bytes + block_bytes - 1) / block_bytes);
+}
+
+uint64_t CopyBlockBytes(uint64_t size_bytes) {
+  uint64_t block = PageBytes();
+  while (size_bytes / block / 8 > kMaxCopyMapBytes) block *= 2;
+  return block;
+}
+
+}  // namespace nbdinetd

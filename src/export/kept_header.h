@@ -1,0 +1,99 @@
+// The header of a kept copy: whose copy it is, of what, and in which state.
+//
+// The file of a copy has the data first, each byte where it is in the export:
+//
+//     data, and nothing up to a multiple of 4 KiB
+//     live map, durable map      one bit for each block; both absent in a clone
+//     slot, slot                 of kHeaderSlotBytes, at the end of the file
+//
+// A slot has a header with a checksum. A change writes the older slot, and the
+// newer one stays as it is: power may fail in between, and one slot is always
+// whole. The header with the higher sequence number holds.
+//
+// A file of others, or a damaged one, gives an error, and nothing outside of it
+// is ever accessed: all places follow from the size of the export and of the
+// blocks, and have to add up to the file's size. Threads: one.
+#ifndef NBDINETD_EXPORT_KEPT_HEADER_H_
+#define NBDINETD_EXPORT_KEPT_HEADER_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "export/base_facts.h"
+#include "export/kept_name.h"
+
+namespace nbdinetd {
+
+inline constexpr uint64_t kHeaderSlotBytes = 16 << 10;
+inline constexpr uint64_t kTrailerAlignment = 4096;
+
+// Where what is in a copy's file.
+struct KeptLayout {
+  uint64_t map_bytes;  // of each of the two maps, allocated
+  uint64_t live_map;   // offsets in bytes
+  uint64_t durable_map;
+  uint64_t slots;
+  uint64_t file_bytes;
+};
+
+struct KeptHeader {
+  // Longer texts can't be stored.
+  static constexpr size_t kMaxText = 4096;
+
+  // The number of its writing: later ones are higher.
+  uint64_t sequence = 0;
+  uint64_t size_bytes = 0;  // of the export
+  // A power of 2; 0 for a clone, which has no maps.
+  uint64_t block_bytes = 0;
+  BaseFacts base;
+  // The file of the base, for --merge: absolute, or a name for messages.
+  std::string base_path;
+  // Where the export begins in that file, and how much of it lies there in one
+  // piece.
+  uint64_t base_offset = 0;
+  uint64_t base_bytes = 0;
+  KeptOwner owner;
+  int64_t created = 0;  // in seconds since 1970
+  // The start of the machine, in whose page cache the live map may be; empty if
+  // it isn't known.
+  std::string boot_id;
+  // The copy is being written into its base, which isn't what it was.
+  bool merging = false;
+
+  KeptLayout layout() const;
+};
+
+// The bytes of a slot. InvalidArgument for a text that is too long.
+absl::StatusOr<std::string> EncodeHeader(const KeptHeader& header);
+// What a slot has. DataLoss: no header; it is damaged, or that of another
+// program.
+absl::StatusOr<KeptHeader> DecodeHeader(absl::string_view slot);
+
+// The header of the copy that `fd` has, and its slot. DataLoss as above, also
+// for a file whose size isn't what the header says; Unavailable when it can't
+// be read.
+struct FoundHeader {
+  KeptHeader header;
+  int slot = 0;  // 0 or 1
+};
+absl::StatusOr<FoundHeader> ReadHeader(int fd);
+
+// Writes `header` into the slot that `found` isn't in, with the next sequence
+// number, and waits until it is durable; `found` becomes what has been written.
+// 0 or an errno value.
+int ReplaceHeader(int fd, FoundHeader& found);
+
+// Reads or writes all bytes at `offset`. 0 or an errno value: EIO at the end of
+// the file.
+int ReadAll(int fd, uint64_t offset, char* out, size_t size);
+int WriteAll(int fd, uint64_t offset, absl::string_view bytes);
+// Waits until what was written to the file is on stable storage. 0 or an errno
+// value.
+int SyncData(int fd);
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_EXPORT_KEPT_HEADER_H_

@@ -1,0 +1,42 @@
+#include "export/kept_overlay.h"
+
+#include <utility>
+
+namespace nbdinetd {
+
+KeptOverlay::KeptOverlay(std::shared_ptr<Export> base, Facts facts, Copy copy,
+                         std::unique_ptr<KeptMap> kept, AtEnd at_end)
+    : Overlay(std::move(base), facts, std::move(copy)),
+      kept_(std::move(kept)),
+      at_end_(at_end) {}
+
+KeptOverlay::~KeptOverlay() {
+  // Nobody is there who could get an error.
+  if (at_end_ == AtEnd::kFlush) KeptOverlay::Flush();
+}
+
+int KeptOverlay::SetCopied(uint64_t begin, uint64_t end) {
+  if (const int error = kept_->Add(begin, end)) return error;
+  return Overlay::SetCopied(begin, end);
+}
+
+int KeptOverlay::Write(uint64_t offset, absl::Span<const char> data,
+                       bool durable) {
+  if (!durable || data.empty()) return Overlay::Write(offset, data, durable);
+  const uint64_t end = offset + data.size();
+  if (kept_->AreDurable(offset / block_bytes(),
+                        (end - 1) / block_bytes() + 1)) {
+    return Overlay::Write(offset, data, /*durable=*/true);
+  }
+  // A block in the durable map must have all of its bytes durable.
+  if (const int error = Overlay::Write(offset, data, /*durable=*/false)) {
+    return error;
+  }
+  return Flush();
+}
+
+int KeptOverlay::Flush() {
+  return kept_->Flush([this] { return copy().Flush(); });
+}
+
+}  // namespace nbdinetd

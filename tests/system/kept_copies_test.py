@@ -1,0 +1,743 @@
+#!/usr/bin/python3
+"""Kept copies (--cow=keep): a client that comes back finds what it has written."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+# pylint: disable=wrong-import-position,wildcard-import,unused-wildcard-import
+from faults import LoopDevice, Mount, need_privilege
+from file_systems import has_file_system, need_in_kernel
+from harness import *
+from tls import TlsClient, authority, client_context, main_with_tls
+
+BLOCK = 4096
+ENOUGH = 320 * MIB  # for the smallest file systems
+SLOT = 16 << 10  # of the header (src/export/kept_header.h)
+
+
+def folder_of(t):
+    path = Path(t.fresh(".copies"))
+    path.mkdir()
+    return path
+
+
+def kept(t, folder, *arguments, address="127.0.0.1", **how):
+    """(process, client) of a client at this IP address, before its first byte."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        ours = socket.socket()
+        ours.bind((address, 0))
+        ours.connect(listener.getsockname())
+        theirs, _ = listener.accept()
+    process = t.spawn([NBDINETD, "--cow=keep", "--cow-key=peer-address", f"--cow-dir={folder}",
+                       "--log=stderr", *arguments], fds={3: theirs}, listen_fds=1, listen_pid="own", **how)
+    theirs.close()
+    client = Client(ours)
+    t.defer(client.close)
+    return process, client
+
+
+def started(t, folder, *arguments, name="", contexts=(), **how):
+    process, client = kept(t, folder, *arguments, **how)
+    client.start(name, contexts=list(contexts))
+    return process, client
+
+
+def copies_in(folder):
+    return sorted(entry.name for entry in Path(folder).iterdir())
+
+
+def ended_by(process, client):
+    """What the process says after it has refused its client."""
+    client.expect_end()
+    process.wait()
+    return process.stderr()
+
+
+def refuses_option(error, client, name=""):
+    try:
+        client.go(name)
+    except OptionError as found:
+        eq(found.reply, error, str(found))
+        return
+    raise AssertionError(f"{name!r} is served")
+
+
+def refused(t, folder, *arguments, error=NBD_REP_ERR_POLICY, name="", **how):
+    """The log of a process that refuses the export."""
+    process, client = kept(t, folder, *arguments, **how)
+    client.handshake()
+    refuses_option(error, client, name)
+    client.close()
+    process.wait()
+    return process.stderr()
+
+
+# ------------------------------------------------------------------ what clients find
+
+@test("a client that comes back finds what it has written, flushed or not; the file stays as it is")
+def _(t):
+    path, folder = t.pattern_image(4 * MIB + 512), folder_of(t)
+    whole = bytearray(pattern(0, 4 * MIB + 512))
+    for round_ in range(4):
+        process, client = started(t, folder, path)
+        eq(client.flags & (NBD_FLAG_READ_ONLY | NBD_FLAG_CAN_MULTI_CONN), 0)
+        eq(client.read(0, client.size), bytes(whole), f"round {round_}")
+        for offset, data, flags in ((1000 + round_ * 9000, b"%d" % round_ * 5000, 0),
+                                    (4 * MIB, b"%d" % round_ * 512, NBD_CMD_FLAG_FUA),
+                                    (MIB * round_ + 77, b"x" * 100, NBD_CMD_FLAG_FUA)):
+            client.write(offset, data, flags)
+            whole[offset:offset + len(data)] = data
+        client.write_zeroes(2 * MIB + round_ * 100001, 100000)
+        whole[2 * MIB + round_ * 100001:2 * MIB + round_ * 100001 + 100000] = bytes(100000)
+        client.trim(3 * MIB, 65536)
+        whole[3 * MIB:3 * MIB + 65536] = bytes(65536)
+        if round_ % 2:
+            client.flush()
+        leave(process, client)
+        contains("kept copy-on-write", process.stderr())
+    eq(Path(path).read_bytes(), pattern(0, 4 * MIB + 512))
+    eq(len(copies_in(folder)), 1)
+
+
+@test("two clients, and two exports of one, have copies of their own")
+def _(t):
+    folder, files = folder_of(t), Path(t.fresh(".exports"))
+    files.mkdir()
+    for name in ("a", "b", ".hidden", "x@y+z"):
+        (files / name).write_bytes(pattern(0, MIB))
+    owners = [(name, address) for name in ("a", "b", ".hidden", "x@y+z") for address in ("127.0.0.1", "127.0.0.2")]
+    for number, (name, address) in enumerate(owners):
+        process, client = started(t, folder, f"--directory={files}", name=name, address=address)
+        eq(client.read(0, MIB), pattern(0, MIB), f"{name} of {address}")
+        client.write(BLOCK, b"%d" % number * 100)
+        leave(process, client)
+    eq(len(copies_in(folder)), len(owners))
+    eq([name for name in copies_in(folder) if name.startswith(".") or not name.endswith(".copy")], [])
+    for number, (name, address) in enumerate(owners):
+        process, client = started(t, folder, f"--directory={files}", name=name, address=address)
+        eq(client.read(BLOCK, 100), b"%d" % number * 100, f"{name} of {address}")
+        leave(process, client)
+
+
+@test("an export without a name of its own is known by its file, however a client calls it")
+def _(t):
+    folder, one, other = folder_of(t), t.pattern_image(MIB), t.pattern_image(MIB, "other.img")
+    for path, name in ((one, "disk"), (one, ""), (other, "disk")):
+        process, client = started(t, folder, path, name=name)
+        eq(client.read(0, 1) == b"\xff", path == one and name == "", f"{path} as {name}")
+        client.write(0, b"\xff")
+        leave(process, client)
+    eq(len(copies_in(folder)), 2)
+
+
+@test("TLS identities: each certificate has a copy, and a client without one has none")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    ca = authority()
+    ca.issue("carol", "/CN=carol")
+
+    def connection(name=None, *options):
+        process, client = t.activated("--cow=keep", f"--cow-dir={folder}", "--log=stderr", "--tls=require",
+                                      f"--tls-certificates={ca.server_files(t)}", *options, path)
+        return process, TlsClient.of(client), client_context(certificate=(ca, name) if name else None)
+
+    for name, wanted in (("alice", None), ("carol", None), ("alice", b"alice"), ("carol", b"carol")):
+        process, client, context = connection(name, "--tls-verify-peer")
+        client.start(tls=context)
+        if wanted:
+            eq(client.read(0, 5), wanted)
+        else:
+            eq(client.read(0, MIB), pattern(0, MIB))
+            client.write(0, name.encode())
+        client.disconnect_and_wait()
+        process.expect(EX_OK)
+    eq(copies_in(folder)[1].count("cert+CN%3dcarol"), 1, copies_in(folder))
+    process, client, context = connection()
+    client.start_tls(context)
+    refuses_option(NBD_REP_ERR_POLICY, client)
+    client.close()
+    process.wait()
+    contains("belongs to a client that TLS has identified", process.stderr())
+    # Where TLS would help, the client is told so.
+    process, client = t.activated("--cow=keep", f"--cow-dir={folder}", "--tls=on", "--tls-verify-peer",
+                                  f"--tls-certificates={ca.server_files(t)}", path)
+    client.handshake()
+    refuses_option(NBD_REP_ERR_TLS_REQD, client)
+
+
+@test("a client without an IP address has no copy by it")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    process, client = t.activated("--cow=keep", "--cow-key=peer-address", f"--cow-dir={folder}", path)
+    client.handshake()
+    refuses_option(NBD_REP_ERR_POLICY, client)
+    client.close()
+    process.wait()
+    contains("belongs to an IP address, and this client has none", process.stderr())
+    eq(copies_in(folder), [])
+
+
+@test("a client that only asks has no copy")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    process, client = kept(t, folder, path)
+    client.handshake()
+    client.info("")
+    client.close()
+    process.wait()
+    eq(copies_in(folder), [])
+
+
+# ------------------------------------------------------------------ one connection for each copy
+
+@test("a second connection of a client takes its copy over; with --exclusive=refuse it is refused")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    first, one = started(t, folder, path)
+    one.write(0, b"first")
+    _, neighbour = started(t, folder, path, address="127.0.0.2")
+    second, two = started(t, folder, path)
+    one.expect_end()
+    first.expect(EX_OK)
+    contains("another takes over the export", first.stderr())
+    eq(two.read(0, 5), b"first")
+    two.write(0, b"second")
+    log = refused(t, folder, "--exclusive=refuse", path)
+    contains("is in use (exclusive)", log)
+    eq(neighbour.read(0, 5), pattern(0, 5))
+    leave(second, two)
+    process, client = started(t, folder, "--exclusive=refuse", path)
+    eq(client.read(0, 6), b"second")
+    leave(process, client)
+
+
+@test("a copy that is discarded while a client waits for it begins anew")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    first, one = started(t, folder, path)
+    one.write(0, b"first")
+    process, client = kept(t, folder, "--exclusive=wait", path)
+    client.handshake()
+    client.send(client.option_bytes(NBD_OPT_GO, client.info_bytes("")))
+    copy, = folder.iterdir()
+    wait_until(lambda: any(os.path.realpath(f"/proc/{process.pid}/fd/{fd}") == str(copy)
+                           for fd in descriptors_of(process.pid)), "it waits for the copy")
+    copy.unlink()
+    leave(first, one)
+    while client.option_reply(NBD_OPT_GO)[0] != NBD_REP_ACK:
+        pass
+    eq(client.read(0, 5), pattern(0, 5))
+    client.write(0, b"anew")
+    leave(process, client)
+    process, client = started(t, folder, path)
+    eq(client.read(0, 4), b"anew")
+    leave(process, client)
+
+
+# ------------------------------------------------------------------ the base
+
+@test("a base that has changed is refused with what has changed, or the copy begins anew")
+def _(t):
+    path, folder = t.pattern_image(4 * MIB), folder_of(t)
+
+    def with_time_kept(change):
+        before = os.stat(path)
+        change()
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def write_at(offset):
+        with open(path, "r+b") as file:
+            file.seek(offset)
+            file.write(os.urandom(16))
+
+    def replaced():
+        content = Path(path).read_bytes()
+        Path(path + ".new").write_bytes(content)
+        os.rename(path + ".new", path)
+
+    for change, words in (
+            (lambda: os.utime(path), "(the time of its last change)"),
+            (lambda: with_time_kept(lambda: write_at(5)), "(its first MiB)"),
+            (lambda: with_time_kept(lambda: write_at(4 * MIB - 16)), "(its last MiB)"),
+            (lambda: with_time_kept(replaced), "(the file (its inode))"),
+            (lambda: os.truncate(path, 3 * MIB), "(its size, the time of its last change and its last MiB)")):
+        process, client = started(t, folder, "--cow-stale=discard", path)
+        client.write(100, b"mine")
+        leave(process, client)
+        process, client = started(t, folder, path)
+        eq(client.read(100, 4), b"mine")
+        leave(process, client)
+        change()
+        log = refused(t, folder, path)
+        contains("is stale: its base", log)
+        contains(words, log)
+        contains("nbdinetctl copies", log)
+        contains("--cow-stale=discard", log)
+        eq(len(copies_in(folder)), 1)
+    process, client = started(t, folder, "--cow-stale=discard", path)
+    eq(client.size, 3 * MIB)
+    eq(client.read(0, 3 * MIB), Path(path).read_bytes())
+    leave(process, client)
+    eq(len(copies_in(folder)), 1)
+
+
+@test("a damaged copy, another's, or what is no copy is refused, and stays")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    process, client = started(t, folder, path)
+    leave(process, client)
+    copy, = folder.iterdir()
+    good = copy.read_bytes()
+    for bad, words in ((good[:-2 * SLOT] + bytes(2 * SLOT), "it is no copy that this version"),
+                       (good[:-SLOT + 900] + b"\xff" + good[-SLOT + 901:], "its header is damaged"),
+                       (b"\0" * BLOCK + good, "its size isn't what its header says"),
+                       (b"", "it is too small"), (b"x" * 100000, "it is no copy that this version")):
+        copy.write_bytes(bad)
+        process, client = kept(t, folder, path)
+        client.handshake()
+        refuses_option(NBD_REP_ERR_PLATFORM, client)
+        contains(words, ended_by(process, client))
+        eq(copy.read_bytes(), bad)
+    copy.write_bytes(good)
+    other = folder / copy.name.replace("127.0.0.1", "127.0.0.9")
+    other.write_bytes(good)
+    process, client = kept(t, folder, path, address="127.0.0.9")
+    client.handshake()
+    refuses_option(NBD_REP_ERR_PLATFORM, client)
+    contains('it belongs to addr "127.0.0.1"', ended_by(process, client))
+    other.unlink()
+    os.mkfifo(other)
+    process, client = kept(t, folder, path, address="127.0.0.9")
+    client.handshake()
+    refuses_option(NBD_REP_ERR_PLATFORM, client)
+    contains("no regular file", ended_by(process, client))
+    other.unlink()
+    # A link leads nowhere.
+    other.symlink_to("/etc/passwd")
+    process, client = kept(t, folder, path, address="127.0.0.9")
+    client.handshake()
+    refuses_option(NBD_REP_ERR_PLATFORM, client)
+    ended_by(process, client)
+
+
+@test("after a restart of the machine, only what was flushed holds")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    process, client = started(t, folder, path)
+    client.write(0, b"flushed")
+    client.write(BLOCK * 10, b"durable", NBD_CMD_FLAG_FUA)
+    client.flush()
+    client.write(BLOCK * 20, b"lost")
+    leave(process, client)
+    copy, = folder.iterdir()
+    # The identity of the machine's start is a text of the header; a header without it is what another
+    # start would see. The checksum goes with it, so that the header is made anew as the program does.
+    forget_boot(copy)
+    process, client = started(t, folder, path)
+    eq(client.read(0, 7), b"flushed")
+    eq(client.read(BLOCK * 10, 7), b"durable")
+    eq(client.read(BLOCK * 20, 4), pattern(BLOCK * 20, 4))
+    client.write(BLOCK * 20, b"anew")
+    leave(process, client)
+    process, client = started(t, folder, path)
+    eq(client.read(BLOCK * 20, 4), b"anew")
+    leave(process, client)
+
+
+def crc64(data):
+    """CRC-64/XZ, as src/export/checksum.h."""
+    table = []
+    for i in range(256):
+        for _ in range(8):
+            i = (i >> 1) ^ (0xc96c5795d7870f42 if i & 1 else 0)
+        table.append(i)
+    value = (1 << 64) - 1
+    for byte in data:
+        value = table[(value ^ byte) & 0xff] ^ (value >> 8)
+    return value ^ ((1 << 64) - 1)
+
+
+def forget_boot(copy):
+    """Makes the headers those of another start of the machine."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().encode()
+    content = bytearray(copy.read_bytes())
+    changed = 0
+    for begin in (len(content) - 2 * SLOT, len(content) - SLOT):
+        slot = content[begin:begin + SLOT]
+        if boot not in slot:
+            continue
+        slot = slot.replace(boot, b"0" * len(boot))
+        slot[-8:] = struct.pack(">Q", crc64(bytes(slot[:-8])))
+        content[begin:begin + SLOT] = slot
+        changed += 1
+    require(changed, "the identity of the machine's start can be read")
+    copy.write_bytes(content)
+
+
+# ------------------------------------------------------------------ where, and how large
+
+@test("copies need a directory that stays, and options go together")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    for arguments, words in (
+            (["--cow=keep"], "knows a client by TLS"),
+            (["--cow=keep", "--cow-key=peer-address"], "needs --cow-dir=DIR"),
+            (["--cow=keep", "--cow-key=peer-address", "--cow-dir=memory"], "nothing is kept there"),
+            (["--cow", "--cow-key=tls"], "--cow-key needs --cow=keep"),
+            (["--cow-stale=discard"], "--cow-stale needs --cow=keep"),
+            (["--cow=keep", "--cow-key=name"], "use tls or peer-address"),
+            (["--cow=keep", "--cow-stale=no"], "use refuse or discard"),
+            (["--cow=stay"], "use discard or keep"),
+            (["--cow=keep", "--cow-key=peer-address", "--multi-conn=on"], "--multi-conn=on")):
+        process = t.run([NBDINETD, "--check", *arguments, path], EX_USAGE, env={"RUNTIME_DIRECTORY": str(folder)})
+        contains(words, process.stderr())
+    process = t.run([NBDINETD, "--check=json", "--cow=keep", "--cow-key=peer-address", path],
+                    env={"STATE_DIRECTORY": str(folder)})
+    report = json.loads(process.stdout())
+    eq((report["cow"], report["exclusive"]), ("keep", "takeover"))
+    process = t.run([NBDINETD, "--check", "--cow=keep", "--cow-key=peer-address", f"--cow-dir={folder}", path])
+    contains("each client, known by its IP address, would write into a copy of its own in", process.stdout())
+    contains("and the kept copies", process.stdout())
+    process = t.run([NBDINETD, "--check", "--cow=keep", "--cow-key=peer-address", f"--cow-dir={folder}/none", path],
+                    EX_CANTCREAT)
+    contains("for kept copies: No such file", process.stderr())
+    eq(copies_in(folder), [])
+
+
+@test("--cow-size counts what a copy already stores when its client comes back")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    process, client = started(t, folder, "--cow-size=64K", path)
+    client.write(0, b"x" * 49152)
+    leave(process, client)
+    process, client = started(t, folder, "--cow-size=64K", path)
+    client.write(49152, b"y" * 16384)
+    refuses(NBD_ENOSPC, client.write, 65536, b"z")
+    client.write(100, b"again")
+    client.flush()
+    leave(process, client)
+    # Less than it stores: nothing more, but what is there can be changed.
+    process, client = started(t, folder, "--cow-size=16K", path)
+    refuses(NBD_ENOSPC, client.write, 65536, b"z")
+    client.write(100, b"thrice")
+    eq(client.read(100, 6), b"thrice")
+    leave(process, client)
+
+
+def come_back(t, folder, path):
+    process, client = started(t, folder, path, contexts=["base:allocation"])
+    client.write(5000, b"first" * 1000)
+    client.write_zeroes(MIB, MIB)
+    client.flush()
+    client.write(100, b"second")
+    leave(process, client)
+    process, client = started(t, folder, path, contexts=["base:allocation"])
+    whole = bytearray(pattern(0, 4 * MIB))
+    whole[5000:10000] = b"first" * 1000
+    whole[MIB:2 * MIB] = bytes(MIB)
+    whole[100:106] = b"second"
+    eq(client.read(0, 4 * MIB), bytes(whole))
+    eq(sum(length for length, _ in client.block_status(0, 4 * MIB)), 4 * MIB)
+    leave(process, client)
+    eq(Path(path).read_bytes(), pattern(0, 4 * MIB))
+
+
+def _systems(kind, *make):
+    @test(f"copies on {kind}")
+    def _(t):
+        need_privilege("root", "loop", "mount")
+        need_in_kernel(kind, has_file_system(kind))
+        disk, mounted = t.path(f"{kind}.disk"), t.path(f"{kind}.mounted")
+        with open(disk, "wb") as file:
+            file.truncate(ENOUGH)
+        t.run([need(make[0]), *make[1:], disk])
+        with LoopDevice(disk) as device, Mount(device.path, mounted, kind):
+            folder = Path(mounted) / "copies"
+            folder.mkdir()
+            path = Path(mounted) / "disk.img"
+            path.write_bytes(pattern(0, 4 * MIB))
+            come_back(t, folder, str(path))
+            eq(len(copies_in(folder)), 1)
+
+
+_systems("ext4", "mkfs.ext4", "-q")
+_systems("xfs", "mkfs.xfs", "-q", "-m", "reflink=1")
+_systems("btrfs", "mkfs.btrfs", "-q")
+# It has neither files without a name nor links.
+_systems("vfat", "mkfs.vfat")
+_systems("exfat", "mkfs.exfat")
+
+
+@test("copies in memory, on tmpfs, and on overlayfs")
+def _(t):
+    need_privilege("root", "mount")
+    with Mount("none", t.path("mnt"), "tmpfs", "size=64M") as mount:
+        parts = {name: os.path.join(mount.path, name) for name in ("lower", "upper", "work", "merged", "copies")}
+        for part in parts.values():
+            os.mkdir(part)
+        path = t.pattern_image(4 * MIB)
+        come_back(t, parts["copies"], path)
+        options = f"lowerdir={parts['lower']},upperdir={parts['upper']},workdir={parts['work']}"
+        with Mount("none", parts["merged"], "overlay", options):
+            come_back(t, parts["merged"], path)
+        eq(len(copies_in(parts["upper"])), 1)
+
+
+# ------------------------------------------------------------------ nbdinetctl copies
+
+NBDINETCTL = str(BUILDDIR / "src" / "nbdinetctl")
+
+
+def ctl(t, folder, *arguments, status=0):
+    require(os.access(NBDINETCTL, os.X_OK), "needs nbdinetctl")
+    return t.run([NBDINETCTL, "copies", *arguments, f"--directory={folder}"], status)
+
+
+def written(t, folder, path, *arguments, offset=5000, data=b"mine", **how):
+    """A copy of a client that has left. Returns its name."""
+    before = set(copies_in(folder))
+    process, client = started(t, folder, path, *arguments, **how)
+    client.write(offset, data)
+    client.flush()
+    leave(process, client)
+    return (set(copies_in(folder)) - before or before).pop()
+
+
+@test("nbdinetctl copies lists whose copies there are, and their state")
+def _(t):
+    schema = json.loads((SRCDIR / "tests/support/nbdinetctl_schema.json").read_text())["copies"]
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    contains("there are no kept copies", ctl(t, folder).stderr())
+    name = written(t, folder, path)
+    process, client = started(t, folder, path, address="127.0.0.2")
+    (folder / "bad@x.copy").write_bytes(b"x")
+    (folder / "other file").write_bytes(b"x")
+    rows = {row["copy"]: row for row in json.loads(ctl(t, folder, "list", "--json").stdout())}
+    for row in rows.values():
+        eq(set(schema["always"]) - set(row), set())
+        eq({name: type(value).__name__ for name, value in row.items()},
+           {name: {"string": "str", "number": "int"}[schema["names"][name]] for name in row})
+    eq(len(rows), 3)
+    row = rows[name]
+    eq((row["export_name"], row["identity"], row["key"], row["size"], row["state"], row["file"], row["directory"]),
+       (path, "127.0.0.1", "addr", MIB, "kept", path, str(folder)))
+    assert abs(row["created"] / 1e6 - time.time()) < 100 and abs(row["last_used"] / 1e6 - time.time()) < 100, row
+    assert 4096 <= row["stored"] < MIB, row
+    used, = (row for row in rows.values() if row.get("identity") == "127.0.0.2")
+    eq((used["state"], used["pid"]), ("in use", process.pid))
+    eq((rows["bad@x.copy"]["state"], rows["bad@x.copy"]["reason"]), ("damaged", "it is too small for a copy"))
+    table = ctl(t, folder, "--no-legend").stdout()
+    contains("kept", table)
+    contains(str(process.pid), table)
+    leave(process, client)
+    os.utime(path)
+    row = {row["copy"]: row for row in json.loads(ctl(t, folder, "--json").stdout())}[name]
+    eq((row["state"], row["reason"]), ("stale", "its base has changed: the time of its last change"))
+    ctl(t, "/no/such/directory", status=3)
+    for wrong in (["lst"], ["discard"], ["discard", "a", "b"], ["merge"], ["export", name], ["list", name]):
+        contains("usage: nbdinetctl copies", ctl(t, folder, *wrong, status=64).stderr())
+
+
+@test("nbdinetctl copies discards a copy, and none that is in use")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    name = written(t, folder, path)
+    process, client = started(t, folder, path)
+    contains(f"is in use by process {process.pid}", ctl(t, folder, "discard", name, status=1).stderr())
+    contains("is in use", ctl(t, folder, "merge", name, status=1).stderr())
+    contains("is in use", ctl(t, folder, "export", name, t.path("new.img"), status=1).stderr())
+    leave(process, client)
+    t.run([NBDINETCTL, "copies", "discard", str(folder / name)])
+    eq(copies_in(folder), [])
+    contains("there is no copy", ctl(t, folder, "discard", name, status=3).stderr())
+    process, client = started(t, folder, path)
+    eq(client.read(5000, 4), pattern(5000, 4))
+    leave(process, client)
+
+
+@test("nbdinetctl copies writes a copy to a new image, and over no file")
+def _(t):
+    path, folder = t.pattern_image(MIB + 100), folder_of(t)
+    name = written(t, folder, path)
+    process, client = started(t, folder, path)
+    client.write_zeroes(65536, 65536)
+    leave(process, client)
+    whole = bytearray(pattern(0, MIB + 100))
+    whole[5000:5004] = b"mine"
+    whole[65536:131072] = bytes(65536)
+    image = Path(t.path("new.img"))
+    ctl(t, folder, "export", name, str(image))
+    eq(image.read_bytes(), bytes(whole))
+    contains("exists", ctl(t, folder, "export", name, str(image), status=1).stderr())
+    eq(image.read_bytes(), bytes(whole))
+    eq(Path(path).read_bytes(), pattern(0, MIB + 100))
+    # With a part and with more than the file has, as it was served.
+    other = written(t, folder, path, "--offset=512", "--length=4096", "--size=16K", offset=10, address="127.0.0.3")
+    second = Path(t.path("second.img"))
+    ctl(t, folder, "export", other, str(second))
+    eq(second.read_bytes(), pattern(512, 10) + b"mine" + pattern(526, 4096 - 14) + bytes(12288))
+    contains("is larger than its base", ctl(t, folder, "merge", other, status=1).stderr())
+    os.utime(path)
+    contains("the base has changed", ctl(t, folder, "export", name, t.path("third.img")).stderr())
+
+
+@test("nbdinetctl copies merges a copy into its file")
+def _(t):
+    path, folder = t.pattern_image(2 * MIB + 100), folder_of(t)
+    name = written(t, folder, path, "--offset=4096", "--length=1M")
+    other = written(t, folder, path, "--offset=4096", "--length=1M", address="127.0.0.2")
+    process, client = started(t, folder, path, "--offset=4096", "--length=1M", address="127.0.0.3")
+    contains("is in use, by another client's copy", ctl(t, folder, "merge", name, status=1).stderr())
+    leave(process, client)
+    process, client = t.activated(path)
+    client.start()
+    contains("is in use", ctl(t, folder, "merge", name, status=1).stderr())
+    leave(process, client)
+    ctl(t, folder, "merge", name)
+    whole = bytearray(pattern(0, 2 * MIB + 100))
+    whole[9096:9100] = b"mine"
+    eq(Path(path).read_bytes(), bytes(whole))
+    eq(name in copies_in(folder), False)
+    contains("is stale", ctl(t, folder, "merge", other, status=1).stderr())
+    contains("is stale", refused(t, folder, path, "--offset=4096", "--length=1M", address="127.0.0.2"))
+
+
+@test("a merge that was killed goes on, and its client waits for that")
+def _(t):
+    path, folder = t.random_image(32 * MIB), folder_of(t)
+    name = written(t, folder, path, offset=0, data=b"x" * (16 * MIB))
+    process, client = started(t, folder, path)
+    client.write(20 * MIB, b"y" * (8 * MIB))
+    leave(process, client)
+    copy, chance = folder / name, random.Random(1)
+
+    def slots():
+        with open(copy, "rb") as file:
+            file.seek(-2 * SLOT, os.SEEK_END)
+            return file.read()
+
+    def killed(when):
+        process = t.spawn([NBDINETCTL, "copies", "merge", name, f"--directory={folder}"])
+        when()
+        process.signal(signal.SIGKILL)
+        process.wait()
+
+    before = slots()
+
+    def until_marked():
+        while copy.exists() and slots() == before:
+            pass
+
+    killed(until_marked)
+    eq(json.loads(ctl(t, folder, "--json").stdout())[0]["state"], "merging")
+    contains("it is being merged into its base", refused(t, folder, path))
+    contains("is being merged", ctl(t, folder, "export", name, t.path("no.img"), status=1).stderr())
+    for _round in range(10):
+        if copy.exists():
+            killed(lambda: time.sleep(chance.uniform(0, 0.05)))
+    if name in copies_in(folder):
+        ctl(t, folder, "merge", name)
+    eq(copies_in(folder), [])
+    content = Path(path).read_bytes()
+    eq(content[:16 * MIB] == b"x" * (16 * MIB), True)
+    eq(content[20 * MIB:28 * MIB] == b"y" * (8 * MIB), True)
+
+
+@test("the example of nbdinetd.export(5) deletes copies that nobody has used for long, and no others")
+def _(t):
+    manual = (BUILDDIR / "man/nbdinetd.export.5").read_text()
+    line, = re.findall(r"^e /var/lib/nbdinetd/diskless .*$", manual, re.MULTILINE)
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    old, new = written(t, folder, path), written(t, folder, path, address="127.0.0.2")
+    settings = t.path("copies.conf")
+    Path(settings).write_text(line.replace("/var/lib/nbdinetd/diskless", str(folder)) + "\n")
+    long_ago = time.time() - 91 * 24 * 3600
+    os.utime(folder / old, (long_ago, long_ago))
+    t.run([need("systemd-tmpfiles"), "--clean", settings], None)
+    eq(copies_in(folder), [new])
+
+
+# ------------------------------------------------------------------ kill -9
+
+def kill_at_random(t, kills, seed=None):
+    """A client whose server is killed again and again finds every write that was answered."""
+    path, folder = t.pattern_image(8 * MIB), folder_of(t)
+    chance = random.Random(seed)
+    model = bytearray(pattern(0, 8 * MIB))
+    unsure = []  # (offset, length) of the writes under way
+    kinds = {"negotiation": 0, "writes": 0}
+    for round_ in range(kills):
+        process, client = kept(t, folder, path)
+        # Some are killed while they make or read the copy, before they serve it.
+        early = chance.random() < 0.25
+        killer = threading.Timer(chance.uniform(0, 0.01 if early else 0.05), os.kill, (process.pid, signal.SIGKILL))
+        if early:
+            killer.start()
+        served = False
+        try:
+            client.start("")
+            served = True
+            if not early:
+                killer.start()
+            # What is read must be what was answered, or what was asked for last.
+            found = client.read(0, 8 * MIB)
+            for offset, length in unsure:
+                model[offset:offset + length] = found[offset:offset + length]
+            unsure = []
+            eq(found == bytes(model), True, f"round {round_}: first difference at "
+               f"{next((i for i in range(len(model)) if found[i] != model[i]), None)}")
+            while True:
+                length = chance.choice((1, 100, 512, 4096, 5000, 70000))
+                offset = chance.randrange(8 * MIB - length)
+                data = bytes([chance.randrange(256)]) * length
+                unsure = [(offset, length)]
+                if chance.random() < 0.2:
+                    client.write_zeroes(offset, length)
+                    data = bytes(length)
+                else:
+                    client.write(offset, data, NBD_CMD_FLAG_FUA if chance.random() < 0.1 else 0)
+                model[offset:offset + length] = data
+                unsure = []
+                if chance.random() < 0.05:
+                    client.flush()
+        except (Disconnected, OSError):
+            pass
+        kinds["writes" if served else "negotiation"] += 1
+        if killer.ident:
+            killer.join()
+        client.close()
+        process.wait()
+    process, client = started(t, folder, path)
+    found = client.read(0, 8 * MIB)
+    for offset, length in unsure:
+        model[offset:offset + length] = found[offset:offset + length]
+    eq(found == bytes(model), True, "at the end")
+    leave(process, client)
+    eq(len(copies_in(folder)), 1, copies_in(folder))
+    note(f"{kills} kills: {kinds}")
+
+
+KILLS = int(os.environ.get("NBDINETD_KILLS", "10"))
+
+
+@test("what was answered survives kill -9 at random moments", guard=TEST_GUARD + 3 * KILLS)
+def _(t):
+    kill_at_random(t, KILLS)
+
+
+if __name__ == "__main__":
+    main_with_tls()

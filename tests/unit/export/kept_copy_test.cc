@@ -1,0 +1,522 @@
+// Kept copies after every crash: what a client finds when the process was
+// killed, or the power was cut, at each system call.
+//
+// All writes and syncs of a copy's file are recorded. A kill keeps what has
+// been written up to a call. A power cut keeps what a sync has made durable,
+// and any 512 bytes of what was written since, or not.
+
+#include "export/kept_copy.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "export/copy_settings.h"
+#include "export/export_settings.h"
+#include "export/open.h"
+#include "support/image.h"
+
+namespace nbdinetd {
+namespace {
+
+using nbdtest::Bytes;
+using nbdtest::Pattern;
+using nbdtest::TempImage;
+
+constexpr uint64_t kBlock = 4096;
+constexpr size_t kSector = 512;
+constexpr char kThisBoot[] = "this-boot";
+constexpr char kNextBoot[] = "next-boot";
+
+// What happened to a file, in order.
+struct Event {
+  enum class Kind { kWrite, kDurableWrite, kSync, kPromise };
+  Kind kind;
+  uint64_t offset = 0;
+  std::string bytes = {};
+  // Of a sync: how many events had happened when it began.
+  size_t begin = 0;
+  // Of a promise: the clients' values that have to be there from now on.
+  size_t client = 0;
+  size_t writes = 0;
+};
+
+class Recorder {
+ public:
+  Recorder() { active_ = this; }
+  ~Recorder() { active_ = nullptr; }
+  Recorder(const Recorder&) = delete;
+  Recorder& operator=(const Recorder&) = delete;
+
+  static Recorder* active() { return active_; }
+
+  void Add(Event event) {
+    const std::lock_guard lock(mutex_);
+    events_.push_back(std::move(event));
+  }
+  size_t size() {
+    const std::lock_guard lock(mutex_);
+    return events_.size();
+  }
+  const std::vector<Event>& events() const { return events_; }
+
+ private:
+  static inline std::atomic<Recorder*> active_ = nullptr;
+  std::mutex mutex_;
+  std::vector<Event> events_;
+};
+
+}  // namespace
+}  // namespace nbdinetd
+
+extern "C" {
+// NOLINTBEGIN(bugprone-reserved-identifier): the linker's names for --wrap.
+ssize_t __real_pwrite(int fd, const void* data, size_t size, off_t offset);
+ssize_t __wrap_pwrite(int fd, const void* data, size_t size, off_t offset);
+ssize_t __real_pwritev2(int fd, const iovec* pieces, int count, off_t offset,
+                        int flags);
+ssize_t __wrap_pwritev2(int fd, const iovec* pieces, int count, off_t offset,
+                        int flags);
+int __real_fdatasync(int fd);
+int __wrap_fdatasync(int fd);
+
+ssize_t __wrap_pwrite(int fd, const void* data, size_t size, off_t offset) {
+  using nbdinetd::Event;
+  const ssize_t n = __real_pwrite(fd, data, size, offset);
+  if (nbdinetd::Recorder* recorder = nbdinetd::Recorder::active();
+      recorder != nullptr && n > 0) {
+    recorder->Add(
+        {Event::Kind::kWrite, static_cast<uint64_t>(offset),
+         std::string(static_cast<const char*>(data), static_cast<size_t>(n))});
+  }
+  return n;
+}
+
+ssize_t __wrap_pwritev2(int fd, const iovec* pieces, int count, off_t offset,
+                        int flags) {
+  using nbdinetd::Event;
+  const ssize_t n = __real_pwritev2(fd, pieces, count, offset, flags);
+  if (nbdinetd::Recorder* recorder = nbdinetd::Recorder::active();
+      recorder != nullptr && n > 0 && count == 1) {
+    recorder->Add({(flags & RWF_DSYNC) != 0 ? Event::Kind::kDurableWrite
+                                            : Event::Kind::kWrite,
+                   static_cast<uint64_t>(offset),
+                   std::string(static_cast<const char*>(pieces->iov_base),
+                               static_cast<size_t>(n))});
+  }
+  return n;
+}
+
+int __wrap_fdatasync(int fd) {
+  using nbdinetd::Event;
+  nbdinetd::Recorder* recorder = nbdinetd::Recorder::active();
+  // The real one would only take its time.
+  if (recorder == nullptr) return __real_fdatasync(fd);
+  Event event = {Event::Kind::kSync};
+  event.begin = recorder->size();
+  recorder->Add(std::move(event));
+  return 0;
+}
+// NOLINTEND(bugprone-reserved-identifier)
+}
+
+namespace nbdinetd {
+namespace {
+
+// What clients wrote to each byte: the value and the number of the write.
+struct Written {
+  size_t client;
+  size_t number;  // from 1 for each client; it counts when it is answered
+  uint64_t offset;
+  std::string bytes;
+};
+
+class KeptCopyTest : public testing::Test {
+ protected:
+  KeptCopyTest()
+      : base_(TempImage::WithPattern(kBlocks * kBlock + 100)),
+        size_(kBlocks * kBlock + 100),
+        file_(base_.directory() + "/copy") {}
+
+  std::shared_ptr<Export> Base() {
+    ExportSettings settings;
+    settings.read_only = true;
+    std::string reason;
+    auto base = OpenExport(base_.path(), settings, &reason);
+    EXPECT_TRUE(base.ok()) << base.status();
+    return *std::move(base);
+  }
+
+  static KeptOwner Owner() {
+    return {"disk", false, ClientKind::kPsk, "alice"};
+  }
+
+  void Make(bool may_be_clone = false) {
+    const UniqueFd fd(
+        open(file_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    const auto base = Base();
+    const absl::Status made = MakeCopy(
+        fd.get(), *base, {Owner(), base_.path(), kThisBoot, may_be_clone});
+    ASSERT_TRUE(made.ok()) << made;
+  }
+
+  // nullptr on failure.
+  std::shared_ptr<Export> Open(const std::string& boot_id,
+                               uint64_t max_bytes = CopySettings().max_bytes) {
+    UniqueFd fd(open(file_.c_str(), O_RDWR | O_CLOEXEC));
+    auto base = Base();
+    auto found = CheckCopy(fd.get(), *base, Owner());
+    EXPECT_TRUE(found.ok()) << found.status();
+    if (!found.ok()) return nullptr;
+    auto copy = OpenCopy(std::move(fd), std::move(base),
+                         {*std::move(found), boot_id, max_bytes});
+    EXPECT_TRUE(copy.ok()) << copy.status();
+    return copy.ok() ? *std::move(copy) : nullptr;
+  }
+
+  std::string Content(Export& target) const {
+    std::string content(size_, '\0');
+    size_t done = 0;
+    const StorageError error =
+        target.Read(0, absl::MakeSpan(content.data(), content.size()), &done);
+    EXPECT_EQ(error.number, 0);
+    return content;
+  }
+
+  std::string FileContent() const {
+    const UniqueFd fd(open(file_.c_str(), O_RDONLY | O_CLOEXEC));
+    std::string content(static_cast<size_t>(lseek(fd.get(), 0, SEEK_END)),
+                        '\0');
+    EXPECT_EQ(ReadAll(fd.get(), 0, content.data(), content.size()), 0);
+    return content;
+  }
+
+  void SetFileContent(const std::string& content) const {
+    const UniqueFd fd(
+        open(file_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    EXPECT_EQ(WriteAll(fd.get(), 0, content), 0);
+  }
+
+  // The file after a kill before event `end`.
+  static std::string Killed(std::string file, const std::vector<Event>& events,
+                            size_t end) {
+    for (size_t i = 0; i < end; ++i) {
+      file.replace(events[i].offset, events[i].bytes.size(), events[i].bytes);
+    }
+    return file;
+  }
+
+  // The file after a power cut before event `end`.
+  std::string CutOff(std::string file, const std::vector<Event>& events,
+                     size_t end) {
+    size_t durable = 0;
+    for (size_t i = 0; i < end; ++i) {
+      if (events[i].kind == Event::Kind::kSync) {
+        durable = std::max(durable, events[i].begin);
+      }
+    }
+    const unsigned mood = random_() % 4;
+    for (size_t i = 0; i < end; ++i) {
+      const Event& event = events[i];
+      const bool holds =
+          i < durable || event.kind == Event::Kind::kDurableWrite;
+      for (size_t at = 0; at < event.bytes.size();) {
+        const size_t place = event.offset + at;
+        const size_t part =
+            std::min(kSector - place % kSector, event.bytes.size() - at);
+        // All, none, or any.
+        if (holds || mood == 0 || (mood > 1 && random_() % 2 == 0)) {
+          file.replace(place, part, event.bytes, at, part);
+        }
+        at += part;
+      }
+    }
+    return file;
+  }
+
+  // Compares each byte with what it may be: `promised` has the number of each
+  // client's last write that must be there. Later ones may be.
+  void Expect(const std::string& content, const std::vector<Written>& written,
+              const std::vector<size_t>& promised, const std::string& what) {
+    const Bytes pattern = Pattern(0, size_);
+    std::vector<std::string> may(size_);
+    for (uint64_t i = 0; i < size_; ++i) may[i] = pattern[i];
+    for (const Written& write : written) {
+      for (uint64_t i = 0; i < write.bytes.size(); ++i) {
+        std::string& values = may[write.offset + i];
+        if (write.number <= promised[write.client]) values.clear();
+        values += write.bytes[i];
+      }
+    }
+    for (uint64_t i = 0; i < size_; ++i) {
+      if (may[i].find(content[i]) != std::string::npos) continue;
+      FAIL() << what << ": byte " << i << " (block " << i / kBlock << ") is "
+             << static_cast<int>(content[i]);
+    }
+  }
+
+  // What was promised before event `end`.
+  static std::vector<size_t> Promised(const std::vector<Event>& events,
+                                      size_t end, size_t clients) {
+    std::vector<size_t> promised(clients, 0);
+    for (size_t i = 0; i < end; ++i) {
+      if (events[i].kind != Event::Kind::kPromise) continue;
+      promised[events[i].client] =
+          std::max(promised[events[i].client], events[i].writes);
+    }
+    return promised;
+  }
+
+  static constexpr uint64_t kBlocks = 12;
+  const TempImage base_;
+  const uint64_t size_;
+  const std::string file_;
+  std::mt19937_64 random_{4711};
+};
+
+TEST_F(KeptCopyTest, HasWhatWasWrittenBefore) {
+  Make();
+  for (int round = 0; round < 3; ++round) {
+    const auto copy = Open(kThisBoot);
+    ASSERT_NE(copy, nullptr);
+    std::string content = Content(*copy);
+    EXPECT_EQ(content.substr(5000, 6) == "second", round > 0);
+    ASSERT_EQ(copy->Write(5000, absl::MakeConstSpan("second", 6), false), 0);
+    EXPECT_FALSE(copy->facts().read_only);
+    EXPECT_FALSE(copy->facts().temporary);
+    EXPECT_TRUE(copy->facts().private_copy);
+  }
+  EXPECT_EQ(base_.Read(0, size_), Pattern(0, size_));
+}
+
+// One client, which flushes, and writes durably.
+TEST_F(KeptCopyTest, SurvivesEveryCrash) {
+  Make();
+  const std::string empty = FileContent();
+  Recorder recorder;
+  std::vector<Written> written;
+  std::vector<std::pair<size_t, size_t>> answered;  // {event, write}
+  {
+    const auto copy = Open(kThisBoot);
+    ASSERT_NE(copy, nullptr);
+    for (size_t number = 1; number <= 40; ++number) {
+      const uint64_t length = 1 + random_() % (random_() % 3 == 0 ? 20000 : 99);
+      const uint64_t offset = random_() % (size_ - length);
+      const std::string bytes(length, static_cast<char>(number));
+      written.push_back({0, number, offset, bytes});
+      const bool durable = random_() % 5 == 0;
+      ASSERT_EQ(copy->Write(offset, absl::MakeConstSpan(bytes), durable), 0);
+      answered.emplace_back(recorder.size(), number);
+      if (durable) {
+        // It promises only itself, and a flush all before.
+        if (random_() % 2 == 0) {
+          ASSERT_EQ(copy->Flush(), 0);
+          recorder.Add({.kind = Event::Kind::kPromise, .writes = number});
+        }
+      } else if (random_() % 6 == 0) {
+        ASSERT_EQ(copy->Flush(), 0);
+        recorder.Add({.kind = Event::Kind::kPromise, .writes = number});
+      }
+    }
+  }
+  const std::vector<Event> events = recorder.events();
+  ASSERT_GT(events.size(), 80u);
+  for (size_t end = 0; end <= events.size(); ++end) {
+    SCOPED_TRACE(end);
+    // Killed: all that was answered is there.
+    size_t last = 0;
+    for (const auto& [event, number] : answered) {
+      if (event <= end) last = number;
+    }
+    SetFileContent(Killed(empty, events, end));
+    auto copy = Open(kThisBoot);
+    ASSERT_NE(copy, nullptr);
+    Expect(Content(*copy), written, {last}, "killed");
+    copy.reset();
+    for (int i = 0; i < 2; ++i) {
+      std::string cut = CutOff(empty, events, end);
+      SetFileContent(cut);
+      Recorder again;
+      copy = Open(kNextBoot);
+      ASSERT_NE(copy, nullptr);
+      const std::string content = Content(*copy);
+      const std::vector<size_t> promised = Promised(events, end, 1);
+      Expect(content, written, promised, "cut off");
+      copy.reset();
+      // Once more, while it recovers.
+      const std::vector<Event> recovery = again.events();
+      SetFileContent(CutOff(cut, recovery, random_() % (recovery.size() + 1)));
+      copy = Open(i == 0 ? "third-boot" : kNextBoot);
+      ASSERT_NE(copy, nullptr);
+      Expect(Content(*copy), written, promised, "cut off twice");
+      copy.reset();
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// A durable write promises itself alone.
+TEST_F(KeptCopyTest, KeepsDurableWrites) {
+  for (int round = 0; round < 15; ++round) {
+    Make();
+    const std::string empty = FileContent();
+    Recorder recorder;
+    std::vector<Written> written;
+    const auto copy = Open(kThisBoot);
+    ASSERT_NE(copy, nullptr);
+    // Blocks of which each has a client of its own.
+    std::vector<size_t> numbers(kBlocks, 0);
+    for (int i = 0; i < 40; ++i) {
+      const size_t block = random_() % 6;
+      const std::string bytes(1 + random_() % 50, static_cast<char>(i + 1));
+      const uint64_t offset = block * kBlock + random_() % (kBlock - 50);
+      written.push_back({block, ++numbers[block], offset, bytes});
+      const bool durable = random_() % 3 == 0;
+      ASSERT_EQ(copy->Write(offset, absl::MakeConstSpan(bytes), durable), 0);
+      // Only this write is promised, and the ones before it on the same bytes
+      // are overwritten; those beside may be older: a client of its own each.
+      if (!durable) continue;
+      Event promise = {Event::Kind::kPromise};
+      promise.client = written.size() - 1;
+      recorder.Add(std::move(promise));
+    }
+    const std::vector<Event> events = recorder.events();
+    for (size_t end = 0; end <= events.size(); ++end) {
+      SetFileContent(CutOff(empty, events, end));
+      const auto after = Open(kNextBoot);
+      ASSERT_NE(after, nullptr);
+      // The last durable write of each block, if nothing was written later.
+      const std::string content = Content(*after);
+      for (size_t i = 0; i < end; ++i) {
+        if (events[i].kind != Event::Kind::kPromise) continue;
+        const Written& write = written[events[i].client];
+        for (uint64_t k = 0; k < write.bytes.size(); ++k) {
+          std::string may(1, write.bytes[k]);
+          for (size_t w = events[i].client + 1; w < written.size(); ++w) {
+            const Written& later = written[w];
+            const uint64_t at = write.offset + k;
+            if (at >= later.offset && at < later.offset + later.bytes.size()) {
+              may += later.bytes[at - later.offset];
+            }
+          }
+          ASSERT_NE(may.find(content[write.offset + k]), std::string::npos)
+              << "round " << round << ", cut before event " << end
+              << ", durable write " << events[i].client;
+        }
+      }
+    }
+  }
+}
+
+// Several workers write into blocks whose bits share bytes of the maps.
+TEST_F(KeptCopyTest, SurvivesCrashesOfManyWorkers) {
+  constexpr size_t kClients = 4;
+  for (int round = 0; round < 4; ++round) {
+    Make();
+    const std::string empty = FileContent();
+    Recorder recorder;
+    std::mutex mutex;
+    std::vector<Written> written;
+    const auto copy = Open(kThisBoot);
+    ASSERT_NE(copy, nullptr);
+    std::vector<std::thread> threads;
+    for (size_t client = 0; client < kClients; ++client) {
+      threads.emplace_back([&, client, seed = random_()] {
+        std::mt19937_64 random(seed);
+        for (size_t number = 1; number <= 30; ++number) {
+          const uint64_t block =
+              random() % (kBlocks / kClients) * kClients + client;
+          const uint64_t offset = block * kBlock + random() % 2000;
+          const std::string bytes(1 + random() % 2000,
+                                  static_cast<char>(number * 4 + client));
+          {
+            const std::lock_guard lock(mutex);
+            written.push_back({client, number, offset, bytes});
+          }
+          const bool durable = random() % 6 == 0;
+          EXPECT_EQ(copy->Write(offset, absl::MakeConstSpan(bytes), durable),
+                    0);
+          if (random() % 4 != 0) continue;
+          EXPECT_EQ(copy->Flush(), 0);
+          Event promise = {Event::Kind::kPromise};
+          promise.client = client;
+          promise.writes = number;
+          recorder.Add(std::move(promise));
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    const std::vector<Event> events = recorder.events();
+    for (size_t end = 0; end <= events.size(); end += 3) {
+      SetFileContent(CutOff(empty, events, end));
+      const auto after = Open(kNextBoot);
+      ASSERT_NE(after, nullptr);
+      Expect(Content(*after), written, Promised(events, end, kClients),
+             "cut off");
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_F(KeptCopyTest, FlushesWithoutNewBlocksCostOneSync) {
+  Make();
+  Recorder recorder;
+  const auto copy = Open(kThisBoot);
+  ASSERT_NE(copy, nullptr);
+  ASSERT_EQ(copy->Write(0, absl::MakeConstSpan("x", 1), false), 0);
+  ASSERT_EQ(copy->Flush(), 0);
+  ASSERT_EQ(copy->Write(10, absl::MakeConstSpan("y", 1), false), 0);
+  size_t before = recorder.size();
+  ASSERT_EQ(copy->Flush(), 0);
+  EXPECT_EQ(recorder.size(), before + 1);
+  // A durable write into a durable block is one call.
+  before = recorder.size();
+  ASSERT_EQ(copy->Write(10, absl::MakeConstSpan("z", 1), true), 0);
+  EXPECT_LE(recorder.size(), before + 2);
+  EXPECT_EQ(recorder.events().back().kind, Event::Kind::kDurableWrite);
+}
+
+TEST_F(KeptCopyTest, RefusesOthersAndChangedBases) {
+  Make();
+  const UniqueFd fd(open(file_.c_str(), O_RDWR | O_CLOEXEC));
+  auto base = Base();
+  KeptOwner other = Owner();
+  other.identity = "bob";
+  EXPECT_TRUE(
+      absl::IsPermissionDenied(CheckCopy(fd.get(), *base, other).status()));
+  EXPECT_TRUE(CheckCopy(fd.get(), *base, Owner()).ok());
+  base_.Write(0, "changed");
+  base = Base();
+  EXPECT_TRUE(absl::IsAborted(CheckCopy(fd.get(), *base, Owner()).status()));
+}
+
+TEST_F(KeptCopyTest, CountsWhatItStoresAlready) {
+  Make();
+  {
+    const auto copy = Open(kThisBoot, 3 * kBlock);
+    ASSERT_NE(copy, nullptr);
+    const std::string data(2 * kBlock, 'x');
+    ASSERT_EQ(copy->Write(0, absl::MakeConstSpan(data), false), 0);
+  }
+  const auto copy = Open(kThisBoot, 3 * kBlock);
+  ASSERT_NE(copy, nullptr);
+  EXPECT_EQ(copy->Write(10 * kBlock, absl::MakeConstSpan("y", 1), false), 0);
+  EXPECT_EQ(copy->Write(11 * kBlock, absl::MakeConstSpan("z", 1), false),
+            ENOSPC);
+  EXPECT_EQ(copy->Write(5, absl::MakeConstSpan("z", 1), false), 0);
+}
+
+}  // namespace
+}  // namespace nbdinetd
