@@ -87,6 +87,10 @@ class Catalog {
   // are open from the start.
   virtual int directory_fd() const { return -1; }
 
+  // The socket to the process that reads partition tables, borrowed; -1 without
+  // one.
+  virtual int tables_fd() const { return -1; }
+
   // The file of the private copy, borrowed; -1 without one.
   virtual int copy_fd() const { return -1; }
 

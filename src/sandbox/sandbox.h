@@ -43,10 +43,12 @@ struct SandboxFacts {
   bool block_devices = false;  // an export may be a block device
   bool exclusive = false;      // exports are locked
   bool takeover = false;       // and their holders are asked to end
-  // Descriptors, or -1: the exports' directory; the file of a private copy; the
+  // Descriptors, or -1: the exports' directory; the socket to the process that
+  // reads partition tables; the file of a private copy; the
   // connection's two directions; the signalfd; the eventfd by which workers
   // report results; the file of --log; the socket to the journal.
   int directory_fd = -1;
+  int tables_fd = -1;
   int copy_fd = -1;
   int input_fd = -1;
   int output_fd = -1;
