@@ -7,6 +7,7 @@
 
 #include "absl/strings/string_view.h"
 #include "base/file_status.h"
+#include "base/utf8.h"
 #include "partition/libblkid.h"
 #include "partition/read_table.h"
 
@@ -127,6 +128,8 @@ class BlkidParser : public TableParser {
     partition.size_bytes = BytesOf(blkid_.blkid_partition_get_size(from));
     partition.label =
         std::string(TextOf(blkid_.blkid_partition_get_name(from)));
+    // libblkid leaves half a surrogate as it is: no name that could be given.
+    if (!IsValidUtf8(partition.label)) partition.label.clear();
     partition.uuid = std::string(TextOf(blkid_.blkid_partition_get_uuid(from)));
     return partition;
   }

@@ -7,9 +7,12 @@
 // answers with one message, which is checked like a client's (Decode()). It has
 // no other descriptor and no key, and libblkid is in no other process.
 //
-// It ends when the TableReader is destroyed, with its parent at the latest
-// (PR_SET_PDEATHSIG), and after kTableCpuSeconds of processor time. Whoever
-// starts one must ignore SIGCHLD, or wait for processes.
+// It ends when its socket has no more messages: when the TableReader is
+// destroyed, and at the latest with its parent. It can wait for nothing else,
+// and a table that makes libblkid compute ends it after kTableCpuSeconds.
+// PR_SET_PDEATHSIG isn't enough, since a parent in a Landlock domain without
+// signals doesn't send that one either. Whoever starts a TableReader must
+// ignore SIGCHLD, or wait for processes.
 //
 // Rejected: libblkid in the sandbox of the connection, which would have the
 // client's connection, keys and, for writing, the export in the same memory,
