@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "cli/options.h"
 
 namespace nbdinetd::ctl {
 
@@ -35,6 +36,7 @@ struct Served {
   std::string file;       // empty if there is none, or if a variable has it
   std::string directory;  // of --directory
   bool read_only = false;
+  ExportSettings settings;  // what decides about the size
   // The arguments without options for TLS.
   std::vector<std::string> without_tls;
 };

@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -39,7 +40,11 @@ UniqueFd ReceiveDescriptor() {
   message.msg_iovlen = 1;
   message.msg_control = control;
   message.msg_controllen = sizeof(control);
-  if (recvmsg(kTableSocket, &message, MSG_CMSG_CLOEXEC) <= 0) return {};
+  ssize_t received;
+  do {
+    received = recvmsg(kTableSocket, &message, MSG_CMSG_CLOEXEC);
+  } while (received < 0 && errno == EINTR);
+  if (received <= 0) return {};
   const cmsghdr* head = CMSG_FIRSTHDR(&message);
   if (head == nullptr || head->cmsg_level != SOL_SOCKET ||
       head->cmsg_type != SCM_RIGHTS ||
@@ -99,9 +104,11 @@ std::optional<TableAnswer> Prepare(SandboxMode mode,
     const std::string answer =
         Encode(failure.has_value() ? *failure : parser->Read(fd.get()));
     fd.Reset();
-    if (send(kTableSocket, answer.data(), answer.size(), MSG_NOSIGNAL) < 0) {
-      _exit(1);
-    }
+    ssize_t sent;
+    do {
+      sent = send(kTableSocket, answer.data(), answer.size(), MSG_NOSIGNAL);
+    } while (sent < 0 && errno == EINTR);
+    if (sent < 0) _exit(1);
   }
 }
 
@@ -149,7 +156,16 @@ absl::StatusOr<std::unique_ptr<TableReader>> TableReader::Start(
   const pid_t child = fork();
   if (child < 0) return ErrnoStatus(errno, kFailed);
   if (child == 0) Serve(theirs.get(), mode, parent);
-  return std::unique_ptr<TableReader>(new TableReader(std::move(ours)));
+  return std::unique_ptr<TableReader>(new TableReader(std::move(ours), child));
+}
+
+void TableReader::End(std::unique_ptr<TableReader> reader) {
+  const pid_t process = reader->process_;
+  reader.reset();
+  // It may be computing, or waiting for the storage.
+  kill(process, SIGKILL);
+  while (waitpid(process, nullptr, 0) < 0 && errno == EINTR) {
+  }
 }
 
 absl::StatusOr<std::string> TableReader::Ask(int fd) {

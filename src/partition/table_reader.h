@@ -12,7 +12,7 @@
 // and a table that makes libblkid compute ends it after kTableCpuSeconds.
 // PR_SET_PDEATHSIG isn't enough, since a parent in a Landlock domain without
 // signals doesn't send that one either. Whoever starts a TableReader must
-// ignore SIGCHLD, or wait for processes.
+// ignore SIGCHLD, or wait for processes, as End() does.
 //
 // Rejected: libblkid in the sandbox of the connection, which would have the
 // client's connection, keys and, for writing, the export in the same memory,
@@ -23,6 +23,8 @@
 // main thread.
 #ifndef NBDINETD_PARTITION_TABLE_READER_H_
 #define NBDINETD_PARTITION_TABLE_READER_H_
+
+#include <sys/types.h>
 
 #include <memory>
 #include <string>
@@ -48,16 +50,21 @@ class TableReader {
   // Internal: the process failed, and no table can be read any more.
   absl::StatusOr<PartitionTable> Read(int fd, const std::string& path);
 
+  // Destroys `reader`, and waits for the end of its process. Not in a sandbox.
+  static void End(std::unique_ptr<TableReader> reader);
+
   // The socket to the process, borrowed.
   int fd() const { return socket_.get(); }
 
  private:
-  explicit TableReader(UniqueFd socket) : socket_(std::move(socket)) {}
+  TableReader(UniqueFd socket, pid_t process)
+      : socket_(std::move(socket)), process_(process) {}
 
   // The bytes of an answer.
   absl::StatusOr<std::string> Ask(int fd);
 
   UniqueFd socket_;
+  const pid_t process_;
 };
 
 }  // namespace nbdinetd

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -56,7 +57,7 @@ void CheckTable(const PartitionTable& table, uint64_t file_bytes) {
     names.push_back({std::nullopt, partition.label});
     names.push_back({std::nullopt, partition.uuid});
   }
-  std::vector<PartitionRange> ranges;
+  std::map<uint32_t, PartitionRange> ranges;  // by number
   for (const PartitionName& name : names) {
     const auto range =
         nbdinetd::FindPartition(table, name, file_bytes, "disk.img");
@@ -69,14 +70,16 @@ void CheckTable(const PartitionTable& table, uint64_t file_bytes) {
     Require(range->offset <= file_bytes &&
                 range->length <= file_bytes - range->offset,
             "a partition reaches beyond the file");
-    if (name.number.has_value()) ranges.push_back(*range);
+    if (name.number.has_value()) ranges[*name.number] = *range;
   }
-  for (size_t i = 0; i < ranges.size(); ++i) {
-    for (size_t k = 0; k < i; ++k) {
-      Require(ranges[i].offset >= ranges[k].offset + ranges[k].length ||
-                  ranges[k].offset >= ranges[i].offset + ranges[i].length,
-              "two partitions share bytes");
-    }
+  uint64_t end = 0;  // of the partition before
+  std::multimap<uint64_t, uint64_t> by_offset;
+  for (const auto& [number, range] : ranges) {
+    by_offset.emplace(range.offset, range.length);
+  }
+  for (const auto& [offset, length] : by_offset) {
+    Require(length == 0 || offset >= end, "two partitions share bytes");
+    end = std::max(end, offset + length);
   }
 }
 
