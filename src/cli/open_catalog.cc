@@ -105,8 +105,11 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenOriginals(
     return OpenDirectory(options.directory, options.export_settings,
                          options.export_name.value_or(""), std::move(tables));
   }
-  return invocation.files.empty() ? OpenFile(options, tables.get(), log)
-                                  : OpenFiles(invocation, tables.get(), log);
+  absl::StatusOr<std::unique_ptr<Catalog>> catalog =
+      invocation.files.empty() ? OpenFile(options, tables.get(), log)
+                               : OpenFiles(invocation, tables.get(), log);
+  if (tables != nullptr) TableReader::End(std::move(tables));
+  return catalog;
 }
 
 absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(

@@ -457,6 +457,18 @@ def _(t):
     process.wait()
 
 
+@test("a listener that has looked at its export keeps no process for it")
+def _(t):
+    path = folder(t)
+    for arguments in (["--partitions", f"--directory={path}"], ["--partition=1", str(path / "gpt.img")]):
+        address = t.fresh(".sock")
+        process = t.spawn([NBDINETD, "-f", "-U", address, *arguments])
+        wait_listening(address, process)
+        wait_until(lambda one=process: children_of(one.pid) == [], "its end")
+        process.signal(signal.SIGTERM)
+        process.expect(EX_OK)
+
+
 @test("it ends with its connection, however that ends")
 def _(t):
     path = folder(t)
