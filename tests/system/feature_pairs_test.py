@@ -1221,11 +1221,9 @@ def _(t):
     folder = exports(t)
     partitioned(t, os.path.join(folder, "disk"))
     process, client = t.activated("--partitions", f"--directory={folder}", *certificates(t))
-    client = over_tls(client)
-    client.handshake()
-    reader, = children_of(process.pid)
+    reader = wait_until(lambda: children_of(process.pid), "the process that reads the table")[0]
     eq("libssl" in Path(f"/proc/{reader}/maps").read_text(), False, "OpenSSL is loaded there")
-    client.choose("disk:1")
+    client = over_tls(client).start("disk:1")
     expect_partition(client, os.path.join(folder, "disk"))
     leave(client)
     process.expect(EX_OK)

@@ -65,7 +65,7 @@ const KeyCase kKeyCases[] = {
     {"Partition", "Partition=root\n", {"--partition=root"}, "0"},
     {"Partitions",
      "File=\nDirectory=/d\nPartitions=yes\n",
-     {"--directory=/d", "--partitions"},
+     {"--partitions"},
      "maybe"},
     {"Size", "Size=up:512\n", {"--size=up:512"}, "up:0"},
     {"Cache", "Cache=drop\n", {"--cache=drop"}, "all"},
