@@ -37,6 +37,7 @@ unit_sources = \
 	tests/unit/base/signals_test.cc \
 	tests/unit/base/time_span_test.cc \
 	tests/unit/base/utf8_test.cc \
+	tests/unit/cli/export_size_test.cc \
 	tests/unit/cli/option_table_test.cc \
 	tests/unit/cli/options_test.cc \
 	tests/unit/cli/unit_hints_test.cc \
@@ -65,6 +66,10 @@ unit_sources = \
 	tests/unit/generator/units_test.cc \
 	tests/unit/negotiation/negotiation_test.cc \
 	tests/unit/negotiation/option_handlers_test.cc \
+	tests/unit/partition/partition_name_test.cc \
+	tests/unit/partition/partition_table_test.cc \
+	tests/unit/partition/table_answer_test.cc \
+	tests/unit/partition/table_reader_test.cc \
 	tests/unit/protocol/nbd_error_test.cc \
 	tests/unit/protocol/option_test.cc \
 	tests/unit/protocol/reply_test.cc \
@@ -164,6 +169,7 @@ python_tests = \
 	tests/system/listener_test.py \
 	tests/system/missing_calls_test.py \
 	tests/system/old_kernels_test.py \
+	tests/system/partitions_test.py \
 	tests/system/parts_test.py \
 	tests/system/other_release_test.py \
 	tests/system/peer_documents_test.py \
@@ -242,7 +248,8 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/file_systems.py \
 	tests/support/harness.py tests/support/intruder.py \
 	tests/support/listening.py \
-	tests/support/nbd_client.py tests/support/pid1 tests/support/pid1.py \
+	tests/support/nbd_client.py tests/support/partition_tables.py \
+	tests/support/pid1 tests/support/pid1.py \
 	tests/support/private_systemd.py tests/support/surroundings.py \
 	tests/support/tls.py \
 	tests/support/extent.h tests/support/fake_export.h \
@@ -314,7 +321,8 @@ tests_nbdinetd_intruder_SOURCES = src/main.cc tests/support/intruder.cc
 tests_nbdinetd_intruder_LDADD = src/libnbdinetd.a $(ABSL_LIBS)
 tests_nbdinetd_intruder_LDFLAGS = $(AM_LDFLAGS) $(STATIC_RUNTIME_LDFLAGS) \
 	-Wl,--wrap=_ZN8nbdinetd7Sandbox5EnterEv \
-	-Wl,--wrap=_ZN8nbdinetd7Sandbox7TightenEv
+	-Wl,--wrap=_ZN8nbdinetd7Sandbox7TightenEv \
+	-Wl,--wrap=_ZN8nbdinetd17EnterTableSandboxEv
 
 # ---- Faults ----
 

@@ -80,6 +80,19 @@ inline constexpr size_t kMaxTasks = 1024;
 // The data of those requests; the last one may exceed it.
 inline constexpr size_t kMaxTaskBytes = 32 << 20;
 
+// ---- Partition tables
+
+// Partitions of one table, and the largest number of one: as many as the kernel
+// has for a disk. Others are left out.
+inline constexpr size_t kMaxPartitions = 255;
+// What the process that reads the tables may use in all: address space and, in
+// seconds, processor time.
+inline constexpr uint64_t kTableMemoryBytes = 256 << 20;
+inline constexpr uint64_t kTableCpuSeconds = 10;
+// How long it may take for one table, while nothing else happens on the
+// connection; afterwards it is asked no more.
+inline constexpr absl::Duration kTablePatience = absl::Seconds(10);
+
 // ---- TLS
 
 // The longest receive from a TLS client, several records, and the bytes that

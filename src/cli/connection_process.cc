@@ -101,6 +101,9 @@ ConnectionResult RunConnectionProcess(Connection connection,
   log.SetField("NBD_PEER", connection.peer);
   absl::StatusOr<Signals> shutdown = CreateShutdownSignals(config.exclusive);
   if (!shutdown.ok()) return fail(shutdown.status());
+  // The process that reads partition tables then leaves no zombie: in the
+  // sandbox this one can't wait for it.
+  if (invocation.options.partitions) signal(SIGCHLD, SIG_IGN);
   // Each connection reads the keys and certificates anew; renewed ones are
   // valid from the next connection on.
   const absl::StatusOr<Opened> opened =

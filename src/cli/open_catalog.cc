@@ -13,6 +13,7 @@
 #include "export/export.h"
 #include "export/kept_catalog.h"
 #include "export/open.h"
+#include "partition/table_reader.h"
 
 namespace nbdinetd {
 namespace {
@@ -40,11 +41,13 @@ void LogNotices(const Log& log, const std::string& name, const Export& target,
   }
 }
 
+// `tables` is nullptr without --partition; so for OpenFiles().
 absl::StatusOr<std::unique_ptr<Catalog>> OpenFile(const Options& options,
+                                                  TableReader* tables,
                                                   const Log& log) {
   std::string read_only_reason;
-  absl::StatusOr<std::unique_ptr<Export>> opened =
-      OpenExport(options.file, options.export_settings, &read_only_reason);
+  absl::StatusOr<std::unique_ptr<Export>> opened = OpenExport(
+      options.file, options.export_settings, &read_only_reason, tables);
   if (!opened.ok()) return opened.status();
   LogNotices(log, options.file, **opened, read_only_reason);
   return Catalog::OfOne(*std::move(opened), options.export_name,
@@ -52,6 +55,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFile(const Options& options,
 }
 
 absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(const Invocation& invocation,
+                                                   TableReader* tables,
                                                    const Log& log) {
   const Options& options = invocation.options;
   const std::vector<NamedFile>& files = invocation.files;
@@ -69,8 +73,9 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(const Invocation& invocation,
           ": give each its own, as by OpenFile=PATH:NAME in the unit"));
     }
     std::string read_only_reason;
-    absl::StatusOr<std::unique_ptr<Export>> opened = OpenHandedOver(
-        file.fd.get(), name, options.export_settings, &read_only_reason);
+    absl::StatusOr<std::unique_ptr<Export>> opened =
+        OpenHandedOver(file.fd.get(), name, options.export_settings,
+                       &read_only_reason, tables);
     if (!opened.ok()) return opened.status();
     // The lock of a kept copy is on the copy.
     if (options.exclusive != Exclusive::kOff && !options.copies.keep &&
@@ -90,12 +95,23 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(const Invocation& invocation,
 absl::StatusOr<std::unique_ptr<Catalog>> OpenOriginals(
     const Invocation& invocation, const Log& log) {
   const Options& options = invocation.options;
+  std::unique_ptr<TableReader> tables;
+  if (options.partitions || options.export_settings.partition.has_value()) {
+    // Before any key is loaded: its process has a copy of the memory.
+    absl::StatusOr<std::unique_ptr<TableReader>> started =
+        TableReader::Start(options.sandbox);
+    if (!started.ok()) return started.status();
+    tables = *std::move(started);
+  }
   if (!options.directory.empty()) {
     return OpenDirectory(options.directory, options.export_settings,
-                         options.export_name.value_or(""));
+                         options.export_name.value_or(""), std::move(tables));
   }
-  return invocation.files.empty() ? OpenFile(options, log)
-                                  : OpenFiles(invocation, log);
+  absl::StatusOr<std::unique_ptr<Catalog>> catalog =
+      invocation.files.empty() ? OpenFile(options, tables.get(), log)
+                               : OpenFiles(invocation, tables.get(), log);
+  if (tables != nullptr) TableReader::End(std::move(tables));
+  return catalog;
 }
 
 absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(

@@ -201,6 +201,13 @@ absl::Status SetLength(const GivenOption& given, Options& options) {
   return SetBytes(given, given.argument, PartIn(options).length);
 }
 
+absl::Status SetPartition(const GivenOption& given, Options& options) {
+  absl::StatusOr<PartitionName> name = ParsePartitionName(given.argument);
+  if (!name.ok()) return Complain(given, name.status().message());
+  options.export_settings.partition = *std::move(name);
+  return absl::OkStatus();
+}
+
 absl::Status SetSize(const GivenOption& given, Options& options) {
   SizeChange& size = options.export_settings.size.emplace();
   absl::string_view text = given.argument;
@@ -351,6 +358,18 @@ constexpr OptionRow kTable[] = {
      .excludes = {"directory"},
      .key = "Length",
      .set = SetLength},
+    {.name = "partition",
+     .argument = "=N|LABEL|UUID",
+     .help = "serve this partition of FILE (GPT or MBR)",
+     .excludes = {"directory", "offset", "length"},
+     .key = "Partition",
+     .set = SetPartition},
+    {.name = "partitions",
+     .help = "with --directory: FILE:N is partition N of FILE",
+     .excludes = {"FILE"},
+     .key = "Partitions",
+     .key_kind = KeyKind::kBoolean,
+     .set = Flag<&Options::partitions>},
     {.name = "size",
      .argument = "=BYTES",
      .help = "the size of an export: less cuts it, more adds\n"

@@ -238,6 +238,16 @@ absl::Status SettleCopies(Options& options) {
       "its own, and sees nothing of what others write");
 }
 
+// Checks the options about partitions.
+absl::Status SettlePartitions(const Options& options) {
+  if (!options.partitions || !options.directory.empty()) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      "--partitions needs --directory=DIR; --partition=N serves a partition of "
+      "one FILE");
+}
+
 // A section of --help. The help texts begin in column `column`.
 struct SectionLayout {
   HelpSection section;
@@ -315,6 +325,7 @@ absl::Status SettleOptions(absl::Span<const OptionRow* const> given,
   absl::Status first_error = CheckTogether(options, given);
   first_error.Update(SettleTls(options));
   first_error.Update(SettleCopies(options));
+  first_error.Update(SettlePartitions(options));
   return first_error;
 }
 

@@ -29,6 +29,7 @@ struct Options {
   std::string directory;  // --directory, in place of a file; else empty
   ExportSettings export_settings;  // read_only with --cow, too
   CopySettings copies;             // --cow
+  bool partitions = false;         // of the files in `directory`
   std::optional<std::string> export_name;
   std::string description;
   std::optional<LogDestination> log;

@@ -191,6 +191,7 @@ SandboxFacts SandboxFactsOf(const Catalog& catalog,
   facts.exclusive = config.exclusive != Exclusive::kOff;
   facts.takeover = config.exclusive == Exclusive::kTakeover;
   facts.directory_fd = catalog.directory_fd();
+  facts.tables_fd = catalog.tables_fd();
   facts.copy_fd = catalog.copy_fd();
   facts.copies_fd = catalog.copies_fd();
   facts.log_fd = log.file_fd();

@@ -136,6 +136,11 @@ std::vector<Option> TakeLetters(absl::Span<const std::string> arguments,
   return options;
 }
 
+bool DecidesSize(absl::string_view name) {
+  return name == "offset" || name == "length" || name == "partition" ||
+         name == "size" || name == "block-size";
+}
+
 // Takes the options at `*i`; none if there is an operand.
 std::vector<Option> TakeOptions(absl::Span<const std::string> arguments,
                                 size_t* i) {
@@ -209,6 +214,7 @@ bool HasVariable(absl::Span<const std::string> arguments) {
 
 Served ServedBy(absl::Span<const std::string> arguments) {
   Served served;
+  Options sized;  // by the options that decide about the size
   std::string file;
   bool only_operands = false;  // after "--"
   for (size_t i = 0; i < arguments.size(); ++i) {
@@ -226,6 +232,10 @@ Served ServedBy(absl::Span<const std::string> arguments) {
         if (name == "directory") served.directory = argument;
         if (name == "cow") served.keeps_copies = argument == "keep";
         if (name == "cow-dir") served.copy_directory = argument;
+        // nbdinetd itself tells what is wrong with them.
+        if (DecidesSize(name)) {
+          row->set({name, argument}, sized).IgnoreError();
+        }
         served.read_only =
             served.read_only || name == "readonly" || name == "cow";
         is_tls = is_tls || row->section == HelpSection::kTls;
@@ -236,6 +246,7 @@ Served ServedBy(absl::Span<const std::string> arguments) {
       served.without_tls.push_back(arguments[k]);
     }
   }
+  served.settings = sized.export_settings;
   absl::string_view path = file;
   absl::ConsumePrefix(&path, "file=");
   served.file = std::string(path);

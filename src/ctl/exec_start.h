@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "cli/options.h"
 
 namespace nbdinetd::ctl {
 
@@ -37,6 +38,7 @@ struct Served {
   bool read_only = false;
   bool keeps_copies = false;   // --cow=keep
   std::string copy_directory;  // of --cow-dir
+  ExportSettings settings;     // what decides about the size
   // The arguments without options for TLS.
   std::vector<std::string> without_tls;
 };

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/errors.h"
+#include "cli/export_size.h"
 #include "ctl/export_files.h"
 
 namespace nbdinetd::ctl {
@@ -364,6 +365,8 @@ bool IsUnused(const ManagedExport& target) {
          target.served.directory.empty();
 }
 
+namespace {
+
 std::optional<uint64_t> SizeOfFile(const std::string& path, int* error_number) {
   *error_number = 0;
   struct stat st;
@@ -379,6 +382,14 @@ std::optional<uint64_t> SizeOfFile(const std::string& path, int* error_number) {
   uint64_t sectors = 0;
   if (!(size >> sectors)) return std::nullopt;
   return sectors * 512;
+}
+
+}  // namespace
+
+std::optional<uint64_t> SizeOfExport(const Served& served, int* error_number) {
+  const std::optional<uint64_t> bytes = SizeOfFile(served.file, error_number);
+  if (!bytes.has_value()) return std::nullopt;
+  return ExportSize(served.settings, served.file, *bytes);
 }
 
 }  // namespace nbdinetd::ctl

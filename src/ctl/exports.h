@@ -87,10 +87,10 @@ std::string ResultInWords(const std::string& result);
 // are before anybody has configured them.
 bool IsUnused(const ManagedExport& target);
 
-// The size of the export's file, as far as this machine shows it; nullopt for a
-// directory, and for a file that can't be examined, whose errno value is then
-// in `*error_number`.
-std::optional<uint64_t> SizeOfFile(const std::string& path, int* error_number);
+// The size of an export of a file, as far as this machine shows it; nullopt for
+// a directory, for a part that the file doesn't have, and for a file that can't
+// be examined, whose errno value is then in `*error_number`.
+std::optional<uint64_t> SizeOfExport(const Served& served, int* error_number);
 
 }  // namespace nbdinetd::ctl
 

@@ -121,7 +121,7 @@ std::vector<Cell> RowOf(const ManagedExport& target, const Where& where,
   Cell size, rates[2], counters[4], accepts[2];
   int error_number = 0;
   if (where.local() && !target.served.file.empty()) {
-    size = CellOf(SizeOfFile(target.served.file, &error_number));
+    size = CellOf(SizeOfExport(target.served, &error_number));
   }
   // The processes of a listening service report no counters.
   if (target.per_connection) {

@@ -78,7 +78,7 @@ std::string ExportMetrics(absl::Span<const ManagedExport> exports,
     up.Add(label, target.state == "listening" || target.state == "running");
     int error_number = 0;
     if (local && !target.served.file.empty()) {
-      if (auto bytes = SizeOfFile(target.served.file, &error_number)) {
+      if (auto bytes = SizeOfExport(target.served, &error_number)) {
         size.Add(label, *bytes);
       }
     }

@@ -100,6 +100,10 @@ class Catalog {
   // are open from the start.
   virtual int directory_fd() const { return -1; }
 
+  // The socket to the process that reads partition tables, borrowed; -1 without
+  // one.
+  virtual int tables_fd() const { return -1; }
+
   // The file of the private copy, borrowed; -1 without one. Its number stays,
   // also if Reserve() puts another file there.
   virtual int copy_fd() const { return -1; }

@@ -108,12 +108,16 @@ class CopyingCatalog : public Catalog {
     }
     PrivateCopy copy = *std::move(copy_);
     copy_.reset();
-    return std::move(copy).Of(std::move(target));
+    absl::StatusOr<std::shared_ptr<Export>> claimed =
+        inner_->Claim(std::move(target));
+    if (!claimed.ok()) return claimed;
+    return std::move(copy).Of(*std::move(claimed));
   }
 
   absl::Status List(Visitor visit) override { return inner_->List(visit); }
   std::string InWords() override { return inner_->InWords(); }
   int directory_fd() const override { return inner_->directory_fd(); }
+  int tables_fd() const override { return inner_->tables_fd(); }
   int copy_fd() const override { return copy_.has_value() ? copy_->fd() : -1; }
   Kinds kinds() const override { return inner_->kinds(); }
 

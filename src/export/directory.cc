@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -22,6 +23,7 @@
 #include "base/unique_fd.h"
 #include "base/utf8.h"
 #include "export/open.h"
+#include "partition/partition_name.h"
 
 namespace nbdinetd {
 namespace {
@@ -132,21 +134,32 @@ class DirectoryCatalog : public Catalog {
  public:
   DirectoryCatalog(const std::string& path, UniqueFd fd,
                    const ExportSettings& settings,
-                   const std::string& default_name)
+                   const std::string& default_name,
+                   std::unique_ptr<TableReader> tables)
       : path_(path),
         fd_(std::move(fd)),
         settings_(settings),
-        default_name_(default_name) {}
+        default_name_(default_name),
+        tables_(std::move(tables)) {}
 
   absl::Status Find(absl::string_view name) override {
-    struct stat st;
-    return Look(FileNameOf(name), &st);
+    Choice choice;
+    return Choose(FileNameOf(name), &choice);
   }
 
   absl::StatusOr<Opened> Open(absl::string_view name) override;
+  // The tables are read no more.
+  absl::StatusOr<std::shared_ptr<Export>> Claim(
+      std::shared_ptr<Export> target) override {
+    tables_.reset();
+    return target;
+  }
   absl::Status List(Visitor visit) override;
   std::string InWords() override;
   int directory_fd() const override { return fd_.get(); }
+  int tables_fd() const override {
+    return tables_ == nullptr ? -1 : tables_->fd();
+  }
   Kinds kinds() const override {
     return {/*writable=*/!settings_.read_only, /*block_devices=*/true};
   }
@@ -162,6 +175,14 @@ class DirectoryCatalog : public Catalog {
     return absl::NotFoundError(
         absl::StrCat("failed to open ", Quoted(PathOf(name)), ": ", why));
   }
+  // The file of an export, and its partition if it is one.
+  struct Choice {
+    std::string file;
+    struct stat st = {};
+    std::optional<PartitionName> partition = std::nullopt;
+  };
+  // Errors as for Look(); the partition may not exist.
+  absl::Status Choose(const std::string& name, Choice* choice) const;
   // The status of an entry, or of the file that a link leads to. NotFound when
   // it is no export.
   absl::Status Look(const std::string& name, struct stat* st) const;
@@ -171,6 +192,7 @@ class DirectoryCatalog : public Catalog {
   const UniqueFd fd_;
   const ExportSettings settings_;
   const std::string default_name_;
+  std::unique_ptr<TableReader> tables_;  // nullptr: no partitions
   const bool by_root_ = geteuid() == 0;
 };
 
@@ -198,17 +220,32 @@ absl::Status DirectoryCatalog::Look(const std::string& name,
   return why == nullptr ? absl::OkStatus() : NoExport(name, why);
 }
 
+absl::Status DirectoryCatalog::Choose(const std::string& name,
+                                      Choice* choice) const {
+  choice->file = name;
+  const absl::Status status = Look(name, &choice->st);
+  if (status.ok() || tables_ == nullptr) return status;
+  const std::optional<FileAndNumber> parts = SplitPartitionName(name);
+  if (!parts.has_value() || !Look(parts->file, &choice->st).ok()) return status;
+  choice->file = parts->file;
+  choice->partition = PartitionName{parts->number, ""};
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Catalog::Opened> DirectoryCatalog::Open(
     absl::string_view export_name) {
   const std::string name = FileNameOf(export_name);
-  struct stat st;
+  Choice choice;
   // Opening a FIFO or a device may have effects. The type is therefore checked
   // before, and again after the open, since the file may have been replaced.
-  if (absl::Status status = Look(name, &st); !status.ok()) return status;
+  if (absl::Status status = Choose(name, &choice); !status.ok()) return status;
+  const std::string& file = choice.file;
+  ExportSettings settings = settings_;
+  settings.partition = choice.partition;
   std::string read_only_reason;
   absl::StatusOr<std::unique_ptr<Export>> target = OpenExportWith(
-      [&](int flags) { return OpenBeneath(fd_.get(), name.c_str(), flags); },
-      PathOf(name), settings_, &read_only_reason);
+      [&](int flags) { return OpenBeneath(fd_.get(), file.c_str(), flags); },
+      PathOf(file), settings, &read_only_reason, tables_.get());
   if (absl::IsPermissionDenied(target.status()) && by_root_) {
     return absl::PermissionDeniedError(
         absl::StrCat(target.status().message(),
@@ -216,8 +253,8 @@ absl::StatusOr<Catalog::Opened> DirectoryCatalog::Open(
                      "groups may)"));
   }
   if (!target.ok()) return target.status();
-  std::string description = S_ISBLK(st.st_mode)
-                                ? DescriptionOf(st)
+  std::string description = S_ISBLK(choice.st.st_mode)
+                                ? DescriptionOf(choice.st)
                                 : SizeInWords((*target)->facts().size_bytes);
   return Opened{*std::move(target), name, std::move(description),
                 std::move(read_only_reason)};
@@ -272,19 +309,20 @@ std::string DirectoryCatalog::InWords() {
           "\n");
     }
   }
-  struct stat st;
   return absl::StrCat(
       "would serve ", count, count == 1 ? " file" : " files", " of ",
       Quoted(path_), ", ", SizeInWords(total_bytes), " in all, ",
       settings_.read_only ? "read-only" : "read-write",
       ", each under its own name\n",
+      tables_ == nullptr
+          ? ""
+          : "and partition N of each FILE under the name FILE:N\n",
       default_name_.empty()
           ? std::string("the empty export name is unknown; --exportname=NAME "
                         "would make NAME the default export\n")
-          : absl::StrCat(
-                "the default export is ", Quoted(default_name_),
-                Look(default_name_, &st).ok() ? "" : ", which isn't there",
-                "\n"),
+          : absl::StrCat("the default export is ", Quoted(default_name_),
+                         Find(default_name_).ok() ? "" : ", which isn't there",
+                         "\n"),
       rest);
 }
 
@@ -310,7 +348,7 @@ std::string SizeInWords(uint64_t size_bytes) {
 
 absl::StatusOr<std::unique_ptr<Catalog>> OpenDirectory(
     const std::string& path, const ExportSettings& settings,
-    const std::string& default_name) {
+    const std::string& default_name, std::unique_ptr<TableReader> tables) {
   if (!default_name.empty() && !IsExportFileName(default_name)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--exportname=", Quoted(default_name),
@@ -338,7 +376,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenDirectory(
     return ErrnoStatus(errno, what, absl::StatusCode::kNotFound);
   }
   return std::make_unique<DirectoryCatalog>(path, std::move(fd), settings,
-                                            default_name);
+                                            default_name, std::move(tables));
 }
 
 }  // namespace nbdinetd

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/block_sizes.h"
+#include "partition/partition_name.h"
 
 namespace nbdinetd {
 
@@ -37,6 +38,8 @@ struct ExportSettings {
   bool read_only = false;
   CacheMode cache = CacheMode::kWriteback;
   std::optional<Part> part = std::nullopt;
+  // In place of `part`: a partition by the table in the file.
+  std::optional<PartitionName> partition = std::nullopt;
   std::optional<SizeChange> size = std::nullopt;
   // Without them, the storage decides what is preferred.
   std::optional<BlockSizes> block_sizes = std::nullopt;

@@ -92,6 +92,27 @@ std::unique_ptr<Export> WithBlockSizes(std::unique_ptr<Export> base,
 
 }  // namespace
 
+std::optional<uint64_t> SizeWithLayers(const ExportSettings& settings,
+                                       uint64_t size_bytes) {
+  uint64_t size = size_bytes;
+  if (settings.part.has_value()) {
+    const Part& part = *settings.part;
+    if (part.offset > size) return std::nullopt;
+    size -= part.offset;
+    if (part.length.value_or(0) > size) return std::nullopt;
+    size = part.length.value_or(size);
+  }
+  if (settings.size.has_value()) {
+    const std::optional<uint64_t> changed = SizeAfter(*settings.size, size);
+    if (!changed.has_value()) return std::nullopt;
+    size = *changed;
+  }
+  if (settings.block_sizes.has_value()) {
+    size -= size % settings.block_sizes->minimum;
+  }
+  return size;
+}
+
 absl::StatusOr<std::unique_ptr<Export>> WithLayers(
     std::unique_ptr<Export> base, const ExportSettings& settings) {
   absl::StatusOr<std::unique_ptr<Export>> top = std::move(base);

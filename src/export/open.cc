@@ -15,6 +15,7 @@
 #include "export/file.h"
 #include "export/layers.h"
 #include "export/stored_export.h"
+#include "partition/partition_table.h"
 
 namespace nbdinetd {
 namespace {
@@ -58,6 +59,7 @@ struct Source {
   const std::string& path;
   absl::FunctionRef<int(int flags)> open_with;
   Export::Sharing sharing = Export::Sharing::kOwn;
+  TableReader* tables = nullptr;  // reads the table of a partition
 };
 
 // `stored` beside the page cache.
@@ -98,14 +100,42 @@ absl::StatusOr<std::unique_ptr<Export>> WithCacheMode(
   return stored;
 }
 
+// The partition of `stored` that `name` names.
+absl::StatusOr<Part> FindPart(const Export& stored, const PartitionName& name,
+                              const Source& source) {
+  const UniqueFd fd(source.open_with(O_RDONLY | kOpenFlags));
+  if (!fd.valid()) return OpenErrorStatus(errno, stored.path());
+  struct stat opened, read;
+  if (FileStatus(stored.lock_fd(), &opened) != 0 ||
+      FileStatus(fd.get(), &read) != 0) {
+    return NoInput(stored.path(), ErrnoText(errno));
+  }
+  if (opened.st_dev != read.st_dev || opened.st_ino != read.st_ino) {
+    return NoInput(stored.path(),
+                   "another file has taken its place meanwhile; try again");
+  }
+  const absl::StatusOr<PartitionTable> table =
+      source.tables->Read(fd.get(), stored.path());
+  if (!table.ok()) return table.status();
+  const absl::StatusOr<PartitionRange> range =
+      FindPartition(*table, name, stored.facts().size_bytes, stored.path());
+  if (!range.ok()) return range.status();
+  return Part{range->offset, range->length};
+}
+
 // The same, with its use of the page cache and the layers of `settings`.
 absl::StatusOr<std::unique_ptr<Export>> ExportOf(
-    UniqueFd fd, const Source& source, const ExportSettings& settings,
+    UniqueFd fd, const Source& source, ExportSettings settings,
     std::string* read_only_reason) {
   absl::StatusOr<std::unique_ptr<StoredExport>> stored =
       StoredExportOf(std::move(fd), source.path, settings.read_only,
                      read_only_reason, source.sharing);
   if (!stored.ok()) return stored.status();
+  if (settings.partition.has_value()) {
+    absl::StatusOr<Part> part = FindPart(**stored, *settings.partition, source);
+    if (!part.ok()) return part.status();
+    settings.part = *part;
+  }
   absl::StatusOr<std::unique_ptr<Export>> cached =
       WithCacheMode(*std::move(stored), settings.cache, source);
   if (!cached.ok()) return cached;
@@ -176,7 +206,8 @@ std::string ReadOnlyNotice(const std::string& name,
 
 absl::StatusOr<std::unique_ptr<Export>> OpenExportWith(
     absl::FunctionRef<int(int flags)> open_with, const std::string& path,
-    ExportSettings settings, std::string* read_only_reason) {
+    ExportSettings settings, std::string* read_only_reason,
+    TableReader* tables) {
   UniqueFd fd;
   int error = 0;
   if (!settings.read_only) {
@@ -193,22 +224,25 @@ absl::StatusOr<std::unique_ptr<Export>> OpenExportWith(
   }
   if (error == EISDIR) return NoInput(path, "it is a directory");
   if (error != 0) return OpenErrorStatus(error, path);
-  return ExportOf(std::move(fd), {path, open_with}, settings, read_only_reason);
+  return ExportOf(std::move(fd),
+                  {path, open_with, Export::Sharing::kOwn, tables}, settings,
+                  read_only_reason);
 }
 
 absl::StatusOr<std::unique_ptr<Export>> OpenExport(
     const std::string& path, const ExportSettings& settings,
-    std::string* read_only_reason) {
+    std::string* read_only_reason, TableReader* tables) {
   absl::StatusOr<std::unique_ptr<Export>> opened =
       OpenExportWith([&](int flags) { return open(path.c_str(), flags); }, path,
-                     settings, read_only_reason);
+                     settings, read_only_reason, tables);
   // Every other failure means that the export doesn't exist.
   if (absl::IsPermissionDenied(opened.status())) {
     return absl::NotFoundError(
         absl::StrCat(opened.status().message(), "; user ", geteuid(),
                      " needs permission on it, and on each folder above it"));
   }
-  if (!opened.ok() && !absl::IsInternal(opened.status())) {
+  if (!opened.ok() && !absl::IsInternal(opened.status()) &&
+      !absl::IsFailedPrecondition(opened.status())) {
     return absl::NotFoundError(opened.status().message());
   }
   return opened;
@@ -216,7 +250,7 @@ absl::StatusOr<std::unique_ptr<Export>> OpenExport(
 
 absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
     int fd, const std::string& name, ExportSettings settings,
-    std::string* read_only_reason) {
+    std::string* read_only_reason, TableReader* tables) {
   const int flags = fcntl(fd, F_GETFL);
   if (flags < 0 || (flags & O_PATH) != 0 || (flags & O_ACCMODE) == O_WRONLY) {
     return NoInput(name, "the descriptor handed over can't be read from");
@@ -232,8 +266,14 @@ absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
   UniqueFd own(
       open_link((settings.read_only ? O_RDONLY : O_RDWR) | kOpenFlags));
   if (own.valid()) {
-    return ExportOf(std::move(own), {name, open_link}, settings,
+    return ExportOf(std::move(own),
+                    {name, open_link, Export::Sharing::kOwn, tables}, settings,
                     read_only_reason);
+  }
+  if (settings.partition.has_value()) {
+    return NoInput(name,
+                   "its partition table can't be read: this process may not "
+                   "open the file anew, and needs the right to");
   }
   const bool appends = !settings.read_only && (flags & O_APPEND) != 0;
   if (absl::Status status = CheckShared(fd, name, flags, appends);

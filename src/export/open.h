@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "export/export.h"
 #include "export/export_settings.h"
+#include "partition/table_reader.h"
 
 namespace nbdinetd {
 
@@ -19,10 +20,15 @@ namespace nbdinetd {
 // `*read_only_reason`, which is otherwise unchanged. Opening never waits. A
 // file that is neither a regular file nor a block device is closed at once.
 //
-// NotFound when there is no such file; otherwise as OpenErrorStatus().
+// With a partition in `settings`, `tables` reads the table, from an open file
+// description of its own; without, it may be nullptr.
+//
+// NotFound when there is no such file or partition; otherwise as
+// OpenErrorStatus() or TableReader::Read().
 absl::StatusOr<std::unique_ptr<Export>> OpenExportWith(
     absl::FunctionRef<int(int flags)> open_with, const std::string& path,
-    ExportSettings settings, std::string* read_only_reason);
+    ExportSettings settings, std::string* read_only_reason,
+    TableReader* tables = nullptr);
 
 // The status for an errno value of open(2). NotFound: no file to open.
 // PermissionDenied: no right to open it. Internal: the process lacks
@@ -35,11 +41,12 @@ std::string ReadOnlyNotice(const std::string& name,
 
 // Opens `path` as OpenExportWith() does, with open(2). NotFound when it can't
 // be opened, or is neither a regular file nor a block device. Internal when the
-// process lacks descriptors or memory, or a block device reports no size.
+// process lacks descriptors or memory, a block device reports no size, or no
+// partition table can be read. FailedPrecondition without libblkid.
 // Opening never waits and never operates a device, such as rewinding a tape.
 absl::StatusOr<std::unique_ptr<Export>> OpenExport(
     const std::string& path, const ExportSettings& settings,
-    std::string* read_only_reason);
+    std::string* read_only_reason, TableReader* tables = nullptr);
 
 // Opens the file that was handed over as `fd`, which the caller keeps; `name`
 // is for messages. The file is opened anew if permitted: the kernel reports a
@@ -49,7 +56,7 @@ absl::StatusOr<std::unique_ptr<Export>> OpenExport(
 // for OpenExport().
 absl::StatusOr<std::unique_ptr<Export>> OpenHandedOver(
     int fd, const std::string& name, ExportSettings settings,
-    std::string* read_only_reason);
+    std::string* read_only_reason, TableReader* tables = nullptr);
 
 }  // namespace nbdinetd
 

@@ -12,6 +12,7 @@
 
 #include "sandbox/filters.h"
 #include "sandbox/system_calls.h"
+#include "sandbox/table_calls.h"
 
 namespace nbdinetd {
 namespace {
@@ -128,6 +129,14 @@ Instructions Transmission(unsigned facts) {
   return Export(context);
 }
 
+Instructions Tables() {
+  scmp_filter_ctx context = NewContext(SCMP_ACT_ERRNO(EPERM));
+  for (const SystemCall& call : kTableCalls) {
+    AddRule(context, SCMP_ACT_ALLOW, call);
+  }
+  return Export(context);
+}
+
 // All filters in one array, with equal ones stored once.
 class Output {
  public:
@@ -164,13 +173,16 @@ void Run() {
   Output output;
   struct Place {
     size_t start, count;
-  } places[kFactSets][2];
+  };
+  Place places[kFactSets][2];
   for (unsigned facts = 0; facts < kFactSets; ++facts) {
     const Instructions filters[] = {Negotiation(facts), Transmission(facts)};
     for (int i = 0; i < 2; ++i) {
       places[facts][i] = {output.Add(filters[i]), filters[i].size()};
     }
   }
+  const Instructions tables = Tables();
+  const Place table_place = {output.Add(tables), tables.size()};
   std::printf(
       "// Made by compile_filters.cc from system_calls.h.\n"
       "#include \"sandbox/filters.h\"\n\n"
@@ -184,7 +196,10 @@ void Run() {
                 negotiation.start, negotiation.count, transmission.start,
                 transmission.count);
   }
-  std::printf("};\n\n}  // namespace nbdinetd\n");
+  std::printf(
+      "};\n\nconst Filter kTableFilter = {kInstructions + %zu, %zu};\n\n"
+      "}  // namespace nbdinetd\n",
+      table_place.start, table_place.count);
 }
 
 }  // namespace

@@ -40,6 +40,7 @@ inline constexpr uint32_t kLogFile = 0x7e6b5d49;
 inline constexpr uint32_t kJournal = 0x7e6b5d4a;
 inline constexpr uint32_t kCopy = 0x7e6b5d4b;
 inline constexpr uint32_t kCopies = 0x7e6b5d4c;
+inline constexpr uint32_t kTables = 0x7e6b5d4d;
 
 // The facts as bits.
 inline constexpr unsigned kIfTls = 1;
@@ -67,6 +68,8 @@ struct CompiledFilters {
   Filter negotiation, transmission;
 };
 extern const CompiledFilters kCompiledFilters[kFactSets];
+// That of the process that reads partition tables (table_calls.h).
+extern const Filter kTableFilter;
 
 }  // namespace nbdinetd
 

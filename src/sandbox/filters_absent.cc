@@ -4,5 +4,6 @@
 namespace nbdinetd {
 
 const CompiledFilters kCompiledFilters[kFactSets] = {};
+const Filter kTableFilter = {};
 
 }  // namespace nbdinetd

@@ -63,6 +63,7 @@ int LoadFilter(const Filter& filter, const SandboxFacts& facts) {
       {kJournal, facts.journal_fd},
       {kCopy, facts.copy_fd},
       {kCopies, facts.copies_fd},
+      {kTables, facts.tables_fd},
   };
   for (size_t i = 0; i < filter.count; ++i) {
     for (const auto& [placeholder, number] : known) {

@@ -8,6 +8,7 @@
 #include "sandbox/filters.h"
 #include "sandbox/landlock.h"
 #include "sandbox/privileges.h"
+#include "sandbox/table_sandbox.h"
 
 namespace nbdinetd {
 namespace {
@@ -22,9 +23,9 @@ std::string NoFilter(const char* which, int error) {
                       " (seccomp): ", ErrnoText(error));
 }
 
-}  // namespace
-
-absl::Status Sandbox::Enter() {
+// What every sandbox has, but for the filter, which forbids the system calls
+// of these steps. Returns clauses about what failed.
+std::vector<std::string> EnterAllButFilter(const SandboxFacts& facts) {
   std::vector<std::string> lacking;
   // First: without new privileges, the other steps need no capability.
   if (const int error = ForbidNewPrivileges()) {
@@ -35,21 +36,43 @@ absl::Status Sandbox::Enter() {
     lacking.push_back(
         absl::StrCat("capabilities can't be given up: ", ErrnoText(error)));
   }
-  if (const int error = EnterLandlock(facts_)) {
+  if (const int error = EnterLandlock(facts)) {
     lacking.push_back(absl::StrCat(
         "files can't be put out of reach (Landlock): ", ErrnoText(error)));
   }
-  // Last: the filter forbids the system calls of the other steps.
-  const Filter filter = NegotiationFilter(facts_);
+  return lacking;
+}
+
+// False, and a clause about it, when the filter can't be loaded.
+bool EnterFilter(const Filter& filter, const SandboxFacts& facts,
+                 std::vector<std::string>& lacking) {
   if (filter.absent()) {
     lacking.push_back(
         "system calls can't be filtered: this program was built without "
         "libseccomp");
-  } else if (const int error = LoadFilter(filter, facts_)) {
-    lacking.push_back(NoFilter("", error));
-  } else {
-    has_filter_ = true;
+    return false;
   }
+  const int error = LoadFilter(filter, facts);
+  if (error != 0) lacking.push_back(NoFilter("", error));
+  return error == 0;
+}
+
+}  // namespace
+
+absl::Status Sandbox::Enter() {
+  std::vector<std::string> lacking = EnterAllButFilter(facts_);
+  has_filter_ = EnterFilter(NegotiationFilter(facts_), facts_, lacking);
+  return Lacking(lacking);
+}
+
+absl::Status EnterTableSandbox() {
+  const SandboxFacts facts;
+  std::vector<std::string> lacking = EnterAllButFilter(facts);
+  if (const int error = ForbidCoreDumps()) {
+    lacking.push_back(
+        absl::StrCat("core dumps can't be forbidden: ", ErrnoText(error)));
+  }
+  EnterFilter(kTableFilter, facts, lacking);
   return Lacking(lacking);
 }
 

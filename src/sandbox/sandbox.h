@@ -43,11 +43,13 @@ struct SandboxFacts {
   bool block_devices = false;  // an export may be a block device
   bool exclusive = false;      // exports are locked
   bool takeover = false;       // and their holders are asked to end
-  // Descriptors, or -1: the exports' directory; the file of a private copy; the
-  // directory of kept copies, of which one gets to copy_fd; the connection's
-  // two directions; the signalfd; the eventfd by which workers report results;
-  // the file of --log; the socket to the journal.
+  // Descriptors, or -1: the exports' directory; the socket to the process that
+  // reads partition tables; the file of a private copy; the directory of kept
+  // copies, of which one gets to copy_fd; the connection's two directions; the
+  // signalfd; the eventfd by which workers report results; the file of --log;
+  // the socket to the journal.
   int directory_fd = -1;
+  int tables_fd = -1;
   int copy_fd = -1;
   int copies_fd = -1;
   int input_fd = -1;

@@ -218,6 +218,8 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"mmap", When::kNegotiation, kIfDirectory,
      "PageCache, where there is no cachestat; nothing accesses it",
      Is(2, PROT_NONE), Is(3, MAP_PRIVATE)},
+    {"sendmsg", When::kNegotiation, kIfDirectory,
+     "TableReader, to its process, with a descriptor", Is(0, kTables)},
     {"fcntl", When::kNegotiation, kIfWritable, "LockImage", Is(1, F_OFD_SETLK)},
     {"fcntl", When::kNegotiation, kIfWritable, "LockImage", Is(1, F_OFD_GETLK)},
     {"fcntl", When::kNegotiation, kIfExclusive, "ExclusiveLock",

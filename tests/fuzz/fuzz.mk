@@ -6,7 +6,7 @@
 #   make fuzz-corpus     the corpus anew, from the traffic of real clients
 
 FUZZ_TARGETS = command_line environment export_file kept_copy negotiation option \
-	tls_files transmission
+	partitions tls_files transmission
 FUZZ_SECONDS = 60
 FUZZ_LONG_SECONDS = 900
 
@@ -44,6 +44,7 @@ fuzz_programs = \
 	tests/fuzz/kept_copy_replay \
 	tests/fuzz/negotiation_replay \
 	tests/fuzz/option_replay \
+	tests/fuzz/partitions_replay \
 	tests/fuzz/tls_files_replay \
 	tests/fuzz/transmission_replay
 
@@ -63,6 +64,8 @@ tests_fuzz_export_file_replay_SOURCES = tests/fuzz/export_file_fuzz.cc \
 tests_fuzz_kept_copy_replay_SOURCES = tests/fuzz/kept_copy_fuzz.cc \
 	tests/fuzz/replay_main.cc
 tests_fuzz_option_replay_SOURCES = tests/fuzz/option_fuzz.cc \
+	tests/fuzz/replay_main.cc
+tests_fuzz_partitions_replay_SOURCES = tests/fuzz/partitions_fuzz.cc \
 	tests/fuzz/replay_main.cc
 tests_fuzz_tls_files_replay_SOURCES = tests/fuzz/tls_files_fuzz.cc \
 	tests/fuzz/replay_main.cc
@@ -95,12 +98,12 @@ tests_fuzz_checker_test_LDFLAGS = $(AM_LDFLAGS) $(fuzz_clock_wrap) \
 	$(fuzz_file_wrap)
 
 EXTRA_DIST += tests/fuzz/clang.mk tests/fuzz/corpus tests/fuzz/mutator.cc \
-	tests/fuzz/nbd.dict tests/fuzz/record.py tests/fuzz/run.py
+	tests/fuzz/nbd.dict tests/fuzz/partition_seeds.py tests/fuzz/record.py tests/fuzz/run.py
 
 fuzz_build = +@$(MAKE) --no-print-directory -f $(srcdir)/tests/fuzz/clang.mk \
 	CLANG='$(FUZZ_CLANG)' SRCDIR='$(srcdir)' \
 	SOURCES='$(src_libnbdinetd_a_SOURCES) $(fuzz_generator_sources)' TARGETS='$(FUZZ_TARGETS)' \
-	FLAGS='$(DEFS) $(CPPFLAGS) $(ABSL_CFLAGS) $(OPENSSL_CFLAGS)' \
+	FLAGS='$(DEFS) $(CPPFLAGS) $(ABSL_CFLAGS) $(OPENSSL_CFLAGS) $(BLKID_CFLAGS)' \
 	LIBRARIES='$(ABSL_LIBS) $(LIBS)' \
 	WRAPPED_NEGOTIATION='$(fuzz_clock_calls) $(fuzz_lock_calls)' \
 	WRAPPED_TRANSMISSION='$(fuzz_clock_calls) $(fuzz_file_calls)' \

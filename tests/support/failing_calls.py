@@ -16,6 +16,7 @@ from pathlib import Path
 
 from faults import nonzero_pattern
 from harness import *
+from partition_tables import SECTOR, mbr_entry, write_mbr
 
 MIB = 1 << 20
 SIZE = MIB + 70001  # no multiple of anything
@@ -139,6 +140,7 @@ ERRORS = {
     "setsockopt": [_E.ENOPROTOOPT, _E.EINVAL, _E.ENOMEM],
     "shutdown": [_E.ENOTCONN],
     "signalfd": [_E.EMFILE, _E.ENFILE, _E.ENODEV, _E.ENOMEM],
+    "socketpair": [_E.EMFILE, _E.ENFILE, _E.ENOMEM],
     "socket": [_E.EACCES, _E.EAFNOSUPPORT, _E.EMFILE, _E.ENFILE, _E.ENOMEM],
     "splice": [_E.EAGAIN, _E.EINTR, _E.EINVAL, _E.ENOMEM, _E.EIO],
     "sync_file_range": [_E.EIO, _E.ENOSPC, _E.ENOSYS],
@@ -205,11 +207,12 @@ class Workload:
     """A way to start nbdinetd, and what is said then."""
 
     def __init__(self, name, start, structured=True, options=(), ending="disconnect",
-                 storage="file", missing="", copies=False, keeps=False):
+                 storage="file", missing="", copies=False, keeps=False, partition=False):
         self.name, self.start, self.structured = name, start, structured
         self.options, self.ending, self.storage = options, ending, storage
         self.copies = copies or keeps  # the client writes into a private copy
         self.keeps = keeps  # which stays
+        self.partition = partition  # the file has a table, and what is served is a partition
         self.missing = missing  # what an older kernel lacks, see as_kernel()
 
     def __str__(self):
@@ -234,6 +237,8 @@ WORKLOADS = [
              options=("--cow", "--cow-dir=/var/tmp")),
     Workload("Accept=yes, TCP, a kept copy, structured", "activated-tcp", keeps=True,
              options=("--cow=keep", "--cow-key=peer-address", "--cow-size=8M")),
+    Workload("Accept=yes, a partition, structured", "activated", partition=True,
+             options=("--partition=1", f"--size={SIZE}")),
     Workload("Accept=no, Unix, structured", "listener"),
     Workload("stand-alone, Unix, simple", "stand-alone", structured=False),
 ]
@@ -258,6 +263,7 @@ class Run:
         self.content.make_file(self.path)
         if self.workload.keeps:
             os.mkdir(self.path + ".copies")
+        self.table = self._make_partition() if self.workload.partition else b""
         self.injected = error
         self.faults.arm(call, error, nth)
         process = None
@@ -278,7 +284,16 @@ class Run:
 
     def _check_file(self):
         content = Content() if self.workload.copies else self.content
-        content.check(0, Path(self.path).read_bytes(), "the file in the end")
+        data = Path(self.path).read_bytes()
+        eq(data[:len(self.table)] == self.table, True, "what is before the partition")
+        content.check(0, data[len(self.table):len(self.table) + SIZE], "the file in the end")
+
+    def _make_partition(self):
+        """Puts a table before what the file has; returns it."""
+        start, data = 63, Path(self.path).read_bytes()
+        Path(self.path).write_bytes(bytes(start * SECTOR) + data.ljust(-(-SIZE // SECTOR) * SECTOR, b"\0"))
+        write_mbr(self.path, [mbr_entry(0x83, start, -(-SIZE // SECTOR))])
+        return Path(self.path).read_bytes()[:start * SECTOR]
 
     def _start(self):
         """The process; sets self.connect, by which a client comes to it."""

@@ -516,6 +516,8 @@ WRAP(int, accept4, kInterruptible,
      (fd, address, length, flags))
 WRAP(int, socket, kOther, (int family, int type, int protocol),
      (family, type, protocol))
+WRAP(int, socketpair, kOther, (int family, int type, int protocol, int fds[2]),
+     (family, type, protocol, fds))
 WRAP(int, bind, kOther,
      (int fd, const struct sockaddr* address, socklen_t length),
      (fd, address, length))

@@ -2,10 +2,11 @@
 // program's own objects in place of the sandbox's two steps, which it makes
 // first.
 //
-// NBDINETD_INTRUDER="STEP ATTEMPT": after that step (enter, tighten) the
-// attempt is made, once, and its outcome written to standard error: "intruder:
-// done", or the number of the error. What the sandbox lets nobody do ends the
-// process instead.
+// NBDINETD_INTRUDER="STEP ATTEMPT": after that step (enter, tighten, or table
+// for the sandbox of the process that reads partition tables) the attempt is
+// made, once, and its outcome written to standard error: "intruder: done", or
+// the number of the error. What the sandbox lets nobody do ends the process
+// instead.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -31,6 +32,7 @@
 #include <unistd.h>
 
 #include "sandbox/sandbox.h"
+#include "sandbox/table_sandbox.h"
 
 namespace {
 
@@ -390,32 +392,44 @@ const Attempt kAttempts[] = {
     {"allowed", [] { return syscall(SYS_getpid); }},
 };
 
-void Intrude(const char* step) {
+// Writes the outcome of the attempt after `step` to `line`; false if there is
+// none.
+bool TryAfter(const char* step, char (&line)[64]) {
   const char* orders = getenv("NBDINETD_INTRUDER");
   const size_t length = strlen(step);
   if (orders == nullptr || strncmp(orders, step, length) != 0 ||
       orders[length] != ' ')
-    return;
+    return false;
   const char* name = orders + length + 1;
   for (const Attempt& attempt : kAttempts) {
     if (strcmp(attempt.name, name) != 0) continue;
     const long result = attempt.make();
-    char line[64];
-    const int size =
-        result >= 0
-            ? snprintf(line, sizeof(line), "intruder: done\n")
-            : snprintf(line, sizeof(line), "intruder: error %d\n", errno);
-    [[maybe_unused]] const ssize_t n =
-        write(2, line, static_cast<size_t>(size));
-    return;
+    if (result >= 0) {
+      snprintf(line, sizeof(line), "intruder: done");
+    } else {
+      snprintf(line, sizeof(line), "intruder: error %d", errno);
+    }
+    return true;
   }
   abort();
+}
+
+void Intrude(const char* step) {
+  char line[64];
+  if (!TryAfter(step, line)) return;
+  const size_t size = strlen(line);
+  line[size] = '\n';
+  [[maybe_unused]] const ssize_t n = write(2, line, size + 1);
 }
 
 }  // namespace
 
 // What the linker calls instead (-Wl,--wrap), and the real ones.
 using nbdinetd::Sandbox;
+absl::Status RealEnterTable() __asm__(
+    "__real__ZN8nbdinetd17EnterTableSandboxEv");
+absl::Status WrapEnterTable() __asm__(
+    "__wrap__ZN8nbdinetd17EnterTableSandboxEv");
 absl::Status RealEnter(Sandbox*) __asm__("__real__ZN8nbdinetd7Sandbox5EnterEv");
 absl::Status RealTighten(Sandbox*) __asm__(
     "__real__ZN8nbdinetd7Sandbox7TightenEv");
@@ -437,4 +451,13 @@ absl::Status WrapTighten(Sandbox* sandbox) {
   const absl::Status status = free ? absl::OkStatus() : RealTighten(sandbox);
   Intrude("tighten");
   return status;
+}
+
+// The process that reads partition tables, which can only answer: its parent
+// logs why its sandbox failed.
+absl::Status WrapEnterTable() {
+  const bool free = getenv("NBDINETD_INTRUDER_FREE") != nullptr;
+  const absl::Status status = free ? absl::OkStatus() : RealEnterTable();
+  char line[64];
+  return TryAfter("table", line) ? absl::InternalError(line) : status;
 }

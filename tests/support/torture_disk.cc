@@ -71,11 +71,14 @@ class OwnDisk : public TortureDisk {
  public:
   OwnDisk(Storage storage, uint64_t size)
       : TortureDisk(storage == Storage::kPart ||
+                            storage == Storage::kPartition ||
                             storage == Storage::kCopiedPart ||
                             storage == Storage::kKeptPart
                         ? kPartBegin
                         : 0),
-        storage_(storage) {
+        storage_(storage),
+        before_(begin(), kAround),
+        behind_(begin(), kAround) {
     std::string parent = "/dev/shm";
     if (storage != Storage::kTmpfs) {
       const std::string chosen = Variable("TMPDIR");
@@ -93,8 +96,8 @@ class OwnDisk : public TortureDisk {
       if (!device_->attached()) throw std::runtime_error(device_->problem());
     }
     Open(device_.has_value() ? device_->path() : file_);
-    for (const uint64_t offset : {uint64_t{0}, begin() + size}) {
-      const Bytes bytes(begin(), kAround);
+    if (storage == Storage::kPartition) WriteTable(size);
+    for (const auto& [offset, bytes] : Around(size)) {
       if (pwrite(fd(), bytes.data(), bytes.size(),
                  static_cast<off_t>(offset)) !=
           static_cast<ssize_t>(bytes.size())) {
@@ -113,6 +116,7 @@ class OwnDisk : public TortureDisk {
   }
 
   std::vector<std::string> options() const override {
+    if (storage_ == Storage::kPartition) return {"--partition=2"};
     std::vector<std::string> options = TortureDisk::options();
     if (storage_ == Storage::kDrop) options.emplace_back("--cache=drop");
     if (is_kept()) {
@@ -140,20 +144,40 @@ class OwnDisk : public TortureDisk {
 
  private:
   std::optional<std::string> CheckAround() {
-    for (const uint64_t offset : {uint64_t{0}, begin() + model().size()}) {
+    for (const auto& [offset, wanted] : Around(model().size())) {
       Bytes bytes(begin(), '\0');
       if (pread(fd(), bytes.data(), bytes.size(), static_cast<off_t>(offset)) !=
           static_cast<ssize_t>(bytes.size())) {
         Fail("reading what is around the part");
       }
-      if (bytes != Bytes(begin(), kAround)) {
+      if (bytes != wanted) {
         return "what is around the part has changed";
       }
     }
     return std::nullopt;
   }
 
+  // What is before a part of `size` bytes, and behind it.
+  std::vector<std::pair<uint64_t, Bytes>> Around(uint64_t size) const {
+    return {{0, before_}, {begin() + size, behind_}};
+  }
+
+  // An MBR whose second partition is the part.
+  void WriteTable(uint64_t size) {
+    constexpr size_t kTable = 446, kEntry = 16, kMagic = 510;
+    std::fill_n(before_.begin() + kTable, 4 * kEntry, '\0');
+    char* entry = before_.data() + kTable + kEntry;
+    entry[4] = '\x83';
+    const uint32_t place[] = {static_cast<uint32_t>(begin() / 512),
+                              static_cast<uint32_t>(size / 512)};
+    std::memcpy(entry + 8, place, sizeof(place));
+    before_[kMagic] = '\x55';
+    before_[kMagic + 1] = '\xaa';
+  }
+
   const Storage storage_;
+  Bytes before_;
+  const Bytes behind_;
   std::string directory_;
   std::string file_;
   std::optional<LoopDevice> device_;

@@ -64,14 +64,15 @@ class TortureDisk {
 };
 
 // A file in a directory of its own, in TMPDIR or on a tmpfs, a loop device over
-// one, a part of a file, or private copies of a file or a part, beside it or in
-// memory; half of it is holes.
+// one, a part of a file, a partition in one, or private copies of a file or a
+// part, beside it or in memory; half of it is holes.
 enum class Storage {
   kFile,
   kTmpfs,
   kLoopDevice,
   kLoopDevice4K,  // with sectors of 4 KiB
   kPart,
+  kPartition,  // whole sectors
   kCopy,
   kCopiedPart,
   kCopyInMemory,

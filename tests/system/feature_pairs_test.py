@@ -5,7 +5,7 @@ can't meet is an error that says so.
 The file named after a feature tests the feature alone. A test here is about faults between two: a
 setting that is handed on by one way and not by the other, a message that reaches the client.
 
-It is longer than 500 lines because there are 66 pairs.
+It is longer than 500 lines because there are 78 pairs.
 """
 
 import itertools
@@ -19,6 +19,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from harness import *  # noqa: E402
 from listening import *  # noqa: E402
+from partition_tables import mbr_entry, write_mbr  # noqa: E402
 from tls import *  # noqa: E402
 
 WRITING = ((NBD_CMD_WRITE, 0, 0, 0, b"x" * 4096), (NBD_CMD_TRIM, 0, 4096),
@@ -26,10 +27,10 @@ WRITING = ((NBD_CMD_WRITE, 0, 0, 0, b"x" * 4096), (NBD_CMD_TRIM, 0, 4096),
 
 TLS, EXCLUSIVE, DIRECTORY, READ_ONLY, PIPES = (
     "TLS", "exclusive", "directory", "read-only", "pipes")
-STANDARD_ERROR, RUN, SIGNALS, SANDBOX, HANDED_OVER, COPIES, KEPT = (
-    "standard error", "--run", "signals", "sandbox", "handed-over files", "private copies", "kept copies")
+STANDARD_ERROR, RUN, SIGNALS, SANDBOX, HANDED_OVER, COPIES, KEPT, PARTITIONS = (
+    "standard error", "--run", "signals", "sandbox", "handed-over files", "private copies", "kept copies", "partitions")
 FEATURES = (TLS, EXCLUSIVE, DIRECTORY, READ_ONLY, PIPES, STANDARD_ERROR, RUN, SIGNALS, SANDBOX,
-            HANDED_OVER, COPIES, KEPT)
+            HANDED_OVER, COPIES, KEPT, PARTITIONS)
 
 _pairs = []
 
@@ -1364,6 +1365,201 @@ def _(t):
             expect_copy(client, image)
             leave(client)
         process.expect(EX_OK)
+
+
+# ------------------------------------------------------------------ partitions
+
+def partitioned(t, name=None):
+    """A disk with two partitions of 1 MiB, which have the pattern and zeroes, and nothing around them."""
+    path = t.image(bytes(MIB) + pattern(0, MIB) + bytes(2 * MIB), name)
+    return write_mbr(path, [mbr_entry(0x83, 2048, 2048), mbr_entry(0x83, 4096, 2048)])
+
+
+def expect_partition(client, path, writes=True):
+    """The client has the first partition, and what it writes goes there."""
+    before = Path(path).read_bytes()
+    eq(client.size, MIB)
+    good(client)
+    refuses(NBD_EINVAL, client.read, MIB - 511, 512)
+    if not writes:
+        return
+    client.write(MIB - 4096, b"w" * 4096)
+    client.flush()
+    eq(Path(path).read_bytes() == before[:2 * MIB - 4096] + b"w" * 4096 + before[2 * MIB:], True, "the disk")
+
+
+@pair(TLS, PARTITIONS, "the partition is served over TLS, and the process that reads the table has no key")
+def _(t):
+    disk = partitioned(t)
+    process, client = t.activated("--partition=1", *certificates(t), disk)
+    client = over_tls(client).start()
+    expect_partition(client, disk)
+    leave(client)
+    process.expect(EX_OK)
+    folder = exports(t)
+    partitioned(t, os.path.join(folder, "disk"))
+    process, client = t.activated("--partitions", f"--directory={folder}", *certificates(t))
+    reader = wait_until(lambda: children_of(process.pid), "the process that reads the table")[0]
+    eq("libssl" in Path(f"/proc/{reader}/maps").read_text(), False, "OpenSSL is loaded there")
+    client = over_tls(client).start("disk:1")
+    expect_partition(client, os.path.join(folder, "disk"))
+    leave(client)
+    process.expect(EX_OK)
+
+
+@pair(EXCLUSIVE, PARTITIONS, "the lock is on the whole disk, whichever partition has a client")
+def _(t):
+    disk = partitioned(t)
+    process, first = t.activated("--exclusive", "--partition=1", disk)
+    first.start()
+    expect_partition(first, disk)
+    for arguments in (["--partition=1"], ["--partition=2"], []):
+        _, second = t.activated("--exclusive", *arguments, disk)
+        second.handshake()
+        expect_in_use(second)
+    leave(first)
+    process.expect(EX_OK)
+
+
+@pair(DIRECTORY, PARTITIONS, "--partitions makes them exports, and --partition is about one file")
+def _(t):
+    folder = exports(t, "plain")
+    disk = partitioned(t, os.path.join(folder, "disk"))
+    process, client = t.activated("--partitions", f"--directory={folder}")
+    client.handshake()
+    eq([name for name, _ in client.list_exports()], ["disk", "plain"])
+    client.choose("disk:1")
+    expect_partition(client, disk)
+    leave(client)
+    process.expect(EX_OK)
+    process = t.run([NBDINETD, "--check", "--partition=1", f"--directory={folder}"], EX_USAGE)
+    contains("--partition and --directory can't be used together", process.stderr())
+
+
+@pair(READ_ONLY, PARTITIONS, "nothing is written to the disk")
+def _(t):
+    disk = partitioned(t)
+    process, client = t.activated("-r", "--partition=1", disk)
+    client.start()
+    expect_partition(client, disk, writes=False)
+    expect_read_only(client, disk)
+    leave(client)
+    process.expect(EX_OK)
+
+
+@pair(PIPES, PARTITIONS, "the partition is served on pipes, which no other process holds")
+def _(t):
+    disk = partitioned(t)
+    process, client = piped(t, "--partition=1", disk)
+    client.start()
+    expect_partition(client, disk)
+    leave(client)
+    process.expect(EX_OK)
+
+
+@pair(STANDARD_ERROR, PARTITIONS, "why there is no partition is for the log and never for the client")
+def _(t):
+    disk = partitioned(t)
+    for number, status in ((1, EX_OK), (3, EX_NOINPUT)):
+        process, client = on_the_client(t, "-v", f"--partition={number}", disk)
+        if status == EX_OK:
+            client.start()
+            expect_partition(client, disk)
+            only_nbd(client)
+            leave(client)
+        else:
+            client.expect_end()
+            eq(bytes(client.received), b"", "what the client has got")
+        process.expect(status)
+
+
+@pair(RUN, PARTITIONS, "the command's clients have the partition, and its server keeps no other process")
+def _(t):
+    disk = partitioned(t)
+    server = Running(t, "--partition=1", disk)
+    client = server.client().start()
+    expect_partition(client, disk)
+    leave(client)
+    wait_until(lambda: children_of(server.process.pid) == [server.command()], "the end of all others")
+    server.end()
+
+
+@pair(SIGNALS, PARTITIONS, "SIGTERM drains its client, and ends both processes while one is chosen")
+def _(t):
+    folder = exports(t)
+    disk = partitioned(t, os.path.join(folder, "disk"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process, client = t.activated("--partition=1", disk)
+        client.start()
+        drained(process, client, number)
+        process, client = t.activated("--partitions", f"--directory={folder}")
+        client.handshake()
+        reader, = children_of(process.pid)
+        process.signal(number)
+        client.expect_end()
+        process.expect(EX_OK)
+        wait_until(lambda pid=reader: state_of(pid) in (None, "Z"), "the end of the other process")
+
+
+@pair(SANDBOX, PARTITIONS, "the table is read from a sandbox, and the partition is chosen from within")
+def _(t):
+    folder = exports(t)
+    disk = partitioned(t, os.path.join(folder, "disk"))
+    process, client = t.activated("--sandbox=require", "--partitions", f"--directory={folder}")
+    client.handshake()
+    reader, = children_of(process.pid)
+    shut_in(process.pid, 1)
+    shut_in(reader, 1)
+    client.choose("disk:1")
+    shut_in(process.pid)
+    expect_partition(client, disk)
+    leave(client)
+    process.expect(EX_OK)
+
+
+@pair(HANDED_OVER, PARTITIONS, "a disk that was handed over is opened anew for its table, and its offset stays")
+def _(t):
+    disk = partitioned(t)
+    file = opened(t, disk)
+    process, client = handed_over(t, "--partition=1", files=[("disk", file)])
+    client.start("disk")
+    expect_partition(client, disk)
+    eq(os.lseek(file, 0, os.SEEK_CUR), 0, "the offset")
+    leave(client)
+    process.expect(EX_OK)
+
+
+@pair(COPIES, PARTITIONS, "the copy is one of the partition")
+def _(t):
+    disk = partitioned(t)
+    before = Path(disk).read_bytes()
+    for place in ("--cow-dir=memory", f"--cow-dir={t.path('')}"):
+        process, client = t.activated("--partition=1", "--cow", place, disk)
+        client.start()
+        expect_partition(client, disk, writes=False)
+        client.write(0, b"w" * 4096)
+        eq(client.read(0, 4096), b"w" * 4096)
+        leave(client)
+        process.expect(EX_OK)
+        eq(Path(disk).read_bytes() == before, True, "the disk")
+
+
+@pair(KEPT, PARTITIONS, "the kept copy is one of the partition")
+def _(t):
+    disk = partitioned(t)
+    before = Path(disk).read_bytes()
+    options = keeping(t)
+    for round_ in range(2):
+        process, client = t.activated("--partition=1", *options, disk)
+        client = known(client)
+        eq(client.size, MIB)
+        if round_ == 0:
+            client.write(4096, b"w" * 4096)
+        eq(client.read(4096, 4096), b"w" * 4096)
+        eq(client.read(0, 4096), pattern(0, 4096))
+        leave(client)
+        process.expect(EX_OK)
+        eq(Path(disk).read_bytes() == before, True, "the disk")
 
 
 # ------------------------------------------------------------------ the table

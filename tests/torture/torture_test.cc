@@ -146,6 +146,8 @@ std::vector<Scenario> Scenarios() {
       {"PartUnixStructured", kActivated, kUnix, kPart},
       {"PartTcpSimple", kInetd, kTcp, kPart, kSimple},
       {"PartUnixExtended", kActivated, kUnix, kPart, kExtended},
+      {"PartitionUnixStructured", kActivated, kUnix, kPartition},
+      {"PartitionListenerSimple", kListener, kUnix, kPartition, kSimple},
       {"DropUnixStructured", kActivated, kUnix, kDrop},
       {"DropTcpSimple", kInetd, kTcp, kDrop, kSimple},
       {"DropUnixExtended", kActivated, kUnix, kDrop, kExtended},
@@ -397,6 +399,7 @@ class Torture : public testing::Test {
     const bool large_sectors = scenario_.storage == Storage::kLoopDevice4K;
     const bool loop =
         scenario_.storage == Storage::kLoopDevice || large_sectors;
+    const bool whole_sectors = loop || scenario_.storage == Storage::kPartition;
     NEED_OR_SKIP(!loop || access("/dev/loop-control", R_OK | W_OK) == 0,
                  "needs root and loop devices");
     const std::optional<GivenDisk> given = GivenDisk::FromEnvironment();
@@ -415,9 +418,10 @@ class Torture : public testing::Test {
         }
       } else if (disk == nullptr) {
         // A sector more than pages, and in a file some bytes more than sectors.
-        disk = MakeOwnDisk(scenario_.storage, (8 << 20) + (large_sectors ? 4096
-                                                           : loop        ? 512
-                                                                  : 512 + 101));
+        disk = MakeOwnDisk(scenario_.storage,
+                           (8 << 20) + (large_sectors   ? 4096
+                                        : whole_sectors ? 512
+                                                        : 512 + 101));
       }
       RunRound(*disk);
       ++rounds;

@@ -30,6 +30,18 @@ TEST(ExecStart, TheFileIsTheArgumentThatIsNoOptions) {
   EXPECT_EQ(ServedBy(Words{"-r", "--"}).file, "");
 }
 
+TEST(ExecStart, WhatDecidesTheSizeIsKnown) {
+  const ExportSettings settings =
+      ServedBy(Words{"--offset=1K", "--length", "5", "--size=up:512",
+                     "--partition=root", "/srv/a.img"})
+          .settings;
+  EXPECT_EQ(settings.part->offset, 1024u);
+  EXPECT_EQ(settings.part->length, 5u);
+  EXPECT_EQ(settings.size->bytes, 512u);
+  EXPECT_EQ(settings.partition->text, "root");
+  EXPECT_FALSE(ServedBy(Words{"--size=x", "/a"}).settings.part.has_value());
+}
+
 TEST(ExecStart, ADirectoryIsThatOfItsOption) {
   EXPECT_EQ(ServedBy(Words{"--directory=/srv"}).directory, "/srv");
   EXPECT_EQ(ServedBy(Words{"--directory", "/srv"}).directory, "/srv");

@@ -167,6 +167,8 @@ class LayersTest : public testing::TestWithParam<Stack> {
     auto opened = OpenExport(image_.path(), settings, &reason);
     EXPECT_TRUE(opened.ok()) << opened.status();
     if (opened.ok()) target_ = *std::move(opened);
+    EXPECT_EQ(SizeWithLayers(settings, kFileBytes),
+              target_->facts().size_bytes);
     if (stack.copies != Copies::kNone) MakeCopy(stack);
     model_ = Pattern(stack.begin, stack.stored);
     model_.resize(stack.size, '\0');
