@@ -284,6 +284,7 @@ def _(t):
     for arguments, size in ((["-r"], len(part)), (["--size=up:4096", "-r"], -(-len(part) // 4096) * 4096),
                             (["--block-size=4096:4096:1M", "-r"], len(part) // 4096 * 4096),
                             (["--cache=drop"], len(part)), (["--cache=writethrough"], len(part)),
+                            (["--cache=none"], len(part)), (["--cache=directsync"], len(part)),
                             (["--cow", "--cow-dir=memory"], len(part))):
         process, client = connected(t, "--partition=4", *arguments, path)
         eq(client.size, size, arguments)
