@@ -1,5 +1,7 @@
 #include "cli/open_catalog.h"
 
+#include <fcntl.h>
+
 #include <set>
 #include <string>
 #include <utility>
@@ -71,6 +73,15 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(const Invocation& invocation,
       return absl::InvalidArgumentError(absl::StrCat(
           "two of the files handed over have the name ", Quoted(name),
           ": give each its own, as by OpenFile=PATH:NAME in the unit"));
+    }
+    // In the sandbox, any descriptor can take the place of the copy's (dup3).
+    if (options.copies.keep &&
+        (fcntl(file.fd.get(), F_GETFL) & O_ACCMODE) != O_RDONLY) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          Quoted(name),
+          " was handed over open for writing, and --cow=keep never writes to "
+          "it: hand it over open for reading, as by "
+          "OpenFile=PATH:NAME:read-only in the unit"));
     }
     std::string read_only_reason;
     absl::StatusOr<std::unique_ptr<Export>> opened =

@@ -70,6 +70,7 @@ class KeptCatalog : public Catalog {
   absl::Status List(Visitor visit) override { return inner_->List(visit); }
   std::string InWords() override { return inner_->InWords(); }
   int directory_fd() const override { return inner_->directory_fd(); }
+  int tables_fd() const override { return inner_->tables_fd(); }
   int copy_fd() const override { return copy_fd_; }
   int copies_fd() const override { return directory_.fd(); }
   Kinds kinds() const override { return inner_->kinds(); }

@@ -277,9 +277,8 @@ absl::StatusOr<std::shared_ptr<Export>> OpenCopy(UniqueFd fd,
   const Export::Facts facts = KeptFacts(base->facts());
   return std::make_shared<KeptOverlay>(
       std::move(base), facts,
-      Overlay::Copy{std::move(file), std::move(copied), block}, std::move(kept),
-      copy.boot_id.empty() ? KeptOverlay::AtEnd::kFlush
-                           : KeptOverlay::AtEnd::kKeep);
+      Overlay::Copy{std::move(file), std::move(copied), block},
+      std::move(kept));
 }
 
 }  // namespace nbdinetd

@@ -5,14 +5,13 @@
 namespace nbdinetd {
 
 KeptOverlay::KeptOverlay(std::shared_ptr<Export> base, Facts facts, Copy copy,
-                         std::unique_ptr<KeptMap> kept, AtEnd at_end)
+                         std::unique_ptr<KeptMap> kept)
     : Overlay(std::move(base), facts, std::move(copy)),
-      kept_(std::move(kept)),
-      at_end_(at_end) {}
+      kept_(std::move(kept)) {}
 
 KeptOverlay::~KeptOverlay() {
   // Nobody is there who could get an error.
-  if (at_end_ == AtEnd::kFlush) KeptOverlay::Flush();
+  KeptOverlay::Flush();
 }
 
 int KeptOverlay::SetCopied(uint64_t begin, uint64_t end) {

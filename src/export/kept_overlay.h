@@ -17,13 +17,11 @@ namespace nbdinetd {
 
 class KeptOverlay : public Overlay {
  public:
-  // When the export is destroyed: kKeep relies on the page cache. kFlush is for
-  // a live map that the next process can't believe.
-  enum class AtEnd { kKeep, kFlush };
-
   // As Overlay, with the map of `copy`, which is what has been copied.
   KeptOverlay(std::shared_ptr<Export> base, Facts facts, Copy copy,
-              std::unique_ptr<KeptMap> kept, AtEnd at_end);
+              std::unique_ptr<KeptMap> kept);
+  // Flushes: otherwise a restart of the machine, however much later, would lose
+  // what the client has written and not flushed.
   ~KeptOverlay() override;
 
   // Of the copy: many copies share the base.
@@ -38,7 +36,6 @@ class KeptOverlay : public Overlay {
   int SetCopied(uint64_t begin, uint64_t end) override;
 
   const std::unique_ptr<KeptMap> kept_;
-  const AtEnd at_end_;
 };
 
 }  // namespace nbdinetd

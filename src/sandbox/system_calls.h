@@ -178,8 +178,7 @@ inline constexpr SystemCall kSystemCalls[] = {
      Is(2, PROT_NONE), Is(3, MAP_PRIVATE)},
 
     // ---- The kept copy: one of those of the directory, found by who the
-    // client
-    // is, is put where the private copy is
+    // client is, is put where the private copy is
     {"pwritev2", When::kAlways, kIfKept, "StoredExport::Write, durably",
      Is(0, kCopy)},
     {"openat2", When::kNegotiation, kIfKept, "KeptDirectory::Take",

@@ -1348,11 +1348,15 @@ def _(t):
         for file in Path(keys).iterdir():
             file.chmod(0o644)
         for expect in (expect_copy, expect_kept):
-            process, client = handed_over(t, *options, files=[("disk", opened(t, image))], prefix=prefix)
+            process, client = handed_over(t, *options, files=[("disk", opened(t, image, os.O_RDONLY))],
+                                           prefix=prefix)
             client = known(client, name="disk")
             expect(client, image)
             leave(client)
             process.expect(EX_OK)
+    process, _ = handed_over(t, *keeping(t), files=[("disk", opened(t, image))])
+    process.expect(EX_USAGE)
+    contains("was handed over open for writing", process.stderr())
 
 
 @pair(COPIES, KEPT, "the option says one thing: the last mode holds")
