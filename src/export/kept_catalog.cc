@@ -199,8 +199,11 @@ absl::StatusOr<std::shared_ptr<Export>> KeptCatalog::Claim(
   absl::StatusOr<FoundHeader> found =
       CheckCopy(copy_fd_, *reserved.base, reserved.owner);
   if (!found.ok()) return Explain(reserved, found.status());
+  absl::StatusOr<std::shared_ptr<Export>> base =
+      inner_->Claim(std::move(reserved.base));
+  if (!base.ok()) return base;
   absl::StatusOr<std::shared_ptr<Export>> copy =
-      OpenCopy(directory_.Release(), std::move(reserved.base),
+      OpenCopy(directory_.Release(), *std::move(base),
                {*std::move(found), boot_id_, settings_.max_bytes});
   const bool is_stored_at_once =
       cache_ == CacheMode::kWritethrough || cache_ == CacheMode::kDirectsync;

@@ -1564,6 +1564,18 @@ def _(t):
         leave(client)
         process.expect(EX_OK)
         eq(Path(disk).read_bytes() == before, True, "the disk")
+    folder = exports(t)
+    disk = partitioned(t, os.path.join(folder, "disk"))
+    options = keeping(t)
+    for round_ in range(2):
+        process, client = t.activated("--sandbox=require", "--partitions", f"--directory={folder}", *options)
+        client = known(client, name="disk:1")
+        if round_ == 0:
+            client.write(4096, b"v" * 4096)
+        eq(client.read(4096, 4096), b"v" * 4096)
+        eq(children_of(process.pid), [], "the process that reads tables has ended")
+        leave(client)
+        process.expect(EX_OK)
 
 
 # ------------------------------------------------------------------ the table
