@@ -14,16 +14,17 @@
 #include "export/kept_copy.h"
 #include "export/kept_directory.h"
 #include "export/kept_name.h"
+#include "export/layer.h"
 #include "export/slice.h"
 
 namespace nbdinetd {
 namespace {
 
 // A copy before it is locked: only its file is known.
-class Reservation : public Slice {
+class Reservation : public Layer {
  public:
   Reservation(std::shared_ptr<Export> base, int copy_fd)
-      : Slice(base, 0, base->facts()), copy_fd_(copy_fd) {}
+      : Layer(std::move(base)), copy_fd_(copy_fd) {}
 
   int lock_fd() const override { return copy_fd_; }
   bool lock_fd_is_read_only() const override { return false; }
