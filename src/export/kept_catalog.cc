@@ -90,6 +90,15 @@ class KeptCatalog : public Catalog {
                ? target.path()
                : absl::StrCat(working_directory_, "/", target.path());
   }
+  // Parts of one file are different exports.
+  std::string PathAndPlace(const Export& target) const {
+    const uint64_t begin =
+        target.facts().size_bytes == 0
+            ? 0
+            : target.FindOrigin(0, 1).value_or(Export::Origin{}).offset;
+    return begin == 0 ? PathOf(target)
+                      : absl::StrCat(PathOf(target), "@", begin);
+  }
   // Whose copy it is. Unauthenticated: the client is unknown.
   absl::StatusOr<KeptOwner> OwnerOf(const Export& target,
                                     const std::string& name,
@@ -114,7 +123,7 @@ absl::StatusOr<KeptOwner> KeptCatalog::OwnerOf(const Export& target,
                                                const Claimant& claimant) const {
   KeptOwner owner;
   owner.by_path = name.empty();
-  owner.export_name = owner.by_path ? PathOf(target) : name;
+  owner.export_name = owner.by_path ? PathAndPlace(target) : name;
   if (settings_.key == CopyKey::kPeerAddress) {
     owner.kind = ClientKind::kAddress;
     owner.identity = claimant.address;

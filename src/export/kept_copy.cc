@@ -31,6 +31,13 @@
 namespace nbdinetd {
 namespace {
 
+// Where the export lies in its file; of no length if it is in no file.
+Export::Origin PlaceOf(const Export& base) {
+  const uint64_t size = base.facts().size_bytes;
+  return size == 0 ? Export::Origin{}
+                   : base.FindOrigin(0, size).value_or(Export::Origin{});
+}
+
 absl::Status Failed(const Export& base, absl::string_view what, int error) {
   return ErrnoStatus(error, absl::StrCat("failed to make a kept copy of ",
                                          Quoted(base.path()), ": ", what));
@@ -154,14 +161,9 @@ absl::Status MakeCopy(int fd, Export& base, const NewCopy& copy) {
   if (!facts.ok()) return facts.status();
   header.base = *facts;
   header.base_path = copy.base_path;
-  if (header.size_bytes != 0) {
-    const std::optional<Export::Origin> place =
-        base.FindOrigin(0, header.size_bytes);
-    if (place.has_value()) {
-      header.base_offset = place->offset;
-      header.base_bytes = place->length;
-    }
-  }
+  const Export::Origin place = PlaceOf(base);
+  header.base_offset = place.offset;
+  header.base_bytes = place.length;
   header.owner = copy.owner;
   header.created = absl::ToUnixSeconds(absl::Now());
   header.boot_id = copy.boot_id;
@@ -212,6 +214,12 @@ absl::StatusOr<FoundHeader> CheckCopy(int fd, Export& base,
   if (!now.ok()) return now.status();
   std::string changes = ChangesOf(header.base, *now);
   if (!changes.empty()) return absl::AbortedError(changes);
+  const Export::Origin place = PlaceOf(base);
+  if (place.offset != header.base_offset || place.length != header.base_bytes) {
+    return absl::AbortedError(absl::StrCat("its place in the file: from byte ",
+                                           header.base_offset, " to byte ",
+                                           place.offset));
+  }
   return found;
 }
 

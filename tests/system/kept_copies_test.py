@@ -336,6 +336,24 @@ def _(t):
     ended_by(process, client)
 
 
+@test("parts of one file are different exports, and a part that has moved is a stale base")
+def _(t):
+    path, folder = t.image(bytes(2 * MIB)), folder_of(t)
+    for round_ in range(2):
+        for begin in (0, MIB):
+            process, client = started(t, folder, f"--offset={begin}", f"--length={MIB}", path)
+            eq(client.read(BLOCK, 1), b"x" if round_ and begin else b"\0")
+            client.write(BLOCK if begin else BLOCK * 2, b"x")
+            leave(process, client)
+    process, client = started(t, folder, "-e", "disk", f"--length={MIB}", path, name="disk")
+    client.write(0, b"x")
+    leave(process, client)
+    process, client = kept(t, folder, "-e", "disk", f"--offset={MIB}", path)
+    client.handshake()
+    refuses_option(NBD_REP_ERR_POLICY, client, "disk")
+    contains("its place in the file: from byte 0 to byte 1048576", ended_by(process, client))
+
+
 @test("after a restart of the machine, what was flushed holds, by the client or at the connection's end")
 def _(t):
     path, folder = t.pattern_image(MIB), folder_of(t)
@@ -616,7 +634,7 @@ def _(t):
         name, = (name for name in copies_in(folder) if f"{address}." in name)
         row, = (row for row in json.loads(ctl(t, folder, "--json").stdout()) if row["copy"] == name)
         eq((row["state"], row.get("reason")), ("kept", None), arguments)
-        image = Path(t.path(f"{i}.img"))
+        image = Path(t.path(f"export{i}.img"))
         ctl(t, folder, "export", name, str(image))
         eq(image.read_bytes() == bytes(whole), True, f"export with {arguments}")
     eq(Path(path).read_bytes(), pattern(0, 2 * MIB + 512))
