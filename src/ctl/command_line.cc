@@ -201,7 +201,7 @@ constexpr VerbRow kVerbs[] = {
     {"stop", "EXPORT", 1, 1, "stop listening; connections stay", Stop},
     {"check", "[EXPORT|FILE]", 0, 1, "find what would keep clients away",
      CheckExports},
-    {"copies", "[list|discard COPY|merge COPY|export COPY FILE]", 0, 3,
+    {"copies", "[list|discard COPY|export COPY FILE]", 0, 3,
      "what clients have written into copies that are kept", Copies},
     {"metrics", "", 0, 0, "print figures for Prometheus", Metrics},
 };

@@ -53,6 +53,7 @@ absl::StatusOr<std::vector<std::string>> Directories(const CommandLine& line) {
   return std::vector<std::string>(directories.begin(), directories.end());
 }
 
+// All copies; none has been looked at.
 absl::StatusOr<std::vector<CopyFile>> FindAll(const CommandLine& line) {
   const absl::StatusOr<std::vector<std::string>> directories =
       Directories(line);
@@ -126,7 +127,10 @@ absl::StatusOr<int> ListCopies(const CommandLine& line) {
   absl::StatusOr<std::vector<CopyFile>> copies = FindAll(line);
   if (!copies.ok()) return copies.status();
   Table table(CopyColumns());
-  for (const CopyFile& copy : *copies) table.AddRow(RowOf(copy));
+  for (CopyFile& copy : *copies) {
+    LookAt(copy);
+    table.AddRow(RowOf(copy));
+  }
   if (absl::Status status = PrintTable(line, table); !status.ok()) {
     return status;
   }
@@ -139,7 +143,6 @@ absl::StatusOr<int> ListCopies(const CommandLine& line) {
 absl::Status Act(const CommandLine& line, const std::string& action,
                  const CopyFile& copy) {
   if (action == "discard") return DiscardCopy(copy);
-  if (action == "merge") return MergeCopy(copy);
   std::string warning;
   const absl::Status status = ExportCopy(copy, line.arguments[2], &warning);
   if (!warning.empty()) Warn(warning);
@@ -151,14 +154,13 @@ absl::Status Act(const CommandLine& line, const std::string& action,
 absl::StatusOr<int> Copies(const CommandLine& line) {
   const std::string action =
       line.arguments.empty() ? "list" : line.arguments[0];
-  const size_t wanted = action == "list"                           ? 1
-                        : action == "discard" || action == "merge" ? 2
-                        : action == "export"                       ? 3
-                                                                   : 0;
+  const size_t wanted = action == "list"      ? 1
+                        : action == "discard" ? 2
+                        : action == "export"  ? 3
+                                              : 0;
   if (wanted != std::max<size_t>(line.arguments.size(), 1)) {
     return absl::InvalidArgumentError(
-        "usage: nbdinetctl copies [list|discard COPY|merge COPY|"
-        "export COPY FILE]");
+        "usage: nbdinetctl copies [list|discard COPY|export COPY FILE]");
   }
   if (action == "list") return ListCopies(line);
   const absl::StatusOr<CopyFile> copy = FindOne(line, line.arguments[1]);

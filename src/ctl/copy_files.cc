@@ -22,7 +22,6 @@
 #include "export/copy_settings.h"
 #include "export/exclusive.h"
 #include "export/export.h"
-#include "export/image_lock.h"
 #include "export/kept_copy.h"
 #include "export/kept_map.h"
 #include "export/kept_name.h"
@@ -47,16 +46,43 @@ absl::Status Refused(const CopyFile& copy, absl::string_view why) {
 }
 
 // The base of a copy as it was served: a part of a file, perhaps with zeroes
-// behind it.
+// behind it. The header's path may be any: opening a watchdog, a tape or a FIFO
+// does something, so that the kind of file is looked at before.
 absl::StatusOr<std::unique_ptr<Export>> OpenBase(const KeptHeader& header) {
+  const std::string& path = header.base_path;
+  if (path.empty() || path[0] != '/') {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the file of the base ", Quoted(path),
+                     " isn't known: it was handed over"));
+  }
+  if (header.base_bytes == 0 && header.size_bytes != 0) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the place of the base in ", Quoted(path), " isn't known"));
+  }
+  const UniqueFd place(open(path.c_str(), O_PATH | O_CLOEXEC));
+  struct stat st;
+  if (!place.valid() || FileStatus(place.get(), &st) != 0) {
+    return ErrnoStatus(errno,
+                       absl::StrCat("failed to open the base ", Quoted(path)),
+                       absl::StatusCode::kFailedPrecondition);
+  }
+  if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the base ", Quoted(path),
+                     " is neither a regular file nor a block device, and "
+                     "isn't opened"));
+  }
   ExportSettings settings;
   settings.read_only = true;
   settings.part = Part{header.base_offset, header.base_bytes};
   if (header.base_bytes != header.size_bytes) {
     settings.size = SizeChange{SizeChange::Kind::kExactly, header.size_bytes};
   }
+  // What was looked at, and nothing that has taken its path.
+  const std::string link = absl::StrCat("/proc/self/fd/", place.get());
   std::string read_only_reason;
-  return OpenExport(header.base_path, settings, &read_only_reason);
+  return OpenExportWith([&](int flags) { return open(link.c_str(), flags); },
+                        path, settings, &read_only_reason);
 }
 
 // What of the base has changed; empty if nothing has.
@@ -66,40 +92,6 @@ absl::StatusOr<std::string> ChangesOfBase(const KeptHeader& header) {
   const absl::StatusOr<BaseFacts> now = ReadBaseFacts(**base);
   if (!now.ok()) return now.status();
   return ChangesOf(header.base, *now);
-}
-
-CopyFile LookAt(const std::string& directory, const std::string& name) {
-  CopyFile copy = {.directory = directory, .name = name};
-  const UniqueFd fd(open(copy.path().c_str(),
-                         O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-  struct stat st;
-  if (!fd.valid() || FileStatus(fd.get(), &st) != 0) {
-    copy.state = "damaged";
-    copy.reason = ErrnoText(errno);
-    return copy;
-  }
-  copy.stored_bytes = static_cast<uint64_t>(st.st_blocks) * 512;
-  copy.last_used = st.st_mtim.tv_sec;
-  absl::StatusOr<FoundHeader> found = ReadHeader(fd.get());
-  if (!found.ok()) {
-    copy.state = "damaged";
-    copy.reason = std::string(found.status().message());
-    return copy;
-  }
-  copy.header = std::move(found->header);
-  copy.holder = ExclusiveLock::HolderOf(fd.get());
-  const absl::StatusOr<std::string> changes = ChangesOfBase(*copy.header);
-  copy.state = copy.header->merging      ? "merging"
-               : copy.holder.has_value() ? "in use"
-                                         : "kept";
-  if (copy.header->merging) return copy;
-  if (!changes.ok()) {
-    copy.reason = std::string(changes.status().message());
-  } else if (!changes->empty()) {
-    copy.state = "stale";
-    copy.reason = absl::StrCat("its base has changed: ", *changes);
-  }
-  return copy;
 }
 
 // A copy that nobody else uses, until this is destroyed.
@@ -180,63 +172,6 @@ absl::Status ForEachRun(const KeptHeader& header, const KeptMap* map,
 bool IsZero(const char* bytes, uint64_t size) {
   return size == 0 ||
          (bytes[0] == 0 && std::memcmp(bytes, bytes + 1, size - 1) == 0);
-}
-
-// The base of a copy, open for writing, which nobody uses.
-absl::StatusOr<UniqueFd> LockBase(const CopyFile& copy,
-                                  const KeptHeader& header) {
-  const std::string& path = header.base_path;
-  struct stat st;
-  if (stat(path.c_str(), &st) != 0) {
-    return ErrnoStatus(errno,
-                       absl::StrCat("failed to find the base ", Quoted(path)));
-  }
-  // A block device that is mounted can't be opened alone.
-  const int alone = S_ISBLK(st.st_mode) ? O_EXCL : 0;
-  UniqueFd fd(open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | alone));
-  if (!fd.valid()) {
-    return ErrnoStatus(errno,
-                       absl::StrCat("failed to open the base ", Quoted(path)));
-  }
-  if (FileStatus(fd.get(), &st) != 0 ||
-      (S_ISREG(st.st_mode) && st.st_ino != header.base.inode)) {
-    return Refused(copy, absl::StrCat("was made of another file than ",
-                                      Quoted(path), " is now"));
-  }
-  const ImageUse use = ImageUseOf(fd.get());
-  const absl::StatusOr<bool> locked = ExclusiveLock(fd.get()).Try();
-  if (!locked.ok()) return locked.status();
-  const int error = LockBaseForMerging(fd.get());
-  if (use.is_used || !*locked || error == EAGAIN ||
-      IsServedForWriting(fd.get())) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the base ", Quoted(path),
-        " is in use, by another client's copy, a connection or a virtual "
-        "machine: a merge would change it under their feet"));
-  }
-  return fd;
-}
-
-// Writes a piece of the copy to where it differs from the base.
-absl::Status MergePiece(const CopyFile& copy, int from, int to, uint64_t offset,
-                        uint64_t base_offset, std::vector<char>& ours,
-                        std::vector<char>& theirs) {
-  if (int error = ReadAll(from, offset, ours.data(), ours.size())) {
-    return Failed(copy, "read it", error);
-  }
-  if (int error =
-          ReadAll(to, base_offset + offset, theirs.data(), theirs.size())) {
-    return Failed(copy, "read its base", error);
-  }
-  if (ours == theirs) return absl::OkStatus();
-  if (int error =
-          WriteAll(to, base_offset + offset, {ours.data(), ours.size()})) {
-    return Failed(copy,
-                  "write to its base, which the merge has changed in "
-                  "part; run it again",
-                  error);
-  }
-  return absl::OkStatus();
 }
 
 // Writes bytes into a new, empty file, and leaves holes for zeroes.
@@ -329,10 +264,39 @@ absl::StatusOr<std::vector<CopyFile>> CopiesIn(const std::string& directory) {
   std::sort(names.begin(), names.end());
   std::vector<CopyFile> copies;
   copies.reserve(names.size());
-  for (const std::string& name : names) {
-    copies.push_back(LookAt(directory, name));
+  for (std::string& name : names) {
+    copies.push_back({.directory = directory, .name = std::move(name)});
   }
   return copies;
+}
+
+void LookAt(CopyFile& copy) {
+  const UniqueFd fd(open(copy.path().c_str(),
+                         O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  struct stat st;
+  if (!fd.valid() || FileStatus(fd.get(), &st) != 0) {
+    copy.state = "damaged";
+    copy.reason = ErrnoText(errno);
+    return;
+  }
+  copy.stored_bytes = static_cast<uint64_t>(st.st_blocks) * 512;
+  copy.last_used = st.st_mtim.tv_sec;
+  absl::StatusOr<FoundHeader> found = ReadHeader(fd.get());
+  if (!found.ok()) {
+    copy.state = "damaged";
+    copy.reason = std::string(found.status().message());
+    return;
+  }
+  copy.header = std::move(found->header);
+  copy.holder = ExclusiveLock::HolderOf(fd.get());
+  copy.state = copy.holder.has_value() ? "in use" : "kept";
+  const absl::StatusOr<std::string> changes = ChangesOfBase(*copy.header);
+  if (!changes.ok()) {
+    copy.reason = std::string(changes.status().message());
+  } else if (!changes->empty()) {
+    copy.state = "stale";
+    copy.reason = absl::StrCat("its base has changed: ", *changes);
+  }
 }
 
 absl::Status DiscardCopy(const CopyFile& copy) {
@@ -340,66 +304,14 @@ absl::Status DiscardCopy(const CopyFile& copy) {
   return locked.ok() ? Delete(copy) : locked.status();
 }
 
-absl::Status MergeCopy(const CopyFile& copy) {
-  absl::StatusOr<LockedCopy> locked = LockAndRead(copy);
-  if (!locked.ok()) return locked.status();
-  KeptHeader& header = locked->found.header;
-  if (header.base_bytes != header.size_bytes) {
-    return Refused(copy,
-                   "is larger than its base (--size), and can't be merged: "
-                   "'nbdinetctl copies export' makes a new image of it");
-  }
-  if (!header.merging) {
-    const absl::StatusOr<std::string> changes = ChangesOfBase(header);
-    if (!changes.ok()) return changes.status();
-    if (!changes->empty()) {
-      return Refused(copy, absl::StrCat("is stale: its base has changed (",
-                                        *changes, ")"));
-    }
-  }
-  const absl::StatusOr<UniqueFd> base = LockBase(copy, header);
-  if (!base.ok()) return base.status();
-  const absl::StatusOr<std::unique_ptr<KeptMap>> map = MapOf(copy, *locked);
-  if (!map.ok()) return map.status();
-  const int fd = locked->fd.get();
-  if (!header.merging) {
-    // If power fails now, the next start must see the same blocks.
-    const auto sync = [fd] { return SyncData(fd); };
-    int error = *map == nullptr ? sync() : (*map)->Flush(sync);
-    header.merging = true;
-    if (error == 0) error = ReplaceHeader(fd, locked->found);
-    if (error != 0) return Failed(copy, "mark it as being merged", error);
-  }
-  std::vector<char> ours(kPieceBytes), theirs(kPieceBytes);
-  absl::Status status = ForEachRun(
-      header, map->get(), [&](uint64_t begin, uint64_t end) -> absl::Status {
-        for (uint64_t at = begin; at < end;) {
-          const uint64_t size = std::min(kPieceBytes, end - at);
-          ours.resize(size);
-          theirs.resize(size);
-          absl::Status merged = MergePiece(copy, fd, base->get(), at,
-                                           header.base_offset, ours, theirs);
-          if (!merged.ok()) return merged;
-          at += size;
-        }
-        return absl::OkStatus();
-      });
-  if (!status.ok()) return status;
-  if (fsync(base->get()) != 0) return Failed(copy, "sync its base", errno);
-  return Delete(copy);
-}
-
 absl::Status ExportCopy(const CopyFile& copy, const std::string& path,
                         std::string* warning) {
   absl::StatusOr<LockedCopy> locked = LockAndRead(copy);
   if (!locked.ok()) return locked.status();
   const KeptHeader& header = locked->found.header;
-  if (header.merging) {
-    return Refused(copy,
-                   "is being merged: 'nbdinetctl copies merge' ends that");
-  }
-  const absl::StatusOr<std::string> changes = ChangesOfBase(header);
+  // A clone has all that its client sees.
   if (header.block_bytes != 0) {
+    const absl::StatusOr<std::string> changes = ChangesOfBase(header);
     if (!changes.ok()) return changes.status();
     if (!changes->empty()) {
       *warning = absl::StrCat(

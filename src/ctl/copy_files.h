@@ -1,7 +1,9 @@
 // The files of kept copies (--cow=keep), as `nbdinetctl copies` sees to them.
 //
-// What changes a copy or its base takes the copy's lock first, as a connection
-// does: a copy in use is left alone. Threads: one.
+// What deletes or reads a copy takes its lock first, as a connection does: a
+// copy in use is left alone. The process of a connection writes the header, and
+// an attacker may control that: the base that it names is only read, and only
+// if it is a regular file or a block device. Threads: one.
 #ifndef NBDINETD_CTL_COPY_FILES_H_
 #define NBDINETD_CTL_COPY_FILES_H_
 
@@ -27,27 +29,28 @@ struct CopyFile {
   int64_t last_used = 0;      // in seconds since 1970
   std::optional<pid_t> holder =
       {};  // in use; 0: by a process that isn't visible
-  // "kept", "in use", "stale", "merging" or "damaged".
+  // "kept", "in use", "stale" or "damaged".
   std::string state = {};
   std::string reason = {};  // why it is stale or damaged; empty otherwise
 
   std::string path() const { return directory + "/" + name; }
 };
 
-// The copies of a directory, by name. NotFound: there is no such directory;
-// PermissionDenied, or another code, when it can't be read.
+// The copies of a directory, by name; nothing else of them is known. NotFound:
+// there is no such directory; PermissionDenied, or another code, when it can't
+// be read.
 absl::StatusOr<std::vector<CopyFile>> CopiesIn(const std::string& directory);
 
-// Deletes a copy. FailedPrecondition: it is in use.
+// Reads the header of a copy, compares its base, and fills in the rest.
+void LookAt(CopyFile& copy);
+
+// Deletes a copy. FailedPrecondition: it is in use. Opens no base.
 absl::Status DiscardCopy(const CopyFile& copy);
 
-// Writes what the copy has into its base, and deletes it. A merge that has been
-// cut short goes on. FailedPrecondition: the copy or the base is in use, or has
-// changed.
-absl::Status MergeCopy(const CopyFile& copy);
-
 // Writes what the client sees to a new file. AlreadyExists: there is one.
-// `*warning` is set if the base has changed since the copy was made.
+// FailedPrecondition: the copy is in use, or its base can't be used, or nobody
+// knows where in its file that lies. `*warning` is set if the base has changed
+// since the copy was made.
 absl::Status ExportCopy(const CopyFile& copy, const std::string& path,
                         std::string* warning);
 

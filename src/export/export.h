@@ -71,6 +71,16 @@ class Export {
   virtual std::optional<Location> Locate(uint64_t offset,
                                          uint64_t length) const = 0;
 
+  // Which bytes of the file or device of lock_fd() the export shows.
+  struct Origin {
+    uint64_t offset;
+    uint64_t length;  // in one piece: at least 1
+  };
+  // Of the beginning of a range, as Locate(), and also where nothing may be
+  // sent from the file; nullopt if it isn't in that file.
+  virtual std::optional<Origin> FindOrigin(uint64_t offset,
+                                           uint64_t length) const = 0;
+
   // The descriptor that all requests use, for locks on its open file
   // description; borrowed.
   virtual int lock_fd() const = 0;

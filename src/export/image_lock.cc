@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sys/types.h>
 
-#include <cerrno>
 #include <limits>
 #include <utility>
 
@@ -18,8 +17,6 @@ constexpr off_t kWriting = 1;
 constexpr off_t kReadingAndWriting = 2;
 // Which only nbdinetd locks, beside those two.
 constexpr off_t kOurs = std::numeric_limits<off_t>::max() - 0xff00;
-// Which says that kept copies of the image are in use.
-constexpr off_t kCopied = kOurs + 1;
 // QEMU never locks this byte; a lock of the whole file includes it.
 constexpr off_t kUnusedByQemu = 150;
 
@@ -54,23 +51,9 @@ void SetLocks(int fd, short type) {
   }
 }
 
-int LockBase(int fd, short type) {
-  struct flock lock = {};
-  lock.l_type = type;
-  lock.l_whence = SEEK_SET;
-  lock.l_start = kCopied;
-  lock.l_len = 1;
-  if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
-  return errno == EACCES ? EAGAIN : errno;
-}
-
 }  // namespace
 
 bool IsServedForWriting(int fd) { return IsLocked(fd, kOurs); }
-
-void LockBaseOfCopies(int fd) { LockBase(fd, F_RDLCK); }
-
-int LockBaseForMerging(int fd) { return LockBase(fd, F_WRLCK); }
 
 ImageUse ImageUseOf(int fd) {
   ImageUse use;

@@ -44,13 +44,6 @@ bool LockImage(const Export& target);
 // Whether a connection of nbdinetd may write to the file at `fd`.
 bool IsServedForWriting(int fd);
 
-// Says, as long as the file at `fd` is open, that kept copies of it are in use.
-// Many may say so. Does nothing where there are no such locks.
-void LockBaseOfCopies(int fd);
-// Whether no other process says so; then `fd`, which is open for writing, keeps
-// them from being used. 0 or an errno value: EAGAIN if others do.
-int LockBaseForMerging(int fd);
-
 }  // namespace nbdinetd
 
 #endif  // NBDINETD_EXPORT_IMAGE_LOCK_H_

@@ -23,7 +23,6 @@
 #include "export/copy_parts.h"
 #include "export/copy_settings.h"
 #include "export/file.h"
-#include "export/image_lock.h"
 #include "export/kept_map.h"
 #include "export/kept_overlay.h"
 #include "export/quota.h"
@@ -156,8 +155,8 @@ absl::Status MakeCopy(int fd, Export& base, const NewCopy& copy) {
   header.base = *facts;
   header.base_path = copy.base_path;
   if (header.size_bytes != 0) {
-    const std::optional<Export::Location> place =
-        base.Locate(0, header.size_bytes);
+    const std::optional<Export::Origin> place =
+        base.FindOrigin(0, header.size_bytes);
     if (place.has_value()) {
       header.base_offset = place->offset;
       header.base_bytes = place->length;
@@ -204,11 +203,6 @@ absl::StatusOr<FoundHeader> CheckCopy(int fd, Export& base,
   if (header.owner != owner) {
     return absl::PermissionDeniedError(
         absl::StrCat("it belongs to ", InWords(header.owner)));
-  }
-  if (header.merging) {
-    return absl::FailedPreconditionError(
-        "it is being merged into its base: 'nbdinetctl copies merge' ends "
-        "that, and deletes it");
   }
   if (header.block_bytes != 0 && header.block_bytes < PageBytes()) {
     return absl::DataLossError(
@@ -265,7 +259,6 @@ absl::StatusOr<std::shared_ptr<Export>> OpenCopy(UniqueFd fd,
         std::move(file), Quota::Limit{copy.max_bytes, counted, has_holes},
         std::move(stored));
   }
-  if (!base->shares_description()) LockBaseOfCopies(base->lock_fd());
   if (block == 0) {
     const auto both = std::make_shared<BaseAndClone>(base, std::move(file));
     return std::shared_ptr<Export>(both, &both->copy);

@@ -108,8 +108,7 @@ absl::StatusOr<std::string> EncodeHeader(const KeptHeader& header) {
         header.base.first_digest, header.base.last_digest, header.base_offset,
         header.base_bytes, static_cast<uint64_t>(header.owner.by_path ? 1 : 0),
         static_cast<uint64_t>(header.owner.kind),
-        static_cast<uint64_t>(header.created),
-        static_cast<uint64_t>(header.merging ? 1 : 0)}) {
+        static_cast<uint64_t>(header.created)}) {
     AppendNumber(number, &slot);
   }
   for (const std::string* text :
@@ -153,7 +152,6 @@ absl::StatusOr<KeptHeader> DecodeHeader(absl::string_view slot) {
   header.owner.by_path = fields.Number() != 0;
   const uint64_t kind = fields.Number();
   header.created = static_cast<int64_t>(fields.Number());
-  header.merging = fields.Number() != 0;
   header.owner.identity = fields.Text();
   header.boot_id = fields.Text();
   header.base_path = fields.Text();

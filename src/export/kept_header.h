@@ -49,10 +49,10 @@ struct KeptHeader {
   // A power of 2; 0 for a clone, which has no maps.
   uint64_t block_bytes = 0;
   BaseFacts base;
-  // The file of the base, for --merge: absolute, or a name for messages.
+  // The file of the base: absolute, or a name for messages.
   std::string base_path;
   // Where the export begins in that file, and how much of it lies there in one
-  // piece.
+  // piece; 0 bytes of an export that has some: nobody knows.
   uint64_t base_offset = 0;
   uint64_t base_bytes = 0;
   KeptOwner owner;
@@ -60,8 +60,6 @@ struct KeptHeader {
   // The start of the machine, in whose page cache the live map may be; empty if
   // it isn't known.
   std::string boot_id;
-  // The copy is being written into its base, which isn't what it was.
-  bool merging = false;
 
   KeptLayout layout() const;
 };

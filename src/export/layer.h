@@ -27,6 +27,10 @@ class Layer : public Export {
                                  uint64_t length) const override {
     return base_->Locate(offset, length);
   }
+  std::optional<Origin> FindOrigin(uint64_t offset,
+                                   uint64_t length) const override {
+    return base_->FindOrigin(offset, length);
+  }
   bool caches_reads() const override { return base_->caches_reads(); }
   size_t ReadCached(uint64_t offset, absl::Span<char> out) override {
     return base_->ReadCached(offset, out);

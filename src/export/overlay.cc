@@ -46,6 +46,13 @@ std::optional<Export::Location> Overlay::Locate(uint64_t offset,
   return run.in.Locate(offset, run.length);
 }
 
+std::optional<Export::Origin> Overlay::FindOrigin(uint64_t offset,
+                                                  uint64_t length) const {
+  const Run run = RunAt(offset, length);
+  if (&run.in != &base()) return std::nullopt;
+  return run.in.FindOrigin(offset, run.length);
+}
+
 size_t Overlay::ReadCached(uint64_t offset, absl::Span<char> out) {
   size_t done = 0;
   while (done < out.size()) {

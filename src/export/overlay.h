@@ -33,6 +33,9 @@ class Overlay : public Layer {
 
   std::optional<Location> Locate(uint64_t offset,
                                  uint64_t length) const override;
+  // Of what hasn't been written.
+  std::optional<Origin> FindOrigin(uint64_t offset,
+                                   uint64_t length) const override;
   size_t ReadCached(uint64_t offset, absl::Span<char> out) override;
   bool IsCached(uint64_t offset, uint64_t length) override;
   StorageError Read(uint64_t offset, absl::Span<char> out,

@@ -30,6 +30,13 @@ std::optional<Export::Location> Padding::Locate(uint64_t offset,
   return base().Locate(offset, in_base);
 }
 
+std::optional<Export::Origin> Padding::FindOrigin(uint64_t offset,
+                                                  uint64_t length) const {
+  const uint64_t in_base = InBase(offset, length);
+  if (in_base == 0) return std::nullopt;
+  return base().FindOrigin(offset, in_base);
+}
+
 size_t Padding::ReadCached(uint64_t offset, absl::Span<char> out) {
   const size_t in_base = InBase(offset, out.size());
   if (in_base != 0) {

@@ -22,6 +22,8 @@ class Padding : public Layer {
 
   std::optional<Location> Locate(uint64_t offset,
                                  uint64_t length) const override;
+  std::optional<Origin> FindOrigin(uint64_t offset,
+                                   uint64_t length) const override;
   size_t ReadCached(uint64_t offset, absl::Span<char> out) override;
   bool IsCached(uint64_t offset, uint64_t length) override;
   StorageError Read(uint64_t offset, absl::Span<char> out,

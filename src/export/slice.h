@@ -24,6 +24,10 @@ class Slice : public Layer {
                                  uint64_t length) const override {
     return base().Locate(begin_ + offset, length);
   }
+  std::optional<Origin> FindOrigin(uint64_t offset,
+                                   uint64_t length) const override {
+    return base().FindOrigin(begin_ + offset, length);
+  }
   size_t ReadCached(uint64_t offset, absl::Span<char> out) override {
     return base().ReadCached(begin_ + offset, out);
   }

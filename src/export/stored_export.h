@@ -32,6 +32,10 @@ class StoredExport : public Export {
                                  uint64_t length) const override {
     return Location{fd(), offset, length};
   }
+  std::optional<Origin> FindOrigin(uint64_t offset,
+                                   uint64_t length) const override {
+    return Origin{offset, length};
+  }
   int lock_fd() const override { return fd_.get(); }
   bool lock_fd_is_read_only() const override { return facts().read_only; }
 

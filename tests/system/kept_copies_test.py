@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 """Kept copies (--cow=keep): a client that comes back finds what it has written."""
 
+import ctypes
+import itertools
 import json
 import os
 import random
@@ -548,7 +550,7 @@ def _(t):
     row = {row["copy"]: row for row in json.loads(ctl(t, folder, "--json").stdout())}[name]
     eq((row["state"], row["reason"]), ("stale", "its base has changed: the time of its last change"))
     ctl(t, "/no/such/directory", status=3)
-    for wrong in (["lst"], ["discard"], ["discard", "a", "b"], ["merge"], ["export", name], ["list", name]):
+    for wrong in (["lst"], ["discard"], ["discard", "a", "b"], ["merge", name], ["export", name], ["list", name]):
         contains("usage: nbdinetctl copies", ctl(t, folder, *wrong, status=64).stderr())
 
 
@@ -558,7 +560,6 @@ def _(t):
     name = written(t, folder, path)
     process, client = started(t, folder, path)
     contains(f"is in use by process {process.pid}", ctl(t, folder, "discard", name, status=1).stderr())
-    contains("is in use", ctl(t, folder, "merge", name, status=1).stderr())
     contains("is in use", ctl(t, folder, "export", name, t.path("new.img"), status=1).stderr())
     leave(process, client)
     t.run([NBDINETCTL, "copies", "discard", str(folder / name)])
@@ -590,71 +591,84 @@ def _(t):
     second = Path(t.path("second.img"))
     ctl(t, folder, "export", other, str(second))
     eq(second.read_bytes(), pattern(512, 10) + b"mine" + pattern(526, 4096 - 14) + bytes(12288))
-    contains("is larger than its base", ctl(t, folder, "merge", other, status=1).stderr())
     os.utime(path)
     contains("the base has changed", ctl(t, folder, "export", name, t.path("third.img")).stderr())
 
 
-@test("nbdinetctl copies merges a copy into its file")
+@test("nbdinetctl copies exports what was served beside the page cache, too")
 def _(t):
-    path, folder = t.pattern_image(2 * MIB + 100), folder_of(t)
-    name = written(t, folder, path, "--offset=4096", "--length=1M")
-    other = written(t, folder, path, "--offset=4096", "--length=1M", address="127.0.0.2")
-    process, client = started(t, folder, path, "--offset=4096", "--length=1M", address="127.0.0.3")
-    contains("is in use, by another client's copy", ctl(t, folder, "merge", name, status=1).stderr())
-    leave(process, client)
-    process, client = t.activated(path)
-    client.start()
-    contains("is in use", ctl(t, folder, "merge", name, status=1).stderr())
-    leave(process, client)
-    ctl(t, folder, "merge", name)
-    whole = bytearray(pattern(0, 2 * MIB + 100))
-    whole[9096:9100] = b"mine"
-    eq(Path(path).read_bytes(), bytes(whole))
-    eq(name in copies_in(folder), False)
-    contains("is stale", ctl(t, folder, "merge", other, status=1).stderr())
-    contains("is stale", refused(t, folder, path, "--offset=4096", "--length=1M", address="127.0.0.2"))
+    path, folder = t.pattern_image(2 * MIB + 512), folder_of(t)
+    for i, (cache, offset, length, size) in enumerate(itertools.product(
+            ("drop", "none", "directsync", "writethrough"), (0, 4096), (None, MIB), (None, 2 * MIB + 8192))):
+        arguments = [f"--cache={cache}", f"--offset={offset}"]
+        arguments += [f"--length={length}"] if length else []
+        arguments += [f"--size={size}"] if size else []
+        whole = bytearray(pattern(offset, length or 2 * MIB + 512 - offset))
+        whole += bytes((size or len(whole)) - len(whole))
+        address = f"127.0.1.{i + 1}"
+        process, client = started(t, folder, *arguments, path, address=address)
+        for start, data in ((5000, b"mine"), (65536, bytes(4096)), (MIB - 4096, b"x" * 4096)):
+            client.write(start, data)
+            whole[start:start + len(data)] = data
+        leave(process, client)
+        name, = (name for name in copies_in(folder) if f"{address}." in name)
+        row, = (row for row in json.loads(ctl(t, folder, "--json").stdout()) if row["copy"] == name)
+        eq((row["state"], row.get("reason")), ("kept", None), f"export with {arguments}")
+        image = Path(t.path(f"exported-{i}"))
+        ctl(t, folder, "export", name, str(image))
+        eq(image.read_bytes() == bytes(whole), True, f"export with {arguments}")
+    eq(Path(path).read_bytes(), pattern(0, 2 * MIB + 512))
 
 
-@test("a merge that was killed goes on, and its client waits for that")
+@test("nbdinetctl copies writes no image of a base whose place isn't known")
 def _(t):
-    path, folder = t.random_image(32 * MIB), folder_of(t)
-    name = written(t, folder, path, offset=0, data=b"x" * (16 * MIB))
-    process, client = started(t, folder, path)
-    client.write(20 * MIB, b"y" * (8 * MIB))
+    path, folder = t.path("empty.img"), folder_of(t)
+    Path(path).write_bytes(b"")
+    process, client = started(t, folder, "--size=64K", path)
+    eq(client.read(0, 100), bytes(100))
     leave(process, client)
-    copy, chance = folder / name, random.Random(1)
+    name, = copies_in(folder)
+    contains("the place of the base", json.loads(ctl(t, folder, "--json").stdout())[0]["reason"])
+    contains("isn't known", ctl(t, folder, "export", name, t.path("new.img"), status=1).stderr())
+    eq(os.path.exists(t.path("new.img")), False)
 
-    def slots():
-        with open(copy, "rb") as file:
-            file.seek(-2 * SLOT, os.SEEK_END)
-            return file.read()
 
-    def killed(when):
-        process = t.spawn([NBDINETCTL, "copies", "merge", name, f"--directory={folder}"])
-        when()
-        process.signal(signal.SIGKILL)
-        process.wait()
+def opens_of(path, action):
+    """How often a file is opened while `action` runs."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with os.fdopen(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as watch:
+        in_open = 0x20
+        assert libc.inotify_add_watch(watch.fileno(), os.fsencode(path), in_open) >= 0, os.strerror(ctypes.get_errno())
+        action()
+        return len(watch.read(65536) or b"") // 16
 
-    before = slots()
 
-    def until_marked():
-        while copy.exists() and slots() == before:
-            pass
+@test("nbdinetctl copies opens no base but a file or a block device, and discard none")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    name = written(t, folder, path)
+    assert opens_of(path, lambda: ctl(t, folder)) > 0
 
-    killed(until_marked)
-    eq(json.loads(ctl(t, folder, "--json").stdout())[0]["state"], "merging")
-    contains("it is being merged into its base", refused(t, folder, path))
-    contains("is being merged", ctl(t, folder, "export", name, t.path("no.img"), status=1).stderr())
-    for _round in range(10):
-        if copy.exists():
-            killed(lambda: time.sleep(chance.uniform(0, 0.05)))
-    if name in copies_in(folder):
-        ctl(t, folder, "merge", name)
+    def is_left_alone():
+        row, = json.loads(ctl(t, folder, "--json").stdout())
+        eq((row["state"], row["file"]), ("kept", path))
+        contains("is neither a regular file nor a block device", row["reason"])
+        contains("is neither a regular file nor a block device",
+                 ctl(t, folder, "export", name, t.path("new.img"), status=1).stderr())
+        eq(os.path.exists(t.path("new.img")), False)
+
+    away = t.path("away.img")
+    os.rename(path, away)
+    os.mkfifo(path)
+    eq(opens_of(path, is_left_alone), 0)
+    for other in ("/dev/zero", str(folder)):
+        os.unlink(path)
+        os.symlink(other, path)
+        is_left_alone()
+    os.unlink(path)
+    os.rename(away, path)
+    eq(opens_of(path, lambda: ctl(t, folder, "discard", name)), 0)
     eq(copies_in(folder), [])
-    content = Path(path).read_bytes()
-    eq(content[:16 * MIB] == b"x" * (16 * MIB), True)
-    eq(content[20 * MIB:28 * MIB] == b"y" * (8 * MIB), True)
 
 
 @test("the example of nbdinetd.export(5) deletes copies that nobody has used for long, and no others")

@@ -34,7 +34,6 @@ KeptHeader Header() {
   header.owner = {"disk", true, ClientKind::kCertificate, "CN=alice"};
   header.created = 1234567;
   header.boot_id = "boot";
-  header.merging = true;
   return header;
 }
 
@@ -106,7 +105,6 @@ TEST(KeptHeaderTest, IsReplacedSlotBySlot) {
                          O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   FoundHeader found;
   found.header = Header();
-  found.header.merging = false;
   const KeptLayout layout = found.header.layout();
   ASSERT_EQ(ftruncate(fd.get(), static_cast<off_t>(layout.file_bytes)), 0);
   EXPECT_TRUE(absl::IsDataLoss(ReadHeader(fd.get()).status()));

@@ -240,6 +240,7 @@ class LayersTest : public testing::TestWithParam<Stack> {
         target_->ReadCached(offset, absl::MakeSpan(bytes.data(), length));
     EXPECT_TRUE(bytes.compare(0, cached, wanted, 0, cached) == 0);
     ExpectLocated(offset, length, wanted);
+    ExpectOrigin(offset, length, wanted);
   }
 
   // Each byte lies where Locate() says, or is a zero in no file, unless it
@@ -263,6 +264,25 @@ class LayersTest : public testing::TestWithParam<Stack> {
                 static_cast<ssize_t>(bytes.size()));
       EXPECT_TRUE(bytes == wanted.substr(at, place->length));
       at += place->length;
+    }
+  }
+
+  // Each byte that FindOrigin() finds is there, whatever the page cache keeps.
+  void ExpectOrigin(uint64_t offset, uint64_t length, const Bytes& wanted) {
+    for (uint64_t at = 0; at < length;) {
+      const auto origin = target_->FindOrigin(offset + at, length - at);
+      if (!origin.has_value()) {
+        at += std::min(length - at, kPage - (offset + at) % kPage);
+        continue;
+      }
+      ASSERT_GE(origin->length, 1u);
+      ASSERT_LE(origin->length, length - at);
+      Bytes bytes(origin->length, '?');
+      ASSERT_EQ(pread(target_->lock_fd(), bytes.data(), bytes.size(),
+                      static_cast<off_t>(origin->offset)),
+                static_cast<ssize_t>(bytes.size()));
+      EXPECT_TRUE(bytes == wanted.substr(at, origin->length));
+      at += origin->length;
     }
   }
 
