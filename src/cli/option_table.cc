@@ -386,8 +386,8 @@ constexpr OptionRow kTable[] = {
      .set = SetCowSize},
     {.name = "cow-key",
      .argument = "=KEY",
-     .help = "how a client of --cow=keep is known: tls (default) or\n"
-             "peer-address",
+     .help = "how a client of --cow=keep is known: tls (the\n"
+             "default) or peer-address",
      .key = "CowKey",
      .key_kind = KeyKind::kWord,
      .set = SetCowKey},
