@@ -15,10 +15,10 @@ namespace nbdinetd {
 namespace {
 
 constexpr uint64_t kSectorBytes = 512;
-// The sectors of a disk whose image is a file aren't known. Nearly all have
-// these; only where there is no table in sectors of 512 bytes, a GPT in sectors
-// of 4096 is looked for.
-constexpr unsigned kFileSectorBytes[] = {512, 4096};
+// The sectors of a disk whose image is a file aren't known. Nearly all have 512
+// bytes; only where there is no table in these, a GPT in such ones is looked
+// for.
+constexpr unsigned kLargeSectorBytes = 4096;
 
 uint64_t BytesOf(blkid_loff_t sectors) {
   const auto count = static_cast<uint64_t>(sectors);
@@ -37,55 +37,94 @@ class BlkidParser : public TableParser {
   TableAnswer Read(int fd) override {
     TableAnswer answer;
     struct stat st;
+    if (FileStatus(fd, &st) != 0) return ReadError(errno);
     char sector[kSectorBytes];
-    // libblkid doesn't tell a read error from an absent table.
-    if (FileStatus(fd, &st) != 0 || pread(fd, sector, sizeof(sector), 0) < 0) {
-      answer.outcome = TableAnswer::Outcome::kReadError;
-      answer.error_number = errno;
-      return answer;
+    const ssize_t n = ReadBeginning(fd, sector);
+    if (n < 0) return ReadError(errno);
+    if (n < static_cast<ssize_t>(sizeof(sector))) return answer;
+    const bool is_file = S_ISREG(st.st_mode);
+    int error = 0;
+    answer.table = ReadSectors(
+        fd, {is_file ? unsigned{kSectorBytes} : 0, /*only_gpt=*/false}, &error);
+    using Kind = PartitionTable::Kind;
+    const bool is_found =
+        answer.table.kind == Kind::kGpt || answer.table.kind == Kind::kMbr;
+    // An MBR looks the same whatever the sectors are. It must not be read again
+    // in larger ones, also if the first reading has failed.
+    if (error == 0 && is_file && !is_found) {
+      PartitionTable large =
+          ReadSectors(fd, {kLargeSectorBytes, /*only_gpt=*/true}, &error);
+      if (large.kind == Kind::kGpt) answer.table = std::move(large);
     }
-    if (S_ISBLK(st.st_mode)) {
-      answer.table = ReadSectors(fd, /*sector_bytes=*/0);
-      return answer;
-    }
-    for (const unsigned sector_bytes : kFileSectorBytes) {
-      PartitionTable table = ReadSectors(fd, sector_bytes);
-      using Kind = PartitionTable::Kind;
-      const bool is_found =
-          table.kind == Kind::kGpt || table.kind == Kind::kMbr;
-      if (is_found || answer.table.kind == Kind::kNone) {
-        answer.table = std::move(table);
-      }
-      if (is_found) break;
-    }
-    return answer;
+    return error == 0 ? answer : ReadError(error);
   }
 
  private:
-  // 0: the sectors of the block device.
-  PartitionTable ReadSectors(int fd, unsigned sector_bytes) const {
+  struct Look {
+    unsigned sector_bytes;  // 0: those of the block device
+    bool only_gpt;
+  };
+
+  static TableAnswer ReadError(int error) {
+    TableAnswer answer;
+    answer.outcome = TableAnswer::Outcome::kReadError;
+    answer.error_number = error;
+    return answer;
+  }
+
+  // As read(2); what it returns may be less in a short file only.
+  static ssize_t ReadBeginning(int fd, char (&sector)[kSectorBytes]) {
+    ssize_t n;
+    do {
+      n = pread(fd, sector, sizeof(sector), 0);
+    } while (n < 0 && errno == EINTR);
+    return n;
+  }
+
+  // `*error` becomes 0 or an errno value.
+  PartitionTable ReadSectors(int fd, Look look, int* error) const {
+    constexpr int kMaxAttempts = 8;
+    PartitionTable table;
+    for (int i = 0; i < kMaxAttempts; ++i) {
+      *error = ReadOnce(fd, look, &table);
+      if (*error != EINTR) break;
+    }
+    return table;
+  }
+
+  // Returns 0 or an errno value.
+  int ReadOnce(int fd, Look look, PartitionTable* table) const {
     const std::unique_ptr<blkid_struct_probe, decltype(blkid_.blkid_free_probe)>
         probe(blkid_.blkid_new_probe(), blkid_.blkid_free_probe);
     // Others aren't parsed at all. PMBR is an MBR without the GPT that it
     // protects.
     char gpt[] = "gpt", mbr[] = "dos", protective[] = "PMBR";
-    char* kinds[] = {gpt, mbr, protective, nullptr};
-    if (probe == nullptr ||
-        blkid_.blkid_probe_set_device(probe.get(), fd, 0, 0) != 0 ||
-        blkid_.blkid_probe_enable_partitions(probe.get(), 1) != 0 ||
+    char* kinds[] = {gpt, look.only_gpt ? nullptr : mbr, protective, nullptr};
+    if (probe == nullptr) return ENOMEM;
+    if (blkid_.blkid_probe_set_device(probe.get(), fd, 0, 0) != 0) {
+      return errno != 0 ? errno : EIO;
+    }
+    if (blkid_.blkid_probe_enable_partitions(probe.get(), 1) != 0 ||
         blkid_.blkid_probe_filter_partitions_type(
-            probe.get(), BLKID_FLTR_ONLYIN, kinds) != 0) {
-      return {};
+            probe.get(), BLKID_FLTR_ONLYIN, kinds) != 0 ||
+        (look.sector_bytes != 0 && blkid_.blkid_probe_set_sectorsize(
+                                       probe.get(), look.sector_bytes) != 0)) {
+      return ENOMEM;
     }
-    if (sector_bytes != 0 &&
-        blkid_.blkid_probe_set_sectorsize(probe.get(), sector_bytes) != 0) {
-      return {};
-    }
+    errno = 0;
     const blkid_partlist list = blkid_.blkid_probe_get_partitions(probe.get());
-    if (list == nullptr) return {};
-    PartitionTable table = TableOf(list);
-    table.sector_bytes = blkid_.blkid_probe_get_sectorsize(probe.get());
-    return table;
+    if (list == nullptr) return IsRefusal(errno) ? 0 : errno;
+    *table = TableOf(list);
+    table->sector_bytes = blkid_.blkid_probe_get_sectorsize(probe.get());
+    return 0;
+  }
+
+  // What the sandbox, or a file without what is asked, gives libblkid where it
+  // finds no table. Others are errors of reading, which libblkid itself doesn't
+  // tell from an absent table.
+  static bool IsRefusal(int error) {
+    return error == 0 || error == EPERM || error == EACCES || error == ENOENT ||
+           error == ENOTTY || error == EINVAL || error == ENOSYS;
   }
 
   PartitionTable TableOf(blkid_partlist list) const {

@@ -532,6 +532,23 @@ def _(t):
     process.wait()
 
 
+@test("a table that can't be read is an error, and no other table", guard=300.0)
+def _(t):
+    path = disk(t, MBR)
+    strace = [need("strace"), "-f", "-qq", "-e", "signal=none", "-o", "/dev/null"]
+    for call in ("read", "lseek", "pread64"):
+        for which in range(1, 7):
+            for error in ("EIO", "EINTR"):
+                inject = ["-P", path, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={which}"]
+                process = t.spawn([*strace, *inject, NBDINETD, "--check", "--partition=5", path])
+                status = process.wait()
+                if status == EX_OK:
+                    contains(f"{2048 * 512} bytes", process.stdout())
+                    continue
+                eq(status, EX_NOINPUT, process.stderr())
+                matches("failed to read the partition table|no partition table|isn't in the MBR", process.stderr())
+
+
 @test("without libblkid, or with another library in its place, the message says what is missing")
 def _(t):
     path = disk(t, GPT)
