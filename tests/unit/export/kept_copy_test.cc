@@ -171,8 +171,8 @@ class KeptCopyTest : public testing::Test {
   }
 
   void Make(bool may_be_clone = false) {
-    const UniqueFd fd(
-        open(file_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    unlink(file_.c_str());
+    const UniqueFd fd(open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     const auto base = Base();
     const absl::Status made = MakeCopy(
         fd.get(), *base, {Owner(), base_.path(), kThisBoot, may_be_clone});
@@ -211,8 +211,10 @@ class KeptCopyTest : public testing::Test {
   }
 
   void SetFileContent(const std::string& content) const {
+    // ext4 writes a file out that replaces the content of another one.
+    unlink(file_.c_str());
     const UniqueFd fd(
-        open(file_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+        open(file_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
     EXPECT_EQ(WriteAll(fd.get(), 0, content), 0);
   }
 
