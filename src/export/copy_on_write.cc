@@ -24,6 +24,7 @@
 #include "export/block_map.h"
 #include "export/copy_parts.h"
 #include "export/file.h"
+#include "export/forwarding_catalog.h"
 #include "export/overlay.h"
 #include "export/quota.h"
 #include "export/slice.h"
@@ -81,17 +82,13 @@ struct BaseAndCopy {
   Slice copy;  // with the promised facts
 };
 
-class CopyingCatalog : public Catalog {
+class CopyingCatalog : public ForwardingCatalog {
  public:
   CopyingCatalog(std::unique_ptr<Catalog> inner, PrivateCopy copy)
-      : inner_(std::move(inner)), copy_(std::move(copy)) {}
-
-  absl::Status Find(absl::string_view name) override {
-    return inner_->Find(name);
-  }
+      : ForwardingCatalog(std::move(inner)), copy_(std::move(copy)) {}
 
   absl::StatusOr<Opened> Open(absl::string_view name) override {
-    absl::StatusOr<Opened> opened = inner_->Open(name);
+    absl::StatusOr<Opened> opened = inner().Open(name);
     if (!opened.ok()) return opened;
     // What the copy will be is promised of the export below. A client that
     // only asks what there is makes no copy.
@@ -109,20 +106,14 @@ class CopyingCatalog : public Catalog {
     PrivateCopy copy = *std::move(copy_);
     copy_.reset();
     absl::StatusOr<std::shared_ptr<Export>> claimed =
-        inner_->Claim(std::move(target));
+        inner().Claim(std::move(target));
     if (!claimed.ok()) return claimed;
     return std::move(copy).Of(*std::move(claimed));
   }
 
-  absl::Status List(Visitor visit) override { return inner_->List(visit); }
-  std::string InWords() override { return inner_->InWords(); }
-  int directory_fd() const override { return inner_->directory_fd(); }
-  int tables_fd() const override { return inner_->tables_fd(); }
   int copy_fd() const override { return copy_.has_value() ? copy_->fd() : -1; }
-  Kinds kinds() const override { return inner_->kinds(); }
 
  private:
-  const std::unique_ptr<Catalog> inner_;
   std::optional<PrivateCopy> copy_;
 };
 

@@ -11,6 +11,7 @@
 #include "base/errors.h"
 #include "export/cache_modes.h"
 #include "export/copy_on_write.h"
+#include "export/forwarding_catalog.h"
 #include "export/kept_copy.h"
 #include "export/kept_directory.h"
 #include "export/kept_name.h"
@@ -38,22 +39,18 @@ std::string CurrentDirectory() {
   return getcwd(path, sizeof(path)) == nullptr ? "" : path;
 }
 
-class KeptCatalog : public Catalog {
+class KeptCatalog : public ForwardingCatalog {
  public:
   KeptCatalog(std::unique_ptr<Catalog> inner, const CopySettings& settings,
               CacheMode cache, KeptDirectory directory)
-      : inner_(std::move(inner)),
+      : ForwardingCatalog(std::move(inner)),
         settings_(settings),
         cache_(cache),
         directory_(std::move(directory)),
         copy_fd_(directory_.copy_fd()) {}
 
-  absl::Status Find(absl::string_view name) override {
-    return inner_->Find(name);
-  }
-
   absl::StatusOr<Opened> Open(absl::string_view name) override {
-    absl::StatusOr<Opened> opened = inner_->Open(name);
+    absl::StatusOr<Opened> opened = inner().Open(name);
     if (!opened.ok()) return opened;
     // What the copy will be is promised of the export below.
     const Export::Facts facts = KeptFacts(opened->target->facts());
@@ -68,13 +65,8 @@ class KeptCatalog : public Catalog {
   absl::StatusOr<std::shared_ptr<Export>> Claim(
       std::shared_ptr<Export> reserved) override;
 
-  absl::Status List(Visitor visit) override { return inner_->List(visit); }
-  std::string InWords() override { return inner_->InWords(); }
-  int directory_fd() const override { return inner_->directory_fd(); }
-  int tables_fd() const override { return inner_->tables_fd(); }
   int copy_fd() const override { return copy_fd_; }
   int copies_fd() const override { return directory_.fd(); }
-  Kinds kinds() const override { return inner_->kinds(); }
 
  private:
   // What Reserve() has found.
@@ -108,7 +100,6 @@ class KeptCatalog : public Catalog {
   // The error for a copy that can't be used. Aborted: it has been discarded.
   absl::Status Explain(const Reserved& reserved, const absl::Status& reason);
 
-  const std::unique_ptr<Catalog> inner_;
   const CopySettings settings_;
   const CacheMode cache_;
   const std::string boot_id_ = ReadBootId();
@@ -210,7 +201,7 @@ absl::StatusOr<std::shared_ptr<Export>> KeptCatalog::Claim(
       CheckCopy(copy_fd_, *reserved.base, reserved.owner);
   if (!found.ok()) return Explain(reserved, found.status());
   absl::StatusOr<std::shared_ptr<Export>> base =
-      inner_->Claim(std::move(reserved.base));
+      inner().Claim(std::move(reserved.base));
   if (!base.ok()) return base;
   absl::StatusOr<std::shared_ptr<Export>> copy =
       OpenCopy(directory_.Release(), *std::move(base),
