@@ -89,6 +89,7 @@ unit_sources = \
 	tests/unit/transmission/buffer_pool_test.cc \
 	tests/unit/transmission/guards_test.cc \
 	tests/unit/transmission/long_requests_test.cc \
+	tests/unit/transmission/pacer_test.cc \
 	tests/unit/transmission/read_replies_test.cc \
 	tests/unit/transmission/reply_sender_test.cc \
 	tests/unit/transmission/task_test.cc \
@@ -190,6 +191,7 @@ python_tests = \
 	tests/system/surroundings_test.py \
 	tests/system/systemd_test.py \
 	tests/system/timeouts_test.py \
+	tests/system/transfer_limits_test.py \
 	tests/system/tls_clients_test.py \
 	tests/system/tls_test.py \
 	tests/system/watchdog_test.py \

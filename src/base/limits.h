@@ -79,6 +79,12 @@ static_assert(kMaxCopyMapBytes * 8 * kMaxCopyBlockBytes == uint64_t{1} << 49);
 inline constexpr size_t kMaxTasks = 1024;
 // The data of those requests; the last one may exceed it.
 inline constexpr size_t kMaxTaskBytes = 32 << 20;
+// Requests that a limit of the rate holds (--max-rate, --max-iops), and what
+// the writes among them have written. At these numbers nothing more is received
+// from the client until some of them go on; writes that workers have by then
+// may exceed them.
+inline constexpr size_t kMaxHeldRequests = 1024;
+inline constexpr uint64_t kMaxHeldBytes = 1 << 20;
 
 // ---- Partition tables
 

@@ -17,9 +17,10 @@ struct Invocation {
   Invocation(Options parsed, std::vector<NamedFile> handed_over)
       : options(std::move(parsed)),
         files(std::move(handed_over)),
-        connection_config{options.timeouts,   options.tls.mode,
-                          options.exclusive,  options.force_share,
-                          options.multi_conn, options.sandbox},
+        connection_config{options.timeouts,    options.transfer_limits,
+                          options.tls.mode,    options.exclusive,
+                          options.force_share, options.multi_conn,
+                          options.sandbox},
         listener_config{options.max_connections, options.exit_idle,
                         options.access} {}
 

@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "base/log.h"
 #include "base/timeouts.h"
+#include "base/transfer_limits.h"
 #include "export/copy_settings.h"
 #include "export/exclusive.h"
 #include "export/export_settings.h"
@@ -36,6 +37,7 @@ struct Options {
   std::string log_file;  // absolute; the destination kFile
   bool verbose = false;
   Timeouts timeouts;
+  TransferLimits transfer_limits;
   TlsSettings tls;
   bool tls_given = false;  // --tls was given
   AccessRules access;

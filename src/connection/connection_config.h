@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/timeouts.h"
+#include "base/transfer_limits.h"
 #include "export/exclusive.h"
 #include "sandbox/sandbox.h"
 #include "stream/tls.h"
@@ -14,6 +15,7 @@ namespace nbdinetd {
 
 struct ConnectionConfig {
   const Timeouts timeouts;
+  const TransferLimits transfer_limits = {};
   const TlsMode tls_mode = TlsMode::kOff;
   const Exclusive exclusive = Exclusive::kOff;
   const bool force_share = false;

@@ -175,6 +175,7 @@ Ending RunPhases(const Session& session, UniqueFd event_fd,
                        .statistics = statistics,
                        .progress = progress,
                        .idle_timeout = session.config.timeouts.idle,
+                       .transfer_limits = session.config.transfer_limits,
                        .event_fd = std::move(event_fd)})
       .Run();
 }

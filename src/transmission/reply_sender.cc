@@ -17,10 +17,11 @@ static_assert(kOutputBytes >= 40 + 16 * kMaxDescriptors);
 }  // namespace
 
 ReplySender::ReplySender(Channel& channel, ReplyStyle style,
-                         Statistics& statistics)
+                         Statistics& statistics, Pacer* pacer)
     : channel_(channel),
       encoder_(style),
       statistics_(statistics),
+      pacer_(pacer),
       buffer_(std::make_unique_for_overwrite<char[]>(kOutputBytes)) {}
 
 bool ReplySender::Flush() { return FlushBefore(/*more=*/false); }
@@ -45,7 +46,15 @@ char* ReplySender::Reserve(size_t n) {
 void ReplySender::Success(const Request& request) {
   if (request.type == NBD_CMD_WRITE) {
     statistics_.bytes_written += request.length;
+    if (pacer_ != nullptr) {
+      pacer_->Hold(request);
+      return;
+    }
   }
+  SuccessNow(request);
+}
+
+void ReplySender::SuccessNow(const Request& request) {
   Commit(encoder_.EncodeSuccess(Reserve(kMaxReplyBytes), request));
 }
 

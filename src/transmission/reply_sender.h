@@ -16,14 +16,17 @@
 #include "absl/types/span.h"
 #include "protocol/reply.h"
 #include "stream/channel.h"
+#include "transmission/pacer.h"
 #include "transmission/statistics.h"
 
 namespace nbdinetd {
 
 class ReplySender {
  public:
-  // `channel` and `statistics` are borrowed.
-  ReplySender(Channel& channel, ReplyStyle style, Statistics& statistics);
+  // `channel` and `statistics` are borrowed, and `pacer`, too, which holds the
+  // success of writes; nullptr for no limits.
+  ReplySender(Channel& channel, ReplyStyle style, Statistics& statistics,
+              Pacer* pacer = nullptr);
 
   // Knows the reply style of this connection.
   const ReplyEncoder& encoder() const { return encoder_; }
@@ -35,6 +38,8 @@ class ReplySender {
   absl::Time last_progress() const { return channel_.last_progress(); }
 
   void Success(const Request& request);
+  // The same for a write whose reply the pacer has held.
+  void SuccessNow(const Request& request);
   void Error(const Request& request, NbdError error,
              absl::string_view sentence);
   void ErrorAt(const Request& request, NbdError error,
@@ -89,6 +94,7 @@ class ReplySender {
   Channel& channel_;
   const ReplyEncoder encoder_;
   Statistics& statistics_;
+  Pacer* const pacer_;
   bool ok_ = true;
   std::unique_ptr<char[]> buffer_;
   size_t size_ = 0;

@@ -23,7 +23,9 @@ Transmission::Transmission(TransmissionSetup setup)
       log_(setup.log),
       statistics_(setup.statistics),
       progress_(setup.progress),
-      replies_(channel_, negotiated_.style, statistics_),
+      pacer_(setup.transfer_limits),
+      replies_(channel_, negotiated_.style, statistics_,
+               pacer_.limits() ? &pacer_ : nullptr),
       workers_(
           target_, [this] { LookBetweenPieces(); }, std::move(setup.event_fd)),
       failures_(target_, replies_, log_),
@@ -37,7 +39,13 @@ Ending Transmission::Run() {
     // In this order: received requests may wait for one of the finished tasks.
     const absl::Time oldest = deferred_.AnswerFinished();
     const uint64_t requests_before = statistics_.requests;
-    HandleInput();
+    absl::Time release;
+    bool was_full;
+    do {
+      HandleInput();
+      was_full = pacer_.full();
+      release = ReleaseHeld();
+    } while (was_full && !pacer_.full());
     if (!replies_.Flush()) OnUnsentReplies();
     if (oldest != absl::InfiniteFuture()) NoteAnswered(oldest);
     if (Over()) return Finish();
@@ -45,8 +53,8 @@ Ending Transmission::Run() {
     const Channel::Events events = channel_.Wait({
         .input = WantInput(),
         .other_fd = workers_.event_fd(),
-        .deadline = std::min({limit, progress_.Tell(), workers_.RelieveReads(),
-                              CutShortTasks()}),
+        .deadline = std::min({limit, release, progress_.Tell(),
+                              workers_.RelieveReads(), CutShortTasks()}),
         .patience = PatienceAfter(statistics_.requests - requests_before),
     });
     if (events.gone || channel_.send_timed_out()) {
@@ -74,7 +82,11 @@ Channel::Patience Transmission::PatienceAfter(uint64_t requests) const {
 }
 
 bool Transmission::WantInput() const {
-  return !ending_.has_value() && !workers_.full();
+  return !ending_.has_value() && !workers_.full() && !pacer_.full();
+}
+
+bool Transmission::OwesReplies() const {
+  return workers_.pending() > 0 || !pacer_.empty();
 }
 
 bool Transmission::InMessage() const {
@@ -103,14 +115,14 @@ void Transmission::LookBetweenPieces() {
 absl::Time Transmission::WaitLimit() const {
   if (!WantInput()) return absl::InfiniteFuture();
   if (channel_.shutdown_requested()) {
-    if (workers_.pending() > 0) return absl::InfiniteFuture();
+    if (OwesReplies()) return absl::InfiniteFuture();
     const absl::Time quiet_since =
         std::max(channel_.shutdown_since(), channel_.last_progress());
     return std::min(quiet_since + kShutdownIdle, ShutdownLimit());
   }
   if (InMessage()) return channel_.last_progress() + channel_.stall_timeout();
-  return workers_.pending() > 0 ? absl::InfiniteFuture()
-                                : channel_.last_progress() + idle_timeout_;
+  return OwesReplies() ? absl::InfiniteFuture()
+                       : channel_.last_progress() + idle_timeout_;
 }
 
 void Transmission::OnTimeLimit() {
@@ -129,6 +141,7 @@ void Transmission::OnTimeLimit() {
 
 void Transmission::OnUnsentReplies() {
   workers_.DropReads();
+  DropHeld();
   // It could have closed its direction alone, and could still have read them.
   if (std::exchange(closed_by_client_, false)) ending_.reset();
   if (reads_.broke_off()) {
@@ -160,7 +173,7 @@ void Transmission::End(ExitStatus status, std::string reason) {
 }
 
 bool Transmission::Over() const {
-  return ending_.has_value() && workers_.pending() == 0;
+  return ending_.has_value() && !OwesReplies();
 }
 
 Ending Transmission::Finish() {
@@ -230,7 +243,7 @@ void Transmission::HandleInput() {
 }
 
 bool Transmission::HandleHeader() {
-  if (workers_.full()) return false;
+  if (workers_.full() || pacer_.full()) return false;
   size_t bytes = decoder_.header_bytes();
   if (!HasInput(bytes)) return false;
   std::optional<Request> request =
@@ -284,7 +297,15 @@ void Transmission::StartRequest(const Request& request) {
     writes_.Begin(request, verdict);
   } else if (verdict.error != NBD_SUCCESS) {
     replies_.Error(request, verdict.error, verdict.sentence);
-  } else if (request.type == NBD_CMD_READ) {
+  } else if (pacer_.limits() && Pacer::Holds(request.type)) {
+    pacer_.Hold(request);
+  } else {
+    CarryOut(request);
+  }
+}
+
+void Transmission::CarryOut(const Request& request) {
+  if (request.type == NBD_CMD_READ) {
     if (const std::optional<Request> rest = reads_.AnswerCached(request)) {
       deferred_.Start(*rest);
     }
@@ -293,6 +314,42 @@ void Transmission::StartRequest(const Request& request) {
   } else {
     deferred_.Start(request);
   }
+}
+
+void Transmission::DropHeld() {
+  while (pacer_.TakeAny().has_value()) {
+  }
+}
+
+absl::Time Transmission::ReleaseHeld() {
+  if (pacer_.empty()) return absl::InfiniteFuture();
+  if (!replies_.ok() ||
+      (ending_.has_value() && ending_->status != ExitStatus::kOk)) {
+    DropHeld();
+    return absl::InfiniteFuture();
+  }
+  if (channel_.shutdown_requested()) {
+    while (const std::optional<Request> held = pacer_.TakeAny()) {
+      if (held->type == NBD_CMD_WRITE) {
+        replies_.SuccessNow(*held);
+      } else {
+        replies_.Error(*held, NBD_ESHUTDOWN, "the server is shutting down");
+      }
+    }
+    return absl::InfiniteFuture();
+  }
+  const absl::Time now = SteadyNow();
+  // Without a free worker, replies still go out. One that is done wakes the
+  // loop.
+  while (const std::optional<Request> due =
+             pacer_.TakeDue(now, /*can_start=*/!workers_.full())) {
+    if (due->type == NBD_CMD_WRITE) {
+      replies_.SuccessNow(*due);
+    } else {
+      CarryOut(*due);
+    }
+  }
+  return pacer_.next(now, /*can_start=*/!workers_.full());
 }
 
 }  // namespace nbdinetd

@@ -7,8 +7,9 @@
 // done, in any order.
 //
 // The loop itself reads headers, waits, and decides how the connection ends.
-// ReadReplies answers reads, WriteReceiver receives writes, and
-// DeferredRequests starts and answers what may wait for the storage.
+// ReadReplies answers reads, WriteReceiver receives writes, DeferredRequests
+// starts and answers what may wait for the storage, and Pacer holds what a
+// limit of the rate allows later.
 //
 // Invariant: between two turns of the loop the output buffer is empty, and the
 // input begins with a request's header, or with more of the payload of the one
@@ -24,11 +25,13 @@
 #include "base/event_fd.h"
 #include "base/exit_status.h"
 #include "base/log.h"
+#include "base/transfer_limits.h"
 #include "base/unique_fd.h"
 #include "negotiation/negotiated.h"
 #include "stream/channel.h"
 #include "transmission/deferred_requests.h"
 #include "transmission/failure_replies.h"
+#include "transmission/pacer.h"
 #include "transmission/progress.h"
 #include "transmission/read_replies.h"
 #include "transmission/reply_sender.h"
@@ -47,6 +50,7 @@ struct TransmissionSetup {
   Progress& progress;      // reports them
   // Between two requests, when no reply is owed.
   absl::Duration idle_timeout = absl::InfiniteDuration();
+  TransferLimits transfer_limits = {};
   UniqueFd event_fd = CreateEventFd();  // for the workers
 };
 
@@ -69,6 +73,15 @@ class Transmission {
   // Whether so much input has been received; otherwise makes room for it.
   bool HasInput(size_t bytes);
   void StartRequest(const Request& request);
+  // Starts a valid request without a payload.
+  void CarryOut(const Request& request);
+  // Lets the held requests whose time has come go on; returns when the next one
+  // does. None waits for an end of the connection that this process has begun.
+  absl::Time ReleaseHeld();
+  // Nobody waits for them any more.
+  void DropHeld();
+  // What has been accepted, and not answered.
+  bool OwesReplies() const;
 
   // Counts the time of the requests of which the replies have just been sent;
   // `oldest` is when the first of them went to a worker.
@@ -103,6 +116,7 @@ class Transmission {
   Statistics& statistics_;
   Progress& progress_;
   // Each of these uses only those before it.
+  Pacer pacer_;
   ReplySender replies_;
   Workers workers_;
   FailureReplies failures_;

@@ -44,6 +44,18 @@ nbdinetd::ExportSettings SettingsOf(const Input& input) {
   return settings;
 }
 
+// A limit that holds most requests for a while.
+nbdinetd::TransferLimits LimitsOf(const Input& input) {
+  nbdinetd::TransferLimits limits;
+  if (input.bit(Input::kTimes, 2)) {
+    limits.bytes = {.reads = {64 << 10, 1}, .together = true};
+  }
+  if (input.bit(Input::kTimes, 3)) {
+    limits.requests = {.reads = {100, 2}, .writes = {10, 1}};
+  }
+  return limits;
+}
+
 nbdinetd::ReplyStyle StyleOf(const Input& input) {
   if (HasExtendedHeaders(input)) return nbdinetd::ReplyStyle::kExtended;
   return input.bit(Input::kWhat, kSimple) ? nbdinetd::ReplyStyle::kSimple
@@ -137,6 +149,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                               .statistics = statistics,
                               .progress = progress,
                               .idle_timeout = timeouts.idle,
+                              .transfer_limits = LimitsOf(input),
                               .event_fd = nbdinetd::UniqueFd()})
           .Run();
   checker.Finish(static_cast<int>(ending.status));

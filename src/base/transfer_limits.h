@@ -1,0 +1,33 @@
+// How much a connection may transfer. Plain values.
+#ifndef NBDINETD_BASE_TRANSFER_LIMITS_H_
+#define NBDINETD_BASE_TRANSFER_LIMITS_H_
+
+#include <cstdint>
+
+namespace nbdinetd {
+
+// A token bucket: `burst` tokens at most, and `per_second` new ones.
+struct TransferLimit {
+  uint64_t per_second = 0;  // 0: no limit
+  uint64_t burst = 0;       // 0: the tokens of a tenth of a second
+
+  bool limits() const { return per_second != 0; }
+};
+
+// The limits of one kind. If it was given once, it holds for both directions
+// together.
+struct DirectionLimits {
+  TransferLimit reads = {};
+  TransferLimit writes = {};
+  bool together = false;  // `reads` holds for both
+  int given = 0;          // how often it was given
+};
+
+struct TransferLimits {
+  DirectionLimits bytes = {};     // --max-rate
+  DirectionLimits requests = {};  // --max-iops
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_BASE_TRANSFER_LIMITS_H_

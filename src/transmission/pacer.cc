@@ -1,0 +1,90 @@
+#include "transmission/pacer.h"
+
+#include <algorithm>
+
+#include "base/limits.h"
+#include "protocol/nbd.h"
+
+namespace nbdinetd {
+namespace {
+
+bool AnyLimit(const DirectionLimits& limits) {
+  return limits.reads.limits() || limits.writes.limits();
+}
+
+// Changes of the export count as writes.
+bool IsWrite(const Request& request) {
+  return request.type == NBD_CMD_WRITE || request.type == NBD_CMD_TRIM ||
+         request.type == NBD_CMD_WRITE_ZEROES;
+}
+
+// Bytes that go over the connection. Others may be many more than any client
+// could send: a trim of all of the export is one request.
+uint64_t TransferredBytes(const Request& request) {
+  return request.type == NBD_CMD_READ || request.type == NBD_CMD_WRITE
+             ? request.length
+             : 0;
+}
+
+}  // namespace
+
+Pacer::Pacer(const TransferLimits& limits)
+    : limits_(AnyLimit(limits.bytes) || AnyLimit(limits.requests)),
+      bytes_(limits.bytes),
+      requests_(limits.requests) {}
+
+bool Pacer::Holds(uint16_t type) {
+  return type != NBD_CMD_FLUSH && type != NBD_CMD_DISC && type != NBD_CMD_WRITE;
+}
+
+absl::Time Pacer::ReadyAt(bool is_write, absl::Time now, bool can_start) const {
+  const std::deque<Request>& queue = QueueOf(is_write);
+  if (queue.empty() || (!can_start && queue.front().type != NBD_CMD_WRITE)) {
+    return absl::InfiniteFuture();
+  }
+  return std::max(bytes_.Of(is_write).ReadyAt(now),
+                  requests_.Of(is_write).ReadyAt(now));
+}
+
+void Pacer::Hold(const Request& request) {
+  (IsWrite(request) ? writes_ : reads_).push_back(request);
+  if (request.type == NBD_CMD_WRITE) held_bytes_ += request.length;
+}
+
+Request Pacer::Take(bool is_write) {
+  std::deque<Request>& queue = is_write ? writes_ : reads_;
+  const Request request = queue.front();
+  queue.pop_front();
+  if (request.type == NBD_CMD_WRITE) held_bytes_ -= request.length;
+  return request;
+}
+
+std::optional<Request> Pacer::TakeDue(absl::Time now, bool can_start) {
+  for (const bool is_write : {!last_was_write_, last_was_write_}) {
+    if (ReadyAt(is_write, now, can_start) > now) continue;
+    const Request request = Take(is_write);
+    bytes_.Of(is_write).Take(TransferredBytes(request), now);
+    requests_.Of(is_write).Take(1, now);
+    last_was_write_ = is_write;
+    return request;
+  }
+  return std::nullopt;
+}
+
+absl::Time Pacer::next(absl::Time now, bool can_start) const {
+  return std::min(ReadyAt(/*is_write=*/false, now, can_start),
+                  ReadyAt(/*is_write=*/true, now, can_start));
+}
+
+std::optional<Request> Pacer::TakeAny() {
+  if (!reads_.empty()) return Take(/*is_write=*/false);
+  if (!writes_.empty()) return Take(/*is_write=*/true);
+  return std::nullopt;
+}
+
+bool Pacer::full() const {
+  return reads_.size() + writes_.size() >= kMaxHeldRequests ||
+         held_bytes_ >= kMaxHeldBytes;
+}
+
+}  // namespace nbdinetd

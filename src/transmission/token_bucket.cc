@@ -1,0 +1,42 @@
+#include "transmission/token_bucket.h"
+
+#include <algorithm>
+
+namespace nbdinetd {
+namespace {
+
+// The burst of a limit that has none of its own.
+constexpr absl::Duration kUsualBurst = absl::Milliseconds(100);
+// The shortest burst. The process wakes up a millisecond late, and a bucket
+// that is full by then loses tokens.
+constexpr absl::Duration kLeastBurst = absl::Milliseconds(2);
+
+absl::Duration TimeOf(uint64_t tokens, const TransferLimit& limit) {
+  return absl::Seconds(static_cast<double>(tokens) /
+                       static_cast<double>(limit.per_second));
+}
+
+absl::Duration FillTime(const TransferLimit& limit) {
+  if (!limit.limits()) return absl::ZeroDuration();
+  const absl::Duration burst =
+      limit.burst == 0 ? kUsualBurst : TimeOf(limit.burst, limit);
+  return std::max({burst, kLeastBurst, TimeOf(1, limit)});
+}
+
+}  // namespace
+
+TokenBucket::TokenBucket(const TransferLimit& limit)
+    : limit_(limit), fill_time_(FillTime(limit)) {}
+
+absl::Time TokenBucket::ReadyAt(absl::Time now) const {
+  return limit_.limits()
+             ? std::max(now, full_at_ - fill_time_ + TimeOf(1, limit_))
+             : now;
+}
+
+void TokenBucket::Take(uint64_t tokens, absl::Time at) {
+  if (!limit_.limits()) return;
+  full_at_ = std::max(full_at_, at) + TimeOf(tokens, limit_);
+}
+
+}  // namespace nbdinetd

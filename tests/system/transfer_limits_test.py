@@ -1,0 +1,165 @@
+#!/usr/bin/python3
+"""--max-rate and --max-iops: how much a client may transfer. A limit is a bound from above, on a busy
+machine, too; what it must not do is to hold up flushes, shutdowns, or the other direction."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from harness import *  # noqa: E402
+
+KIB = 1 << 10
+
+
+def seconds_of(function):
+    since = time.monotonic()
+    function()
+    return time.monotonic() - since
+
+
+def pipeline(client, command, count, length, payload=b""):
+    """The answers to `count` requests that are all sent before one is waited for."""
+    cookies = [client.request(command, i * length, length, payload=payload) for i in range(count)]
+    return [client.answer(cookie).check() for cookie in cookies]
+
+
+@test("--max-rate limits reads and writes together, and each if given twice", waits=True)
+def _(t):
+    image = t.pattern_image(4 * MIB)
+    reads = lambda c: pipeline(c, NBD_CMD_READ, 32, 64 * KIB)  # noqa: E731
+    writes = lambda c: pipeline(c, NBD_CMD_WRITE, 32, 64 * KIB, bytes(64 * KIB))  # noqa: E731
+    # 2 MiB at 4 MiB/s, less a burst of 0.1 s and one request.
+    least = (2 - 0.4 - 0.07) / 4
+    for options, work, limited in (
+            (["--max-rate=4M"], reads, True),
+            (["--max-rate=4M"], writes, True),
+            (["--max-rate=4M", "--max-rate=0"], reads, True),
+            (["--max-rate=4M", "--max-rate=0"], writes, False),
+            (["--max-rate=0", "--max-rate=4M"], reads, False),
+            (["--max-rate=0", "--max-rate=4M"], writes, True),
+            (["--max-iops=64:1"], reads, None),
+            (["--max-rate=4M:64M"], reads, None)):
+        process, client = t.activated(*options, image)
+        client.start()
+        took = seconds_of(lambda: work(client))
+        if limited:
+            assert took >= least, f"{options}: 2 MiB took {took:.3f} s"
+        if options == ["--max-iops=64:1"]:
+            assert took >= 30 / 64, f"{options}: 32 requests took {took:.3f} s"
+        client.disconnect()
+        process.expect(EX_OK)
+
+
+@test("what a limit holds is right and complete, for reads and writes mixed, and in any order")
+def _(t):
+    image = t.pattern_image(MIB)
+    process, client = t.activated("--max-rate=8M:16K", "--max-iops=2000:8", image)
+    client.start()
+    cookies = []
+    for i in range(128):
+        if i % 2:
+            cookies.append((i, client.request(NBD_CMD_WRITE, i * 4096, 4096, payload=b"w" * 4096)))
+        else:
+            cookies.append((i, client.request(NBD_CMD_READ, i * 4096, 4096)))
+    for i, cookie in reversed(cookies):
+        answer = client.answer(cookie).check()
+        if i % 2 == 0:
+            eq(answer.data, pattern(i * 4096, 4096), f"read {i}")
+    client.flush()
+    for i in range(128):
+        eq(client.read(i * 4096, 4096), b"w" * 4096 if i % 2 else pattern(i * 4096, 4096), str(i))
+    client.disconnect()
+    process.expect(EX_OK)
+
+
+@test("a flush isn't held up: it is answered before reads and writes that came earlier")
+def _(t):
+    image = t.pattern_image(MIB)
+    for command, payload in ((NBD_CMD_READ, b""), (NBD_CMD_WRITE, b"x" * 4096)):
+        # At this rate, the second one would be held for an hour.
+        process, client = t.activated("--max-rate=1:1", image)
+        client.start()
+        for i in range(32):
+            client.request(command, i * 4096, 4096, payload=payload)
+        client.flush()
+        process.signal(signal.SIGTERM)
+        client.read_to_end()
+        process.expect(EX_OK)
+
+
+@test("a shutdown isn't held up: held reads get NBD_ESHUTDOWN, and writes that are done succeed")
+def _(t):
+    image = t.pattern_image(MIB)
+    process, client = t.activated("--max-rate=1:1", image)
+    client.start()
+    reads = [client.request(NBD_CMD_READ, i * 4096, 4096) for i in range(8)]
+    writes = [client.request(NBD_CMD_WRITE, i * 4096, 4096, payload=b"x" * 4096) for i in range(8)]
+    client.flush()
+    process.signal(signal.SIGTERM)
+    eq(client.answer(reads[0]).check().data, pattern(0, 4096))
+    for cookie in reads[1:]:
+        refuses(NBD_ESHUTDOWN, client.answer(cookie).check)
+    for cookie in writes:
+        client.answer(cookie).check()
+    client.read_to_end()
+    process.expect(EX_OK)
+    with open(image, "rb") as file:
+        eq(file.read(8 * 4096), b"x" * 8 * 4096)
+
+
+@test("a client that leaves doesn't keep its process: nothing that is held goes on")
+def _(t):
+    image = t.pattern_image(MIB)
+    process, client = t.activated("--max-rate=1:1", image)
+    client.start()
+    for i in range(64):
+        client.request(NBD_CMD_READ, 0, 4096)
+    client.flush()
+    client.close()
+    process.expect(EX_PROTOCOL)
+
+
+@test("a client that disconnects with held requests, and is gone, doesn't keep its process")
+def _(t):
+    image = t.pattern_image(MIB)
+    for family in ("socketpair", "tcp"):
+        process, client = t.activated("--max-rate=1:1", image, family=family)
+        client.start()
+        for i in range(8):
+            client.request(NBD_CMD_READ, 0, 4096)
+        client.flush()
+        client.send(client.request_bytes(NBD_CMD_DISC))
+        client.close()
+        process.expect(EX_OK)
+
+
+@test("a client that sends more than a limit lets it have is not received from, and keeps its place")
+def _(t):
+    image = t.pattern_image(16 * MIB)
+    process, client = t.activated("--max-rate=64M:64K", image)
+    client.start()
+    # Each is longer than what may be held, so that the next one waits in the socket.
+    pipeline(client, NBD_CMD_WRITE, 8, 2 * MIB, b"y" * (2 * MIB))
+    client.flush()
+    eq(client.read(14 * MIB, 4096), b"y" * 4096)
+    client.disconnect()
+    process.expect(EX_OK)
+
+
+@test("a wrong limit, and a third one, are usage errors that say what is wanted")
+def _(t):
+    image = t.pattern_image(4096)
+    for option in ("--max-rate=fast", "--max-rate=", "--max-rate=1M:", "--max-rate=1M:0",
+                   "--max-iops=-1", "--max-iops=1:x"):
+        process = t.run([NBDINETD, option, image], status=EX_USAGE)
+        contains("this is no limit", process.stderr())
+    process = t.run([NBDINETD, "--max-rate=1", "--max-rate=2", "--max-rate=3", image],
+                    status=EX_USAGE)
+    contains("given twice already", process.stderr())
+
+
+if __name__ == "__main__":
+    main()
