@@ -52,6 +52,14 @@ def verdict_text(verdict, rounds):
     return text
 
 
+def rounds_of(result, figure):
+    """The number of rounds of the run that the figure's row is from."""
+    for later in result.get("later", []):
+        if figure.workload in later["rows"]:
+            return later["plan"]["rounds"]
+    return result["plan"]["rounds"]
+
+
 def shown_servers(result):
     return [server for server in servers.SERVERS
             if any(server.key in taken for taken in result["samples"].values())]
@@ -70,7 +78,7 @@ def goals_table(result):
                                    figure.digits) for server in columns),
                      "<br>".join(map(ratio_text, verdicts)) or "–",
                      "<br>".join(verdict.goal for verdict in verdicts) or "–",
-                     "<br>".join(verdict_text(verdict, result["plan"]["rounds"])
+                     "<br>".join(verdict_text(verdict, rounds_of(result, figure))
                                  for verdict in verdicts) or "–"])
     return table(["work", *(server.title for server in columns), "ratio", "goal", "holds"],
                  rows)
@@ -94,7 +102,7 @@ def distance_table(result):
                      f"{row.rtt_ms:g}", number(samples.median(
                          figure.workload, row.reference.key, "round_trip_ms"), 2),
                      *cells, ratio_text(verdict),
-                     verdict_text(verdict, result["plan"]["rounds"])])
+                     verdict_text(verdict, rounds_of(result, figure))])
     if not rows:
         return ""
     return (f"{DISTANT_FIGURES[0].goals[0].text()}, over a link of 1 Gbit/s:\n\n"
@@ -113,7 +121,7 @@ def copies_table(result):
         rows.append([f"{figure.title.removeprefix('private copy: ')}, {figure.unit}",
                      *(with_spread(samples, figure.workload, server.key, figure.metric, figure.digits)
                        for server in servers.COPYING),
-                     ratio_text(verdict), verdict_text(verdict, result["plan"]["rounds"])])
+                     ratio_text(verdict), verdict_text(verdict, rounds_of(result, figure))])
     if not rows:
         return ""
     return (f"Private copies, {COPY_FIGURES[0].goals[0].text()}:\n\n"
@@ -133,7 +141,7 @@ def caches_tables(result):
             rows.append([f"{figure.title.partition(': ')[2]}, {figure.unit}",
                          *(with_spread(samples, figure.workload, server.key, figure.metric, figure.digits)
                            for server in participants),
-                         ratio_text(verdict), verdict_text(verdict, result["plan"]["rounds"])])
+                         ratio_text(verdict), verdict_text(verdict, rounds_of(result, figure))])
         if rows:
             tables.append(f"`--cache={mode}`, {CACHE_FIGURES[0].goals[0].text()}:\n\n"
                           + table(["work", *(server.title for server in participants), "ratio",
@@ -153,7 +161,7 @@ def kernels_table(result):
         if verdicts:
             rows.append([f"{figure.title}, {figure.unit}",
                          *(f"{ratio_text(verdict)}: "
-                           f"{verdict_text(verdict, result['plan']['rounds'])}"
+                           f"{verdict_text(verdict, rounds_of(result, figure))}"
                            for verdict in verdicts)])
     if not rows:
         return ""
@@ -222,10 +230,17 @@ def machine_text(result, client):
             f"{machine['accounting']}.")
 
 
+def later_text(result):
+    """The runs that have replaced rows."""
+    return "".join(f" Measured on {later['machine']['date']} in {counted(later['plan']['rounds'], 'round')}, while others "
+                   f"kept {max(later['machine']['busy_cores']):.2f} cores busy at most: {', '.join(later['rows'])}."
+                   for later in result.get("later", []))
+
+
 def whole_report(result):
     parts = [machine_text(result, result["plan"]["client"])
              + " Cells are medians (least–most); ratios are of the medians (least–most of a "
-             "round).", goals_table(result), copies_table(result), caches_tables(result), distance_table(result),
+             "round)." + later_text(result), goals_table(result), copies_table(result), caches_tables(result), distance_table(result),
              kernels_table(result), cpu_table(result), explanations_table(result)]
     references = references_list(result)
     if references:
