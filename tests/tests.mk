@@ -30,6 +30,7 @@ unit_sources = \
 	tests/unit/base/errors_test.cc \
 	tests/unit/base/file_status_test.cc \
 	tests/unit/base/json_test.cc \
+	tests/unit/base/limit_signal_test.cc \
 	tests/unit/base/log_file_test.cc \
 	tests/unit/base/log_test.cc \
 	tests/unit/base/message_socket_test.cc \

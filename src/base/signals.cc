@@ -31,10 +31,11 @@ absl::StatusOr<Signals> Signals::Create(std::initializer_list<int> numbers) {
   return Signals(std::move(fd));
 }
 
-std::optional<int> Signals::Take() {
+std::optional<Signals::Signal> Signals::Take() {
   signalfd_siginfo info;
   if (read(fd_.get(), &info, sizeof(info)) != sizeof(info)) return std::nullopt;
-  return static_cast<int>(info.ssi_signo);
+  return Signal{static_cast<int>(info.ssi_signo),
+                info.ssi_code == SI_QUEUE ? info.ssi_ptr : 0};
 }
 
 }  // namespace nbdinetd

@@ -6,6 +6,7 @@
 #ifndef NBDINETD_BASE_SIGNALS_H_
 #define NBDINETD_BASE_SIGNALS_H_
 
+#include <cstdint>
 #include <initializer_list>
 #include <optional>
 
@@ -23,8 +24,12 @@ class Signals {
   // Readable while a signal is pending.
   int fd() const { return fd_.get(); }
 
+  struct Signal {
+    int number;
+    uint64_t value;  // of sigqueue(3); 0 without one
+  };
   // Removes and returns the next pending signal; nullopt when there is none.
-  std::optional<int> Take();
+  std::optional<Signal> Take();
 
  private:
   explicit Signals(UniqueFd fd) : fd_(std::move(fd)) {}

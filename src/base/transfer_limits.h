@@ -28,6 +28,12 @@ struct TransferLimits {
   DirectionLimits requests = {};  // --max-iops
 };
 
+// Limits that may change while they hold.
+struct LiveLimits {
+  TransferLimits now = {};
+  uint64_t changes = 0;  // how often they have changed
+};
+
 }  // namespace nbdinetd
 
 #endif  // NBDINETD_BASE_TRANSFER_LIMITS_H_

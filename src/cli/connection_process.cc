@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
 #include "base/exit_status.h"
+#include "base/limit_signal.h"
 #include "base/signals.h"
 #include "cli/output.h"
 #include "connection/serve_connection.h"
@@ -50,12 +51,13 @@ bool IsRefused(const Connection& connection, const AccessRules& access,
   return true;
 }
 
-// The signals that end a connection. Without --exclusive the process has no
-// lock, and kTakeoverSignal keeps its default action: it is ignored.
-absl::StatusOr<Signals> CreateShutdownSignals(Exclusive exclusive) {
+// The signals of a connection. Without --exclusive the process has no lock, and
+// kTakeoverSignal keeps its default action: it is ignored.
+absl::StatusOr<Signals> CreateSignals(Exclusive exclusive) {
   return exclusive == Exclusive::kOff
-             ? Signals::Create({SIGTERM, SIGINT})
-             : Signals::Create({SIGTERM, SIGINT, kTakeoverSignal});
+             ? Signals::Create({SIGTERM, SIGINT, LimitSignal()})
+             : Signals::Create(
+                   {SIGTERM, SIGINT, LimitSignal(), kTakeoverSignal});
 }
 
 }  // namespace
@@ -99,7 +101,7 @@ ConnectionResult RunConnectionProcess(Connection connection,
   }
   // From here on, every message has the peer as a field.
   log.SetField("NBD_PEER", connection.peer);
-  absl::StatusOr<Signals> shutdown = CreateShutdownSignals(config.exclusive);
+  absl::StatusOr<Signals> shutdown = CreateSignals(config.exclusive);
   if (!shutdown.ok()) return fail(shutdown.status());
   // The process that reads partition tables then leaves no zombie: in the
   // sandbox this one can't wait for it.

@@ -14,7 +14,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "absl/time/time.h"
@@ -24,6 +23,7 @@
 #include "base/limits.h"
 #include "base/time_span.h"
 #include "base/utf8.h"
+#include "cli/transfer_limit_argument.h"
 
 namespace nbdinetd {
 namespace {
@@ -225,36 +225,12 @@ absl::Status SetSize(const GivenOption& given, Options& options) {
              : Complain(given, "each size is a multiple of 0; use 1 or more");
 }
 
-constexpr char kNoRate[] =
-    "this is no limit; use a number for each second, or one with K, M, G or T, "
-    "and after a colon the burst if it should be another";
-
 // Stores NUMBER[:BURST] for both directions; the second one is for writes.
 template <DirectionLimits TransferLimits::*kKind>
 absl::Status AddRateLimit(const GivenOption& given, Options& options) {
-  const std::pair<absl::string_view, absl::string_view> parts =
-      absl::StrSplit(given.argument, absl::MaxSplits(':', 1));
-  const std::optional<uint64_t> number = ParseByteSize(parts.first);
-  const bool has_burst = absl::StrContains(given.argument, ':');
-  const std::optional<uint64_t> burst =
-      has_burst ? ParseByteSize(parts.second) : 0;
-  if (!number.has_value() || !burst.has_value() || (has_burst && *burst == 0)) {
-    return Complain(given, kNoRate);
-  }
-  DirectionLimits& limits = options.transfer_limits.*kKind;
-  const TransferLimit limit = {*number, *burst};
-  switch (++limits.given) {
-    case 1:
-      limits.reads = limit;
-      limits.together = true;
-      return absl::OkStatus();
-    case 2:
-      limits.writes = limit;
-      limits.together = false;
-      return absl::OkStatus();
-    default:
-      return Complain(given, "given twice already, for reads and for writes");
-  }
+  const std::string error =
+      AddTransferLimit(given.argument, options.transfer_limits.*kKind);
+  return error.empty() ? absl::OkStatus() : Complain(given, error);
 }
 
 absl::Status SetCache(const GivenOption& given, Options& options) {

@@ -18,6 +18,7 @@
 #include "base/limits.h"
 #include "base/steady_clock.h"
 #include "connection/connection_log.h"
+#include "connection/connection_signals.h"
 #include "negotiation/negotiation.h"
 #include "sandbox/sandbox.h"
 #include "stream/channel.h"
@@ -109,6 +110,7 @@ struct Session {
   const Tls* tls;
   const ConnectionConfig& config;
   Sandbox& sandbox;
+  const LiveLimits& limits;
   const ProcessContext& process;
 };
 
@@ -175,7 +177,7 @@ Ending RunPhases(const Session& session, UniqueFd event_fd,
                        .statistics = statistics,
                        .progress = progress,
                        .idle_timeout = session.config.timeouts.idle,
-                       .transfer_limits = session.config.transfer_limits,
+                       .limits = &session.limits,
                        .event_fd = std::move(event_fd)})
       .Run();
 }
@@ -208,6 +210,7 @@ ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
   const std::string address = connection.address;
   Statistics statistics;
   Ending ending;
+  ConnectionSignals signals(process.shutdown, config.transfer_limits);
   // Outlives the channel: close(2) of a file may wait for its storage, and the
   // client should see the end of the connection before.
   std::shared_ptr<Export> served;
@@ -215,21 +218,21 @@ ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
     UniqueFd event_fd = CreateEventFd();
     SandboxFacts facts = SandboxFactsOf(catalog, config, process.log);
     std::unique_ptr<Stream> stream = MakeStream(connection, config.timeouts);
-    AddDescriptors(*stream, process.shutdown.fd(), event_fd.get(), &facts);
-    Channel channel(std::move(stream), process.shutdown.fd(),
-                    config.timeouts.stall, &process.manager);
+    AddDescriptors(*stream, signals.fd(), event_fd.get(), &facts);
+    Channel channel(std::move(stream), signals.fd(), config.timeouts.stall,
+                    &process.manager, [&signals] { return signals.Take(); });
     // From here on, the process makes only the system calls of the table.
     Sandbox sandbox(facts);
     if (config.sandbox_mode != SandboxMode::kOff &&
         !SandboxSuffices(sandbox.Enter(), config.sandbox_mode, process.log)) {
       return {ExitStatus::kSystem, /*served=*/false};
     }
-    ending = RunPhases(
-        {peer, address, channel, catalog, tls, config, sandbox, process},
-        std::move(event_fd), statistics, served);
+    ending = RunPhases({peer, address, channel, catalog, tls, config, sandbox,
+                        signals.limits(), process},
+                       std::move(event_fd), statistics, served);
   }
-  if (ending.status == ExitStatus::kOk &&
-      process.shutdown.Take() == kTakeoverSignal) {
+  if (ending.status == ExitStatus::kOk && signals.Take() &&
+      signals.ended_by() == kTakeoverSignal) {
     absl::StrAppend(&ending.reason, ", since another takes over the export");
   }
   const absl::Duration duration = SteadyNow() - start;

@@ -18,8 +18,8 @@ namespace nbdinetd {
 // The resources of the process of a connection, besides the connection; all
 // borrowed.
 struct ProcessContext {
-  // The signals that end the connection: SIGTERM, SIGINT and, with --exclusive,
-  // kTakeoverSignal.
+  // SIGTERM, SIGINT and, with --exclusive, kTakeoverSignal end the connection;
+  // LimitSignal() changes its limits.
   Signals& shutdown;
   ServiceManager& manager;
   Log& log;
@@ -30,7 +30,7 @@ struct ConnectionResult {
   bool served;        // the client has chosen an export
 };
 
-// Serves the client until the connection ends or a signal of `process.shutdown`
+// Serves the client until the connection ends or a signal that ends it
 // arrives, then closes the connection. Logs the peer, the export and the
 // ending; the log gets the connection's fields, and the service manager a
 // status. `tls` is nullptr if and only if `config.tls_mode` is kOff.

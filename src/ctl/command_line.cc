@@ -14,6 +14,7 @@
 #include "base/edit_distance.h"
 #include "base/errors.h"
 #include "base/time_span.h"
+#include "cli/transfer_limit_argument.h"
 #include "ctl/time_argument.h"
 #include "ctl/verbs.h"
 
@@ -112,6 +113,14 @@ absl::Status SetInterval(absl::string_view argument, CommandLine& line) {
   return absl::OkStatus();
 }
 
+template <DirectionLimits TransferLimits::*kKind>
+absl::Status AddLimit(absl::string_view argument, CommandLine& line) {
+  const std::string error = AddTransferLimit(argument, line.limits.*kKind);
+  if (error.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(Quoted(argument), ": ", error));
+}
+
 constexpr CtlOptionRow kOptions[] = {
     {.name = "user",
      .help = "the exports of the user's service manager",
@@ -173,6 +182,17 @@ constexpr CtlOptionRow kOptions[] = {
      .help = "the copies in DIR, and no others",
      .verbs = "copies",
      .set = SetDirectory},
+    {.name = "max-rate",
+     .argument = "=BYTES[:BURST]",
+     .help = "bytes of a client in a second; if given twice, of its reads, "
+             "and of its writes",
+     .verbs = "limit",
+     .set = AddLimit<&TransferLimits::bytes>},
+    {.name = "max-iops",
+     .argument = "=NUMBER[:BURST]",
+     .help = "requests, likewise",
+     .verbs = "limit",
+     .set = AddLimit<&TransferLimits::requests>},
     {.name = "http",
      .help = "answer an HTTP request on standard input and output",
      .verbs = "metrics",
@@ -203,6 +223,8 @@ constexpr VerbRow kVerbs[] = {
      CheckExports},
     {"copies", "[list|discard COPY|export COPY FILE]", 0, 3,
      "what clients have written into copies that are kept", Copies},
+    {"limit", "EXPORT", 1, 1,
+     "how much each client may transfer: --max-rate, --max-iops", Limit},
     {"metrics", "", 0, 0, "print figures for Prometheus", Metrics},
 };
 

@@ -15,6 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "base/transfer_limits.h"
 #include "ctl/table.h"
 #include "ctl/where.h"
 
@@ -36,6 +37,7 @@ struct CommandLine {
   // list: how long rates are measured, 0 for not at all; nullopt: for a table
   // as long as the reports of the connections need, and for JSON not at all.
   std::optional<absl::Duration> interval;
+  TransferLimits limits;  // limit
   std::string verb;
   std::vector<std::string> arguments;
 };

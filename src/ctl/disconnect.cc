@@ -1,12 +1,8 @@
 #include <poll.h>
 #include <signal.h>
-#include <sys/syscall.h>
-#include <sys/types.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <fstream>
 #include <iterator>
 #include <map>
 #include <string>
@@ -15,13 +11,13 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
 #include "base/poll.h"
 #include "base/steady_clock.h"
 #include "base/unique_fd.h"
 #include "ctl/bus.h"
+#include "ctl/client_process.h"
 #include "ctl/columns.h"
 #include "ctl/connections.h"
 #include "ctl/exports.h"
@@ -86,19 +82,6 @@ absl::Status StopUnits(Bus& bus, std::vector<Outcome*>& outcomes) {
   return absl::OkStatus();
 }
 
-// Whether the process belongs to the unit. The process must not be able to end
-// and its number to be used again before the answer is: `pidfd` is open.
-bool BelongsTo(pid_t pid, const std::string& unit) {
-  std::ifstream file(absl::StrCat("/proc/", pid, "/cgroup"));
-  for (std::string line; std::getline(file, line);) {
-    if (absl::StartsWith(line, "0::") &&
-        absl::StrContains(line + "/", absl::StrCat("/", unit, "/"))) {
-      return true;
-    }
-  }
-  return false;
-}
-
 // A process of a listening service that has been asked to drain.
 struct Draining {
   Outcome* outcome;
@@ -113,17 +96,12 @@ std::string FailedToEnd(const LiveConnection& connection,
 
 // Asks a process to drain. An invalid descriptor if it has ended already.
 absl::StatusOr<UniqueFd> AskToDrain(const LiveConnection& connection) {
-  const auto pid = static_cast<pid_t>(*connection.pid);
-  UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-  // The unit is checked only now, when the descriptor stands for this process.
-  if (pidfd.valid() && !BelongsTo(pid, connection.unit)) return UniqueFd();
-  if (pidfd.valid() &&
-      syscall(SYS_pidfd_send_signal, pidfd.get(), SIGTERM, nullptr, 0) == 0) {
-    return pidfd;
-  }
-  if (errno == ESRCH) return UniqueFd();
+  UniqueFd pidfd = OpenClientProcess(connection);
+  const int error = pidfd.valid() ? SendSignal(pidfd, SIGTERM) : errno;
+  if (error == 0) return pidfd;
+  if (error == ESRCH) return UniqueFd();
   const std::string why =
-      errno == EPERM ? "run nbdinetctl as root" : ErrnoText(errno);
+      error == EPERM ? "run nbdinetctl as root" : ErrnoText(error);
   return absl::InternalError(FailedToEnd(connection, why));
 }
 

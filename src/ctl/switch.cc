@@ -1,6 +1,5 @@
 // enable, disable, start and stop.
 
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,43 +8,17 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "ctl/action_result.h"
 #include "ctl/bus.h"
-#include "ctl/columns.h"
 #include "ctl/connections.h"
-#include "ctl/enable.h"
+#include "ctl/drop_in.h"
 #include "ctl/export_files.h"
 #include "ctl/exports.h"
-#include "ctl/output.h"
+#include "ctl/unit_jobs.h"
 #include "ctl/verbs.h"
-#include "generator/export_file.h"
 
 namespace nbdinetd::ctl {
 namespace {
-
-// What the export's unit is, for the sentence about a failure.
-absl::Status JobFailed(absl::string_view what, const std::string& unit,
-                       const std::string& job, const std::string& result) {
-  return absl::InternalError(absl::StrCat(
-      "failed to ", what, " ", unit, ": the job's result is ", job,
-      result.empty() || result == "success"
-          ? ""
-          : absl::StrCat(", the unit's ", result),
-      "; 'nbdinetctl check' and 'journalctl -u ", unit, "' say more"));
-}
-
-// Runs jobs for these units; the first is the one with a result.
-absl::Status RunJobs(Bus& bus, const std::string& method,
-                     const std::vector<std::string>& units) {
-  const absl::StatusOr<std::map<std::string, std::string>> jobs =
-      bus.RunJobs(method, units);
-  if (!jobs.ok()) return jobs.status();
-  for (const auto& [unit, job] : *jobs) {
-    if (job == "done" || job == "skipped") continue;
-    return JobFailed(Bus::InWords(method), unit, job,
-                     bus.GetString(unit, "Socket", "Result"));
-  }
-  return absl::OkStatus();
-}
 
 absl::StatusOr<std::string> StartExport(Bus& bus, const ManagedExport& target) {
   if (!target.has_units || target.state == "removed") {
@@ -66,33 +39,6 @@ size_t ClientsOf(Bus& bus, const Where& where, const ManagedExport& target) {
 
 std::string InWords(size_t clients) {
   return absl::StrCat(clients, clients == 1 ? " client" : " clients");
-}
-
-// Whether a listening service lets its connections continue on a reload, as the
-// shipped one does: its process exits, and systemd leaves the others alone.
-bool HandsOver(Bus& bus, const std::string& service) {
-  const std::string kill_mode = bus.GetString(service, "Service", "KillMode");
-  return bus.GetNumber(service, "Unit", "CanReload") != 0 &&
-         (kill_mode == "process" || kill_mode == "none");
-}
-
-// Ends the listening process of a service, but not its connections, as stopping
-// the unit would.
-absl::Status StopListener(Bus& bus, const std::string& service) {
-  if (bus.GetString(service, "Unit", "ActiveState") != "active" ||
-      !HandsOver(bus, service)) {
-    return RunJobs(bus, "StopUnit", {service});
-  }
-  absl::Status status = RunJobs(bus, "ReloadUnit", {service});
-  if (!status.ok()) return status;
-  if (bus.GetString(service, "Unit", "ActiveState") == "active") {
-    return absl::InternalError(absl::StrCat(
-        "failed to stop ", service,
-        ": it continues after a reload, which its ExecReload= should make "
-        "exit; 'systemctl stop ",
-        service, "' ends it and its clients"));
-  }
-  return absl::OkStatus();
 }
 
 // FailedPrecondition if the clients can't stay.
@@ -146,28 +92,20 @@ absl::StatusOr<std::string> SetLinks(Bus& bus, const std::string& unit,
 // Sets Enabled= of an .export file.
 absl::StatusOr<std::string> SetKey(Bus& bus, const Where& where,
                                    const std::string& name, bool enable) {
-  if (!where.local()) {
-    return absl::UnimplementedError(
-        absl::StrCat("the drop-in of ", Quoted(name),
-                     " is a file of another machine: run nbdinetctl there"));
-  }
-  const std::vector<std::string> directories =
-      ExportDirectories(ScopeOf(where));
-  if (directories.empty()) {
-    return absl::InternalError("there is no directory for .export files");
-  }
-  const std::string path = EnabledDropIn(directories[0], name);
-  absl::Status status = WriteEnabledDropIn(path, enable);
+  const absl::StatusOr<std::string> path = DropInPath(where, name, "enabled");
+  if (!path.ok()) return path.status();
+  absl::Status status =
+      WriteDropIn(*path, enable ? "Enabled=yes\n" : "Enabled=no\n");
   if (status.ok()) status = bus.Reload();
   if (!status.ok()) return status;
   // The drop-in isn't all that the generator reads.
   status = CheckEnabled(where, name, enable);
   if (!status.ok()) {
     return absl::FailedPreconditionError(
-        absl::StrCat("wrote ", path, ", but ", Quoted(name), " isn't ",
+        absl::StrCat("wrote ", *path, ", but ", Quoted(name), " isn't ",
                      enable ? "enabled: " : "disabled: ", status.message()));
   }
-  return absl::StrCat("wrote ", path);
+  return absl::StrCat("wrote ", *path);
 }
 
 absl::StatusOr<std::string> SetEnabled(Bus& bus, const Where& where,
@@ -180,17 +118,6 @@ absl::StatusOr<std::string> SetEnabled(Bus& bus, const Where& where,
   }
   return target.generated ? SetKey(bus, where, target.name, enable)
                           : SetLinks(bus, target.main_unit(), enable);
-}
-
-absl::StatusOr<int> PrintResult(const CommandLine& line,
-                                const std::string& name,
-                                const std::string& result) {
-  Table table(ActionColumns());
-  table.AddRow({name, result});
-  if (absl::Status status = PrintTable(line, table); !status.ok()) {
-    return status;
-  }
-  return kSuccess;
 }
 
 absl::StatusOr<int> ChangeEnabled(const CommandLine& line, bool enable) {

@@ -131,7 +131,9 @@ std::variant<Connection, int> Listener::Run() {
       fds.push_back({paused ? -1 : socket.get(), POLLIN, 0});
     }
     const int ready = manager_.PollUntil(absl::MakeSpan(fds), NextDeadline());
-    while (std::optional<int> number = signals_.Take()) OnSignal(*number);
+    while (const std::optional<Signals::Signal> signal = signals_.Take()) {
+      OnSignal(signal->number);
+    }
     TellManager();
     TellDueSuppressed();
     if (state_ != State::kListening) break;

@@ -49,10 +49,12 @@ bool IsTimeout(ssize_t result) {
 }  // namespace
 
 Channel::Channel(std::unique_ptr<Stream> stream, int shutdown_fd,
-                 absl::Duration stall_timeout, ServiceManager* manager)
+                 absl::Duration stall_timeout, ServiceManager* manager,
+                 std::function<bool()> is_shutdown)
     : stream_(std::move(stream)),
       shutdown_fd_(shutdown_fd),
       manager_(manager),
+      is_shutdown_(std::move(is_shutdown)),
       last_progress_(SteadyNow()),
       stall_watch_(stall_timeout),
       buffer_(std::make_unique_for_overwrite<char[]>(kInputBytes)) {}
@@ -66,12 +68,14 @@ pollfd Channel::ShutdownEntry() const {
   return {shutdown_requested() ? -1 : shutdown_fd_, POLLIN, 0};
 }
 
-void Channel::NoteShutdown() { shutdown_since_ = SteadyNow(); }
+void Channel::NoteSignal() {
+  if (is_shutdown_ == nullptr || is_shutdown_()) shutdown_since_ = SteadyNow();
+}
 
 void Channel::LookForShutdown() {
   pollfd fd = ShutdownEntry();
   if (Poll(absl::MakeSpan(&fd, 1), absl::InfinitePast()) != 0) {
-    NoteShutdown();
+    NoteSignal();
   }
 }
 
@@ -177,14 +181,16 @@ Channel::Events Channel::EventsOf(const Watched& watched) {
   const bool output =
       watched.output_first && watched.happened(Watched::kOutput);
   if (output) stall_watch_.NoteUnblocked();
-  if (watched.happened(Watched::kShutdown)) NoteShutdown();
+  const bool signal = watched.happened(Watched::kShutdown);
+  if (signal) NoteSignal();
   Events events;
   events.input =
       watched.has_input || watched.happened(Watched::kInput) || output;
   events.gone = !watched.output_first && watched.happened(Watched::kOutput);
   broken_ |= events.gone;
-  events.other = watched.happened(Watched::kOther);
-  events.shutdown = watched.happened(Watched::kShutdown);
+  events.shutdown = signal && shutdown_requested();
+  events.other =
+      watched.happened(Watched::kOther) || (signal && !events.shutdown);
   // Also checked when there is input, so that a client that never stops sending
   // can't exceed its time.
   events.timeout =
@@ -239,7 +245,7 @@ bool Channel::WaitWritable() {
   const bool room =
       PollForRoom(absl::MakeSpan(fds), shutdown_since_ + kShutdownLimit);
   stall_watch_.NoteUnblocked();
-  if (fds[1].revents != 0) NoteShutdown();
+  if (fds[1].revents != 0) NoteSignal();
   if (!room && fds[0].revents == 0 && fds[1].revents == 0) {
     send_timed_out_ = true;
   }

@@ -12,6 +12,7 @@
 
 #include <poll.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,13 +31,15 @@ namespace nbdinetd {
 class Channel {
  public:
   // `shutdown_fd` is borrowed, and becomes readable when the process should
-  // end. `stall_timeout` is the time for which Send() waits for a peer that
-  // doesn't read, and for which sent bytes may stay unacknowledged by a TCP
-  // peer; a handshake has its own deadline instead. `manager` is borrowed, and
-  // may be nullptr.
+  // end, or for something else: `is_shutdown` says which, and takes what else
+  // there is. Without it, it is always a shutdown. `stall_timeout` is the time
+  // for which Send() waits for a peer that doesn't read, and for which sent
+  // bytes may stay unacknowledged by a TCP peer; a handshake has its own
+  // deadline instead. `manager` is borrowed, and may be nullptr.
   Channel(std::unique_ptr<Stream> stream, int shutdown_fd,
           absl::Duration stall_timeout = absl::InfiniteDuration(),
-          ServiceManager* manager = nullptr);
+          ServiceManager* manager = nullptr,
+          std::function<bool()> is_shutdown = nullptr);
 
   // Wraps the stream in another one, such as TLS. input() must be empty.
   void Wrap(absl::FunctionRef<std::unique_ptr<Stream>(std::unique_ptr<Stream>)>
@@ -79,8 +82,10 @@ class Channel {
 
   // The events that have happened; more than one may be true.
   struct Events {
-    bool input = false;     // Receive() has a result
-    bool other = false;     // the other descriptor is readable
+    bool input = false;  // Receive() has a result
+    // The other descriptor is readable, or the shutdown's was so for something
+    // else.
+    bool other = false;
     bool shutdown = false;  // this wait has noticed the shutdown
     bool gone = false;      // nothing can be sent any more; reported once
     // send_timed_out(), or the handshake's time is over; or the deadline has
@@ -175,7 +180,8 @@ class Channel {
   // Polls until a descriptor is ready, the stream has room for much, `deadline`
   // has passed, or the peer has stalled. True for room.
   bool PollForRoom(absl::Span<pollfd> fds, absl::Time deadline);
-  void NoteShutdown();
+  // Called when the shutdown's descriptor is readable.
+  void NoteSignal();
   // The entry for poll(). It ignores the signal once noticed: the signal stays
   // pending and would end every wait.
   pollfd ShutdownEntry() const;
@@ -184,6 +190,7 @@ class Channel {
   std::unique_ptr<Stream> stream_;
   const int shutdown_fd_;
   ServiceManager* const manager_;
+  const std::function<bool()> is_shutdown_;
   absl::Time shutdown_since_ = absl::InfiniteFuture();
   bool broken_ = false;
   bool send_timed_out_ = false;

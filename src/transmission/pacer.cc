@@ -33,6 +33,12 @@ Pacer::Pacer(const TransferLimits& limits)
       bytes_(limits.bytes),
       requests_(limits.requests) {}
 
+void Pacer::Change(const TransferLimits& limits, absl::Time now) {
+  limits_ = AnyLimit(limits.bytes) || AnyLimit(limits.requests);
+  bytes_.Change(limits.bytes, now);
+  requests_.Change(limits.requests, now);
+}
+
 bool Pacer::Holds(uint16_t type) {
   return type != NBD_CMD_FLUSH && type != NBD_CMD_DISC && type != NBD_CMD_WRITE;
 }

@@ -29,6 +29,9 @@ class Pacer {
  public:
   explicit Pacer(const TransferLimits& limits);
 
+  // Other limits hold from `now` on, also for what is held.
+  void Change(const TransferLimits& limits, absl::Time now);
+
   // Nothing is ever held without a limit; the caller then needs no clock.
   bool limits() const { return limits_; }
 
@@ -59,12 +62,17 @@ class Pacer {
     explicit Buckets(const DirectionLimits& limits)
         : together(limits.together),
           buckets{TokenBucket(limits.reads), TokenBucket(limits.writes)} {}
+    void Change(const DirectionLimits& limits, absl::Time now) {
+      together = limits.together;
+      buckets[0].Change(limits.reads, now);
+      buckets[1].Change(limits.writes, now);
+    }
     TokenBucket& Of(bool is_write) { return buckets[is_write && !together]; }
     const TokenBucket& Of(bool is_write) const {
       return buckets[is_write && !together];
     }
 
-    const bool together;
+    bool together;
     TokenBucket buckets[2];
   };
 
@@ -75,7 +83,7 @@ class Pacer {
   }
   Request Take(bool is_write);
 
-  const bool limits_;
+  bool limits_;
   Buckets bytes_;
   Buckets requests_;
   // The direction that was taken last: where one limit holds for both, they

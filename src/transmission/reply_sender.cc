@@ -46,7 +46,7 @@ char* ReplySender::Reserve(size_t n) {
 void ReplySender::Success(const Request& request) {
   if (request.type == NBD_CMD_WRITE) {
     statistics_.bytes_written += request.length;
-    if (pacer_ != nullptr) {
+    if (pacer_ != nullptr && pacer_->limits()) {
       pacer_->Hold(request);
       return;
     }

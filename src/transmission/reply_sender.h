@@ -24,7 +24,7 @@ namespace nbdinetd {
 class ReplySender {
  public:
   // `channel` and `statistics` are borrowed, and `pacer`, too, which holds the
-  // success of writes; nullptr for no limits.
+  // success of writes while it limits; nullptr for no limits.
   ReplySender(Channel& channel, ReplyStyle style, Statistics& statistics,
               Pacer* pacer = nullptr);
 

@@ -28,6 +28,21 @@ absl::Duration FillTime(const TransferLimit& limit) {
 TokenBucket::TokenBucket(const TransferLimit& limit)
     : limit_(limit), fill_time_(FillTime(limit)) {}
 
+void TokenBucket::Change(const TransferLimit& limit, absl::Time now) {
+  const bool lacks_tokens = limit_.limits() && full_at_ > now;
+  const double missing = lacks_tokens
+                             ? absl::ToDoubleSeconds(full_at_ - now) *
+                                   static_cast<double>(limit_.per_second)
+                             : 0;
+  limit_ = limit;
+  fill_time_ = FillTime(limit);
+  full_at_ = absl::InfinitePast();
+  if (limit.limits() && missing > 0) {
+    full_at_ =
+        now + absl::Seconds(missing / static_cast<double>(limit.per_second));
+  }
+}
+
 absl::Time TokenBucket::ReadyAt(absl::Time now) const {
   return limit_.limits()
              ? std::max(now, full_at_ - fill_time_ + TimeOf(1, limit_))

@@ -20,14 +20,18 @@ class TokenBucket {
   // Full at first. Without a limit, it always has tokens.
   explicit TokenBucket(const TransferLimit& limit);
 
+  // Another limit holds from `now` on. What was taken beyond the tokens stays
+  // owed.
+  void Change(const TransferLimit& limit, absl::Time now);
+
   // The first time, not before `now`, at which there is a token.
   absl::Time ReadyAt(absl::Time now) const;
   // Takes tokens at a time that is no earlier than that of the call before.
   void Take(uint64_t tokens, absl::Time at);
 
  private:
-  const TransferLimit limit_;
-  const absl::Duration fill_time_;  // from empty to full
+  TransferLimit limit_;
+  absl::Duration fill_time_;  // from empty to full
   absl::Time full_at_ = absl::InfinitePast();
 };
 

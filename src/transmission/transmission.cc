@@ -23,9 +23,10 @@ Transmission::Transmission(TransmissionSetup setup)
       log_(setup.log),
       statistics_(setup.statistics),
       progress_(setup.progress),
-      pacer_(setup.transfer_limits),
-      replies_(channel_, negotiated_.style, statistics_,
-               pacer_.limits() ? &pacer_ : nullptr),
+      limits_(setup.limits),
+      limit_changes_(limits_ == nullptr ? 0 : limits_->changes),
+      pacer_(limits_ == nullptr ? TransferLimits() : limits_->now),
+      replies_(channel_, negotiated_.style, statistics_, &pacer_),
       workers_(
           target_, [this] { LookBetweenPieces(); }, std::move(setup.event_fd)),
       failures_(target_, replies_, log_),
@@ -38,6 +39,8 @@ Ending Transmission::Run() {
   for (;;) {
     // In this order: received requests may wait for one of the finished tasks.
     const absl::Time oldest = deferred_.AnswerFinished();
+    if (limits_ != nullptr && limits_->changes != limit_changes_)
+      ChangeLimits();
     const uint64_t requests_before = statistics_.requests;
     absl::Time release;
     bool was_full;
@@ -314,6 +317,11 @@ void Transmission::CarryOut(const Request& request) {
   } else {
     deferred_.Start(request);
   }
+}
+
+void Transmission::ChangeLimits() {
+  limit_changes_ = limits_->changes;
+  pacer_.Change(limits_->now, SteadyNow());
 }
 
 void Transmission::DropHeld() {

@@ -50,7 +50,9 @@ struct TransmissionSetup {
   Progress& progress;      // reports them
   // Between two requests, when no reply is owed.
   absl::Duration idle_timeout = absl::InfiniteDuration();
-  TransferLimits transfer_limits = {};
+  // How much the client may transfer; borrowed, nullptr for no limits. A change
+  // holds from the next wait on.
+  const LiveLimits* limits = nullptr;
   UniqueFd event_fd = CreateEventFd();  // for the workers
 };
 
@@ -80,6 +82,8 @@ class Transmission {
   absl::Time ReleaseHeld();
   // Nobody waits for them any more.
   void DropHeld();
+  // Lets the limits hold as they are now.
+  void ChangeLimits();
   // What has been accepted, and not answered.
   bool OwesReplies() const;
 
@@ -115,6 +119,8 @@ class Transmission {
   const Log& log_;
   Statistics& statistics_;
   Progress& progress_;
+  const LiveLimits* const limits_;
+  uint64_t limit_changes_;  // those that pacer_ knows
   // Each of these uses only those before it.
   Pacer pacer_;
   ReplySender replies_;

@@ -142,6 +142,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       kShutdownFd, timeouts.stall);
   nbdinetd::Statistics statistics;
   nbdinetd::Progress progress(*manager, statistics, "");
+  const nbdinetd::LiveLimits limits = {LimitsOf(input)};
   const nbdinetd::Ending ending =
       nbdinetd::Transmission({.channel = channel,
                               .negotiated = negotiated,
@@ -149,7 +150,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                               .statistics = statistics,
                               .progress = progress,
                               .idle_timeout = timeouts.idle,
-                              .transfer_limits = LimitsOf(input),
+                              .limits = &limits,
                               .event_fd = nbdinetd::UniqueFd()})
           .Run();
   checker.Finish(static_cast<int>(ending.status));

@@ -598,6 +598,10 @@ class Client:
             self.reply()
         return self._pending.pop(cookie)
 
+    def is_answered(self, cookie):
+        """Whether the whole answer to a request has come, as far as others have been waited for."""
+        return self._pending[cookie].complete
+
     def call(self, command, offset=0, length=0, flags=0, payload=b""):
         return self.answer(self.request(command, offset, length, flags, payload))
 

@@ -257,6 +257,39 @@ def _(t):
                 eq(attempt.connect_ex(("127.0.0.1", port)), errno.ECONNREFUSED)
 
 
+@test("nbdinetctl limit holds for connected clients and for those that come, and is taken back by 0")
+def _(t):
+    for mode in ("connection", "listener"):
+        address = serve(t, f"slow-{mode}", image("/data/slow.img"), f"Mode={mode}")
+        connected = served(address)
+        said = machine.run("nbdinetctl", "limit", f"slow-{mode}", "--max-rate=1:1").stdout
+        contains("1 client has it already", said)
+        new = served_slowly(address)
+        held = [[client.request(NBD_CMD_READ, i * 4096, 4096) for i in range(3)] for client in (connected, new)]
+        for client, cookies in zip((connected, new), held):
+            client.flush()
+            assert not client.is_answered(cookies[-1]), mode
+        contains("MaxRate=1:1", machine.shell(f"cat {CONFIG}/slow-{mode}.export.d/50-max-rate.conf"))
+        said = machine.run("nbdinetctl", "limit", f"slow-{mode}", "--max-rate=0", "--max-iops=100000").stdout
+        contains("2 clients have it already", said)
+        for client, cookies in zip((connected, new), held):
+            for i, cookie in enumerate(cookies):
+                eq(client.answer(cookie).check().data, pattern(i * 4096, 4096))
+        third = served(address)
+        for client in (connected, new, third):
+            client.disconnect()
+    failed = machine.run("nbdinetctl", "limit", "slow-connection", check=False)
+    eq(failed.returncode, 64)
+    contains("--max-rate=BYTES", failed.stderr)
+
+
+def served_slowly(address):
+    """A client that has read nothing."""
+    client = Client(connect(address)).start()
+    client.flush()
+    return client
+
+
 @test("a listener serves the file that has replaced another one")
 def _(t):
     address = serve(t, "replaced", image("/data/here/one.img"), "Mode=listener")

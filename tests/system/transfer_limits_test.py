@@ -2,6 +2,8 @@
 """--max-rate and --max-iops: how much a client may transfer. A limit is a bound from above, on a busy
 machine, too; what it must not do is to hold up flushes, shutdowns, or the other direction."""
 
+import ctypes
+import re
 import signal
 import sys
 import time
@@ -12,6 +14,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from harness import *  # noqa: E402
 
 KIB = 1 << 10
+LIBC = ctypes.CDLL(None, use_errno=True)
+# The values of limit_signal.cc.
+IS_LIMIT, REQUESTS = 1 << 63, 1 << 62
+TOGETHER, READS, WRITES, READS_BURST = (field << 58 for field in range(4))
+
+
+def no_signal_waits(process):
+    """Whether the process has taken all signals that were sent to it."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return all(int(re.search(rf"^{name}:\s*(\w+)", status, re.M)[1], 16) == 0 for name in ("SigPnd", "ShdPnd"))
 
 
 def seconds_of(function):
@@ -95,12 +107,13 @@ def _(t):
     image = t.pattern_image(MIB)
     process, client = t.activated("--max-rate=1:1", image)
     client.start()
+    # This one takes all that the limit allows for an hour.
+    eq(client.read(0, 4096), pattern(0, 4096))
     reads = [client.request(NBD_CMD_READ, i * 4096, 4096) for i in range(8)]
     writes = [client.request(NBD_CMD_WRITE, i * 4096, 4096, payload=b"x" * 4096) for i in range(8)]
     client.flush()
     process.signal(signal.SIGTERM)
-    eq(client.answer(reads[0]).check().data, pattern(0, 4096))
-    for cookie in reads[1:]:
+    for cookie in reads:
         refuses(NBD_ESHUTDOWN, client.answer(cookie).check)
     for cookie in writes:
         client.answer(cookie).check()
@@ -124,16 +137,17 @@ def _(t):
 
 @test("a client that disconnects with held requests, and is gone, doesn't keep its process")
 def _(t):
+    # A TCP client may have closed its direction alone, and read on: its end shows at the next reply, or
+    # in the answer to a keepalive probe.
     image = t.pattern_image(MIB)
-    for family in ("socketpair", "tcp"):
-        process, client = t.activated("--max-rate=1:1", image, family=family)
-        client.start()
-        for i in range(8):
-            client.request(NBD_CMD_READ, 0, 4096)
-        client.flush()
-        client.send(client.request_bytes(NBD_CMD_DISC))
-        client.close()
-        process.expect(EX_OK)
+    process, client = t.activated("--max-rate=1:1", image)
+    client.start()
+    for i in range(8):
+        client.request(NBD_CMD_READ, 0, 4096)
+    client.flush()
+    client.send(client.request_bytes(NBD_CMD_DISC))
+    client.close()
+    process.expect(EX_OK)
 
 
 @test("a client that sends more than a limit lets it have is not received from, and keeps its place")
@@ -146,6 +160,57 @@ def _(t):
     client.flush()
     eq(client.read(14 * MIB, 4096), b"y" * 4096)
     client.disconnect()
+    process.expect(EX_OK)
+
+
+def change_limits(process, *values):
+    """What `nbdinetctl limit` sends (limit_signal.h): a real-time signal with a value."""
+    for value in values:
+        if LIBC.sigqueue(process.pid, signal.SIGRTMIN + 1, ctypes.c_void_p(value)) != 0:
+            raise OSError(ctypes.get_errno(), "sigqueue")
+
+
+@test("a signal changes the limits of a connection while it is served, also of what is held")
+def _(t):
+    image = t.pattern_image(MIB)
+    for options in ([], ["--max-rate=1:1"], ["--exclusive"]):
+        process, client = t.activated(*options, image)
+        client.start()
+        eq(client.read(0, 512), pattern(0, 512))
+        change_limits(process, IS_LIMIT | TOGETHER | 1, IS_LIMIT | READS_BURST | 1)
+        # The signal is there before what comes behind, which the process reads when it has taken the signal.
+        wait_until(lambda: no_signal_waits(process), "the signal to be taken")
+        cookies = [client.request(NBD_CMD_READ, i * 4096, 4096) for i in range(4)]
+        client.flush()
+        assert not client.is_answered(cookies[-1]), options
+        # One that means nothing changes nothing.
+        change_limits(process, 0, IS_LIMIT | 9 << 58 | 1)
+        wait_until(lambda: no_signal_waits(process), "the signal to be taken")
+        client.flush()
+        assert not client.is_answered(cookies[-1]), options
+        change_limits(process, IS_LIMIT | TOGETHER | 0)
+        for i, cookie in enumerate(cookies):
+            eq(client.answer(cookie).check().data, pattern(i * 4096, 4096))
+        # A shutdown is still seen beside them.
+        change_limits(process, IS_LIMIT | REQUESTS | READS | 1000, IS_LIMIT | REQUESTS | WRITES | 1000)
+        process.signal(signal.SIGTERM)
+        client.read_to_end()
+        process.expect(EX_OK)
+
+
+@test("a signal that changes limits during the handshake holds when transmission starts")
+def _(t):
+    image = t.pattern_image(MIB)
+    process, client = t.activated(image)
+    client.handshake()
+    change_limits(process, IS_LIMIT | TOGETHER | 1, IS_LIMIT | READS_BURST | 1)
+    client.structured_replies()
+    client.go()
+    cookies = [client.request(NBD_CMD_READ, i * 4096, 4096) for i in range(2)]
+    client.flush()
+    assert not client.is_answered(cookies[-1])
+    process.signal(signal.SIGTERM)
+    client.read_to_end()
     process.expect(EX_OK)
 
 

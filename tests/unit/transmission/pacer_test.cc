@@ -180,6 +180,31 @@ TEST(PacerTest, RepliesGoOutWhileNothingCanStart) {
   EXPECT_EQ(pacer.next(kStart, /*can_start=*/true), kStart);
 }
 
+TEST(PacerTest, AnotherLimitHoldsForWhatIsHeldAlready) {
+  Pacer pacer({.bytes = Both(kMiB)});
+  for (int i = 0; i < 8; ++i) pacer.Hold(Read(kMiB));
+  ASSERT_TRUE(pacer.TakeDue(kStart, /*can_start=*/true).has_value());
+  ASSERT_FALSE(pacer.TakeDue(kStart, /*can_start=*/true).has_value());
+  // What was taken beyond the tokens stays owed, and is paid sooner.
+  pacer.Change({.bytes = Both(16 * kMiB)}, kStart);
+  const absl::Time next = pacer.next(kStart, /*can_start=*/true);
+  EXPECT_GT(next, kStart);
+  EXPECT_LE(next, kStart + absl::Seconds(1) / 16);
+  pacer.Change({}, kStart);
+  EXPECT_FALSE(pacer.limits());
+  EXPECT_EQ(Drain(pacer, kStart).back().at, kStart);
+}
+
+TEST(PacerTest, ALimitThatComesLaterBeginsWithItsBurst) {
+  Pacer pacer({});
+  pacer.Change({.requests = Both(100, 10)}, kStart);
+  EXPECT_TRUE(pacer.limits());
+  for (int i = 0; i < 50; ++i) pacer.Hold(Read(512));
+  size_t at_once = 0;
+  while (pacer.TakeDue(kStart, /*can_start=*/true).has_value()) ++at_once;
+  EXPECT_EQ(at_once, 10u);
+}
+
 // Without requests, no more tokens are saved than the burst.
 TEST(PacerTest, APauseSavesTheBurstAndNoMore) {
   Pacer pacer({.requests = Both(100, 10)});

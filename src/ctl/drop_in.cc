@@ -1,4 +1,4 @@
-#include "ctl/enable.h"
+#include "ctl/drop_in.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -6,10 +6,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
 #include "base/unique_fd.h"
+#include "ctl/export_files.h"
+#include "generator/export_file.h"
 
 namespace nbdinetd::ctl {
 namespace {
@@ -39,11 +42,24 @@ absl::Status MakeDirectory(const std::string& path) {
 
 }  // namespace
 
-std::string EnabledDropIn(absl::string_view directory, absl::string_view name) {
-  return absl::StrCat(directory, "/", name, ".export.d/50-enabled.conf");
+absl::StatusOr<std::string> DropInPath(const Where& where,
+                                       absl::string_view name,
+                                       absl::string_view what) {
+  if (!where.local()) {
+    return absl::UnimplementedError(
+        absl::StrCat("the drop-in of ", Quoted(name),
+                     " is a file of another machine: run nbdinetctl there"));
+  }
+  const std::vector<std::string> directories =
+      ExportDirectories(ScopeOf(where));
+  if (directories.empty()) {
+    return absl::InternalError("there is no directory for .export files");
+  }
+  return absl::StrCat(directories[0], "/", name, ".export.d/50-", what,
+                      ".conf");
 }
 
-absl::Status WriteEnabledDropIn(const std::string& path, bool enabled) {
+absl::Status WriteDropIn(const std::string& path, absl::string_view keys) {
   absl::Status made = MakeDirectory(path.substr(0, path.rfind('/')));
   if (!made.ok()) return made;
   // The generator reads files that end with ".conf".
@@ -51,9 +67,8 @@ absl::Status WriteEnabledDropIn(const std::string& path, bool enabled) {
   UniqueFd fd(
       open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
   if (!fd.valid()) return WriteError(errno, path);
-  const std::string text = absl::StrCat(
-      "# Written by nbdinetctl.\n[Export]\nEnabled=", enabled ? "yes" : "no",
-      "\n");
+  const std::string text =
+      absl::StrCat("# Written by nbdinetctl.\n[Export]\n", keys);
   const ssize_t n = write(fd.get(), text.data(), text.size());
   const bool whole = n == static_cast<ssize_t>(text.size());
   // The new name must not become durable before the content.

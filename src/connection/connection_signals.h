@@ -1,0 +1,49 @@
+// The signals of the process of a connection: those that end it, and those that
+// change how much its client may transfer (limit_signal.h).
+//
+// Both come through one descriptor, which the channel polls. Threads: one.
+#ifndef NBDINETD_CONNECTION_CONNECTION_SIGNALS_H_
+#define NBDINETD_CONNECTION_CONNECTION_SIGNALS_H_
+
+#include <optional>
+
+#include "base/limit_signal.h"
+#include "base/signals.h"
+#include "base/transfer_limits.h"
+
+namespace nbdinetd {
+
+class ConnectionSignals {
+ public:
+  // `signals` is borrowed; `limits` hold at first.
+  ConnectionSignals(Signals& signals, const TransferLimits& limits)
+      : signals_(signals), limits_{limits} {}
+
+  int fd() const { return signals_.fd(); }
+
+  // Takes all signals that are pending. Whether the process should end.
+  bool Take() {
+    while (const std::optional<Signals::Signal> signal = signals_.Take()) {
+      if (signal->number != LimitSignal()) {
+        ended_by_ = ended_by_.value_or(signal->number);
+      } else if (ApplyLimitSignal(signal->value, limits_.now)) {
+        ++limits_.changes;
+      }
+    }
+    return ended_by_.has_value();
+  }
+
+  // The first signal that ends the process; nullopt if Take() has seen none.
+  std::optional<int> ended_by() const { return ended_by_; }
+
+  const LiveLimits& limits() const { return limits_; }
+
+ private:
+  Signals& signals_;
+  LiveLimits limits_;
+  std::optional<int> ended_by_;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_CONNECTION_CONNECTION_SIGNALS_H_

@@ -1,0 +1,55 @@
+#include "ctl/client_process.h"
+
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <fstream>
+#include <string>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+// Whether the process belongs to the unit.
+bool BelongsTo(pid_t pid, const std::string& unit) {
+  std::ifstream file(absl::StrCat("/proc/", pid, "/cgroup"));
+  for (std::string line; std::getline(file, line);) {
+    if (absl::StartsWith(line, "0::") &&
+        absl::StrContains(line + "/", absl::StrCat("/", unit, "/"))) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+UniqueFd OpenClientProcess(const LiveConnection& connection) {
+  const auto pid = static_cast<pid_t>(*connection.pid);
+  UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  // The unit is checked only now, when the descriptor stands for this process.
+  if (pidfd.valid() && !BelongsTo(pid, connection.unit)) {
+    pidfd.Reset();
+    errno = ESRCH;
+  }
+  return pidfd;
+}
+
+int SendSignal(const UniqueFd& pidfd, int number, uint64_t value) {
+  siginfo_t info = {};
+  info.si_signo = number;
+  info.si_code = SI_QUEUE;
+  info.si_pid = getpid();
+  info.si_uid = getuid();
+  info.si_value.sival_ptr = reinterpret_cast<void*>(value);
+  return syscall(SYS_pidfd_send_signal, pidfd.get(), number,
+                 value == 0 ? nullptr : &info, 0) == 0
+             ? 0
+             : errno;
+}
+
+}  // namespace nbdinetd::ctl

@@ -1,0 +1,23 @@
+// The process that serves a connection, for signals to it: a process id alone
+// may belong to another process by the time that a signal is sent.
+#ifndef NBDINETD_CTL_CLIENT_PROCESS_H_
+#define NBDINETD_CTL_CLIENT_PROCESS_H_
+
+#include <cstdint>
+
+#include "base/unique_fd.h"
+#include "ctl/connections.h"
+
+namespace nbdinetd::ctl {
+
+// A pidfd of the process of `connection`, whose `pid` is known. Invalid if that
+// has ended, with errno ESRCH, or can't be had, with another errno.
+UniqueFd OpenClientProcess(const LiveConnection& connection);
+
+// Sends a signal, with a value if it isn't 0. 0 or an errno value: ESRCH if the
+// process has ended.
+int SendSignal(const UniqueFd& pidfd, int number, uint64_t value = 0);
+
+}  // namespace nbdinetd::ctl
+
+#endif  // NBDINETD_CTL_CLIENT_PROCESS_H_
