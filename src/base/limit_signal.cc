@@ -7,8 +7,9 @@
 namespace nbdinetd {
 namespace {
 
-// A value from the lowest bit: 58 bits of a number, and what it is. The highest
-// bit is always set, and a signal that was sent without a value has 0.
+// A value from the lowest bit: 57 bits of a number, whether more values follow,
+// and what the number is. The highest bit is always set, and a signal that was
+// sent without a value has 0.
 enum Field : uint64_t {
   kTogether,    // the rate of both directions, which have one limit from now on
   kReads,       // the rate of reads; writes have a limit of their own, or none
@@ -17,13 +18,15 @@ enum Field : uint64_t {
   kWritesBurst,
   kFields,
 };
+constexpr uint64_t kMoreFollow = uint64_t{1} << 57;
 constexpr int kFieldShift = 58;
 constexpr uint64_t kRequests = uint64_t{1} << 62;  // --max-iops
 constexpr uint64_t kIsLimit = uint64_t{1} << 63;
 static_assert(kFields <= 1 << 4);
 
 uint64_t Encode(uint64_t kind, Field field, uint64_t number) {
-  return kIsLimit | kind | static_cast<uint64_t>(field) << kFieldShift |
+  return kIsLimit | kMoreFollow | kind |
+         static_cast<uint64_t>(field) << kFieldShift |
          std::min(number, kMaxSignalledLimit);
 }
 
@@ -50,33 +53,36 @@ std::vector<uint64_t> EncodeLimits(const TransferLimits& limits) {
   std::vector<uint64_t> values;
   Append(0, limits.bytes, values);
   Append(kRequests, limits.requests, values);
+  if (!values.empty()) values.back() &= ~kMoreFollow;
   return values;
 }
 
-bool ApplyLimitSignal(uint64_t value, TransferLimits& limits) {
-  if ((value & kIsLimit) == 0) return false;
+LimitSignalPart ApplyLimitSignal(uint64_t value, TransferLimits& limits) {
+  if ((value & kIsLimit) == 0) return LimitSignalPart::kMeaningless;
   DirectionLimits& changed =
       (value & kRequests) != 0 ? limits.requests : limits.bytes;
   const uint64_t number = value & kMaxSignalledLimit;
   switch ((value & ~kIsLimit & ~kRequests) >> kFieldShift) {
     case kTogether:
       changed = {.reads = {number}, .together = true, .given = 1};
-      return true;
+      break;
     case kReads:
       changed = {.reads = {number}, .given = 2};
-      return true;
+      break;
     case kWrites:
       changed.writes = {number};
-      return true;
+      break;
     case kReadsBurst:
       changed.reads.burst = number;
-      return true;
+      break;
     case kWritesBurst:
       changed.writes.burst = number;
-      return true;
+      break;
     default:
-      return false;
+      return LimitSignalPart::kMeaningless;
   }
+  return (value & kMoreFollow) != 0 ? LimitSignalPart::kMore
+                                    : LimitSignalPart::kLast;
 }
 
 }  // namespace nbdinetd

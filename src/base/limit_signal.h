@@ -23,10 +23,12 @@ int LimitSignal();
 // kinds that were given in it. Numbers above kMaxSignalledLimit are sent as
 // that.
 std::vector<uint64_t> EncodeLimits(const TransferLimits& limits);
-inline constexpr uint64_t kMaxSignalledLimit = (uint64_t{1} << 58) - 1;
+inline constexpr uint64_t kMaxSignalledLimit = (uint64_t{1} << 57) - 1;
 
-// Changes `limits` by the value of one signal. False: the value means nothing.
-bool ApplyLimitSignal(uint64_t value, TransferLimits& limits);
+// Changes `limits` by the value of one signal. The change is whole, and may
+// hold, after kLast.
+enum class LimitSignalPart { kMeaningless, kMore, kLast };
+LimitSignalPart ApplyLimitSignal(uint64_t value, TransferLimits& limits);
 
 }  // namespace nbdinetd
 

@@ -17,7 +17,7 @@ class ConnectionSignals {
  public:
   // `signals` is borrowed; `limits` hold at first.
   ConnectionSignals(Signals& signals, const TransferLimits& limits)
-      : signals_(signals), limits_{limits} {}
+      : signals_(signals), limits_{limits}, next_limits_(limits) {}
 
   int fd() const { return signals_.fd(); }
 
@@ -26,7 +26,9 @@ class ConnectionSignals {
     while (const std::optional<Signals::Signal> signal = signals_.Take()) {
       if (signal->number != LimitSignal()) {
         ended_by_ = ended_by_.value_or(signal->number);
-      } else if (ApplyLimitSignal(signal->value, limits_.now)) {
+      } else if (ApplyLimitSignal(signal->value, next_limits_) ==
+                 LimitSignalPart::kLast) {
+        limits_.now = next_limits_;
         ++limits_.changes;
       }
     }
@@ -41,6 +43,7 @@ class ConnectionSignals {
  private:
   Signals& signals_;
   LiveLimits limits_;
+  TransferLimits next_limits_;  // until a change of them is whole
   std::optional<int> ended_by_;
 };
 

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <fstream>
+#include <iterator>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -40,6 +42,26 @@ absl::Status MakeDirectory(const std::string& path) {
   return absl::OkStatus();
 }
 
+absl::Status WriteWhole(const std::string& path, absl::string_view text) {
+  absl::Status made = MakeDirectory(path.substr(0, path.rfind('/')));
+  if (!made.ok()) return made;
+  // The generator reads files that end with ".conf".
+  const std::string temporary = absl::StrCat(path, ".new");
+  UniqueFd fd(
+      open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  if (!fd.valid()) return WriteError(errno, path);
+  const ssize_t n = write(fd.get(), text.data(), text.size());
+  const bool whole = n == static_cast<ssize_t>(text.size());
+  // The new name must not become durable before the content.
+  if (!whole || fsync(fd.get()) != 0 ||
+      rename(temporary.c_str(), path.c_str()) != 0) {
+    const int error_number = n >= 0 && !whole ? ENOSPC : errno;
+    unlink(temporary.c_str());
+    return WriteError(error_number, path);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> DropInPath(const Where& where,
@@ -60,25 +82,20 @@ absl::StatusOr<std::string> DropInPath(const Where& where,
 }
 
 absl::Status WriteDropIn(const std::string& path, absl::string_view keys) {
-  absl::Status made = MakeDirectory(path.substr(0, path.rfind('/')));
-  if (!made.ok()) return made;
-  // The generator reads files that end with ".conf".
-  const std::string temporary = absl::StrCat(path, ".new");
-  UniqueFd fd(
-      open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-  if (!fd.valid()) return WriteError(errno, path);
-  const std::string text =
-      absl::StrCat("# Written by nbdinetctl.\n[Export]\n", keys);
-  const ssize_t n = write(fd.get(), text.data(), text.size());
-  const bool whole = n == static_cast<ssize_t>(text.size());
-  // The new name must not become durable before the content.
-  if (!whole || fsync(fd.get()) != 0 ||
-      rename(temporary.c_str(), path.c_str()) != 0) {
-    const int error_number = n >= 0 && !whole ? ENOSPC : errno;
-    unlink(temporary.c_str());
-    return WriteError(error_number, path);
-  }
-  return absl::OkStatus();
+  return WriteWhole(path,
+                    absl::StrCat("# Written by nbdinetctl.\n[Export]\n", keys));
+}
+
+std::optional<std::string> ReadDropIn(const std::string& path) {
+  std::ifstream file(path);
+  if (!file.is_open()) return std::nullopt;
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+absl::Status RestoreDropIn(const std::string& path,
+                           const std::optional<std::string>& content) {
+  if (content.has_value()) return WriteWhole(path, *content);
+  return unlink(path.c_str()) == 0 ? absl::OkStatus() : WriteError(errno, path);
 }
 
 }  // namespace nbdinetd::ctl

@@ -3,6 +3,7 @@
 #ifndef NBDINETD_CTL_DROP_IN_H_
 #define NBDINETD_CTL_DROP_IN_H_
 
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -22,6 +23,13 @@ absl::StatusOr<std::string> DropInPath(const Where& where,
 // Writes the drop-in, whole or not at all, with its directory: `keys` are whole
 // lines of [Export]. PermissionDenied for a user who may not.
 absl::Status WriteDropIn(const std::string& path, absl::string_view keys);
+
+// The whole content of a drop-in, for RestoreDropIn(); nullopt if there is
+// none.
+std::optional<std::string> ReadDropIn(const std::string& path);
+// Writes the content that ReadDropIn() has returned, or removes the drop-in.
+absl::Status RestoreDropIn(const std::string& path,
+                           const std::optional<std::string>& content);
 
 }  // namespace nbdinetd::ctl
 

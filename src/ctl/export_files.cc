@@ -1,6 +1,7 @@
 #include "ctl/export_files.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -33,6 +34,23 @@ ManagedExport WithoutUnits(const GeneratedExport& generated,
                          where.user ? "--user " : "", "daemon-reload'")
           : std::string(generated.status.message());
   return target;
+}
+
+// The export as nbdinetd-generator would make it now; nullopt if it has no
+// files.
+std::optional<GeneratedExport> Generate(const Where& where,
+                                        const std::string& name) {
+  const std::vector<ExportSources> files =
+      FindExports(ExportDirectories(ScopeOf(where))).exports;
+  // All of them: two may have the same address.
+  for (GeneratedExport& generated : GenerateExports(files, ScopeOf(where))) {
+    if (generated.sources.name == name) return std::move(generated);
+  }
+  return std::nullopt;
+}
+
+absl::Status FilesGone() {
+  return absl::NotFoundError("its .export file is gone");
 }
 
 }  // namespace
@@ -80,27 +98,42 @@ std::string ErrorOfFile(const std::string& path, const Where& where) {
 
 absl::Status CheckEnabled(const Where& where, const std::string& name,
                           bool enabled) {
-  const std::vector<ExportSources> files =
-      FindExports(ExportDirectories(ScopeOf(where))).exports;
-  // All of them: two may have the same address.
-  for (const GeneratedExport& generated :
-       GenerateExports(files, ScopeOf(where))) {
-    if (generated.sources.name != name) continue;
-    const absl::StatusOr<ExportFile> file = ReadExport(generated.sources);
-    if (!file.ok()) return enabled ? file.status() : absl::OkStatus();
-    const ExportSetting* setting = LastSettingOf(*file, "Export", "Enabled");
-    if (setting == nullptr) {
-      // The last assignment is empty, and restores the default.
-      if (enabled) return generated.status;
-      return absl::FailedPreconditionError("a later drop-in has \"Enabled=\"");
-    }
-    if (BooleanOf(*setting).value_or(enabled) != enabled) {
-      return ErrorAt(*setting, absl::StrCat("Enabled=", setting->value,
-                                            " is read later, and holds"));
-    }
-    return enabled ? generated.status : absl::OkStatus();
+  const std::optional<GeneratedExport> generated = Generate(where, name);
+  if (!generated.has_value()) return FilesGone();
+  const absl::StatusOr<ExportFile> file = ReadExport(generated->sources);
+  if (!file.ok()) return enabled ? file.status() : absl::OkStatus();
+  const ExportSetting* setting = LastSettingOf(*file, "Export", "Enabled");
+  if (setting == nullptr) {
+    // The last assignment is empty, and restores the default.
+    if (enabled) return generated->status;
+    return absl::FailedPreconditionError("a later drop-in has \"Enabled=\"");
   }
-  return absl::NotFoundError("its .export file is gone");
+  if (BooleanOf(*setting).value_or(enabled) != enabled) {
+    return ErrorAt(*setting, absl::StrCat("Enabled=", setting->value,
+                                          " is read later, and holds"));
+  }
+  return enabled ? generated->status : absl::OkStatus();
+}
+
+absl::Status CheckList(const Where& where, const std::string& name,
+                       absl::string_view key,
+                       const std::vector<std::string>& values) {
+  const std::optional<GeneratedExport> generated = Generate(where, name);
+  if (!generated.has_value()) return FilesGone();
+  const absl::StatusOr<ExportFile> file = ReadExport(generated->sources);
+  if (!file.ok()) return file.status();
+  const std::vector<const ExportSetting*> settings =
+      SettingsOf(*file, "Export", key);
+  for (size_t i = 0; i < settings.size(); ++i) {
+    if (i < values.size() && settings[i]->value == values[i]) continue;
+    return ErrorAt(*settings[i], absl::StrCat(key, "=", settings[i]->value,
+                                              " is read as well, and holds"));
+  }
+  if (settings.size() < values.size()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("a later drop-in has \"", key, "=\""));
+  }
+  return generated->status;
 }
 
 }  // namespace nbdinetd::ctl

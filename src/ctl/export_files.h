@@ -35,6 +35,13 @@ std::string ErrorOfFile(const std::string& path, const Where& where);
 absl::Status CheckEnabled(const Where& where, const std::string& name,
                           bool enabled);
 
+// Whether the files of an export, as they are now, make `values` those of the
+// list `key` in [Export]. The error says which setting adds to them, or why
+// nbdinetd-generator makes no units that start.
+absl::Status CheckList(const Where& where, const std::string& name,
+                       absl::string_view key,
+                       const std::vector<std::string>& values);
+
 }  // namespace nbdinetd::ctl
 
 #endif  // NBDINETD_CTL_EXPORT_FILES_H_

@@ -1,7 +1,10 @@
 // limit: how much each client of an export may transfer, from now on.
 
+#include <signal.h>
+
 #include <cerrno>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,38 +40,62 @@ std::string Lines(absl::string_view key, const DirectionLimits& limits) {
   return lines;
 }
 
-// A drop-in for each of the two, since only one may be given.
-absl::StatusOr<std::string> WriteLimits(const CommandLine& line,
-                                        const std::string& name) {
-  struct Kind {
-    const char* file;
-    const char* key;
-    const DirectionLimits& limits;
-  };
-  const Kind kinds[] = {{"max-rate", "MaxRate", line.limits.bytes},
-                        {"max-iops", "MaxIOPS", line.limits.requests}};
-  std::string written;
-  for (const Kind& kind : kinds) {
-    if (kind.limits.given == 0) continue;
-    const absl::StatusOr<std::string> path =
-        DropInPath(line.where, name, kind.file);
-    if (!path.ok()) return path.status();
-    absl::Status status = WriteDropIn(*path, Lines(kind.key, kind.limits));
-    if (!status.ok()) return status;
-    absl::StrAppend(&written, written.empty() ? "wrote " : " and ", *path);
+// A key that is to be set.
+struct Setting {
+  const char* file;  // of the drop-in
+  const char* key;
+  const DirectionLimits& limits;
+};
+
+std::vector<Setting> SettingsOf(const TransferLimits& limits) {
+  std::vector<Setting> settings;
+  if (limits.bytes.given > 0) {
+    settings.push_back({"max-rate", "MaxRate", limits.bytes});
   }
-  return written;
+  if (limits.requests.given > 0) {
+    settings.push_back({"max-iops", "MaxIOPS", limits.requests});
+  }
+  return settings;
+}
+
+// Writes one drop-in, and appends its path to `written`. If other files have
+// limits that are read later, or the export would lose its units, everything
+// stays as it was.
+absl::Status Write(const Where& where, const std::string& name,
+                   const Setting& setting, std::string& written) {
+  const absl::StatusOr<std::string> path =
+      DropInPath(where, name, setting.file);
+  if (!path.ok()) return path.status();
+  const std::optional<std::string> before = ReadDropIn(*path);
+  absl::Status status = WriteDropIn(*path, Lines(setting.key, setting.limits));
+  if (!status.ok()) return status;
+  status = CheckList(where, name, setting.key,
+                     TransferLimitArguments(setting.limits));
+  if (status.ok()) {
+    absl::StrAppend(&written, written.empty() ? "wrote " : " and ", *path);
+    return status;
+  }
+  const absl::Status restored = RestoreDropIn(*path, before);
+  if (!restored.ok()) return restored;
+  return absl::FailedPreconditionError(
+      absl::StrCat(*path, " would not set it: ", status.message()));
 }
 
 // Whether the process waits for the signal. Its default action would end a
-// process that doesn't: one that has just started, or an older nbdinetd.
+// process that doesn't: one that has just started, or an older nbdinetd. A
+// process that systemd has forked, and that isn't nbdinetd yet, blocks other
+// signals, too.
 bool TakesLimits(uint64_t pid) {
   std::ifstream file(absl::StrCat("/proc/", pid, "/status"));
   for (std::string line; std::getline(file, line);) {
     uint64_t blocked = 0;
     if (!absl::StartsWith(line, "SigBlk:\t")) continue;
+    const auto blocks = [&blocked](int signal) {
+      return (blocked >> (signal - 1) & 1) != 0;
+    };
     return absl::SimpleHexAtoi(line.substr(8), &blocked) &&
-           (blocked >> (LimitSignal() - 1) & 1) != 0;
+           blocks(LimitSignal()) && !blocks(LimitSignal() + 1) &&
+           !blocks(SIGUSR1);
   }
   return false;
 }
@@ -136,6 +163,12 @@ absl::StatusOr<std::string> RenewListener(Bus& bus,
   return std::string();
 }
 
+// The error of what comes after something that has been done.
+absl::Status But(const std::string& done, const absl::Status& status) {
+  return absl::Status(status.code(),
+                      absl::StrCat(done, ", but: ", status.message()));
+}
+
 }  // namespace
 
 absl::StatusOr<int> Limit(const CommandLine& line) {
@@ -156,15 +189,21 @@ absl::StatusOr<int> Limit(const CommandLine& line) {
         "of ",
         target->service, " ('systemctl edit ", target->service, "')"));
   }
-  absl::StatusOr<std::string> result = WriteLimits(line, target->name);
-  if (!result.ok()) return result.status();
-  absl::Status reloaded = bus.Reload();
-  if (!reloaded.ok()) return reloaded;
+  std::string result;
+  absl::Status status;
+  for (const Setting& setting : SettingsOf(line.limits)) {
+    status = Write(line.where, target->name, setting, result);
+    if (!status.ok()) break;
+  }
+  if (result.empty()) return status;
+  if (status.ok()) status = bus.Reload();
+  if (!status.ok()) return But(result, status);
+  const std::string connected = ChangeConnections(bus, line, *target);
+  absl::StrAppend(&result, "; ", connected);
   const absl::StatusOr<std::string> renewed = RenewListener(bus, *target);
-  if (!renewed.ok()) return renewed.status();
-  absl::StrAppend(&*result, "; ", ChangeConnections(bus, line, *target),
-                  *renewed);
-  return PrintResult(line, target->name, *result);
+  if (!renewed.ok()) return But(result, renewed.status());
+  absl::StrAppend(&result, *renewed);
+  return PrintResult(line, target->name, result);
 }
 
 }  // namespace nbdinetd::ctl

@@ -242,13 +242,15 @@ bool Channel::WaitWritable() {
       ShutdownEntry(),
   };
   stall_watch_.RestartBlocked(*stream_);
-  const bool room =
-      PollForRoom(absl::MakeSpan(fds), shutdown_since_ + kShutdownLimit);
+  bool room, signal;
+  do {
+    room = PollForRoom(absl::MakeSpan(fds), shutdown_since_ + kShutdownLimit);
+    signal = fds[1].revents != 0;
+    if (signal) NoteSignal();
+    // A signal that is no shutdown gives the peer no more time.
+  } while (signal && !shutdown_requested() && fds[0].revents == 0 && !room);
   stall_watch_.NoteUnblocked();
-  if (fds[1].revents != 0) NoteSignal();
-  if (!room && fds[0].revents == 0 && fds[1].revents == 0) {
-    send_timed_out_ = true;
-  }
+  if (!room && fds[0].revents == 0 && !signal) send_timed_out_ = true;
   return !send_timed_out_;
 }
 

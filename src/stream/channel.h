@@ -182,8 +182,8 @@ class Channel {
   bool PollForRoom(absl::Span<pollfd> fds, absl::Time deadline);
   // Called when the shutdown's descriptor is readable.
   void NoteSignal();
-  // The entry for poll(). It ignores the signal once noticed: the signal stays
-  // pending and would end every wait.
+  // The entry for poll(). It ignores the signal once noticed: one that stays
+  // pending would end every wait.
   pollfd ShutdownEntry() const;
   Receipt ReceiveNow();
 

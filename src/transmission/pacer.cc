@@ -1,6 +1,7 @@
 #include "transmission/pacer.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/limits.h"
 #include "protocol/nbd.h"
@@ -44,35 +45,37 @@ bool Pacer::Holds(uint16_t type) {
 }
 
 absl::Time Pacer::ReadyAt(bool is_write, absl::Time now, bool can_start) const {
-  const std::deque<Request>& queue = QueueOf(is_write);
-  if (queue.empty() || (!can_start && queue.front().type != NBD_CMD_WRITE)) {
+  const std::deque<Held>& queue = QueueOf(is_write);
+  if (queue.empty() ||
+      (!can_start && queue.front().request.type != NBD_CMD_WRITE)) {
     return absl::InfiniteFuture();
   }
   return std::max(bytes_.Of(is_write).ReadyAt(now),
                   requests_.Of(is_write).ReadyAt(now));
 }
 
-void Pacer::Hold(const Request& request) {
-  (IsWrite(request) ? writes_ : reads_).push_back(request);
+void Pacer::Hold(Held held) {
+  const Request& request = held.request;
   if (request.type == NBD_CMD_WRITE) held_bytes_ += request.length;
+  (IsWrite(request) ? writes_ : reads_).push_back(std::move(held));
 }
 
-Request Pacer::Take(bool is_write) {
-  std::deque<Request>& queue = is_write ? writes_ : reads_;
-  const Request request = queue.front();
+Pacer::Held Pacer::Take(bool is_write) {
+  std::deque<Held>& queue = is_write ? writes_ : reads_;
+  Held held = std::move(queue.front());
   queue.pop_front();
-  if (request.type == NBD_CMD_WRITE) held_bytes_ -= request.length;
-  return request;
+  if (held.request.type == NBD_CMD_WRITE) held_bytes_ -= held.request.length;
+  return held;
 }
 
-std::optional<Request> Pacer::TakeDue(absl::Time now, bool can_start) {
+std::optional<Pacer::Held> Pacer::TakeDue(absl::Time now, bool can_start) {
   for (const bool is_write : {!last_was_write_, last_was_write_}) {
     if (ReadyAt(is_write, now, can_start) > now) continue;
-    const Request request = Take(is_write);
-    bytes_.Of(is_write).Take(TransferredBytes(request), now);
+    Held held = Take(is_write);
+    bytes_.Of(is_write).Take(TransferredBytes(held.request), now);
     requests_.Of(is_write).Take(1, now);
     last_was_write_ = is_write;
-    return request;
+    return held;
   }
   return std::nullopt;
 }
@@ -82,7 +85,7 @@ absl::Time Pacer::next(absl::Time now, bool can_start) const {
                   ReadyAt(/*is_write=*/true, now, can_start));
 }
 
-std::optional<Request> Pacer::TakeAny() {
+std::optional<Pacer::Held> Pacer::TakeAny() {
   if (!reads_.empty()) return Take(/*is_write=*/false);
   if (!writes_.empty()) return Take(/*is_write=*/true);
   return std::nullopt;

@@ -1,12 +1,13 @@
 // Holds the requests of a client that may transfer only so much (--max-rate,
 // --max-iops) until their time has come.
 //
-// A read, and every other request without a payload, is held before it starts.
-// A write is held when it is done: its payload has come already, so that what
-// waits is its reply. Flushes are never held, and the loop goes on to receive
-// them: up to kMaxHeldRequests, and to kMaxHeldBytes of writes, beside those
-// that workers have. Beyond that, whatever comes behind waits, too. Nothing
-// sleeps here: next() is one more deadline of the loop.
+// A read, and every other request without a payload, is held before it is
+// looked at. A write is held when it is done, or has failed: its payload has
+// come already, so that what waits is its reply. Flushes are never held, and
+// the loop goes on to receive them: up to kMaxHeldRequests, and to
+// kMaxHeldBytes of writes, beside those that workers have. Beyond that,
+// whatever comes behind waits, too. Nothing sleeps here: next() is one more
+// deadline of the loop.
 //
 // Reads and writes have a queue each, in the order in which they came, also
 // where one limit holds for both. Threads: one.
@@ -17,9 +18,11 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <string>
 
 #include "absl/time/time.h"
 #include "base/transfer_limits.h"
+#include "protocol/nbd.h"
 #include "protocol/request.h"
 #include "transmission/token_bucket.h"
 
@@ -27,6 +30,17 @@ namespace nbdinetd {
 
 class Pacer {
  public:
+  // Why a write has failed.
+  struct Failure {
+    NbdError error;
+    std::string sentence;
+    std::optional<uint64_t> offset;  // of the first byte, if it is known
+  };
+  struct Held {
+    Request request;
+    std::optional<Failure> failure = std::nullopt;  // only of a write
+  };
+
   explicit Pacer(const TransferLimits& limits);
 
   // Other limits hold from `now` on, also for what is held.
@@ -40,16 +54,16 @@ class Pacer {
   static bool Holds(uint16_t type);
 
   // Takes the request, which goes on when TakeDue() returns it.
-  void Hold(const Request& request);
+  void Hold(Held held);
   // The next request whose time has come. The caller starts it, or for a write
   // sends its reply. Without `can_start`, only writes.
-  std::optional<Request> TakeDue(absl::Time now, bool can_start);
+  std::optional<Held> TakeDue(absl::Time now, bool can_start);
   // When TakeDue() has the next one; InfiniteFuture() if none is held that it
   // returns.
   absl::Time next(absl::Time now, bool can_start) const;
 
   // Returns any held request, at once.
-  std::optional<Request> TakeAny();
+  std::optional<Held> TakeAny();
 
   bool empty() const { return reads_.empty() && writes_.empty(); }
   // Nothing further should be received before some of them have gone on: there
@@ -62,7 +76,10 @@ class Pacer {
     explicit Buckets(const DirectionLimits& limits)
         : together(limits.together),
           buckets{TokenBucket(limits.reads), TokenBucket(limits.writes)} {}
+    // What one bucket owes for both directions, both owe when they are parted.
+    // Of two that become one, that of reads stays.
     void Change(const DirectionLimits& limits, absl::Time now) {
+      if (together && !limits.together) buckets[1] = buckets[0];
       together = limits.together;
       buckets[0].Change(limits.reads, now);
       buckets[1].Change(limits.writes, now);
@@ -78,10 +95,10 @@ class Pacer {
 
   // When the first of a queue may go on; InfiniteFuture() if there is none.
   absl::Time ReadyAt(bool is_write, absl::Time now, bool can_start) const;
-  const std::deque<Request>& QueueOf(bool is_write) const {
+  const std::deque<Held>& QueueOf(bool is_write) const {
     return is_write ? writes_ : reads_;
   }
-  Request Take(bool is_write);
+  Held Take(bool is_write);
 
   bool limits_;
   Buckets bytes_;
@@ -89,8 +106,8 @@ class Pacer {
   // The direction that was taken last: where one limit holds for both, they
   // take turns.
   bool last_was_write_ = false;
-  std::deque<Request> reads_;
-  std::deque<Request> writes_;
+  std::deque<Held> reads_;
+  std::deque<Held> writes_;
   uint64_t held_bytes_ = 0;  // of writes
 };
 

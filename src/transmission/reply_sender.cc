@@ -46,30 +46,49 @@ char* ReplySender::Reserve(size_t n) {
 void ReplySender::Success(const Request& request) {
   if (request.type == NBD_CMD_WRITE) {
     statistics_.bytes_written += request.length;
-    if (pacer_ != nullptr && pacer_->limits()) {
-      pacer_->Hold(request);
-      return;
-    }
   }
-  SuccessNow(request);
+  if (IsPaced(request)) {
+    pacer_->Hold({request});
+  } else {
+    Send({request});
+  }
 }
 
-void ReplySender::SuccessNow(const Request& request) {
-  Commit(encoder_.EncodeSuccess(Reserve(kMaxReplyBytes), request));
+void ReplySender::Send(const Pacer::Held& held) {
+  if (held.failure.has_value()) {
+    SendError(held.request, *held.failure);
+  } else {
+    Commit(encoder_.EncodeSuccess(Reserve(kMaxReplyBytes), held.request));
+  }
 }
 
 void ReplySender::Error(const Request& request, NbdError error,
                         absl::string_view sentence) {
-  ++statistics_.errors;
-  Commit(
-      encoder_.EncodeError(Reserve(kMaxReplyBytes), request, error, sentence));
+  Fail(request, {error, std::string(sentence), std::nullopt});
 }
 
 void ReplySender::ErrorAt(const Request& request, NbdError error,
                           absl::string_view sentence, uint64_t offset) {
+  Fail(request, {error, std::string(sentence), offset});
+}
+
+void ReplySender::Fail(const Request& request, Pacer::Failure failure) {
   ++statistics_.errors;
-  Commit(encoder_.EncodeErrorAt(Reserve(kMaxReplyBytes), request, error,
-                                sentence, offset));
+  if (IsPaced(request)) {
+    pacer_->Hold({request, std::move(failure)});
+  } else {
+    SendError(request, failure);
+  }
+}
+
+void ReplySender::SendError(const Request& request,
+                            const Pacer::Failure& failure) {
+  char* out = Reserve(kMaxReplyBytes);
+  Commit(failure.offset.has_value()
+             ? encoder_.EncodeErrorAt(out, request, failure.error,
+                                      failure.sentence, *failure.offset)
+             : encoder_.EncodeError(out, request, failure.error,
+                                    failure.sentence));
 }
 
 void ReplySender::BlockStatus(const Request& request, uint32_t context_id,

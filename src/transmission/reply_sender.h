@@ -24,7 +24,7 @@ namespace nbdinetd {
 class ReplySender {
  public:
   // `channel` and `statistics` are borrowed, and `pacer`, too, which holds the
-  // success of writes while it limits; nullptr for no limits.
+  // replies to writes while it limits; nullptr for no limits.
   ReplySender(Channel& channel, ReplyStyle style, Statistics& statistics,
               Pacer* pacer = nullptr);
 
@@ -38,8 +38,8 @@ class ReplySender {
   absl::Time last_progress() const { return channel_.last_progress(); }
 
   void Success(const Request& request);
-  // The same for a write whose reply the pacer has held.
-  void SuccessNow(const Request& request);
+  // The reply to a write that the pacer has held.
+  void Send(const Pacer::Held& held);
   void Error(const Request& request, NbdError error,
              absl::string_view sentence);
   void ErrorAt(const Request& request, NbdError error,
@@ -77,6 +77,13 @@ class ReplySender {
   bool ok() const { return ok_; }
 
  private:
+  // Whether the pacer holds the reply to this request.
+  bool IsPaced(const Request& request) const {
+    return request.type == NBD_CMD_WRITE && pacer_ != nullptr &&
+           pacer_->limits();
+  }
+  void Fail(const Request& request, Pacer::Failure failure);
+  void SendError(const Request& request, const Pacer::Failure& failure);
   bool FlushBefore(bool more);
   void CommitChunk(const Request& request, uint64_t offset, size_t length,
                    bool done);

@@ -11,6 +11,9 @@ constexpr absl::Duration kUsualBurst = absl::Milliseconds(100);
 // that is full by then loses tokens.
 constexpr absl::Duration kLeastBurst = absl::Milliseconds(2);
 
+// The time that the longest burst takes: absl's times are finite with it.
+constexpr absl::Duration kMostBurst = absl::Hours(24 * 365 * 100);
+
 absl::Duration TimeOf(uint64_t tokens, const TransferLimit& limit) {
   return absl::Seconds(static_cast<double>(tokens) /
                        static_cast<double>(limit.per_second));
@@ -20,7 +23,7 @@ absl::Duration FillTime(const TransferLimit& limit) {
   if (!limit.limits()) return absl::ZeroDuration();
   const absl::Duration burst =
       limit.burst == 0 ? kUsualBurst : TimeOf(limit.burst, limit);
-  return std::max({burst, kLeastBurst, TimeOf(1, limit)});
+  return std::min(std::max({burst, kLeastBurst, TimeOf(1, limit)}), kMostBurst);
 }
 
 }  // namespace
@@ -29,18 +32,26 @@ TokenBucket::TokenBucket(const TransferLimit& limit)
     : limit_(limit), fill_time_(FillTime(limit)) {}
 
 void TokenBucket::Change(const TransferLimit& limit, absl::Time now) {
-  const bool lacks_tokens = limit_.limits() && full_at_ > now;
-  const double missing = lacks_tokens
-                             ? absl::ToDoubleSeconds(full_at_ - now) *
-                                   static_cast<double>(limit_.per_second)
-                             : 0;
+  // Until there is a token, or a full bucket. Negative: tokens are there.
+  const absl::Duration owed =
+      limit_.limits() ? full_at_ - now - fill_time_ : absl::ZeroDuration();
+  const double tokens_owed =
+      absl::ToDoubleSeconds(std::max(owed, absl::ZeroDuration())) *
+      static_cast<double>(limit_.per_second);
+  const double tokens_left =
+      limit_.limits() && owed < absl::ZeroDuration()
+          ? absl::ToDoubleSeconds(std::min(-owed, fill_time_)) *
+                static_cast<double>(limit_.per_second)
+          : 0;
+  const bool was_full = !limit_.limits() || full_at_ <= now;
   limit_ = limit;
   fill_time_ = FillTime(limit);
   full_at_ = absl::InfinitePast();
-  if (limit.limits() && missing > 0) {
-    full_at_ =
-        now + absl::Seconds(missing / static_cast<double>(limit.per_second));
-  }
+  if (!limit.limits() || was_full) return;
+  const auto rate = static_cast<double>(limit.per_second);
+  full_at_ = now + absl::Seconds(tokens_owed / rate) +
+             std::max(fill_time_ - absl::Seconds(tokens_left / rate),
+                      absl::ZeroDuration());
 }
 
 absl::Time TokenBucket::ReadyAt(absl::Time now) const {

@@ -21,7 +21,8 @@ class TokenBucket {
   explicit TokenBucket(const TransferLimit& limit);
 
   // Another limit holds from `now` on. What was taken beyond the tokens stays
-  // owed.
+  // owed, and tokens that are left stay, up to the new burst. A limit where
+  // there was none begins with its burst.
   void Change(const TransferLimit& limit, absl::Time now);
 
   // The first time, not before `now`, at which there is a token.

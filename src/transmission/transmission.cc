@@ -52,6 +52,8 @@ Ending Transmission::Run() {
     if (!replies_.Flush()) OnUnsentReplies();
     if (oldest != absl::InfiniteFuture()) NoteAnswered(oldest);
     if (Over()) return Finish();
+    // A send may have taken a signal.
+    if (HoldsAnew()) continue;
     const absl::Time limit = WaitLimit();
     const Channel::Events events = channel_.Wait({
         .input = WantInput(),
@@ -291,24 +293,27 @@ bool Transmission::HasInput(size_t bytes) {
   return false;
 }
 
+Verdict Transmission::VerdictOn(const Request& request) const {
+  return channel_.shutdown_requested()
+             ? Verdict{NBD_ESHUTDOWN, "the server is shutting down"}
+             : ValidateRequest(request, negotiated_.promises);
+}
+
 void Transmission::StartRequest(const Request& request) {
-  const Verdict verdict =
-      channel_.shutdown_requested()
-          ? Verdict{NBD_ESHUTDOWN, "the server is shutting down"}
-          : ValidateRequest(request, negotiated_.promises);
   if (PayloadBytes(request) > 0) {
-    writes_.Begin(request, verdict);
-  } else if (verdict.error != NBD_SUCCESS) {
-    replies_.Error(request, verdict.error, verdict.sentence);
+    writes_.Begin(request, VerdictOn(request));
   } else if (pacer_.limits() && Pacer::Holds(request.type)) {
-    pacer_.Hold(request);
+    pacer_.Hold({request});
   } else {
     CarryOut(request);
   }
 }
 
 void Transmission::CarryOut(const Request& request) {
-  if (request.type == NBD_CMD_READ) {
+  const Verdict verdict = VerdictOn(request);
+  if (verdict.error != NBD_SUCCESS) {
+    replies_.Error(request, verdict.error, verdict.sentence);
+  } else if (request.type == NBD_CMD_READ) {
     if (const std::optional<Request> rest = reads_.AnswerCached(request)) {
       deferred_.Start(*rest);
     }
@@ -329,35 +334,45 @@ void Transmission::DropHeld() {
   }
 }
 
+void Transmission::ReleaseAll() {
+  while (const std::optional<Pacer::Held> held = pacer_.TakeAny()) Go(*held);
+}
+
+void Transmission::Go(const Pacer::Held& held) {
+  if (held.request.type == NBD_CMD_WRITE) {
+    replies_.Send(held);
+  } else if (ending_.has_value() && ending_->status != ExitStatus::kOk) {
+    // Nothing is started for a client that has broken the protocol.
+  } else {
+    CarryOut(held.request);
+  }
+}
+
 absl::Time Transmission::ReleaseHeld() {
   if (pacer_.empty()) return absl::InfiniteFuture();
-  if (!replies_.ok() ||
-      (ending_.has_value() && ending_->status != ExitStatus::kOk)) {
+  if (!replies_.ok()) {
     DropHeld();
     return absl::InfiniteFuture();
   }
-  if (channel_.shutdown_requested()) {
-    while (const std::optional<Request> held = pacer_.TakeAny()) {
-      if (held->type == NBD_CMD_WRITE) {
-        replies_.SuccessNow(*held);
-      } else {
-        replies_.Error(*held, NBD_ESHUTDOWN, "the server is shutting down");
-      }
-    }
+  // In a shutdown, the verdict on what hasn't started is NBD_ESHUTDOWN.
+  if (channel_.shutdown_requested() ||
+      (ending_.has_value() && ending_->status != ExitStatus::kOk)) {
+    ReleaseAll();
     return absl::InfiniteFuture();
   }
   const absl::Time now = SteadyNow();
   // Without a free worker, replies still go out. One that is done wakes the
   // loop.
-  while (const std::optional<Request> due =
+  while (const std::optional<Pacer::Held> due =
              pacer_.TakeDue(now, /*can_start=*/!workers_.full())) {
-    if (due->type == NBD_CMD_WRITE) {
-      replies_.SuccessNow(*due);
-    } else {
-      CarryOut(*due);
-    }
+    Go(*due);
   }
   return pacer_.next(now, /*can_start=*/!workers_.full());
+}
+
+bool Transmission::HoldsAnew() const {
+  return (limits_ != nullptr && limits_->changes != limit_changes_) ||
+         (channel_.shutdown_requested() && !pacer_.empty());
 }
 
 }  // namespace nbdinetd

@@ -75,13 +75,19 @@ class Transmission {
   // Whether so much input has been received; otherwise makes room for it.
   bool HasInput(size_t bytes);
   void StartRequest(const Request& request);
-  // Starts a valid request without a payload.
+  Verdict VerdictOn(const Request& request) const;
+  // Starts a request without a payload, or refuses it.
   void CarryOut(const Request& request);
+  // Lets a request go on that was held.
+  void Go(const Pacer::Held& held);
   // Lets the held requests whose time has come go on; returns when the next one
   // does. None waits for an end of the connection that this process has begun.
   absl::Time ReleaseHeld();
   // Nobody waits for them any more.
   void DropHeld();
+  void ReleaseAll();
+  // Whether what was held has to be looked at before the next wait.
+  bool HoldsAnew() const;
   // Lets the limits hold as they are now.
   void ChangeLimits();
   // What has been accepted, and not answered.

@@ -259,8 +259,9 @@ def _(t):
 
 @test("nbdinetctl limit holds for connected clients and for those that come, and is taken back by 0")
 def _(t):
+    address_of = {}
     for mode in ("connection", "listener"):
-        address = serve(t, f"slow-{mode}", image("/data/slow.img"), f"Mode={mode}")
+        address = address_of[mode] = serve(t, f"slow-{mode}", image("/data/slow.img"), f"Mode={mode}")
         connected = served(address)
         said = machine.run("nbdinetctl", "limit", f"slow-{mode}", "--max-rate=1:1").stdout
         contains("1 client has it already", said)
@@ -278,6 +279,15 @@ def _(t):
         third = served(address)
         for client in (connected, new, third):
             client.disconnect()
+    # One that is read later would add to it, or end the export: nothing changes.
+    drop_ins = f"{CONFIG}/slow-connection.export.d"
+    machine.write(f"{drop_ins}/60-rate.conf", "[Export]\nMaxRate=10M\n")
+    for limits in (["--max-rate=5M"], ["--max-rate=5M", "--max-rate=6M"]):
+        failed = machine.run("nbdinetctl", "limit", "slow-connection", *limits, check=False)
+        eq(failed.returncode, 1)
+        contains("60-rate.conf:2: MaxRate=10M is read as well", failed.stderr)
+        eq(machine.shell(f"grep MaxRate {drop_ins}/50-max-rate.conf"), "MaxRate=\nMaxRate=0\n")
+    served(address_of["connection"]).disconnect()
     failed = machine.run("nbdinetctl", "limit", "slow-connection", check=False)
     eq(failed.returncode, 64)
     contains("--max-rate=BYTES", failed.stderr)

@@ -16,7 +16,7 @@ from harness import *  # noqa: E402
 KIB = 1 << 10
 LIBC = ctypes.CDLL(None, use_errno=True)
 # The values of limit_signal.cc.
-IS_LIMIT, REQUESTS = 1 << 63, 1 << 62
+IS_LIMIT, REQUESTS, MORE = 1 << 63, 1 << 62, 1 << 57
 TOGETHER, READS, WRITES, READS_BURST = (field << 58 for field in range(4))
 
 
@@ -177,7 +177,7 @@ def _(t):
         process, client = t.activated(*options, image)
         client.start()
         eq(client.read(0, 512), pattern(0, 512))
-        change_limits(process, IS_LIMIT | TOGETHER | 1, IS_LIMIT | READS_BURST | 1)
+        change_limits(process, IS_LIMIT | MORE | TOGETHER | 1, IS_LIMIT | READS_BURST | 1)
         # The signal is there before what comes behind, which the process reads when it has taken the signal.
         wait_until(lambda: no_signal_waits(process), "the signal to be taken")
         cookies = [client.request(NBD_CMD_READ, i * 4096, 4096) for i in range(4)]
@@ -192,7 +192,7 @@ def _(t):
         for i, cookie in enumerate(cookies):
             eq(client.answer(cookie).check().data, pattern(i * 4096, 4096))
         # A shutdown is still seen beside them.
-        change_limits(process, IS_LIMIT | REQUESTS | READS | 1000, IS_LIMIT | REQUESTS | WRITES | 1000)
+        change_limits(process, IS_LIMIT | MORE | REQUESTS | READS | 1000, IS_LIMIT | REQUESTS | WRITES | 1000)
         process.signal(signal.SIGTERM)
         client.read_to_end()
         process.expect(EX_OK)
@@ -203,7 +203,7 @@ def _(t):
     image = t.pattern_image(MIB)
     process, client = t.activated(image)
     client.handshake()
-    change_limits(process, IS_LIMIT | TOGETHER | 1, IS_LIMIT | READS_BURST | 1)
+    change_limits(process, IS_LIMIT | MORE | TOGETHER | 1, IS_LIMIT | READS_BURST | 1)
     client.structured_replies()
     client.go()
     cookies = [client.request(NBD_CMD_READ, i * 4096, 4096) for i in range(2)]

@@ -30,10 +30,13 @@ TEST(LimitSignalTest, TheValuesMakeTheSameLimits) {
     for (const DirectionLimits& bytes : kinds) {
       for (const DirectionLimits& requests : kinds) {
         TransferLimits limits = {.bytes = before, .requests = before};
+        LimitSignalPart last = LimitSignalPart::kMore;
         for (const uint64_t value :
              EncodeLimits({.bytes = bytes, .requests = requests})) {
-          EXPECT_TRUE(ApplyLimitSignal(value, limits));
+          ASSERT_EQ(last, LimitSignalPart::kMore);
+          last = ApplyLimitSignal(value, limits);
         }
+        EXPECT_EQ(last, LimitSignalPart::kLast);
         EXPECT_TRUE(Same(limits.bytes, bytes));
         EXPECT_TRUE(Same(limits.requests, requests));
       }
@@ -47,7 +50,7 @@ TEST(LimitSignalTest, AKindThatWasNotGivenStays) {
   TransferLimits limits = {.bytes = before, .requests = before};
   const DirectionLimits bytes = {.reads = {9}, .together = true, .given = 1};
   for (const uint64_t value : EncodeLimits({.bytes = bytes})) {
-    EXPECT_TRUE(ApplyLimitSignal(value, limits));
+    EXPECT_NE(ApplyLimitSignal(value, limits), LimitSignalPart::kMeaningless);
   }
   EXPECT_TRUE(Same(limits.bytes, bytes));
   EXPECT_TRUE(Same(limits.requests, before));
@@ -59,7 +62,7 @@ TEST(LimitSignalTest, LargeNumbersAreCut) {
        EncodeLimits({.bytes = {.reads = {UINT64_MAX, UINT64_MAX},
                               .together = true,
                               .given = 1}})) {
-    EXPECT_TRUE(ApplyLimitSignal(value, limits));
+    EXPECT_NE(ApplyLimitSignal(value, limits), LimitSignalPart::kMeaningless);
   }
   EXPECT_EQ(limits.bytes.reads.per_second, kMaxSignalledLimit);
   EXPECT_EQ(limits.bytes.reads.burst, kMaxSignalledLimit);
@@ -72,7 +75,8 @@ TEST(LimitSignalTest, OtherValuesChangeNothing) {
   for (const uint64_t value :
        {uint64_t{0}, uint64_t{1}, uint64_t{1} << 62, UINT64_MAX,
         uint64_t{1} << 63 | uint64_t{5} << 58}) {
-    EXPECT_FALSE(ApplyLimitSignal(value, limits)) << value;
+    EXPECT_EQ(ApplyLimitSignal(value, limits), LimitSignalPart::kMeaningless)
+        << value;
   }
   EXPECT_TRUE(Same(limits.bytes, before));
   EXPECT_TRUE(Same(limits.requests, before));

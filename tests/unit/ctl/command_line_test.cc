@@ -109,7 +109,7 @@ TEST(CtlCommandLine, TheCompletionsHaveEachVerbAndOption) {
 
   const std::string zsh = ReadFile("completions/zsh/_nbdinetctl");
   EXPECT_EQ(Matches(zsh, "\n  '([a-z]+):"), Verbs());
-  Words zsh_options = Matches(zsh, "\n  '(--[a-z-]+)");
+  Words zsh_options = Matches(zsh, "\n  '\\*?(--[a-z-]+)");
   for (const std::string& pair : Matches(zsh, "\\{([^}]+)\\}'\\[")) {
     for (absl::string_view option : absl::StrSplit(pair, ',')) {
       while (absl::EndsWith(option, "=") || absl::EndsWith(option, "+")) {

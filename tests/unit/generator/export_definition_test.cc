@@ -114,6 +114,11 @@ const KeyCase kKeyCases[] = {
     {"StallTimeout", "StallTimeout=5\n", {"--stall-timeout=5"}, "-"},
     {"IdleTimeout", "IdleTimeout=0\n", {"--idle-timeout=0"}, "1 year ago"},
     {"KeepAlive", "KeepAlive=off\n", {"--keepalive=off"}, "yes"},
+    {"MaxRate",
+     "MaxRate=9\nMaxRate=\nMaxRate=1M\nMaxRate=2M:4K\n",
+     {"--max-rate=1M", "--max-rate=2M:4K"},
+     "fast"},
+    {"MaxIOPS", "MaxIOPS=100\n", {"--max-iops=100"}, "-1"},
 };
 
 TEST(ExportDefinition, EachKeyOfAnOptionGivesItsArguments) {

@@ -43,9 +43,9 @@ struct Gone {
 std::vector<Gone> Drain(Pacer& pacer, absl::Time now) {
   std::vector<Gone> gone;
   while (!pacer.empty()) {
-    while (const std::optional<Request> due =
+    while (const std::optional<Pacer::Held> due =
                pacer.TakeDue(now, /*can_start=*/true)) {
-      gone.push_back({now, *due});
+      gone.push_back({now, due->request});
     }
     if (pacer.empty()) break;
     const absl::Time next = pacer.next(now, /*can_start=*/true);
@@ -67,7 +67,7 @@ TEST(PacerTest, NoStretchOfTimeHasMoreThanTheLimit) {
   constexpr uint64_t kBurst = kMiB;
   for (const uint64_t length : {4 * kKiB, 64 * kKiB, 300 * kKiB, 3 * kMiB}) {
     Pacer pacer({.bytes = Both(kRate, kBurst)});
-    for (int i = 0; i < 200; ++i) pacer.Hold(Read(length));
+    for (int i = 0; i < 200; ++i) pacer.Hold({Read(length)});
     const std::vector<Gone> gone = Drain(pacer, kStart);
     ASSERT_EQ(gone.size(), 200u);
     for (size_t i = 0; i < gone.size(); ++i) {
@@ -87,7 +87,7 @@ TEST(PacerTest, NoStretchOfTimeHasMoreThanTheLimit) {
 TEST(PacerTest, AllOfTheLimitCanBeUsed) {
   constexpr uint64_t kRate = 10 * kMiB;
   Pacer pacer({.bytes = Both(kRate)});
-  for (int i = 0; i < 1000; ++i) pacer.Hold(Read(64 * kKiB));
+  for (int i = 0; i < 1000; ++i) pacer.Hold({Read(64 * kKiB)});
   const std::vector<Gone> gone = Drain(pacer, kStart);
   const double seconds = absl::ToDoubleSeconds(gone.back().at - kStart);
   EXPECT_NEAR(seconds, 1000.0 * 64 * kKiB / kRate, 0.2);
@@ -95,7 +95,7 @@ TEST(PacerTest, AllOfTheLimitCanBeUsed) {
 
 TEST(PacerTest, SmallRequestsGoOnOneByOne) {
   Pacer pacer({.bytes = Both(kMiB)});
-  for (int i = 0; i < 1000; ++i) pacer.Hold(Read(4 * kKiB));
+  for (int i = 0; i < 1000; ++i) pacer.Hold({Read(4 * kKiB)});
   const std::vector<Gone> gone = Drain(pacer, kStart);
   std::vector<absl::Duration> gaps;
   // Behind the first burst, of a tenth of a second.
@@ -111,8 +111,8 @@ TEST(PacerTest, SmallRequestsGoOnOneByOne) {
 
 TEST(PacerTest, OneLimitHoldsForBothDirectionsWhichTakeTurns) {
   Pacer pacer({.requests = Both(100, 1)});
-  for (int i = 0; i < 20; ++i) pacer.Hold(Read(512));
-  for (int i = 0; i < 20; ++i) pacer.Hold(Write(512));
+  for (int i = 0; i < 20; ++i) pacer.Hold({Read(512)});
+  for (int i = 0; i < 20; ++i) pacer.Hold({Write(512)});
   const std::vector<Gone> gone = Drain(pacer, kStart);
   ASSERT_EQ(gone.size(), 40u);
   for (size_t i = 1; i < gone.size(); ++i) {
@@ -123,8 +123,8 @@ TEST(PacerTest, OneLimitHoldsForBothDirectionsWhichTakeTurns) {
 
 TEST(PacerTest, DirectionsWithLimitsOfTheirOwnDontWaitForEachOther) {
   Pacer pacer({.bytes = Each({}, {kMiB, 4 * kKiB})});
-  for (int i = 0; i < 10; ++i) pacer.Hold(Write(256 * kKiB / 10));
-  for (int i = 0; i < 10; ++i) pacer.Hold(Read(32 * kMiB));
+  for (int i = 0; i < 10; ++i) pacer.Hold({Write(256 * kKiB / 10)});
+  for (int i = 0; i < 10; ++i) pacer.Hold({Read(32 * kMiB)});
   const std::vector<Gone> gone = Drain(pacer, kStart);
   for (const Gone& one : gone) {
     if (one.request.type == NBD_CMD_READ) {
@@ -136,10 +136,10 @@ TEST(PacerTest, DirectionsWithLimitsOfTheirOwnDontWaitForEachOther) {
 
 TEST(PacerTest, TrimsAndZeroesAreRequestsWithoutBytes) {
   Pacer pacer({.bytes = Both(1), .requests = Both(1000)});
-  pacer.Hold(Of(NBD_CMD_TRIM, uint64_t{1} << 44));
-  pacer.Hold(Of(NBD_CMD_WRITE_ZEROES, uint64_t{1} << 44));
-  pacer.Hold(Of(NBD_CMD_CACHE, uint64_t{1} << 44));
-  pacer.Hold(Of(NBD_CMD_BLOCK_STATUS, uint64_t{1} << 44));
+  pacer.Hold({Of(NBD_CMD_TRIM, uint64_t{1} << 44)});
+  pacer.Hold({Of(NBD_CMD_WRITE_ZEROES, uint64_t{1} << 44)});
+  pacer.Hold({Of(NBD_CMD_CACHE, uint64_t{1} << 44)});
+  pacer.Hold({Of(NBD_CMD_BLOCK_STATUS, uint64_t{1} << 44)});
   EXPECT_EQ(Drain(pacer, kStart).back().at, kStart);
 }
 
@@ -155,7 +155,7 @@ TEST(PacerTest, ThereIsABoundOnWhatIsHeld) {
   Pacer pacer({.bytes = Both(1)});
   for (size_t i = 0; i < kMaxHeldRequests; ++i) {
     EXPECT_FALSE(pacer.full());
-    pacer.Hold(Read(4 * kKiB));
+    pacer.Hold({Read(4 * kKiB)});
   }
   EXPECT_TRUE(pacer.full());
   while (pacer.TakeAny().has_value()) {
@@ -163,18 +163,19 @@ TEST(PacerTest, ThereIsABoundOnWhatIsHeld) {
   EXPECT_TRUE(pacer.empty());
   for (uint64_t bytes = 0; bytes < kMaxHeldBytes; bytes += 64 * kKiB) {
     EXPECT_FALSE(pacer.full());
-    pacer.Hold(Write(64 * kKiB));
+    pacer.Hold({Write(64 * kKiB)});
   }
   EXPECT_TRUE(pacer.full());
 }
 
 TEST(PacerTest, RepliesGoOutWhileNothingCanStart) {
   Pacer pacer({.requests = Both(100, 10)});
-  pacer.Hold(Read(512));
-  pacer.Hold(Write(512));
-  const std::optional<Request> due = pacer.TakeDue(kStart, /*can_start=*/false);
+  pacer.Hold({Read(512)});
+  pacer.Hold({Write(512)});
+  const std::optional<Pacer::Held> due =
+      pacer.TakeDue(kStart, /*can_start=*/false);
   ASSERT_TRUE(due.has_value());
-  EXPECT_EQ(due->type, NBD_CMD_WRITE);
+  EXPECT_EQ(due->request.type, NBD_CMD_WRITE);
   EXPECT_FALSE(pacer.TakeDue(kStart, /*can_start=*/false).has_value());
   EXPECT_EQ(pacer.next(kStart, /*can_start=*/false), absl::InfiniteFuture());
   EXPECT_EQ(pacer.next(kStart, /*can_start=*/true), kStart);
@@ -182,7 +183,7 @@ TEST(PacerTest, RepliesGoOutWhileNothingCanStart) {
 
 TEST(PacerTest, AnotherLimitHoldsForWhatIsHeldAlready) {
   Pacer pacer({.bytes = Both(kMiB)});
-  for (int i = 0; i < 8; ++i) pacer.Hold(Read(kMiB));
+  for (int i = 0; i < 8; ++i) pacer.Hold({Read(kMiB)});
   ASSERT_TRUE(pacer.TakeDue(kStart, /*can_start=*/true).has_value());
   ASSERT_FALSE(pacer.TakeDue(kStart, /*can_start=*/true).has_value());
   // What was taken beyond the tokens stays owed, and is paid sooner.
@@ -195,11 +196,45 @@ TEST(PacerTest, AnotherLimitHoldsForWhatIsHeldAlready) {
   EXPECT_EQ(Drain(pacer, kStart).back().at, kStart);
 }
 
+// A connection that has used all of a high limit owes nothing beyond its last
+// request.
+TEST(PacerTest, ALowerLimitHoldsUpNoLongerThanItself) {
+  for (const uint64_t burst : {uint64_t{0}, 1024 * kMiB}) {
+    Pacer pacer({.bytes = Both(1024 * kMiB, burst)});
+    for (int i = 0; i < 5000; ++i) pacer.Hold({Read(kMiB)});
+    const absl::Time now = Drain(pacer, kStart).back().at;
+    pacer.Change({.bytes = Both(kMiB)}, now);
+    pacer.Hold({Read(kMiB)});
+    // The last request, of 1 MiB, and the first token.
+    EXPECT_LE(pacer.next(now, /*can_start=*/true), now + absl::Seconds(1.11));
+  }
+}
+
+TEST(PacerTest, TokensThatAreLeftStayUpToTheNewBurst) {
+  Pacer pacer({.requests = Both(10, 1000)});
+  pacer.Hold({Read(512)});
+  EXPECT_EQ(Drain(pacer, kStart).back().at, kStart);
+  pacer.Change({.requests = Both(10, 5)}, kStart);
+  for (int i = 0; i < 50; ++i) pacer.Hold({Read(512)});
+  size_t at_once = 0;
+  while (pacer.TakeDue(kStart, /*can_start=*/true).has_value()) ++at_once;
+  EXPECT_EQ(at_once, 5u);
+}
+
+TEST(PacerTest, DirectionsThatArePartedBothOweWhatTheyOwedTogether) {
+  Pacer pacer({.bytes = Both(kMiB)});
+  pacer.Hold({Write(8 * kMiB)});
+  ASSERT_TRUE(pacer.TakeDue(kStart, /*can_start=*/true).has_value());
+  pacer.Change({.bytes = Each({kMiB}, {kMiB})}, kStart);
+  pacer.Hold({Write(kMiB)});
+  EXPECT_GE(pacer.next(kStart, /*can_start=*/true), kStart + absl::Seconds(7));
+}
+
 TEST(PacerTest, ALimitThatComesLaterBeginsWithItsBurst) {
   Pacer pacer({});
   pacer.Change({.requests = Both(100, 10)}, kStart);
   EXPECT_TRUE(pacer.limits());
-  for (int i = 0; i < 50; ++i) pacer.Hold(Read(512));
+  for (int i = 0; i < 50; ++i) pacer.Hold({Read(512)});
   size_t at_once = 0;
   while (pacer.TakeDue(kStart, /*can_start=*/true).has_value()) ++at_once;
   EXPECT_EQ(at_once, 10u);
@@ -210,7 +245,7 @@ TEST(PacerTest, APauseSavesTheBurstAndNoMore) {
   Pacer pacer({.requests = Both(100, 10)});
   absl::Time now = kStart;
   for (int pause = 0; pause < 3; ++pause) {
-    for (int i = 0; i < 50; ++i) pacer.Hold(Read(512));
+    for (int i = 0; i < 50; ++i) pacer.Hold({Read(512)});
     size_t at_once = 0;
     while (pacer.TakeDue(now, /*can_start=*/true).has_value()) ++at_once;
     EXPECT_EQ(at_once, 10u);
