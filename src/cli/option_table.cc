@@ -686,8 +686,8 @@ constexpr OptionRow kTable[] = {
     {.section = kLimits,
      .name = "max-rate",
      .argument = "=BYTES[:BURST]",
-     .help = "bytes of a connection in a second; if given twice,\n"
-             "of its reads, and of its writes",
+     .help = "bytes of a connection in a second; if given\n"
+             "twice, of its reads, and of its writes",
      .key = "MaxRate",
      .key_kind = KeyKind::kList,
      .set = AddRateLimit<&TransferLimits::bytes>},
