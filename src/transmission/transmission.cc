@@ -334,15 +334,9 @@ void Transmission::DropHeld() {
   }
 }
 
-void Transmission::ReleaseAll() {
-  while (const std::optional<Pacer::Held> held = pacer_.TakeAny()) Go(*held);
-}
-
 void Transmission::Go(const Pacer::Held& held) {
   if (held.request.type == NBD_CMD_WRITE) {
     replies_.Send(held);
-  } else if (ending_.has_value() && ending_->status != ExitStatus::kOk) {
-    // Nothing is started for a client that has broken the protocol.
   } else {
     CarryOut(held.request);
   }
@@ -355,9 +349,8 @@ absl::Time Transmission::ReleaseHeld() {
     return absl::InfiniteFuture();
   }
   // In a shutdown, the verdict on what hasn't started is NBD_ESHUTDOWN.
-  if (channel_.shutdown_requested() ||
-      (ending_.has_value() && ending_->status != ExitStatus::kOk)) {
-    ReleaseAll();
+  if (channel_.shutdown_requested()) {
+    while (const std::optional<Pacer::Held> held = pacer_.TakeAny()) Go(*held);
     return absl::InfiniteFuture();
   }
   const absl::Time now = SteadyNow();

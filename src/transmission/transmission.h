@@ -85,7 +85,6 @@ class Transmission {
   absl::Time ReleaseHeld();
   // Nobody waits for them any more.
   void DropHeld();
-  void ReleaseAll();
   // Whether what was held has to be looked at before the next wait.
   bool HoldsAnew() const;
   // Lets the limits hold as they are now.
