@@ -57,6 +57,7 @@ unit_sources = \
 	tests/unit/export/ignored_holes_test.cc \
 	tests/unit/export/kept_copy_test.cc \
 	tests/unit/export/kept_header_test.cc \
+	tests/unit/export/kept_merge_test.cc \
 	tests/unit/export/layers_test.cc \
 	tests/unit/export/page_cache_test.cc \
 	tests/unit/generator/careful_look_test.cc \
@@ -99,7 +100,8 @@ unit_sources = \
 	tests/unit/transmission/zero_copy_test.cc
 
 unit_tests = tests/unit/unit_test
-tests_unit_unit_test_SOURCES = $(unit_sources) tests/unit/sandbox/child.h
+tests_unit_unit_test_SOURCES = $(unit_sources) tests/unit/sandbox/child.h \
+	tests/unit/export/recorder.cc tests/unit/export/recorder.h
 tests_unit_unit_test_LDADD = $(LDADD)
 tests_unit_unit_test_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=fallocate \
 	-Wl,--wrap=pwrite -Wl,--wrap=pwritev2 -Wl,--wrap=fdatasync

@@ -3,6 +3,7 @@
 #define NBDINETD_CTL_EXEC_START_H_
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,8 @@ struct Served {
   bool keeps_copies = false;   // --cow=keep
   std::string copy_directory;  // of --cow-dir
   ExportSettings settings;     // what decides about the size
+  std::optional<std::string> export_name;  // of --exportname
+  bool partitions = false;                 // --partitions
   // The arguments without options for TLS.
   std::vector<std::string> without_tls;
 };

@@ -21,6 +21,7 @@
 #include "base/file_status.h"
 #include "base/limits.h"
 #include "base/page_size.h"
+#include "export/base_lock.h"
 #include "export/block_map.h"
 #include "export/copy_parts.h"
 #include "export/file.h"
@@ -102,6 +103,9 @@ class CopyingCatalog : public ForwardingCatalog {
       std::shared_ptr<Export> target) override {
     if (!copy_.has_value()) {
       return absl::InternalError("there is a private copy already");
+    }
+    if (absl::Status status = LockBaseOfCopy(*target); !status.ok()) {
+      return status;
     }
     PrivateCopy copy = *std::move(copy_);
     copy_.reset();

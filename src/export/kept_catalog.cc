@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "export/base_lock.h"
 #include "export/cache_modes.h"
 #include "export/copy_on_write.h"
 #include "export/forwarding_catalog.h"
@@ -82,15 +83,6 @@ class KeptCatalog : public ForwardingCatalog {
                ? target.path()
                : absl::StrCat(working_directory_, "/", target.path());
   }
-  // Parts of one file are different exports.
-  std::string PathAndPlace(const Export& target) const {
-    const uint64_t begin =
-        target.facts().size_bytes == 0
-            ? 0
-            : target.FindOrigin(0, 1).value_or(Export::Origin{}).offset;
-    return begin == 0 ? PathOf(target)
-                      : absl::StrCat(PathOf(target), "@", begin);
-  }
   // Whose copy it is. Unauthenticated: the client is unknown.
   absl::StatusOr<KeptOwner> OwnerOf(const Export& target,
                                     const std::string& name,
@@ -114,7 +106,7 @@ absl::StatusOr<KeptOwner> KeptCatalog::OwnerOf(const Export& target,
                                                const Claimant& claimant) const {
   KeptOwner owner;
   owner.by_path = name.empty();
-  owner.export_name = owner.by_path ? PathAndPlace(target) : name;
+  owner.export_name = owner.by_path ? PathAndPlace(target, PathOf(target)) : name;
   if (settings_.key == CopyKey::kPeerAddress) {
     owner.kind = ClientKind::kAddress;
     owner.identity = claimant.address;
@@ -192,6 +184,10 @@ absl::StatusOr<std::shared_ptr<Export>> KeptCatalog::Claim(
   }
   Reserved reserved = *std::move(reserved_);
   reserved_.reset();
+  // Before it is compared with anything.
+  if (absl::Status status = LockBaseOfCopy(*reserved.base); !status.ok()) {
+    return status;
+  }
   if (reserved.is_new) {
     if (absl::Status status = Make(reserved); !status.ok()) return status;
   } else if (directory_.IsGone()) {

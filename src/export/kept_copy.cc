@@ -31,13 +31,6 @@
 namespace nbdinetd {
 namespace {
 
-// Where the export lies in its file; of no length if it is in no file.
-Export::Origin PlaceOf(const Export& base) {
-  const uint64_t size = base.facts().size_bytes;
-  return size == 0 ? Export::Origin{}
-                   : base.FindOrigin(0, size).value_or(Export::Origin{});
-}
-
 absl::Status Failed(const Export& base, absl::string_view what, int error) {
   return ErrnoStatus(error, absl::StrCat("failed to make a kept copy of ",
                                          Quoted(base.path()), ": ", what));
@@ -147,6 +140,32 @@ std::string ReadBootId() {
 
 Export::Facts KeptFacts(const Export::Facts& facts) { return CopyFacts(facts); }
 
+Export::Origin PlaceOf(const Export& base) {
+  const uint64_t size = base.facts().size_bytes;
+  return size == 0 ? Export::Origin{}
+                   : base.FindOrigin(0, size).value_or(Export::Origin{});
+}
+
+std::string PathAndPlace(const Export& base, const std::string& path) {
+  const uint64_t begin =
+      base.facts().size_bytes == 0
+          ? 0
+          : base.FindOrigin(0, 1).value_or(Export::Origin{}).offset;
+  return begin == 0 ? path : absl::StrCat(path, "@", begin);
+}
+
+std::unique_ptr<KeptMap> OpenKeptMap(int fd, const KeptHeader& header,
+                                     const std::string& boot_id, int* error) {
+  const KeptLayout layout = header.layout();
+  const uint64_t block = header.block_bytes;
+  return KeptMap::Open({fd, layout.live_map, layout.durable_map,
+                        (header.size_bytes + block - 1) / block},
+                       !boot_id.empty() && boot_id == header.boot_id
+                           ? KeptMap::Believe::kLive
+                           : KeptMap::Believe::kDurable,
+                       error);
+}
+
 absl::Status MakeCopy(int fd, Export& base, const NewCopy& copy) {
   FoundHeader found;
   KeptHeader& header = found.header;
@@ -206,6 +225,11 @@ absl::StatusOr<FoundHeader> CheckCopy(int fd, Export& base,
     return absl::PermissionDeniedError(
         absl::StrCat("it belongs to ", InWords(header.owner)));
   }
+  if (header.merge.has_value()) {
+    return absl::FailedPreconditionError(
+        "a merge of it into its base was cut short: 'nbdinetctl copies merge' "
+        "goes on with it, and then the client begins anew");
+  }
   if (header.block_bytes != 0 && header.block_bytes < PageBytes()) {
     return absl::DataLossError(
         "it was made on a machine with smaller pages of memory");
@@ -236,11 +260,7 @@ absl::StatusOr<std::shared_ptr<Export>> OpenCopy(UniqueFd fd,
   int error = 0;
   std::unique_ptr<KeptMap> kept;
   if (block != 0) {
-    kept = KeptMap::Open(
-        {number, layout.live_map, layout.durable_map,
-         (size + block - 1) / block},
-        same_boot ? KeptMap::Believe::kLive : KeptMap::Believe::kDurable,
-        &error);
+    kept = OpenKeptMap(number, found.header, copy.boot_id, &error);
     if (kept == nullptr) return CantOpen(*base, "its map", error);
   }
   // After the live map: it is what the boot id is about.

@@ -120,6 +120,14 @@ absl::StatusOr<std::string> EncodeHeader(const KeptHeader& header) {
     }
     AppendText(*text, &slot);
   }
+  // Zeroes, which a header of an earlier version has here, are no merge.
+  const KeptHeader::Merge merge = header.merge.value_or(KeptHeader::Merge());
+  for (const uint64_t number :
+       {static_cast<uint64_t>(header.merge.has_value() ? 1 : 0),
+        merge.file_bytes, merge.generation, merge.first_digest,
+        merge.last_digest}) {
+    AppendNumber(number, &slot);
+  }
   if (slot.size() + kChecksumBytes > kHeaderSlotBytes) {
     return absl::InvalidArgumentError("the header is too long");
   }
@@ -157,7 +165,14 @@ absl::StatusOr<KeptHeader> DecodeHeader(absl::string_view slot) {
   header.base_path = fields.Text();
   header.owner.export_name = fields.Text();
   header.base.size_bytes = header.size_bytes;
-  if (!fields.good() || kind > static_cast<uint64_t>(ClientKind::kAddress) ||
+  const uint64_t merges = fields.Number();
+  KeptHeader::Merge merge;
+  merge.file_bytes = fields.Number();
+  merge.generation = fields.Number();
+  merge.first_digest = fields.Number();
+  merge.last_digest = fields.Number();
+  if (merges == 1) header.merge = merge;
+  if (!fields.good() || merges > 1 || kind > static_cast<uint64_t>(ClientKind::kAddress) ||
       !IsPossible(header)) {
     return Damaged("its header makes no sense");
   }

@@ -17,6 +17,7 @@
 #define NBDINETD_EXPORT_KEPT_HEADER_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -60,6 +61,21 @@ struct KeptHeader {
   // The start of the machine, in whose page cache the live map may be; empty if
   // it isn't known.
   std::string boot_id;
+
+  // What a merge remembers of the base before it changes the first byte
+  // (kept_merge.h). None of it is changed by that.
+  struct Merge {
+    uint64_t file_bytes = 0;  // of the whole file or device
+    // Of the file's inode, which differs from that of a later file with the
+    // same number; 0 where the file system has none.
+    uint64_t generation = 0;
+    // Of what the client sees in the first and in the last MiB.
+    uint64_t first_digest = 0;
+    uint64_t last_digest = 0;
+  };
+  // A merge has begun, and its end isn't known: the base may be changed in
+  // part.
+  std::optional<Merge> merge;
 
   KeptLayout layout() const;
 };

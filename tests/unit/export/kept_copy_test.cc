@@ -1,19 +1,15 @@
 // Kept copies after every crash: what a client finds when the process was
 // killed, or the power was cut, at each system call.
 //
-// All writes and syncs of a copy's file are recorded. A kill keeps what has
-// been written up to a call. A power cut keeps what a sync has made durable,
-// and any 512 bytes of what was written since, or not.
+// All writes and syncs of a copy's file are recorded (recorder.h).
 
 #include "export/kept_copy.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -27,117 +23,21 @@
 #include "export/export_settings.h"
 #include "export/open.h"
 #include "support/image.h"
+#include "unit/export/recorder.h"
 
 namespace nbdinetd {
 namespace {
 
 using nbdtest::Bytes;
+using nbdtest::Event;
+using nbdtest::Killed;
 using nbdtest::Pattern;
+using nbdtest::Recorder;
 using nbdtest::TempImage;
 
 constexpr uint64_t kBlock = 4096;
-constexpr size_t kSector = 512;
 constexpr char kThisBoot[] = "this-boot";
 constexpr char kNextBoot[] = "next-boot";
-
-// What happened to a file, in order.
-struct Event {
-  enum class Kind { kWrite, kDurableWrite, kSync, kPromise };
-  Kind kind;
-  uint64_t offset = 0;
-  std::string bytes = {};
-  // Of a sync: how many events had happened when it began.
-  size_t begin = 0;
-  // Of a promise: the clients' values that have to be there from now on.
-  size_t client = 0;
-  size_t writes = 0;
-};
-
-class Recorder {
- public:
-  // Syncs of files that are deleted with the test would only take their time.
-  static inline std::atomic<bool> skips_syncs = false;
-
-  Recorder() { active_ = this; }
-  ~Recorder() { active_ = nullptr; }
-  Recorder(const Recorder&) = delete;
-  Recorder& operator=(const Recorder&) = delete;
-
-  static Recorder* active() { return active_; }
-
-  void Add(Event event) {
-    const std::lock_guard lock(mutex_);
-    events_.push_back(std::move(event));
-  }
-  size_t size() {
-    const std::lock_guard lock(mutex_);
-    return events_.size();
-  }
-  const std::vector<Event>& events() const { return events_; }
-
- private:
-  static inline std::atomic<Recorder*> active_ = nullptr;
-  std::mutex mutex_;
-  std::vector<Event> events_;
-};
-
-}  // namespace
-}  // namespace nbdinetd
-
-extern "C" {
-// NOLINTBEGIN(bugprone-reserved-identifier): the linker's names for --wrap.
-ssize_t __real_pwrite(int fd, const void* data, size_t size, off_t offset);
-ssize_t __wrap_pwrite(int fd, const void* data, size_t size, off_t offset);
-ssize_t __real_pwritev2(int fd, const iovec* pieces, int count, off_t offset,
-                        int flags);
-ssize_t __wrap_pwritev2(int fd, const iovec* pieces, int count, off_t offset,
-                        int flags);
-int __real_fdatasync(int fd);
-int __wrap_fdatasync(int fd);
-
-ssize_t __wrap_pwrite(int fd, const void* data, size_t size, off_t offset) {
-  using nbdinetd::Event;
-  const ssize_t n = __real_pwrite(fd, data, size, offset);
-  if (nbdinetd::Recorder* recorder = nbdinetd::Recorder::active();
-      recorder != nullptr && n > 0) {
-    recorder->Add(
-        {Event::Kind::kWrite, static_cast<uint64_t>(offset),
-         std::string(static_cast<const char*>(data), static_cast<size_t>(n))});
-  }
-  return n;
-}
-
-ssize_t __wrap_pwritev2(int fd, const iovec* pieces, int count, off_t offset,
-                        int flags) {
-  using nbdinetd::Event;
-  const ssize_t n = __real_pwritev2(fd, pieces, count, offset, flags);
-  if (nbdinetd::Recorder* recorder = nbdinetd::Recorder::active();
-      recorder != nullptr && n > 0 && count == 1) {
-    recorder->Add({(flags & RWF_DSYNC) != 0 ? Event::Kind::kDurableWrite
-                                            : Event::Kind::kWrite,
-                   static_cast<uint64_t>(offset),
-                   std::string(static_cast<const char*>(pieces->iov_base),
-                               static_cast<size_t>(n))});
-  }
-  return n;
-}
-
-int __wrap_fdatasync(int fd) {
-  using nbdinetd::Event;
-  nbdinetd::Recorder* recorder = nbdinetd::Recorder::active();
-  if (recorder == nullptr) {
-    return nbdinetd::Recorder::skips_syncs ? 0 : __real_fdatasync(fd);
-  }
-  Event event = {Event::Kind::kSync};
-  event.begin = recorder->size();
-  recorder->Add(std::move(event));
-  return 0;
-}
-// NOLINTEND(bugprone-reserved-identifier)
-}
-
-namespace nbdinetd {
-namespace {
 
 // What clients wrote to each byte: the value and the number of the write.
 struct Written {
@@ -218,41 +118,9 @@ class KeptCopyTest : public testing::Test {
     EXPECT_EQ(WriteAll(fd.get(), 0, content), 0);
   }
 
-  // The file after a kill before event `end`.
-  static std::string Killed(std::string file, const std::vector<Event>& events,
-                            size_t end) {
-    for (size_t i = 0; i < end; ++i) {
-      file.replace(events[i].offset, events[i].bytes.size(), events[i].bytes);
-    }
-    return file;
-  }
-
-  // The file after a power cut before event `end`.
   std::string CutOff(std::string file, const std::vector<Event>& events,
                      size_t end) {
-    size_t durable = 0;
-    for (size_t i = 0; i < end; ++i) {
-      if (events[i].kind == Event::Kind::kSync) {
-        durable = std::max(durable, events[i].begin);
-      }
-    }
-    const unsigned mood = random_() % 4;
-    for (size_t i = 0; i < end; ++i) {
-      const Event& event = events[i];
-      const bool holds =
-          i < durable || event.kind == Event::Kind::kDurableWrite;
-      for (size_t at = 0; at < event.bytes.size();) {
-        const size_t place = event.offset + at;
-        const size_t part =
-            std::min(kSector - place % kSector, event.bytes.size() - at);
-        // All, none, or any.
-        if (holds || mood == 0 || (mood > 1 && random_() % 2 == 0)) {
-          file.replace(place, part, event.bytes, at, part);
-        }
-        at += part;
-      }
-    }
-    return file;
+    return nbdtest::CutOff(std::move(file), events, end, random_);
   }
 
   // Compares each byte with what it may be: `promised` has the number of each

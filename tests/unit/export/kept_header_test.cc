@@ -34,6 +34,7 @@ KeptHeader Header() {
   header.owner = {"disk", true, ClientKind::kCertificate, "CN=alice"};
   header.created = 1234567;
   header.boot_id = "boot";
+  header.merge = KeptHeader::Merge{1048576, 11, 22, 33};
   return header;
 }
 
@@ -55,6 +56,18 @@ TEST(KeptHeaderTest, ComesBackAsItWas) {
   ASSERT_TRUE(header.ok()) << header.status();
   ExpectEqual(*header, Header());
   EXPECT_EQ(header->base.size_bytes, 1000001u);
+}
+
+// There was nothing behind the texts.
+TEST(KeptHeaderTest, ReadsThoseOfEarlierVersions) {
+  KeptHeader header = Header();
+  header.merge.reset();
+  const std::string slot = *EncodeHeader(header);
+  const size_t texts_end = slot.rfind("disk") + 4;
+  EXPECT_EQ(slot.substr(texts_end, 1000), std::string(1000, '\0'));
+  const absl::StatusOr<KeptHeader> read = DecodeHeader(slot);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_FALSE(read->merge.has_value());
 }
 
 TEST(KeptHeaderTest, HasRoomForTheLongestTexts) {
