@@ -265,6 +265,12 @@ void LookAt(CopyFile& copy) {
     }
     return;
   }
+  if (const int error = copy.header->lost_error) {
+    copy.state = "damaged";
+    copy.reason = absl::StrCat("the storage has lost something that was written: ",
+                               ErrnoText(error));
+    return;
+  }
   copy.state = copy.holder.has_value() ? "in use" : "kept";
   const absl::StatusOr<std::string> changes = ChangesOfBase(*copy.header);
   if (!changes.ok()) {
@@ -320,6 +326,11 @@ absl::Status ExportCopy(const CopyFile& copy, const std::string& path,
           "the base has changed (", *changes,
           "): what the client hasn't written is what the base has now");
     }
+  }
+  if (const int error = header.lost_error) {
+    absl::StrAppend(warning, warning->empty() ? "" : "; ",
+                    "the storage has lost something that the client had written (",
+                    ErrnoText(error), ")");
   }
   const UniqueFd to(
       open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));

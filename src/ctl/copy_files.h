@@ -62,7 +62,7 @@ absl::Status DiscardCopy(const CopyFile& copy);
 // Writes what the client sees to a new file. AlreadyExists: there is one.
 // FailedPrecondition: the copy is in use, or its base can't be used, or nobody
 // knows where in its file that lies. `*warning` is set if the base has changed
-// since the copy was made.
+// since the copy was made, or if a part of the copy is lost.
 absl::Status ExportCopy(const CopyFile& copy, const std::string& path,
                         std::string* warning);
 

@@ -25,6 +25,7 @@
 #include "export/file.h"
 #include "export/kept_map.h"
 #include "export/kept_overlay.h"
+#include "export/loss_mark.h"
 #include "export/quota.h"
 #include "export/slice.h"
 
@@ -230,6 +231,13 @@ absl::StatusOr<FoundHeader> CheckCopy(int fd, Export& base,
         "a merge of it into its base was cut short: 'nbdinetctl copies merge' "
         "goes on with it, and then the client begins anew");
   }
+  if (header.lost_error != 0) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the storage has lost something that the client had written (",
+        ErrnoText(header.lost_error),
+        "): 'nbdinetctl copies' discards the copy, or writes what is left to "
+        "an image of its own"));
+  }
   if (header.block_bytes != 0 && header.block_bytes < PageBytes()) {
     return absl::DataLossError(
         "it was made on a machine with smaller pages of memory");
@@ -278,6 +286,10 @@ absl::StatusOr<std::shared_ptr<Export>> OpenCopy(UniqueFd fd,
   std::unique_ptr<Export> file = std::make_unique<Slice>(
       FileExport::Create(base->path(), std::move(fd), st, /*read_only=*/false),
       0, data);
+  // KeptOverlay flushes by itself.
+  file = std::make_unique<LossMark>(
+      std::move(file), std::move(found),
+      block == 0 ? LossMark::AtEnd::kFlush : LossMark::AtEnd::kNothing);
   const uint64_t counted = block != 0 ? block : CopyBlockBytes(size);
   if (copy.max_bytes != CopySettings().max_bytes) {
     std::unique_ptr<BlockMap> stored = StoredBlocks(*file, counted, &error);

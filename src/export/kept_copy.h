@@ -53,7 +53,8 @@ absl::Status MakeCopy(int fd, Export& base, const NewCopy& copy);
 
 // The header of the copy at `fd`, if `owner` may go on writing into it.
 // DataLoss: it is damaged, or no copy. PermissionDenied: it is another's.
-// FailedPrecondition: a merge of it has begun. Aborted: `base` has changed; the
+// FailedPrecondition: a merge of it has begun, or the storage has lost a part of
+// it. Aborted: `base` has changed; the
 // message says what of it.
 absl::StatusOr<FoundHeader> CheckCopy(int fd, Export& base,
                                       const KeptOwner& owner);

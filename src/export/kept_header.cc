@@ -20,6 +20,7 @@ namespace {
 
 constexpr absl::string_view kMagic = "nbdinetd kept copy 1";
 constexpr size_t kChecksumBytes = 8;
+constexpr uint64_t kMaxErrno = 4095;
 
 uint64_t Aligned(uint64_t offset) {
   return (offset + kTrailerAlignment - 1) / kTrailerAlignment *
@@ -120,12 +121,13 @@ absl::StatusOr<std::string> EncodeHeader(const KeptHeader& header) {
     }
     AppendText(*text, &slot);
   }
-  // Zeroes, which a header of an earlier version has here, are no merge.
+  // Zeroes, which a header of an earlier version has here, are no merge, and no
+  // error.
   const KeptHeader::Merge merge = header.merge.value_or(KeptHeader::Merge());
   for (const uint64_t number :
        {static_cast<uint64_t>(header.merge.has_value() ? 1 : 0),
         merge.file_bytes, merge.generation, merge.first_digest,
-        merge.last_digest}) {
+        merge.last_digest, static_cast<uint64_t>(header.lost_error)}) {
     AppendNumber(number, &slot);
   }
   if (slot.size() + kChecksumBytes > kHeaderSlotBytes) {
@@ -172,11 +174,13 @@ absl::StatusOr<KeptHeader> DecodeHeader(absl::string_view slot) {
   merge.first_digest = fields.Number();
   merge.last_digest = fields.Number();
   if (merges == 1) header.merge = merge;
-  if (!fields.good() || merges > 1 || kind > static_cast<uint64_t>(ClientKind::kAddress) ||
+  const uint64_t lost_error = fields.Number();
+  if (!fields.good() || merges > 1 || lost_error > kMaxErrno || kind > static_cast<uint64_t>(ClientKind::kAddress) ||
       !IsPossible(header)) {
     return Damaged("its header makes no sense");
   }
   header.owner.kind = static_cast<ClientKind>(kind);
+  header.lost_error = static_cast<int>(lost_error);
   return header;
 }
 

@@ -73,6 +73,9 @@ struct KeptHeader {
     uint64_t first_digest = 0;
     uint64_t last_digest = 0;
   };
+  // Why the storage has lost something that the client had written, as an errno
+  // value; 0 if it hasn't.
+  int lost_error = 0;
   // A merge has begun, and its end isn't known: the base may be changed in
   // part.
   std::optional<Merge> merge;

@@ -243,9 +243,15 @@ absl::Status Merge::WriteRun(uint64_t offset, absl::Span<const char> bytes,
   return error == 0 ? absl::OkStatus() : Failed("write to the base", error);
 }
 
-// Whether `base` can be written to, and has the place that the header says.
+// Whether the copy is whole, and `base` can be written to and has the place that
+// the header says.
 absl::Status CheckPlace(const KeptHeader& header, const Export& base) {
   const std::string path = Quoted(base.path());
+  if (header.lost_error != 0) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the storage has lost something that the client had written (",
+        ErrnoText(header.lost_error), ")"));
+  }
   if (base.facts().read_only) {
     return absl::FailedPreconditionError(
         absl::StrCat("the base ", path, " can't be written to"));

@@ -2,6 +2,7 @@
 """Kept copies (--cow=keep): a client that comes back finds what it has written."""
 
 import ctypes
+import errno
 import fcntl
 import itertools
 import json
@@ -692,6 +693,30 @@ def _(t):
     os.unlink(path)
     os.rename(away, path)
     eq(opens_of(path, lambda: ctl(t, folder, "discard", name)), 0)
+    eq(copies_in(folder), [])
+
+
+@test("a copy of which the storage has lost a part is refused and listed as damaged, and can be exported and discarded")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    name = written(t, folder, path)
+
+    def mark(slot):
+        # Behind the last text, the export's name, and the five numbers of a merge.
+        at = slot.rindex(path.encode()) + len(path) + 5 * 8
+        return slot[:at] + struct.pack(">Q", errno.EIO) + slot[at + 8:]
+
+    change_headers(folder / name, mark)
+    contains("the storage has lost something that the client had written (Input/output error)",
+             refused(t, folder, "--cow-stale=discard", path))
+    row, = json.loads(ctl(t, folder, "--json").stdout())
+    eq((row["state"], row["reason"]),
+       ("damaged", "the storage has lost something that was written: Input/output error"))
+    contains("has lost something", ctl(t, folder, "merge", name, f"--base={path}", status=1).stderr())
+    image = Path(t.path("left.img"))
+    contains("has lost something", ctl(t, folder, "export", name, str(image)).stderr())
+    eq(image.read_bytes()[5000:5004], b"mine")
+    ctl(t, folder, "discard", name)
     eq(copies_in(folder), [])
 
 

@@ -79,6 +79,20 @@ class KeptCopyTest : public testing::Test {
     ASSERT_TRUE(made.ok()) << made;
   }
 
+  // Makes the copy what a clone would be, on any file system.
+  void MakeClone() {
+    const UniqueFd fd(open(file_.c_str(), O_RDWR | O_CLOEXEC));
+    FoundHeader found = *ReadHeader(fd.get());
+    found.header.block_bytes = 0;
+    ASSERT_EQ(ftruncate(fd.get(), 0), 0);
+    ASSERT_EQ(
+        ftruncate(fd.get(),
+                  static_cast<off_t>(found.header.layout().file_bytes)),
+        0);
+    ASSERT_EQ(WriteAll(fd.get(), 0, Pattern(0, size_)), 0);
+    ASSERT_EQ(ReplaceHeader(fd.get(), found), 0);
+  }
+
   // nullptr on failure.
   std::shared_ptr<Export> Open(const std::string& boot_id,
                                uint64_t max_bytes = CopySettings().max_bytes) {
@@ -379,6 +393,37 @@ TEST_F(KeptCopyTest, RefusesOthersAndChangedBases) {
   base_.Write(0, "changed");
   base = Base();
   EXPECT_TRUE(absl::IsAborted(CheckCopy(fd.get(), *base, Owner()).status()));
+}
+
+// The storage has lost what the page cache shows.
+TEST_F(KeptCopyTest, RemembersALostWrite) {
+  for (const bool is_clone : {false, true}) {
+    for (const bool client_flushes : {false, true}) {
+      Make();
+      if (is_clone) MakeClone();
+      {
+        Recorder::skips_syncs = false;
+        const auto copy = Open(kThisBoot);
+        ASSERT_NE(copy, nullptr);
+        ASSERT_EQ(copy->Write(0, absl::MakeConstSpan("lost", 4), false), 0);
+        Recorder::faults.fd = copy->lock_fd();
+        Recorder::faults.failed_syncs = 1;
+        if (client_flushes) {
+          EXPECT_EQ(copy->Flush(), EIO);
+          EXPECT_EQ(copy->Flush(), EIO);
+        }
+      }
+      EXPECT_EQ(Recorder::faults.failed_syncs, 0);
+      Recorder::faults.fd = -1;
+      Recorder::skips_syncs = true;
+      const UniqueFd fd(open(file_.c_str(), O_RDWR | O_CLOEXEC));
+      const auto base = Base();
+      const absl::Status refused =
+          CheckCopy(fd.get(), *base, Owner()).status();
+      EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+      EXPECT_EQ(ReadHeader(fd.get())->header.lost_error, EIO);
+    }
+  }
 }
 
 TEST_F(KeptCopyTest, CountsWhatItStoresAlready) {

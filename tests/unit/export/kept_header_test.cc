@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <random>
 #include <set>
 #include <string>
@@ -35,6 +36,7 @@ KeptHeader Header() {
   header.created = 1234567;
   header.boot_id = "boot";
   header.merge = KeptHeader::Merge{1048576, 11, 22, 33};
+  header.lost_error = EIO;
   return header;
 }
 
@@ -62,6 +64,7 @@ TEST(KeptHeaderTest, ComesBackAsItWas) {
 TEST(KeptHeaderTest, ReadsThoseOfEarlierVersions) {
   KeptHeader header = Header();
   header.merge.reset();
+  header.lost_error = 0;
   const std::string slot = *EncodeHeader(header);
   const size_t texts_end = slot.rfind("disk") + 4;
   EXPECT_EQ(slot.substr(texts_end, 1000), std::string(1000, '\0'));
@@ -102,6 +105,8 @@ TEST(KeptHeaderTest, RefusesWhatMakesNoSense) {
   headers.back().size_bytes = UINT64_MAX - 5;
   headers.push_back(Header());
   headers.back().base_bytes = 1000002;
+  headers.push_back(Header());
+  headers.back().lost_error = 4096;
   headers.push_back(Header());
   headers.back().base_offset = UINT64_MAX;
   headers.push_back(Header());
