@@ -395,6 +395,36 @@ TEST_F(KeptCopyTest, RefusesOthersAndChangedBases) {
   EXPECT_TRUE(absl::IsAborted(CheckCopy(fd.get(), *base, Owner()).status()));
 }
 
+// What has failed isn't there, now or later.
+TEST_F(KeptCopyTest, HasNoBlockWhoseDataOrBitCouldntBeWritten) {
+  const std::string data(kBlock, 'x');
+  // The data, and then the map.
+  for (const int good : {0, 1}) {
+    for (const char* boot : {kThisBoot, kNextBoot}) {
+      Make();
+      {
+        const auto copy = Open(kThisBoot);
+        ASSERT_NE(copy, nullptr);
+        ASSERT_EQ(copy->Write(kBlock, absl::MakeConstSpan(data), false), 0);
+        Recorder::faults.fd = copy->lock_fd();
+        Recorder::faults.good_writes = good;
+        Recorder::faults.failed_writes = 1;
+        EXPECT_EQ(copy->Write(2 * kBlock, absl::MakeConstSpan(data), false),
+                  EIO);
+        EXPECT_EQ(Recorder::faults.failed_writes, 0);
+        Recorder::faults.fd = -1;
+        EXPECT_TRUE(Content(*copy).substr(2 * kBlock) ==
+                    Pattern(2 * kBlock, size_ - 2 * kBlock));
+        ASSERT_EQ(copy->Flush(), 0);
+      }
+      const auto copy = Open(boot);
+      ASSERT_NE(copy, nullptr);
+      EXPECT_TRUE(Content(*copy) == Pattern(0, kBlock) + data +
+                                        Pattern(2 * kBlock, size_ - 2 * kBlock));
+    }
+  }
+}
+
 // The storage has lost what the page cache shows.
 TEST_F(KeptCopyTest, RemembersALostWrite) {
   for (const bool is_clone : {false, true}) {
