@@ -77,7 +77,8 @@ absl::Status Damaged(absl::string_view why) { return absl::DataLossError(why); }
 // Whether the numbers are some that nbdinetd writes.
 bool IsPossible(const KeptHeader& header) {
   constexpr uint64_t kMaxSize = kMaxCopyMapBytes * 8 * kMaxCopyBlockBytes;
-  if (header.size_bytes > kMaxSize || header.base_bytes > header.size_bytes ||
+  if (header.sequence > KeptHeader::kMaxSequence ||
+      header.size_bytes > kMaxSize || header.base_bytes > header.size_bytes ||
       header.base_offset > kMaxSize * 4096) {
     return false;
   }
@@ -216,6 +217,7 @@ absl::StatusOr<FoundHeader> ReadHeader(int fd) {
 }
 
 int ReplaceHeader(int fd, FoundHeader& found) {
+  if (found.header.sequence >= KeptHeader::kMaxSequence) return EOVERFLOW;
   FoundHeader next = found;
   ++next.header.sequence;
   next.slot = 1 - found.slot;

@@ -43,6 +43,9 @@ struct KeptLayout {
 struct KeptHeader {
   // Longer texts can't be stored.
   static constexpr size_t kMaxText = 4096;
+  // More than are ever written: a header with a higher number is a forged one,
+  // behind which none would be newer.
+  static constexpr uint64_t kMaxSequence = uint64_t{1} << 62;
 
   // The number of its writing: later ones are higher.
   uint64_t sequence = 0;
@@ -100,7 +103,7 @@ absl::StatusOr<FoundHeader> ReadHeader(int fd);
 
 // Writes `header` into the slot that `found` isn't in, with the next sequence
 // number, and waits until it is durable; `found` becomes what has been written.
-// 0 or an errno value.
+// 0 or an errno value; EOVERFLOW: there is no higher number.
 int ReplaceHeader(int fd, FoundHeader& found);
 
 // Reads or writes all bytes at `offset`. 0 or an errno value: EIO at the end of

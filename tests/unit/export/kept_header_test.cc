@@ -105,6 +105,10 @@ TEST(KeptHeaderTest, RefusesWhatMakesNoSense) {
   headers.back().size_bytes = UINT64_MAX - 5;
   headers.push_back(Header());
   headers.back().base_bytes = 1000002;
+  for (const uint64_t sequence : {KeptHeader::kMaxSequence + 1, UINT64_MAX}) {
+    headers.push_back(Header());
+    headers.back().sequence = sequence;
+  }
   headers.push_back(Header());
   headers.back().lost_error = 4096;
   headers.push_back(Header());
@@ -146,6 +150,22 @@ TEST(KeptHeaderTest, IsReplacedSlotBySlot) {
   EXPECT_FALSE(ReadHeader(fd.get()).ok());
   ASSERT_EQ(ftruncate(fd.get(), 100), 0);
   EXPECT_TRUE(absl::IsDataLoss(ReadHeader(fd.get()).status()));
+}
+
+// The next number would be lower.
+TEST(KeptHeaderTest, IsNotReplacedAfterTheLastNumber) {
+  const TempDir directory;
+  const UniqueFd fd(open((directory.path() + "/copy").c_str(),
+                         O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  FoundHeader found;
+  found.header = Header();
+  ASSERT_EQ(ftruncate(fd.get(),
+                      static_cast<off_t>(found.header.layout().file_bytes)),
+            0);
+  found.header.sequence = KeptHeader::kMaxSequence - 1;
+  ASSERT_EQ(ReplaceHeader(fd.get(), found), 0);
+  EXPECT_EQ(ReplaceHeader(fd.get(), found), EOVERFLOW);
+  EXPECT_EQ(ReadHeader(fd.get())->header.sequence, KeptHeader::kMaxSequence);
 }
 
 TEST(KeptNameTest, IsAsDocumented) {
