@@ -112,6 +112,27 @@ std::unique_ptr<BlockMap> StoredBlocks(Export& copy, uint64_t block,
   return *error == 0 ? std::move(stored) : nullptr;
 }
 
+// Adds blocks of `kept` to `stored` until they are as many as occupy
+// `allocated_bytes`. Zeroes that are allocated (NBD_CMD_FLAG_NO_HOLE) look like
+// holes; what a file system needs for itself counts only where the client has
+// trimmed as much.
+void CountZeroes(const KeptMap& kept, uint64_t allocated_bytes, uint64_t block,
+                 BlockMap& stored) {
+  uint64_t missing = allocated_bytes / block;
+  const auto count = [&](uint64_t begin, uint64_t end, bool set) {
+    while (begin < end && missing > 0) {
+      const BlockMap::Run run = stored.RunAt(begin, end);
+      const uint64_t blocks = run.set == set ? std::min(run.count, missing) : 0;
+      if (blocks > 0 && !set) stored.Set(begin, begin + blocks);
+      missing -= blocks;
+      begin += run.count;
+    }
+  };
+  // Only the blocks of `kept` are stored.
+  kept.ForEachRun([&](uint64_t b, uint64_t e) { count(b, e, /*set=*/true); });
+  kept.ForEachRun([&](uint64_t b, uint64_t e) { count(b, e, /*set=*/false); });
+}
+
 // Makes the copy's last use visible: the time of its file.
 int Touch(int fd, const FoundHeader& found) {
   const uint64_t offset = found.header.layout().slots +
@@ -294,6 +315,11 @@ absl::StatusOr<std::shared_ptr<Export>> OpenCopy(UniqueFd fd,
   if (copy.max_bytes != CopySettings().max_bytes) {
     std::unique_ptr<BlockMap> stored = StoredBlocks(*file, counted, &error);
     if (stored == nullptr) return CantOpen(*base, "what it stores", error);
+    const auto allocated = static_cast<uint64_t>(st.st_blocks) * 512;
+    const uint64_t maps = layout.file_bytes - layout.live_map;
+    if (kept != nullptr && allocated > maps) {
+      CountZeroes(*kept, allocated - maps, block, *stored);
+    }
     const bool has_holes = CanPunchHoles(number, layout.file_bytes);
     file = std::make_unique<Quota>(
         std::move(file), Quota::Limit{copy.max_bytes, counted, has_holes},

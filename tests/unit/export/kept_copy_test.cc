@@ -456,6 +456,29 @@ TEST_F(KeptCopyTest, RemembersALostWrite) {
   }
 }
 
+TEST_F(KeptCopyTest, CountsZeroesThatAreAllocated) {
+  if (!base_.CanZeroRanges()) GTEST_SKIP() << "zeroes can't be allocated";
+  Make();
+  {
+    const auto copy = Open(kThisBoot, 4 * kBlock);
+    ASSERT_NE(copy, nullptr);
+    ASSERT_EQ(copy->Zero(2 * kBlock, 3 * kBlock, Export::Hole::kForbidden,
+                         Export::Speed::kAny, nullptr),
+              0);
+    // This occupies nothing afterwards.
+    ASSERT_EQ(copy->Zero(8 * kBlock, kBlock, Export::Hole::kAllowed,
+                         Export::Speed::kAny, nullptr),
+              0);
+  }
+  const auto copy = Open(kThisBoot, 4 * kBlock);
+  ASSERT_NE(copy, nullptr);
+  EXPECT_EQ(copy->Write(10 * kBlock, absl::MakeConstSpan("y", 1), false), 0);
+  EXPECT_EQ(copy->Write(11 * kBlock, absl::MakeConstSpan("z", 1), false),
+            ENOSPC);
+  // They aren't counted twice.
+  EXPECT_EQ(copy->Write(3 * kBlock, absl::MakeConstSpan("z", 1), false), 0);
+}
+
 TEST_F(KeptCopyTest, CountsWhatItStoresAlready) {
   Make();
   {
