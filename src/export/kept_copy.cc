@@ -188,7 +188,8 @@ std::unique_ptr<KeptMap> OpenKeptMap(int fd, const KeptHeader& header,
                        error);
 }
 
-absl::Status MakeCopy(int fd, Export& base, const NewCopy& copy) {
+absl::StatusOr<FoundHeader> MakeCopy(int fd, Export& base,
+                                     const NewCopy& copy) {
   FoundHeader found;
   KeptHeader& header = found.header;
   header.size_bytes = base.facts().size_bytes;
@@ -235,7 +236,7 @@ absl::Status MakeCopy(int fd, Export& base, const NewCopy& copy) {
   while (fsync(fd) != 0) {
     if (errno != EINTR) return Failed(base, "fsync", errno);
   }
-  return absl::OkStatus();
+  return found;
 }
 
 absl::StatusOr<FoundHeader> CheckCopy(int fd, Export& base,

@@ -48,8 +48,8 @@ struct NewCopy {
   bool may_be_clone = true;
 };
 // Makes a copy of `base`, to which nothing has been written, of the file `fd`,
-// and waits until it is on stable storage. Internal when that fails.
-absl::Status MakeCopy(int fd, Export& base, const NewCopy& copy);
+// and waits until it is on stable storage. Its header; Internal when that fails.
+absl::StatusOr<FoundHeader> MakeCopy(int fd, Export& base, const NewCopy& copy);
 
 // The header of the copy at `fd`, if `owner` may go on writing into it.
 // DataLoss: it is damaged, or no copy. PermissionDenied: it is another's.

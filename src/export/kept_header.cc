@@ -106,7 +106,9 @@ absl::StatusOr<std::string> EncodeHeader(const KeptHeader& header) {
   std::string slot(kMagic);
   for (const uint64_t number :
        {header.sequence, header.size_bytes, header.block_bytes,
-        header.base.inode, header.base.device, header.base.mtime_ns,
+        header.base.inode,
+        // Once the number of a device, which nothing uses.
+        uint64_t{0}, header.base.mtime_ns,
         header.base.first_digest, header.base.last_digest, header.base_offset,
         header.base_bytes, static_cast<uint64_t>(header.owner.by_path ? 1 : 0),
         static_cast<uint64_t>(header.owner.kind),
@@ -154,7 +156,7 @@ absl::StatusOr<KeptHeader> DecodeHeader(absl::string_view slot) {
   header.size_bytes = fields.Number();
   header.block_bytes = fields.Number();
   header.base.inode = fields.Number();
-  header.base.device = fields.Number();
+  fields.Number();
   header.base.mtime_ns = fields.Number();
   header.base.first_digest = fields.Number();
   header.base.last_digest = fields.Number();

@@ -19,8 +19,10 @@
 #include <utility>
 #include <vector>
 
+#include "export/base_facts.h"
 #include "export/copy_settings.h"
 #include "export/export_settings.h"
+#include "export/layer.h"
 #include "export/open.h"
 #include "support/image.h"
 #include "unit/export/recorder.h"
@@ -74,8 +76,10 @@ class KeptCopyTest : public testing::Test {
     unlink(file_.c_str());
     const UniqueFd fd(open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     const auto base = Base();
-    const absl::Status made = MakeCopy(
-        fd.get(), *base, {Owner(), base_.path(), kThisBoot, may_be_clone});
+    const absl::Status made =
+        MakeCopy(fd.get(), *base,
+                 {Owner(), base_.path(), kThisBoot, may_be_clone})
+            .status();
     ASSERT_TRUE(made.ok()) << made;
   }
 
@@ -393,6 +397,31 @@ TEST_F(KeptCopyTest, RefusesOthersAndChangedBases) {
   base_.Write(0, "changed");
   base = Base();
   EXPECT_TRUE(absl::IsAborted(CheckCopy(fd.get(), *base, Owner()).status()));
+}
+
+class CountedReads : public Layer {
+ public:
+  explicit CountedReads(std::shared_ptr<Export> base)
+      : Layer(std::move(base)) {}
+
+  StorageError Read(uint64_t offset, absl::Span<char> out,
+                    size_t* done) override {
+    bytes += out.size();
+    return Layer::Read(offset, out, done);
+  }
+
+  uint64_t bytes = 0;
+};
+
+TEST_F(KeptCopyTest, ReadsASmallBaseOnceToKnowIt) {
+  CountedReads base(Base());
+  const absl::StatusOr<BaseFacts> facts = ReadBaseFacts(base);
+  ASSERT_TRUE(facts.ok()) << facts.status();
+  EXPECT_EQ(base.bytes, size_);
+  EXPECT_EQ(facts->first_digest, facts->last_digest);
+  Make();
+  const UniqueFd fd(open(file_.c_str(), O_RDONLY | O_CLOEXEC));
+  EXPECT_EQ(ReadHeader(fd.get())->header.base.last_digest, facts->last_digest);
 }
 
 // What has failed isn't there, now or later.

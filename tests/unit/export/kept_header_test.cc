@@ -28,7 +28,7 @@ KeptHeader Header() {
   header.sequence = 7;
   header.size_bytes = 1000001;
   header.block_bytes = 4096;
-  header.base = {1000001, 12, 34, 56, 78, 90};
+  header.base = {1000001, 12, 34, 56, 78};
   header.base_path = "/srv/disk.img";
   header.base_offset = 512;
   header.base_bytes = 1000001;

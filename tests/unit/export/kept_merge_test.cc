@@ -120,7 +120,8 @@ class KeptMergeTest : public testing::Test {
       const auto base = Base(settings);
       const absl::Status made =
           MakeCopy(fd.get(), *base,
-                   {Owner(), base_.path(), kThisBoot, /*may_be_clone=*/false});
+                   {Owner(), base_.path(), kThisBoot, /*may_be_clone=*/false})
+              .status();
       ASSERT_TRUE(made.ok()) << made;
     }
     UniqueFd fd(open(copy_.c_str(), O_RDWR | O_CLOEXEC));
