@@ -73,16 +73,6 @@ Export::Facts TemporaryFacts(const Export::Facts& base) {
   return facts;
 }
 
-// What keeps the base of a clone open.
-struct BaseAndCopy {
-  BaseAndCopy(std::shared_ptr<Export> cloned, std::unique_ptr<Export> clone)
-      : base(std::move(cloned)),
-        copy(std::move(clone), 0, TemporaryFacts(base->facts())) {}
-
-  const std::shared_ptr<Export> base;
-  Slice copy;  // with the promised facts
-};
-
 class CopyingCatalog : public ForwardingCatalog {
  public:
   CopyingCatalog(std::unique_ptr<Catalog> inner, PrivateCopy copy)
@@ -189,14 +179,10 @@ absl::StatusOr<std::shared_ptr<Export>> PrivateCopy::Of(
                                    Quota::Limit{max_bytes_, block, has_holes},
                                    std::move(stored));
   }
-  // The base stays open: it has the lock of --exclusive.
-  if (cloned) {
-    const auto both = std::make_shared<BaseAndCopy>(base, std::move(copy));
-    return std::shared_ptr<Export>(both, &both->copy);
-  }
+  const Export::Facts facts = TemporaryFacts(base->facts());
+  if (cloned) return CloneOf(std::move(base), std::move(copy), facts);
   std::unique_ptr<BlockMap> copied = MapOfBlocks(size, block);
   if (copied == nullptr) return Failed(*base, "its map", ENOMEM);
-  const Export::Facts facts = TemporaryFacts(base->facts());
   return std::make_shared<Overlay>(
       std::move(base), facts,
       Overlay::Copy{std::move(copy), std::move(copied), block});

@@ -78,16 +78,6 @@ int Allocate(int fd, uint64_t offset, uint64_t length) {
   return 0;
 }
 
-// What keeps the base of a clone open.
-struct BaseAndClone {
-  BaseAndClone(std::shared_ptr<Export> cloned, std::unique_ptr<Export> clone)
-      : base(std::move(cloned)),
-        copy(std::move(clone), 0, KeptFacts(base->facts())) {}
-
-  const std::shared_ptr<Export> base;
-  Slice copy;  // with the promised facts
-};
-
 // The blocks that hold storage. nullptr and `*error`, an errno value, when they
 // can't be found.
 std::unique_ptr<BlockMap> StoredBlocks(Export& copy, uint64_t block,
@@ -326,15 +316,12 @@ absl::StatusOr<std::shared_ptr<Export>> OpenCopy(UniqueFd fd,
         std::move(file), Quota::Limit{copy.max_bytes, counted, has_holes},
         std::move(stored));
   }
-  if (block == 0) {
-    const auto both = std::make_shared<BaseAndClone>(base, std::move(file));
-    return std::shared_ptr<Export>(both, &both->copy);
-  }
+  const Export::Facts facts = KeptFacts(base->facts());
+  if (block == 0) return CloneOf(std::move(base), std::move(file), facts);
   std::unique_ptr<BlockMap> copied = MapOfBlocks(size, block);
   if (copied == nullptr) return CantOpen(*base, "its map", ENOMEM);
   kept->ForEachRun(
       [&](uint64_t begin, uint64_t end) { copied->Set(begin, end); });
-  const Export::Facts facts = KeptFacts(base->facts());
   return std::make_shared<KeptOverlay>(
       std::move(base), facts,
       Overlay::Copy{std::move(file), std::move(copied), block},
