@@ -125,10 +125,12 @@ void CountZeroes(const KeptMap& kept, uint64_t allocated_bytes, uint64_t block,
 
 // Makes the copy's last use visible: the time of its file.
 int Touch(int fd, const FoundHeader& found) {
-  const uint64_t offset = found.header.layout().slots +
-                          static_cast<uint64_t>(found.slot) * kHeaderSlotBytes;
+  // The older slot, with its own content: should power fail while the storage
+  // writes it, the newer one is whole.
+  const uint64_t offset =
+      found.header.layout().slots +
+      static_cast<uint64_t>(1 - found.slot) * kHeaderSlotBytes;
   char byte;
-  // Its own content: nothing can be torn.
   if (const int error = ReadAll(fd, offset, &byte, 1)) return error;
   return WriteAll(fd, offset, {&byte, 1});
 }

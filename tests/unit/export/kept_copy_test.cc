@@ -399,6 +399,27 @@ TEST_F(KeptCopyTest, RefusesOthersAndChangedBases) {
   EXPECT_TRUE(absl::IsAborted(CheckCopy(fd.get(), *base, Owner()).status()));
 }
 
+// Power may fail while the storage writes a sector, which then can't be read.
+TEST_F(KeptCopyTest, IsTouchedWhereTheNewestHeaderIsnt) {
+  Make();
+  const UniqueFd fd(open(file_.c_str(), O_RDONLY | O_CLOEXEC));
+  const absl::StatusOr<FoundHeader> found = ReadHeader(fd.get());
+  ASSERT_TRUE(found.ok()) << found.status();
+  const uint64_t newest =
+      found->header.layout().slots +
+      static_cast<uint64_t>(found->slot) * kHeaderSlotBytes;
+  Recorder recorder;
+  ASSERT_NE(Open(kThisBoot), nullptr);
+  bool was_touched = false;
+  for (const Event& event : recorder.events()) {
+    const uint64_t end = event.offset + event.bytes.size();
+    was_touched |= !event.bytes.empty();
+    EXPECT_TRUE(end <= newest || event.offset >= newest + kHeaderSlotBytes);
+  }
+  EXPECT_TRUE(was_touched);
+  EXPECT_EQ(ReadHeader(fd.get())->slot, found->slot);
+}
+
 class CountedReads : public Layer {
  public:
   explicit CountedReads(std::shared_ptr<Export> base)
