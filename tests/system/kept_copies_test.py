@@ -506,6 +506,32 @@ _systems("vfat", "mkfs.vfat")
 _systems("exfat", "mkfs.exfat")
 
 
+@test("where a new copy has a hidden name at first, one that a killed process has left is deleted, and one in use isn't")
+def _(t):
+    need_privilege("root", "loop", "mount")
+    need_in_kernel("vfat", has_file_system("vfat"))
+    disk, mounted, path = t.path("vfat.disk"), t.path("vfat.mounted"), t.pattern_image(MIB)
+    with open(disk, "wb") as file:
+        file.truncate(ENOUGH)
+    t.run([need("mkfs.vfat"), disk])
+    with LoopDevice(disk) as device, Mount(device.path, mounted, "vfat"):
+        process, client = kept(t, mounted, path)
+        client.handshake()  # so that the file is there
+        hidden, = copies_in(mounted)
+        eq(hidden.startswith(".nbdinetd-new-"), True, hidden)
+        second, two = started(t, mounted, path, address="127.0.0.2")
+        eq(hidden in copies_in(mounted), True)
+        process.signal(signal.SIGKILL)
+        process.wait()
+        client.close()
+        leave(second, two)
+        eq(hidden in copies_in(mounted), True)
+        third, three = started(t, mounted, path, address="127.0.0.3")
+        leave(third, three)
+        eq([name for name in copies_in(mounted) if name.startswith(".")], [])
+        eq(len(copies_in(mounted)), 2)
+
+
 @test("copies in memory, on tmpfs, and on overlayfs")
 def _(t):
     need_privilege("root", "mount")
