@@ -252,6 +252,7 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/far_client.py tests/support/faults.py \
 	tests/support/file_systems.py \
 	tests/support/harness.py tests/support/intruder.py \
+	tests/support/kept_headers.py \
 	tests/support/listening.py \
 	tests/support/nbd_client.py tests/support/partition_tables.py \
 	tests/support/pid1 tests/support/pid1.py \
@@ -311,7 +312,8 @@ check-vm: all
 check-power-cuts:
 	NBDINETD_POWER_CUTS=20 $(MAKE) check-vm vm_tests=tests/vm/power_cut_test.py
 
-# Two hundred servers that are killed while their client writes to its kept copy.
+# Two hundred servers that are killed while their client writes to its kept copy,
+# and as many merges.
 .PHONY: check-kept-copies
 check-kept-copies: all
 	NBDINETD_KILLS=200 $(AM_TESTS_ENVIRONMENT) /usr/bin/python3 -B \

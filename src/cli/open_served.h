@@ -14,8 +14,8 @@ namespace nbdinetd {
 
 // The file `path`, or the part of it that `settings` name. What is neither a
 // regular file nor a block device isn't opened: opening a watchdog, a tape or a
-// FIFO does something. NotFound when there is no such file or part; otherwise as
-// OpenExportWith().
+// FIFO does something. NotFound when there is no such file or part; otherwise
+// as OpenExportWith().
 absl::StatusOr<std::shared_ptr<Export>> OpenServedFile(
     const std::string& path, const ExportSettings& settings);
 

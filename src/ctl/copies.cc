@@ -152,9 +152,9 @@ absl::StatusOr<int> Copies(const CommandLine& line) {
         "export COPY FILE]");
   }
   if (action != "merge" && (!line.base.empty() || line.force)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        line.force ? "--force" : "--base", " is for copies merge, not for ",
-        "copies ", action));
+    return absl::InvalidArgumentError(
+        absl::StrCat(line.force ? "--force" : "--base",
+                     " is for copies merge, not for ", "copies ", action));
   }
   if (action == "list") return ListCopies(line);
   const absl::StatusOr<CopyFile> copy = FindOne(line, line.arguments[1]);

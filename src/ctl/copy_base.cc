@@ -46,9 +46,9 @@ absl::StatusOr<std::shared_ptr<Export>> OpenIfOwners(
       served.directory.empty() ? served.file : served.directory;
   if (!target.arguments_known || path.empty() || path[0] != '/' ||
       target.has_root) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the file of export ", Quoted(target.name),
-        " can't be told from its unit: --base=FILE names it"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the file of export ", Quoted(target.name),
+                     " can't be told from its unit: --base=FILE names it"));
   }
   if (!served.directory.empty()) {
     if (owner.by_path) return nullptr;
@@ -107,9 +107,9 @@ absl::StatusOr<std::shared_ptr<Export>> OpenDefinedBase(
     if (!base.ok()) return base;
     if (*base == nullptr) continue;
     if (found != nullptr && !IsSameFile(*found, **base)) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("the copy may be of ", Quoted(found->path()), " or of ",
-                       Quoted((*base)->path()), ": --base=FILE names its base"));
+      return absl::FailedPreconditionError(absl::StrCat(
+          "the copy may be of ", Quoted(found->path()), " or of ",
+          Quoted((*base)->path()), ": --base=FILE names its base"));
     }
     found = *std::move(base);
   }
@@ -152,8 +152,8 @@ absl::StatusOr<UniqueFd> LockBaseAlone(const Export& base) {
                  "connections' shows them)");
   }
   if (error != 0) {
-    return ErrnoStatus(error, absl::StrCat("failed to lock the base ",
-                                           Quoted(base.path())));
+    return ErrnoStatus(
+        error, absl::StrCat("failed to lock the base ", Quoted(base.path())));
   }
   if (!LockImageAlone(fd)) {
     return InUse(base, "a connection or a virtual machine");
@@ -168,9 +168,8 @@ absl::StatusOr<UniqueFd> LockBaseAlone(const Export& base) {
                       O_RDONLY | O_EXCL | O_CLOEXEC | O_NONBLOCK));
   if (alone.valid()) return alone;
   if (errno == EBUSY) return InUse(base, "the system, such as by a mount");
-  return ErrnoStatus(errno,
-                     absl::StrCat("failed to open the base ",
-                                  Quoted(base.path()), " alone"));
+  return ErrnoStatus(errno, absl::StrCat("failed to open the base ",
+                                         Quoted(base.path()), " alone"));
 }
 
 }  // namespace nbdinetd::ctl

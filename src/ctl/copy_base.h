@@ -45,8 +45,8 @@ absl::StatusOr<std::shared_ptr<Export>> OpenNamedBase(const std::string& path,
                                                       const KeptHeader& header);
 
 // Keeps others away from the base, as long as it and the result, a descriptor
-// or none, are open. FailedPrecondition: others use it; the message says who, if
-// that is visible.
+// or none, are open. FailedPrecondition: others use it; the message says who,
+// if that is visible.
 absl::StatusOr<UniqueFd> LockBaseAlone(const Export& base);
 
 }  // namespace nbdinetd::ctl

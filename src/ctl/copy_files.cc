@@ -267,8 +267,8 @@ void LookAt(CopyFile& copy) {
   }
   if (const int error = copy.header->lost_error) {
     copy.state = "damaged";
-    copy.reason = absl::StrCat("the storage has lost something that was written: ",
-                               ErrnoText(error));
+    copy.reason = absl::StrCat(
+        "the storage has lost something that was written: ", ErrnoText(error));
     return;
   }
   copy.state = copy.holder.has_value() ? "in use" : "kept";
@@ -328,9 +328,10 @@ absl::Status ExportCopy(const CopyFile& copy, const std::string& path,
     }
   }
   if (const int error = header.lost_error) {
-    absl::StrAppend(warning, warning->empty() ? "" : "; ",
-                    "the storage has lost something that the client had written (",
-                    ErrnoText(error), ")");
+    absl::StrAppend(
+        warning, warning->empty() ? "" : "; ",
+        "the storage has lost something that the client had written (",
+        ErrnoText(error), ")");
   }
   const UniqueFd to(
       open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));

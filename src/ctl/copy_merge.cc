@@ -117,21 +117,22 @@ std::string OtherCopies(size_t count) {
   return count == 1 ? "another copy" : absl::StrCat(count, " other copies");
 }
 
-// Whether the merge may make `count` copies stale.
-absl::Status CheckOthers(const CommandLine& line, const CopyFile& copy,
-                         const Export& base, size_t count) {
+// Whether the merge may make `count` copies stale; with `is_forced`, those that
+// show it.
+absl::Status CheckOthers(const CopyFile& copy, const Export& base, size_t count,
+                         bool is_forced) {
   if (count == 0) return absl::OkStatus();
   const std::string others = OtherCopies(count);
   const std::string path = Quoted(base.path());
   if (base.facts().block_device) {
-    // --force doesn't help: their clients would be served what never was.
-    return Refused(
-        copy, absl::StrCat("there ", count == 1 ? "is " : "are ", others,
-                           " of ", path,
-                           ", and a block device doesn't show that it has "
-                           "changed: export or discard the others first"));
+    // Their clients would be served what never was.
+    return Refused(copy,
+                   absl::StrCat("there ", count == 1 ? "is " : "are ", others,
+                                " of ", path,
+                                ", and a block device doesn't show that it has "
+                                "changed: export or discard the others first"));
   }
-  if (line.force) return absl::OkStatus();
+  if (is_forced) return absl::OkStatus();
   return Refused(copy,
                  absl::StrCat(others, " of ", path,
                               " would be stale, and their clients be refused: "
@@ -155,10 +156,9 @@ absl::Status MergeCopy(const CommandLine& line, const CopyFile& copy) {
   if (!alone.ok()) return alone.status();
   const absl::StatusOr<size_t> others = CountOthers(*base, copy);
   if (!others.ok()) return others.status();
-  if (!goes_on) {
-    absl::Status allowed = CheckOthers(line, copy, *base->base, *others);
-    if (!allowed.ok()) return allowed;
-  }
+  absl::Status allowed =
+      CheckOthers(copy, *base->base, *others, line.force || goes_on);
+  if (!allowed.ok()) return allowed;
   absl::Status merged =
       MergeIntoBase(locked->fd.get(), found, *base->base, ReadBootId());
   if (!merged.ok()) {

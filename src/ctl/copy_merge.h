@@ -9,8 +9,8 @@
 namespace nbdinetd::ctl {
 
 // Writes a copy into its base, as `line` wants it, and deletes it. The locks on
-// both are taken before they are compared. FailedPrecondition: it can't, or must
-// not be; nothing has been changed. After another error, the copy is still
+// both are taken before they are compared. FailedPrecondition: it can't, or
+// must not be; nothing has been changed. After another error, the copy is still
 // there, and a message says if the base may be changed in part.
 absl::Status MergeCopy(const CommandLine& line, const CopyFile& copy);
 

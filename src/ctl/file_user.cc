@@ -60,10 +60,8 @@ std::optional<FileUser> FindFileUser(int fd) {
 }
 
 std::string InWords(const FileUser& user) {
-  return absl::StrCat("process ", user.pid,
-                      user.program.empty() ? "" : ", ", user.program.empty()
-                                                            ? ""
-                                                            : Quoted(user.program));
+  return absl::StrCat("process ", user.pid, user.program.empty() ? "" : ", ",
+                      user.program.empty() ? "" : Quoted(user.program));
 }
 
 }  // namespace nbdinetd::ctl

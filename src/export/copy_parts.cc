@@ -50,8 +50,8 @@ std::shared_ptr<Export> CloneOf(std::shared_ptr<Export> base,
     const std::shared_ptr<Export> base;
     Slice copy;
   };
-  const auto both = std::make_shared<BaseAndClone>(std::move(base),
-                                                   std::move(copy), facts);
+  const auto both =
+      std::make_shared<BaseAndClone>(std::move(base), std::move(copy), facts);
   return std::shared_ptr<Export>(both, &both->copy);
 }
 

@@ -109,7 +109,8 @@ absl::StatusOr<KeptOwner> KeptCatalog::OwnerOf(const Export& target,
                                                const Claimant& claimant) const {
   KeptOwner owner;
   owner.by_path = name.empty();
-  owner.export_name = owner.by_path ? PathAndPlace(target, PathOf(target)) : name;
+  owner.export_name =
+      owner.by_path ? PathAndPlace(target, PathOf(target)) : name;
   if (settings_.key == CopyKey::kPeerAddress) {
     owner.kind = ClientKind::kAddress;
     owner.identity = claimant.address;

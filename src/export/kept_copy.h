@@ -35,8 +35,8 @@ Export::Origin PlaceOf(const Export& base);
 std::string PathAndPlace(const Export& base, const std::string& path);
 
 // The map of the copy at `fd`, which isn't a clone: the live one if it is of
-// this start of the machine, `boot_id`. nullptr and `*error`, an errno value, on
-// failure.
+// this start of the machine, `boot_id`. nullptr and `*error`, an errno value,
+// on failure.
 std::unique_ptr<KeptMap> OpenKeptMap(int fd, const KeptHeader& header,
                                      const std::string& boot_id, int* error);
 
@@ -48,14 +48,14 @@ struct NewCopy {
   bool may_be_clone = true;
 };
 // Makes a copy of `base`, to which nothing has been written, of the file `fd`,
-// and waits until it is on stable storage. Its header; Internal when that fails.
+// and waits until it is on stable storage. Its header; Internal when that
+// fails.
 absl::StatusOr<FoundHeader> MakeCopy(int fd, Export& base, const NewCopy& copy);
 
 // The header of the copy at `fd`, if `owner` may go on writing into it.
 // DataLoss: it is damaged, or no copy. PermissionDenied: it is another's.
-// FailedPrecondition: a merge of it has begun, or the storage has lost a part of
-// it. Aborted: `base` has changed; the
-// message says what of it.
+// FailedPrecondition: a merge of it has begun, or the storage has lost a part
+// of it. Aborted: `base` has changed; the message says what of it.
 absl::StatusOr<FoundHeader> CheckCopy(int fd, Export& base,
                                       const KeptOwner& owner);
 

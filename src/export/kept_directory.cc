@@ -79,8 +79,8 @@ int KeptDirectory::MakeNamed() {
     struct stat st;
     const absl::StatusOr<bool> locked = ExclusiveLock(fd.get()).Try();
     // Where there are no locks, nobody can have it, and nothing is deleted.
-    if (locked.ok() && (!*locked || FileStatus(fd.get(), &st) != 0 ||
-                        st.st_nlink == 0)) {
+    if (locked.ok() &&
+        (!*locked || FileStatus(fd.get(), &st) != 0 || st.st_nlink == 0)) {
       continue;
     }
     new_ = std::move(fd);

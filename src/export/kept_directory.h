@@ -8,9 +8,9 @@
 // storage: a name without a whole copy never exists.
 //
 // Where the file system can't make a file without a name, the file for a new
-// copy has a hidden one, and the lock of ExclusiveLock from the start. A process
-// that is killed leaves it, without the lock; the next one that needs such a
-// file deletes it.
+// copy has a hidden one, and the lock of ExclusiveLock from the start. A
+// process that is killed leaves it, without the lock; the next one that needs
+// such a file deletes it.
 //
 // System calls after Open(): openat2, dup3, linkat or, where a file needs a
 // name from the start, renameat2; unlinkat; fsync. Threads: one.

@@ -108,9 +108,9 @@ absl::StatusOr<std::string> EncodeHeader(const KeptHeader& header) {
        {header.sequence, header.size_bytes, header.block_bytes,
         header.base.inode,
         // Once the number of a device, which nothing uses.
-        uint64_t{0}, header.base.mtime_ns,
-        header.base.first_digest, header.base.last_digest, header.base_offset,
-        header.base_bytes, static_cast<uint64_t>(header.owner.by_path ? 1 : 0),
+        uint64_t{0}, header.base.mtime_ns, header.base.first_digest,
+        header.base.last_digest, header.base_offset, header.base_bytes,
+        static_cast<uint64_t>(header.owner.by_path ? 1 : 0),
         static_cast<uint64_t>(header.owner.kind),
         static_cast<uint64_t>(header.created)}) {
     AppendNumber(number, &slot);
@@ -178,7 +178,8 @@ absl::StatusOr<KeptHeader> DecodeHeader(absl::string_view slot) {
   merge.last_digest = fields.Number();
   if (merges == 1) header.merge = merge;
   const uint64_t lost_error = fields.Number();
-  if (!fields.good() || merges > 1 || lost_error > kMaxErrno || kind > static_cast<uint64_t>(ClientKind::kAddress) ||
+  if (!fields.good() || merges > 1 || lost_error > kMaxErrno ||
+      kind > static_cast<uint64_t>(ClientKind::kAddress) ||
       !IsPossible(header)) {
     return Damaged("its header makes no sense");
   }

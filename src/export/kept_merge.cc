@@ -243,8 +243,8 @@ absl::Status Merge::WriteRun(uint64_t offset, absl::Span<const char> bytes,
   return error == 0 ? absl::OkStatus() : Failed("write to the base", error);
 }
 
-// Whether the copy is whole, and `base` can be written to and has the place that
-// the header says.
+// Whether the copy is whole, and `base` can be written to and has the place
+// that the header says.
 absl::Status CheckPlace(const KeptHeader& header, const Export& base) {
   const std::string path = Quoted(base.path());
   if (header.lost_error != 0) {

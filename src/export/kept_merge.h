@@ -4,7 +4,8 @@
 // storage is repeated from its beginning, and ends as if it hadn't been cut
 // short:
 //
-// - Before the base's first byte is changed, the copy's map is made durable, and
+// - Before the base's first byte is changed, the copy's map is made durable,
+// and
 //   the header says that a merge has begun, in both slots. Such a copy isn't
 //   served. All of the copy has been read by then: one that can't be read
 //   changes nothing.

@@ -20,9 +20,9 @@ namespace nbdinetd {
 class LossMark : public Layer {
  public:
   enum class AtEnd { kFlush, kNothing };
-  // `file` is that of the copy, whose header is `found.header`. With kFlush, the
-  // destructor flushes: a loss that nobody has asked for is then noticed at the
-  // latest.
+  // `file` is that of the copy, whose header is `found.header`. With kFlush,
+  // the destructor flushes: a loss that nobody has asked for is then noticed at
+  // the latest.
   LossMark(std::shared_ptr<Export> file, FoundHeader found, AtEnd at_end);
   ~LossMark() override;
 

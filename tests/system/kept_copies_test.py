@@ -21,14 +21,14 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 # pylint: disable=wrong-import-position,wildcard-import,unused-wildcard-import
-from faults import LoopDevice, Mount, need_privilege
+from faults import LoopDevice, Mount, need_privilege, private_mounts
 from file_systems import has_file_system, need_in_kernel
 from harness import *
+from kept_headers import SLOT, change_headers, crc64
 from tls import TlsClient, authority, client_context, main_with_tls
 
 BLOCK = 4096
 ENOUGH = 320 * MIB  # for the smallest file systems
-SLOT = 16 << 10  # of the header (src/export/kept_header.h)
 
 
 def folder_of(t):
@@ -382,19 +382,6 @@ def _(t):
     leave(process, client)
 
 
-def crc64(data):
-    """CRC-64/XZ, as src/export/checksum.h."""
-    table = []
-    for i in range(256):
-        for _ in range(8):
-            i = (i >> 1) ^ (0xc96c5795d7870f42 if i & 1 else 0)
-        table.append(i)
-    value = (1 << 64) - 1
-    for byte in data:
-        value = table[(value ^ byte) & 0xff] ^ (value >> 8)
-    return value ^ ((1 << 64) - 1)
-
-
 def forget_boot(copy):
     """Makes the headers those of another start of the machine."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().encode()
@@ -508,28 +495,31 @@ _systems("exfat", "mkfs.exfat")
 
 @test("where a new copy has a hidden name at first, one that a killed process has left is deleted, and one in use isn't")
 def _(t):
-    need_privilege("root", "loop", "mount")
-    need_in_kernel("vfat", has_file_system("vfat"))
-    disk, mounted, path = t.path("vfat.disk"), t.path("vfat.mounted"), t.pattern_image(MIB)
-    with open(disk, "wb") as file:
-        file.truncate(ENOUGH)
-    t.run([need("mkfs.vfat"), disk])
-    with LoopDevice(disk) as device, Mount(device.path, mounted, "vfat"):
-        process, client = kept(t, mounted, path)
-        client.handshake()  # so that the file is there
-        hidden, = copies_in(mounted)
-        eq(hidden.startswith(".nbdinetd-new-"), True, hidden)
-        second, two = started(t, mounted, path, address="127.0.0.2")
-        eq(hidden in copies_in(mounted), True)
-        process.signal(signal.SIGKILL)
-        process.wait()
-        client.close()
-        leave(second, two)
-        eq(hidden in copies_in(mounted), True)
-        third, three = started(t, mounted, path, address="127.0.0.3")
-        leave(third, three)
-        eq([name for name in copies_in(mounted) if name.startswith(".")], [])
-        eq(len(copies_in(mounted)), 2)
+    need_privilege("root")
+    require(os.access("/dev/fuse", os.R_OK | os.W_OK), "needs /dev/fuse")
+    private_mounts()
+    below, mounted, path = t.fresh(".below"), t.fresh(".mounted"), t.pattern_image(MIB)
+    for folder in (below, mounted):
+        os.mkdir(folder)
+    # It can't make files without a name.
+    t.spawn([need("bindfs"), "-f", below, mounted])
+    wait_until(lambda: os.path.ismount(mounted), "the mount")
+    t.defer(t.run, ["umount", mounted])
+    process, client = kept(t, mounted, path)
+    client.handshake()  # so that the file is there
+    hidden, = copies_in(mounted)
+    eq(hidden.startswith(".nbdinetd-new-"), True, hidden)
+    second, two = started(t, mounted, path, address="127.0.0.2")
+    eq(hidden in copies_in(mounted), True)
+    process.signal(signal.SIGKILL)
+    process.wait()
+    client.close()
+    leave(second, two)
+    eq(hidden in copies_in(mounted), True)
+    third, three = started(t, mounted, path, address="127.0.0.3")
+    leave(third, three)
+    eq([name for name in copies_in(mounted) if name.startswith(".")], [])
+    eq(len(copies_in(mounted)), 2)
 
 
 @test("copies in memory, on tmpfs, and on overlayfs")
@@ -856,18 +846,6 @@ def _(t):
     ctl(t, folder, "merge", name, f"--base={device}")
     eq(copies_in(folder), [])
     eq(Path(device).read_bytes() == pattern(0, 5000) + b"mine" + pattern(5004, 4 * MIB - 5004), True)
-
-
-def change_headers(copy, change):
-    """Makes both headers others, with checksums that hold."""
-    content = bytearray(copy.read_bytes())
-    for begin in (len(content) - 2 * SLOT, len(content) - SLOT):
-        slot = bytes(content[begin:begin + SLOT - 8])
-        if not any(slot):
-            continue  # nothing has been written there yet
-        slot = change(slot)
-        content[begin:begin + SLOT] = slot + struct.pack(">Q", crc64(slot))
-    copy.write_bytes(content)
 
 
 @test("a merge never writes to the file, or the place in it, that only the copy names")

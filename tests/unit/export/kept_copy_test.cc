@@ -89,10 +89,9 @@ class KeptCopyTest : public testing::Test {
     FoundHeader found = *ReadHeader(fd.get());
     found.header.block_bytes = 0;
     ASSERT_EQ(ftruncate(fd.get(), 0), 0);
-    ASSERT_EQ(
-        ftruncate(fd.get(),
-                  static_cast<off_t>(found.header.layout().file_bytes)),
-        0);
+    ASSERT_EQ(ftruncate(fd.get(),
+                        static_cast<off_t>(found.header.layout().file_bytes)),
+              0);
     ASSERT_EQ(WriteAll(fd.get(), 0, Pattern(0, size_)), 0);
     ASSERT_EQ(ReplaceHeader(fd.get(), found), 0);
   }
@@ -405,9 +404,8 @@ TEST_F(KeptCopyTest, IsTouchedWhereTheNewestHeaderIsnt) {
   const UniqueFd fd(open(file_.c_str(), O_RDONLY | O_CLOEXEC));
   const absl::StatusOr<FoundHeader> found = ReadHeader(fd.get());
   ASSERT_TRUE(found.ok()) << found.status();
-  const uint64_t newest =
-      found->header.layout().slots +
-      static_cast<uint64_t>(found->slot) * kHeaderSlotBytes;
+  const uint64_t newest = found->header.layout().slots +
+                          static_cast<uint64_t>(found->slot) * kHeaderSlotBytes;
   Recorder recorder;
   ASSERT_NE(Open(kThisBoot), nullptr);
   bool was_touched = false;
@@ -469,8 +467,9 @@ TEST_F(KeptCopyTest, HasNoBlockWhoseDataOrBitCouldntBeWritten) {
       }
       const auto copy = Open(boot);
       ASSERT_NE(copy, nullptr);
-      EXPECT_TRUE(Content(*copy) == Pattern(0, kBlock) + data +
-                                        Pattern(2 * kBlock, size_ - 2 * kBlock));
+      EXPECT_TRUE(Content(*copy) ==
+                  Pattern(0, kBlock) + data +
+                      Pattern(2 * kBlock, size_ - 2 * kBlock));
     }
   }
 }
@@ -498,8 +497,7 @@ TEST_F(KeptCopyTest, RemembersALostWrite) {
       Recorder::skips_syncs = true;
       const UniqueFd fd(open(file_.c_str(), O_RDWR | O_CLOEXEC));
       const auto base = Base();
-      const absl::Status refused =
-          CheckCopy(fd.get(), *base, Owner()).status();
+      const absl::Status refused = CheckCopy(fd.get(), *base, Owner()).status();
       EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
       EXPECT_EQ(ReadHeader(fd.get())->header.lost_error, EIO);
     }

@@ -159,9 +159,9 @@ TEST(KeptHeaderTest, IsNotReplacedAfterTheLastNumber) {
                          O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   FoundHeader found;
   found.header = Header();
-  ASSERT_EQ(ftruncate(fd.get(),
-                      static_cast<off_t>(found.header.layout().file_bytes)),
-            0);
+  ASSERT_EQ(
+      ftruncate(fd.get(), static_cast<off_t>(found.header.layout().file_bytes)),
+      0);
   found.header.sequence = KeptHeader::kMaxSequence - 1;
   ASSERT_EQ(ReplaceHeader(fd.get(), found), 0);
   EXPECT_EQ(ReplaceHeader(fd.get(), found), EOVERFLOW);

@@ -229,8 +229,8 @@ TEST_F(KeptMergeTest, WritesIntoAPart) {
 TEST_F(KeptMergeTest, LeavesAChangedOrReadOnlyBaseAlone) {
   MakeOld();
   Make();
-  EXPECT_TRUE(absl::IsFailedPrecondition(
-      Merge(kThisBoot, {.read_only = true}).status));
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(Merge(kThisBoot, {.read_only = true}).status));
   base_.Write(100, "changed");
   EXPECT_TRUE(absl::IsFailedPrecondition(Merge(kThisBoot).status));
   EXPECT_EQ(changes_, 0);
@@ -254,8 +254,8 @@ TEST_F(KeptMergeTest, RefusesACopyThatIsLargerThanItsBase) {
   EXPECT_EQ(changes_, 0);
 }
 
-// A power cut before each system call, and then the merge once more: by the same
-// command after the machine has started again.
+// A power cut before each system call, and then the merge once more: by the
+// same command after the machine has started again.
 TEST_F(KeptMergeTest, IsRepeatedAfterEveryPowerCut) {
   MakeOld();
   Make();
