@@ -57,6 +57,7 @@ unit_sources = \
 	tests/unit/export/ignored_holes_test.cc \
 	tests/unit/export/kept_copy_test.cc \
 	tests/unit/export/kept_header_test.cc \
+	tests/unit/export/kept_merge_test.cc \
 	tests/unit/export/layers_test.cc \
 	tests/unit/export/page_cache_test.cc \
 	tests/unit/generator/careful_look_test.cc \
@@ -99,7 +100,8 @@ unit_sources = \
 	tests/unit/transmission/zero_copy_test.cc
 
 unit_tests = tests/unit/unit_test
-tests_unit_unit_test_SOURCES = $(unit_sources) tests/unit/sandbox/child.h
+tests_unit_unit_test_SOURCES = $(unit_sources) tests/unit/sandbox/child.h \
+	tests/unit/export/recorder.cc tests/unit/export/recorder.h
 tests_unit_unit_test_LDADD = $(LDADD)
 tests_unit_unit_test_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=fallocate \
 	-Wl,--wrap=pwrite -Wl,--wrap=pwritev2 -Wl,--wrap=fdatasync
@@ -250,6 +252,7 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/far_client.py tests/support/faults.py \
 	tests/support/file_systems.py \
 	tests/support/harness.py tests/support/intruder.py \
+	tests/support/kept_headers.py \
 	tests/support/listening.py \
 	tests/support/nbd_client.py tests/support/partition_tables.py \
 	tests/support/pid1 tests/support/pid1.py \
@@ -309,7 +312,8 @@ check-vm: all
 check-power-cuts:
 	NBDINETD_POWER_CUTS=20 $(MAKE) check-vm vm_tests=tests/vm/power_cut_test.py
 
-# Two hundred servers that are killed while their client writes to its kept copy.
+# Two hundred servers that are killed while their client writes to its kept copy,
+# and as many merges.
 .PHONY: check-kept-copies
 check-kept-copies: all
 	NBDINETD_KILLS=200 $(AM_TESTS_ENVIRONMENT) /usr/bin/python3 -B \

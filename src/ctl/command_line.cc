@@ -89,6 +89,12 @@ absl::Status SetDirectory(absl::string_view argument, CommandLine& line) {
   return absl::OkStatus();
 }
 
+absl::Status SetBase(absl::string_view argument, CommandLine& line) {
+  if (argument.empty()) return absl::InvalidArgumentError("--base is empty");
+  line.base = std::string(argument);
+  return absl::OkStatus();
+}
+
 template <auto kField>
 absl::Status SetTime(absl::string_view argument, CommandLine& line) {
   line.*kField =
@@ -182,6 +188,15 @@ constexpr CtlOptionRow kOptions[] = {
      .help = "the copies in DIR, and no others",
      .verbs = "copies",
      .set = SetDirectory},
+    {.name = "base",
+     .argument = "=FILE",
+     .help = "merge into FILE, and not into the export's file",
+     .verbs = "copies",
+     .set = SetBase},
+    {.name = "force",
+     .help = "merge, even if other copies become stale",
+     .verbs = "copies",
+     .set = Set<&CommandLine::force>},
     {.name = "max-rate",
      .argument = "=BYTES[:BURST]",
      .help = "bytes of a client in a second; if given twice, of its reads, "
@@ -221,7 +236,7 @@ constexpr VerbRow kVerbs[] = {
     {"stop", "EXPORT", 1, 1, "stop listening; connections stay", Stop},
     {"check", "[EXPORT|FILE]", 0, 1, "find what would keep clients away",
      CheckExports},
-    {"copies", "[list|discard COPY|export COPY FILE]", 0, 3,
+    {"copies", "[list|discard COPY|merge COPY|export COPY FILE]", 0, 3,
      "what clients have written into copies that are kept", Copies},
     {"limit", "EXPORT", 1, 1,
      "how much each client may transfer: --max-rate, --max-iops", Limit},

@@ -33,6 +33,8 @@ struct CommandLine {
   bool http = false;                       // metrics
   std::string peer;                        // history; empty for all
   std::string directory;                   // copies; empty for all
+  std::string base;                        // copies merge; empty: the unit's
+  bool force = false;                      // copies merge
   std::optional<absl::Time> since, until;  // history
   // list: how long rates are measured, 0 for not at all; nullopt: for a table
   // as long as the reports of the connections need, and for JSON not at all.

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstdlib>
 #include <iterator>
 #include <optional>
 #include <set>
@@ -13,22 +12,15 @@
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
 #include "ctl/columns.h"
+#include "ctl/copy_base.h"
 #include "ctl/copy_files.h"
+#include "ctl/copy_merge.h"
 #include "ctl/exports.h"
 #include "ctl/output.h"
 #include "ctl/verbs.h"
 
 namespace nbdinetd::ctl {
 namespace {
-
-// Below what StateDirectory= is (systemd.exec(5)).
-std::string StateRoot(const Where& where) {
-  if (!where.user) return "/var/lib";
-  const char* state = std::getenv("XDG_STATE_HOME");
-  if (state != nullptr && state[0] == '/') return state;
-  const char* home = std::getenv("HOME");
-  return absl::StrCat(home == nullptr ? "" : home, "/.local/state");
-}
 
 // The directories of the copies: what the command line says, or those of the
 // exports with --cow=keep.
@@ -42,13 +34,8 @@ absl::StatusOr<std::vector<std::string>> Directories(const CommandLine& line) {
   if (!found.ok()) return found.status();
   std::set<std::string> directories;
   for (const ManagedExport& target : found->exports) {
-    if (!target.served.keeps_copies) continue;
-    if (!target.served.copy_directory.empty()) {
-      directories.insert(target.served.copy_directory);
-    } else if (!target.state_directory.empty()) {
-      directories.insert(
-          absl::StrCat(StateRoot(line.where), "/", target.state_directory));
-    }
+    const std::string directory = CopyDirectoryOf(target, line.where);
+    if (!directory.empty()) directories.insert(directory);
   }
   return std::vector<std::string>(directories.begin(), directories.end());
 }
@@ -143,6 +130,7 @@ absl::StatusOr<int> ListCopies(const CommandLine& line) {
 absl::Status Act(const CommandLine& line, const std::string& action,
                  const CopyFile& copy) {
   if (action == "discard") return DiscardCopy(copy);
+  if (action == "merge") return MergeCopy(line, copy);
   std::string warning;
   const absl::Status status = ExportCopy(copy, line.arguments[2], &warning);
   if (!warning.empty()) Warn(warning);
@@ -154,13 +142,19 @@ absl::Status Act(const CommandLine& line, const std::string& action,
 absl::StatusOr<int> Copies(const CommandLine& line) {
   const std::string action =
       line.arguments.empty() ? "list" : line.arguments[0];
-  const size_t wanted = action == "list"      ? 1
-                        : action == "discard" ? 2
-                        : action == "export"  ? 3
-                                              : 0;
+  const size_t wanted = action == "list"                           ? 1
+                        : action == "discard" || action == "merge" ? 2
+                        : action == "export"                       ? 3
+                                                                   : 0;
   if (wanted != std::max<size_t>(line.arguments.size(), 1)) {
     return absl::InvalidArgumentError(
-        "usage: nbdinetctl copies [list|discard COPY|export COPY FILE]");
+        "usage: nbdinetctl copies [list|discard COPY|merge COPY|"
+        "export COPY FILE]");
+  }
+  if (action != "merge" && (!line.base.empty() || line.force)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(line.force ? "--force" : "--base",
+                     " is for copies merge, not for ", "copies ", action));
   }
   if (action == "list") return ListCopies(line);
   const absl::StatusOr<CopyFile> copy = FindOne(line, line.arguments[1]);

@@ -94,12 +94,6 @@ absl::StatusOr<std::string> ChangesOfBase(const KeptHeader& header) {
   return ChangesOf(header.base, *now);
 }
 
-// A copy that nobody else uses, until this is destroyed.
-struct LockedCopy {
-  UniqueFd fd;
-  FoundHeader found;
-};
-
 absl::StatusOr<UniqueFd> Lock(const CopyFile& copy) {
   UniqueFd fd(
       open(copy.path().c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
@@ -117,39 +111,14 @@ absl::StatusOr<UniqueFd> Lock(const CopyFile& copy) {
                          "connection"));
 }
 
-absl::StatusOr<LockedCopy> LockAndRead(const CopyFile& copy) {
-  absl::StatusOr<UniqueFd> fd = Lock(copy);
-  if (!fd.ok()) return fd.status();
-  absl::StatusOr<FoundHeader> found = ReadHeader(fd->get());
-  if (!found.ok()) return Refused(copy, found.status().message());
-  return LockedCopy{*std::move(fd), *std::move(found)};
-}
-
-absl::Status Delete(const CopyFile& copy) {
-  if (unlink(copy.path().c_str()) != 0) {
-    return Failed(copy, "delete it", errno);
-  }
-  const UniqueFd directory(
-      open(copy.directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (directory.valid()) fsync(directory.get());
-  return absl::OkStatus();
-}
-
 // Which blocks the copy has. nullptr for a clone, which has all.
 absl::StatusOr<std::unique_ptr<KeptMap>> MapOf(const CopyFile& copy,
                                                const LockedCopy& locked) {
   const KeptHeader& header = locked.found.header;
   if (header.block_bytes == 0) return nullptr;
-  const std::string boot_id = ReadBootId();
-  const KeptLayout layout = header.layout();
   int error = 0;
-  std::unique_ptr<KeptMap> map = KeptMap::Open(
-      {locked.fd.get(), layout.live_map, layout.durable_map,
-       (header.size_bytes + header.block_bytes - 1) / header.block_bytes},
-      !boot_id.empty() && boot_id == header.boot_id
-          ? KeptMap::Believe::kLive
-          : KeptMap::Believe::kDurable,
-      &error);
+  std::unique_ptr<KeptMap> map =
+      OpenKeptMap(locked.fd.get(), header, ReadBootId(), &error);
   if (map == nullptr) return Failed(copy, "read its map", error);
   return map;
 }
@@ -289,6 +258,19 @@ void LookAt(CopyFile& copy) {
   }
   copy.header = std::move(found->header);
   copy.holder = ExclusiveLock::HolderOf(fd.get());
+  if (copy.header->merge.has_value()) {
+    copy.state = "merging";
+    if (!copy.holder.has_value()) {
+      copy.reason = "a merge was cut short: repeat it";
+    }
+    return;
+  }
+  if (const int error = copy.header->lost_error) {
+    copy.state = "damaged";
+    copy.reason = absl::StrCat(
+        "the storage has lost something that was written: ", ErrnoText(error));
+    return;
+  }
   copy.state = copy.holder.has_value() ? "in use" : "kept";
   const absl::StatusOr<std::string> changes = ChangesOfBase(*copy.header);
   if (!changes.ok()) {
@@ -299,18 +281,44 @@ void LookAt(CopyFile& copy) {
   }
 }
 
+absl::StatusOr<LockedCopy> LockCopy(const CopyFile& copy) {
+  absl::StatusOr<UniqueFd> fd = Lock(copy);
+  if (!fd.ok()) return fd.status();
+  absl::StatusOr<FoundHeader> found = ReadHeader(fd->get());
+  if (!found.ok()) return Refused(copy, found.status().message());
+  return LockedCopy{*std::move(fd), *std::move(found)};
+}
+
+absl::Status DeleteCopy(const CopyFile& copy) {
+  if (unlink(copy.path().c_str()) != 0) {
+    return Failed(copy, "delete it", errno);
+  }
+  const UniqueFd directory(
+      open(copy.directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  // A file system without this has nothing to wait for.
+  if (directory.valid() && fsync(directory.get()) != 0 && errno != EINVAL) {
+    return Failed(copy, "make its deletion durable", errno);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status DiscardCopy(const CopyFile& copy) {
   const absl::StatusOr<UniqueFd> locked = Lock(copy);
-  return locked.ok() ? Delete(copy) : locked.status();
+  return locked.ok() ? DeleteCopy(copy) : locked.status();
 }
 
 absl::Status ExportCopy(const CopyFile& copy, const std::string& path,
                         std::string* warning) {
-  absl::StatusOr<LockedCopy> locked = LockAndRead(copy);
+  absl::StatusOr<LockedCopy> locked = LockCopy(copy);
   if (!locked.ok()) return locked.status();
   const KeptHeader& header = locked->found.header;
   // A clone has all that its client sees.
-  if (header.block_bytes != 0) {
+  if (header.merge.has_value() && header.block_bytes != 0) {
+    // What the merge has changed is in the copy, too.
+    *warning =
+        "a merge has begun to change the base: changes by others can't be told "
+        "from it";
+  } else if (header.block_bytes != 0) {
     const absl::StatusOr<std::string> changes = ChangesOfBase(header);
     if (!changes.ok()) return changes.status();
     if (!changes->empty()) {
@@ -318,6 +326,12 @@ absl::Status ExportCopy(const CopyFile& copy, const std::string& path,
           "the base has changed (", *changes,
           "): what the client hasn't written is what the base has now");
     }
+  }
+  if (const int error = header.lost_error) {
+    absl::StrAppend(
+        warning, warning->empty() ? "" : "; ",
+        "the storage has lost something that the client had written (",
+        ErrnoText(error), ")");
   }
   const UniqueFd to(
       open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));

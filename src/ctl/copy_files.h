@@ -3,7 +3,8 @@
 // What deletes or reads a copy takes its lock first, as a connection does: a
 // copy in use is left alone. The process of a connection writes the header, and
 // an attacker may control that: the base that it names is only read, and only
-// if it is a regular file or a block device. Threads: one.
+// if it is a regular file or a block device; copy_base.h says what a merge
+// writes to. Threads: one.
 #ifndef NBDINETD_CTL_COPY_FILES_H_
 #define NBDINETD_CTL_COPY_FILES_H_
 
@@ -16,6 +17,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/unique_fd.h"
 #include "export/kept_header.h"
 
 namespace nbdinetd::ctl {
@@ -29,7 +31,7 @@ struct CopyFile {
   int64_t last_used = 0;      // in seconds since 1970
   std::optional<pid_t> holder =
       {};  // in use; 0: by a process that isn't visible
-  // "kept", "in use", "stale" or "damaged".
+  // "kept", "in use", "stale", "merging" or "damaged".
   std::string state = {};
   std::string reason = {};  // why it is stale or damaged; empty otherwise
 
@@ -44,13 +46,23 @@ absl::StatusOr<std::vector<CopyFile>> CopiesIn(const std::string& directory);
 // Reads the header of a copy, compares its base, and fills in the rest.
 void LookAt(CopyFile& copy);
 
+// A copy that nobody else uses, until this is destroyed.
+struct LockedCopy {
+  UniqueFd fd;
+  FoundHeader found;
+};
+// FailedPrecondition: it is in use, or no copy.
+absl::StatusOr<LockedCopy> LockCopy(const CopyFile& copy);
+// Deletes a copy that is locked, and waits until that is on stable storage.
+absl::Status DeleteCopy(const CopyFile& copy);
+
 // Deletes a copy. FailedPrecondition: it is in use. Opens no base.
 absl::Status DiscardCopy(const CopyFile& copy);
 
 // Writes what the client sees to a new file. AlreadyExists: there is one.
 // FailedPrecondition: the copy is in use, or its base can't be used, or nobody
 // knows where in its file that lies. `*warning` is set if the base has changed
-// since the copy was made.
+// since the copy was made, or if a part of the copy is lost.
 absl::Status ExportCopy(const CopyFile& copy, const std::string& path,
                         std::string* warning);
 

@@ -232,6 +232,8 @@ Served ServedBy(absl::Span<const std::string> arguments) {
         if (name == "directory") served.directory = argument;
         if (name == "cow") served.keeps_copies = argument == "keep";
         if (name == "cow-dir") served.copy_directory = argument;
+        if (name == "exportname") served.export_name = argument;
+        if (name == "partitions") served.partitions = true;
         // nbdinetd itself tells what is wrong with them.
         if (DecidesSize(name)) {
           row->set({name, argument}, sized).IgnoreError();

@@ -3,6 +3,7 @@
 #define NBDINETD_CTL_EXEC_START_H_
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,9 +37,11 @@ struct Served {
   std::string file;       // empty if there is none, or if a variable has it
   std::string directory;  // of --directory
   bool read_only = false;
-  bool keeps_copies = false;   // --cow=keep
-  std::string copy_directory;  // of --cow-dir
-  ExportSettings settings;     // what decides about the size
+  bool keeps_copies = false;               // --cow=keep
+  std::string copy_directory;              // of --cow-dir
+  ExportSettings settings;                 // what decides about the size
+  std::optional<std::string> export_name;  // of --exportname
+  bool partitions = false;                 // --partitions
   // The arguments without options for TLS.
   std::vector<std::string> without_tls;
 };

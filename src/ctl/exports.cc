@@ -86,6 +86,8 @@ bool ReadCommand(const Properties& service, bool local, ManagedExport& target) {
   const std::vector<std::string> state =
       service.Get<std::vector<std::string>>("StateDirectory");
   if (!state.empty()) target.state_directory = state[0];
+  target.has_root = !service.Get<std::string>("RootDirectory").empty() ||
+                    !service.Get<std::string>("RootImage").empty();
   return true;
 }
 

@@ -42,6 +42,8 @@ struct ManagedExport {
   std::string user;  // User=
   // The first of StateDirectory=, which is relative; empty without one.
   std::string state_directory;
+  // RootDirectory= or RootImage=: paths are those of another tree.
+  bool has_root = false;
   std::string reason;                  // a failure, in words; empty without one
   uint64_t accepted = 0, refused = 0;  // with `per_connection`
 

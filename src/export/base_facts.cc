@@ -40,10 +40,7 @@ absl::StatusOr<BaseFacts> ReadBaseFacts(Export& base) {
     return ErrnoStatus(errno, absl::StrCat("fstat of ", Quoted(base.path())),
                        absl::StatusCode::kUnavailable);
   }
-  if (S_ISBLK(st.st_mode)) {
-    facts.device = st.st_rdev;
-  } else {
-    facts.device = st.st_dev;
+  if (!S_ISBLK(st.st_mode)) {
     facts.inode = st.st_ino;
     facts.mtime_ns = static_cast<uint64_t>(st.st_mtim.tv_sec) * kNsPerSecond +
                      static_cast<uint64_t>(st.st_mtim.tv_nsec);
@@ -52,7 +49,8 @@ absl::StatusOr<BaseFacts> ReadBaseFacts(Export& base) {
   if (length == 0) return facts;
   absl::StatusOr<uint64_t> digest = DigestOf(base, 0, length);
   if (!digest.ok()) return digest.status();
-  facts.first_digest = *digest;
+  facts.first_digest = facts.last_digest = *digest;
+  if (facts.size_bytes == length) return facts;
   digest = DigestOf(base, facts.size_bytes - length, length);
   if (!digest.ok()) return digest.status();
   facts.last_digest = *digest;

@@ -19,14 +19,12 @@ struct BaseFacts {
   // 0 for a block device.
   uint64_t inode = 0;
   uint64_t mtime_ns = 0;
-  // The file's file system, or the block device: for messages only.
-  uint64_t device = 0;
   // Of the first and of the last MiB of the export.
   uint64_t first_digest = 0;
   uint64_t last_digest = 0;
 };
 
-// Reads 2 MiB. Unavailable when that fails.
+// Reads up to 2 MiB. Unavailable when that fails.
 absl::StatusOr<BaseFacts> ReadBaseFacts(Export& base);
 
 // What has changed, as "its size and its first MiB"; empty if nothing has.

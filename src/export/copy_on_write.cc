@@ -21,6 +21,7 @@
 #include "base/file_status.h"
 #include "base/limits.h"
 #include "base/page_size.h"
+#include "export/base_lock.h"
 #include "export/block_map.h"
 #include "export/copy_parts.h"
 #include "export/file.h"
@@ -72,16 +73,6 @@ Export::Facts TemporaryFacts(const Export::Facts& base) {
   return facts;
 }
 
-// What keeps the base of a clone open.
-struct BaseAndCopy {
-  BaseAndCopy(std::shared_ptr<Export> cloned, std::unique_ptr<Export> clone)
-      : base(std::move(cloned)),
-        copy(std::move(clone), 0, TemporaryFacts(base->facts())) {}
-
-  const std::shared_ptr<Export> base;
-  Slice copy;  // with the promised facts
-};
-
 class CopyingCatalog : public ForwardingCatalog {
  public:
   CopyingCatalog(std::unique_ptr<Catalog> inner, PrivateCopy copy)
@@ -102,6 +93,9 @@ class CopyingCatalog : public ForwardingCatalog {
       std::shared_ptr<Export> target) override {
     if (!copy_.has_value()) {
       return absl::InternalError("there is a private copy already");
+    }
+    if (absl::Status status = LockBaseOfCopy(*target); !status.ok()) {
+      return status;
     }
     PrivateCopy copy = *std::move(copy_);
     copy_.reset();
@@ -185,14 +179,10 @@ absl::StatusOr<std::shared_ptr<Export>> PrivateCopy::Of(
                                    Quota::Limit{max_bytes_, block, has_holes},
                                    std::move(stored));
   }
-  // The base stays open: it has the lock of --exclusive.
-  if (cloned) {
-    const auto both = std::make_shared<BaseAndCopy>(base, std::move(copy));
-    return std::shared_ptr<Export>(both, &both->copy);
-  }
+  const Export::Facts facts = TemporaryFacts(base->facts());
+  if (cloned) return CloneOf(std::move(base), std::move(copy), facts);
   std::unique_ptr<BlockMap> copied = MapOfBlocks(size, block);
   if (copied == nullptr) return Failed(*base, "its map", ENOMEM);
-  const Export::Facts facts = TemporaryFacts(base->facts());
   return std::make_shared<Overlay>(
       std::move(base), facts,
       Overlay::Copy{std::move(copy), std::move(copied), block});

@@ -8,9 +8,11 @@
 
 #include <cerrno>
 #include <optional>
+#include <utility>
 
 #include "base/limits.h"
 #include "base/page_size.h"
+#include "export/slice.h"
 
 namespace nbdinetd {
 
@@ -35,6 +37,22 @@ bool CloneInto(const Export& base, int to) {
   // A part may have been cloned.
   [[maybe_unused]] const int ignored = ftruncate(to, 0);
   return false;
+}
+
+std::shared_ptr<Export> CloneOf(std::shared_ptr<Export> base,
+                                std::unique_ptr<Export> copy,
+                                Export::Facts facts) {
+  struct BaseAndClone {
+    BaseAndClone(std::shared_ptr<Export> cloned, std::unique_ptr<Export> clone,
+                 const Export::Facts& promised)
+        : base(std::move(cloned)), copy(std::move(clone), 0, promised) {}
+
+    const std::shared_ptr<Export> base;
+    Slice copy;
+  };
+  const auto both =
+      std::make_shared<BaseAndClone>(std::move(base), std::move(copy), facts);
+  return std::shared_ptr<Export>(both, &both->copy);
 }
 
 bool CanPunchHoles(int fd, uint64_t end_bytes) {

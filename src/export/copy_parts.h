@@ -18,6 +18,12 @@ Export::Facts CopyFacts(Export::Facts facts);
 // False, and `to` is empty, where that isn't possible.
 bool CloneInto(const Export& base, int to);
 
+// The clone `copy` of `base` as an export with `facts`. It keeps the base open,
+// which has locks.
+std::shared_ptr<Export> CloneOf(std::shared_ptr<Export> base,
+                                std::unique_ptr<Export> copy,
+                                Export::Facts facts);
+
 // Whether the file system can give storage back that a file occupies: tried
 // behind `end_bytes`, the end of the file or later, where it changes nothing.
 bool CanPunchHoles(int fd, uint64_t end_bytes);

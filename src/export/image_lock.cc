@@ -4,7 +4,6 @@
 #include <sys/types.h>
 
 #include <limits>
-#include <utility>
 
 namespace nbdinetd {
 namespace {
@@ -37,18 +36,21 @@ bool IsLockedByQemu(int fd, off_t byte) {
   return IsLocked(fd, byte) && !IsLocked(fd, kUnusedByQemu);
 }
 
-// Locks or unlocks what says that the image is written to.
-void SetLocks(int fd, short type) {
+// Locks or unlocks bytes. What can't be locked is used all the same, as QEMU
+// does.
+void SetLock(int fd, off_t start, off_t length, short type) {
   struct flock lock = {};
   lock.l_type = type;
   lock.l_whence = SEEK_SET;
-  for (const auto& [start, length] : {std::pair<off_t, off_t>{kOurs, 1},
-                                      {kFirstPermission, kReadingAndWriting}}) {
-    lock.l_start = start;
-    lock.l_len = length;
-    // What can't be locked is served all the same, as QEMU does.
-    fcntl(fd, F_OFD_SETLK, &lock);
-  }
+  lock.l_start = start;
+  lock.l_len = length;
+  fcntl(fd, F_OFD_SETLK, &lock);
+}
+
+// Locks or unlocks what says that the image is written to.
+void SetLocks(int fd, short type) {
+  SetLock(fd, kOurs, 1, type);
+  SetLock(fd, kFirstPermission, kReadingAndWriting, type);
 }
 
 }  // namespace
@@ -68,6 +70,17 @@ ImageUse ImageUseOf(int fd) {
     use.is_used |= IsLocked(fd, kFirstExclusion + i);
   }
   return use;
+}
+
+bool LockImageAlone(int fd) {
+  const auto set = [fd](short type) {
+    SetLock(fd, kFirstPermission, kReadingAndWriting, type);
+    SetLock(fd, kFirstExclusion, kReadingAndWriting, type);
+  };
+  set(F_RDLCK);
+  if (!ImageUseOf(fd).is_used && !IsServedForWriting(fd)) return true;
+  set(F_UNLCK);
+  return false;
 }
 
 bool LockImage(const Export& target) {

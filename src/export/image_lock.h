@@ -41,6 +41,10 @@ ImageUse ImageUseOf(int fd);
 // forbids anything.
 bool LockImage(const Export& target);
 
+// Locks the image at `fd` as a program that shares it with nobody, until its
+// description is closed. False, and nothing is locked, if others use it.
+bool LockImageAlone(int fd);
+
 // Whether a connection of nbdinetd may write to the file at `fd`.
 bool IsServedForWriting(int fd);
 

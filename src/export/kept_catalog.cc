@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "export/base_lock.h"
 #include "export/cache_modes.h"
 #include "export/copy_on_write.h"
 #include "export/forwarding_catalog.h"
@@ -82,21 +83,15 @@ class KeptCatalog : public ForwardingCatalog {
                ? target.path()
                : absl::StrCat(working_directory_, "/", target.path());
   }
-  // Parts of one file are different exports.
-  std::string PathAndPlace(const Export& target) const {
-    const uint64_t begin =
-        target.facts().size_bytes == 0
-            ? 0
-            : target.FindOrigin(0, 1).value_or(Export::Origin{}).offset;
-    return begin == 0 ? PathOf(target)
-                      : absl::StrCat(PathOf(target), "@", begin);
-  }
   // Whose copy it is. Unauthenticated: the client is unknown.
   absl::StatusOr<KeptOwner> OwnerOf(const Export& target,
                                     const std::string& name,
                                     const Claimant& claimant) const;
   // Makes the reserved copy, which is new. Aborted: another one has its name.
-  absl::Status Make(Reserved& reserved);
+  absl::StatusOr<FoundHeader> Make(Reserved& reserved);
+  // The header of the reserved copy, which was there. Aborted: it isn't any
+  // more.
+  absl::StatusOr<FoundHeader> Check(const Reserved& reserved);
   // The error for a copy that can't be used. Aborted: it has been discarded.
   absl::Status Explain(const Reserved& reserved, const absl::Status& reason);
 
@@ -114,7 +109,8 @@ absl::StatusOr<KeptOwner> KeptCatalog::OwnerOf(const Export& target,
                                                const Claimant& claimant) const {
   KeptOwner owner;
   owner.by_path = name.empty();
-  owner.export_name = owner.by_path ? PathAndPlace(target) : name;
+  owner.export_name =
+      owner.by_path ? PathAndPlace(target, PathOf(target)) : name;
   if (settings_.key == CopyKey::kPeerAddress) {
     owner.kind = ClientKind::kAddress;
     owner.identity = claimant.address;
@@ -144,22 +140,28 @@ absl::StatusOr<std::shared_ptr<Export>> KeptCatalog::Reserve(
   return std::make_shared<Reservation>(std::move(target), copy_fd_);
 }
 
-absl::Status KeptCatalog::Make(Reserved& reserved) {
+absl::StatusOr<FoundHeader> KeptCatalog::Make(Reserved& reserved) {
   const NewCopy copy = {
       .owner = reserved.owner,
       .base_path = PathOf(*reserved.base),
       .boot_id = boot_id_,
       .may_be_clone = settings_.max_bytes == CopySettings().max_bytes};
-  if (absl::Status status = MakeCopy(copy_fd_, *reserved.base, copy);
-      !status.ok()) {
-    return status;
-  }
+  absl::StatusOr<FoundHeader> made = MakeCopy(copy_fd_, *reserved.base, copy);
+  if (!made.ok()) return made;
   const int error = directory_.Name(reserved.file_name);
-  if (error == 0) return absl::OkStatus();
+  if (error == 0) return made;
   if (error == EEXIST) return absl::AbortedError("another copy was faster");
   return ErrnoStatus(error, absl::StrCat("failed to name the kept copy ",
                                          Quoted(reserved.file_name), " in ",
                                          Quoted(directory_.path())));
+}
+
+absl::StatusOr<FoundHeader> KeptCatalog::Check(const Reserved& reserved) {
+  if (directory_.IsGone()) return absl::AbortedError("the copy is gone");
+  absl::StatusOr<FoundHeader> found =
+      CheckCopy(copy_fd_, *reserved.base, reserved.owner);
+  if (!found.ok()) return Explain(reserved, found.status());
+  return found;
 }
 
 absl::Status KeptCatalog::Explain(const Reserved& reserved,
@@ -192,14 +194,13 @@ absl::StatusOr<std::shared_ptr<Export>> KeptCatalog::Claim(
   }
   Reserved reserved = *std::move(reserved_);
   reserved_.reset();
-  if (reserved.is_new) {
-    if (absl::Status status = Make(reserved); !status.ok()) return status;
-  } else if (directory_.IsGone()) {
-    return absl::AbortedError("the copy is gone");
+  // Before it is compared with anything.
+  if (absl::Status status = LockBaseOfCopy(*reserved.base); !status.ok()) {
+    return status;
   }
   absl::StatusOr<FoundHeader> found =
-      CheckCopy(copy_fd_, *reserved.base, reserved.owner);
-  if (!found.ok()) return Explain(reserved, found.status());
+      reserved.is_new ? Make(reserved) : Check(reserved);
+  if (!found.ok()) return found.status();
   absl::StatusOr<std::shared_ptr<Export>> base =
       inner().Claim(std::move(reserved.base));
   if (!base.ok()) return base;

@@ -25,18 +25,12 @@
 #include "export/file.h"
 #include "export/kept_map.h"
 #include "export/kept_overlay.h"
+#include "export/loss_mark.h"
 #include "export/quota.h"
 #include "export/slice.h"
 
 namespace nbdinetd {
 namespace {
-
-// Where the export lies in its file; of no length if it is in no file.
-Export::Origin PlaceOf(const Export& base) {
-  const uint64_t size = base.facts().size_bytes;
-  return size == 0 ? Export::Origin{}
-                   : base.FindOrigin(0, size).value_or(Export::Origin{});
-}
 
 absl::Status Failed(const Export& base, absl::string_view what, int error) {
   return ErrnoStatus(error, absl::StrCat("failed to make a kept copy of ",
@@ -84,16 +78,6 @@ int Allocate(int fd, uint64_t offset, uint64_t length) {
   return 0;
 }
 
-// What keeps the base of a clone open.
-struct BaseAndClone {
-  BaseAndClone(std::shared_ptr<Export> cloned, std::unique_ptr<Export> clone)
-      : base(std::move(cloned)),
-        copy(std::move(clone), 0, KeptFacts(base->facts())) {}
-
-  const std::shared_ptr<Export> base;
-  Slice copy;  // with the promised facts
-};
-
 // The blocks that hold storage. nullptr and `*error`, an errno value, when they
 // can't be found.
 std::unique_ptr<BlockMap> StoredBlocks(Export& copy, uint64_t block,
@@ -118,12 +102,35 @@ std::unique_ptr<BlockMap> StoredBlocks(Export& copy, uint64_t block,
   return *error == 0 ? std::move(stored) : nullptr;
 }
 
+// Adds blocks of `kept` to `stored` until they are as many as occupy
+// `allocated_bytes`. Zeroes that are allocated (NBD_CMD_FLAG_NO_HOLE) look like
+// holes; what a file system needs for itself counts only where the client has
+// trimmed as much.
+void CountZeroes(const KeptMap& kept, uint64_t allocated_bytes, uint64_t block,
+                 BlockMap& stored) {
+  uint64_t missing = allocated_bytes / block;
+  const auto count = [&](uint64_t begin, uint64_t end, bool set) {
+    while (begin < end && missing > 0) {
+      const BlockMap::Run run = stored.RunAt(begin, end);
+      const uint64_t blocks = run.set == set ? std::min(run.count, missing) : 0;
+      if (blocks > 0 && !set) stored.Set(begin, begin + blocks);
+      missing -= blocks;
+      begin += run.count;
+    }
+  };
+  // Only the blocks of `kept` are stored.
+  kept.ForEachRun([&](uint64_t b, uint64_t e) { count(b, e, /*set=*/true); });
+  kept.ForEachRun([&](uint64_t b, uint64_t e) { count(b, e, /*set=*/false); });
+}
+
 // Makes the copy's last use visible: the time of its file.
 int Touch(int fd, const FoundHeader& found) {
-  const uint64_t offset = found.header.layout().slots +
-                          static_cast<uint64_t>(found.slot) * kHeaderSlotBytes;
+  // The older slot, with its own content: should power fail while the storage
+  // writes it, the newer one is whole.
+  const uint64_t offset =
+      found.header.layout().slots +
+      static_cast<uint64_t>(1 - found.slot) * kHeaderSlotBytes;
   char byte;
-  // Its own content: nothing can be torn.
   if (const int error = ReadAll(fd, offset, &byte, 1)) return error;
   return WriteAll(fd, offset, {&byte, 1});
 }
@@ -147,7 +154,34 @@ std::string ReadBootId() {
 
 Export::Facts KeptFacts(const Export::Facts& facts) { return CopyFacts(facts); }
 
-absl::Status MakeCopy(int fd, Export& base, const NewCopy& copy) {
+Export::Origin PlaceOf(const Export& base) {
+  const uint64_t size = base.facts().size_bytes;
+  return size == 0 ? Export::Origin{}
+                   : base.FindOrigin(0, size).value_or(Export::Origin{});
+}
+
+std::string PathAndPlace(const Export& base, const std::string& path) {
+  const uint64_t begin =
+      base.facts().size_bytes == 0
+          ? 0
+          : base.FindOrigin(0, 1).value_or(Export::Origin{}).offset;
+  return begin == 0 ? path : absl::StrCat(path, "@", begin);
+}
+
+std::unique_ptr<KeptMap> OpenKeptMap(int fd, const KeptHeader& header,
+                                     const std::string& boot_id, int* error) {
+  const KeptLayout layout = header.layout();
+  const uint64_t block = header.block_bytes;
+  return KeptMap::Open({fd, layout.live_map, layout.durable_map,
+                        (header.size_bytes + block - 1) / block},
+                       !boot_id.empty() && boot_id == header.boot_id
+                           ? KeptMap::Believe::kLive
+                           : KeptMap::Believe::kDurable,
+                       error);
+}
+
+absl::StatusOr<FoundHeader> MakeCopy(int fd, Export& base,
+                                     const NewCopy& copy) {
   FoundHeader found;
   KeptHeader& header = found.header;
   header.size_bytes = base.facts().size_bytes;
@@ -194,7 +228,7 @@ absl::Status MakeCopy(int fd, Export& base, const NewCopy& copy) {
   while (fsync(fd) != 0) {
     if (errno != EINTR) return Failed(base, "fsync", errno);
   }
-  return absl::OkStatus();
+  return found;
 }
 
 absl::StatusOr<FoundHeader> CheckCopy(int fd, Export& base,
@@ -205,6 +239,18 @@ absl::StatusOr<FoundHeader> CheckCopy(int fd, Export& base,
   if (header.owner != owner) {
     return absl::PermissionDeniedError(
         absl::StrCat("it belongs to ", InWords(header.owner)));
+  }
+  if (header.merge.has_value()) {
+    return absl::FailedPreconditionError(
+        "a merge of it into its base was cut short: 'nbdinetctl copies merge' "
+        "goes on with it, and then the client begins anew");
+  }
+  if (header.lost_error != 0) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the storage has lost something that the client had written (",
+        ErrnoText(header.lost_error),
+        "): 'nbdinetctl copies' discards the copy, or writes what is left to "
+        "an image of its own"));
   }
   if (header.block_bytes != 0 && header.block_bytes < PageBytes()) {
     return absl::DataLossError(
@@ -236,11 +282,7 @@ absl::StatusOr<std::shared_ptr<Export>> OpenCopy(UniqueFd fd,
   int error = 0;
   std::unique_ptr<KeptMap> kept;
   if (block != 0) {
-    kept = KeptMap::Open(
-        {number, layout.live_map, layout.durable_map,
-         (size + block - 1) / block},
-        same_boot ? KeptMap::Believe::kLive : KeptMap::Believe::kDurable,
-        &error);
+    kept = OpenKeptMap(number, found.header, copy.boot_id, &error);
     if (kept == nullptr) return CantOpen(*base, "its map", error);
   }
   // After the live map: it is what the boot id is about.
@@ -258,24 +300,30 @@ absl::StatusOr<std::shared_ptr<Export>> OpenCopy(UniqueFd fd,
   std::unique_ptr<Export> file = std::make_unique<Slice>(
       FileExport::Create(base->path(), std::move(fd), st, /*read_only=*/false),
       0, data);
+  // KeptOverlay flushes by itself.
+  file = std::make_unique<LossMark>(
+      std::move(file), std::move(found),
+      block == 0 ? LossMark::AtEnd::kFlush : LossMark::AtEnd::kNothing);
   const uint64_t counted = block != 0 ? block : CopyBlockBytes(size);
   if (copy.max_bytes != CopySettings().max_bytes) {
     std::unique_ptr<BlockMap> stored = StoredBlocks(*file, counted, &error);
     if (stored == nullptr) return CantOpen(*base, "what it stores", error);
+    const auto allocated = static_cast<uint64_t>(st.st_blocks) * 512;
+    const uint64_t maps = layout.file_bytes - layout.live_map;
+    if (kept != nullptr && allocated > maps) {
+      CountZeroes(*kept, allocated - maps, block, *stored);
+    }
     const bool has_holes = CanPunchHoles(number, layout.file_bytes);
     file = std::make_unique<Quota>(
         std::move(file), Quota::Limit{copy.max_bytes, counted, has_holes},
         std::move(stored));
   }
-  if (block == 0) {
-    const auto both = std::make_shared<BaseAndClone>(base, std::move(file));
-    return std::shared_ptr<Export>(both, &both->copy);
-  }
+  const Export::Facts facts = KeptFacts(base->facts());
+  if (block == 0) return CloneOf(std::move(base), std::move(file), facts);
   std::unique_ptr<BlockMap> copied = MapOfBlocks(size, block);
   if (copied == nullptr) return CantOpen(*base, "its map", ENOMEM);
   kept->ForEachRun(
       [&](uint64_t begin, uint64_t end) { copied->Set(begin, end); });
-  const Export::Facts facts = KeptFacts(base->facts());
   return std::make_shared<KeptOverlay>(
       std::move(base), facts,
       Overlay::Copy{std::move(file), std::move(copied), block},

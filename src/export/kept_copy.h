@@ -15,6 +15,7 @@
 #include "base/unique_fd.h"
 #include "export/export.h"
 #include "export/kept_header.h"
+#include "export/kept_map.h"
 #include "export/kept_name.h"
 
 namespace nbdinetd {
@@ -26,6 +27,19 @@ std::string ReadBootId();
 // The facts of a kept copy of an export with `facts`.
 Export::Facts KeptFacts(const Export::Facts& facts);
 
+// Where an export lies in its file; of no length if nobody knows.
+Export::Origin PlaceOf(const Export& base);
+
+// By what an export of `path`, an absolute one, is known that has no name:
+// parts of one file are different exports.
+std::string PathAndPlace(const Export& base, const std::string& path);
+
+// The map of the copy at `fd`, which isn't a clone: the live one if it is of
+// this start of the machine, `boot_id`. nullptr and `*error`, an errno value,
+// on failure.
+std::unique_ptr<KeptMap> OpenKeptMap(int fd, const KeptHeader& header,
+                                     const std::string& boot_id, int* error);
+
 struct NewCopy {
   KeptOwner owner;
   std::string base_path;  // absolute, or a name for messages
@@ -34,12 +48,14 @@ struct NewCopy {
   bool may_be_clone = true;
 };
 // Makes a copy of `base`, to which nothing has been written, of the file `fd`,
-// and waits until it is on stable storage. Internal when that fails.
-absl::Status MakeCopy(int fd, Export& base, const NewCopy& copy);
+// and waits until it is on stable storage. Its header; Internal when that
+// fails.
+absl::StatusOr<FoundHeader> MakeCopy(int fd, Export& base, const NewCopy& copy);
 
 // The header of the copy at `fd`, if `owner` may go on writing into it.
 // DataLoss: it is damaged, or no copy. PermissionDenied: it is another's.
-// Aborted: `base` has changed; the message says what of it.
+// FailedPrecondition: a merge of it has begun, or the storage has lost a part
+// of it. Aborted: `base` has changed; the message says what of it.
 absl::StatusOr<FoundHeader> CheckCopy(int fd, Export& base,
                                       const KeptOwner& owner);
 

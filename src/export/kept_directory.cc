@@ -1,5 +1,6 @@
 #include "export/kept_directory.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <stdio.h>
@@ -11,13 +12,18 @@
 #include <cerrno>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
 #include "base/file_status.h"
+#include "export/exclusive.h"
 #include "export/kept_name.h"
 
 namespace nbdinetd {
 namespace {
+
+// How often the file for a new copy may be taken away.
+constexpr int kMaxAttempts = 20;
 
 int OpenCopy(int directory, const char* name) {
   open_how how = {};
@@ -64,6 +70,40 @@ absl::StatusOr<KeptDirectory> KeptDirectory::Open(const std::string& path) {
   return directory;
 }
 
+int KeptDirectory::MakeNamed() {
+  // Another process may take it for a leftover before it is locked.
+  for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {
+    std::string name = absl::StrCat(path_, "/", kUnnamedBegin, "XXXXXX");
+    UniqueFd fd(mkostemp(name.data(), O_CLOEXEC));
+    if (!fd.valid()) return errno;
+    struct stat st;
+    const absl::StatusOr<bool> locked = ExclusiveLock(fd.get()).Try();
+    // Where there are no locks, nobody can have it, and nothing is deleted.
+    if (locked.ok() &&
+        (!*locked || FileStatus(fd.get(), &st) != 0 || st.st_nlink == 0)) {
+      continue;
+    }
+    new_ = std::move(fd);
+    new_name_ = name.substr(name.rfind('/') + 1);
+    return 0;
+  }
+  return EAGAIN;
+}
+
+void KeptDirectory::RemoveLeftovers() {
+  DIR* const stream = opendir(path_.c_str());
+  if (stream == nullptr) return;
+  while (const dirent* entry = readdir(stream)) {
+    if (!absl::StartsWith(entry->d_name, kUnnamedBegin)) continue;
+    const UniqueFd fd(OpenCopy(fd_.get(), entry->d_name));
+    if (!fd.valid()) continue;
+    if (ExclusiveLock(fd.get()).Try().value_or(false)) {
+      unlinkat(fd_.get(), entry->d_name, 0);
+    }
+  }
+  closedir(stream);
+}
+
 absl::Status KeptDirectory::MakeNew() {
   int fd = open(path_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
   // Without /proc, it could get no name later.
@@ -73,20 +113,21 @@ absl::Status KeptDirectory::MakeNew() {
     errno = EOPNOTSUPP;
   }
   // EISDIR: the kernel doesn't know O_TMPFILE.
-  if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
-    std::string name = absl::StrCat(path_, "/", kUnnamedBegin, "XXXXXX");
-    fd = mkostemp(name.data(), O_CLOEXEC);
-    if (fd >= 0) new_name_ = name.substr(name.rfind('/') + 1);
-  }
   if (fd >= 0) {
     new_ = UniqueFd(fd);
     return absl::OkStatus();
   }
-  new_error_ = errno;
-  if (errno == ENOSPC || errno == EDQUOT) return absl::OkStatus();
-  const bool is_ours = errno == EMFILE || errno == ENFILE || errno == ENOMEM;
+  int error = errno;
+  if (error == EOPNOTSUPP || error == EISDIR) {
+    RemoveLeftovers();
+    error = MakeNamed();
+    if (error == 0) return absl::OkStatus();
+  }
+  new_error_ = error;
+  if (error == ENOSPC || error == EDQUOT) return absl::OkStatus();
+  const bool is_ours = error == EMFILE || error == ENFILE || error == ENOMEM;
   return ErrnoStatus(
-      errno,
+      error,
       absl::StrCat("failed to make a file for a kept copy in ", Quoted(path_)),
       is_ours ? absl::StatusCode::kInternal : absl::StatusCode::kAlreadyExists);
 }

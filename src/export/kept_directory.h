@@ -7,6 +7,11 @@
 // (dup3). A new copy gets its name last (linkat), when all of it is on stable
 // storage: a name without a whole copy never exists.
 //
+// Where the file system can't make a file without a name, the file for a new
+// copy has a hidden one, and the lock of ExclusiveLock from the start. A
+// process that is killed leaves it, without the lock; the next one that needs
+// such a file deletes it.
+//
 // System calls after Open(): openat2, dup3, linkat or, where a file needs a
 // name from the start, renameat2; unlinkat; fsync. Threads: one.
 #ifndef NBDINETD_EXPORT_KEPT_DIRECTORY_H_
@@ -53,6 +58,10 @@ class KeptDirectory {
   KeptDirectory(std::string path, UniqueFd fd)
       : path_(std::move(path)), fd_(std::move(fd)) {}
 
+  // Makes a locked file that has a hidden name. 0 or an errno value.
+  int MakeNamed();
+  // Deletes the files of processes that have ended before they named them.
+  void RemoveLeftovers();
   // Makes the file for a new copy. Sets new_error_ if that fails for want of
   // space: the client may have a copy already.
   absl::Status MakeNew();

@@ -20,6 +20,7 @@ namespace {
 
 constexpr absl::string_view kMagic = "nbdinetd kept copy 1";
 constexpr size_t kChecksumBytes = 8;
+constexpr uint64_t kMaxErrno = 4095;
 
 uint64_t Aligned(uint64_t offset) {
   return (offset + kTrailerAlignment - 1) / kTrailerAlignment *
@@ -76,7 +77,8 @@ absl::Status Damaged(absl::string_view why) { return absl::DataLossError(why); }
 // Whether the numbers are some that nbdinetd writes.
 bool IsPossible(const KeptHeader& header) {
   constexpr uint64_t kMaxSize = kMaxCopyMapBytes * 8 * kMaxCopyBlockBytes;
-  if (header.size_bytes > kMaxSize || header.base_bytes > header.size_bytes ||
+  if (header.sequence > KeptHeader::kMaxSequence ||
+      header.size_bytes > kMaxSize || header.base_bytes > header.size_bytes ||
       header.base_offset > kMaxSize * 4096) {
     return false;
   }
@@ -104,9 +106,11 @@ absl::StatusOr<std::string> EncodeHeader(const KeptHeader& header) {
   std::string slot(kMagic);
   for (const uint64_t number :
        {header.sequence, header.size_bytes, header.block_bytes,
-        header.base.inode, header.base.device, header.base.mtime_ns,
-        header.base.first_digest, header.base.last_digest, header.base_offset,
-        header.base_bytes, static_cast<uint64_t>(header.owner.by_path ? 1 : 0),
+        header.base.inode,
+        // Once the number of a device, which nothing uses.
+        uint64_t{0}, header.base.mtime_ns, header.base.first_digest,
+        header.base.last_digest, header.base_offset, header.base_bytes,
+        static_cast<uint64_t>(header.owner.by_path ? 1 : 0),
         static_cast<uint64_t>(header.owner.kind),
         static_cast<uint64_t>(header.created)}) {
     AppendNumber(number, &slot);
@@ -119,6 +123,15 @@ absl::StatusOr<std::string> EncodeHeader(const KeptHeader& header) {
           absl::StrCat("a text of ", text->size(), " bytes is too long"));
     }
     AppendText(*text, &slot);
+  }
+  // Zeroes, which a header of an earlier version has here, are no merge, and no
+  // error.
+  const KeptHeader::Merge merge = header.merge.value_or(KeptHeader::Merge());
+  for (const uint64_t number :
+       {static_cast<uint64_t>(header.merge.has_value() ? 1 : 0),
+        merge.file_bytes, merge.generation, merge.first_digest,
+        merge.last_digest, static_cast<uint64_t>(header.lost_error)}) {
+    AppendNumber(number, &slot);
   }
   if (slot.size() + kChecksumBytes > kHeaderSlotBytes) {
     return absl::InvalidArgumentError("the header is too long");
@@ -143,7 +156,7 @@ absl::StatusOr<KeptHeader> DecodeHeader(absl::string_view slot) {
   header.size_bytes = fields.Number();
   header.block_bytes = fields.Number();
   header.base.inode = fields.Number();
-  header.base.device = fields.Number();
+  fields.Number();
   header.base.mtime_ns = fields.Number();
   header.base.first_digest = fields.Number();
   header.base.last_digest = fields.Number();
@@ -157,11 +170,21 @@ absl::StatusOr<KeptHeader> DecodeHeader(absl::string_view slot) {
   header.base_path = fields.Text();
   header.owner.export_name = fields.Text();
   header.base.size_bytes = header.size_bytes;
-  if (!fields.good() || kind > static_cast<uint64_t>(ClientKind::kAddress) ||
+  const uint64_t merges = fields.Number();
+  KeptHeader::Merge merge;
+  merge.file_bytes = fields.Number();
+  merge.generation = fields.Number();
+  merge.first_digest = fields.Number();
+  merge.last_digest = fields.Number();
+  if (merges == 1) header.merge = merge;
+  const uint64_t lost_error = fields.Number();
+  if (!fields.good() || merges > 1 || lost_error > kMaxErrno ||
+      kind > static_cast<uint64_t>(ClientKind::kAddress) ||
       !IsPossible(header)) {
     return Damaged("its header makes no sense");
   }
   header.owner.kind = static_cast<ClientKind>(kind);
+  header.lost_error = static_cast<int>(lost_error);
   return header;
 }
 
@@ -197,6 +220,7 @@ absl::StatusOr<FoundHeader> ReadHeader(int fd) {
 }
 
 int ReplaceHeader(int fd, FoundHeader& found) {
+  if (found.header.sequence >= KeptHeader::kMaxSequence) return EOVERFLOW;
   FoundHeader next = found;
   ++next.header.sequence;
   next.slot = 1 - found.slot;

@@ -17,6 +17,7 @@
 #define NBDINETD_EXPORT_KEPT_HEADER_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -42,6 +43,9 @@ struct KeptLayout {
 struct KeptHeader {
   // Longer texts can't be stored.
   static constexpr size_t kMaxText = 4096;
+  // More than are ever written: a header with a higher number is a forged one,
+  // behind which none would be newer.
+  static constexpr uint64_t kMaxSequence = uint64_t{1} << 62;
 
   // The number of its writing: later ones are higher.
   uint64_t sequence = 0;
@@ -60,6 +64,24 @@ struct KeptHeader {
   // The start of the machine, in whose page cache the live map may be; empty if
   // it isn't known.
   std::string boot_id;
+
+  // What a merge remembers of the base before it changes the first byte
+  // (kept_merge.h). None of it is changed by that.
+  struct Merge {
+    uint64_t file_bytes = 0;  // of the whole file or device
+    // Of the file's inode, which differs from that of a later file with the
+    // same number; 0 where the file system has none.
+    uint64_t generation = 0;
+    // Of what the client sees in the first and in the last MiB.
+    uint64_t first_digest = 0;
+    uint64_t last_digest = 0;
+  };
+  // Why the storage has lost something that the client had written, as an errno
+  // value; 0 if it hasn't.
+  int lost_error = 0;
+  // A merge has begun, and its end isn't known: the base may be changed in
+  // part.
+  std::optional<Merge> merge;
 
   KeptLayout layout() const;
 };
@@ -81,7 +103,7 @@ absl::StatusOr<FoundHeader> ReadHeader(int fd);
 
 // Writes `header` into the slot that `found` isn't in, with the next sequence
 // number, and waits until it is durable; `found` becomes what has been written.
-// 0 or an errno value.
+// 0 or an errno value; EOVERFLOW: there is no higher number.
 int ReplaceHeader(int fd, FoundHeader& found);
 
 // Reads or writes all bytes at `offset`. 0 or an errno value: EIO at the end of

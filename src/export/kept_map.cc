@@ -167,24 +167,42 @@ void KeptMap::ForEachRun(
   }
 }
 
-int KeptMap::Add(uint64_t begin, uint64_t end) {
-  const uint64_t first = begin / 8;
-  const uint64_t last = (end - 1) / 8;
+int KeptMap::Add(uint64_t begin, uint64_t end, uint64_t* end_added) {
   const std::lock_guard lock(mutex_);
+  for (*end_added = begin; *end_added < end;) {
+    // Up to the end of a page of the map.
+    const uint64_t page_end = (*end_added / (8 * kPage) + 1) * 8 * kPage;
+    const uint64_t part_end = std::min(end, page_end);
+    if (const int error = AddInPage(*end_added, part_end)) return error;
+    *end_added = part_end;
+  }
+  return 0;
+}
+
+int KeptMap::AddInPage(uint64_t begin, uint64_t end) {
+  const uint64_t first = begin / 8;
+  const uint64_t size = (end - 1) / 8 - first + 1;
+  unsigned char before[kPage];
+  std::memcpy(before, &live_[first], size);
   ForBytes(begin, end, [this](uint64_t byte, unsigned char bits) {
     live_[byte] = static_cast<unsigned char>(live_[byte] | bits);
     return true;
   });
-  for (uint64_t page = first / kPage; page <= last / kPage; ++page) {
-    if (is_changed_[page]) continue;
+  if (const int error = WriteAll(place_.fd, place_.live_map + first,
+                                 View(&live_[first], size))) {
+    // Nor may a later flush, or process, find a part of them. If not even this
+    // can be written, the blocks may be found copied after all: their data is
+    // complete, and nobody has been told that it isn't there.
+    std::memcpy(&live_[first], before, size);
+    WriteAll(place_.fd, place_.live_map + first, View(before, size));
+    return error;
+  }
+  const uint64_t page = first / kPage;
+  if (!is_changed_[page]) {
     is_changed_[page] = true;
     changed_.push_back(static_cast<uint32_t>(page));
   }
-  // Also bits that are set already: an earlier call may have failed here. If
-  // this one fails, its blocks may be found copied after all, which is true of
-  // them: their data is complete.
-  return WriteAll(place_.fd, place_.live_map + first,
-                  View(&live_[first], last - first + 1));
+  return 0;
 }
 
 bool KeptMap::AreDurable(uint64_t begin, uint64_t end) {

@@ -10,7 +10,8 @@
 //
 // Open() believes the live map if the machine hasn't been restarted since, and
 // the durable map otherwise. Bits only become 1: any mixture of the old and the
-// new bytes of a map is therefore a valid one, and no write of it is torn.
+// new bytes of a map is therefore a valid one, and no write of it is torn. Bits
+// that can't be written become 0 again before anybody has seen them.
 //
 // Why threads don't harm each other:
 //
@@ -67,8 +68,9 @@ class KeptMap {
       absl::FunctionRef<void(uint64_t begin, uint64_t end)> visit) const;
 
   // The blocks of [begin, end), whose data has been written, are in the copy.
-  // 0 or an errno value; they may then be added again.
-  int Add(uint64_t begin, uint64_t end);
+  // 0 or an errno value: of those that weren't in it before, only the ones
+  // before `*end_added` are.
+  int Add(uint64_t begin, uint64_t end, uint64_t* end_added);
 
   // Whether the loss of power would leave all blocks of [begin, end) in the
   // copy.
@@ -92,6 +94,8 @@ class KeptMap {
   static int Read(int fd, uint64_t offset, uint64_t size, unsigned char* out);
   // Writes the durable map over the live one. 0 or an errno value.
   int RestoreLive();
+  // Adds blocks whose bits are in one page. All or none. Needs mutex_.
+  int AddInPage(uint64_t begin, uint64_t end);
   // Finds the pages in which the maps differ.
   void FindChanges();
 

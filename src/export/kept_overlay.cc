@@ -15,8 +15,11 @@ KeptOverlay::~KeptOverlay() {
 }
 
 int KeptOverlay::SetCopied(uint64_t begin, uint64_t end) {
-  if (const int error = kept_->Add(begin, end)) return error;
-  return Overlay::SetCopied(begin, end);
+  uint64_t end_added = begin;
+  const int error = kept_->Add(begin, end, &end_added);
+  // What the map has is seen as copied, also by this process.
+  if (end_added > begin) Overlay::SetCopied(begin, end_added);
+  return error;
 }
 
 int KeptOverlay::Write(uint64_t offset, absl::Span<const char> data,

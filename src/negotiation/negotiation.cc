@@ -329,8 +329,8 @@ Refusal Negotiation::NotClaimed(const absl::Status& status,
   }
   if (absl::IsFailedPrecondition(status)) {
     return {NBD_REP_ERR_POLICY,
-            "what this client has written before can't be used as it is; the "
-            "server's log says why",
+            "the copy of the export for this client can't be used as it is; "
+            "the server's log says why",
             {ExitStatus::kUnavailable, reason},
             /*ends_connection=*/is_locked};
   }

@@ -173,6 +173,8 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"ioctl", When::kNegotiation, kIfCopy, "PrivateCopy::Of", Is(0, kCopy),
      Is(1, FICLONERANGE)},
     {"ftruncate", When::kNegotiation, kIfCopy, "PrivateCopy::Of", Is(0, kCopy)},
+    {"fcntl", When::kNegotiation, kIfCopy, "LockBaseOfCopy",
+     Is(1, F_OFD_SETLK)},
     {"mmap", When::kNegotiation, kIfCopy,
      "PageCache, where there is no cachestat; nothing accesses it",
      Is(2, PROT_NONE), Is(3, MAP_PRIVATE)},

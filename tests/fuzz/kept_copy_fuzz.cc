@@ -127,6 +127,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
           "a wrong copy isn't called damaged");
   Require(!found.ok() || header.ok(), "a header comes from nowhere");
   if (!found.ok() || (choices & 4) == 0) return 0;
+  // Its header can't be replaced any more.
+  if (header->sequence == KeptHeader::kMaxSequence) return 0;
   const KeptLayout layout = header->layout();
   const std::string_view maps = input.substr(0, 2 * layout.map_bytes);
   Require(WriteAll(fd.get(), layout.live_map, {maps.data(), maps.size()}) == 0,

@@ -2,6 +2,8 @@
 """Kept copies (--cow=keep): a client that comes back finds what it has written."""
 
 import ctypes
+import errno
+import fcntl
 import itertools
 import json
 import os
@@ -19,14 +21,14 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 # pylint: disable=wrong-import-position,wildcard-import,unused-wildcard-import
-from faults import LoopDevice, Mount, need_privilege
+from faults import LoopDevice, Mount, need_privilege, private_mounts
 from file_systems import has_file_system, need_in_kernel
 from harness import *
+from kept_headers import SLOT, change_headers, crc64
 from tls import TlsClient, authority, client_context, main_with_tls
 
 BLOCK = 4096
 ENOUGH = 320 * MIB  # for the smallest file systems
-SLOT = 16 << 10  # of the header (src/export/kept_header.h)
 
 
 def folder_of(t):
@@ -380,19 +382,6 @@ def _(t):
     leave(process, client)
 
 
-def crc64(data):
-    """CRC-64/XZ, as src/export/checksum.h."""
-    table = []
-    for i in range(256):
-        for _ in range(8):
-            i = (i >> 1) ^ (0xc96c5795d7870f42 if i & 1 else 0)
-        table.append(i)
-    value = (1 << 64) - 1
-    for byte in data:
-        value = table[(value ^ byte) & 0xff] ^ (value >> 8)
-    return value ^ ((1 << 64) - 1)
-
-
 def forget_boot(copy):
     """Makes the headers those of another start of the machine."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().encode()
@@ -504,6 +493,35 @@ _systems("vfat", "mkfs.vfat")
 _systems("exfat", "mkfs.exfat")
 
 
+@test("where a new copy has a hidden name at first, one that a killed process has left is deleted, and one in use isn't")
+def _(t):
+    need_privilege("root")
+    require(os.access("/dev/fuse", os.R_OK | os.W_OK), "needs /dev/fuse")
+    private_mounts()
+    below, mounted, path = t.fresh(".below"), t.fresh(".mounted"), t.pattern_image(MIB)
+    for folder in (below, mounted):
+        os.mkdir(folder)
+    # It can't make files without a name.
+    t.spawn([need("bindfs"), "-f", below, mounted])
+    wait_until(lambda: os.path.ismount(mounted), "the mount")
+    t.defer(t.run, ["umount", mounted])
+    process, client = kept(t, mounted, path)
+    client.handshake()  # so that the file is there
+    hidden, = copies_in(mounted)
+    eq(hidden.startswith(".nbdinetd-new-"), True, hidden)
+    second, two = started(t, mounted, path, address="127.0.0.2")
+    eq(hidden in copies_in(mounted), True)
+    process.signal(signal.SIGKILL)
+    process.wait()
+    client.close()
+    leave(second, two)
+    eq(hidden in copies_in(mounted), True)
+    third, three = started(t, mounted, path, address="127.0.0.3")
+    leave(third, three)
+    eq([name for name in copies_in(mounted) if name.startswith(".")], [])
+    eq(len(copies_in(mounted)), 2)
+
+
 @test("copies in memory, on tmpfs, and on overlayfs")
 def _(t):
     need_privilege("root", "mount")
@@ -570,8 +588,11 @@ def _(t):
     row = {row["copy"]: row for row in json.loads(ctl(t, folder, "--json").stdout())}[name]
     eq((row["state"], row["reason"]), ("stale", "its base has changed: the time of its last change"))
     ctl(t, "/no/such/directory", status=3)
-    for wrong in (["lst"], ["discard"], ["discard", "a", "b"], ["merge", name], ["export", name], ["list", name]):
+    for wrong in (["lst"], ["discard"], ["discard", "a", "b"], ["merge"], ["merge", name, "x"], ["export", name],
+                  ["list", name]):
         contains("usage: nbdinetctl copies", ctl(t, folder, *wrong, status=64).stderr())
+    for wrong in (["list", "--force"], ["discard", name, f"--base={path}"]):
+        contains("is for copies merge, not for copies", ctl(t, folder, *wrong, status=64).stderr())
 
 
 @test("nbdinetctl copies discards a copy, and none that is in use")
@@ -691,6 +712,247 @@ def _(t):
     eq(copies_in(folder), [])
 
 
+@test("a copy of which the storage has lost a part is refused and listed as damaged, and can be exported and discarded")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    name = written(t, folder, path)
+
+    def mark(slot):
+        # Behind the last text, the export's name, and the five numbers of a merge.
+        at = slot.rindex(path.encode()) + len(path) + 5 * 8
+        return slot[:at] + struct.pack(">Q", errno.EIO) + slot[at + 8:]
+
+    change_headers(folder / name, mark)
+    contains("the storage has lost something that the client had written (Input/output error)",
+             refused(t, folder, "--cow-stale=discard", path))
+    row, = json.loads(ctl(t, folder, "--json").stdout())
+    eq((row["state"], row["reason"]),
+       ("damaged", "the storage has lost something that was written: Input/output error"))
+    contains("has lost something", ctl(t, folder, "merge", name, f"--base={path}", status=1).stderr())
+    image = Path(t.path("left.img"))
+    contains("has lost something", ctl(t, folder, "export", name, str(image)).stderr())
+    eq(image.read_bytes()[5000:5004], b"mine")
+    ctl(t, folder, "discard", name)
+    eq(copies_in(folder), [])
+
+
+# ------------------------------------------------------------------ nbdinetctl copies merge
+
+F_OFD_SETLK = 37
+BASE_BYTE = (1 << 63) - 1 - 0xfe00  # src/export/base_lock.cc
+
+
+def lock_base(path, kind):
+    """The file, open, with the lock of a copy's connection (F_RDLCK) or of a merge (F_WRLCK) on it."""
+    file = open(path, "r+b")
+    fcntl.fcntl(file, F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, BASE_BYTE, 1, 0))
+    return file
+
+
+def state_of(t, folder, name):
+    row, = (row for row in json.loads(ctl(t, folder, "--json").stdout()) if row["copy"] == name)
+    return row["state"]
+
+
+@test("nbdinetctl copies merges a copy into its file, of which it then is none")
+def _(t):
+    path, folder = t.pattern_image(2 * MIB + 100), folder_of(t)
+    name = written(t, folder, path)
+    process, client = started(t, folder, path)
+    client.write_zeroes(65536, 65536)
+    client.write(2 * MIB + 96, b"tail")
+    leave(process, client)
+    whole = bytearray(pattern(0, 2 * MIB + 100))
+    whole[5000:5004], whole[65536:131072], whole[2 * MIB + 96:] = b"mine", bytes(65536), b"tail"
+    ctl(t, folder, "merge", name, f"--base={path}")
+    eq(Path(path).read_bytes() == bytes(whole), True)
+    eq(copies_in(folder), [])
+    process, client = started(t, folder, path)
+    eq(client.read(0, client.size) == bytes(whole), True)
+    leave(process, client)
+
+
+@test("nbdinetctl copies merges only while nobody else uses the file or the copy")
+def _(t):
+    path, folder, other_folder = t.pattern_image(MIB), folder_of(t), Path(t.fresh(".others"))
+    other_folder.mkdir()
+    name = written(t, folder, path)
+
+    def is_refused(words):
+        contains(words, ctl(t, folder, "merge", name, f"--base={path}", status=1).stderr())
+        eq((Path(path).read_bytes() == pattern(0, MIB), state_of(t, folder, name)), (True, "kept"))
+
+    process, client = started(t, folder, path)
+    contains("is in use by process", ctl(t, folder, "merge", name, f"--base={path}", status=1).stderr())
+    leave(process, client)
+    # Copies of others, private ones, and connections without.
+    process, client = started(t, other_folder, path)
+    is_refused("is in use by connections with --cow")
+    leave(process, client)
+    for options, words in ((["--cow"], "connections with --cow"), (["--readonly"], "in use by process "),
+                           (["--exclusive=refuse"], "(--exclusive)"), ([], "a connection or a virtual machine")):
+        process, client = t.activated(*options, path)
+        client.start()
+        is_refused(words)
+        leave(process, client)
+    with open(path, "rb"):
+        is_refused(f"in use by process {os.getpid()}")
+    with lock_base(path, fcntl.F_RDLCK):
+        is_refused("is in use by connections with --cow")
+    ctl(t, folder, "merge", name, f"--base={path}")
+    eq(Path(path).read_bytes()[5000:5004], b"mine")
+
+
+@test("while a merge writes to a file, clients of copies of it are refused")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    with lock_base(path, fcntl.F_WRLCK):
+        log = refused(t, folder, path)
+        contains("'nbdinetctl copies merge' writes to", log)
+        process, client = t.activated("--cow", "--log=stderr", path)
+        client.handshake()
+        refuses_option(NBD_REP_ERR_POLICY, client)
+        contains("'nbdinetctl copies merge' writes to", ended_by(process, client))
+    eq(copies_in(folder), [])
+    written(t, folder, path)
+
+
+@test("a merge that makes other copies stale needs --force")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    name, other = written(t, folder, path), written(t, folder, path, address="127.0.0.2")
+    written(t, folder, t.pattern_image(MIB, "other.img"), address="127.0.0.3")
+    contains("another copy of", ctl(t, folder, "merge", name, f"--base={path}", status=1).stderr())
+    eq(Path(path).read_bytes() == pattern(0, MIB), True)
+    contains(f'another copy of "{path}" is stale now', ctl(t, folder, "merge", name, f"--base={path}", "--force").stderr())
+    eq(state_of(t, folder, other), "stale")
+    contains("is stale", refused(t, folder, path, address="127.0.0.2"))
+    contains("the copy is stale", ctl(t, folder, "merge", other, f"--base={path}", "--force", status=1).stderr())
+    eq(Path(path).read_bytes()[5000:5004], b"mine")
+
+
+@test("on a block device, which doesn't show a change, --force merges under no other copy")
+def _(t):
+    need_privilege("root", "loop")
+    disk, folder = t.pattern_image(4 * MIB), folder_of(t)
+    device = t.run([need("losetup"), "--find", "--show", disk]).stdout().strip()
+    t.defer(t.run, ["losetup", "--detach", device])
+    name, other = written(t, folder, device), written(t, folder, device, address="127.0.0.2")
+    contains("a block device doesn't show that it has changed",
+             ctl(t, folder, "merge", name, f"--base={device}", "--force", status=1).stderr())
+    ctl(t, folder, "discard", other)
+    with open(device, "rb"):
+        contains("in use by process", ctl(t, folder, "merge", name, f"--base={device}", status=1).stderr())
+    ctl(t, folder, "merge", name, f"--base={device}")
+    eq(copies_in(folder), [])
+    eq(Path(device).read_bytes() == pattern(0, 5000) + b"mine" + pattern(5004, 4 * MIB - 5004), True)
+
+
+@test("a merge never writes to the file, or the place in it, that only the copy names")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    victim = t.pattern_image(MIB, "vict.img")  # a path of the same length
+    os.link(path, t.path("base.img"))
+    path = t.path("base.img")
+    eq(len(victim), len(path))
+    os.utime(victim, ns=(0, os.stat(path).st_mtime_ns))
+    name = written(t, folder, path)
+    change_headers(folder / name, lambda slot: slot.replace(path.encode(), victim.encode()))
+    # Its owner is the export of that path, by the name that it has now.
+    renamed = name.replace("base", "vict")
+    os.rename(folder / name, folder / renamed)
+    ctl(t, folder, "merge", renamed, f"--base={path}")
+    eq(Path(victim).read_bytes() == pattern(0, MIB), True)
+    eq(Path(path).read_bytes()[5000:5004], b"mine")
+    # A part of the file, which only the header would know.
+    name = written(t, folder, path, "--offset=512", "--length=65536")
+    contains("isn't one of all of", ctl(t, folder, "merge", name, f"--base={path}", status=1).stderr())
+    # No other name, no other file, and none but files and devices.
+    os.rename(folder / name, folder / "x@y.copy")
+    contains("its name isn't that of its owner", ctl(t, folder, "merge", "x@y.copy", f"--base={path}", status=1).stderr())
+    os.rename(folder / "x@y.copy", folder / name)
+    other = written(t, folder, path, address="127.0.0.2")
+    contains("is stale", ctl(t, folder, "merge", other, f"--base={victim}", "--force", status=1).stderr())
+    os.mkfifo(t.path("fifo"))
+    contains("is neither a regular file nor a block device",
+             ctl(t, folder, "merge", other, f"--base={t.path('fifo')}", status=1).stderr())
+    ctl(t, folder, "merge", other, f"--base={t.path('none')}", status=3)
+
+
+def merge_with_kills(t, kills, seed=1):
+    path, folder, chance = t.pattern_image(32 * MIB), folder_of(t), random.Random(seed)
+    name = written(t, folder, path, offset=MIB, data=b"x" * (16 * MIB))
+    process, client = started(t, folder, path)
+    client.write_zeroes(2 * MIB, MIB)
+    client.write(20 * MIB, b"y" * (8 * MIB))
+    whole = client.read(0, 32 * MIB)
+    leave(process, client)
+    copy = folder / name
+    kept_copy, time_before = copy.read_bytes(), os.stat(path).st_mtime_ns
+    marked = begun = 0
+
+    def slots():
+        try:
+            with open(copy, "rb") as file:
+                file.seek(-2 * SLOT, os.SEEK_END)
+                return file.read()
+        except FileNotFoundError:
+            return b""
+
+    for _round in range(kills):
+        before = slots()
+        process = t.spawn([NBDINETCTL, "copies", "merge", name, f"--directory={folder}", f"--base={path}"])
+        if chance.random() < 0.7:
+            wait_until(lambda: not copy.exists() or slots() != before, "the merge has begun")
+            time.sleep(chance.uniform(0, 0.03))
+        else:
+            time.sleep(chance.uniform(0, 0.1))
+        process.signal(signal.SIGKILL)
+        process.wait()
+        if not copy.exists():
+            eq(Path(path).read_bytes() == whole, True)
+            Path(path).write_bytes(pattern(0, 32 * MIB))
+            os.utime(path, ns=(time_before, time_before))
+            copy.write_bytes(kept_copy)
+            continue
+        merging = state_of(t, folder, name) == "merging"
+        changed = Path(path).read_bytes() != pattern(0, 32 * MIB)
+        assert merging or not changed, "the base was changed before the copy was marked"
+        marked, begun = marked + merging, begun + changed
+        if merging:
+            contains("a merge of it into its base was cut short", refused(t, folder, path))
+            image = Path(t.path("now.img"))
+            ctl(t, folder, "export", name, str(image))
+            eq(image.read_bytes() == whole, True)
+            image.unlink()
+    ctl(t, folder, "merge", name, f"--base={path}")
+    eq(Path(path).read_bytes() == whole, True)
+    eq(copies_in(folder), [])
+    note(f"{kills} kills: {marked} in a merge, {begun} of them with a changed base")
+
+
+@test("a copy whose merge was cut short can be discarded, and other merges wait for it")
+def _(t):
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    name, other = written(t, folder, path), written(t, folder, path, address="127.0.0.2")
+
+    def mark(slot):
+        # Behind the last text, the export's name.
+        at = slot.rindex(path.encode()) + len(path)
+        return slot[:at] + struct.pack(">Q", 1) + slot[at + 8:]
+
+    change_headers(folder / name, mark)
+    eq(state_of(t, folder, name), "merging")
+    contains("has to be repeated first", ctl(t, folder, "merge", other, f"--base={path}", "--force", status=1).stderr())
+    # What the header remembers of the base isn't so.
+    contains("isn't the base that an earlier merge began to change",
+             ctl(t, folder, "merge", name, f"--base={path}", status=1).stderr())
+    contains("a merge of it into its base was cut short", refused(t, folder, "--cow-stale=discard", path))
+    ctl(t, folder, "discard", name)
+    eq(copies_in(folder), [other])
+    eq(Path(path).read_bytes() == pattern(0, MIB), True)
+
+
 @test("the example of nbdinetd.export(5) deletes copies that nobody has used for long, and no others")
 def _(t):
     manual = (BUILDDIR / "man/nbdinetd.export.5").read_text()
@@ -771,6 +1033,11 @@ KILLS = int(os.environ.get("NBDINETD_KILLS", "10"))
 @test("what was answered survives kill -9 at random moments", guard=TEST_GUARD + 3 * KILLS)
 def _(t):
     kill_at_random(t, KILLS)
+
+
+@test("a merge survives kill -9 at random moments", guard=TEST_GUARD + 3 * KILLS)
+def _(t):
+    merge_with_kills(t, KILLS, seed=None)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import unicodedata  # noqa: E402
 import failing_calls  # noqa: E402
 import pid1  # noqa: E402
 from harness import *  # noqa: E402
+from kept_headers import change_headers  # noqa: E402
 
 PORT = ("127.0.0.1", 10809)
 LISTEN_PORT = ("127.0.0.1", 10909)
@@ -744,6 +745,48 @@ def _(t):
         row, = rows("disconnect", export, status=1)
         contains("ended with a failure (", row["result"])
         contains(f"journalctl -u {row['unit']}", row["result"])
+
+
+@test("copies merge writes to the file, and the part of it, of the export's unit, whatever the copy says")
+def _(t):
+    machine.write("/srv/nbd/base.img", pattern(0, 2 * MIB))
+    machine.write("/srv/nbd/vict.img", pattern(0, 2 * MIB))
+    machine.shell("mkdir -p /srv/nbd/images && cp /srv/nbd/base.img /srv/nbd/images/disk")
+    # By its file; by a name of its own, and a part; by its name in a directory.
+    for number, (name, lines) in enumerate((
+            ("plain", "File=/srv/nbd/base.img\nOffset=1M\nLength=512K\n"),
+            ("named", "File=/srv/nbd/base.img\nExportName=disk\n"),
+            ("folder", "Directory=/srv/nbd/images\n"))):
+        port = 10970 + number
+        machine.write(f"/etc/nbdinetd/{name}.export", f"[Export]\n{lines}Cow=keep\nCowKey=peer-address\n"
+                      f"[Socket]\nListenStream=127.0.0.1:{port}\n")
+
+        def undo(name=name):
+            machine.systemctl("stop", f"nbdinetd-{name}.socket", f"nbdinetd-{name}@*.service", check=False)
+            machine.shell(f"rm -rf /etc/nbdinetd/{name}.export /var/lib/nbdinetd/{name} /var/lib/private/nbdinetd/{name}")
+            machine.systemctl("daemon-reload")
+        t.defer(undo)
+        machine.systemctl("daemon-reload")
+        machine.systemctl("start", f"nbdinetd-{name}.socket")
+        client = Client(connect(("127.0.0.1", port))).start("" if name == "plain" else "disk")
+        client.write(5000, f"from {name}".encode())
+        contains("is in use by process", ctl("copies", "merge", rows("copies")[0]["copy"], status=1).stderr)
+        client.disconnect()
+        client.expect_end()
+        wait_until(lambda: not machine.instances(), "the connection's unit to be gone")
+        copy, = rows("copies")
+        eq(copy["state"], "kept")
+        if name == "named":
+            # The file that the header names, and no other.
+            file = machine.path(f"{copy['directory']}/{copy['copy']}")
+            change_headers(file, lambda slot: slot.replace(b"/srv/nbd/base.img", b"/srv/nbd/vict.img"))
+        ctl("copies", "merge", copy["copy"])
+        eq(rows("copies"), [])
+        base = machine.path("/srv/nbd/images/disk" if name == "folder" else "/srv/nbd/base.img").read_bytes()
+        at = 5000 + (MIB if name == "plain" else 0)
+        eq(base[at:at + 5 + len(name)], f"from {name}".encode())
+        eq(base[:5000] == pattern(0, 5000), True)
+    eq(machine.path("/srv/nbd/vict.img").read_bytes() == pattern(0, 2 * MIB), True)
 
 
 @test("clients of an .export file that is deleted are shown, and can be disconnected")

@@ -42,6 +42,19 @@ TEST(ExecStart, WhatDecidesTheSizeIsKnown) {
   EXPECT_FALSE(ServedBy(Words{"--size=x", "/a"}).settings.part.has_value());
 }
 
+TEST(CtlExecStart, FindsWhatACopyIsKnownBy) {
+  const Served plain = ServedBy(Words{"--cow=keep", "/srv/a.img"});
+  EXPECT_TRUE(plain.keeps_copies);
+  EXPECT_FALSE(plain.export_name.has_value());
+  EXPECT_FALSE(plain.partitions);
+  for (const Words& words :
+       {Words{"-e", "disk", "/a"}, Words{"--exportname=disk", "/a"},
+        Words{"--export-name", "disk", "/a"}}) {
+    EXPECT_EQ(ServedBy(words).export_name, "disk");
+  }
+  EXPECT_TRUE(ServedBy(Words{"--directory=/srv", "--partitions"}).partitions);
+}
+
 TEST(ExecStart, ADirectoryIsThatOfItsOption) {
   EXPECT_EQ(ServedBy(Words{"--directory=/srv"}).directory, "/srv");
   EXPECT_EQ(ServedBy(Words{"--directory", "/srv"}).directory, "/srv");

@@ -1,19 +1,15 @@
 // Kept copies after every crash: what a client finds when the process was
 // killed, or the power was cut, at each system call.
 //
-// All writes and syncs of a copy's file are recorded. A kill keeps what has
-// been written up to a call. A power cut keeps what a sync has made durable,
-// and any 512 bytes of what was written since, or not.
+// All writes and syncs of a copy's file are recorded (recorder.h).
 
 #include "export/kept_copy.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -23,121 +19,27 @@
 #include <utility>
 #include <vector>
 
+#include "export/base_facts.h"
 #include "export/copy_settings.h"
 #include "export/export_settings.h"
+#include "export/layer.h"
 #include "export/open.h"
 #include "support/image.h"
+#include "unit/export/recorder.h"
 
 namespace nbdinetd {
 namespace {
 
 using nbdtest::Bytes;
+using nbdtest::Event;
+using nbdtest::Killed;
 using nbdtest::Pattern;
+using nbdtest::Recorder;
 using nbdtest::TempImage;
 
 constexpr uint64_t kBlock = 4096;
-constexpr size_t kSector = 512;
 constexpr char kThisBoot[] = "this-boot";
 constexpr char kNextBoot[] = "next-boot";
-
-// What happened to a file, in order.
-struct Event {
-  enum class Kind { kWrite, kDurableWrite, kSync, kPromise };
-  Kind kind;
-  uint64_t offset = 0;
-  std::string bytes = {};
-  // Of a sync: how many events had happened when it began.
-  size_t begin = 0;
-  // Of a promise: the clients' values that have to be there from now on.
-  size_t client = 0;
-  size_t writes = 0;
-};
-
-class Recorder {
- public:
-  // Syncs of files that are deleted with the test would only take their time.
-  static inline std::atomic<bool> skips_syncs = false;
-
-  Recorder() { active_ = this; }
-  ~Recorder() { active_ = nullptr; }
-  Recorder(const Recorder&) = delete;
-  Recorder& operator=(const Recorder&) = delete;
-
-  static Recorder* active() { return active_; }
-
-  void Add(Event event) {
-    const std::lock_guard lock(mutex_);
-    events_.push_back(std::move(event));
-  }
-  size_t size() {
-    const std::lock_guard lock(mutex_);
-    return events_.size();
-  }
-  const std::vector<Event>& events() const { return events_; }
-
- private:
-  static inline std::atomic<Recorder*> active_ = nullptr;
-  std::mutex mutex_;
-  std::vector<Event> events_;
-};
-
-}  // namespace
-}  // namespace nbdinetd
-
-extern "C" {
-// NOLINTBEGIN(bugprone-reserved-identifier): the linker's names for --wrap.
-ssize_t __real_pwrite(int fd, const void* data, size_t size, off_t offset);
-ssize_t __wrap_pwrite(int fd, const void* data, size_t size, off_t offset);
-ssize_t __real_pwritev2(int fd, const iovec* pieces, int count, off_t offset,
-                        int flags);
-ssize_t __wrap_pwritev2(int fd, const iovec* pieces, int count, off_t offset,
-                        int flags);
-int __real_fdatasync(int fd);
-int __wrap_fdatasync(int fd);
-
-ssize_t __wrap_pwrite(int fd, const void* data, size_t size, off_t offset) {
-  using nbdinetd::Event;
-  const ssize_t n = __real_pwrite(fd, data, size, offset);
-  if (nbdinetd::Recorder* recorder = nbdinetd::Recorder::active();
-      recorder != nullptr && n > 0) {
-    recorder->Add(
-        {Event::Kind::kWrite, static_cast<uint64_t>(offset),
-         std::string(static_cast<const char*>(data), static_cast<size_t>(n))});
-  }
-  return n;
-}
-
-ssize_t __wrap_pwritev2(int fd, const iovec* pieces, int count, off_t offset,
-                        int flags) {
-  using nbdinetd::Event;
-  const ssize_t n = __real_pwritev2(fd, pieces, count, offset, flags);
-  if (nbdinetd::Recorder* recorder = nbdinetd::Recorder::active();
-      recorder != nullptr && n > 0 && count == 1) {
-    recorder->Add({(flags & RWF_DSYNC) != 0 ? Event::Kind::kDurableWrite
-                                            : Event::Kind::kWrite,
-                   static_cast<uint64_t>(offset),
-                   std::string(static_cast<const char*>(pieces->iov_base),
-                               static_cast<size_t>(n))});
-  }
-  return n;
-}
-
-int __wrap_fdatasync(int fd) {
-  using nbdinetd::Event;
-  nbdinetd::Recorder* recorder = nbdinetd::Recorder::active();
-  if (recorder == nullptr) {
-    return nbdinetd::Recorder::skips_syncs ? 0 : __real_fdatasync(fd);
-  }
-  Event event = {Event::Kind::kSync};
-  event.begin = recorder->size();
-  recorder->Add(std::move(event));
-  return 0;
-}
-// NOLINTEND(bugprone-reserved-identifier)
-}
-
-namespace nbdinetd {
-namespace {
 
 // What clients wrote to each byte: the value and the number of the write.
 struct Written {
@@ -174,9 +76,24 @@ class KeptCopyTest : public testing::Test {
     unlink(file_.c_str());
     const UniqueFd fd(open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     const auto base = Base();
-    const absl::Status made = MakeCopy(
-        fd.get(), *base, {Owner(), base_.path(), kThisBoot, may_be_clone});
+    const absl::Status made =
+        MakeCopy(fd.get(), *base,
+                 {Owner(), base_.path(), kThisBoot, may_be_clone})
+            .status();
     ASSERT_TRUE(made.ok()) << made;
+  }
+
+  // Makes the copy what a clone would be, on any file system.
+  void MakeClone() {
+    const UniqueFd fd(open(file_.c_str(), O_RDWR | O_CLOEXEC));
+    FoundHeader found = *ReadHeader(fd.get());
+    found.header.block_bytes = 0;
+    ASSERT_EQ(ftruncate(fd.get(), 0), 0);
+    ASSERT_EQ(ftruncate(fd.get(),
+                        static_cast<off_t>(found.header.layout().file_bytes)),
+              0);
+    ASSERT_EQ(WriteAll(fd.get(), 0, Pattern(0, size_)), 0);
+    ASSERT_EQ(ReplaceHeader(fd.get(), found), 0);
   }
 
   // nullptr on failure.
@@ -218,41 +135,9 @@ class KeptCopyTest : public testing::Test {
     EXPECT_EQ(WriteAll(fd.get(), 0, content), 0);
   }
 
-  // The file after a kill before event `end`.
-  static std::string Killed(std::string file, const std::vector<Event>& events,
-                            size_t end) {
-    for (size_t i = 0; i < end; ++i) {
-      file.replace(events[i].offset, events[i].bytes.size(), events[i].bytes);
-    }
-    return file;
-  }
-
-  // The file after a power cut before event `end`.
   std::string CutOff(std::string file, const std::vector<Event>& events,
                      size_t end) {
-    size_t durable = 0;
-    for (size_t i = 0; i < end; ++i) {
-      if (events[i].kind == Event::Kind::kSync) {
-        durable = std::max(durable, events[i].begin);
-      }
-    }
-    const unsigned mood = random_() % 4;
-    for (size_t i = 0; i < end; ++i) {
-      const Event& event = events[i];
-      const bool holds =
-          i < durable || event.kind == Event::Kind::kDurableWrite;
-      for (size_t at = 0; at < event.bytes.size();) {
-        const size_t place = event.offset + at;
-        const size_t part =
-            std::min(kSector - place % kSector, event.bytes.size() - at);
-        // All, none, or any.
-        if (holds || mood == 0 || (mood > 1 && random_() % 2 == 0)) {
-          file.replace(place, part, event.bytes, at, part);
-        }
-        at += part;
-      }
-    }
-    return file;
+    return nbdtest::CutOff(std::move(file), events, end, random_);
   }
 
   // Compares each byte with what it may be: `promised` has the number of each
@@ -511,6 +396,135 @@ TEST_F(KeptCopyTest, RefusesOthersAndChangedBases) {
   base_.Write(0, "changed");
   base = Base();
   EXPECT_TRUE(absl::IsAborted(CheckCopy(fd.get(), *base, Owner()).status()));
+}
+
+// Power may fail while the storage writes a sector, which then can't be read.
+TEST_F(KeptCopyTest, IsTouchedWhereTheNewestHeaderIsnt) {
+  Make();
+  const UniqueFd fd(open(file_.c_str(), O_RDONLY | O_CLOEXEC));
+  const absl::StatusOr<FoundHeader> found = ReadHeader(fd.get());
+  ASSERT_TRUE(found.ok()) << found.status();
+  const uint64_t newest = found->header.layout().slots +
+                          static_cast<uint64_t>(found->slot) * kHeaderSlotBytes;
+  Recorder recorder;
+  ASSERT_NE(Open(kThisBoot), nullptr);
+  bool was_touched = false;
+  for (const Event& event : recorder.events()) {
+    const uint64_t end = event.offset + event.bytes.size();
+    was_touched |= !event.bytes.empty();
+    EXPECT_TRUE(end <= newest || event.offset >= newest + kHeaderSlotBytes);
+  }
+  EXPECT_TRUE(was_touched);
+  EXPECT_EQ(ReadHeader(fd.get())->slot, found->slot);
+}
+
+class CountedReads : public Layer {
+ public:
+  explicit CountedReads(std::shared_ptr<Export> base)
+      : Layer(std::move(base)) {}
+
+  StorageError Read(uint64_t offset, absl::Span<char> out,
+                    size_t* done) override {
+    bytes += out.size();
+    return Layer::Read(offset, out, done);
+  }
+
+  uint64_t bytes = 0;
+};
+
+TEST_F(KeptCopyTest, ReadsASmallBaseOnceToKnowIt) {
+  CountedReads base(Base());
+  const absl::StatusOr<BaseFacts> facts = ReadBaseFacts(base);
+  ASSERT_TRUE(facts.ok()) << facts.status();
+  EXPECT_EQ(base.bytes, size_);
+  EXPECT_EQ(facts->first_digest, facts->last_digest);
+  Make();
+  const UniqueFd fd(open(file_.c_str(), O_RDONLY | O_CLOEXEC));
+  EXPECT_EQ(ReadHeader(fd.get())->header.base.last_digest, facts->last_digest);
+}
+
+// What has failed isn't there, now or later.
+TEST_F(KeptCopyTest, HasNoBlockWhoseDataOrBitCouldntBeWritten) {
+  const std::string data(kBlock, 'x');
+  // The data, and then the map.
+  for (const int good : {0, 1}) {
+    for (const char* boot : {kThisBoot, kNextBoot}) {
+      Make();
+      {
+        const auto copy = Open(kThisBoot);
+        ASSERT_NE(copy, nullptr);
+        ASSERT_EQ(copy->Write(kBlock, absl::MakeConstSpan(data), false), 0);
+        Recorder::faults.fd = copy->lock_fd();
+        Recorder::faults.good_writes = good;
+        Recorder::faults.failed_writes = 1;
+        EXPECT_EQ(copy->Write(2 * kBlock, absl::MakeConstSpan(data), false),
+                  EIO);
+        EXPECT_EQ(Recorder::faults.failed_writes, 0);
+        Recorder::faults.fd = -1;
+        EXPECT_TRUE(Content(*copy).substr(2 * kBlock) ==
+                    Pattern(2 * kBlock, size_ - 2 * kBlock));
+        ASSERT_EQ(copy->Flush(), 0);
+      }
+      const auto copy = Open(boot);
+      ASSERT_NE(copy, nullptr);
+      EXPECT_TRUE(Content(*copy) ==
+                  Pattern(0, kBlock) + data +
+                      Pattern(2 * kBlock, size_ - 2 * kBlock));
+    }
+  }
+}
+
+// The storage has lost what the page cache shows.
+TEST_F(KeptCopyTest, RemembersALostWrite) {
+  for (const bool is_clone : {false, true}) {
+    for (const bool client_flushes : {false, true}) {
+      Make();
+      if (is_clone) MakeClone();
+      {
+        Recorder::skips_syncs = false;
+        const auto copy = Open(kThisBoot);
+        ASSERT_NE(copy, nullptr);
+        ASSERT_EQ(copy->Write(0, absl::MakeConstSpan("lost", 4), false), 0);
+        Recorder::faults.fd = copy->lock_fd();
+        Recorder::faults.failed_syncs = 1;
+        if (client_flushes) {
+          EXPECT_EQ(copy->Flush(), EIO);
+          EXPECT_EQ(copy->Flush(), EIO);
+        }
+      }
+      EXPECT_EQ(Recorder::faults.failed_syncs, 0);
+      Recorder::faults.fd = -1;
+      Recorder::skips_syncs = true;
+      const UniqueFd fd(open(file_.c_str(), O_RDWR | O_CLOEXEC));
+      const auto base = Base();
+      const absl::Status refused = CheckCopy(fd.get(), *base, Owner()).status();
+      EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+      EXPECT_EQ(ReadHeader(fd.get())->header.lost_error, EIO);
+    }
+  }
+}
+
+TEST_F(KeptCopyTest, CountsZeroesThatAreAllocated) {
+  if (!base_.CanZeroRanges()) GTEST_SKIP() << "zeroes can't be allocated";
+  Make();
+  {
+    const auto copy = Open(kThisBoot, 4 * kBlock);
+    ASSERT_NE(copy, nullptr);
+    ASSERT_EQ(copy->Zero(2 * kBlock, 3 * kBlock, Export::Hole::kForbidden,
+                         Export::Speed::kAny, nullptr),
+              0);
+    // This occupies nothing afterwards.
+    ASSERT_EQ(copy->Zero(8 * kBlock, kBlock, Export::Hole::kAllowed,
+                         Export::Speed::kAny, nullptr),
+              0);
+  }
+  const auto copy = Open(kThisBoot, 4 * kBlock);
+  ASSERT_NE(copy, nullptr);
+  EXPECT_EQ(copy->Write(10 * kBlock, absl::MakeConstSpan("y", 1), false), 0);
+  EXPECT_EQ(copy->Write(11 * kBlock, absl::MakeConstSpan("z", 1), false),
+            ENOSPC);
+  // They aren't counted twice.
+  EXPECT_EQ(copy->Write(3 * kBlock, absl::MakeConstSpan("z", 1), false), 0);
 }
 
 TEST_F(KeptCopyTest, CountsWhatItStoresAlready) {

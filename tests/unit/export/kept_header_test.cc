@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <random>
 #include <set>
 #include <string>
@@ -27,13 +28,15 @@ KeptHeader Header() {
   header.sequence = 7;
   header.size_bytes = 1000001;
   header.block_bytes = 4096;
-  header.base = {1000001, 12, 34, 56, 78, 90};
+  header.base = {1000001, 12, 34, 56, 78};
   header.base_path = "/srv/disk.img";
   header.base_offset = 512;
   header.base_bytes = 1000001;
   header.owner = {"disk", true, ClientKind::kCertificate, "CN=alice"};
   header.created = 1234567;
   header.boot_id = "boot";
+  header.merge = KeptHeader::Merge{1048576, 11, 22, 33};
+  header.lost_error = EIO;
   return header;
 }
 
@@ -55,6 +58,19 @@ TEST(KeptHeaderTest, ComesBackAsItWas) {
   ASSERT_TRUE(header.ok()) << header.status();
   ExpectEqual(*header, Header());
   EXPECT_EQ(header->base.size_bytes, 1000001u);
+}
+
+// There was nothing behind the texts.
+TEST(KeptHeaderTest, ReadsThoseOfEarlierVersions) {
+  KeptHeader header = Header();
+  header.merge.reset();
+  header.lost_error = 0;
+  const std::string slot = *EncodeHeader(header);
+  const size_t texts_end = slot.rfind("disk") + 4;
+  EXPECT_EQ(slot.substr(texts_end, 1000), std::string(1000, '\0'));
+  const absl::StatusOr<KeptHeader> read = DecodeHeader(slot);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_FALSE(read->merge.has_value());
 }
 
 TEST(KeptHeaderTest, HasRoomForTheLongestTexts) {
@@ -89,6 +105,12 @@ TEST(KeptHeaderTest, RefusesWhatMakesNoSense) {
   headers.back().size_bytes = UINT64_MAX - 5;
   headers.push_back(Header());
   headers.back().base_bytes = 1000002;
+  for (const uint64_t sequence : {KeptHeader::kMaxSequence + 1, UINT64_MAX}) {
+    headers.push_back(Header());
+    headers.back().sequence = sequence;
+  }
+  headers.push_back(Header());
+  headers.back().lost_error = 4096;
   headers.push_back(Header());
   headers.back().base_offset = UINT64_MAX;
   headers.push_back(Header());
@@ -128,6 +150,22 @@ TEST(KeptHeaderTest, IsReplacedSlotBySlot) {
   EXPECT_FALSE(ReadHeader(fd.get()).ok());
   ASSERT_EQ(ftruncate(fd.get(), 100), 0);
   EXPECT_TRUE(absl::IsDataLoss(ReadHeader(fd.get()).status()));
+}
+
+// The next number would be lower.
+TEST(KeptHeaderTest, IsNotReplacedAfterTheLastNumber) {
+  const TempDir directory;
+  const UniqueFd fd(open((directory.path() + "/copy").c_str(),
+                         O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  FoundHeader found;
+  found.header = Header();
+  ASSERT_EQ(
+      ftruncate(fd.get(), static_cast<off_t>(found.header.layout().file_bytes)),
+      0);
+  found.header.sequence = KeptHeader::kMaxSequence - 1;
+  ASSERT_EQ(ReplaceHeader(fd.get(), found), 0);
+  EXPECT_EQ(ReplaceHeader(fd.get(), found), EOVERFLOW);
+  EXPECT_EQ(ReadHeader(fd.get())->header.sequence, KeptHeader::kMaxSequence);
 }
 
 TEST(KeptNameTest, IsAsDocumented) {

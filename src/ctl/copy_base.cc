@@ -1,0 +1,175 @@
+#include "ctl/copy_base.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+#include "base/file_status.h"
+#include "cli/open_served.h"
+#include "ctl/file_user.h"
+#include "export/base_lock.h"
+#include "export/exclusive.h"
+#include "export/image_lock.h"
+#include "export/kept_copy.h"
+
+namespace nbdinetd::ctl {
+namespace {
+
+// Below what StateDirectory= is (systemd.exec(5)).
+std::string StateRoot(const Where& where) {
+  if (!where.user) return "/var/lib";
+  const char* state = std::getenv("XDG_STATE_HOME");
+  if (state != nullptr && state[0] == '/') return state;
+  const char* home = std::getenv("HOME");
+  return absl::StrCat(home == nullptr ? "" : home, "/.local/state");
+}
+
+bool IsSameFile(const Export& a, const Export& b) {
+  struct stat first, second;
+  return FileStatus(a.lock_fd(), &first) == 0 &&
+         FileStatus(b.lock_fd(), &second) == 0 &&
+         first.st_dev == second.st_dev && first.st_ino == second.st_ino &&
+         PlaceOf(a).offset == PlaceOf(b).offset;
+}
+
+// The base if the owner's export is this one; nullptr if it isn't.
+absl::StatusOr<std::shared_ptr<Export>> OpenIfOwners(
+    const ManagedExport& target, const KeptOwner& owner) {
+  const Served& served = target.served;
+  const absl::string_view path =
+      served.directory.empty() ? served.file : served.directory;
+  if (!target.arguments_known || path.empty() || path[0] != '/' ||
+      target.has_root) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the file of export ", Quoted(target.name),
+                     " can't be told from its unit: --base=FILE names it"));
+  }
+  if (!served.directory.empty()) {
+    if (owner.by_path) return nullptr;
+    absl::StatusOr<std::shared_ptr<Export>> base =
+        OpenServedOf(served.directory, owner.export_name, served.settings,
+                     served.partitions);
+    if (absl::IsNotFound(base.status())) return nullptr;
+    return base;
+  }
+  const bool may_be_owners =
+      served.export_name.has_value()
+          ? !owner.by_path && owner.export_name == *served.export_name
+          : owner.by_path;
+  if (!may_be_owners) return nullptr;
+  absl::StatusOr<std::shared_ptr<Export>> base =
+      OpenServedFile(served.file, served.settings);
+  if (base.ok() && owner.by_path &&
+      owner.export_name != PathAndPlace(**base, served.file)) {
+    return nullptr;
+  }
+  return base;
+}
+
+absl::Status InUse(const Export& base, absl::string_view by) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("the base ", Quoted(base.path()), " is in use by ", by,
+                   ": a merge changes it, and needs it alone"));
+}
+
+}  // namespace
+
+bool IsSameDirectory(const std::string& a, const std::string& b) {
+  struct stat first, second;
+  return !a.empty() && !b.empty() && stat(a.c_str(), &first) == 0 &&
+         stat(b.c_str(), &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
+std::string CopyDirectoryOf(const ManagedExport& target, const Where& where) {
+  if (!target.served.keeps_copies) return "";
+  if (!target.served.copy_directory.empty()) {
+    return target.served.copy_directory;
+  }
+  if (target.state_directory.empty()) return "";
+  return absl::StrCat(StateRoot(where), "/", target.state_directory);
+}
+
+absl::StatusOr<std::shared_ptr<Export>> OpenDefinedBase(
+    const std::vector<ManagedExport>& exports, const Where& where,
+    const std::string& directory, const KeptHeader& header) {
+  std::shared_ptr<Export> found;
+  for (const ManagedExport& target : exports) {
+    if (!IsSameDirectory(CopyDirectoryOf(target, where), directory)) continue;
+    absl::StatusOr<std::shared_ptr<Export>> base =
+        OpenIfOwners(target, header.owner);
+    if (!base.ok()) return base;
+    if (*base == nullptr) continue;
+    if (found != nullptr && !IsSameFile(*found, **base)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "the copy may be of ", Quoted(found->path()), " or of ",
+          Quoted((*base)->path()), ": --base=FILE names its base"));
+    }
+    found = *std::move(base);
+  }
+  if (found != nullptr) return found;
+  return absl::FailedPreconditionError(absl::StrCat(
+      "no export that keeps its copies in ", Quoted(directory),
+      " is the one that the copy is of, ", Quoted(header.owner.export_name),
+      ": --base=FILE names its base, and 'nbdinetctl copies export' makes an "
+      "image without one"));
+}
+
+absl::StatusOr<std::shared_ptr<Export>> OpenNamedBase(
+    const std::string& path, const KeptHeader& header) {
+  absl::StatusOr<std::shared_ptr<Export>> base =
+      OpenServedFile(path, ExportSettings());
+  if (!base.ok()) return base;
+  if (header.base_offset != 0 ||
+      header.size_bytes != (*base)->facts().size_bytes) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the copy isn't one of all of ", Quoted(path),
+        ": only the unit of its export can say which part of a file it is of, "
+        "and 'nbdinetctl copies export' makes an image without that"));
+  }
+  return base;
+}
+
+absl::StatusOr<UniqueFd> LockBaseAlone(const Export& base) {
+  const int fd = base.lock_fd();
+  if (base.facts().read_only) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the base ", Quoted(base.path()), " can't be opened for writing"));
+  }
+  const absl::StatusOr<bool> locked = ExclusiveLock(fd).Try();
+  if (!locked.ok()) return locked.status();
+  if (!*locked) return InUse(base, "a connection (--exclusive)");
+  const int error = LockBaseForMerge(base);
+  if (error == EAGAIN) {
+    return InUse(base,
+                 "connections with --cow, or another merge ('nbdinetctl "
+                 "connections' shows them)");
+  }
+  if (error != 0) {
+    return ErrnoStatus(
+        error, absl::StrCat("failed to lock the base ", Quoted(base.path())));
+  }
+  if (!LockImageAlone(fd)) {
+    return InUse(base, "a connection or a virtual machine");
+  }
+  // For those who lock nothing.
+  if (const std::optional<FileUser> user = FindFileUser(fd)) {
+    return InUse(base, InWords(*user));
+  }
+  if (!base.facts().block_device) return UniqueFd();
+  // Fails if the device is mounted, or a part of another one.
+  UniqueFd alone(open(absl::StrCat("/proc/self/fd/", fd).c_str(),
+                      O_RDONLY | O_EXCL | O_CLOEXEC | O_NONBLOCK));
+  if (alone.valid()) return alone;
+  if (errno == EBUSY) return InUse(base, "the system, such as by a mount");
+  return ErrnoStatus(errno, absl::StrCat("failed to open the base ",
+                                         Quoted(base.path()), " alone"));
+}
+
+}  // namespace nbdinetd::ctl
