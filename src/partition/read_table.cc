@@ -43,8 +43,10 @@ class BlkidParser : public TableParser {
     if (n < 0) return ReadError(errno);
     if (n < static_cast<ssize_t>(sizeof(sector))) return answer;
     answer = LookForTable(fd, S_ISREG(st.st_mode));
+    using Kind = PartitionTable::Kind;
     if (answer.outcome == TableAnswer::Outcome::kTable &&
-        answer.table.kind == PartitionTable::Kind::kNone) {
+        (answer.table.kind == Kind::kNone ||
+         answer.table.kind == Kind::kBrokenGpt)) {
       // libblkid doesn't report every read that fails, and one may have been
       // interrupted.
       answer = LookForTable(fd, S_ISREG(st.st_mode));
