@@ -35,6 +35,8 @@ inline constexpr int kUnservedFlag = 0x80;
 inline ExitStatus ExitStatusOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kOk:
+    // The process was told to end.
+    case absl::StatusCode::kCancelled:
       return ExitStatus::kOk;
     case absl::StatusCode::kInvalidArgument:
       return ExitStatus::kUsage;

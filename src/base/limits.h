@@ -91,13 +91,15 @@ inline constexpr uint64_t kMaxHeldBytes = 1 << 20;
 // Partitions of one table, and the largest number of one: as many as the kernel
 // has for a disk. Others are left out.
 inline constexpr size_t kMaxPartitions = 255;
-// What the process that reads the tables may use in all: address space and, in
-// seconds, processor time.
+// What the process that reads the tables may use in all: address space, besides
+// that of the program, and, in seconds, processor time.
 inline constexpr uint64_t kTableMemoryBytes = 256 << 20;
 inline constexpr uint64_t kTableCpuSeconds = 10;
 // How long it may take for one table, while nothing else happens on the
 // connection; afterwards it is asked no more.
 inline constexpr absl::Duration kTablePatience = absl::Seconds(10);
+// And for the end of that process.
+inline constexpr absl::Duration kTableEndPatience = absl::Seconds(1);
 
 // ---- TLS
 

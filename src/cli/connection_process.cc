@@ -60,6 +60,14 @@ absl::StatusOr<Signals> CreateSignals(Exclusive exclusive) {
                    {SIGTERM, SIGINT, LimitSignal(), kTakeoverSignal});
 }
 
+// Those of them that end it, for a wait outside of its channel. Until the
+// channel takes one, it is pending here, too.
+absl::StatusOr<Signals> CreateShutdownSignals(Exclusive exclusive) {
+  return exclusive == Exclusive::kOff
+             ? Signals::Create({SIGTERM, SIGINT})
+             : Signals::Create({SIGTERM, SIGINT, kTakeoverSignal});
+}
+
 }  // namespace
 
 absl::Status BecomeUser(const Options& options, const BoundSockets& sockets) {
@@ -101,15 +109,23 @@ ConnectionResult RunConnectionProcess(Connection connection,
   }
   // From here on, every message has the peer as a field.
   log.SetField("NBD_PEER", connection.peer);
-  absl::StatusOr<Signals> shutdown = CreateSignals(config.exclusive);
-  if (!shutdown.ok()) return fail(shutdown.status());
+  absl::StatusOr<Signals> signals = CreateSignals(config.exclusive);
+  if (!signals.ok()) return fail(signals.status());
+  const Options& options = invocation.options;
+  std::optional<Signals> shutdown;
+  if (options.partitions || options.export_settings.partition.has_value()) {
+    absl::StatusOr<Signals> created = CreateShutdownSignals(config.exclusive);
+    if (!created.ok()) return fail(created.status());
+    shutdown = *std::move(created);
+  }
   // The process that reads partition tables then leaves no zombie: in the
   // sandbox this one can't wait for it.
-  if (invocation.options.partitions) signal(SIGCHLD, SIG_IGN);
+  if (options.partitions) signal(SIGCHLD, SIG_IGN);
   // Each connection reads the keys and certificates anew; renewed ones are
   // valid from the next connection on.
   const absl::StatusOr<Opened> opened =
-      OpenCatalogAndTls(invocation, MissingExport::kFail, warnings, log);
+      OpenCatalogAndTls(invocation, MissingExport::kFail, warnings, log,
+                        shutdown.has_value() ? shutdown->fd() : -1);
   if (!opened.ok()) return fail(opened.status());
   if (invocation.options.copies.keep) {
     connection.address = PeerAddress(connection.input.get());
@@ -117,7 +133,7 @@ ConnectionResult RunConnectionProcess(Connection connection,
   // After the open: /dev/stdin may be the export.
   DetachStandardInputAndOutput();
   return ServeConnection(std::move(connection), *opened->catalog,
-                         opened->tls.get(), config, {*shutdown, manager, log});
+                         opened->tls.get(), config, {*signals, manager, log});
 }
 
 }  // namespace nbdinetd

@@ -104,13 +104,13 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(const Invocation& invocation,
 }
 
 absl::StatusOr<std::unique_ptr<Catalog>> OpenOriginals(
-    const Invocation& invocation, const Log& log) {
+    const Invocation& invocation, const Log& log, int shutdown_fd) {
   const Options& options = invocation.options;
   std::unique_ptr<TableReader> tables;
   if (options.partitions || options.export_settings.partition.has_value()) {
     // Before any key is loaded: its process has a copy of the memory.
     absl::StatusOr<std::unique_ptr<TableReader>> started =
-        TableReader::Start(options.sandbox);
+        TableReader::Start(options.sandbox, shutdown_fd);
     if (!started.ok()) return started.status();
     tables = *std::move(started);
   }
@@ -126,10 +126,10 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenOriginals(
 }
 
 absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
-    const Invocation& invocation, const Log& log) {
+    const Invocation& invocation, const Log& log, int shutdown_fd) {
   const CopySettings& copies = invocation.options.copies;
   absl::StatusOr<std::unique_ptr<Catalog>> catalog =
-      OpenOriginals(invocation, log);
+      OpenOriginals(invocation, log, shutdown_fd);
   if (!catalog.ok() || !copies.enabled) return catalog;
   if (copies.keep) {
     return WithKeptCopies(*std::move(catalog), copies,
@@ -176,9 +176,10 @@ absl::Status CheckSources(const Options& options,
 
 absl::StatusOr<Opened> OpenCatalogAndTls(const Invocation& invocation,
                                          MissingExport missing,
-                                         KeyWarnings warnings, const Log& log) {
+                                         KeyWarnings warnings, const Log& log,
+                                         int shutdown_fd) {
   Opened opened;
-  auto catalog = OpenCatalog(invocation, log);
+  auto catalog = OpenCatalog(invocation, log, shutdown_fd);
   if (catalog.ok()) {
     opened.catalog = *std::move(catalog);
   } else if (missing == MissingExport::kFail ||

@@ -41,10 +41,11 @@ absl::Status CheckSources(const Options& options,
 // then loads the keys and OpenSSL. CheckSources() has succeeded. Logs each of
 // them that is empty, or read-only without --readonly, but for those of
 // --directory. InvalidArgument: wrong options.
-// Another code: a file can't be opened.
+// Another code: a file can't be opened. `shutdown_fd` as for TableReader.
 absl::StatusOr<Opened> OpenCatalogAndTls(const Invocation& invocation,
                                          MissingExport missing,
-                                         KeyWarnings warnings, const Log& log);
+                                         KeyWarnings warnings, const Log& log,
+                                         int shutdown_fd = -1);
 
 }  // namespace nbdinetd
 

@@ -20,7 +20,9 @@ void Print(absl::string_view text) {
 
 int Fail(const Log& log, const absl::Status& status) {
   const ExitStatus exit_status = ExitStatusOf(status);
-  if (exit_status == ExitStatus::kNoInput) {
+  if (exit_status == ExitStatus::kOk) {
+    log.Write(Priority::kNotice, status.message());
+  } else if (exit_status == ExitStatus::kNoInput) {
     log.Write(Priority::kError, message_id::kNotOpened, status.message(),
               {{"NBD_REASON", std::string(status.message())}});
   } else {

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "base/limits.h"
-#include "base/page_size.h"
 
 namespace nbdinetd {
 
@@ -19,20 +18,21 @@ DropBehind::~DropBehind() {
   if (written_bytes_.load() != 0) Flush();
 }
 
-// The kernel drops whole pages, and none that is dirty.
-void DropBehind::Drop(uint64_t offset, uint64_t length) const {
-  const uint64_t page = PageBytes();
-  const uint64_t begin = offset / page * page;
-  const uint64_t end = (offset + length + page - 1) / page * page;
-  posix_fadvise(lock_fd(), static_cast<off_t>(begin),
-                static_cast<off_t>(end - begin), POSIX_FADV_DONTNEED);
+size_t DropBehind::ReadCached(uint64_t offset, absl::Span<char> out) {
+  if (const std::optional<size_t> n = stored_.ReadCachedOnce(offset, out)) {
+    return *n;
+  }
+  // Nothing if not all of it is cached: RWF_NOWAIT may start the read of the
+  // rest, which would then look as if it had been there.
+  return IsCached(offset, out.size()) ? Layer::ReadCached(offset, out) : 0;
 }
 
 StorageError DropBehind::Read(uint64_t offset, absl::Span<char> out,
                               size_t* done) {
+  if (const auto error = stored_.ReadOnce(offset, out, done)) return *error;
   const bool was_cached = IsCached(offset, out.size());
   const StorageError error = Layer::Read(offset, out, done);
-  if (!was_cached && !out.empty()) Drop(offset, out.size());
+  if (!was_cached && !out.empty()) stored_.Drop(offset, out.size());
   return error;
 }
 
@@ -40,7 +40,7 @@ int DropBehind::Write(uint64_t offset, absl::Span<const char> data,
                       bool durable) {
   if (const int error = Layer::Write(offset, data, durable)) return error;
   if (durable) {
-    Drop(offset, data.size());
+    stored_.Drop(offset, data.size());
     return 0;
   }
   const uint64_t end = offset + data.size();
@@ -72,14 +72,14 @@ int DropBehind::WriteBackAndDrop() {
   const Range written = TakeWritten();
   if (written.length == 0) return 0;
   const int error = stored_.WriteBack(written.offset, written.length);
-  Drop(written.offset, written.length);
+  stored_.Drop(written.offset, written.length);
   return error;
 }
 
 int DropBehind::Flush() {
   const Range written = TakeWritten();
   const int error = Layer::Flush();
-  if (written.length != 0) Drop(written.offset, written.length);
+  if (written.length != 0) stored_.Drop(written.offset, written.length);
   return error;
 }
 

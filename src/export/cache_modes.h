@@ -44,6 +44,10 @@ class WriteThrough : public Layer {
 // Drops from the page cache each page that it brings there by a read or a
 // write. It uses pages that are there already, and leaves them there. It
 // switches readahead off.
+//
+// The kernel does that for reads, if it can (StoredExport::ReadOnce()), and
+// ReadCached() then starts them. Otherwise Read() looks what is cached, and
+// drops the rest.
 class DropBehind : public Layer {
  public:
   // Switches readahead off for the descriptor of `base`.
@@ -55,11 +59,8 @@ class DropBehind : public Layer {
     return std::nullopt;
   }
   bool caches_reads() const override { return false; }
-  // Nothing if not all of it is cached: RWF_NOWAIT may start the read of the
-  // rest, which would then look as if it had been there.
-  size_t ReadCached(uint64_t offset, absl::Span<char> out) override {
-    return IsCached(offset, out.size()) ? Layer::ReadCached(offset, out) : 0;
-  }
+  bool begins_reads() const override { return stored_.reads_once(); }
+  size_t ReadCached(uint64_t offset, absl::Span<char> out) override;
   StorageError Read(uint64_t offset, absl::Span<char> out,
                     size_t* done) override;
   int Write(uint64_t offset, absl::Span<const char> data,
@@ -70,7 +71,6 @@ class DropBehind : public Layer {
   int Prefetch(uint64_t, uint64_t) override { return 0; }
 
  private:
-  void Drop(uint64_t offset, uint64_t length) const;
   // The range of the writes since the last call, which begins anew.
   Range TakeWritten();
   // Stores what has been written, and drops it.

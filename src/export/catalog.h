@@ -57,9 +57,9 @@ class Catalog {
   // failed.
   virtual absl::Status Find(absl::string_view name) = 0;
   // Opens the export `name`. Errors as for Find(); PermissionDenied when the
-  // process has no right to open it, another code when opening fails. A client
-  // may open thousands of exports; the caller therefore destroys one before it
-  // opens the next.
+  // process has no right to open it, Cancelled when it was told to end
+  // meanwhile, another code when opening fails. A client may open thousands of
+  // exports; the caller therefore destroys one before it opens the next.
   virtual absl::StatusOr<Opened> Open(absl::string_view name) = 0;
 
   // What is to be locked for the client that has chosen `target`, which Open()

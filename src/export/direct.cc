@@ -102,17 +102,24 @@ absl::StatusOr<std::unique_ptr<Export>> Direct::Create(
         absl::StrCat("failed to open ", Quoted(base->path()),
                      ": it was replaced at the same time"));
   }
-  const uint64_t alignment = DirectAlignment(fd.get());
-  if (alignment == 0) return NotDirect(*base);
+  const std::optional<DirectAlignment> alignment =
+      FindDirectAlignment(fd.get());
+  if (!alignment.has_value()) return NotDirect(*base);
+  return CreateWith(std::move(base), std::move(fd), *alignment);
+}
+
+absl::StatusOr<std::unique_ptr<Export>> Direct::CreateWith(
+    std::unique_ptr<StoredExport> base, UniqueFd fd,
+    DirectAlignment alignment) {
   Facts facts = base->facts();
-  facts.block_sizes.preferred =
-      std::max(facts.block_sizes.preferred, static_cast<uint32_t>(alignment));
+  facts.block_sizes.preferred = std::max(
+      facts.block_sizes.preferred, static_cast<uint32_t>(alignment.block));
   return std::unique_ptr<Export>(
       new Direct(std::move(base), facts, std::move(fd), alignment));
 }
 
 Direct::Direct(std::unique_ptr<StoredExport> base, Facts facts, UniqueFd fd,
-               uint64_t alignment)
+               DirectAlignment alignment)
     : Layer(std::move(base), facts),
       stored_(static_cast<StoredExport&>(this->base())),
       fd_(std::move(fd)),
@@ -121,13 +128,14 @@ Direct::Direct(std::unique_ptr<StoredExport> base, Facts facts, UniqueFd fd,
 
 Range Direct::LockedRange(uint64_t offset, uint64_t length) const {
   if (!facts().block_device) return {offset, 0};
-  const uint64_t begin = RoundDown(offset, alignment_);
-  return {begin, RoundUp(offset + length, alignment_) - begin};
+  const uint64_t begin = RoundDown(offset, alignment_.block);
+  return {begin, RoundUp(offset + length, alignment_.block) - begin};
 }
 
 RangeLocks::Kind Direct::LockKind(uint64_t offset, uint64_t length) const {
-  return (offset | length) % alignment_ == 0 ? RangeLocks::Kind::kShared
-                                             : RangeLocks::Kind::kExclusive;
+  return alignment_.Fits(offset) && alignment_.Fits(length)
+             ? RangeLocks::Kind::kShared
+             : RangeLocks::Kind::kExclusive;
 }
 
 StorageError Direct::Read(uint64_t offset, absl::Span<char> out, size_t* done) {
@@ -136,13 +144,13 @@ StorageError Direct::Read(uint64_t offset, absl::Span<char> out, size_t* done) {
     const uint64_t at = offset + *done;
     char* const to = out.data() + *done;
     const size_t left = out.size() - *done;
-    const bool in_place = IsAligned(at, to) && left >= alignment_;
+    const bool in_place = alignment_.Fits(at, to) && left >= alignment_.block;
     char* const buffer = in_place ? to : ThreadBuffer();
     if (buffer == nullptr) return ENOMEM;
-    const uint64_t skipped = at % alignment_;
+    const uint64_t skipped = at % alignment_.block;
     const uint64_t length =
-        in_place ? RoundDown(left, alignment_)
-                 : std::min<uint64_t>(RoundUp(skipped + left, alignment_),
+        in_place ? RoundDown(left, alignment_.block)
+                 : std::min<uint64_t>(RoundUp(skipped + left, alignment_.block),
                                       kBounceBytes);
     const ssize_t n =
         pread(fd_.get(), buffer, length, static_cast<off_t>(at - skipped));
@@ -156,7 +164,7 @@ StorageError Direct::Read(uint64_t offset, absl::Span<char> out, size_t* done) {
     if (!in_place) std::memcpy(to, buffer + skipped, part);
     *done += part;
     // The file ends inside a block, from which no further read could start.
-    if (read % alignment_ != 0 && part < left) {
+    if (!alignment_.Fits(read) && part < left) {
       return StorageError::Truncated();
     }
   }
@@ -172,7 +180,7 @@ int Direct::Write(uint64_t offset, absl::Span<const char> data, bool durable) {
 
 int Direct::WriteLocked(uint64_t offset, absl::Span<const char> data,
                         bool durable) {
-  const Range whole = WholeBlocks(offset, data.size(), alignment_);
+  const Range whole = WholeBlocks(offset, data.size(), alignment_.block);
   const size_t before = whole.offset - offset;
   const bool has_parts = whole.length < data.size();
   if (const int error = WritePart(offset, data.first(before))) return error;
@@ -193,7 +201,7 @@ int Direct::WriteBlocks(uint64_t offset, absl::Span<const char> data,
   int flags = durable ? RWF_DSYNC : 0;
   while (!data.empty()) {
     iovec piece = {const_cast<char*>(data.data()), data.size()};
-    if (!IsAligned(offset, data.data())) {
+    if (!alignment_.Fits(offset, data.data())) {
       piece = {ThreadBuffer(), std::min(data.size(), kBounceBytes)};
       if (piece.iov_base == nullptr) return ENOMEM;
       std::memcpy(piece.iov_base, data.data(), piece.iov_len);
@@ -209,7 +217,8 @@ int Direct::WriteBlocks(uint64_t offset, absl::Span<const char> data,
     }
     if (n < 0) return errno;
     // A write that ends inside a block is continued from the block's begin.
-    const uint64_t written = RoundDown(static_cast<uint64_t>(n), alignment_);
+    const uint64_t written =
+        RoundDown(static_cast<uint64_t>(n), alignment_.block);
     if (written == 0) return EIO;
     offset += written;
     data.remove_prefix(written);
@@ -227,20 +236,17 @@ int Direct::WritePartOfFile(uint64_t offset, absl::Span<const char> data) {
   if (const int error = Layer::Write(offset, data, /*durable=*/false)) {
     return error;
   }
-  const uint64_t begin = RoundDown(offset, PageBytes());
-  const uint64_t length = RoundUp(offset + data.size(), PageBytes()) - begin;
-  if (const int error = stored_.WriteBack(begin, length)) return error;
-  posix_fadvise(lock_fd(), static_cast<off_t>(begin),
-                static_cast<off_t>(length), POSIX_FADV_DONTNEED);
-  return 0;
+  const int error = stored_.WriteBack(offset, data.size());
+  if (error == 0) stored_.Drop(offset, data.size());
+  return error;
 }
 
 int Direct::WritePartOfDevice(uint64_t offset, absl::Span<const char> data) {
   char* const buffer = ThreadBuffer();
   if (buffer == nullptr) return ENOMEM;
-  const uint64_t skipped = offset % alignment_;
+  const uint64_t skipped = offset % alignment_.block;
   size_t read;
-  const absl::Span<char> block(buffer, alignment_);
+  const absl::Span<char> block(buffer, alignment_.block);
   if (const StorageError error = Read(offset - skipped, block, &read)) {
     return error.number;
   }
@@ -275,7 +281,7 @@ int Direct::Zero(uint64_t offset, uint64_t length, Hole hole, Speed speed,
                  const std::atomic<bool>* cut_short) {
   // Parts of pages would be zeroed in the page cache.
   const Range whole =
-      WholeBlocks(offset, length, std::max(PageBytes(), alignment_));
+      WholeBlocks(offset, length, std::max(PageBytes(), alignment_.block));
   if (whole.length > 0) {
     // A device has a command that writes zeroes. On a file, the export below
     // would write them to the page cache.

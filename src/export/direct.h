@@ -30,6 +30,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/unique_fd.h"
+#include "export/direct_alignment.h"
 #include "export/layer.h"
 #include "export/range_locks.h"
 #include "export/stored_export.h"
@@ -42,6 +43,10 @@ class Direct : public Layer {
   // Unavailable when it is another file, or can't be read with any alignment.
   static absl::StatusOr<std::unique_ptr<Export>> Create(
       std::unique_ptr<StoredExport> base, UniqueFd fd);
+  // The same with an alignment that is known.
+  static absl::StatusOr<std::unique_ptr<Export>> CreateWith(
+      std::unique_ptr<StoredExport> base, UniqueFd fd,
+      DirectAlignment alignment);
   // The status when the file of `base` can't be opened with O_DIRECT, with the
   // errno value of open(2).
   static absl::Status OpenError(const StoredExport& base, int error_number);
@@ -66,11 +71,8 @@ class Direct : public Layer {
 
  private:
   Direct(std::unique_ptr<StoredExport> base, Facts facts, UniqueFd fd,
-         uint64_t alignment);
+         DirectAlignment alignment);
 
-  bool IsAligned(uint64_t offset, const char* memory) const {
-    return (offset | reinterpret_cast<uintptr_t>(memory)) % alignment_ == 0;
-  }
   // Lock for a change of the range, which is rounded to blocks; on a file, it
   // is empty. Exclusive if the change covers a block in part.
   Range LockedRange(uint64_t offset, uint64_t length) const;
@@ -91,7 +93,7 @@ class Direct : public Layer {
 
   StoredExport& stored_;  // base()
   const UniqueFd fd_;
-  const uint64_t alignment_;
+  const DirectAlignment alignment_;
   RangeLocks locks_;  // of a block device
 };
 

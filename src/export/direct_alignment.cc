@@ -15,7 +15,7 @@
 namespace nbdinetd {
 namespace {
 
-constexpr uint64_t kMinAlignment = 512;
+constexpr uint64_t kMinBlock = 512;
 constexpr unsigned kStatxDioAlign = 0x2000;  // STATX_DIOALIGN
 
 // The layout of struct statx, of which older headers lack the last members.
@@ -28,41 +28,60 @@ struct Statx {
 };
 static_assert(sizeof(Statx) == 256);
 
-// nullopt: neither the kernel nor the file system tells.
-std::optional<uint64_t> ToldAlignment(int fd) {
-  Statx st = {};
-  if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, kStatxDioAlign, &st) != 0 ||
-      (st.mask & kStatxDioAlign) == 0) {
-    return std::nullopt;
-  }
-  if (st.dio_offset_align == 0) return 0;
-  return std::max<uint64_t>(
-      {st.dio_offset_align, st.dio_mem_align, kMinAlignment});
+bool IsServed(uint64_t alignment) {
+  return std::has_single_bit(alignment) && alignment <= kMaxDirectAlignment;
+}
+
+// Of a file that `st` tells of.
+std::optional<DirectAlignment> ToldAlignment(const Statx& st) {
+  // 0: the file system has only the page cache.
+  if (st.dio_offset_align == 0) return std::nullopt;
+  const DirectAlignment told = {
+      std::max<uint64_t>(st.dio_offset_align, kMinBlock),
+      std::max<uint64_t>(st.dio_mem_align, 1)};
+  if (!IsServed(told.block) || !IsServed(told.memory)) return std::nullopt;
+  return told;
 }
 
 struct Free {
   void operator()(char* buffer) const { std::free(buffer); }
 };
 
-uint64_t TriedAlignment(int fd) {
-  const std::unique_ptr<char, Free> buffer(static_cast<char*>(
-      std::aligned_alloc(kMaxDirectAlignment, 2 * kMaxDirectAlignment)));
-  if (buffer == nullptr) return 0;
-  for (uint64_t size = kMinAlignment; size <= kMaxDirectAlignment; size *= 2) {
-    // Memory that is aligned to `size`, and to no more.
-    const ssize_t n = pread(fd, buffer.get() + size, size, 0);
-    // What else is wrong with this block, its readers will see.
-    if (n >= 0 || errno != EINVAL) return size;
+// The smallest one from kMinBlock on that `is_enough`; 0 for none.
+uint64_t FirstThat(absl::FunctionRef<bool(uint64_t)> is_enough) {
+  for (uint64_t size = kMinBlock; size <= kMaxDirectAlignment; size *= 2) {
+    if (is_enough(size)) return size;
   }
   return 0;
 }
 
 }  // namespace
 
-uint64_t DirectAlignment(int fd) {
-  const std::optional<uint64_t> told = ToldAlignment(fd);
-  if (!told.has_value()) return TriedAlignment(fd);
-  return std::has_single_bit(*told) && *told <= kMaxDirectAlignment ? *told : 0;
+std::optional<DirectAlignment> TryDirectAlignments(
+    absl::FunctionRef<bool(char* address, uint64_t length)> read) {
+  const std::unique_ptr<char, Free> buffer(static_cast<char*>(
+      std::aligned_alloc(kMaxDirectAlignment, 2 * kMaxDirectAlignment)));
+  if (buffer == nullptr) return std::nullopt;
+  const uint64_t block =
+      FirstThat([&](uint64_t size) { return read(buffer.get(), size); });
+  if (block == 0) return std::nullopt;
+  // Memory that is aligned to `size`, and to no more.
+  const uint64_t memory = FirstThat(
+      [&](uint64_t size) { return read(buffer.get() + size, block); });
+  if (memory == 0) return std::nullopt;
+  return DirectAlignment{block, memory};
+}
+
+std::optional<DirectAlignment> FindDirectAlignment(int fd) {
+  Statx st = {};
+  if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, kStatxDioAlign, &st) == 0 &&
+      (st.mask & kStatxDioAlign) != 0) {
+    return ToldAlignment(st);
+  }
+  return TryDirectAlignments([fd](char* address, uint64_t length) {
+    // What else is wrong with this block, its readers will see.
+    return pread(fd, address, length, 0) >= 0 || errno != EINVAL;
+  });
 }
 
 }  // namespace nbdinetd

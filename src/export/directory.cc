@@ -224,7 +224,7 @@ absl::Status DirectoryCatalog::Choose(const std::string& name,
                                       Choice* choice) const {
   choice->file = name;
   const absl::Status status = Look(name, &choice->st);
-  if (status.ok() || tables_ == nullptr) return status;
+  if (!absl::IsNotFound(status) || tables_ == nullptr) return status;
   const std::optional<FileAndNumber> parts = SplitPartitionName(name);
   if (!parts.has_value() || !Look(parts->file, &choice->st).ok()) return status;
   choice->file = parts->file;

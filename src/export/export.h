@@ -95,6 +95,11 @@ class Export {
   // number of bytes read, which may be less than `out` holds. 0: call Read(),
   // which waits and reports errors.
   virtual size_t ReadCached(uint64_t offset, absl::Span<char> out) = 0;
+  // Whether ReadCached() starts the read of what isn't cached, so that the
+  // storage works on it before Read() is called. Read() must then be called,
+  // also if nobody wants the bytes any more: only that drops them from the page
+  // cache. Never true with caches_reads().
+  virtual bool begins_reads() const = 0;
   // Whether the whole range is in the page cache. Where the kernel doesn't tell
   // (PageCache), reads the range with RWF_NOWAIT; false where that isn't
   // possible either.

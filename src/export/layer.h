@@ -32,6 +32,7 @@ class Layer : public Export {
     return base_->FindOrigin(offset, length);
   }
   bool caches_reads() const override { return base_->caches_reads(); }
+  bool begins_reads() const override { return base_->begins_reads(); }
   size_t ReadCached(uint64_t offset, absl::Span<char> out) override {
     return base_->ReadCached(offset, out);
   }

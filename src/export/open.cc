@@ -242,7 +242,8 @@ absl::StatusOr<std::unique_ptr<Export>> OpenExport(
                      " needs permission on it, and on each folder above it"));
   }
   if (!opened.ok() && !absl::IsInternal(opened.status()) &&
-      !absl::IsFailedPrecondition(opened.status())) {
+      !absl::IsFailedPrecondition(opened.status()) &&
+      !absl::IsCancelled(opened.status())) {
     return absl::NotFoundError(opened.status().message());
   }
   return opened;

@@ -42,7 +42,8 @@ std::string ReadOnlyNotice(const std::string& name,
 // Opens `path` as OpenExportWith() does, with open(2). NotFound when it can't
 // be opened, or is neither a regular file nor a block device. Internal when the
 // process lacks descriptors or memory, a block device reports no size, or no
-// partition table can be read. FailedPrecondition without libblkid.
+// partition table can be read. FailedPrecondition without libblkid. Cancelled
+// when the process was told to end.
 // Opening never waits and never operates a device, such as rewinding a tape.
 absl::StatusOr<std::unique_ptr<Export>> OpenExport(
     const std::string& path, const ExportSettings& settings,

@@ -154,7 +154,7 @@ int Overlay::ChangePart(uint64_t offset, uint64_t length, const char* data,
 void Overlay::ReadAhead(uint64_t block) {
   uint64_t offset = block * block_bytes_;
   const uint64_t end = std::min(offset + block_bytes_, facts().size_bytes);
-  if (base().IsCached(offset, end - offset)) return;
+  if (!base().caches_reads() || base().IsCached(offset, end - offset)) return;
   char bytes[4096];
   size_t done = 0;
   while (offset < end) {

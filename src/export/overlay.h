@@ -91,7 +91,8 @@ class Overlay : public Layer {
   // Changes a part of one block: writes `data`, or zeroes if it is nullptr.
   int ChangePart(uint64_t offset, uint64_t length, const char* data,
                  bool durable);
-  // Brings a block of the export below into the page cache.
+  // Brings a block of the export below into the page cache, if reads stay
+  // there.
   void ReadAhead(uint64_t block);
   // As FindExtents(), at any byte.
   int AppendExtents(uint64_t offset, uint64_t length, size_t limit,

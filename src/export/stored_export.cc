@@ -15,6 +15,10 @@
 namespace nbdinetd {
 namespace {
 
+// RWF_DONTCACHE of preadv2(2), since Linux 6.14; older C libraries don't define
+// it.
+constexpr int kRwfDontCache = 0x80;
+
 // The largest folio of the page cache; folios are aligned to their size.
 constexpr uint64_t kMaxFolioBytes = 2 << 20;
 // The source of written zeroes, in the read-only zero pages of the program.
@@ -93,10 +97,41 @@ bool StoredExport::CanReadCached(uint64_t offset, uint64_t length) {
 
 StorageError StoredExport::Read(uint64_t offset, absl::Span<char> out,
                                 size_t* done) {
+  return ReadWith(0, offset, out, done);
+}
+
+std::optional<size_t> StoredExport::ReadCachedOnce(uint64_t offset,
+                                                   absl::Span<char> out) {
+  if (!reads_once()) return std::nullopt;
+  if (reads_busy_.load(std::memory_order_relaxed) != 0) return 0;
+  const iovec piece = {out.data(), out.size()};
+  const ssize_t n = preadv2(fd(), &piece, 1, static_cast<off_t>(offset),
+                            RWF_NOWAIT | kRwfDontCache);
+  if (n >= 0) return static_cast<size_t>(n);
+  if (errno != EOPNOTSUPP) return 0;
+  reads_once_.store(false, std::memory_order_relaxed);
+  return std::nullopt;
+}
+
+std::optional<StorageError> StoredExport::ReadOnce(uint64_t offset,
+                                                   absl::Span<char> out,
+                                                   size_t* done) {
+  if (!reads_once()) return std::nullopt;
+  const StorageError error = ReadWith(kRwfDontCache, offset, out, done);
+  if (error.number != EOPNOTSUPP) return error;
+  reads_once_.store(false, std::memory_order_relaxed);
+  return std::nullopt;
+}
+
+StorageError StoredExport::ReadWith(int flags, uint64_t offset,
+                                    absl::Span<char> out, size_t* done) {
   *done = 0;
   while (*done < out.size()) {
-    const ssize_t n = pread(fd(), out.data() + *done, out.size() - *done,
-                            static_cast<off_t>(offset + *done));
+    const iovec piece = {out.data() + *done, out.size() - *done};
+    const auto position = static_cast<off_t>(offset + *done);
+    const ssize_t n = flags == 0
+                          ? pread(fd(), piece.iov_base, piece.iov_len, position)
+                          : preadv2(fd(), &piece, 1, position, flags);
     if (n > 0) {
       *done += static_cast<size_t>(n);
     } else if (n == 0) {
@@ -115,8 +150,16 @@ StorageError StoredExport::Read(uint64_t offset, absl::Span<char> out,
 // the connection would have to end in place of an error reply.
 void StoredExport::ForgetFailedPages(uint64_t offset) {
   const uint64_t begin = offset / kMaxFolioBytes * kMaxFolioBytes;
-  posix_fadvise(fd(), static_cast<off_t>(begin), kMaxFolioBytes,
-                POSIX_FADV_DONTNEED);
+  Drop(begin, kMaxFolioBytes);
+}
+
+void StoredExport::Drop(uint64_t offset, uint64_t length) {
+  // The kernel drops whole pages only.
+  const uint64_t page = PageBytes();
+  const uint64_t begin = offset / page * page;
+  const uint64_t end = (offset + length + page - 1) / page * page;
+  posix_fadvise(fd(), static_cast<off_t>(begin),
+                static_cast<off_t>(end - begin), POSIX_FADV_DONTNEED);
 }
 
 int StoredExport::Write(uint64_t offset, absl::Span<const char> data,

@@ -40,6 +40,7 @@ class StoredExport : public Export {
   bool lock_fd_is_read_only() const override { return facts().read_only; }
 
   bool caches_reads() const override { return true; }
+  bool begins_reads() const override { return false; }
   size_t ReadCached(uint64_t offset, absl::Span<char> out) override;
   bool IsCached(uint64_t offset, uint64_t length) override;
   StorageError Read(uint64_t offset, absl::Span<char> out,
@@ -57,6 +58,21 @@ class StoredExport : public Export {
   bool finding_extents_may_sync() const override {
     return finding_extents_may_sync_.load(std::memory_order_relaxed);
   }
+
+  // As ReadCached() and Read(), but the kernel drops what they bring into the
+  // page cache as soon as it has been read (RWF_DONTCACHE, since Linux 6.14).
+  // ReadCachedOnce() starts the read of what isn't cached; ReadOnce() must
+  // follow. nullopt where the kernel or the file system can't do that.
+  std::optional<size_t> ReadCachedOnce(uint64_t offset, absl::Span<char> out);
+  std::optional<StorageError> ReadOnce(uint64_t offset, absl::Span<char> out,
+                                       size_t* done);
+  // False once one of them has returned nullopt.
+  bool reads_once() const {
+    return reads_once_.load(std::memory_order_relaxed);
+  }
+  // Drops the range from the page cache, with the whole of the pages at its
+  // ends, but for pages that are dirty or in use.
+  void Drop(uint64_t offset, uint64_t length);
 
   // Writes the dirty pages of the range to the storage (sync_file_range). They
   // aren't durable afterwards: the storage may have a volatile cache. 0 or an
@@ -106,6 +122,9 @@ class StoredExport : public Export {
  private:
   // Flush(), also of a temporary file.
   int Sync();
+  // As Read(), with these flags of preadv2(2).
+  StorageError ReadWith(int flags, uint64_t offset, absl::Span<char> out,
+                        size_t* done);
   // As ReadCached(); the pieces may overlap.
   size_t ReadCachedPieces(uint64_t offset, absl::Span<const iovec> pieces);
   // Whether the whole range can be read without waiting for the storage.
@@ -123,6 +142,7 @@ class StoredExport : public Export {
   std::atomic<bool> reads_nowait_ = true;
   // The file system doesn't support it, but is in memory: a read never waits.
   std::atomic<bool> lives_in_memory_ = false;
+  std::atomic<bool> reads_once_ = true;
   std::atomic<int> flush_error_ = 0;
   CallsUnderWay durable_calls_;
   std::atomic<int> reads_busy_ = 0;

@@ -47,6 +47,10 @@ void RefuseExport(absl::string_view name, const absl::Status& status,
     replies.Error(NBD_REP_ERR_INVALID, "the export's name is no valid string");
     return;
   }
+  if (absl::IsCancelled(status)) {
+    replies.Error(NBD_REP_ERR_SHUTDOWN, kShuttingDown);
+    return;
+  }
   call.trouble = status;
   if (absl::IsPermissionDenied(status)) {
     replies.Error(NBD_REP_ERR_POLICY, "the server may not open this export");
@@ -244,6 +248,7 @@ OptionHandlers::Next OptionHandlers::OnExportName(Call& call) {
         "client broke the protocol: an export name is no valid string"};
   }
   if (absl::IsNotFound(opened.status())) return UnknownExport(call.payload);
+  if (absl::IsCancelled(opened.status())) return ShuttingDown().ending;
   if (!opened.ok()) {
     return Ending{ExitStatus::kNoInput, std::string(opened.status().message())};
   }

@@ -167,6 +167,12 @@ absl::StatusOr<PartitionRange> FindPartition(const PartitionTable& table,
         " is an extended partition, which only contains others: choose one of "
         "them, whose numbers are 5 and up"));
   }
+  if (partition.start_bytes == 0) {
+    return NoPartition(absl::StrCat(
+        which,
+        " begins where the table itself is: a client could change the table; "
+        "correct it, or serve a part by --offset and --length"));
+  }
   if (partition.start_bytes > file_bytes ||
       partition.size_bytes > file_bytes - partition.start_bytes) {
     return NoPartition(absl::StrCat(

@@ -52,7 +52,8 @@ struct PartitionRange {
 
 // Finds a partition of a file of `file_bytes` whose path, for messages, is
 // `path`. NotFound: there is no such partition, the name isn't unique, or it
-// can't be served, because it reaches beyond the file or overlaps another one.
+// can't be served, because it contains the table, reaches beyond the file or
+// overlaps another one.
 absl::StatusOr<PartitionRange> FindPartition(const PartitionTable& table,
                                              const PartitionName& name,
                                              uint64_t file_bytes,

@@ -42,7 +42,26 @@ class BlkidParser : public TableParser {
     const ssize_t n = ReadBeginning(fd, sector);
     if (n < 0) return ReadError(errno);
     if (n < static_cast<ssize_t>(sizeof(sector))) return answer;
-    const bool is_file = S_ISREG(st.st_mode);
+    answer = LookForTable(fd, S_ISREG(st.st_mode));
+    using Kind = PartitionTable::Kind;
+    if (answer.outcome == TableAnswer::Outcome::kTable &&
+        (answer.table.kind == Kind::kNone ||
+         answer.table.kind == Kind::kBrokenGpt)) {
+      // libblkid doesn't report every read that fails, and one may have been
+      // interrupted.
+      answer = LookForTable(fd, S_ISREG(st.st_mode));
+    }
+    return answer;
+  }
+
+ private:
+  struct Look {
+    unsigned sector_bytes;  // 0: those of the block device
+    bool only_gpt;
+  };
+
+  TableAnswer LookForTable(int fd, bool is_file) const {
+    TableAnswer answer;
     int error = 0;
     answer.table = ReadSectors(
         fd, {is_file ? unsigned{kSectorBytes} : 0, /*only_gpt=*/false}, &error);
@@ -58,12 +77,6 @@ class BlkidParser : public TableParser {
     }
     return error == 0 ? answer : ReadError(error);
   }
-
- private:
-  struct Look {
-    unsigned sector_bytes;  // 0: those of the block device
-    bool only_gpt;
-  };
 
   static TableAnswer ReadError(int error) {
     TableAnswer answer;

@@ -1,5 +1,6 @@
 #include "partition/table_reader.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -9,14 +10,18 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/types/span.h"
 #include "base/errors.h"
 #include "base/limits.h"
+#include "base/page_size.h"
 #include "base/poll.h"
 #include "base/steady_clock.h"
 #include "partition/read_table.h"
@@ -27,6 +32,10 @@ namespace nbdinetd {
 namespace {
 
 constexpr char kProcess[] = "the process that reads partition tables ";
+
+// Between two looks whether it has ended.
+constexpr absl::Duration kMinEndPause = absl::Microseconds(100);
+constexpr absl::Duration kMaxEndPause = absl::Milliseconds(10);
 
 // ---- In that process
 
@@ -67,6 +76,16 @@ void Limit(int resource, rlim_t value) {
   setrlimit(static_cast<__rlimit_resource>(resource), &limit);
 }
 
+// The address space in use, which is large with a sanitizer or under valgrind;
+// 0 if it isn't known.
+uint64_t AddressSpaceBytes() {
+  const UniqueFd fd(open("/proc/self/statm", O_RDONLY | O_CLOEXEC));
+  char text[128] = {};
+  // Its first number is in pages.
+  if (!fd.valid() || read(fd.get(), text, sizeof(text) - 1) <= 0) return 0;
+  return std::strtoull(text, nullptr, 10) * PageBytes();
+}
+
 // Why no table can be read; nullopt if it can.
 std::optional<TableAnswer> Prepare(SandboxMode mode,
                                    std::unique_ptr<TableParser>& parser) {
@@ -78,9 +97,9 @@ std::optional<TableAnswer> Prepare(SandboxMode mode,
                        {}};
   }
   parser = *std::move(created);
-  if (mode == SandboxMode::kOff) return std::nullopt;
   Limit(RLIMIT_CPU, kTableCpuSeconds);
-  Limit(RLIMIT_AS, kTableMemoryBytes);
+  Limit(RLIMIT_AS, AddressSpaceBytes() + kTableMemoryBytes);
+  if (mode == SandboxMode::kOff) return std::nullopt;
   const absl::Status sandboxed = EnterTableSandbox();
   // Without --sandbox=require, the connection says what is missing.
   if (sandboxed.ok() || mode != SandboxMode::kRequire) return std::nullopt;
@@ -144,7 +163,7 @@ absl::Status HasEnded() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<TableReader>> TableReader::Start(
-    SandboxMode mode) {
+    SandboxMode mode, int shutdown_fd) {
   constexpr char kFailed[] =
       "failed to start the process that reads partition tables";
   int sockets[2];
@@ -156,15 +175,21 @@ absl::StatusOr<std::unique_ptr<TableReader>> TableReader::Start(
   const pid_t child = fork();
   if (child < 0) return ErrnoStatus(errno, kFailed);
   if (child == 0) Serve(theirs.get(), mode, parent);
-  return std::unique_ptr<TableReader>(new TableReader(std::move(ours), child));
+  return std::unique_ptr<TableReader>(
+      new TableReader(std::move(ours), child, shutdown_fd));
 }
 
 void TableReader::End(std::unique_ptr<TableReader> reader) {
   const pid_t process = reader->process_;
   reader.reset();
-  // It may be computing, or waiting for the storage.
+  // It may be computing, or waiting for the storage. While it waits for that
+  // without limit, it doesn't end; it is then left to whoever reaps next.
   kill(process, SIGKILL);
-  while (waitpid(process, nullptr, 0) < 0 && errno == EINTR) {
+  const absl::Time deadline = SteadyNow() + kTableEndPatience;
+  absl::Duration pause = kMinEndPause;
+  while (waitpid(process, nullptr, WNOHANG) == 0 && SteadyNow() < deadline) {
+    absl::SleepFor(pause);
+    pause = std::min(2 * pause, kMaxEndPause);
   }
 }
 
@@ -176,8 +201,8 @@ absl::StatusOr<std::string> TableReader::Ask(int fd) {
   const absl::Time deadline = SteadyNow() + kTablePatience;
   std::string bytes(kMaxAnswerBytes + 1, '\0');
   while (true) {
-    pollfd entry = {socket_.get(), POLLIN, 0};
-    if (PollUntil(absl::MakeSpan(&entry, 1), deadline) == 0) {
+    pollfd entries[] = {{socket_.get(), POLLIN, 0}, {shutdown_fd_, POLLIN, 0}};
+    if (PollUntil(absl::MakeSpan(entries), deadline) == 0) {
       return absl::InternalError(
           absl::StrCat(kProcess, "hasn't answered within ",
                        absl::FormatDuration(kTablePatience),
@@ -185,6 +210,9 @@ absl::StatusOr<std::string> TableReader::Ask(int fd) {
     }
     const ssize_t n =
         recv(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
+    if (n < 0 && errno == EAGAIN && entries[1].revents != 0) {
+      return absl::CancelledError("this process was told to end");
+    }
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n == 0 || (n < 0 && errno == ECONNRESET)) return HasEnded();
     if (n < 0) {

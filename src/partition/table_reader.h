@@ -40,31 +40,38 @@ namespace nbdinetd {
 
 class TableReader {
  public:
-  // Internal when there can be no process.
-  static absl::StatusOr<std::unique_ptr<TableReader>> Start(SandboxMode mode);
+  // Internal when there can be no process. `shutdown_fd` is readable once this
+  // process is told to end, and stays so; borrowed, -1: never.
+  static absl::StatusOr<std::unique_ptr<TableReader>> Start(
+      SandboxMode mode, int shutdown_fd = -1);
 
   // Reads the table of an open file; `path` is for messages. Waits for the
   // storage, at most kTablePatience. `fd` is borrowed, and its open file
   // description is used by nobody else.
   // NotFound: the file can't be read. FailedPrecondition: there is no libblkid.
-  // Internal: the process failed, and no table can be read any more.
+  // Internal: the process failed, and no table can be read any more. Cancelled:
+  // so, because this one was told to end.
   absl::StatusOr<PartitionTable> Read(int fd, const std::string& path);
 
-  // Destroys `reader`, and waits for the end of its process. Not in a sandbox.
+  // Destroys `reader`, ends its process, and waits for that, at most
+  // kTableEndPatience. Not in a sandbox.
   static void End(std::unique_ptr<TableReader> reader);
 
   // The socket to the process, borrowed.
   int fd() const { return socket_.get(); }
 
  private:
-  TableReader(UniqueFd socket, pid_t process)
-      : socket_(std::move(socket)), process_(process) {}
+  TableReader(UniqueFd socket, pid_t process, int shutdown_fd)
+      : socket_(std::move(socket)),
+        process_(process),
+        shutdown_fd_(shutdown_fd) {}
 
   // The bytes of an answer.
   absl::StatusOr<std::string> Ask(int fd);
 
   UniqueFd socket_;
   const pid_t process_;
+  const int shutdown_fd_;
 };
 
 }  // namespace nbdinetd

@@ -123,7 +123,7 @@ inline constexpr SystemCall kSystemCalls[] = {
      Is(1, kSolTls)},
 
     // ---- The export
-    {"preadv2", When::kAlways, 0, "StoredExport::ReadCached"},
+    {"preadv2", When::kAlways, 0, "StoredExport::ReadCached, ReadOnce"},
     {"preadv", When::kAlways, 0,
      "StoredExport::ReadCached, of a file in memory"},
     {"pread64", When::kAlways, 0, "StoredExport::Read"},
@@ -131,7 +131,7 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"mincore", When::kAlways, 0, "PageCache, where there is no cachestat"},
     {"fadvise64", When::kAlways, 0, "StoredExport::Prefetch",
      Is(3, POSIX_FADV_WILLNEED)},
-    {"fadvise64", When::kAlways, 0, "StoredExport::ForgetFailedPages",
+    {"fadvise64", When::kAlways, 0, "StoredExport::Drop",
      Is(3, POSIX_FADV_DONTNEED)},
     {"fadvise64", When::kAlways, 0, "DropBehind", Is(3, POSIX_FADV_RANDOM)},
     {"fcntl", When::kAlways, kIfWritable | kIfBlockDevices, "RangeLocks",

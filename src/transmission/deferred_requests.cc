@@ -56,9 +56,14 @@ void DeferredRequests::StartTask(std::unique_ptr<Task> task) {
 void DeferredRequests::Start(const Request& request) {
   std::unique_ptr<Task> task = NewTask(request);
   task->whole = !target_.caches_reads();
-  if (request.type == NBD_CMD_READ && !task->whole && task->has_data()) {
-    // Starts the read without waiting for it.
-    task->begun = target_.Prefetch(request.offset, request.length) == 0;
+  if (request.type == NBD_CMD_READ) {
+    task->must_run = task->whole && target_.begins_reads();
+    if (request.length <= kPieceBytes) {
+      // Starts the read without waiting for it.
+      task->begun = task->whole
+                        ? task->must_run
+                        : target_.Prefetch(request.offset, request.length) == 0;
+    }
   }
   StartTask(std::move(task));
 }

@@ -41,8 +41,10 @@ struct Task {
   // All bytes of a read go to `data`, whatever its length: the page cache
   // doesn't keep them.
   bool whole = false;
-  // Export::Prefetch() has started this read of `data`.
+  // Export::Prefetch() or ReadCached() has started this read of `data`.
   bool begun = false;
+  // Export::begins_reads(): it is carried out even if the client is gone.
+  bool must_run = false;
   // Borrowed; nullptr: never. Once it is true, a trim or zeroing ends before
   // its next piece, or before it begins, and a block status once it has an
   // extent.

@@ -208,12 +208,15 @@ void Workers::Finish(std::unique_ptr<Task> task) {
 
 void Workers::DropReads() {
   const std::lock_guard<std::mutex> lock(mutex_);
+  const auto drop = [this](const std::unique_ptr<Task>& task) {
+    if (task == nullptr || task->must_run) return false;
+    Release(*task);
+    return true;
+  };
   for (const Kind kind : {kBegunReads, kReads, kCaches, kStatuses}) {
-    for (const std::unique_ptr<Task>& task : queues_[kind]) Release(*task);
-    queues_[kind].clear();
+    std::erase_if(queues_[kind], drop);
     std::erase_if(ready_, [&](const Work& work) {
-      if (work.kind != kind || work.task == nullptr) return false;
-      Release(*work.task);
+      if (work.kind != kind || !drop(work.task)) return false;
       Vacate(kind);
       return true;
     });

@@ -4,8 +4,8 @@
 // Invariant: exactly one side owns a task, the transmission thread or the
 // workers. Its contents therefore need no lock; only the queues have one.
 //
-// Most tasks are carried out by one thread each. Reads that Export::Prefetch()
-// has started (Task::begun) need none: the storage works on all of them
+// Most tasks are carried out by one thread each. Reads that the export has
+// started (Task::begun) need none: the storage works on all of them
 // already. One thread waits for them, in the order in which they were started,
 // and wakes only the transmission thread. If a slow one delays those behind it,
 // more threads join (RelieveReads()).
@@ -77,7 +77,7 @@ class Workers {
   const std::atomic<bool>& cut_short() const { return cut_short_; }
 
   // The peer is gone: drops tasks that have not been started and change
-  // nothing.
+  // nothing, but for Task::must_run.
   void DropReads();
 
   // Readable while TakeFinished() would return a task.

@@ -67,6 +67,7 @@ void CheckTable(const PartitionTable& table, uint64_t file_bytes) {
     }
     Require(name.number.has_value() || !name.text.empty(),
             "an empty name names a partition");
+    Require(range->offset > 0, "a partition contains the table");
     Require(range->offset <= file_bytes &&
                 range->length <= file_bytes - range->offset,
             "a partition reaches beyond the file");

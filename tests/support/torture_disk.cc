@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <initializer_list>
 #include <stdexcept>
 #include <utility>
 
@@ -67,15 +68,36 @@ void Allocate(const std::string& path, uint64_t size) {
 constexpr uint64_t kPartBegin = 3 * 4096 + 512;
 constexpr char kAround = '#';
 
+bool IsOneOf(Storage storage, std::initializer_list<Storage> list) {
+  return std::find(list.begin(), list.end(), storage) != list.end();
+}
+
+bool IsPart(Storage storage) {
+  return IsPartition(storage) ||
+         IsOneOf(storage, {Storage::kPart, Storage::kCopiedPart,
+                           Storage::kCopiedPartInMemory, Storage::kKeptPart});
+}
+
+bool IsKept(Storage storage) {
+  return IsOneOf(storage,
+                 {Storage::kKept, Storage::kKeptPart, Storage::kKeptPartition});
+}
+
+bool IsCopyInMemory(Storage storage) {
+  return IsOneOf(storage,
+                 {Storage::kCopyInMemory, Storage::kCopiedPartInMemory});
+}
+
+bool IsCopied(Storage storage) {
+  return IsKept(storage) || IsCopyInMemory(storage) ||
+         IsOneOf(storage, {Storage::kCopy, Storage::kCopiedPart,
+                           Storage::kCopiedPartition});
+}
+
 class OwnDisk : public TortureDisk {
  public:
   OwnDisk(Storage storage, uint64_t size)
-      : TortureDisk(storage == Storage::kPart ||
-                            storage == Storage::kPartition ||
-                            storage == Storage::kCopiedPart ||
-                            storage == Storage::kKeptPart
-                        ? kPartBegin
-                        : 0),
+      : TortureDisk(IsPart(storage) ? kPartBegin : 0),
         storage_(storage),
         before_(begin(), kAround),
         behind_(begin(), kAround) {
@@ -96,7 +118,7 @@ class OwnDisk : public TortureDisk {
       if (!device_->attached()) throw std::runtime_error(device_->problem());
     }
     Open(device_.has_value() ? device_->path() : file_);
-    if (storage == Storage::kPartition) WriteTable(size);
+    if (IsPartition(storage)) WriteTable(size);
     for (const auto& [offset, bytes] : Around(size)) {
       if (pwrite(fd(), bytes.data(), bytes.size(),
                  static_cast<off_t>(offset)) !=
@@ -107,27 +129,21 @@ class OwnDisk : public TortureDisk {
   }
   ~OwnDisk() override { std::filesystem::remove_all(directory_); }
 
-  bool is_copied() const override {
-    return storage_ == Storage::kCopy || storage_ == Storage::kCopiedPart ||
-           storage_ == Storage::kCopyInMemory || is_kept();
-  }
-  bool is_kept() const override {
-    return storage_ == Storage::kKept || storage_ == Storage::kKeptPart;
-  }
+  bool is_copied() const override { return IsCopied(storage_); }
+  bool is_kept() const override { return IsKept(storage_); }
 
   std::vector<std::string> options() const override {
-    if (storage_ == Storage::kPartition) return {"--partition=2"};
-    std::vector<std::string> options = TortureDisk::options();
-    if (storage_ == Storage::kDrop) options.emplace_back("--cache=drop");
+    std::vector<std::string> options =
+        IsPartition(storage_) ? std::vector<std::string>{"--partition=2"}
+                              : TortureDisk::options();
     if (is_kept()) {
       options.insert(options.end(), {"--cow=keep", "--cow-key=peer-address"});
       if (storage_ == Storage::kKeptPart) options.emplace_back("--cow-size=1G");
     } else if (is_copied()) {
-      options.insert(options.end(),
-                     {"--cow", "--cow-size=1G",
-                      "--cow-dir=" + (storage_ == Storage::kCopyInMemory
-                                          ? std::string("memory")
-                                          : directory_)});
+      options.insert(options.end(), {"--cow", "--cow-size=1G",
+                                     "--cow-dir=" + (IsCopyInMemory(storage_)
+                                                         ? std::string("memory")
+                                                         : directory_)});
     }
     return options;
   }
@@ -228,6 +244,11 @@ class MadeDisk : public TortureDisk {
 };
 
 }  // namespace
+
+bool IsPartition(Storage storage) {
+  return IsOneOf(storage, {Storage::kPartition, Storage::kCopiedPartition,
+                           Storage::kKeptPartition});
+}
 
 std::vector<std::string> TortureDisk::options() const {
   if (begin_ == 0) return {};

@@ -64,8 +64,8 @@ class TortureDisk {
 };
 
 // A file in a directory of its own, in TMPDIR or on a tmpfs, a loop device over
-// one, a part of a file, a partition in one, or private copies of a file or a
-// part, beside it or in memory; half of it is holes.
+// one, a part of a file, a partition in one, or private copies of each of
+// these, beside it or in memory; half of it is holes.
 enum class Storage {
   kFile,
   kTmpfs,
@@ -74,12 +74,16 @@ enum class Storage {
   kPart,
   kPartition,  // whole sectors
   kCopy,
-  kCopiedPart,
   kCopyInMemory,
+  kCopiedPart,
+  kCopiedPartInMemory,
+  kCopiedPartition,
   kKept,      // --cow=keep
   kKeptPart,  // of a part, and limited
-  kDrop,      // --cache=drop
+  kKeptPartition,
 };
+// Whether it is a partition, so that its size must be whole sectors.
+bool IsPartition(Storage storage);
 std::unique_ptr<TortureDisk> MakeOwnDisk(Storage storage, uint64_t size);
 
 // What somebody else has made, such as a file in a file system that is to be

@@ -123,10 +123,45 @@ def _(t):
         eq(cached_bytes(path), 0, str(arguments))
 
 
+@test("with --cache=drop, a client that leaves with reads under way leaves nothing in the page cache")
+def _(t):
+    size = 32 * MIB
+    path = t.pattern_image(size)
+    for length, structured in ((4096, False), (256 * 1024, True), (2 * MIB, True), (2 * MIB, False)):
+        drop_caches(path)
+        process, client = t.activated("--cache=drop", path)
+        client.start(structured=structured)
+        for offset in range(0, min(size, 256 * length), length):
+            client.request(NBD_CMD_READ, offset, length)
+        client.close()
+        process.wait()
+        assert cached_bytes(path) <= MIB, f"{cached_bytes(path)} bytes after reads of {length}"
+
+
+@test("with --cache=drop, what somebody else has read stays in the page cache, and nothing else does")
+def _(t):
+    size = 8 * MIB
+    path = t.pattern_image(size)
+    for arguments in ([], ["--offset=4096"], ["--cow", "--cow-dir=memory"]):
+        drop_caches(path)
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            for offset in range(0, size, MIB):
+                os.pread(file.fileno(), MIB // 2, offset)
+        before = cached_bytes(path)
+        eq(before, size // 2)
+        process, client = connected(t, "--cache=drop", *arguments, path)
+        # Whole pieces that are there, or aren't.
+        for offset in range(0, size - MIB, MIB // 4):
+            client.read(offset, 4096)
+        eq(cached_bytes(path), before, str(arguments))
+        leave(process, client)
+
+
 def bytes_read(trace):
     # The loader reads less at once; a call that another thread interrupts in the trace ends in a
     # line of its own.
-    return sum(map(int, re.findall(r"pread64.* = (\d{4,})\n", Path(trace).read_text())))
+    return sum(map(int, re.findall(r"pread(?:64|v2).* = (\d{4,})\n", Path(trace).read_text())))
 
 
 @test("with --cache=drop and none, a long read fetches each byte once, in every reply style")
@@ -138,7 +173,7 @@ def _(t):
             drop_caches(image)
             trace = t.path("trace")
             process, client = t.inetd(f"--cache={mode}", image, prefix=[
-                need("strace"), "-f", "-qq", "-o", trace, "-e", "trace=pread64"])
+                need("strace"), "-f", "-qq", "-o", trace, "-e", "trace=pread64,preadv2"])
             client.start(structured=structured)
             eq(client.read(0, size) == pattern(0, size), True)
             leave(process, client)

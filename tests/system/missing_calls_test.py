@@ -38,6 +38,9 @@ RUNS = {
              "*WhatWasWritten*"),
             ("tests/system/handed_over_test.py", "without RWF_NOAPPEND",
              "open for appending is served read-only")),
+    # RWF_NOWAIT, and no RWF_DONTCACHE.
+    "6.12": (("tests/unit/unit_test", "*CacheModesTest*", "*DropBehindTest*"),
+             ("tests/system/cache_test.py", "with --cache=drop")),
     "close_range": (("tests/system/inherited_descriptors_test.py", "a connection's process",
                      "a listener and the processes", "a descriptor that an option names"),),
     "pidfd": (("tests/system/exclusive_test.py", "refuse: a second", "wait: a second"),),

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 # pylint: disable=wrong-import-position,wildcard-import,unused-wildcard-import
 from clients import SocketActivate
-from faults import LoopDevice
+from faults import FailingFs, LoopDevice, need_privilege
 from harness import *
 from intruder import FORBIDDEN, INTRUDER
 from partition_tables import *
@@ -204,6 +204,15 @@ def _(t):
     write_mbr(path, [mbr_entry(0x83, 2048, 2048), mbr_entry(5, 4096, 20480), mbr_entry(0x83, 24000, 5000)])
     expect_failure(t, "overlaps partition 2", "--partition=3", path)
     expect_part(t, path, 6144 * 512, 2048 * 512, "--partition=5")
+
+
+@test("a partition that begins at the table isn't served")
+def _(t):
+    path = t.pattern_image(SIZE)
+    write_mbr(path, [mbr_entry(0x83, 0, 64), mbr_entry(0x83, 2048, 64)])
+    expect_failure(t, "partition 1 of", "--partition=1", path)
+    expect_failure(t, "begins where the table itself is", "--partition=1", path)
+    expect_part(t, path, 2048 * 512, 64 * 512, "--partition=2")
 
 
 @test("whatever a GPT says, no byte outside of the file is a partition's")
@@ -402,6 +411,23 @@ def _(t):
     contains('the default export is "gpt.img:1"\n', output)
 
 
+@test("a file that can't be looked at is an error, and no partition of another one takes its place")
+def _(t):
+    path = folder(t)
+    path.chmod(0o755)
+    (path / "gpt.img").chmod(0o644)
+    locked = path / "locked"
+    locked.mkdir(mode=0o700)
+    (path / "gpt.img:2").symlink_to("locked/disk")
+    process, client = t.activated(f"--directory={path}", "--partitions", prefix=as_user(4001))
+    client.handshake()
+    client.option(NBD_OPT_INFO, Client.info_bytes("gpt.img:2"))
+    eq(client.option_reply(NBD_OPT_INFO)[0], NBD_REP_ERR_POLICY)
+    client.info("gpt.img:1")
+    client.close()
+    process.wait()
+
+
 @test("clients of a listener choose partitions, each with a process of its own that reads the tables")
 def _(t):
     path = folder(t)
@@ -513,6 +539,38 @@ def _(t):
     client.disconnect()
     process.expect(EX_OK)
     contains("the process that reads partition tables has ended", process.stderr())
+
+
+def held_up(t, content, ask):
+    """A process whose table's storage doesn't answer, after ask(client). Yields (process, client, fs)."""
+    with FailingFs(t.fresh("fs"), content) as fs:
+        fs.rule("read", "hold")
+        process, client, _ = in_negotiation(t, fs.mountpoint, "--handshake-timeout=0")
+        ask(client)
+        fs.wait_held(1)
+        yield process, client, fs
+
+
+@test("SIGTERM ends the connection while the storage of a table doesn't answer, and no other signal does")
+def _(t):
+    need_privilege("fuse")
+    content = Path(disk(t, GPT)).read_bytes()
+    for process, client, _ in held_up(t, content, lambda one: one.option(NBD_OPT_INFO, Client.info_bytes("disk:1"))):
+        process.signal(signal.SIGTERM)
+        eq(client.option_reply(NBD_OPT_INFO)[0], NBD_REP_ERR_SHUTDOWN)
+        client.close()
+        process.expect(EX_OK)
+    for process, client, _ in held_up(t, content, lambda one: one.option(NBD_OPT_EXPORT_NAME, b"disk:1")):
+        process.signal(signal.SIGTERM)
+        process.expect(EX_OK)
+        contains("ended: the server is shutting down", process.stderr())
+    # That of 'nbdinetctl limit'.
+    for process, client, fs in held_up(t, content, lambda one: one.option(NBD_OPT_INFO, Client.info_bytes("disk:1"))):
+        process.signal(signal.SIGRTMIN + 1)
+        fs.clear()
+        eq(client.option_reply(NBD_OPT_INFO)[0], NBD_REP_INFO)
+        client.close()
+        process.wait()
 
 
 @test("where it doesn't answer, the client gets an error after a time", waits=True)

@@ -28,6 +28,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -73,7 +74,8 @@ struct Scenario {
   Start start = Start::kActivated;
   Transport transport = Transport::kUnix;
   Storage storage = Storage::kFile;
-  Style style = Style::kStructured;
+  // nullopt: another one in each round.
+  std::optional<Style> style = Style::kStructured;
   std::optional<int> socket_buffer_bytes = std::nullopt;
   bool slow = false;
   // The environment of tests/support/faulty_calls.c.
@@ -84,13 +86,48 @@ struct Scenario {
   std::vector<std::string> options = {};
 };
 
-// With --cache=MODE.
-Scenario Cached(const std::string& name, const std::string& mode,
-                Storage storage, Style style,
-                Transport transport = Transport::kUnix) {
-  Scenario scenario{name, Start::kActivated, transport, storage, style};
-  scenario.options = {"--cache=" + mode};
-  return scenario;
+// Each stack of layers with each use of the page cache.
+void AddStacks(std::vector<Scenario>& scenarios) {
+  using enum Storage;
+  constexpr std::pair<const char*, Storage> kStacks[] = {
+      {"File", kFile},
+      {"Tmpfs", kTmpfs},
+      {"LoopDevice", kLoopDevice},
+      {"LargeSectors", kLoopDevice4K},
+      {"Part", kPart},
+      {"Partition", kPartition},
+      {"Copy", kCopy},
+      {"CopyInMemory", kCopyInMemory},
+      {"CopiedPart", kCopiedPart},
+      {"CopiedPartInMemory", kCopiedPartInMemory},
+      {"CopiedPartition", kCopiedPartition},
+      {"Kept", kKept},
+      {"KeptPart", kKeptPart},
+      {"KeptPartition", kKeptPartition},
+  };
+  constexpr std::pair<const char*, const char*> kModes[] = {
+      {"Writeback", "writeback"},
+      {"Writethrough", "writethrough"},
+      {"Drop", "drop"},
+      {"None", "none"},
+      {"Directsync", "directsync"},
+  };
+  for (const auto& [stack, storage] : kStacks) {
+    for (const auto& [mode_name, mode] : kModes) {
+      const std::string option = mode;
+      // Not every kernel has O_DIRECT there.
+      if (storage == kTmpfs && (option == "none" || option == "directsync"))
+        continue;
+      // Copies are kept for an address.
+      const bool tcp = storage == kKept || storage == kKeptPart ||
+                       storage == kKeptPartition || scenarios.size() % 2 == 0;
+      Scenario scenario{std::string(mode_name) + stack, Start::kActivated,
+                        tcp ? Transport::kTcp : Transport::kUnix, storage};
+      scenario.style = std::nullopt;
+      scenario.options = {"--cache=" + option};
+      scenarios.push_back(std::move(scenario));
+    }
+  }
 }
 
 // On what NBDINETD_TORTURE_EXPORT names.
@@ -115,7 +152,7 @@ std::vector<Scenario> Scenarios() {
       "NBDINETD_STORAGE_ERRORS=100"};
   const std::vector<std::string> failing_connection = {
       "NBDINETD_CONNECTION_ERRORS=2000"};
-  return {
+  std::vector<Scenario> scenarios = {
       {"UnixStructured"},
       {"UnixSimple", kInetd, kUnix, kFile, kSimple},
       {"TcpStructured", kInetd, kTcp},
@@ -138,41 +175,17 @@ std::vector<Scenario> Scenarios() {
       {"TcpSlowSmallBufferStructured", kInetd, kTcp, kFile, kStructured,
        kSmallBuffer, true},
       {"UnixSlowExtended", kInetd, kUnix, kFile, kExtended, std::nullopt, true},
-      {"TmpfsUnixStructured", kActivated, kUnix, kTmpfs},
-      {"TmpfsTcpSimple", kActivated, kTcp, kTmpfs, kSimple},
-      {"LoopDeviceUnixStructured", kActivated, kUnix, kLoopDevice},
-      {"LoopDeviceTcpSimple", kActivated, kTcp, kLoopDevice, kSimple},
-      {"LoopDeviceUnixExtended", kActivated, kUnix, kLoopDevice, kExtended},
-      {"PartUnixStructured", kActivated, kUnix, kPart},
-      {"PartTcpSimple", kInetd, kTcp, kPart, kSimple},
-      {"PartUnixExtended", kActivated, kUnix, kPart, kExtended},
-      {"PartitionUnixStructured", kActivated, kUnix, kPartition},
       {"PartitionListenerSimple", kListener, kUnix, kPartition, kSimple},
-      {"DropUnixStructured", kActivated, kUnix, kDrop},
-      {"DropTcpSimple", kInetd, kTcp, kDrop, kSimple},
-      {"DropUnixExtended", kActivated, kUnix, kDrop, kExtended},
-      Cached("WritethroughPartUnixStructured", "writethrough", kPart,
-             kStructured),
-      Cached("WritethroughLoopDeviceUnixSimple", "writethrough", kLoopDevice,
-             kSimple),
-      Cached("NoneUnixStructured", "none", kFile, kStructured),
-      Cached("NoneTcpSimple", "none", kFile, kSimple, kTcp),
-      Cached("NoneUnixExtended", "none", kFile, kExtended),
-      Cached("NonePartUnixStructured", "none", kPart, kStructured),
-      Cached("NonePartTcpSimple", "none", kPart, kSimple, kTcp),
-      Cached("NonePartUnixExtended", "none", kPart, kExtended),
-      Cached("NoneLoopDeviceUnixStructured", "none", kLoopDevice, kStructured),
-      Cached("NoneLoopDeviceTcpSimple", "none", kLoopDevice, kSimple, kTcp),
-      Cached("NoneLargeSectorsUnixStructured", "none", kLoopDevice4K,
-             kStructured),
-      Cached("NoneLargeSectorsUnixExtended", "none", kLoopDevice4K, kExtended),
-      Cached("NoneCopyUnixStructured", "none", kCopy, kStructured),
-      Cached("NoneCopiedPartTcpSimple", "none", kCopiedPart, kSimple, kTcp),
-      Cached("NoneCopyInMemoryUnixExtended", "none", kCopyInMemory, kExtended),
-      Cached("DirectsyncUnixStructured", "directsync", kFile, kStructured),
-      Cached("DirectsyncPartTcpSimple", "directsync", kPart, kSimple, kTcp),
-      Cached("DirectsyncLargeSectorsUnixExtended", "directsync", kLoopDevice4K,
-             kExtended),
+      {"DropTcpSimple",
+       kInetd,
+       kTcp,
+       kFile,
+       kSimple,
+       std::nullopt,
+       false,
+       {},
+       false,
+       {"--cache=drop"}},
       {"InterruptedNoneStructured",
        kActivated,
        kUnix,
@@ -183,6 +196,26 @@ std::vector<Scenario> Scenarios() {
        interrupted,
        false,
        {"--cache=none"}},
+      {"InterruptedDropExtended",
+       kActivated,
+       kUnix,
+       kFile,
+       kExtended,
+       std::nullopt,
+       false,
+       interrupted,
+       false,
+       {"--cache=drop"}},
+      {"FailingStorageDropStructured",
+       kActivated,
+       kUnix,
+       kFile,
+       kStructured,
+       std::nullopt,
+       false,
+       failing_storage,
+       true,
+       {"--cache=drop"}},
       {"FailingStorageNoneSimple",
        kActivated,
        kUnix,
@@ -193,18 +226,6 @@ std::vector<Scenario> Scenarios() {
        failing_storage,
        true,
        {"--cache=none"}},
-      {"CopyUnixStructured", kActivated, kUnix, kCopy},
-      {"CopyTcpSimple", kInetd, kTcp, kCopy, kSimple},
-      {"CopyInMemoryUnixExtended", kActivated, kUnix, kCopyInMemory, kExtended},
-      {"CopiedPartUnixStructured", kActivated, kUnix, kCopiedPart},
-      {"CopiedPartTcpSimple", kActivated, kTcp, kCopiedPart, kSimple},
-      {"CopiedPartUnixExtended", kInetd, kUnix, kCopiedPart, kExtended},
-      {"KeptTcpStructured", kActivated, kTcp, kKept},
-      {"KeptTcpSimple", kInetd, kTcp, kKept, kSimple},
-      {"KeptTcpExtended", kActivated, kTcp, kKept, kExtended},
-      {"KeptPartTcpStructured", kInetd, kTcp, kKeptPart},
-      {"KeptPartTcpSimple", kActivated, kTcp, kKeptPart, kSimple},
-      {"KeptPartTcpExtended", kActivated, kTcp, kKeptPart, kExtended},
       {"InterruptedKeptTcpStructured", kActivated, kTcp, kKept, kStructured,
        std::nullopt, false, interrupted},
       {"FailingStorageKeptTcpStructured", kActivated, kTcp, kKept, kStructured,
@@ -235,6 +256,8 @@ std::vector<Scenario> Scenarios() {
       {"FailingConnectionSimple", kActivated, kUnix, kFile, kSimple,
        std::nullopt, false, failing_connection, true},
   };
+  AddStacks(scenarios);
+  return scenarios;
 }
 
 [[noreturn]] void Fail(const std::string& what) {
@@ -399,7 +422,7 @@ class Torture : public testing::Test {
     const bool large_sectors = scenario_.storage == Storage::kLoopDevice4K;
     const bool loop =
         scenario_.storage == Storage::kLoopDevice || large_sectors;
-    const bool whole_sectors = loop || scenario_.storage == Storage::kPartition;
+    const bool whole_sectors = loop || IsPartition(scenario_.storage);
     NEED_OR_SKIP(!loop || access("/dev/loop-control", R_OK | W_OK) == 0,
                  "needs root and loop devices");
     const std::optional<GivenDisk> given = GivenDisk::FromEnvironment();
@@ -440,20 +463,21 @@ class Torture : public testing::Test {
 
   void RunRound(TortureDisk& disk) {
     Servers servers(scenario_, engine_, disk);
+    const Style style = NextStyle();
     if (!disk.is_kept()) copies_.clear();
     std::vector<std::unique_ptr<TortureClient>> clients;
     for (size_t i = 0; i < kConnections; ++i) {
       bool read_only = false;
       try {
-        const ExportInfo info = servers.peer(i).EnterTransmission(
-            scenario_.style, scenario_.style != Style::kSimple);
+        const ExportInfo info =
+            servers.peer(i).EnterTransmission(style, style != Style::kSimple);
         ASSERT_EQ(info.size, disk.model().size());
         read_only = (info.flags & kReadOnly) != 0;
       } catch (const ConnectionEnded&) {
         if (!scenario_.faulty) throw;
       } catch (const BrokenConversation&) {
         // No copy could be made, or opened.
-        if (!scenario_.faulty || !disk.is_kept()) throw;
+        if (!scenario_.faulty || !disk.is_copied()) throw;
       }
       TortureModel* model = &disk.model();
       if (disk.is_copied()) {
@@ -470,8 +494,8 @@ class Torture : public testing::Test {
           servers.peer(i), *model,
           TortureClient::Setup{.own_begin = i * part,
                                .own_end = (i + 1) * part,
-                               .structured = scenario_.style != Style::kSimple,
-                               .extended = scenario_.style == Style::kExtended,
+                               .structured = style != Style::kSimple,
+                               .extended = style == Style::kExtended,
                                .read_only = read_only,
                                .slow = scenario_.slow,
                                .seed = random_(),
@@ -502,6 +526,14 @@ class Torture : public testing::Test {
       ++connections_;
     }
     if (const auto wrong = disk.Check()) Report("in the end: " + *wrong);
+  }
+
+  Style NextStyle() {
+    constexpr Style kStyles[] = {Style::kSimple, Style::kStructured,
+                                 Style::kExtended};
+    if (scenario_.style.has_value()) return *scenario_.style;
+    if (!next_style_.has_value()) next_style_ = random_();
+    return kStyles[(*next_style_)++ % std::size(kStyles)];
   }
 
   Ending PickEnding() {
@@ -567,6 +599,7 @@ class Torture : public testing::Test {
   std::chrono::steady_clock::time_point deadline_;
   std::mutex report_mutex_;
   std::mt19937_64 random_;
+  std::optional<uint64_t> next_style_;
   // What each client's copy holds.
   std::vector<std::unique_ptr<TortureModel>> copies_;
   uint64_t requests_ = 0;

@@ -4,8 +4,10 @@
 #include "export/cache_modes.h"
 
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -15,6 +17,7 @@
 #include "export/open.h"
 #include "support/image.h"
 #include "support/session.h"
+#include "support/without_calls.h"
 
 namespace nbdinetd {
 namespace {
@@ -73,19 +76,109 @@ class CacheModesTest : public testing::Test {
   const TempImage image_ = TempImage::WithPattern(kSize);
 };
 
-TEST_F(CacheModesTest, ReadsLeaveNothing) {
-  const auto target = Open(CacheMode::kDrop, image_);
-  image_.DropCache();
-  ReadAll(*target);
-  EXPECT_EQ(target->Prefetch(0, kSize), 0);
-  EXPECT_EQ(CachedPages(image_), 0u);
+// In two ways: the kernel drops the pages (RWF_DONTCACHE), or where preadv2(2)
+// can't tell it to, the layer does.
+class DropBehindTest : public CacheModesTest,
+                       public testing::WithParamInterface<const char*> {
+ protected:
+  template <typename Function>
+  static void InThisWay(Function function) {
+    if (GetParam() == std::string("Kernel")) {
+      function();
+    } else {
+      nbdtest::WithoutCalls({SYS_preadv2}, function, EOPNOTSUPP);
+    }
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(By, DropBehindTest, testing::Values("Kernel", "Layer"),
+                         [](const auto& by) { return std::string(by.param); });
+
+TEST_P(DropBehindTest, ReadsLeaveNothing) {
+  InThisWay([this] {
+    const auto target = Open(CacheMode::kDrop, image_);
+    image_.DropCache();
+    ReadAll(*target);
+    EXPECT_EQ(target->Prefetch(0, kSize), 0);
+    EXPECT_EQ(CachedPages(image_), 0u);
+  });
 }
 
-TEST_F(CacheModesTest, WhatSomebodyElseReadStays) {
+TEST_P(DropBehindTest, ReadsOfPartsOfPagesLeaveNothing) {
+  InThisWay([this] {
+    const auto target = Open(CacheMode::kDrop, image_);
+    image_.DropCache();
+    Bytes bytes(2, '?');
+    for (uint64_t at = kPage - 1; at + 1 < kSize; at += 3 * kPage) {
+      size_t done = 0;
+      ASSERT_EQ(target->Read(at, absl::MakeSpan(bytes.data(), 2), &done),
+                StorageError());
+      ASSERT_TRUE(bytes == Pattern(at, 2)) << at;
+    }
+    EXPECT_EQ(CachedPages(image_), 0u);
+  });
+}
+
+TEST_P(DropBehindTest, WhatSomebodyElseReadStays) {
+  InThisWay([this] {
+    const auto target = Open(CacheMode::kDrop, image_);
+    image_.Read(0, kSize);
+    ReadAll(*target);
+    Bytes bytes(kPiece, '?');
+    const size_t cached =
+        target->ReadCached(0, absl::MakeSpan(bytes.data(), kPiece));
+    // Without preadv2(2), nothing is read so.
+    EXPECT_EQ(cached, GetParam() == std::string("Kernel") ? kPiece : 0);
+    EXPECT_EQ(CachedPages(image_), kSize / kPage);
+  });
+}
+
+// A read that has to wait is followed by Read(), which leaves nothing of it.
+TEST_P(DropBehindTest, WhatReadCachedStartsIsDroppedByRead) {
+  InThisWay([this] {
+    const auto target = Open(CacheMode::kDrop, image_);
+    image_.DropCache();
+    for (uint64_t offset = 0; offset < kSize; offset += kPiece) {
+      Bytes bytes(kPiece, '?');
+      const absl::Span<char> out = absl::MakeSpan(bytes.data(), kPiece);
+      if (target->ReadCached(offset, out) == kPiece) continue;
+      size_t done = 0;
+      ASSERT_EQ(target->Read(offset, out, &done), StorageError());
+      ASSERT_TRUE(bytes == Pattern(offset, kPiece));
+    }
+    EXPECT_EQ(CachedPages(image_), 0u);
+  });
+}
+
+TEST_F(CacheModesTest, ReadsBeginOnlyWhereTheKernelDropsThem) {
+  for (const CacheMode mode :
+       {CacheMode::kWriteback, CacheMode::kWritethrough, CacheMode::kNone}) {
+    EXPECT_FALSE(Open(mode, image_)->begins_reads());
+  }
+  nbdtest::WithoutCalls(
+      {SYS_preadv2},
+      [this] {
+        const auto target = Open(CacheMode::kDrop, image_);
+        char byte;
+        image_.Read(0, 1);
+        target->ReadCached(0, {&byte, 1});
+        EXPECT_FALSE(target->begins_reads());
+      },
+      EOPNOTSUPP);
+}
+
+// Some pages of a range are somebody else's: only where the kernel drops the
+// others. The layer knows only whether all of them were there.
+TEST_F(CacheModesTest, WhatSomebodyElseReadInTheMiddleStays) {
   const auto target = Open(CacheMode::kDrop, image_);
-  image_.Read(0, kSize);
+  image_.DropCache();
+  image_.Read(5 * kPage, kPage);
+  const uint64_t before = CachedPages(image_);
   ReadAll(*target);
-  EXPECT_EQ(CachedPages(image_), kSize / kPage);
+  if (!target->begins_reads()) {
+    GTEST_SKIP() << "the kernel, or the file system, has no RWF_DONTCACHE";
+  }
+  EXPECT_EQ(CachedPages(image_), before);
 }
 
 TEST_F(CacheModesTest, WritesLeaveNothingAfterAFlush) {

@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "export/layer.h"
 #include "export/open.h"
 #include "support/extent.h"
 #include "support/image.h"
@@ -118,6 +119,51 @@ TEST_F(PrivateCopyTest, WhatSurroundsAShortWriteStays) {
   ASSERT_EQ(Zero(*copy, 20 * kBlock + 5, 3 * kBlock), 0);
   model.replace(20 * kBlock + 5, 3 * kBlock, Bytes(3 * kBlock, '\0'));
   EXPECT_TRUE(Read(*copy, 0, model.size()) == model);
+}
+
+// Counts the bytes that are read.
+class CountingExport : public Layer {
+ public:
+  CountingExport(std::shared_ptr<Export> base, bool caches)
+      : Layer(std::move(base)), caches_(caches) {}
+
+  bool caches_reads() const override { return caches_; }
+  bool IsCached(uint64_t, uint64_t) override { return false; }
+  StorageError Read(uint64_t offset, absl::Span<char> out,
+                    size_t* done) override {
+    read_bytes += out.size();
+    return Layer::Read(offset, out, done);
+  }
+
+  uint64_t read_bytes = 0;
+
+ private:
+  const bool caches_;
+};
+
+// Where the page cache keeps it, the first reading is without the lock.
+TEST_F(PrivateCopyTest, ABlockIsReadTwiceOnlyWhereThePageCacheKeepsIt) {
+  for (const bool caches : {false, true}) {
+    ExportSettings settings;
+    settings.read_only = true;
+    std::string reason;
+    auto opened = OpenExport(image_.path(), settings, &reason);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    const auto counting =
+        std::make_shared<CountingExport>(*std::move(opened), caches);
+    auto file = PrivateCopy::Create({true, true, "", kNoLimit});
+    ASSERT_TRUE(file.ok()) << file.status();
+    const auto copy = std::move(*file).Of(counting);
+    ASSERT_TRUE(copy.ok()) << copy.status();
+    EXPECT_EQ(Write(**copy, 3 * kBlock + 7, "x"), 0);
+    EXPECT_EQ(counting->read_bytes, (caches ? 2 : 1) * kBlock);
+    EXPECT_EQ(Write(**copy, 3 * kBlock + 9, "y"), 0);
+    EXPECT_EQ(counting->read_bytes, (caches ? 2 : 1) * kBlock);
+    Bytes wanted = Pattern(3 * kBlock, kBlock);
+    wanted[7] = 'x';
+    wanted[9] = 'y';
+    EXPECT_TRUE(Read(**copy, 3 * kBlock, kBlock) == wanted);
+  }
 }
 
 TEST_F(PrivateCopyTest, OnlyWhatIsWrittenIsOccupied) {

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -24,6 +25,7 @@
 #include "export/direct_alignment.h"
 #include "export/open.h"
 #include "export/range_locks.h"
+#include "support/fake_export.h"
 #include "support/image.h"
 #include "support/loop_device.h"
 #include "support/session.h"
@@ -358,10 +360,68 @@ TEST(RangeLocksTest, OtherDescriptionsWaitAndAdjacentRangesDont) {
 TEST(DirectAlignmentTest, IsAPowerOfTwo) {
   const TempImage image = TempImage::WithPattern(kSize);
   const UniqueFd fd(open(image.path().c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
-  const uint64_t alignment = DirectAlignment(fd.get());
-  EXPECT_GE(alignment, 512u);
-  EXPECT_LE(alignment, kMaxDirectAlignment);
-  EXPECT_EQ(alignment & (alignment - 1), 0u);
+  const auto alignment = FindDirectAlignment(fd.get());
+  ASSERT_TRUE(alignment.has_value());
+  EXPECT_GE(alignment->block, 512u);
+  for (const uint64_t bytes : {alignment->block, alignment->memory}) {
+    EXPECT_TRUE(std::has_single_bit(bytes)) << bytes;
+    EXPECT_LE(bytes, kMaxDirectAlignment);
+  }
+}
+
+TEST(DirectAlignmentTest, BlocksAndMemoryAreTriedApart) {
+  for (const DirectAlignment wanted :
+       {DirectAlignment{512, 512}, DirectAlignment{512, 4096},
+        DirectAlignment{4096, 512}, DirectAlignment{kMaxDirectAlignment, 512},
+        DirectAlignment{512, kMaxDirectAlignment}}) {
+    const auto tried =
+        TryDirectAlignments([&](const char* address, uint64_t length) {
+          return wanted.Fits(length, address);
+        });
+    ASSERT_TRUE(tried.has_value());
+    EXPECT_EQ(tried->block, wanted.block);
+    EXPECT_EQ(tried->memory, wanted.memory);
+  }
+  EXPECT_FALSE(TryDirectAlignments([](const char*, uint64_t) {
+                 return false;
+               }).has_value());
+}
+
+// Its memory is to be aligned to more than its blocks, and its last block ends
+// at no multiple of that.
+TEST(DirectDeviceTest, TheLastBlockIsWrittenWhateverMemoryItNeeds) {
+  NEED_OR_SKIP(geteuid() == 0, "loop devices need root");
+  constexpr uint64_t kDeviceBytes = 4 * kPage + 3 * 512;
+  const TempImage image = TempImage::WithPattern(kDeviceBytes);
+  LoopDevice device(image.path(), 512, /*read_only=*/false);
+  NEED_OR_SKIP(device.attached(), device.problem());
+  Export::Facts facts;
+  facts.size_bytes = kDeviceBytes;
+  facts.block_device = true;
+  const auto open_device = [&](int flags) {
+    return UniqueFd(open(device.path().c_str(), O_RDWR | O_CLOEXEC | flags));
+  };
+  const auto target = Direct::CreateWith(
+      std::make_unique<nbdtest::FakeExport>(open_device(0), facts),
+      open_device(O_DIRECT), {.block = 512, .memory = 4096});
+  ASSERT_TRUE(target.ok()) << target.status();
+  Bytes model = Pattern(0, kDeviceBytes);
+  for (const auto& [offset, length] :
+       {std::pair<uint64_t, size_t>{kDeviceBytes - 512, 512},
+        {kDeviceBytes - 1, 1},
+        {4 * kPage + 100, 1000},
+        {512, kDeviceBytes - 512}}) {
+    const Bytes bytes = Pattern(offset, length, 2 + length);
+    EXPECT_EQ((*target)->Write(offset, absl::MakeConstSpan(bytes), false), 0)
+        << offset << ", " << length;
+    model.replace(offset, length, bytes);
+    Bytes read(kDeviceBytes, '#');
+    size_t done = 0;
+    EXPECT_EQ(
+        (*target)->Read(0, absl::MakeSpan(read.data(), read.size()), &done),
+        StorageError());
+    EXPECT_TRUE(read == model) << offset << ", " << length;
+  }
 }
 
 }  // namespace

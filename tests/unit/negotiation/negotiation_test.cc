@@ -809,6 +809,8 @@ TEST(LazyExport, ThatCannotBeHadIsRefusedAndHagglingGoesOn) {
       {absl::UnavailableError("x"), "NBD_REP_ERR_UNKNOWN",
        "NBD_REP_ERR_PLATFORM"},
       {absl::InternalError("x"), "NBD_REP_ERR_UNKNOWN", "NBD_REP_ERR_PLATFORM"},
+      {absl::CancelledError("x"), "NBD_REP_ERR_SHUTDOWN",
+       "NBD_REP_ERR_PLATFORM"},
   };
   for (const Row& row : rows) {
     Lazily lazily;
@@ -834,6 +836,7 @@ TEST(LazyExport, ThatCannotBeHadEndsTheConnectionWhereThereIsNoErrorReply) {
       {absl::InvalidArgumentError("x"), ExitStatus::kProtocol},
       {absl::PermissionDeniedError("why"), ExitStatus::kNoInput},
       {absl::InternalError("why"), ExitStatus::kNoInput},
+      {absl::CancelledError("why"), ExitStatus::kOk},
   };
   for (const auto& [status, exit_status] : rows) {
     Lazily lazily;

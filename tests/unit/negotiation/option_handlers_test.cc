@@ -270,10 +270,13 @@ TEST_F(OptionHandlersTest, AnErrorOfTheCatalogIsTroubleForTheLog) {
     EXPECT_TRUE(
         std::holds_alternative<OptionHandlers::NextOption>(answered.next));
   }
-  // That there is none is the client's.
-  catalog_.status = absl::NotFoundError("there is none");
-  EXPECT_TRUE(
-      Answer(nbdtest::kOptGo, InfoPayload("disk", Infos{})).trouble.ok());
+  // That there is none is the client's, and that the server ends is no trouble.
+  for (const absl::Status& status : {absl::NotFoundError("there is none"),
+                                     absl::CancelledError("told to end")}) {
+    catalog_.status = status;
+    EXPECT_TRUE(
+        Answer(nbdtest::kOptGo, InfoPayload("disk", Infos{})).trouble.ok());
+  }
 }
 
 // -- Memory

@@ -88,25 +88,31 @@ TEST(PartitionTableTest, AListIsShort) {
 
 TEST(PartitionTableTest, NothingReachesBeyondTheFile) {
   constexpr uint64_t kMax = Partition::kMaxBytes;
-  const PartitionTable table = {
-      Kind::kGpt,
-      512,
-      {At(1, 0, kFileBytes + 1), At(2, kFileBytes + 1, 0), At(3, kMax, kMax),
-       At(4, kFileBytes, 1)}};
+  const PartitionTable table = {Kind::kGpt,
+                                512,
+                                {At(1, 1, kFileBytes), At(2, kFileBytes + 1, 0),
+                                 At(3, kMax, kMax), At(4, kFileBytes, 1)}};
   for (uint32_t number = 1; number <= 4; ++number) {
     ExpectNone(table, Number(number), "beyond the file's 1048576");
   }
-  ExpectRange({Kind::kGpt, 512, {At(1, 0, kFileBytes)}}, Number(1), 0,
-              kFileBytes);
   ExpectRange({Kind::kGpt, 512, {At(1, 512, kFileBytes - 512)}}, Number(1), 512,
               kFileBytes - 512);
+}
+
+TEST(PartitionTableTest, NoneContainsTheTable) {
+  for (const Kind kind : {Kind::kGpt, Kind::kMbr}) {
+    const PartitionTable table = {
+        kind, 512, {At(1, 0, 4096), At(2, 4096, 4096)}};
+    ExpectNone(table, Number(1), "begins where the table itself is");
+    ExpectRange(table, Number(2), 4096, 4096);
+  }
 }
 
 TEST(PartitionTableTest, OverlappingOnesAreNotServedAndTheOthersAre) {
   const PartitionTable table = {
       Kind::kGpt,
       512,
-      {At(1, 0, 1024), At(2, 1023, 1), At(3, 1024, 1024), At(4, 4096, 4096),
+      {At(1, 512, 512), At(2, 1023, 1), At(3, 1024, 1024), At(4, 4096, 4096),
        At(5, 4608, 512), At(6, 8192, 512), At(7, 8192, 512)}};
   ExpectNone(table, Number(1), "overlaps partition 2");
   ExpectNone(table, Number(2), "overlaps partition 1");

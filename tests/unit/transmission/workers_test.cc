@@ -330,6 +330,22 @@ TEST_F(WorkersTest, ReadsThatNobodyWaitsForAnyMoreAreDropped) {
   EXPECT_EQ(target.ended(), 1u);
 }
 
+TEST_F(WorkersTest, ReadsThatMustRunAreCarriedOutThoughNobodyWaitsForThem) {
+  const auto must_run = [](std::unique_ptr<Task> task) {
+    task->must_run = true;
+    return task;
+  };
+  workers.Start(BegunTask(4096, 1));
+  ASSERT_TRUE(target.WaitUntilRunning(1));
+  workers.Start(must_run(BegunTask(8192, 2)));
+  workers.Start(BegunTask(12288, 3));
+  workers.DropReads();
+  EXPECT_EQ(workers.pending(), 2u);
+  target.Open();
+  Take(workers, 2);
+  EXPECT_EQ(target.ended(), 2u);
+}
+
 // -- Backpressure
 
 TEST_F(WorkersTest, AreFullOfTasksUntilOneIsTakenBack) {
