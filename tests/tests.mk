@@ -163,6 +163,7 @@ python_tests = \
 	tests/system/exclusive_test.py \
 	tests/system/faults_test.py \
 	tests/system/feature_pairs_test.py \
+	tests/system/from_a_program_test.py \
 	tests/system/generator_test.py \
 	tests/system/handed_over_test.py \
 	tests/system/hardening_test.py \
