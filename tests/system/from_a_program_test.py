@@ -202,6 +202,14 @@ def _(t):
     eq(checksum(t.path("copy")), checksum(image))
 
 
+@test("bench/handover still yields a figure for each way whose server is installed")
+def _(t):
+    text = t.run([sys.executable, "-B", str(SRCDIR / "bench" / "handover"), "--smoke", f"--nbdinetd={NBDINETD}"]).stdout()
+    for program, rows in (("nbdinetd", 1), ("qemu-nbd", 3), ("nbdkit", 3)):
+        found = re.findall(rf"^\| {program} [^|]*\| \d+\.\d\d \| \d+\.\d\d–\d+\.\d\d \|$", text, re.MULTILINE)
+        eq(len(found), rows if program == "nbdinetd" or shutil.which(program) else 0, f"rows of {program}")
+
+
 @test("each program of the document has been run")
 def _(_t):
     eq(DOCUMENT.count("```"), 2 * len(BLOCKS))
