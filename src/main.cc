@@ -47,7 +47,7 @@ int Main(int argc, char** argv) {
                   options.tls.psk_file, options.pidfile, options.log_file});
   if (!options.help && !options.version &&
       (options.check || inherited.status.ok())) {
-    usage.Update(CheckSources(options, inherited.files));
+    usage.Update(CheckSources(options, inherited));
   }
   // Not after "--log disk.img", which forgets an argument: the message about it
   // must not be appended to the image.

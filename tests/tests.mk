@@ -68,6 +68,7 @@ unit_sources = \
 	tests/unit/generator/units_test.cc \
 	tests/unit/negotiation/negotiation_test.cc \
 	tests/unit/negotiation/option_handlers_test.cc \
+	tests/unit/negotiation/skip_handshake_test.cc \
 	tests/unit/partition/partition_name_test.cc \
 	tests/unit/partition/partition_table_test.cc \
 	tests/unit/partition/table_answer_test.cc \
@@ -76,6 +77,7 @@ unit_sources = \
 	tests/unit/protocol/option_test.cc \
 	tests/unit/protocol/reply_test.cc \
 	tests/unit/protocol/request_test.cc \
+	tests/unit/protocol/transmission_flags_test.cc \
 	tests/unit/protocol/wire_test.cc \
 	tests/unit/protocol/zero_blocks_test.cc \
 	tests/unit/sandbox/landlock_test.cc \
@@ -120,6 +122,7 @@ protocol_tests = \
 	tests/protocol/block_size_test \
 	tests/protocol/extended_headers_test \
 	tests/protocol/handshake_test \
+	tests/protocol/negotiated_test \
 	tests/protocol/shutdown_test \
 	tests/protocol/stream_test \
 	tests/protocol/transmission_test
@@ -160,6 +163,7 @@ python_tests = \
 	tests/system/exclusive_test.py \
 	tests/system/faults_test.py \
 	tests/system/feature_pairs_test.py \
+	tests/system/from_a_program_test.py \
 	tests/system/generator_test.py \
 	tests/system/handed_over_test.py \
 	tests/system/hardening_test.py \
@@ -172,6 +176,7 @@ python_tests = \
 	tests/system/listener_load_test.py \
 	tests/system/listener_test.py \
 	tests/system/missing_calls_test.py \
+	tests/system/negotiated_test.py \
 	tests/system/old_kernels_test.py \
 	tests/system/partitions_test.py \
 	tests/system/parts_test.py \

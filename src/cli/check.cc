@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "base/errors.h"
 #include "cli/check_report.h"
@@ -19,6 +21,10 @@
 #include "connection/serve_connection.h"
 #include "export/copy_on_write.h"
 #include "export/exclusive.h"
+#include "negotiation/agreement.h"
+#include "protocol/option.h"
+#include "protocol/request.h"
+#include "protocol/transmission_flags.h"
 #include "sandbox/sandbox.h"
 
 namespace nbdinetd {
@@ -71,6 +77,15 @@ absl::StatusOr<std::string> CheckSandbox(const ConnectionConfig& config,
   return absl::StrCat("in an incomplete sandbox: ", status.message(), "\n");
 }
 
+// What another program may promise a client of `target`; nullopt without
+// --negotiated.
+std::optional<Promises> PromisesOf(const Export& target,
+                                   const ConnectionConfig& config) {
+  if (!config.negotiated.has_value()) return std::nullopt;
+  return PromisesFor(target, *config.negotiated,
+                     WelcomesMultiConn(config.multi_conn, config.exclusive));
+}
+
 // Describes each export.
 void CheckExports(const Invocation& invocation, Catalog& catalog,
                   CheckReport& report) {
@@ -96,7 +111,8 @@ void CheckExports(const Invocation& invocation, Catalog& catalog,
         {any_name ? std::nullopt : std::make_optional(name),
          opened->target->path(), facts.size_bytes, facts.read_only,
          std::move(opened->read_only_reason),
-         FindImageUser(opened->target->lock_fd())});
+         FindImageUser(opened->target->lock_fd()),
+         PromisesOf(*opened->target, invocation.connection_config)});
   }
 }
 
@@ -118,6 +134,22 @@ std::string UseInWords(const CheckReport::Served& served, bool only_read) {
   return absl::StrCat(use,
                       ", which reads it: writes of clients would change its "
                       "content; serve it with --readonly, or serve a copy");
+}
+
+std::string PromisesInWords(const Promises& promises) {
+  const BlockSizes& sizes = promises.block_sizes;
+  return absl::StrCat(
+      "another program may have promised the client: ", promises.size_bytes,
+      " bytes; transmission flags 0x",
+      absl::Hex(promises.transmission_flags, absl::kZeroPad4), " (",
+      absl::StrJoin(TransmissionFlagNames(promises.transmission_flags), ", "),
+      "); block sizes ", sizes.minimum, ", ", sizes.preferred, " and ",
+      sizes.advertised_payload,
+      promises.block_status
+          ? absl::StrCat("; metadata context ", kBaseAllocationId, ", ",
+                         kBaseAllocation)
+          : "",
+      "\n");
 }
 
 // What the exports could lack under the shipped units, or for a client.
@@ -159,6 +191,9 @@ void PrintWords(const Opened& opened, const Invocation& invocation,
                        CopyPlace(options.copies),
                        ", which is deleted when the "
                        "connection ends\n"));
+  }
+  for (const CheckReport::Served& served : report.exports) {
+    if (served.promises.has_value()) Print(PromisesInWords(*served.promises));
   }
   Print(ExclusiveInWords(config.exclusive));
   for (const std::string& line : report.access) Print(absl::StrCat(line, "\n"));

@@ -4,6 +4,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "base/json.h"
+#include "protocol/option.h"
+#include "protocol/transmission_flags.h"
 
 namespace nbdinetd {
 namespace {
@@ -50,6 +52,23 @@ std::string UserJson(const ImageUser& user) {
   return object.Json();
 }
 
+void AddPromises(const Promises& promises, Object& object) {
+  object.Add("transmission_flags", absl::StrCat(promises.transmission_flags));
+  object.AddList("transmission_flag_names",
+                 TransmissionFlagNames(promises.transmission_flags),
+                 JsonString);
+  Object block_size;
+  block_size.Add("minimum", absl::StrCat(promises.block_sizes.minimum));
+  block_size.Add("preferred", absl::StrCat(promises.block_sizes.preferred));
+  block_size.Add("maximum",
+                 absl::StrCat(promises.block_sizes.advertised_payload));
+  object.Add("block_size", block_size.Json());
+  if (!promises.block_status) return;
+  Object contexts;
+  contexts.Add(kBaseAllocation, absl::StrCat(kBaseAllocationId));
+  object.Add("metadata_contexts", contexts.Json());
+}
+
 std::string ServedJson(const CheckReport::Served& served) {
   Object object;
   if (served.name.has_value()) object.Add("export", JsonString(*served.name));
@@ -58,6 +77,7 @@ std::string ServedJson(const CheckReport::Served& served) {
   object.AddText("mode", Mode(!served.read_only));
   object.AddText("reason", served.read_only_reason);
   if (served.user.has_value()) object.Add("used_by", UserJson(*served.user));
+  if (served.promises.has_value()) AddPromises(*served.promises, object);
   return object.Json();
 }
 

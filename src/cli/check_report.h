@@ -10,6 +10,7 @@
 
 #include "base/exit_status.h"
 #include "cli/image_user.h"
+#include "protocol/request.h"
 
 namespace nbdinetd {
 
@@ -21,6 +22,8 @@ struct CheckReport {
     bool read_only = false;
     std::string read_only_reason;  // empty with --readonly
     std::optional<ImageUser> user;
+    // What another program may promise a client of it (--negotiated).
+    std::optional<Promises> promises;
   };
   struct LeftOut {
     std::string name;

@@ -20,7 +20,7 @@ struct Invocation {
         connection_config{options.timeouts,    options.transfer_limits,
                           options.tls.mode,    options.exclusive,
                           options.force_share, options.multi_conn,
-                          options.sandbox},
+                          options.sandbox,     options.negotiated},
         listener_config{options.max_connections, options.exit_idle,
                         options.access} {}
 

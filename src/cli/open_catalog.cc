@@ -154,10 +154,30 @@ absl::StatusOr<std::unique_ptr<Tls>> LoadTls(const Options& options,
   return tls;
 }
 
+// What --negotiated needs besides its own options.
+absl::Status CheckNegotiatedSource(const Options& options,
+                                   const Inherited& inherited) {
+  if (!options.negotiated.has_value()) return absl::OkStatus();
+  if (inherited.files.size() > 1) {
+    return absl::InvalidArgumentError(
+        "--negotiated can't be used with several files handed over: the name "
+        "that the client has chosen isn't known here; hand over the one file");
+  }
+  if (options.check || inherited.connection.has_value()) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--negotiated needs a connection, and there is ",
+      inherited.listeners.empty() ? "none"
+                                  : "a listening socket, whose "
+                                    "clients have negotiated nothing",
+      ": hand one over, as standard input with --single, or by LISTEN_FDS"));
+}
+
 }  // namespace
 
-absl::Status CheckSources(const Options& options,
-                          const std::vector<NamedFile>& files) {
+absl::Status CheckSources(const Options& options, const Inherited& inherited) {
+  const std::vector<NamedFile>& files = inherited.files;
   const absl::string_view named = !options.directory.empty() ? "--directory"
                                   : !options.file.empty()    ? "FILE"
                                                              : "";
@@ -168,7 +188,9 @@ absl::Status CheckSources(const Options& options,
         "/etc/default/nbdinetd; or write an .export file; see nbdinetd "
         "--help");
   }
-  if (files.empty() || named.empty()) return absl::OkStatus();
+  if (files.empty() || named.empty()) {
+    return CheckNegotiatedSource(options, inherited);
+  }
   return absl::InvalidArgumentError(absl::StrCat(
       "both ", named,
       " and files handed over as descriptors: leave out one of them"));

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "cli/invocation.h"
 #include "export/catalog.h"
+#include "server/activation.h"
 #include "stream/tls.h"
 
 namespace nbdinetd {
@@ -33,9 +34,9 @@ enum class MissingExport {
 };
 
 // InvalidArgument unless exactly one of FILE, --directory and files that were
-// handed over says what is served.
-absl::Status CheckSources(const Options& options,
-                          const std::vector<NamedFile>& files);
+// handed over says what is served; and, with --negotiated, unless that is one
+// export, and a connection was handed over, which --check needs not.
+absl::Status CheckSources(const Options& options, const Inherited& inherited);
 
 // Opens the exports (FILE, --directory or the files that were handed over),
 // then loads the keys and OpenSSL. CheckSources() has succeeded. Logs each of

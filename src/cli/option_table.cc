@@ -24,6 +24,9 @@
 #include "base/time_span.h"
 #include "base/utf8.h"
 #include "cli/transfer_limit_argument.h"
+#include "negotiation/agreement.h"
+#include "protocol/option.h"
+#include "protocol/reply.h"
 
 namespace nbdinetd {
 namespace {
@@ -284,6 +287,35 @@ absl::Status SetMultiConn(const GivenOption& given, Options& options) {
       "use auto, on or off", options.multi_conn);
 }
 
+// Stores STYLE or STYLE,base:allocation.
+absl::Status SetNegotiated(const GivenOption& given, Options& options) {
+  Agreement& agreement = options.negotiated.emplace();
+  const size_t comma = given.argument.find(',');
+  absl::Status status = SetWord<ReplyStyle>(
+      {given.name, given.argument.substr(0, comma)},
+      {{"simple", ReplyStyle::kSimple},
+       {"structured", ReplyStyle::kStructured},
+       {"extended", ReplyStyle::kExtended}},
+      "use simple, structured or extended, as the client and the other program "
+      "have negotiated",
+      agreement.style);
+  if (!status.ok() || comma == absl::string_view::npos) return status;
+  if (given.argument.substr(comma + 1) != kBaseAllocation) {
+    return Complain(
+        given, absl::StrCat("the only metadata context is ", kBaseAllocation,
+                            "; behind a comma, use that"));
+  }
+  if (agreement.style == ReplyStyle::kSimple) {
+    return Complain(
+        given,
+        "a metadata context needs structured or extended replies: "
+        "leave out the context, and answer NBD_OPT_SET_META_CONTEXT "
+        "with NBD_REP_ERR_INVALID");
+  }
+  agreement.base_allocation = true;
+  return absl::OkStatus();
+}
+
 absl::Status SetExclusive(const GivenOption& given, Options& options) {
   return SetWord<Exclusive>(given,
                             {{"refuse", Exclusive::kRefuse},
@@ -496,6 +528,14 @@ constexpr OptionRow kTable[] = {
      .help = "serve standard input and output, then exit",
      .no_key = kSystemdsSocket,
      .set = Flag<&Options::activation, &ActivationOptions::single>},
+    {.section = kClient,
+     .name = "negotiated",
+     .argument = "=STYLE",
+     .help = "another program has negotiated on the connection,\n"
+             "and transmission begins; STYLE of replies: simple,\n"
+             "structured or extended[,base:allocation]",
+     .no_key = "systemd accepts connections, and negotiates on none",
+     .set = SetNegotiated},
 
     {.section = kListening,
      .letter = 'p',

@@ -248,6 +248,31 @@ absl::Status SettlePartitions(const Options& options) {
       "one FILE");
 }
 
+// Checks the options that go with --negotiated.
+absl::Status CheckNegotiated(const Options& options) {
+  if (!options.negotiated.has_value()) return absl::OkStatus();
+  if (options.tls.mode != TlsMode::kOff) {
+    return absl::InvalidArgumentError(
+        "--negotiated can't be used with TLS: a client starts TLS while it "
+        "negotiates, and here that is over; leave out the --tls options, or "
+        "let nbdinetd negotiate");
+  }
+  if (!options.directory.empty()) {
+    return absl::InvalidArgumentError(
+        "--negotiated can't be used with --directory: the name that the client "
+        "has chosen isn't known here; give the one FILE");
+  }
+  if (!options.activation.own_socket.empty() || options.activation.foreground) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--negotiated can't be used with ",
+        options.activation.own_socket.empty() ? "--foreground"
+                                              : options.activation.own_socket,
+        ": clients of a socket that listens have negotiated nothing; hand over "
+        "one connection"));
+  }
+  return absl::OkStatus();
+}
+
 // A section of --help. The help texts begin in column `column`.
 struct SectionLayout {
   HelpSection section;
@@ -326,6 +351,7 @@ absl::Status SettleOptions(absl::Span<const OptionRow* const> given,
   first_error.Update(SettleTls(options));
   first_error.Update(SettleCopies(options));
   first_error.Update(SettlePartitions(options));
+  first_error.Update(CheckNegotiated(options));
   return first_error;
 }
 

@@ -17,6 +17,7 @@
 #include "export/copy_settings.h"
 #include "export/exclusive.h"
 #include "export/export_settings.h"
+#include "negotiation/agreement.h"
 #include "sandbox/sandbox.h"
 #include "server/access.h"
 #include "server/activation.h"
@@ -45,6 +46,7 @@ struct Options {
   bool force_share = false;
   std::optional<bool> multi_conn;  // --multi-conn; nullopt: auto
   SandboxMode sandbox = kDefaultSandbox;
+  std::optional<Agreement> negotiated;  // --negotiated
 
   // The parent process, with which this one ends (--exit-with-parent).
   std::optional<pid_t> parent;

@@ -8,6 +8,7 @@
 #include "base/timeouts.h"
 #include "base/transfer_limits.h"
 #include "export/exclusive.h"
+#include "negotiation/agreement.h"
 #include "sandbox/sandbox.h"
 #include "stream/tls.h"
 
@@ -22,6 +23,9 @@ struct ConnectionConfig {
   // Whether CAN_MULTI_CONN is advertised; nullopt: where it holds.
   const std::optional<bool> multi_conn = std::nullopt;
   const SandboxMode sandbox_mode = kDefaultSandbox;
+  // What another program has negotiated on the connection, which then begins
+  // with transmission; nullopt: nothing.
+  const std::optional<Agreement> negotiated = std::nullopt;
 };
 
 }  // namespace nbdinetd

@@ -20,6 +20,7 @@
 #include "connection/connection_log.h"
 #include "connection/connection_signals.h"
 #include "negotiation/negotiation.h"
+#include "negotiation/skip_handshake.h"
 #include "sandbox/sandbox.h"
 #include "stream/channel.h"
 #include "stream/stream.h"
@@ -114,8 +115,8 @@ struct Session {
   const ProcessContext& process;
 };
 
-// Runs the handshake phase, and starts TLS when the client requests it;
-// `*tls_peer` is then set.
+// Runs the handshake phase, unless another program has, and starts TLS when the
+// client requests it; `*tls_peer` is then set.
 std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
     const Session& session, std::optional<TlsPeer>* tls_peer) {
   const ConnectionConfig& config = session.config;
@@ -126,6 +127,14 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
                                   .multi_conn = config.multi_conn,
                                   .time_limit = config.timeouts.handshake,
                                   .claimant = {.address = session.address}};
+  if (config.negotiated.has_value()) {
+    return std::visit(
+        [](auto&& result) -> std::variant<Negotiated, TlsUpgrade, Ending> {
+          return std::move(result);
+        },
+        SkipHandshake(session.channel, session.catalog, settings,
+                      *config.negotiated));
+  }
   Negotiation negotiation(session.channel, session.catalog, log, settings);
   std::variant<Negotiated, TlsUpgrade, Ending> outcome = negotiation.Run();
   const TlsUpgrade* upgrade = std::get_if<TlsUpgrade>(&outcome);

@@ -10,14 +10,12 @@
 #include "base/errors.h"
 #include "base/limits.h"
 #include "base/steady_clock.h"
-#include "negotiation/export_lock.h"
+#include "negotiation/agreement.h"
+#include "negotiation/export_claim.h"
 #include "protocol/wire.h"
 
 namespace nbdinetd {
 namespace {
-
-// How often a client's kept copy may be replaced while it is waited for.
-constexpr int kMaxClaims = 100;
 
 // Some peers aren't NBD clients, and send the first bytes of their own protocol
 // where the client flags should be: what they are is more useful than flags.
@@ -46,11 +44,6 @@ Ending UnknownClientFlags(uint32_t flags) {
                        absl::Hex(flags))};
 }
 
-// The lock of --exclusive refuses a second connection.
-bool HasMultiConn(const NegotiationSettings& settings) {
-  return settings.multi_conn.value_or(settings.exclusive == Exclusive::kOff);
-}
-
 }  // namespace
 
 Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
@@ -59,7 +52,9 @@ Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
       catalog_(catalog),
       log_(log),
       settings_(settings),
-      facts_{.tls = settings.tls, .multi_conn = HasMultiConn(settings)} {}
+      facts_{.tls = settings.tls,
+             .multi_conn =
+                 WelcomesMultiConn(settings.multi_conn, settings.exclusive)} {}
 
 Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
                          const NegotiationSettings& settings,
@@ -71,7 +66,8 @@ Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
       facts_{.tls = settings.tls,
              .secure = true,
              .no_zeroes = upgrade.no_zeroes,
-             .multi_conn = HasMultiConn(settings)},
+             .multi_conn =
+                 WelcomesMultiConn(settings.multi_conn, settings.exclusive)},
       deadline_(upgrade.deadline) {}
 
 std::variant<Negotiated, TlsUpgrade, Ending> Negotiation::Run() {
@@ -279,7 +275,13 @@ void Negotiation::Proceed(const OptionHeader& header, OptionHandlers::Next next,
 
 void Negotiation::ChooseExport(const OptionHeader& header,
                                Negotiated negotiated, OptionReplies& replies) {
-  std::optional<Refusal> refusal = Claim(negotiated);
+  std::optional<Refusal> refusal =
+      ClaimExport({.channel = channel_,
+                   .catalog = catalog_,
+                   .settings = settings_,
+                   .deadline = deadline_,
+                   .tls_helps = !facts_.secure && facts_.tls != TlsMode::kOff},
+                  negotiated);
   if (!refusal.has_value()) {
     negotiated_ = std::move(negotiated);
     return;
@@ -292,52 +294,6 @@ void Negotiation::ChooseExport(const OptionHeader& header,
   } else {
     refused_ = std::move(refusal->ending);
   }
-}
-
-std::optional<Refusal> Negotiation::Claim(Negotiated& negotiated) {
-  ExportLock lock(channel_, settings_, deadline_);
-  // A kept copy may be replaced while this process waits for its lock.
-  for (int attempt = 1;; ++attempt) {
-    const absl::StatusOr<std::shared_ptr<Export>> reserved = catalog_.Reserve(
-        negotiated.target, negotiated.catalog_name, settings_.claimant);
-    if (!reserved.ok()) {
-      return NotClaimed(reserved.status(), /*is_locked=*/false);
-    }
-    if (std::optional<Refusal> refusal =
-            lock.Lock(**reserved, negotiated.export_name)) {
-      return refusal;
-    }
-    absl::StatusOr<std::shared_ptr<Export>> claimed = catalog_.Claim(*reserved);
-    if (claimed.ok()) {
-      negotiated.target = *std::move(claimed);
-      return std::nullopt;
-    }
-    if (!absl::IsAborted(claimed.status()) || attempt == kMaxClaims) {
-      return NotClaimed(claimed.status(), /*is_locked=*/true);
-    }
-  }
-}
-
-Refusal Negotiation::NotClaimed(const absl::Status& status,
-                                bool is_locked) const {
-  const std::string reason(status.message());
-  if (absl::IsUnauthenticated(status)) {
-    const bool tls_helps = !facts_.secure && facts_.tls != TlsMode::kOff;
-    return {tls_helps ? NBD_REP_ERR_TLS_REQD : NBD_REP_ERR_POLICY,
-            reason,
-            {ExitStatus::kRefused, reason}};
-  }
-  if (absl::IsFailedPrecondition(status)) {
-    return {NBD_REP_ERR_POLICY,
-            "the copy of the export for this client can't be used as it is; "
-            "the server's log says why",
-            {ExitStatus::kUnavailable, reason},
-            /*ends_connection=*/is_locked};
-  }
-  return {NBD_REP_ERR_PLATFORM,
-          "no private copy of the export can be made",
-          {ExitStatus::kSystem, reason},
-          /*ends_connection=*/true};
 }
 
 bool Negotiation::SendReplies(const OptionReplies& replies) {

@@ -2,7 +2,7 @@
 // choice of an export.
 //
 // Negotiation is the loop: it reads options, sends replies, and enforces the
-// time limits. OptionHandlers makes the replies; ExportLock locks the chosen
+// time limits. OptionHandlers makes the replies; ClaimExport() locks the chosen
 // export.
 //
 // Invariant: one Negotiation object holds everything that has been negotiated.
@@ -72,15 +72,9 @@ class Negotiation {
   // Carries out the consequences of an option before its replies are sent.
   void Proceed(const OptionHeader& header, OptionHandlers::Next next,
                OptionReplies& replies);
-  // Locks the export of `negotiated` and claims it, or replaces `replies` by an
-  // error.
+  // Claims the export of `negotiated`, or replaces `replies` by an error.
   void ChooseExport(const OptionHeader& header, Negotiated negotiated,
                     OptionReplies& replies);
-  // Locks what the catalog reserves for the client, and replaces the export by
-  // what the client is served (Catalog::Claim()).
-  std::optional<Refusal> Claim(Negotiated& negotiated);
-  // Why a client gets nothing of the export that it has chosen.
-  Refusal NotClaimed(const absl::Status& status, bool is_locked) const;
   bool SendReplies(const OptionReplies& replies);
   // Sends the replies that exist so far, and clears them. False when the
   // connection has ended.

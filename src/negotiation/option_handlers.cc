@@ -185,50 +185,11 @@ OptionHandlers::Next OptionHandlers::AnswerRefused(uint32_t option,
   return NextOption{};
 }
 
-// ---- Promises ----
-
-Promises OptionHandlers::PromisesFor(const Export& target,
-                                     absl::string_view export_name) const {
-  const Export::Facts& facts = target.facts();
-  unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH |
-                   NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
-  // Each connection has a private copy of its own.
-  if (facts_.multi_conn && !facts.private_copy)
-    flags |= NBD_FLAG_CAN_MULTI_CONN;
-  if (facts.read_only) {
-    flags |= NBD_FLAG_READ_ONLY;
-  } else {
-    flags |= NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES |
-             NBD_FLAG_SEND_FAST_ZERO;
-  }
-  if (facts.rotational) flags |= NBD_FLAG_ROTATIONAL;
-  if (style_ != ReplyStyle::kSimple) flags |= NBD_FLAG_SEND_DF;
-  Promises promises;
-  promises.size_bytes = facts.size_bytes;
-  promises.block_sizes = facts.block_sizes;
+Agreement OptionHandlers::AgreementFor(absl::string_view export_name) const {
   // "used the same export name for the subsequent NBD_OPT_GO" ("Metadata
   // querying").
-  promises.block_status = base_allocation_for_ == export_name;
-  if (style_ == ReplyStyle::kExtended) {
-    promises.headers = Headers::kExtended;
-    // "SHOULD NOT advertise this bit in response to NBD_OPT_GO if the client
-    // does not negotiate metacontexts" ("Transmission flags").
-    if (promises.block_status) flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
-  }
-  promises.transmission_flags = static_cast<uint16_t>(flags);
-  return promises;
-}
-
-Negotiated OptionHandlers::Agree(const Catalog::Opened& opened,
-                                 absl::string_view export_name) const {
-  Negotiated negotiated;
-  negotiated.target = opened.target;
-  negotiated.export_name = std::string(export_name);
-  negotiated.catalog_name = opened.name;
-  negotiated.read_only_reason = opened.read_only_reason;
-  negotiated.promises = PromisesFor(*opened.target, export_name);
-  negotiated.style = style_;
-  return negotiated;
+  return {.style = style_,
+          .base_allocation = base_allocation_for_ == export_name};
 }
 
 // ---- The options ----
@@ -252,7 +213,8 @@ OptionHandlers::Next OptionHandlers::OnExportName(Call& call) {
   if (!opened.ok()) {
     return Ending{ExitStatus::kNoInput, std::string(opened.status().message())};
   }
-  Negotiated negotiated = Agree(*opened, call.payload);
+  Negotiated negotiated = Agree(*opened, call.payload,
+                                AgreementFor(call.payload), facts_.multi_conn);
   call.replies.ExportName(negotiated.promises.size_bytes,
                           negotiated.promises.transmission_flags,
                           facts_.no_zeroes);
@@ -325,7 +287,8 @@ bool OptionHandlers::DescribeExport(const InfoRequest& request, Call& call) {
     described_ = Described{std::string(request.name), *std::move(found)};
   }
   const Catalog::Opened& opened = described_->opened;
-  const Promises promises = PromisesFor(*opened.target, request.name);
+  const Promises promises = PromisesFor(
+      *opened.target, AgreementFor(request.name), facts_.multi_conn);
   OptionReplies& replies = call.replies;
   replies.InfoExport(promises.size_bytes, promises.transmission_flags);
   const auto asked = [&](uint16_t information) {
@@ -366,7 +329,8 @@ OptionHandlers::Next OptionHandlers::OnGo(Call& call) {
     return NextOption{};
   }
   if (!DescribeExport(*request, call)) return NextOption{};
-  return Agree(described_->opened, request->name);
+  return Agree(described_->opened, request->name, AgreementFor(request->name),
+               facts_.multi_conn);
 }
 
 OptionHandlers::Next OptionHandlers::OnStructuredReply(Call& call) {

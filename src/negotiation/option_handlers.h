@@ -19,6 +19,7 @@
 #include "absl/strings/string_view.h"
 #include "base/exit_status.h"
 #include "export/catalog.h"
+#include "negotiation/agreement.h"
 #include "negotiation/negotiated.h"
 #include "negotiation/refusal.h"
 #include "protocol/option.h"
@@ -103,10 +104,8 @@ class OptionHandlers {
   bool DescribeExport(const InfoRequest& request, Call& call);
   // Answers NBD_OPT_LIST_META_CONTEXT, or NBD_OPT_SET_META_CONTEXT and selects.
   void AnswerMetaContext(NbdOption option, Call& call);
-  Promises PromisesFor(const Export& target,
-                       absl::string_view export_name) const;
-  Negotiated Agree(const Catalog::Opened& opened,
-                   absl::string_view export_name) const;
+  // What has been agreed on for a client that chooses `export_name` now.
+  Agreement AgreementFor(absl::string_view export_name) const;
 
   Catalog& catalog_;
   const Facts facts_;

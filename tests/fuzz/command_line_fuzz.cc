@@ -131,6 +131,15 @@ void TryCommandLine(std::string_view bytes) {
   }
   Require(options.listen.vsock || options.listen.port <= 65535,
           "a port out of range");
+  if (options.negotiated.has_value()) {
+    Require(!options.negotiated->base_allocation ||
+                options.negotiated->style != nbdinetd::ReplyStyle::kSimple,
+            "a metadata context with simple replies");
+    Require(options.tls.mode == nbdinetd::TlsMode::kOff &&
+                options.directory.empty() &&
+                options.activation.own_socket.empty(),
+            "what has been negotiated doesn't fit");
+  }
   Require(nbdtest::IsProtocolString(options.description) &&
               nbdtest::IsProtocolString(options.export_name.value_or("")),
           "a string that NBD doesn't allow");

@@ -541,6 +541,11 @@ class Client:
         self.go(name, requests)
         return self
 
+    def skip_handshake(self, structured=False, size=None, flags=None):
+        """As if another program had negotiated on the connection before. Returns itself."""
+        self.structured, self.size, self.flags = structured, size, flags
+        return self
+
     # -------------------------------------------------------------- transmission
 
     @staticmethod

@@ -402,6 +402,12 @@ ExportInfo Peer::EnterTransmission(Style style, bool allocation_context) {
   return Go();
 }
 
+void Peer::SkipHandshake(Style style, bool allocation_context) {
+  style_ = style;
+  // nbdinetd(8) says so under --negotiated.
+  if (allocation_context) context_id_ = 1;
+}
+
 ExportInfo ParseInfo(const OptionAnswer& answer) {
   ExportInfo info;
   std::vector<uint16_t> seen;

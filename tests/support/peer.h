@@ -156,6 +156,8 @@ class Peer {
     return EnterTransmission(structured ? Style::kStructured : Style::kSimple,
                              allocation_context);
   }
+  // As if another program had negotiated this on the connection before.
+  void SkipHandshake(Style style, bool allocation_context);
 
   // -- Transmission
 

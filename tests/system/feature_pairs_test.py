@@ -5,7 +5,7 @@ can't meet is an error that says so.
 The file named after a feature tests the feature alone. A test here is about faults between two: a
 setting that is handed on by one way and not by the other, a message that reaches the client.
 
-It is longer than 500 lines because there are 78 pairs.
+It is longer than 500 lines because there are 91 pairs.
 """
 
 import itertools
@@ -27,10 +27,11 @@ WRITING = ((NBD_CMD_WRITE, 0, 0, 0, b"x" * 4096), (NBD_CMD_TRIM, 0, 4096),
 
 TLS, EXCLUSIVE, DIRECTORY, READ_ONLY, PIPES = (
     "TLS", "exclusive", "directory", "read-only", "pipes")
-STANDARD_ERROR, RUN, SIGNALS, SANDBOX, HANDED_OVER, COPIES, KEPT, PARTITIONS = (
-    "standard error", "--run", "signals", "sandbox", "handed-over files", "private copies", "kept copies", "partitions")
+STANDARD_ERROR, RUN, SIGNALS, SANDBOX, HANDED_OVER, COPIES, KEPT, PARTITIONS, NEGOTIATED = (
+    "standard error", "--run", "signals", "sandbox", "handed-over files", "private copies", "kept copies", "partitions",
+    "--negotiated")
 FEATURES = (TLS, EXCLUSIVE, DIRECTORY, READ_ONLY, PIPES, STANDARD_ERROR, RUN, SIGNALS, SANDBOX,
-            HANDED_OVER, COPIES, KEPT, PARTITIONS)
+            HANDED_OVER, COPIES, KEPT, PARTITIONS, NEGOTIATED)
 
 _pairs = []
 
@@ -1576,6 +1577,219 @@ def _(t):
         eq(children_of(process.pid), [], "the process that reads tables has ended")
         leave(client)
         process.expect(EX_OK)
+
+
+# ------------------------------------------------------------------ negotiated by another program
+
+STYLE = "--negotiated=structured,base:allocation"
+FLAGS = (NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_TRIM
+         | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_DF)
+
+
+def negotiated(client):
+    """The client, to whom another program has promised this."""
+    return client.skip_handshake(structured=True, size=MIB, flags=FLAGS)
+
+
+def cant_meet(t, *arguments, status=EX_USAGE):
+    """The message about wrong usage; the client gets no byte."""
+    process, client = t.activated(STYLE, *arguments)
+    client.expect_end()
+    eq(bytes(client.received), b"", "what the client has got")
+    process.expect(status)
+    return process.stderr()
+
+
+def expect_gone(process, client, status):
+    """The client was refused, and can't be told."""
+    client.expect_end()
+    eq(bytes(client.received), b"", "what the client has got")
+    process.expect(status)
+
+
+@pair(TLS, NEGOTIATED, "they can't meet: TLS begins while a client negotiates")
+def _(t):
+    for mode in ("on", "require"):
+        contains("--negotiated can't be used with TLS", cant_meet(t, *certificates(t), f"--tls={mode}",
+                                                                  t.pattern_image(MIB)))
+    process, client = t.activated(STYLE, "--tls=off", t.pattern_image(MIB))
+    good(negotiated(client))
+    leave(client)
+    process.expect(EX_OK)
+
+
+@pair(EXCLUSIVE, NEGOTIATED, "a second client is refused without a byte, waits with its first request sent, or takes "
+                             "the export over")
+def _(t):
+    image = t.pattern_image(MIB)
+    first_process, first = t.activated("--exclusive", STYLE, image)
+    good(negotiated(first))
+    process, second = t.activated("--exclusive", STYLE, image)
+    expect_gone(process, second, EX_UNAVAILABLE)
+    contains('export "" is in use (exclusive): another client uses it', process.stderr())
+    # The lock is the one of clients that negotiate.
+    _, third = t.activated("--exclusive", image)
+    third.handshake()
+    expect_in_use(third)
+    process, waiting = t.activated("--exclusive=wait", STYLE, image)
+    cookie = negotiated(waiting).request(NBD_CMD_READ, 0, 512)
+    leave(first)
+    first_process.expect(EX_OK)
+    eq(waiting.answer(cookie).check().data, pattern(0, 512))
+    taker_process, taker = t.activated("--exclusive=takeover", STYLE, image)
+    cookie = negotiated(taker).request(NBD_CMD_READ, 0, 512)
+    # The holder, which has --exclusive=wait, leaves.
+    waiting.expect_end()
+    process.expect(EX_OK)
+    eq(taker.answer(cookie).check().data, pattern(0, 512))
+    # A wait ends with the time of the handshake, and with the client.
+    process, late = t.activated("--exclusive=wait", "--handshake-timeout=100ms", STYLE, image)
+    expect_gone(process, late, EX_UNAVAILABLE)
+    process, gone = t.activated("--exclusive=wait", STYLE, image)
+    gone.shut_down_writing()
+    expect_gone(process, gone, EX_UNAVAILABLE)
+    leave(taker)
+    taker_process.expect(EX_OK)
+
+
+@pair(DIRECTORY, NEGOTIATED, "they can't meet: the name that the client has chosen isn't known")
+def _(t):
+    contains("--negotiated can't be used with --directory", cant_meet(t, f"--directory={exports(t, 'disk')}"))
+
+
+@pair(READ_ONLY, NEGOTIATED, "nothing that writes has an effect, whatever the client was promised")
+def _(t):
+    image = t.pattern_image(MIB)
+    process, client = t.activated("-r", STYLE, image)
+    negotiated(client)
+    for request in WRITING:
+        eq(client.call(*request).error, NBD_EPERM, "the error")
+    good(client)
+    eq(Path(image).read_bytes() == pattern(0, MIB), True, "the file is as it was")
+    leave(client)
+    process.expect(EX_OK)
+
+
+@pair(PIPES, NEGOTIATED, "transmission begins on a pair of pipes")
+def _(t):
+    process, client = piped(t, STYLE, t.pattern_image(MIB))
+    good(negotiated(client))
+    leave(client)
+    process.expect(EX_OK)
+
+
+@pair(STANDARD_ERROR, NEGOTIATED, "where standard error is the client's socket, it gets replies and no message")
+def _(t):
+    image = t.pattern_image(MIB)
+    process, client = on_the_client(t, "-v", STYLE, image)
+    good(negotiated(client))
+    os.truncate(image, 0)
+    eq(client.call(NBD_CMD_READ, 0, 512).error, NBD_EIO)
+    only_nbd(client)
+    leave(client)
+    process.expect(EX_OK)
+    for arguments in ([STYLE, t.path("missing")], [STYLE, "--tls=on", image], ["--negotiated=none", image]):
+        process, client = on_the_client(t, "-v", *arguments)
+        client.expect_end()
+        eq(bytes(client.received), b"", "what the client has got")
+        process.wait()
+
+
+@pair(RUN, NEGOTIATED, "they can't meet: clients of a socket that listens have negotiated nothing")
+def _(t):
+    image = t.pattern_image(MIB)
+    for options, word in ((["--run", "true"], "--run"), (["-U", "-"], "--unix"), (["-f"], "--foreground")):
+        process = t.run([NBDINETD, STYLE, *options, image], status=EX_USAGE)
+        contains(f"--negotiated can't be used with {word}", process.stderr())
+
+
+@pair(SIGNALS, NEGOTIATED, "SIGTERM drains, and ends a wait for the lock")
+def _(t):
+    image = t.pattern_image(MIB)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process, client = t.activated(STYLE, image)
+        drained(process, negotiated(client), number)
+    image = t.pattern_image(MIB)
+    holder_process, holder = t.activated("--exclusive", STYLE, image)
+    good(negotiated(holder))
+    process, waiting = t.activated("--exclusive=wait", "--handshake-timeout=1h", STYLE, image)
+    wait_until(lambda: state_of(process.pid) == "S" and shut(process.pid), "the wait for the lock")
+    process.signal(signal.SIGTERM)
+    expect_gone(process, waiting, EX_OK)
+    good(holder)
+    leave(holder)
+    holder_process.expect(EX_OK)
+
+
+def shut(pid):
+    """Whether the process has entered its sandbox."""
+    return "Seccomp_filters:\t1" in Path(f"/proc/{pid}/status").read_text()
+
+
+@pair(SANDBOX, NEGOTIATED, "all of it happens within, both steps have been taken before the first reply")
+def _(t):
+    for options in ([], ["--exclusive"], ["--cow", "--cow-dir=memory"]):
+        process, client = t.activated("--sandbox=require", STYLE, *options, t.pattern_image(MIB))
+        good(negotiated(client))
+        shut_in(process.pid)
+        client.write(0, b"w" * 4096, NBD_CMD_FLAG_FUA)
+        client.write_zeroes(4096, 4096)
+        client.trim(0, 8192)
+        eq(sum(length for length, _ in client.block_status(0, MIB)), MIB)
+        leave(client)
+        process.expect(EX_OK)
+
+
+@pair(HANDED_OVER, NEGOTIATED, "a file beside the connection is the export, and several can't be")
+def _(t):
+    image = t.pattern_image(MIB)
+    process, client = handed_over(t, STYLE, files=[("disk", opened(t, image))])
+    good(negotiated(client))
+    leave(client)
+    process.expect(EX_OK)
+    contains('serving export "disk"', process.stderr())
+    process, client = handed_over(t, STYLE, files=[("a", opened(t, image)), ("b", opened(t, image))])
+    expect_gone(process, client, EX_USAGE)
+    contains("--negotiated can't be used with several files", process.stderr())
+    door = Door(t)
+    process = activate(t, STYLE, image, inherited=[door])
+    process.expect(EX_USAGE)
+    contains("a listening socket, whose clients have negotiated nothing", process.stderr())
+
+
+@pair(COPIES, NEGOTIATED, "the client has a copy")
+def _(t):
+    image = t.pattern_image(MIB)
+    for place in ("--cow-dir=memory", f"--cow-dir={t.path('')}"):
+        process, client = t.activated("--cow", place, STYLE, image)
+        expect_copy(negotiated(client), image)
+        leave(client)
+        process.expect(EX_OK)
+
+
+@pair(KEPT, NEGOTIATED, "a client that is known by its address comes back to its copy")
+def _(t):
+    image = t.pattern_image(MIB)
+    os.mkdir(folder := t.fresh(".copies"))
+    options = ["--cow=keep", "--cow-key=peer-address", f"--cow-dir={folder}"]
+    for expect in (expect_copy, expect_kept):
+        process, client = t.activated(*options, STYLE, image, family="tcp")
+        expect(negotiated(client), image)
+        leave(client)
+        process.expect(EX_OK)
+    # Nobody is known by a socket pair.
+    process, client = t.activated(*options, STYLE, image)
+    expect_gone(process, client, EX_NOPERM)
+    contains("--cow=keep knows a client by TLS", cant_meet(t, "--cow=keep", image))
+
+
+@pair(PARTITIONS, NEGOTIATED, "the partition is served")
+def _(t):
+    disk = partitioned(t)
+    process, client = t.activated("--partition=1", STYLE, disk)
+    expect_partition(negotiated(client), disk)
+    leave(client)
+    process.expect(EX_OK)
 
 
 # ------------------------------------------------------------------ the table

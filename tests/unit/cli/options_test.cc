@@ -66,6 +66,12 @@ std::string Words(const Options& options) {
     EXPECT_EQ(sizes.accepted_payload, sizes.advertised_payload);
     EXPECT_TRUE(sizes.chosen);
   }
+  if (options.negotiated.has_value()) {
+    constexpr const char* kStyles[] = {"simple", "structured", "extended"};
+    words << "negotiated("
+          << kStyles[static_cast<int>(options.negotiated->style)]
+          << (options.negotiated->base_allocation ? " context" : "") << ") ";
+  }
   if (options.print_uri) words << "print-uri ";
   if (options.parent.has_value()) words << "parent ";
   if (options.listen.family == AF_INET) words << "ipv4 ";
@@ -115,6 +121,14 @@ TEST(Options, EachHasItsMeaning) {
        "blocks(65536:65536:67108864) file(disk)"},
       {{"-s", "disk"}, "single file(disk)"},
       {{"--single", "disk"}, "single file(disk)"},
+      {{"--negotiated=simple", "disk"}, "negotiated(simple) file(disk)"},
+      {{"-s", "--negotiated=structured", "disk"},
+       "single negotiated(structured) file(disk)"},
+      {{"--negotiated", "extended,base:allocation", "disk"},
+       "negotiated(extended context) file(disk)"},
+      {{"--negotiated=structured,base:allocation", "--negotiated=extended",
+        "disk"},
+       "negotiated(extended) file(disk)"},
       {{"-f", "disk"}, "foreground file(disk)"},
       {{"--foreground", "disk"}, "foreground file(disk)"},
       {{"-v", "disk"}, "verbose file(disk)"},
@@ -331,6 +345,39 @@ TEST(WrongUsage, AnOptionThatCantBeKeptIsRefused) {
       {{"--check=yaml", "disk"}, {"--check=\"yaml\"", "text or json"}},
       {{"--log=nbd.log", "disk"}, {"\"nbd.log\"", "absolute path"}},
   });
+}
+
+TEST(WrongUsage, AnAgreementIsOneThatNbdHas) {
+  for (const char* word :
+       {"", "compact", "STRUCTURED", "simple ", ",", ",base:allocation"}) {
+    ExpectAllWrong(
+        {{{std::string("--negotiated=") + word, "disk"},
+          {"--negotiated=\"", "use simple, structured or extended"}}});
+  }
+  for (const char* context : {"", "base:", "qemu:dirty-bitmap:b",
+                              "base:allocation,base:allocation"}) {
+    ExpectAllWrong(
+        {{{std::string("--negotiated=extended,") + context, "disk"},
+          {"--negotiated=\"", "the only metadata context is base:alloc"}}});
+  }
+  ExpectAllWrong({
+      {{"--negotiated=simple,base:allocation", "disk"},
+       {"--negotiated", "needs structured or extended replies"}},
+  });
+}
+
+TEST(WrongUsage, WhatHasBeenNegotiatedGoesWithOnePlainConnection) {
+  const std::string negotiated = "--negotiated=simple";
+  ExpectAllWrong({
+      {{negotiated, "--tls=require", "disk"}, {"--negotiated", "with TLS"}},
+      {{negotiated, "--tls-psk=keys", "disk"}, {"--negotiated", "with TLS"}},
+      {{negotiated, "--directory=/srv"},
+       {"--negotiated", "--directory", "the one FILE"}},
+      {{negotiated, "-p", "1", "disk"}, {"--negotiated", "--port"}},
+      {{negotiated, "--run=true", "disk"}, {"--negotiated", "--run"}},
+      {{negotiated, "-f", "disk"}, {"--negotiated", "--foreground"}},
+  });
+  EXPECT_TRUE(Parse({negotiated, "--tls=off", "disk"}).status.ok());
 }
 
 TEST(WrongUsage, BlockSizesKeepTheRulesOfTheSpecification) {
