@@ -31,7 +31,7 @@ namespace nbdinetd {
 namespace {
 
 using nbdtest::Bytes;
-using nbdtest::Event;
+using Event = nbdtest::StorageEvent;
 using nbdtest::Killed;
 using nbdtest::Pattern;
 using nbdtest::Recorder;

@@ -28,7 +28,7 @@ namespace nbdinetd {
 namespace {
 
 using nbdtest::CutOff;
-using nbdtest::Event;
+using Event = nbdtest::StorageEvent;
 using nbdtest::Pattern;
 using nbdtest::Recorder;
 using nbdtest::Stored;

@@ -26,7 +26,7 @@ bool WriteFails(int fd) {
   return Fails(fd, Recorder::faults.failed_writes);
 }
 
-void AddWrite(Event::Kind kind, int fd, off_t offset, const void* data,
+void AddWrite(StorageEvent::Kind kind, int fd, off_t offset, const void* data,
               ssize_t size) {
   Recorder* const recorder = Recorder::active();
   if (recorder == nullptr || size <= 0) return;
@@ -37,14 +37,17 @@ void AddWrite(Event::Kind kind, int fd, off_t offset, const void* data,
                                       static_cast<size_t>(size))});
 }
 
-bool IsOf(const Event& event, int fd) { return fd == -1 || event.fd == fd; }
+bool IsOf(const StorageEvent& event, int fd) {
+  return fd == -1 || event.fd == fd;
+}
 
 // Whether a sync before event `end` has made event `i` durable.
-bool IsDurable(const std::vector<Event>& events, size_t i, size_t end, int fd) {
+bool IsDurable(const std::vector<StorageEvent>& events, size_t i, size_t end,
+               int fd) {
   for (size_t k = i + 1; k < end; ++k) {
     if (!IsOf(events[k], fd)) continue;
-    if (events[k].kind == Event::Kind::kFailedSync) return false;
-    if (events[k].kind == Event::Kind::kSync && i < events[k].begin) {
+    if (events[k].kind == StorageEvent::Kind::kFailedSync) return false;
+    if (events[k].kind == StorageEvent::Kind::kSync && i < events[k].begin) {
       return true;
     }
   }
@@ -53,7 +56,7 @@ bool IsDurable(const std::vector<Event>& events, size_t i, size_t end, int fd) {
 
 }  // namespace
 
-std::string Killed(std::string file, const std::vector<Event>& events,
+std::string Killed(std::string file, const std::vector<StorageEvent>& events,
                    size_t end) {
   for (size_t i = 0; i < end; ++i) {
     file.replace(events[i].offset, events[i].bytes.size(), events[i].bytes);
@@ -61,13 +64,13 @@ std::string Killed(std::string file, const std::vector<Event>& events,
   return file;
 }
 
-std::string CutOff(std::string file, const std::vector<Event>& events,
+std::string CutOff(std::string file, const std::vector<StorageEvent>& events,
                    size_t end, std::mt19937_64& random, int fd) {
   const unsigned mood = random() % 4;
   for (size_t i = 0; i < end; ++i) {
-    const Event& event = events[i];
+    const StorageEvent& event = events[i];
     if (!IsOf(event, fd) || event.bytes.empty()) continue;
-    const bool holds = event.kind == Event::Kind::kDurableWrite ||
+    const bool holds = event.kind == StorageEvent::Kind::kDurableWrite ||
                        IsDurable(events, i, end, fd);
     for (size_t at = 0; at < event.bytes.size();) {
       const size_t place = event.offset + at;
@@ -83,11 +86,12 @@ std::string CutOff(std::string file, const std::vector<Event>& events,
   return file;
 }
 
-std::string Stored(std::string file, const std::vector<Event>& events, int fd) {
+std::string Stored(std::string file, const std::vector<StorageEvent>& events,
+                   int fd) {
   for (size_t i = 0; i < events.size(); ++i) {
-    const Event& event = events[i];
+    const StorageEvent& event = events[i];
     if (!IsOf(event, fd) || event.bytes.empty()) continue;
-    if (event.kind == Event::Kind::kDurableWrite ||
+    if (event.kind == StorageEvent::Kind::kDurableWrite ||
         IsDurable(events, i, events.size(), fd)) {
       file.replace(event.offset, event.bytes.size(), event.bytes);
     }
@@ -115,7 +119,7 @@ ssize_t __wrap_pwrite(int fd, const void* data, size_t size, off_t offset) {
     return -1;
   }
   const ssize_t n = __real_pwrite(fd, data, size, offset);
-  AddWrite(Event::Kind::kWrite, fd, offset, data, n);
+  AddWrite(StorageEvent::Kind::kWrite, fd, offset, data, n);
   return n;
 }
 
@@ -124,8 +128,8 @@ ssize_t __wrap_pwritev2(int fd, const iovec* pieces, int count, off_t offset,
   using namespace nbdtest;  // NOLINT(google-build-using-namespace)
   const ssize_t n = __real_pwritev2(fd, pieces, count, offset, flags);
   if (count == 1) {
-    AddWrite((flags & RWF_DSYNC) != 0 ? Event::Kind::kDurableWrite
-                                      : Event::Kind::kWrite,
+    AddWrite((flags & RWF_DSYNC) != 0 ? StorageEvent::Kind::kDurableWrite
+                                      : StorageEvent::Kind::kWrite,
              fd, offset, pieces->iov_base, n);
   }
   return n;
@@ -136,10 +140,10 @@ int __wrap_fdatasync(int fd) {
   Recorder* const recorder = Recorder::active();
   const bool fails = Fails(fd, Recorder::faults.failed_syncs);
   if (recorder != nullptr) {
-    recorder->Add(
-        {.kind = fails ? Event::Kind::kFailedSync : Event::Kind::kSync,
-         .fd = fd,
-         .begin = recorder->size()});
+    recorder->Add({.kind = fails ? StorageEvent::Kind::kFailedSync
+                                 : StorageEvent::Kind::kSync,
+                   .fd = fd,
+                   .begin = recorder->size()});
   }
   if (fails) {
     errno = EIO;

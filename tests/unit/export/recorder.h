@@ -20,7 +20,7 @@
 namespace nbdtest {
 
 // What happened to a file, in order.
-struct Event {
+struct StorageEvent {
   enum class Kind { kWrite, kDurableWrite, kSync, kFailedSync, kPromise };
   Kind kind;
   int fd = -1;
@@ -55,7 +55,7 @@ class Recorder {
 
   static Recorder* active() { return active_; }
 
-  void Add(Event event) {
+  void Add(StorageEvent event) {
     const std::lock_guard lock(mutex_);
     events_.push_back(std::move(event));
   }
@@ -63,23 +63,24 @@ class Recorder {
     const std::lock_guard lock(mutex_);
     return events_.size();
   }
-  const std::vector<Event>& events() const { return events_; }
+  const std::vector<StorageEvent>& events() const { return events_; }
 
  private:
   static inline std::atomic<Recorder*> active_ = nullptr;
   std::mutex mutex_;
-  std::vector<Event> events_;
+  std::vector<StorageEvent> events_;
 };
 
 // The content of a file, which was `file`, after a kill before event `end`.
-std::string Killed(std::string file, const std::vector<Event>& events,
+std::string Killed(std::string file, const std::vector<StorageEvent>& events,
                    size_t end);
 // After a power cut before event `end`; `fd` is that of the file, if there are
 // events of others.
-std::string CutOff(std::string file, const std::vector<Event>& events,
+std::string CutOff(std::string file, const std::vector<StorageEvent>& events,
                    size_t end, std::mt19937_64& random, int fd = -1);
 // What certainly is on the storage of all that.
-std::string Stored(std::string file, const std::vector<Event>& events, int fd);
+std::string Stored(std::string file, const std::vector<StorageEvent>& events,
+                   int fd);
 
 }  // namespace nbdtest
 
