@@ -85,6 +85,7 @@ unit_sources = \
 	tests/unit/sandbox/privileges_test.cc \
 	tests/unit/server/access_test.cc \
 	tests/unit/server/bind_test.cc \
+	tests/unit/server/bounded_accept_test.cc \
 	tests/unit/stream/channel_test.cc \
 	tests/unit/stream/psk_file_test.cc \
 	tests/unit/stream/spinner_test.cc \

@@ -247,8 +247,7 @@ std::optional<Connection> Listener::Accept(int socket) {
   // Each time, because another process may have restored the flag.
   if (SetBlocking(socket, false)) blocking_.insert(socket);
   for (int i = 0; i < kAcceptsInARow; ++i) {
-    ConnectionFd connection(
-        UniqueFd(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC)));
+    ConnectionFd connection(accept_.Accept(socket));
     if (connection.valid()) {
       if (!MayConnect(connection.get())) continue;
       // Waiting connections come first.
@@ -396,8 +395,7 @@ bool Listener::ShedForWantOfDescriptors(int socket) {
     return true;
   }
   spare_.Reset();
-  ConnectionFd connection(
-      UniqueFd(accept4(socket, nullptr, nullptr, SOCK_CLOEXEC)));
+  ConnectionFd connection(accept_.Accept(socket));
   const bool shed = connection.valid();
   last_error_ = ErrnoText(error_number);
   if (shed) Refuse(std::move(connection), last_error_);

@@ -26,6 +26,7 @@
 #include "base/signals.h"
 #include "base/unique_fd.h"
 #include "server/bind.h"
+#include "server/bounded_accept.h"
 #include "server/daemon.h"
 #include "server/listener_config.h"
 
@@ -113,6 +114,7 @@ class Listener {
   std::unordered_set<int> blocking_;
   const ListenerConfig& config_;
   Signals signals_;
+  const BoundedAccept accept_;
   const Log& log_;
   ServiceManager& manager_;
   // Closed to accept a connection when no other descriptor is left.
