@@ -516,6 +516,11 @@ def _(t):
     client.close()
     leave(second, two)
     eq(hidden in copies_in(mounted), True)
+    # Not at once: the locks of other machines may not be visible here.
+    third, three = started(t, mounted, path, address="127.0.0.2")
+    leave(third, three)
+    eq(hidden in copies_in(mounted), True)
+    os.utime(Path(mounted, hidden), (0, time.time() - 2 * 60 * 60))
     third, three = started(t, mounted, path, address="127.0.0.3")
     leave(third, three)
     eq([name for name in copies_in(mounted) if name.startswith(".")], [])
