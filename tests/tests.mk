@@ -42,6 +42,7 @@ unit_sources = \
 	tests/unit/cli/option_table_test.cc \
 	tests/unit/cli/options_test.cc \
 	tests/unit/cli/unit_hints_test.cc \
+	tests/unit/export/base_lock_test.cc \
 	tests/unit/export/block_device_test.cc \
 	tests/unit/export/block_map_test.cc \
 	tests/unit/export/blocks_test.cc \

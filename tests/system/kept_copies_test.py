@@ -814,10 +814,12 @@ def _(t):
     with lock_base(path, fcntl.F_WRLCK):
         log = refused(t, folder, path)
         contains("'nbdinetctl copies merge' writes to", log)
-        process, client = t.activated("--cow", "--log=stderr", path)
-        client.handshake()
-        refuses_option(NBD_REP_ERR_POLICY, client)
-        contains("'nbdinetctl copies merge' writes to", ended_by(process, client))
+        for options in (["--cow"], [], ["--readonly"], ["--force-share"], ["--exclusive=refuse"],
+                        ["--readonly", "--exclusive=wait"], ["--sandbox=require"]):
+            process, client = t.activated(*options, "--log=stderr", path)
+            client.handshake()
+            refuses_option(NBD_REP_ERR_POLICY, client)
+            contains("'nbdinetctl copies merge' writes to", ended_by(process, client))
     eq(copies_in(folder), [])
     written(t, folder, path)
 
