@@ -824,6 +824,27 @@ def _(t):
     written(t, folder, path)
 
 
+@test("a merge finds users of the file whom /proc doesn't show, such as a loop device")
+def _(t):
+    need_privilege("root", "loop")
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    with open(path, "r+b") as file:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError:
+            require(False, "needs leases")
+    name = written(t, folder, path)
+    device = t.run([need("losetup"), "--find", "--show", path]).stdout().strip()
+    try:
+        contains("that isn't visible here", ctl(t, folder, "merge", name, f"--base={path}", status=1).stderr())
+        eq(Path(path).read_bytes() == pattern(0, MIB), True)
+    finally:
+        t.run(["losetup", "--detach", device])
+    wait_until(lambda: not Path(f"/sys/block/{Path(device).name}/loop").exists(), "the device is detached")
+    ctl(t, folder, "merge", name, f"--base={path}")
+    eq(Path(path).read_bytes()[5000:5004], b"mine")
+
+
 @test("a merge that makes other copies stale needs --force")
 def _(t):
     path, folder = t.pattern_image(MIB), folder_of(t)
