@@ -34,12 +34,20 @@ std::string StateRoot(const Where& where) {
   return absl::StrCat(home == nullptr ? "" : home, "/.local/state");
 }
 
+// Two nodes of one block device are the same device.
 bool IsSameFile(const Export& a, const Export& b) {
   struct stat first, second;
-  return FileStatus(a.lock_fd(), &first) == 0 &&
-         FileStatus(b.lock_fd(), &second) == 0 &&
-         first.st_dev == second.st_dev && first.st_ino == second.st_ino &&
-         PlaceOf(a).offset == PlaceOf(b).offset;
+  if (FileStatus(a.lock_fd(), &first) != 0 ||
+      FileStatus(b.lock_fd(), &second) != 0) {
+    return false;
+  }
+  return S_ISBLK(first.st_mode)
+             ? S_ISBLK(second.st_mode) && first.st_rdev == second.st_rdev
+             : first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+bool IsSamePart(const Export& a, const Export& b) {
+  return IsSameFile(a, b) && PlaceOf(a).offset == PlaceOf(b).offset;
 }
 
 // The base if the owner's export is this one; nullptr if it isn't.
@@ -130,7 +138,7 @@ absl::StatusOr<std::shared_ptr<Export>> OpenDefinedBase(
         OpenIfOwners(target, header.owner);
     if (!base.ok()) return base;
     if (*base == nullptr) continue;
-    if (found != nullptr && !IsSameFile(*found, **base)) {
+    if (found != nullptr && !IsSamePart(*found, **base)) {
       return absl::FailedPreconditionError(absl::StrCat(
           "the copy may be of ", Quoted(found->path()), " or of ",
           Quoted((*base)->path()), ": --base=FILE names its base"));
@@ -143,6 +151,21 @@ absl::StatusOr<std::shared_ptr<Export>> OpenDefinedBase(
       " is the one that the copy is of, ", Quoted(header.owner.export_name),
       ": --base=FILE names its base, and 'nbdinetctl copies export' makes an "
       "image without one"));
+}
+
+bool MayBeCopyOf(const std::vector<ManagedExport>& exports, const Where& where,
+                 const std::string& directory, const KeptOwner& owner,
+                 const Export& base) {
+  bool is_known = false;
+  for (const ManagedExport& target : exports) {
+    if (!IsSameDirectory(CopyDirectoryOf(target, where), directory)) continue;
+    is_known = true;
+    const absl::StatusOr<std::shared_ptr<Export>> opened =
+        OpenIfOwners(target, owner);
+    if (!opened.ok()) return true;
+    if (*opened != nullptr && IsSameFile(**opened, base)) return true;
+  }
+  return !is_known;
 }
 
 absl::StatusOr<std::shared_ptr<Export>> OpenNamedBase(

@@ -754,6 +754,21 @@ def lock_base(path, kind):
     return file
 
 
+def begun(slot, owner):
+    """The header, as if a merge had begun."""
+    # Behind the last text, the export's name.
+    at = slot.rindex(owner.encode()) + len(owner)
+    return slot[:at] + struct.pack(">Q", 1) + slot[at + 8:]
+
+
+def with_base_path(slot, old, new):
+    """The header, with another path of the base; the owner's export, the last text, stays."""
+    text, other = (struct.pack(">Q", len(path)) + path.encode() for path in (old, new))
+    begin = slot.index(text)
+    assert begin != slot.rindex(text)
+    return (slot[:begin] + other + slot[begin + len(text):]).ljust(len(slot), b"\0")[:len(slot)]
+
+
 def state_of(t, folder, name):
     row, = (row for row in json.loads(ctl(t, folder, "--json").stdout()) if row["copy"] == name)
     return row["state"]
@@ -866,12 +881,28 @@ def _(t):
     device = t.run([need("losetup"), "--find", "--show", disk]).stdout().strip()
     t.defer(t.run, ["losetup", "--detach", device])
     name, other = written(t, folder, device), written(t, folder, device, address="127.0.0.2")
-    contains("a block device doesn't show that it has changed",
-             ctl(t, folder, "merge", name, f"--base={device}", "--force", status=1).stderr())
+
+    def is_refused(words, *options):
+        contains(words, ctl(t, folder, "merge", name, f"--base={device}", *options, status=1).stderr())
+        eq(Path(device).read_bytes() == pattern(0, 4 * MIB), True)
+
+    # Where no system manager says which units there are, nobody knows where there may be other copies.
+    is_refused("which say where there may be other copies of the block device, can't be read")
+    is_refused("a block device doesn't show that it has changed", "--force")
+    # Nor if the other's header says that its device is elsewhere, or gone, or if the merge goes on.
+    whole = (folder / other).read_bytes()
+    for path in ("/no/such/dev", "/dev/zero", t.pattern_image(4 * MIB, "another.img")):
+        change_headers(folder / other, lambda slot, path=path: with_base_path(slot, device, path))
+        is_refused("a block device doesn't show that it has changed", "--force")
+        (folder / other).write_bytes(whole)
+    change_headers(folder / name, lambda slot: begun(slot, device))
+    is_refused("a block device doesn't show that it has changed", "--force")
+    ctl(t, folder, "discard", name)
     ctl(t, folder, "discard", other)
+    name = written(t, folder, device)
     with open(device, "rb"):
-        contains("in use by process", ctl(t, folder, "merge", name, f"--base={device}", status=1).stderr())
-    ctl(t, folder, "merge", name, f"--base={device}")
+        is_refused("in use by process", "--force")
+    ctl(t, folder, "merge", name, f"--base={device}", "--force")
     eq(copies_in(folder), [])
     eq(Path(device).read_bytes() == pattern(0, 5000) + b"mine" + pattern(5004, 4 * MIB - 5004), True)
 
@@ -963,22 +994,21 @@ def merge_with_kills(t, kills, seed=1):
 def _(t):
     path, folder = t.pattern_image(MIB), folder_of(t)
     name, other = written(t, folder, path), written(t, folder, path, address="127.0.0.2")
-
-    def mark(slot):
-        # Behind the last text, the export's name.
-        at = slot.rindex(path.encode()) + len(path)
-        return slot[:at] + struct.pack(">Q", 1) + slot[at + 8:]
-
-    change_headers(folder / name, mark)
+    change_headers(folder / name, lambda slot: begun(slot, path))
     eq(state_of(t, folder, name), "merging")
     contains("has to be repeated first", ctl(t, folder, "merge", other, f"--base={path}", "--force", status=1).stderr())
     # What the header remembers of the base isn't so.
     contains("isn't the base that an earlier merge began to change",
              ctl(t, folder, "merge", name, f"--base={path}", status=1).stderr())
     contains("a merge of it into its base was cut short", refused(t, folder, "--cow-stale=discard", path))
-    ctl(t, folder, "discard", name)
-    eq(copies_in(folder), [other])
-    eq(Path(path).read_bytes() == pattern(0, MIB), True)
+    # Whoever writes a header can't keep merges away from an export that isn't the owner's.
+    os.rename(folder / name, folder / "x@y.copy")
+    log = ctl(t, folder, "merge", other, f"--base={path}").stderr()
+    contains("x@y.copy\" says that a merge of it into", log)
+    contains("was cut short, but isn't a copy of that: ignored", log)
+    eq(Path(path).read_bytes()[5000:5004], b"mine")
+    ctl(t, folder, "discard", "x@y.copy")
+    eq(copies_in(folder), [])
 
 
 @test("the example of nbdinetd.export(5) deletes copies that nobody has used for long, and no others")
