@@ -113,12 +113,11 @@ absl::StatusOr<UniqueFd> Lock(const CopyFile& copy) {
 
 // Which blocks the copy has. nullptr for a clone, which has all.
 absl::StatusOr<std::unique_ptr<KeptMap>> MapOf(const CopyFile& copy,
-                                               const LockedCopy& locked) {
-  const KeptHeader& header = locked.found.header;
-  if (header.block_bytes == 0) return nullptr;
+                                               LockedCopy& locked) {
+  if (locked.found.header.block_bytes == 0) return nullptr;
   int error = 0;
   std::unique_ptr<KeptMap> map =
-      OpenKeptMap(locked.fd.get(), header, ReadBootId(), &error);
+      OpenKeptMap(locked.fd.get(), locked.found, ReadBootId(), &error);
   if (map == nullptr) return Failed(copy, "read its map", error);
   return map;
 }
@@ -260,7 +259,12 @@ void LookAt(CopyFile& copy) {
   copy.holder = ExclusiveLock::HolderOf(fd.get());
   if (copy.header->merge.has_value()) {
     copy.state = "merging";
-    if (!copy.holder.has_value()) {
+    if (const int error = copy.header->lost_error) {
+      copy.reason = absl::StrCat(
+          "a merge was cut short, and can't be repeated: the storage has lost "
+          "something that was written: ",
+          ErrnoText(error));
+    } else if (!copy.holder.has_value()) {
       copy.reason = "a merge was cut short: repeat it";
     }
     return;

@@ -168,8 +168,9 @@ absl::Status Merge::TryToRead() {
 }
 
 absl::Status Merge::Begin(const KeptHeader::Merge& merge) {
-  // After a loss of power, the durable map tells which blocks there are.
-  const auto sync = [this] { return SyncData(fd_); };
+  // After a loss of power, the durable map tells which blocks there are. What
+  // this finds to be lost, no later merge would.
+  const auto sync = [this] { return SyncCopy(fd_, found_); };
   int error = is_clone() ? sync() : map_->Flush(sync);
   FoundHeader marked = found_;
   marked.header.merge = merge;
@@ -178,7 +179,7 @@ absl::Status Merge::Begin(const KeptHeader::Merge& merge) {
     error = ReplaceHeader(fd_, marked);
   }
   if (error != 0) {
-    return Failed("mark the copy, before the base is changed", error);
+    return Failed("sync and mark the copy, before the base is changed", error);
   }
   found_ = std::move(marked);
   return absl::OkStatus();
@@ -310,12 +311,11 @@ absl::Status CheckSame(const KeptHeader& header, const KeptHeader::Merge& now,
       "to an image of its own"));
 }
 
-absl::StatusOr<std::unique_ptr<KeptMap>> OpenMap(int fd,
-                                                 const KeptHeader& header,
+absl::StatusOr<std::unique_ptr<KeptMap>> OpenMap(int fd, FoundHeader& found,
                                                  const std::string& boot_id) {
-  if (header.block_bytes == 0) return nullptr;
+  if (found.header.block_bytes == 0) return nullptr;
   int error = 0;
-  std::unique_ptr<KeptMap> map = OpenKeptMap(fd, header, boot_id, &error);
+  std::unique_ptr<KeptMap> map = OpenKeptMap(fd, found, boot_id, &error);
   if (map == nullptr) return Failed("read the copy's map", error);
   return map;
 }
@@ -328,7 +328,7 @@ absl::Status MergeIntoBase(int fd, FoundHeader& found, Export& base,
   absl::Status status = CheckPlace(header, base);
   if (!status.ok()) return status;
   const absl::StatusOr<std::unique_ptr<KeptMap>> map =
-      OpenMap(fd, header, boot_id);
+      OpenMap(fd, found, boot_id);
   if (!map.ok()) return map.status();
   Merge merge(fd, found, base, map->get());
   const bool is_first = !header.merge.has_value();

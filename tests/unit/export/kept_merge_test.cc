@@ -98,6 +98,7 @@ class KeptMergeTest : public testing::Test {
     Recorder::skips_syncs = false;
     Recorder::faults.fd = -1;
     Recorder::faults.failed_syncs = Recorder::faults.failed_writes = 0;
+    Recorder::faults.good_syncs = Recorder::faults.good_writes = 0;
   }
 
   static KeptOwner Owner() {
@@ -194,7 +195,7 @@ class KeptMergeTest : public testing::Test {
       ++changes_;
     };
     WatchedBase base(Base(settings), check);
-    Recorder::faults.fd = base.lock_fd();
+    Recorder::faults.fd = copy_fails_ ? fd.get() : base.lock_fd();
     return {MergeIntoBase(fd.get(), *found, base, boot_id), base.lock_fd(),
             fd.get()};
   }
@@ -214,6 +215,8 @@ class KeptMergeTest : public testing::Test {
   const std::string original_;
   std::string merged_;
   int changes_ = 0;
+  // Of the next merges.
+  bool copy_fails_ = false;
   std::mt19937_64 random_{4711};
 };
 
@@ -355,6 +358,40 @@ TEST_F(KeptMergeTest, IsRepeatedAfterAnErrorOfTheBase) {
   Recorder::faults.good_writes = Recorder::faults.failed_writes = 0;
   ASSERT_TRUE(Merge(kThisBoot).status.ok());
   EXPECT_TRUE(ContentOf(base_.path()) == merged_);
+}
+
+// The kernel says so once.
+TEST_F(KeptMergeTest, TellsLaterMergesThatTheCopyHasLostSomething) {
+  MakeOld();
+  for (const char* boot : {kThisBoot, kNextBoot}) {
+    for (int good = 0; good < 2; ++good) {
+      SCOPED_TRACE(boot);
+      SCOPED_TRACE(good);
+      unlink(copy_.c_str());
+      Make();
+      copy_fails_ = true;
+      Recorder::faults.good_syncs = good;
+      Recorder::faults.failed_syncs = 1;
+      absl::Status status = Merge(boot).status;
+      EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+      EXPECT_EQ(Recorder::faults.failed_syncs, 0);
+      EXPECT_FALSE(IsMerging());
+      const std::string content = ContentOf(copy_);
+      for (size_t i = 1; i <= 2; ++i) {
+        const auto header = DecodeHeader(absl::string_view(content).substr(
+            content.size() - i * kHeaderSlotBytes, kHeaderSlotBytes));
+        ASSERT_TRUE(header.ok()) << header.status();
+        EXPECT_EQ(header->lost_error, EIO);
+      }
+      status = Merge(boot).status;
+      EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+      const UniqueFd fd(open(copy_.c_str(), O_RDWR | O_CLOEXEC));
+      EXPECT_TRUE(absl::IsFailedPrecondition(
+          CheckCopy(fd.get(), *Base({.read_only = true}), Owner()).status()));
+    }
+  }
+  EXPECT_EQ(changes_, 0);
+  EXPECT_TRUE(ContentOf(base_.path()) == original_);
 }
 
 TEST_F(KeptMergeTest, GoesOnWithTheSameBaseOnly) {

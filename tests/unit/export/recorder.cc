@@ -11,19 +11,21 @@ namespace {
 
 constexpr size_t kSector = 512;
 
-// Whether this call is one of those that are to fail.
-bool Fails(int fd, std::atomic<int>& left) {
-  if (Recorder::faults.fd != fd || left.load() <= 0) return false;
+// Whether this call is one of those that are to fail, after the good ones.
+bool Fails(int fd, std::atomic<int>& good, std::atomic<int>& left) {
+  if (Recorder::faults.fd != fd) return false;
+  if (good.load() > 0) {
+    --good;
+    return false;
+  }
+  if (left.load() <= 0) return false;
   --left;
   return true;
 }
 
 bool WriteFails(int fd) {
-  if (Recorder::faults.fd == fd && Recorder::faults.good_writes > 0) {
-    --Recorder::faults.good_writes;
-    return false;
-  }
-  return Fails(fd, Recorder::faults.failed_writes);
+  return Fails(fd, Recorder::faults.good_writes,
+               Recorder::faults.failed_writes);
 }
 
 void AddWrite(StorageEvent::Kind kind, int fd, off_t offset, const void* data,
@@ -138,7 +140,8 @@ ssize_t __wrap_pwritev2(int fd, const iovec* pieces, int count, off_t offset,
 int __wrap_fdatasync(int fd) {
   using namespace nbdtest;  // NOLINT(google-build-using-namespace)
   Recorder* const recorder = Recorder::active();
-  const bool fails = Fails(fd, Recorder::faults.failed_syncs);
+  const bool fails =
+      Fails(fd, Recorder::faults.good_syncs, Recorder::faults.failed_syncs);
   if (recorder != nullptr) {
     recorder->Add({.kind = fails ? StorageEvent::Kind::kFailedSync
                                  : StorageEvent::Kind::kSync,

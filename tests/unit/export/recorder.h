@@ -38,7 +38,8 @@ struct Faults {
   std::atomic<int> fd = -1;
   std::atomic<int> failed_syncs = 0;
   std::atomic<int> failed_writes = 0;
-  // Before them, so many writes go well.
+  // Before them, so many go well.
+  std::atomic<int> good_syncs = 0;
   std::atomic<int> good_writes = 0;
 };
 
