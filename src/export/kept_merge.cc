@@ -129,17 +129,25 @@ absl::Status Merge::ForEachPiece(uint64_t begin, uint64_t end, Visit visit) {
 
 absl::StatusOr<uint64_t> Merge::DigestOf(uint64_t offset, uint64_t length) {
   std::vector<char> bytes(length);
-  absl::Status status = is_clone()
-                            ? absl::OkStatus()
-                            : ReadBase(base_, offset, absl::MakeSpan(bytes));
-  if (status.ok()) {
-    status = ForEachPiece(
-        offset, offset + length, [&](uint64_t at, absl::Span<const char> part) {
-          std::copy(part.begin(), part.end(),
-                    bytes.begin() + static_cast<ptrdiff_t>(at - offset));
-          return absl::OkStatus();
-        });
-  }
+  uint64_t done = 0;
+  // The base is read only where the copy has nothing: what it couldn't store of
+  // an earlier merge may be unreadable until it is written again.
+  const auto read_base_to = [&](uint64_t end) {
+    return end == done || is_clone()
+               ? absl::OkStatus()
+               : ReadBase(base_, offset + done,
+                          absl::MakeSpan(bytes).subspan(done, end - done));
+  };
+  absl::Status status = ForEachPiece(
+      offset, offset + length, [&](uint64_t at, absl::Span<const char> part) {
+        const uint64_t begin = at - offset;
+        absl::Status read = read_base_to(begin);
+        std::copy(part.begin(), part.end(),
+                  bytes.begin() + static_cast<ptrdiff_t>(begin));
+        done = begin + part.size();
+        return read;
+      });
+  if (status.ok()) status = read_base_to(length);
   if (!status.ok()) return status;
   return Checksum({bytes.data(), bytes.size()});
 }

@@ -69,6 +69,18 @@ class WatchedBase : public Layer {
   WatchedBase(std::shared_ptr<Export> base, std::function<void()> before)
       : Layer(std::move(base)), before_(std::move(before)) {}
 
+  // This block can't be read any more.
+  void Break(uint64_t block) { broken_ = block; }
+
+  StorageError Read(uint64_t offset, absl::Span<char> out,
+                    size_t* done) override {
+    if (offset < (broken_ + 1) * kBlock &&
+        broken_ * kBlock < offset + out.size()) {
+      return EIO;
+    }
+    return Layer::Read(offset, out, done);
+  }
+
   int Write(uint64_t offset, absl::Span<const char> data,
             bool durable) override {
     before_();
@@ -82,7 +94,10 @@ class WatchedBase : public Layer {
   }
 
  private:
+  static constexpr uint64_t kNone = kSize;  // behind the last block
+
   const std::function<void()> before_;
+  uint64_t broken_ = kNone;
 };
 
 class KeptMergeTest : public testing::Test {
@@ -195,6 +210,7 @@ class KeptMergeTest : public testing::Test {
       ++changes_;
     };
     WatchedBase base(Base(settings), check);
+    base.Break(broken_block_);
     Recorder::faults.fd = copy_fails_ ? fd.get() : base.lock_fd();
     return {MergeIntoBase(fd.get(), *found, base, boot_id), base.lock_fd(),
             fd.get()};
@@ -217,6 +233,7 @@ class KeptMergeTest : public testing::Test {
   int changes_ = 0;
   // Of the next merges.
   bool copy_fails_ = false;
+  uint64_t broken_block_ = kSize;
   std::mt19937_64 random_{4711};
 };
 
@@ -392,6 +409,19 @@ TEST_F(KeptMergeTest, TellsLaterMergesThatTheCopyHasLostSomething) {
   }
   EXPECT_EQ(changes_, 0);
   EXPECT_TRUE(ContentOf(base_.path()) == original_);
+}
+
+// A sector that takes no write can't be read until it has taken one.
+TEST_F(KeptMergeTest, IsRepeatedWhereTheBaseCantBeRead) {
+  MakeOld();
+  Make();
+  Recorder::faults.failed_writes = 1;
+  EXPECT_TRUE(absl::IsUnavailable(Merge(kThisBoot).status));
+  broken_block_ = 1;  // which the client hasn't written
+  EXPECT_TRUE(absl::IsUnavailable(Merge(kThisBoot).status));
+  broken_block_ = 3;
+  ASSERT_TRUE(Merge(kThisBoot).status.ok());
+  EXPECT_TRUE(ContentOf(base_.path()) == merged_);
 }
 
 TEST_F(KeptMergeTest, GoesOnWithTheSameBaseOnly) {
