@@ -107,7 +107,8 @@ tests_unit_unit_test_SOURCES = $(unit_sources) tests/unit/sandbox/child.h \
 	tests/unit/export/recorder.cc tests/unit/export/recorder.h
 tests_unit_unit_test_LDADD = $(LDADD)
 tests_unit_unit_test_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=fallocate \
-	-Wl,--wrap=pwrite -Wl,--wrap=pwritev2 -Wl,--wrap=fdatasync
+	-Wl,--wrap=pwrite -Wl,--wrap=pwritev2 -Wl,--wrap=fdatasync \
+	-Wl,--wrap=fsync -Wl,--wrap=futimens
 if HAVE_OPENSSL
 tests_unit_unit_test_SOURCES += tests/unit/stream/tls_stream_test.cc
 tests_unit_unit_test_LDADD += $(OPENSSL_LIBS)

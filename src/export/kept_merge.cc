@@ -74,6 +74,8 @@ class Merge {
   // Writes all of the copy into the base. `compares`: the page cache of the
   // base can be believed.
   absl::Status Write(bool compares);
+  // Makes the time that the base now has durable, and another than before.
+  absl::Status SettleTime();
 
  private:
   uint64_t size() const { return found_.header.size_bytes; }
@@ -96,6 +98,7 @@ class Merge {
   Export& base_;
   KeptMap* const map_;  // nullptr: a clone, which has all
   std::vector<char> theirs_;
+  uint64_t time_before_ = 0;  // of the base's last change
 };
 
 template <typename Visit>
@@ -195,11 +198,38 @@ absl::Status Merge::Begin(const KeptHeader::Merge& merge) {
 
 absl::Status Merge::Touch() {
   if (base_.facts().block_device) return absl::OkStatus();
-  const int fd = base_.lock_fd();
-  if (futimens(fd, nullptr) != 0 || fsync(fd) != 0) {
+  struct stat before;
+  if (FileStatus(base_.lock_fd(), &before) != 0) {
+    return Failed("find the time of the base", errno);
+  }
+  time_before_ = TimeOfChange(before);
+  if (futimens(base_.lock_fd(), nullptr) != 0) {
     return Failed("change the time of the base", errno);
   }
-  return absl::OkStatus();
+  return SettleTime();
+}
+
+absl::Status Merge::SettleTime() {
+  if (base_.facts().block_device) return absl::OkStatus();
+  const int fd = base_.lock_fd();
+  struct stat now;
+  if (FileStatus(fd, &now) != 0) {
+    return Failed("find the time of the base", errno);
+  }
+  // Where times are coarse, or the clock has been set, it may be the same.
+  const auto is_known = [&] {
+    const uint64_t time = TimeOfChange(now);
+    return time == time_before_ || time == found_.header.base.mtime_ns;
+  };
+  bool is_set = false;
+  for (; is_known(); is_set = true) now.st_mtim.tv_sec += 2;  // as on FAT
+  const timespec times[] = {{.tv_sec = 0, .tv_nsec = UTIME_OMIT}, now.st_mtim};
+  if (is_set && futimens(fd, times) != 0) {
+    return Failed("change the time of the base", errno);
+  }
+  // fdatasync() would leave the time behind.
+  return fsync(fd) == 0 ? absl::OkStatus()
+                        : Failed("sync the time of the base", errno);
 }
 
 absl::Status Merge::Write(bool compares) {
@@ -209,7 +239,8 @@ absl::Status Merge::Write(bool compares) {
       });
   if (!status.ok()) return status;
   if (const int error = base_.Flush()) return Failed("sync the base", error);
-  return absl::OkStatus();
+  // The next copies remember the time of the last write.
+  return SettleTime();
 }
 
 absl::Status Merge::WritePiece(uint64_t offset, absl::Span<const char> bytes,

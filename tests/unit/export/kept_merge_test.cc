@@ -71,6 +71,8 @@ class WatchedBase : public Layer {
 
   // This block can't be read any more.
   void Break(uint64_t block) { broken_ = block; }
+  // Calls `after` after each successful flush.
+  void AfterFlush(std::function<void()> after) { after_ = std::move(after); }
 
   StorageError Read(uint64_t offset, absl::Span<char> out,
                     size_t* done) override {
@@ -79,6 +81,11 @@ class WatchedBase : public Layer {
       return EIO;
     }
     return Layer::Read(offset, out, done);
+  }
+  int Flush() override {
+    const int error = Layer::Flush();
+    if (error == 0 && after_) after_();
+    return error;
   }
 
   int Write(uint64_t offset, absl::Span<const char> data,
@@ -97,6 +104,7 @@ class WatchedBase : public Layer {
   static constexpr uint64_t kNone = kSize;  // behind the last block
 
   const std::function<void()> before_;
+  std::function<void()> after_;
   uint64_t broken_ = kNone;
 };
 
@@ -114,6 +122,7 @@ class KeptMergeTest : public testing::Test {
     Recorder::faults.fd = -1;
     Recorder::faults.failed_syncs = Recorder::faults.failed_writes = 0;
     Recorder::faults.good_syncs = Recorder::faults.good_writes = 0;
+    Recorder::stops_clock = false;
   }
 
   static KeptOwner Owner() {
@@ -211,6 +220,7 @@ class KeptMergeTest : public testing::Test {
     };
     WatchedBase base(Base(settings), check);
     base.Break(broken_block_);
+    base.AfterFlush(after_flush_);
     Recorder::faults.fd = copy_fails_ ? fd.get() : base.lock_fd();
     return {MergeIntoBase(fd.get(), *found, base, boot_id), base.lock_fd(),
             fd.get()};
@@ -234,6 +244,7 @@ class KeptMergeTest : public testing::Test {
   // Of the next merges.
   bool copy_fails_ = false;
   uint64_t broken_block_ = kSize;
+  std::function<void()> after_flush_;
   std::mt19937_64 random_{4711};
 };
 
@@ -409,6 +420,26 @@ TEST_F(KeptMergeTest, TellsLaterMergesThatTheCopyHasLostSomething) {
   }
   EXPECT_EQ(changes_, 0);
   EXPECT_TRUE(ContentOf(base_.path()) == original_);
+}
+
+TEST_F(KeptMergeTest, LeavesATimeThatNoCopyKnows) {
+  MakeOld();
+  Make();
+  const timespec before = TimeOf(base_.path());
+  Recorder::stops_clock = true;
+  // As if the last write had been made in the same moment.
+  after_flush_ = [&] { SetTime(base_.path(), before); };
+  Recorder recorder;
+  const Result result = Merge(kThisBoot);
+  ASSERT_TRUE(result.status.ok()) << result.status;
+  EXPECT_GT(changes_, 0);
+  EXPECT_GT(TimeOf(base_.path()).tv_sec, before.tv_sec);
+  // And it is durable.
+  Event::Kind last = Event::Kind::kWrite;
+  for (const Event& event : recorder.events()) {
+    if (event.fd == result.base_fd) last = event.kind;
+  }
+  EXPECT_EQ(last, Event::Kind::kFullSync);
 }
 
 // A sector that takes no write can't be read until it has taken one.

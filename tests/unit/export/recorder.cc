@@ -1,5 +1,6 @@
 #include "unit/export/recorder.h"
 
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -113,6 +114,10 @@ ssize_t __wrap_pwritev2(int fd, const iovec* pieces, int count, off_t offset,
                         int flags);
 int __real_fdatasync(int fd);
 int __wrap_fdatasync(int fd);
+int __real_fsync(int fd);
+int __wrap_fsync(int fd);
+int __real_futimens(int fd, const timespec* times);
+int __wrap_futimens(int fd, const timespec* times);
 
 ssize_t __wrap_pwrite(int fd, const void* data, size_t size, off_t offset) {
   using namespace nbdtest;  // NOLINT(google-build-using-namespace)
@@ -154,6 +159,20 @@ int __wrap_fdatasync(int fd) {
   }
   return recorder != nullptr || Recorder::skips_syncs ? 0
                                                       : __real_fdatasync(fd);
+}
+
+int __wrap_fsync(int fd) {
+  using namespace nbdtest;  // NOLINT(google-build-using-namespace)
+  Recorder* const recorder = Recorder::active();
+  if (recorder != nullptr) {
+    recorder->Add({.kind = StorageEvent::Kind::kFullSync, .fd = fd});
+  }
+  return recorder != nullptr || Recorder::skips_syncs ? 0 : __real_fsync(fd);
+}
+
+int __wrap_futimens(int fd, const timespec* times) {
+  if (times == nullptr && nbdtest::Recorder::stops_clock) return 0;
+  return __real_futimens(fd, times);
 }
 // NOLINTEND(bugprone-reserved-identifier)
 }
