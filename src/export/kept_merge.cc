@@ -327,7 +327,8 @@ absl::Status CheckUnchanged(const KeptHeader& header, Export& base) {
                    " has changed since (", changes, ")"));
 }
 
-// Whether `base` is the one that an earlier merge began to change.
+// Whether `base` is the one that an earlier merge began to change, as far as
+// that shows (kept_merge.h).
 absl::Status CheckSame(const KeptHeader& header, const KeptHeader::Merge& now,
                        const Export& base) {
   const KeptHeader::Merge& before = *header.merge;
