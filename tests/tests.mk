@@ -135,6 +135,7 @@ if HAVE_LIBSYSTEMD
 tests_unit_unit_test_SOURCES += \
 	tests/unit/base/libsystemd_test.cc \
 	tests/unit/ctl/command_line_test.cc \
+	tests/unit/ctl/copy_files_test.cc \
 	tests/unit/ctl/exec_start_test.cc \
 	tests/unit/ctl/json_reader_test.cc \
 	tests/unit/ctl/metrics_test.cc \

@@ -293,7 +293,17 @@ absl::StatusOr<LockedCopy> LockCopy(const CopyFile& copy) {
   return LockedCopy{*std::move(fd), *std::move(found)};
 }
 
-absl::Status DeleteCopy(const CopyFile& copy) {
+absl::Status DeleteCopy(const CopyFile& copy, int fd) {
+  // The directory is the connections' to write to: the name may be another
+  // file's by now.
+  struct stat ours, named;
+  if (FileStatus(fd, &ours) != 0 || fstatat(AT_FDCWD, copy.path().c_str(),
+                                            &named, AT_SYMLINK_NOFOLLOW) != 0) {
+    return Failed(copy, "delete it", errno);
+  }
+  if (ours.st_dev != named.st_dev || ours.st_ino != named.st_ino) {
+    return Refused(copy, "isn't deleted: another file has its name now");
+  }
   if (unlink(copy.path().c_str()) != 0) {
     return Failed(copy, "delete it", errno);
   }
@@ -308,7 +318,7 @@ absl::Status DeleteCopy(const CopyFile& copy) {
 
 absl::Status DiscardCopy(const CopyFile& copy) {
   const absl::StatusOr<UniqueFd> locked = Lock(copy);
-  return locked.ok() ? DeleteCopy(copy) : locked.status();
+  return locked.ok() ? DeleteCopy(copy, locked->get()) : locked.status();
 }
 
 absl::Status ExportCopy(const CopyFile& copy, const std::string& path,

@@ -240,7 +240,7 @@ absl::Status MergeCopy(const CommandLine& line, const CopyFile& copy) {
     Warn(absl::StrCat(OtherCopies(*others), " of ", Quoted(base->base->path()),
                       *others == 1 ? " is" : " are", " stale now"));
   }
-  return DeleteCopy(copy);
+  return DeleteCopy(copy, locked->fd.get());
 }
 
 }  // namespace nbdinetd::ctl
