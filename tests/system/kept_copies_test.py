@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from faults import LoopDevice, Mount, need_privilege, private_mounts
 from file_systems import has_file_system, need_in_kernel
 from harness import *
-from kept_headers import SLOT, change_headers, crc64
+from kept_headers import SLOT, begun, change_headers, crc64
 from tls import TlsClient, authority, client_context, main_with_tls
 
 BLOCK = 4096
@@ -752,13 +752,6 @@ def lock_base(path, kind):
     file = open(path, "r+b")
     fcntl.fcntl(file, F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, BASE_BYTE, 1, 0))
     return file
-
-
-def begun(slot, owner):
-    """The header, as if a merge had begun."""
-    # Behind the last text, the export's name.
-    at = slot.rindex(owner.encode()) + len(owner)
-    return slot[:at] + struct.pack(">Q", 1) + slot[at + 8:]
 
 
 def with_base_path(slot, old, new):
