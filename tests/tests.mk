@@ -42,6 +42,7 @@ unit_sources = \
 	tests/unit/cli/option_table_test.cc \
 	tests/unit/cli/options_test.cc \
 	tests/unit/cli/unit_hints_test.cc \
+	tests/unit/export/base_lock_test.cc \
 	tests/unit/export/block_device_test.cc \
 	tests/unit/export/block_map_test.cc \
 	tests/unit/export/blocks_test.cc \
@@ -107,7 +108,8 @@ tests_unit_unit_test_SOURCES = $(unit_sources) tests/unit/sandbox/child.h \
 	tests/unit/export/recorder.cc tests/unit/export/recorder.h
 tests_unit_unit_test_LDADD = $(LDADD)
 tests_unit_unit_test_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=fallocate \
-	-Wl,--wrap=pwrite -Wl,--wrap=pwritev2 -Wl,--wrap=fdatasync
+	-Wl,--wrap=pwrite -Wl,--wrap=pwritev2 -Wl,--wrap=fdatasync \
+	-Wl,--wrap=fsync -Wl,--wrap=futimens
 if HAVE_OPENSSL
 tests_unit_unit_test_SOURCES += tests/unit/stream/tls_stream_test.cc
 tests_unit_unit_test_LDADD += $(OPENSSL_LIBS)
@@ -134,6 +136,7 @@ if HAVE_LIBSYSTEMD
 tests_unit_unit_test_SOURCES += \
 	tests/unit/base/libsystemd_test.cc \
 	tests/unit/ctl/command_line_test.cc \
+	tests/unit/ctl/copy_files_test.cc \
 	tests/unit/ctl/exec_start_test.cc \
 	tests/unit/ctl/json_reader_test.cc \
 	tests/unit/ctl/metrics_test.cc \

@@ -1,9 +1,13 @@
 #include "ctl/copy_base.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <cstdlib>
 #include <optional>
 #include <utility>
@@ -30,18 +34,29 @@ std::string StateRoot(const Where& where) {
   return absl::StrCat(home == nullptr ? "" : home, "/.local/state");
 }
 
+// Two nodes of one block device are the same device.
 bool IsSameFile(const Export& a, const Export& b) {
   struct stat first, second;
-  return FileStatus(a.lock_fd(), &first) == 0 &&
-         FileStatus(b.lock_fd(), &second) == 0 &&
-         first.st_dev == second.st_dev && first.st_ino == second.st_ino &&
-         PlaceOf(a).offset == PlaceOf(b).offset;
+  if (FileStatus(a.lock_fd(), &first) != 0 ||
+      FileStatus(b.lock_fd(), &second) != 0) {
+    return false;
+  }
+  return S_ISBLK(first.st_mode)
+             ? S_ISBLK(second.st_mode) && first.st_rdev == second.st_rdev
+             : first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+bool IsSamePart(const Export& a, const Export& b) {
+  return IsSameFile(a, b) && PlaceOf(a).offset == PlaceOf(b).offset;
 }
 
 // The base if the owner's export is this one; nullptr if it isn't.
 absl::StatusOr<std::shared_ptr<Export>> OpenIfOwners(
     const ManagedExport& target, const KeptOwner& owner) {
   const Served& served = target.served;
+  ExportSettings settings = served.settings;
+  // With a description beside the page cache, the file would have two users.
+  settings.cache = CacheMode::kWriteback;
   const absl::string_view path =
       served.directory.empty() ? served.file : served.directory;
   if (!target.arguments_known || path.empty() || path[0] != '/' ||
@@ -52,9 +67,8 @@ absl::StatusOr<std::shared_ptr<Export>> OpenIfOwners(
   }
   if (!served.directory.empty()) {
     if (owner.by_path) return nullptr;
-    absl::StatusOr<std::shared_ptr<Export>> base =
-        OpenServedOf(served.directory, owner.export_name, served.settings,
-                     served.partitions);
+    absl::StatusOr<std::shared_ptr<Export>> base = OpenServedOf(
+        served.directory, owner.export_name, settings, served.partitions);
     if (absl::IsNotFound(base.status())) return nullptr;
     return base;
   }
@@ -64,12 +78,30 @@ absl::StatusOr<std::shared_ptr<Export>> OpenIfOwners(
           : owner.by_path;
   if (!may_be_owners) return nullptr;
   absl::StatusOr<std::shared_ptr<Export>> base =
-      OpenServedFile(served.file, served.settings);
+      OpenServedFile(served.file, settings);
   if (base.ok() && owner.by_path &&
       owner.export_name != PathAndPlace(**base, served.file)) {
     return nullptr;
   }
   return base;
+}
+
+// Whether others have a regular file open, also those that /proc doesn't show:
+// the kernel grants a lease for writing only to whom nobody shares the file
+// with. False where it grants none.
+bool IsOpenElsewhere(int fd) {
+  struct statfs fs;
+  if (fstatfs(fd, &fs) != 0) return false;
+  // Their servers decide, and may refuse it whoever has the file open.
+  constexpr uint32_t kCifs = 0xff534d42, kSmb2 = 0xfe534d42;
+  const auto type = static_cast<uint32_t>(fs.f_type);
+  if (type == NFS_SUPER_MAGIC || type == kCifs || type == kSmb2) return false;
+  // Whoever opens the file in this moment waits until it has passed, and a
+  // signal says so: one that is ignored by default.
+  fcntl(fd, F_SETSIG, SIGURG);
+  if (fcntl(fd, F_SETLEASE, F_WRLCK) != 0) return errno == EAGAIN;
+  fcntl(fd, F_SETLEASE, F_UNLCK);
+  return false;
 }
 
 absl::Status InUse(const Export& base, absl::string_view by) {
@@ -106,7 +138,7 @@ absl::StatusOr<std::shared_ptr<Export>> OpenDefinedBase(
         OpenIfOwners(target, header.owner);
     if (!base.ok()) return base;
     if (*base == nullptr) continue;
-    if (found != nullptr && !IsSameFile(*found, **base)) {
+    if (found != nullptr && !IsSamePart(*found, **base)) {
       return absl::FailedPreconditionError(absl::StrCat(
           "the copy may be of ", Quoted(found->path()), " or of ",
           Quoted((*base)->path()), ": --base=FILE names its base"));
@@ -119,6 +151,21 @@ absl::StatusOr<std::shared_ptr<Export>> OpenDefinedBase(
       " is the one that the copy is of, ", Quoted(header.owner.export_name),
       ": --base=FILE names its base, and 'nbdinetctl copies export' makes an "
       "image without one"));
+}
+
+bool MayBeCopyOf(const std::vector<ManagedExport>& exports, const Where& where,
+                 const std::string& directory, const KeptOwner& owner,
+                 const Export& base) {
+  bool is_known = false;
+  for (const ManagedExport& target : exports) {
+    if (!IsSameDirectory(CopyDirectoryOf(target, where), directory)) continue;
+    is_known = true;
+    const absl::StatusOr<std::shared_ptr<Export>> opened =
+        OpenIfOwners(target, owner);
+    if (!opened.ok()) return true;
+    if (*opened != nullptr && IsSameFile(**opened, base)) return true;
+  }
+  return !is_known;
 }
 
 absl::StatusOr<std::shared_ptr<Export>> OpenNamedBase(
@@ -162,7 +209,10 @@ absl::StatusOr<UniqueFd> LockBaseAlone(const Export& base) {
   if (const std::optional<FileUser> user = FindFileUser(fd)) {
     return InUse(base, InWords(*user));
   }
-  if (!base.facts().block_device) return UniqueFd();
+  if (!base.facts().block_device) {
+    if (!IsOpenElsewhere(fd)) return UniqueFd();
+    return InUse(base, "a process, or a loop device, that isn't visible here");
+  }
   // Fails if the device is mounted, or a part of another one.
   UniqueFd alone(open(absl::StrCat("/proc/self/fd/", fd).c_str(),
                       O_RDONLY | O_EXCL | O_CLOEXEC | O_NONBLOCK));

@@ -38,6 +38,13 @@ absl::StatusOr<std::shared_ptr<Export>> OpenDefinedBase(
     const std::vector<ManagedExport>& exports, const Where& where,
     const std::string& directory, const KeptHeader& header);
 
+// Whether a copy in `directory` with this owner may be one of the file of
+// `base`, whatever its header says: no unit that keeps its copies there says
+// that the owner's is another.
+bool MayBeCopyOf(const std::vector<ManagedExport>& exports, const Where& where,
+                 const std::string& directory, const KeptOwner& owner,
+                 const Export& base);
+
 // The file that the administrator has named, open for writing, as the base of a
 // copy with this header. FailedPrecondition: the copy is of a part of a file,
 // whose place only the header knows.

@@ -113,12 +113,11 @@ absl::StatusOr<UniqueFd> Lock(const CopyFile& copy) {
 
 // Which blocks the copy has. nullptr for a clone, which has all.
 absl::StatusOr<std::unique_ptr<KeptMap>> MapOf(const CopyFile& copy,
-                                               const LockedCopy& locked) {
-  const KeptHeader& header = locked.found.header;
-  if (header.block_bytes == 0) return nullptr;
+                                               LockedCopy& locked) {
+  if (locked.found.header.block_bytes == 0) return nullptr;
   int error = 0;
   std::unique_ptr<KeptMap> map =
-      OpenKeptMap(locked.fd.get(), header, ReadBootId(), &error);
+      OpenKeptMap(locked.fd.get(), locked.found, ReadBootId(), &error);
   if (map == nullptr) return Failed(copy, "read its map", error);
   return map;
 }
@@ -260,7 +259,12 @@ void LookAt(CopyFile& copy) {
   copy.holder = ExclusiveLock::HolderOf(fd.get());
   if (copy.header->merge.has_value()) {
     copy.state = "merging";
-    if (!copy.holder.has_value()) {
+    if (const int error = copy.header->lost_error) {
+      copy.reason = absl::StrCat(
+          "a merge was cut short, and can't be repeated: the storage has lost "
+          "something that was written: ",
+          ErrnoText(error));
+    } else if (!copy.holder.has_value()) {
       copy.reason = "a merge was cut short: repeat it";
     }
     return;
@@ -289,7 +293,17 @@ absl::StatusOr<LockedCopy> LockCopy(const CopyFile& copy) {
   return LockedCopy{*std::move(fd), *std::move(found)};
 }
 
-absl::Status DeleteCopy(const CopyFile& copy) {
+absl::Status DeleteCopy(const CopyFile& copy, int fd) {
+  // The directory is the connections' to write to: the name may be another
+  // file's by now.
+  struct stat ours, named;
+  if (FileStatus(fd, &ours) != 0 || fstatat(AT_FDCWD, copy.path().c_str(),
+                                            &named, AT_SYMLINK_NOFOLLOW) != 0) {
+    return Failed(copy, "delete it", errno);
+  }
+  if (ours.st_dev != named.st_dev || ours.st_ino != named.st_ino) {
+    return Refused(copy, "isn't deleted: another file has its name now");
+  }
   if (unlink(copy.path().c_str()) != 0) {
     return Failed(copy, "delete it", errno);
   }
@@ -304,7 +318,7 @@ absl::Status DeleteCopy(const CopyFile& copy) {
 
 absl::Status DiscardCopy(const CopyFile& copy) {
   const absl::StatusOr<UniqueFd> locked = Lock(copy);
-  return locked.ok() ? DeleteCopy(copy) : locked.status();
+  return locked.ok() ? DeleteCopy(copy, locked->get()) : locked.status();
 }
 
 absl::Status ExportCopy(const CopyFile& copy, const std::string& path,

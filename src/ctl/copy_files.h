@@ -53,8 +53,9 @@ struct LockedCopy {
 };
 // FailedPrecondition: it is in use, or no copy.
 absl::StatusOr<LockedCopy> LockCopy(const CopyFile& copy);
-// Deletes a copy that is locked, and waits until that is on stable storage.
-absl::Status DeleteCopy(const CopyFile& copy);
+// Deletes a copy that is locked, at `fd`, and waits until that is on stable
+// storage. FailedPrecondition: the name is another file's.
+absl::Status DeleteCopy(const CopyFile& copy, int fd);
 
 // Deletes a copy. FailedPrecondition: it is in use. Opens no base.
 absl::Status DiscardCopy(const CopyFile& copy);

@@ -14,6 +14,8 @@
 #include "ctl/copy_base.h"
 #include "ctl/exports.h"
 #include "ctl/output.h"
+#include "ctl/where.h"
+#include "export/base_facts.h"
 #include "export/export.h"
 #include "export/kept_copy.h"
 #include "export/kept_merge.h"
@@ -31,6 +33,8 @@ absl::Status Refused(const CopyFile& copy, absl::string_view why) {
 struct FoundBase {
   std::shared_ptr<Export> base;
   std::vector<std::string> directories;
+  // Those that the units define; if these can't be read, why.
+  absl::StatusOr<std::vector<ManagedExport>> exports;
 };
 
 void AddDirectory(const std::string& directory,
@@ -41,73 +45,126 @@ void AddDirectory(const std::string& directory,
   directories.push_back(directory);
 }
 
+absl::StatusOr<std::vector<ManagedExport>> ExportsOf(const Where& where) {
+  absl::StatusOr<BusAndExports> found = OpenBusAndExports(where);
+  if (!found.ok()) return found.status();
+  return std::move(found->exports);
+}
+
 absl::StatusOr<FoundBase> FindBase(const CommandLine& line,
                                    const CopyFile& copy,
                                    const KeptHeader& header) {
-  FoundBase found;
-  found.directories.push_back(copy.directory);
-  if (!line.base.empty()) {
-    absl::StatusOr<std::shared_ptr<Export>> base =
-        OpenNamedBase(line.base, header);
-    if (!base.ok()) return base.status();
-    found.base = *std::move(base);
-    return found;
-  }
-  const absl::StatusOr<BusAndExports> exports = OpenBusAndExports(line.where);
-  if (!exports.ok()) {
+  FoundBase found = {nullptr, {copy.directory}, ExportsOf(line.where)};
+  if (!found.exports.ok() && line.base.empty()) {
     return absl::Status(
-        exports.status().code(),
+        found.exports.status().code(),
         absl::StrCat("the units, which say what the base is, can't be read: ",
-                     exports.status().message(), "; --base=FILE names it"));
+                     found.exports.status().message(),
+                     "; --base=FILE names it"));
   }
   absl::StatusOr<std::shared_ptr<Export>> base =
-      OpenDefinedBase(exports->exports, line.where, copy.directory, header);
+      line.base.empty()
+          ? OpenDefinedBase(*found.exports, line.where, copy.directory, header)
+          : OpenNamedBase(line.base, header);
   if (!base.ok()) return base.status();
   found.base = *std::move(base);
-  for (const ManagedExport& target : exports->exports) {
+  if (!found.exports.ok()) return found;
+  for (const ManagedExport& target : *found.exports) {
     const std::string directory = CopyDirectoryOf(target, line.where);
     if (!directory.empty()) AddDirectory(directory, found.directories);
   }
   return found;
 }
 
-// Whether a copy is of bytes of `base`, or of bytes beside them in the same
-// file, whose time of change is the same.
-bool IsOf(const KeptHeader& header, const Export& base) {
+// Tells which copies concern a merge into a base.
+class Others {
+ public:
+  explicit Others(Export& base)
+      : base_(base), place_(PlaceOf(base)), facts_(ReadBaseFacts(base)) {}
+
+  // Whether a copy is of bytes of the base, or of bytes beside them in the same
+  // file, whose time of change is the same. Of a device, also if that can't be
+  // told.
+  bool Concerns(const KeptHeader& header) const;
+  // Whether a copy that concerns the base is served, and so would become stale,
+  // or wrong.
+  bool IsServed(const CopyFile& copy) const {
+    return copy.state == "kept" || copy.state == "in use" ||
+           (copy.state == "stale" && WouldBeServed(*copy.header));
+  }
+
+ private:
+  // Whether a device would be served as the base of this copy, whatever path it
+  // had.
+  bool WouldBeServed(const KeptHeader& header) const {
+    return base_.facts().block_device && header.base.inode == 0 &&
+           header.size_bytes == base_.facts().size_bytes &&
+           header.base_offset == place_.offset &&
+           header.base_bytes == place_.length &&
+           // What can't be read may be the same.
+           (!facts_.ok() || ChangesOf(header.base, *facts_).empty());
+  }
+
+  Export& base_;
+  const Export::Origin place_;
+  const absl::StatusOr<BaseFacts> facts_;
+};
+
+bool Others::Concerns(const KeptHeader& header) const {
   struct stat other, ours;
-  if (stat(header.base_path.c_str(), &other) != 0 ||
-      FileStatus(base.lock_fd(), &ours) != 0) {
-    return false;
-  }
+  const bool is_there = stat(header.base_path.c_str(), &other) == 0;
+  if (FileStatus(base_.lock_fd(), &ours) != 0) return true;
   if (!S_ISBLK(ours.st_mode)) {
-    return other.st_dev == ours.st_dev && other.st_ino == ours.st_ino;
+    return is_there && other.st_dev == ours.st_dev &&
+           other.st_ino == ours.st_ino;
   }
-  const Export::Origin place = PlaceOf(base);
-  return S_ISBLK(other.st_mode) && other.st_rdev == ours.st_rdev &&
-         header.base_offset < place.offset + place.length &&
-         place.offset < header.base_offset + header.base_bytes;
+  if (WouldBeServed(header)) return true;
+  const bool may_be_same =
+      is_there ? S_ISBLK(other.st_mode) && other.st_rdev == ours.st_rdev
+               : header.base.inode == 0;
+  return may_be_same && header.base_offset < place_.offset + place_.length &&
+         place_.offset < header.base_offset + header.base_bytes;
+}
+
+// Whether `other`, which concerns the base, really is one that a merge has
+// begun with. Its header may be forged, to keep merges of other exports away.
+bool IsHalfMerged(const CopyFile& other, const FoundBase& found,
+                  const Where& where) {
+  const KeptOwner& owner = other.header->owner;
+  if (KeptNameOf(owner) == other.name &&
+      (!found.exports.ok() ||
+       MayBeCopyOf(*found.exports, where, other.directory, owner,
+                   *found.base))) {
+    return true;
+  }
+  Warn(absl::StrCat(Quoted(other.path()), " says that a merge of it into ",
+                    Quoted(found.base->path()),
+                    " was cut short, but isn't a copy of that: ignored"));
+  return false;
 }
 
 // How many other copies a merge makes stale. FailedPrecondition: another merge
-// into the base was cut short.
-absl::StatusOr<size_t> CountOthers(const FoundBase& found,
+// into the base was cut short. Other errors: nobody knows.
+absl::StatusOr<size_t> CountOthers(const FoundBase& found, const Where& where,
                                    const CopyFile& copy) {
+  const Others others(*found.base);
   size_t count = 0;
   for (const std::string& directory : found.directories) {
     const absl::StatusOr<std::vector<CopyFile>> copies = CopiesIn(directory);
-    if (!copies.ok()) continue;
+    if (absl::IsNotFound(copies.status())) continue;
+    if (!copies.ok()) return copies.status();
     for (CopyFile other : *copies) {
       if (directory == copy.directory && other.name == copy.name) continue;
       LookAt(other);
-      if (!other.header.has_value() || !IsOf(*other.header, *found.base)) {
+      if (!other.header.has_value() || !others.Concerns(*other.header)) {
         continue;
       }
-      if (other.state == "merging") {
+      if (other.state == "merging" && IsHalfMerged(other, found, where)) {
         return Refused(copy, absl::StrCat("a merge of ", Quoted(other.path()),
                                           " into the same base was cut short, "
                                           "and has to be repeated first"));
       }
-      if (other.state == "kept" || other.state == "in use") ++count;
+      if (others.IsServed(other)) ++count;
     }
   }
   return count;
@@ -154,7 +211,14 @@ absl::Status MergeCopy(const CommandLine& line, const CopyFile& copy) {
   if (!base.ok()) return base.status();
   const absl::StatusOr<UniqueFd> alone = LockBaseAlone(*base->base);
   if (!alone.ok()) return alone.status();
-  const absl::StatusOr<size_t> others = CountOthers(*base, copy);
+  if (base->base->facts().block_device && !base->exports.ok() && !line.force) {
+    return Refused(copy,
+                   absl::StrCat("the units, which say where there may be other "
+                                "copies of the block device, can't be read: ",
+                                base->exports.status().message(),
+                                "; --force merges if there are none"));
+  }
+  const absl::StatusOr<size_t> others = CountOthers(*base, line.where, copy);
   if (!others.ok()) return others.status();
   absl::Status allowed =
       CheckOthers(copy, *base->base, *others, line.force || goes_on);
@@ -176,7 +240,7 @@ absl::Status MergeCopy(const CommandLine& line, const CopyFile& copy) {
     Warn(absl::StrCat(OtherCopies(*others), " of ", Quoted(base->base->path()),
                       *others == 1 ? " is" : " are", " stale now"));
   }
-  return DeleteCopy(copy);
+  return DeleteCopy(copy, locked->fd.get());
 }
 
 }  // namespace nbdinetd::ctl

@@ -32,6 +32,11 @@ absl::StatusOr<uint64_t> DigestOf(Export& base, uint64_t offset,
 
 }  // namespace
 
+uint64_t TimeOfChange(const struct stat& st) {
+  return static_cast<uint64_t>(st.st_mtim.tv_sec) * kNsPerSecond +
+         static_cast<uint64_t>(st.st_mtim.tv_nsec);
+}
+
 absl::StatusOr<BaseFacts> ReadBaseFacts(Export& base) {
   BaseFacts facts;
   facts.size_bytes = base.facts().size_bytes;
@@ -42,8 +47,7 @@ absl::StatusOr<BaseFacts> ReadBaseFacts(Export& base) {
   }
   if (!S_ISBLK(st.st_mode)) {
     facts.inode = st.st_ino;
-    facts.mtime_ns = static_cast<uint64_t>(st.st_mtim.tv_sec) * kNsPerSecond +
-                     static_cast<uint64_t>(st.st_mtim.tv_nsec);
+    facts.mtime_ns = TimeOfChange(st);
   }
   const uint64_t length = std::min(facts.size_bytes, kDigestBytes);
   if (length == 0) return facts;

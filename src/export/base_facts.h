@@ -6,6 +6,8 @@
 #ifndef NBDINETD_EXPORT_BASE_FACTS_H_
 #define NBDINETD_EXPORT_BASE_FACTS_H_
 
+#include <sys/stat.h>
+
 #include <cstdint>
 #include <string>
 
@@ -13,6 +15,9 @@
 #include "export/export.h"
 
 namespace nbdinetd {
+
+// The time of a file's last change, in nanoseconds since 1970.
+uint64_t TimeOfChange(const struct stat& st);
 
 struct BaseFacts {
   uint64_t size_bytes = 0;  // of the export

@@ -168,16 +168,18 @@ std::string PathAndPlace(const Export& base, const std::string& path) {
   return begin == 0 ? path : absl::StrCat(path, "@", begin);
 }
 
-std::unique_ptr<KeptMap> OpenKeptMap(int fd, const KeptHeader& header,
+std::unique_ptr<KeptMap> OpenKeptMap(int fd, FoundHeader& found,
                                      const std::string& boot_id, int* error) {
+  const KeptHeader& header = found.header;
   const KeptLayout layout = header.layout();
   const uint64_t block = header.block_bytes;
-  return KeptMap::Open({fd, layout.live_map, layout.durable_map,
-                        (header.size_bytes + block - 1) / block},
-                       !boot_id.empty() && boot_id == header.boot_id
-                           ? KeptMap::Believe::kLive
-                           : KeptMap::Believe::kDurable,
-                       error);
+  return KeptMap::Open(
+      {fd, layout.live_map, layout.durable_map,
+       (header.size_bytes + block - 1) / block},
+      !boot_id.empty() && boot_id == header.boot_id
+          ? KeptMap::Believe::kLive
+          : KeptMap::Believe::kDurable,
+      [&] { return SyncCopy(fd, found); }, error);
 }
 
 absl::StatusOr<FoundHeader> MakeCopy(int fd, Export& base,
@@ -240,17 +242,17 @@ absl::StatusOr<FoundHeader> CheckCopy(int fd, Export& base,
     return absl::PermissionDeniedError(
         absl::StrCat("it belongs to ", InWords(header.owner)));
   }
-  if (header.merge.has_value()) {
-    return absl::FailedPreconditionError(
-        "a merge of it into its base was cut short: 'nbdinetctl copies merge' "
-        "goes on with it, and then the client begins anew");
-  }
   if (header.lost_error != 0) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the storage has lost something that the client had written (",
         ErrnoText(header.lost_error),
         "): 'nbdinetctl copies' discards the copy, or writes what is left to "
         "an image of its own"));
+  }
+  if (header.merge.has_value()) {
+    return absl::FailedPreconditionError(
+        "a merge of it into its base was cut short: 'nbdinetctl copies merge' "
+        "goes on with it, and then the client begins anew");
   }
   if (header.block_bytes != 0 && header.block_bytes < PageBytes()) {
     return absl::DataLossError(
@@ -282,15 +284,18 @@ absl::StatusOr<std::shared_ptr<Export>> OpenCopy(UniqueFd fd,
   int error = 0;
   std::unique_ptr<KeptMap> kept;
   if (block != 0) {
-    kept = OpenKeptMap(number, found.header, copy.boot_id, &error);
+    kept = OpenKeptMap(number, found, copy.boot_id, &error);
     if (kept == nullptr) return CantOpen(*base, "its map", error);
   }
   // After the live map: it is what the boot id is about.
   if (same_boot) {
     error = Touch(number, found);
   } else {
+    // A map has been synced by now. Before the header is another: what this
+    // finds to be lost isn't the header.
+    if (block == 0) error = SyncCopy(number, found);
     found.header.boot_id = copy.boot_id;
-    error = ReplaceHeader(number, found);
+    if (error == 0) error = ReplaceHeader(number, found);
   }
   if (error != 0) return CantOpen(*base, "its header", error);
   struct stat st;

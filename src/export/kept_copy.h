@@ -36,8 +36,8 @@ std::string PathAndPlace(const Export& base, const std::string& path);
 
 // The map of the copy at `fd`, which isn't a clone: the live one if it is of
 // this start of the machine, `boot_id`. nullptr and `*error`, an errno value,
-// on failure.
-std::unique_ptr<KeptMap> OpenKeptMap(int fd, const KeptHeader& header,
+// on failure; if that is a sync, the header says that something is lost.
+std::unique_ptr<KeptMap> OpenKeptMap(int fd, FoundHeader& found,
                                      const std::string& boot_id, int* error);
 
 struct NewCopy {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -24,6 +25,9 @@ namespace {
 
 // How often the file for a new copy may be taken away.
 constexpr int kMaxAttempts = 20;
+// How old a leftover is at least. The locks of a directory that machines share
+// may be of one machine only; a copy gets its name within the handshake.
+constexpr time_t kLeftoverSeconds = 60 * 60;
 
 int OpenCopy(int directory, const char* name) {
   open_how how = {};
@@ -93,11 +97,14 @@ int KeptDirectory::MakeNamed() {
 void KeptDirectory::RemoveLeftovers() {
   DIR* const stream = opendir(path_.c_str());
   if (stream == nullptr) return;
+  const time_t long_ago = time(nullptr) - kLeftoverSeconds;
   while (const dirent* entry = readdir(stream)) {
     if (!absl::StartsWith(entry->d_name, kUnnamedBegin)) continue;
     const UniqueFd fd(OpenCopy(fd_.get(), entry->d_name));
     if (!fd.valid()) continue;
-    if (ExclusiveLock(fd.get()).Try().value_or(false)) {
+    struct stat st;
+    if (FileStatus(fd.get(), &st) == 0 && st.st_mtime < long_ago &&
+        ExclusiveLock(fd.get()).Try().value_or(false)) {
       unlinkat(fd_.get(), entry->d_name, 0);
     }
   }

@@ -10,7 +10,7 @@
 // Where the file system can't make a file without a name, the file for a new
 // copy has a hidden one, and the lock of ExclusiveLock from the start. A
 // process that is killed leaves it, without the lock; the next one that needs
-// such a file deletes it.
+// such a file deletes it, an hour later at the earliest.
 //
 // System calls after Open(): openat2, dup3, linkat or, where a file needs a
 // name from the start, renameat2; unlinkat; fsync. Threads: one.

@@ -88,6 +88,22 @@ bool IsPossible(const KeptHeader& header) {
                         header.size_bytes / block / 8 <= kMaxCopyMapBytes);
 }
 
+// Writes what is to follow `found` into the other slot, and waits for nothing.
+// 0 or an errno value, and then `found` is as before.
+int WriteNext(int fd, FoundHeader& found) {
+  if (found.header.sequence >= KeptHeader::kMaxSequence) return EOVERFLOW;
+  FoundHeader next = found;
+  ++next.header.sequence;
+  next.slot = 1 - found.slot;
+  const absl::StatusOr<std::string> slot = EncodeHeader(next.header);
+  if (!slot.ok()) return EINVAL;
+  const uint64_t offset = next.header.layout().slots +
+                          static_cast<uint64_t>(next.slot) * kHeaderSlotBytes;
+  if (const int error = WriteAll(fd, offset, *slot)) return error;
+  found = std::move(next);
+  return 0;
+}
+
 }  // namespace
 
 KeptLayout KeptHeader::layout() const {
@@ -220,18 +236,27 @@ absl::StatusOr<FoundHeader> ReadHeader(int fd) {
 }
 
 int ReplaceHeader(int fd, FoundHeader& found) {
-  if (found.header.sequence >= KeptHeader::kMaxSequence) return EOVERFLOW;
   FoundHeader next = found;
-  ++next.header.sequence;
-  next.slot = 1 - found.slot;
-  const absl::StatusOr<std::string> slot = EncodeHeader(next.header);
-  if (!slot.ok()) return EINVAL;
-  const uint64_t offset = next.header.layout().slots +
-                          static_cast<uint64_t>(next.slot) * kHeaderSlotBytes;
-  if (const int error = WriteAll(fd, offset, *slot)) return error;
+  if (const int error = WriteNext(fd, next)) return error;
   if (const int error = SyncData(fd)) return error;
   found = std::move(next);
   return 0;
+}
+
+void MarkLost(int fd, FoundHeader& found, int error) {
+  found.header.lost_error = error;
+  // One slot may be lost, too. What the storage doesn't take is in the page
+  // cache until the machine is restarted.
+  for (int slot = 0; slot < 2; ++slot) {
+    WriteNext(fd, found);
+    SyncData(fd);
+  }
+}
+
+int SyncCopy(int fd, FoundHeader& found) {
+  const int error = SyncData(fd);
+  if (error != 0) MarkLost(fd, found, error);
+  return error;
 }
 
 int SyncData(int fd) {

@@ -106,6 +106,14 @@ absl::StatusOr<FoundHeader> ReadHeader(int fd);
 // 0 or an errno value; EOVERFLOW: there is no higher number.
 int ReplaceHeader(int fd, FoundHeader& found);
 
+// Says in the header, in both slots as far as the storage takes it, that the
+// storage has lost something that the client had written, for `error`, an errno
+// value. `found` becomes what has been written.
+void MarkLost(int fd, FoundHeader& found, int error);
+// As SyncData(). The kernel reports a lost write once, and then calls what the
+// storage lacks clean: if this fails, MarkLost() says so to all later ones.
+int SyncCopy(int fd, FoundHeader& found);
+
 // Reads or writes all bytes at `offset`. 0 or an errno value: EIO at the end of
 // the file.
 int ReadAll(int fd, uint64_t offset, char* out, size_t size);

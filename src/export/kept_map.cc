@@ -59,6 +59,7 @@ KeptMap::KeptMap(const Place& place, Bytes live, Bytes durable)
 }
 
 std::unique_ptr<KeptMap> KeptMap::Open(const Place& place, Believe believe,
+                                       absl::FunctionRef<int()> sync,
                                        int* error) {
   const uint64_t bytes = (place.blocks + 7) / 8;
   // Memory that nothing has touched is no memory yet.
@@ -78,7 +79,7 @@ std::unique_ptr<KeptMap> KeptMap::Open(const Place& place, Believe believe,
   if (*error != 0) return nullptr;
   std::unique_ptr<KeptMap> map(
       new KeptMap(place, std::move(live), std::move(durable)));
-  if (believe == Believe::kDurable) *error = map->RestoreLive();
+  if (believe == Believe::kDurable) *error = map->RestoreLive(sync);
   map->FindChanges();
   return *error == 0 ? std::move(map) : nullptr;
 }
@@ -106,7 +107,7 @@ int KeptMap::Read(int fd, uint64_t offset, uint64_t size, unsigned char* out) {
   return 0;
 }
 
-int KeptMap::RestoreLive() {
+int KeptMap::RestoreLive(absl::FunctionRef<int()> sync) {
   constexpr uint64_t kPart = 1 << 20;
   for (uint64_t at = 0; at < bytes_; at += kPart) {
     const uint64_t size = std::min(kPart, bytes_ - at);
@@ -116,7 +117,7 @@ int KeptMap::RestoreLive() {
       return error;
     }
   }
-  return SyncData(place_.fd);
+  return sync();
 }
 
 uint64_t KeptMap::PageSize(size_t page) const {

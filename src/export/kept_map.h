@@ -58,9 +58,11 @@ class KeptMap {
   enum class Believe { kLive, kDurable };
 
   // Reads the maps. With kDurable, the live map becomes the durable one first,
-  // and is on stable storage before this returns. nullptr and `*error`, an
-  // errno value, on failure.
+  // and is on stable storage before this returns: `sync` makes all that has
+  // been written to the file so, and returns an errno value. nullptr and
+  // `*error`, an errno value, on failure.
   static std::unique_ptr<KeptMap> Open(const Place& place, Believe believe,
+                                       absl::FunctionRef<int()> sync,
                                        int* error);
 
   // Calls `visit` for each run [begin, end) of blocks that are in the copy.
@@ -93,7 +95,7 @@ class KeptMap {
   // Reads a map, but for what is a hole in the file. 0 or an errno value.
   static int Read(int fd, uint64_t offset, uint64_t size, unsigned char* out);
   // Writes the durable map over the live one. 0 or an errno value.
-  int RestoreLive();
+  int RestoreLive(absl::FunctionRef<int()> sync);
   // Adds blocks whose bits are in one page. All or none. Needs mutex_.
   int AddInPage(uint64_t begin, uint64_t end);
   // Finds the pages in which the maps differ.

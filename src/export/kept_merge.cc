@@ -74,6 +74,8 @@ class Merge {
   // Writes all of the copy into the base. `compares`: the page cache of the
   // base can be believed.
   absl::Status Write(bool compares);
+  // Makes the time that the base now has durable, and another than before.
+  absl::Status SettleTime();
 
  private:
   uint64_t size() const { return found_.header.size_bytes; }
@@ -96,6 +98,7 @@ class Merge {
   Export& base_;
   KeptMap* const map_;  // nullptr: a clone, which has all
   std::vector<char> theirs_;
+  uint64_t time_before_ = 0;  // of the base's last change
 };
 
 template <typename Visit>
@@ -129,17 +132,25 @@ absl::Status Merge::ForEachPiece(uint64_t begin, uint64_t end, Visit visit) {
 
 absl::StatusOr<uint64_t> Merge::DigestOf(uint64_t offset, uint64_t length) {
   std::vector<char> bytes(length);
-  absl::Status status = is_clone()
-                            ? absl::OkStatus()
-                            : ReadBase(base_, offset, absl::MakeSpan(bytes));
-  if (status.ok()) {
-    status = ForEachPiece(
-        offset, offset + length, [&](uint64_t at, absl::Span<const char> part) {
-          std::copy(part.begin(), part.end(),
-                    bytes.begin() + static_cast<ptrdiff_t>(at - offset));
-          return absl::OkStatus();
-        });
-  }
+  uint64_t done = 0;
+  // The base is read only where the copy has nothing: what it couldn't store of
+  // an earlier merge may be unreadable until it is written again.
+  const auto read_base_to = [&](uint64_t end) {
+    return end == done || is_clone()
+               ? absl::OkStatus()
+               : ReadBase(base_, offset + done,
+                          absl::MakeSpan(bytes).subspan(done, end - done));
+  };
+  absl::Status status = ForEachPiece(
+      offset, offset + length, [&](uint64_t at, absl::Span<const char> part) {
+        const uint64_t begin = at - offset;
+        absl::Status read = read_base_to(begin);
+        std::copy(part.begin(), part.end(),
+                  bytes.begin() + static_cast<ptrdiff_t>(begin));
+        done = begin + part.size();
+        return read;
+      });
+  if (status.ok()) status = read_base_to(length);
   if (!status.ok()) return status;
   return Checksum({bytes.data(), bytes.size()});
 }
@@ -168,8 +179,9 @@ absl::Status Merge::TryToRead() {
 }
 
 absl::Status Merge::Begin(const KeptHeader::Merge& merge) {
-  // After a loss of power, the durable map tells which blocks there are.
-  const auto sync = [this] { return SyncData(fd_); };
+  // After a loss of power, the durable map tells which blocks there are. What
+  // this finds to be lost, no later merge would.
+  const auto sync = [this] { return SyncCopy(fd_, found_); };
   int error = is_clone() ? sync() : map_->Flush(sync);
   FoundHeader marked = found_;
   marked.header.merge = merge;
@@ -178,7 +190,7 @@ absl::Status Merge::Begin(const KeptHeader::Merge& merge) {
     error = ReplaceHeader(fd_, marked);
   }
   if (error != 0) {
-    return Failed("mark the copy, before the base is changed", error);
+    return Failed("sync and mark the copy, before the base is changed", error);
   }
   found_ = std::move(marked);
   return absl::OkStatus();
@@ -186,11 +198,38 @@ absl::Status Merge::Begin(const KeptHeader::Merge& merge) {
 
 absl::Status Merge::Touch() {
   if (base_.facts().block_device) return absl::OkStatus();
-  const int fd = base_.lock_fd();
-  if (futimens(fd, nullptr) != 0 || fsync(fd) != 0) {
+  struct stat before;
+  if (FileStatus(base_.lock_fd(), &before) != 0) {
+    return Failed("find the time of the base", errno);
+  }
+  time_before_ = TimeOfChange(before);
+  if (futimens(base_.lock_fd(), nullptr) != 0) {
     return Failed("change the time of the base", errno);
   }
-  return absl::OkStatus();
+  return SettleTime();
+}
+
+absl::Status Merge::SettleTime() {
+  if (base_.facts().block_device) return absl::OkStatus();
+  const int fd = base_.lock_fd();
+  struct stat now;
+  if (FileStatus(fd, &now) != 0) {
+    return Failed("find the time of the base", errno);
+  }
+  // Where times are coarse, or the clock has been set, it may be the same.
+  const auto is_known = [&] {
+    const uint64_t time = TimeOfChange(now);
+    return time == time_before_ || time == found_.header.base.mtime_ns;
+  };
+  bool is_set = false;
+  for (; is_known(); is_set = true) now.st_mtim.tv_sec += 2;  // as on FAT
+  const timespec times[] = {{.tv_sec = 0, .tv_nsec = UTIME_OMIT}, now.st_mtim};
+  if (is_set && futimens(fd, times) != 0) {
+    return Failed("change the time of the base", errno);
+  }
+  // fdatasync() would leave the time behind.
+  return fsync(fd) == 0 ? absl::OkStatus()
+                        : Failed("sync the time of the base", errno);
 }
 
 absl::Status Merge::Write(bool compares) {
@@ -200,7 +239,8 @@ absl::Status Merge::Write(bool compares) {
       });
   if (!status.ok()) return status;
   if (const int error = base_.Flush()) return Failed("sync the base", error);
-  return absl::OkStatus();
+  // The next copies remember the time of the last write.
+  return SettleTime();
 }
 
 absl::Status Merge::WritePiece(uint64_t offset, absl::Span<const char> bytes,
@@ -287,7 +327,8 @@ absl::Status CheckUnchanged(const KeptHeader& header, Export& base) {
                    " has changed since (", changes, ")"));
 }
 
-// Whether `base` is the one that an earlier merge began to change.
+// Whether `base` is the one that an earlier merge began to change, as far as
+// that shows (kept_merge.h).
 absl::Status CheckSame(const KeptHeader& header, const KeptHeader::Merge& now,
                        const Export& base) {
   const KeptHeader::Merge& before = *header.merge;
@@ -310,12 +351,11 @@ absl::Status CheckSame(const KeptHeader& header, const KeptHeader::Merge& now,
       "to an image of its own"));
 }
 
-absl::StatusOr<std::unique_ptr<KeptMap>> OpenMap(int fd,
-                                                 const KeptHeader& header,
+absl::StatusOr<std::unique_ptr<KeptMap>> OpenMap(int fd, FoundHeader& found,
                                                  const std::string& boot_id) {
-  if (header.block_bytes == 0) return nullptr;
+  if (found.header.block_bytes == 0) return nullptr;
   int error = 0;
-  std::unique_ptr<KeptMap> map = OpenKeptMap(fd, header, boot_id, &error);
+  std::unique_ptr<KeptMap> map = OpenKeptMap(fd, found, boot_id, &error);
   if (map == nullptr) return Failed("read the copy's map", error);
   return map;
 }
@@ -328,7 +368,7 @@ absl::Status MergeIntoBase(int fd, FoundHeader& found, Export& base,
   absl::Status status = CheckPlace(header, base);
   if (!status.ok()) return status;
   const absl::StatusOr<std::unique_ptr<KeptMap>> map =
-      OpenMap(fd, header, boot_id);
+      OpenMap(fd, found, boot_id);
   if (!map.ok()) return map.status();
   Merge merge(fd, found, base, map->get());
   const bool is_first = !header.merge.has_value();

@@ -20,8 +20,17 @@
 // - After an error, the page cache may have bytes that the storage lacks. A
 //   repeated merge therefore writes all blocks of the copy, whatever the base
 //   seems to have. Only the first merge of a clone, which has no map, compares.
-// - The merge has ended when the base has been synced. Whoever called it then
-//   deletes the copy.
+// - The merge has ended when the base has been synced, its time included: the
+//   copies that are made next remember that. Whoever called it then deletes the
+//   copy.
+// - A sync of the copy that fails says that the storage has lost a part of it,
+//   and no later one says so again. The header does: such a copy is no longer
+//   merged.
+//
+// What others write to the base between a merge that was cut short and its
+// repetition is only noticed in the first and in the last MiB, and nowhere
+// under what the copy has: of a clone, which has all, never. The repetition
+// writes over it, or leaves it.
 //
 // The functions expect the lock on the copy (ExclusiveLock), and that nobody
 // else has the base open (base_lock.h, image_lock.h). Threads: one.

@@ -29,10 +29,7 @@ int LossMark::Flush() {
 void LossMark::Mark(int error) {
   const std::lock_guard lock(mutex_);
   if (found_.header.lost_error != 0) return;
-  found_.header.lost_error = error;
-  // As far as the storage takes it. If it doesn't, the page cache has it until
-  // the machine is restarted.
-  ReplaceHeader(lock_fd(), found_);
+  MarkLost(lock_fd(), found_, error);
 }
 
 }  // namespace nbdinetd

@@ -7,6 +7,7 @@
 #include "base/errors.h"
 #include "base/limits.h"
 #include "base/steady_clock.h"
+#include "export/base_lock.h"
 #include "export/exclusive.h"
 #include "export/image_lock.h"
 
@@ -37,6 +38,14 @@ Refusal UsedByQemu(const std::string& name) {
                         "with --readonly, --cow or --force-share")}};
 }
 
+Refusal BeingMerged(const std::string& name, const absl::Status& status) {
+  return {NBD_REP_ERR_POLICY,
+          std::string(status.message()),
+          {ExitStatus::kUnavailable,
+           absl::StrCat("export ", Quoted(name), ": ", status.message())},
+          /*ends_connection=*/true};
+}
+
 Refusal NotLockable(const std::string& name, const absl::Status& status) {
   return {
       NBD_REP_ERR_PLATFORM,
@@ -52,6 +61,10 @@ std::optional<Refusal> ExportLock::Lock(const Export& target,
                                         const std::string& name) {
   if (std::optional<Refusal> refusal = LockForOne(target, name)) {
     return refusal;
+  }
+  // Whatever is locked, and also where nothing is.
+  if (const absl::Status status = CheckNoMerge(target); !status.ok()) {
+    return BeingMerged(name, status);
   }
   const bool is_written_to = !target.lock_fd_is_read_only();
   if (!is_written_to || settings_.force_share || LockImage(target)) {

@@ -1,5 +1,6 @@
 // Locks the chosen export for one client (--exclusive), and waits for the lock;
-// and locks its image as QEMU's programs do (export/image_lock.h).
+// locks its image as QEMU's programs do (export/image_lock.h); and keeps away
+// from a merge into it (export/base_lock.h).
 //
 // The wait also ends when the client disconnects, a shutdown signal arrives, or
 // the handshake's time limit is reached. The lock is tried again, at intervals

@@ -14,6 +14,8 @@ namespace {
 thread_local Locks* current = nullptr;
 
 constexpr pid_t kHolder = 4242;
+// The byte that a merge locks.
+constexpr off_t kMerge = INT64_MAX - 0xfe00;
 
 // QEMU's bytes, from 100 to 203, and the one that says that an image is used by
 // nbdinetd.
@@ -45,6 +47,10 @@ int Locks::Control(int command, struct flock* lock) {
   if (IsOfImage(*lock)) {
     // No virtual machine uses the image.
     if (command == F_OFD_GETLK) lock->l_type = F_UNLCK;
+    return 0;
+  }
+  if (command == F_OFD_GETLK && lock->l_start == kMerge) {
+    lock->l_type = F_UNLCK;
     return 0;
   }
   Require(lock->l_len == 1 && lock->l_whence == SEEK_SET &&

@@ -28,3 +28,10 @@ def change_headers(copy, change):
         slot = change(slot)
         content[begin:begin + SLOT] = slot + struct.pack(">Q", crc64(slot))
     copy.write_bytes(content)
+
+
+def begun(slot, owner):
+    """The header, as if a merge had begun; `owner` is the export of its owner."""
+    # Behind the last text, which that is.
+    at = slot.rindex(owner.encode()) + len(owner)
+    return slot[:at] + struct.pack(">Q", 1) + slot[at + 8:]

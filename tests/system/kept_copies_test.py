@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from faults import LoopDevice, Mount, need_privilege, private_mounts
 from file_systems import has_file_system, need_in_kernel
 from harness import *
-from kept_headers import SLOT, change_headers, crc64
+from kept_headers import SLOT, begun, change_headers, crc64
 from tls import TlsClient, authority, client_context, main_with_tls
 
 BLOCK = 4096
@@ -516,6 +516,11 @@ def _(t):
     client.close()
     leave(second, two)
     eq(hidden in copies_in(mounted), True)
+    # Not at once: the locks of other machines may not be visible here.
+    third, three = started(t, mounted, path, address="127.0.0.2")
+    leave(third, three)
+    eq(hidden in copies_in(mounted), True)
+    os.utime(Path(mounted, hidden), (0, time.time() - 2 * 60 * 60))
     third, three = started(t, mounted, path, address="127.0.0.3")
     leave(third, three)
     eq([name for name in copies_in(mounted) if name.startswith(".")], [])
@@ -749,6 +754,14 @@ def lock_base(path, kind):
     return file
 
 
+def with_base_path(slot, old, new):
+    """The header, with another path of the base; the owner's export, the last text, stays."""
+    text, other = (struct.pack(">Q", len(path)) + path.encode() for path in (old, new))
+    begin = slot.index(text)
+    assert begin != slot.rindex(text)
+    return (slot[:begin] + other + slot[begin + len(text):]).ljust(len(slot), b"\0")[:len(slot)]
+
+
 def state_of(t, folder, name):
     row, = (row for row in json.loads(ctl(t, folder, "--json").stdout()) if row["copy"] == name)
     return row["state"]
@@ -809,12 +822,35 @@ def _(t):
     with lock_base(path, fcntl.F_WRLCK):
         log = refused(t, folder, path)
         contains("'nbdinetctl copies merge' writes to", log)
-        process, client = t.activated("--cow", "--log=stderr", path)
-        client.handshake()
-        refuses_option(NBD_REP_ERR_POLICY, client)
-        contains("'nbdinetctl copies merge' writes to", ended_by(process, client))
+        for options in (["--cow"], [], ["--readonly"], ["--force-share"], ["--exclusive=refuse"],
+                        ["--readonly", "--exclusive=wait"], ["--sandbox=require"]):
+            process, client = t.activated(*options, "--log=stderr", path)
+            client.handshake()
+            refuses_option(NBD_REP_ERR_POLICY, client)
+            contains("'nbdinetctl copies merge' writes to", ended_by(process, client))
     eq(copies_in(folder), [])
     written(t, folder, path)
+
+
+@test("a merge finds users of the file whom /proc doesn't show, such as a loop device")
+def _(t):
+    need_privilege("root", "loop")
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    with open(path, "r+b") as file:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError:
+            require(False, "needs leases")
+    name = written(t, folder, path)
+    device = t.run([need("losetup"), "--find", "--show", path]).stdout().strip()
+    try:
+        contains("that isn't visible here", ctl(t, folder, "merge", name, f"--base={path}", status=1).stderr())
+        eq(Path(path).read_bytes() == pattern(0, MIB), True)
+    finally:
+        t.run(["losetup", "--detach", device])
+    wait_until(lambda: not Path(f"/sys/block/{Path(device).name}/loop").exists(), "the device is detached")
+    ctl(t, folder, "merge", name, f"--base={path}")
+    eq(Path(path).read_bytes()[5000:5004], b"mine")
 
 
 @test("a merge that makes other copies stale needs --force")
@@ -838,12 +874,28 @@ def _(t):
     device = t.run([need("losetup"), "--find", "--show", disk]).stdout().strip()
     t.defer(t.run, ["losetup", "--detach", device])
     name, other = written(t, folder, device), written(t, folder, device, address="127.0.0.2")
-    contains("a block device doesn't show that it has changed",
-             ctl(t, folder, "merge", name, f"--base={device}", "--force", status=1).stderr())
+
+    def is_refused(words, *options):
+        contains(words, ctl(t, folder, "merge", name, f"--base={device}", *options, status=1).stderr())
+        eq(Path(device).read_bytes() == pattern(0, 4 * MIB), True)
+
+    # Where no system manager says which units there are, nobody knows where there may be other copies.
+    is_refused("which say where there may be other copies of the block device, can't be read")
+    is_refused("a block device doesn't show that it has changed", "--force")
+    # Nor if the other's header says that its device is elsewhere, or gone, or if the merge goes on.
+    whole = (folder / other).read_bytes()
+    for path in ("/no/such/dev", "/dev/zero", t.pattern_image(4 * MIB, "another.img")):
+        change_headers(folder / other, lambda slot, path=path: with_base_path(slot, device, path))
+        is_refused("a block device doesn't show that it has changed", "--force")
+        (folder / other).write_bytes(whole)
+    change_headers(folder / name, lambda slot: begun(slot, device))
+    is_refused("a block device doesn't show that it has changed", "--force")
+    ctl(t, folder, "discard", name)
     ctl(t, folder, "discard", other)
+    name = written(t, folder, device)
     with open(device, "rb"):
-        contains("in use by process", ctl(t, folder, "merge", name, f"--base={device}", status=1).stderr())
-    ctl(t, folder, "merge", name, f"--base={device}")
+        is_refused("in use by process", "--force")
+    ctl(t, folder, "merge", name, f"--base={device}", "--force")
     eq(copies_in(folder), [])
     eq(Path(device).read_bytes() == pattern(0, 5000) + b"mine" + pattern(5004, 4 * MIB - 5004), True)
 
@@ -935,22 +987,21 @@ def merge_with_kills(t, kills, seed=1):
 def _(t):
     path, folder = t.pattern_image(MIB), folder_of(t)
     name, other = written(t, folder, path), written(t, folder, path, address="127.0.0.2")
-
-    def mark(slot):
-        # Behind the last text, the export's name.
-        at = slot.rindex(path.encode()) + len(path)
-        return slot[:at] + struct.pack(">Q", 1) + slot[at + 8:]
-
-    change_headers(folder / name, mark)
+    change_headers(folder / name, lambda slot: begun(slot, path))
     eq(state_of(t, folder, name), "merging")
     contains("has to be repeated first", ctl(t, folder, "merge", other, f"--base={path}", "--force", status=1).stderr())
     # What the header remembers of the base isn't so.
     contains("isn't the base that an earlier merge began to change",
              ctl(t, folder, "merge", name, f"--base={path}", status=1).stderr())
     contains("a merge of it into its base was cut short", refused(t, folder, "--cow-stale=discard", path))
-    ctl(t, folder, "discard", name)
-    eq(copies_in(folder), [other])
-    eq(Path(path).read_bytes() == pattern(0, MIB), True)
+    # Whoever writes a header can't keep merges away from an export that isn't the owner's.
+    os.rename(folder / name, folder / "x@y.copy")
+    log = ctl(t, folder, "merge", other, f"--base={path}").stderr()
+    contains("x@y.copy\" says that a merge of it into", log)
+    contains("was cut short, but isn't a copy of that: ignored", log)
+    eq(Path(path).read_bytes()[5000:5004], b"mine")
+    ctl(t, folder, "discard", "x@y.copy")
+    eq(copies_in(folder), [])
 
 
 @test("the example of nbdinetd.export(5) deletes copies that nobody has used for long, and no others")

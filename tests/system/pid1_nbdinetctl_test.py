@@ -19,7 +19,7 @@ import unicodedata  # noqa: E402
 import failing_calls  # noqa: E402
 import pid1  # noqa: E402
 from harness import *  # noqa: E402
-from kept_headers import change_headers  # noqa: E402
+from kept_headers import begun, change_headers  # noqa: E402
 
 PORT = ("127.0.0.1", 10809)
 LISTEN_PORT = ("127.0.0.1", 10909)
@@ -747,6 +747,20 @@ def _(t):
         contains(f"journalctl -u {row['unit']}", row["result"])
 
 
+def keeping_export(t, name, port, lines):
+    """Defines an export that keeps copies, and starts it."""
+    machine.write(f"/etc/nbdinetd/{name}.export", f"[Export]\n{lines}Cow=keep\nCowKey=peer-address\n"
+                  f"[Socket]\nListenStream=127.0.0.1:{port}\n")
+
+    def undo():
+        machine.systemctl("stop", f"nbdinetd-{name}.socket", f"nbdinetd-{name}@*.service", check=False)
+        machine.shell(f"rm -rf /etc/nbdinetd/{name}.export /var/lib/nbdinetd/{name} /var/lib/private/nbdinetd/{name}")
+        machine.systemctl("daemon-reload")
+    t.defer(undo)
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", f"nbdinetd-{name}.socket")
+
+
 @test("copies merge writes to the file, and the part of it, of the export's unit, whatever the copy says")
 def _(t):
     machine.write("/srv/nbd/base.img", pattern(0, 2 * MIB))
@@ -758,16 +772,7 @@ def _(t):
             ("named", "File=/srv/nbd/base.img\nExportName=disk\n"),
             ("folder", "Directory=/srv/nbd/images\n"))):
         port = 10970 + number
-        machine.write(f"/etc/nbdinetd/{name}.export", f"[Export]\n{lines}Cow=keep\nCowKey=peer-address\n"
-                      f"[Socket]\nListenStream=127.0.0.1:{port}\n")
-
-        def undo(name=name):
-            machine.systemctl("stop", f"nbdinetd-{name}.socket", f"nbdinetd-{name}@*.service", check=False)
-            machine.shell(f"rm -rf /etc/nbdinetd/{name}.export /var/lib/nbdinetd/{name} /var/lib/private/nbdinetd/{name}")
-            machine.systemctl("daemon-reload")
-        t.defer(undo)
-        machine.systemctl("daemon-reload")
-        machine.systemctl("start", f"nbdinetd-{name}.socket")
+        keeping_export(t, name, port, lines)
         client = Client(connect(("127.0.0.1", port))).start("" if name == "plain" else "disk")
         client.write(5000, f"from {name}".encode())
         contains("is in use by process", ctl("copies", "merge", rows("copies")[0]["copy"], status=1).stderr)
@@ -787,6 +792,41 @@ def _(t):
         eq(base[at:at + 5 + len(name)], f"from {name}".encode())
         eq(base[:5000] == pattern(0, 5000), True)
     eq(machine.path("/srv/nbd/vict.img").read_bytes() == pattern(0, 2 * MIB), True)
+
+
+@test("copies merge finds the copies of its file in all units' directories, and believes no mark of another file's copy")
+def _(t):
+    machine.write("/srv/nbd/base.img", pattern(0, 2 * MIB))
+    machine.write("/srv/nbd/vict.img", pattern(0, 2 * MIB))
+    copies = []
+    for number, (name, file) in enumerate((("first", "base"), ("second", "base"), ("third", "vict"))):
+        keeping_export(t, name, 10970 + number, f"File=/srv/nbd/{file}.img\nExportName=disk\n")
+        client = Client(connect(("127.0.0.1", 10970 + number))).start("disk")
+        client.write(5000, f"from {name}".encode())
+        client.disconnect()
+        client.expect_end()
+        wait_until(lambda: not machine.instances(), "the connection's unit to be gone")
+        copies += [row for row in rows("copies") if row["directory"] not in [copy["directory"] for copy in copies]]
+    files = [machine.path(f"{copy['directory']}/{copy['copy']}") for copy in copies]
+
+    def merge(*options, status=0):
+        return ctl("copies", "merge", f"{copies[0]['directory']}/{copies[0]['copy']}", *options, status=status).stderr
+
+    # The third is of another file, whatever it says.
+    change_headers(files[2], lambda slot: begun(slot.replace(b"/srv/nbd/vict.img", b"/srv/nbd/base.img"), "disk"))
+    for options in ([], ["--base=/srv/nbd/base.img"]):
+        log = merge(*options, status=1)
+        contains(f'{copies[2]["copy"]}" says that a merge of it into', log)
+        contains("but isn't a copy of that: ignored", log)
+        contains("another copy of", log)
+    # The second is of the same.
+    change_headers(files[1], lambda slot: begun(slot, "disk"))
+    for options in ([], ["--base=/srv/nbd/base.img"]):
+        contains("has to be repeated first", merge("--force", *options, status=1))
+    eq(machine.path("/srv/nbd/base.img").read_bytes() == pattern(0, 2 * MIB), True)
+    files[1].unlink()
+    merge()
+    eq(machine.path("/srv/nbd/base.img").read_bytes()[5000:5010], b"from first")
 
 
 @test("clients of an .export file that is deleted are shown, and can be disconnected")

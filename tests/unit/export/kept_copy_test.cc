@@ -263,6 +263,30 @@ TEST_F(KeptCopyTest, SurvivesEveryCrash) {
   }
 }
 
+// The kernel says so once, to this process.
+TEST_F(KeptCopyTest, RemembersALossThatOpeningFinds) {
+  for (const bool is_clone : {false, true}) {
+    SCOPED_TRACE(is_clone);
+    Make();
+    if (is_clone) MakeClone();
+    UniqueFd fd(open(file_.c_str(), O_RDWR | O_CLOEXEC));
+    auto base = Base();
+    auto found = CheckCopy(fd.get(), *base, Owner());
+    ASSERT_TRUE(found.ok()) << found.status();
+    Recorder::faults.fd = fd.get();
+    Recorder::faults.failed_syncs = 1;
+    const auto copy =
+        OpenCopy(std::move(fd), base,
+                 {*std::move(found), kNextBoot, CopySettings().max_bytes});
+    Recorder::faults.fd = -1;
+    EXPECT_EQ(Recorder::faults.failed_syncs, 0);
+    EXPECT_FALSE(copy.ok());
+    fd = UniqueFd(open(file_.c_str(), O_RDWR | O_CLOEXEC));
+    EXPECT_TRUE(absl::IsFailedPrecondition(
+        CheckCopy(fd.get(), *base, Owner()).status()));
+  }
+}
+
 // A durable write promises itself alone.
 TEST_F(KeptCopyTest, KeepsDurableWrites) {
   for (int round = 0; round < 15; ++round) {

@@ -69,6 +69,25 @@ class WatchedBase : public Layer {
   WatchedBase(std::shared_ptr<Export> base, std::function<void()> before)
       : Layer(std::move(base)), before_(std::move(before)) {}
 
+  // This block can't be read any more.
+  void Break(uint64_t block) { broken_ = block; }
+  // Calls `after` after each successful flush.
+  void AfterFlush(std::function<void()> after) { after_ = std::move(after); }
+
+  StorageError Read(uint64_t offset, absl::Span<char> out,
+                    size_t* done) override {
+    if (offset < (broken_ + 1) * kBlock &&
+        broken_ * kBlock < offset + out.size()) {
+      return EIO;
+    }
+    return Layer::Read(offset, out, done);
+  }
+  int Flush() override {
+    const int error = Layer::Flush();
+    if (error == 0 && after_) after_();
+    return error;
+  }
+
   int Write(uint64_t offset, absl::Span<const char> data,
             bool durable) override {
     before_();
@@ -82,7 +101,11 @@ class WatchedBase : public Layer {
   }
 
  private:
+  static constexpr uint64_t kNone = kSize;  // behind the last block
+
   const std::function<void()> before_;
+  std::function<void()> after_;
+  uint64_t broken_ = kNone;
 };
 
 class KeptMergeTest : public testing::Test {
@@ -98,6 +121,8 @@ class KeptMergeTest : public testing::Test {
     Recorder::skips_syncs = false;
     Recorder::faults.fd = -1;
     Recorder::faults.failed_syncs = Recorder::faults.failed_writes = 0;
+    Recorder::faults.good_syncs = Recorder::faults.good_writes = 0;
+    Recorder::stops_clock = false;
   }
 
   static KeptOwner Owner() {
@@ -194,7 +219,9 @@ class KeptMergeTest : public testing::Test {
       ++changes_;
     };
     WatchedBase base(Base(settings), check);
-    Recorder::faults.fd = base.lock_fd();
+    base.Break(broken_block_);
+    base.AfterFlush(after_flush_);
+    Recorder::faults.fd = copy_fails_ ? fd.get() : base.lock_fd();
     return {MergeIntoBase(fd.get(), *found, base, boot_id), base.lock_fd(),
             fd.get()};
   }
@@ -214,6 +241,10 @@ class KeptMergeTest : public testing::Test {
   const std::string original_;
   std::string merged_;
   int changes_ = 0;
+  // Of the next merges.
+  bool copy_fails_ = false;
+  uint64_t broken_block_ = kSize;
+  std::function<void()> after_flush_;
   std::mt19937_64 random_{4711};
 };
 
@@ -353,6 +384,73 @@ TEST_F(KeptMergeTest, IsRepeatedAfterAnErrorOfTheBase) {
     EXPECT_TRUE(IsMerging());
   }
   Recorder::faults.good_writes = Recorder::faults.failed_writes = 0;
+  ASSERT_TRUE(Merge(kThisBoot).status.ok());
+  EXPECT_TRUE(ContentOf(base_.path()) == merged_);
+}
+
+// The kernel says so once.
+TEST_F(KeptMergeTest, TellsLaterMergesThatTheCopyHasLostSomething) {
+  MakeOld();
+  for (const char* boot : {kThisBoot, kNextBoot}) {
+    for (int good = 0; good < 2; ++good) {
+      SCOPED_TRACE(boot);
+      SCOPED_TRACE(good);
+      unlink(copy_.c_str());
+      Make();
+      copy_fails_ = true;
+      Recorder::faults.good_syncs = good;
+      Recorder::faults.failed_syncs = 1;
+      absl::Status status = Merge(boot).status;
+      EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+      EXPECT_EQ(Recorder::faults.failed_syncs, 0);
+      EXPECT_FALSE(IsMerging());
+      const std::string content = ContentOf(copy_);
+      for (size_t i = 1; i <= 2; ++i) {
+        const auto header = DecodeHeader(absl::string_view(content).substr(
+            content.size() - i * kHeaderSlotBytes, kHeaderSlotBytes));
+        ASSERT_TRUE(header.ok()) << header.status();
+        EXPECT_EQ(header->lost_error, EIO);
+      }
+      status = Merge(boot).status;
+      EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+      const UniqueFd fd(open(copy_.c_str(), O_RDWR | O_CLOEXEC));
+      EXPECT_TRUE(absl::IsFailedPrecondition(
+          CheckCopy(fd.get(), *Base({.read_only = true}), Owner()).status()));
+    }
+  }
+  EXPECT_EQ(changes_, 0);
+  EXPECT_TRUE(ContentOf(base_.path()) == original_);
+}
+
+TEST_F(KeptMergeTest, LeavesATimeThatNoCopyKnows) {
+  MakeOld();
+  Make();
+  const timespec before = TimeOf(base_.path());
+  Recorder::stops_clock = true;
+  // As if the last write had been made in the same moment.
+  after_flush_ = [&] { SetTime(base_.path(), before); };
+  Recorder recorder;
+  const Result result = Merge(kThisBoot);
+  ASSERT_TRUE(result.status.ok()) << result.status;
+  EXPECT_GT(changes_, 0);
+  EXPECT_GT(TimeOf(base_.path()).tv_sec, before.tv_sec);
+  // And it is durable.
+  Event::Kind last = Event::Kind::kWrite;
+  for (const Event& event : recorder.events()) {
+    if (event.fd == result.base_fd) last = event.kind;
+  }
+  EXPECT_EQ(last, Event::Kind::kFullSync);
+}
+
+// A sector that takes no write can't be read until it has taken one.
+TEST_F(KeptMergeTest, IsRepeatedWhereTheBaseCantBeRead) {
+  MakeOld();
+  Make();
+  Recorder::faults.failed_writes = 1;
+  EXPECT_TRUE(absl::IsUnavailable(Merge(kThisBoot).status));
+  broken_block_ = 1;  // which the client hasn't written
+  EXPECT_TRUE(absl::IsUnavailable(Merge(kThisBoot).status));
+  broken_block_ = 3;
   ASSERT_TRUE(Merge(kThisBoot).status.ok());
   EXPECT_TRUE(ContentOf(base_.path()) == merged_);
 }

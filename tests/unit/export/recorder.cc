@@ -1,5 +1,6 @@
 #include "unit/export/recorder.h"
 
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -11,19 +12,21 @@ namespace {
 
 constexpr size_t kSector = 512;
 
-// Whether this call is one of those that are to fail.
-bool Fails(int fd, std::atomic<int>& left) {
-  if (Recorder::faults.fd != fd || left.load() <= 0) return false;
+// Whether this call is one of those that are to fail, after the good ones.
+bool Fails(int fd, std::atomic<int>& good, std::atomic<int>& left) {
+  if (Recorder::faults.fd != fd) return false;
+  if (good.load() > 0) {
+    --good;
+    return false;
+  }
+  if (left.load() <= 0) return false;
   --left;
   return true;
 }
 
 bool WriteFails(int fd) {
-  if (Recorder::faults.fd == fd && Recorder::faults.good_writes > 0) {
-    --Recorder::faults.good_writes;
-    return false;
-  }
-  return Fails(fd, Recorder::faults.failed_writes);
+  return Fails(fd, Recorder::faults.good_writes,
+               Recorder::faults.failed_writes);
 }
 
 void AddWrite(StorageEvent::Kind kind, int fd, off_t offset, const void* data,
@@ -111,6 +114,10 @@ ssize_t __wrap_pwritev2(int fd, const iovec* pieces, int count, off_t offset,
                         int flags);
 int __real_fdatasync(int fd);
 int __wrap_fdatasync(int fd);
+int __real_fsync(int fd);
+int __wrap_fsync(int fd);
+int __real_futimens(int fd, const timespec* times);
+int __wrap_futimens(int fd, const timespec* times);
 
 ssize_t __wrap_pwrite(int fd, const void* data, size_t size, off_t offset) {
   using namespace nbdtest;  // NOLINT(google-build-using-namespace)
@@ -138,7 +145,8 @@ ssize_t __wrap_pwritev2(int fd, const iovec* pieces, int count, off_t offset,
 int __wrap_fdatasync(int fd) {
   using namespace nbdtest;  // NOLINT(google-build-using-namespace)
   Recorder* const recorder = Recorder::active();
-  const bool fails = Fails(fd, Recorder::faults.failed_syncs);
+  const bool fails =
+      Fails(fd, Recorder::faults.good_syncs, Recorder::faults.failed_syncs);
   if (recorder != nullptr) {
     recorder->Add({.kind = fails ? StorageEvent::Kind::kFailedSync
                                  : StorageEvent::Kind::kSync,
@@ -151,6 +159,20 @@ int __wrap_fdatasync(int fd) {
   }
   return recorder != nullptr || Recorder::skips_syncs ? 0
                                                       : __real_fdatasync(fd);
+}
+
+int __wrap_fsync(int fd) {
+  using namespace nbdtest;  // NOLINT(google-build-using-namespace)
+  Recorder* const recorder = Recorder::active();
+  if (recorder != nullptr) {
+    recorder->Add({.kind = StorageEvent::Kind::kFullSync, .fd = fd});
+  }
+  return recorder != nullptr || Recorder::skips_syncs ? 0 : __real_fsync(fd);
+}
+
+int __wrap_futimens(int fd, const timespec* times) {
+  if (times == nullptr && nbdtest::Recorder::stops_clock) return 0;
+  return __real_futimens(fd, times);
 }
 // NOLINTEND(bugprone-reserved-identifier)
 }

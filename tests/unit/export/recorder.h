@@ -19,9 +19,17 @@
 
 namespace nbdtest {
 
-// What happened to a file, in order.
+// What happened to a file, in order. kFullSync is an fsync(), which also makes
+// the file's time durable; the data are taken for what fdatasync() leaves.
 struct StorageEvent {
-  enum class Kind { kWrite, kDurableWrite, kSync, kFailedSync, kPromise };
+  enum class Kind {
+    kWrite,
+    kDurableWrite,
+    kSync,
+    kFullSync,
+    kFailedSync,
+    kPromise
+  };
   Kind kind;
   int fd = -1;
   uint64_t offset = 0;
@@ -38,7 +46,8 @@ struct Faults {
   std::atomic<int> fd = -1;
   std::atomic<int> failed_syncs = 0;
   std::atomic<int> failed_writes = 0;
-  // Before them, so many writes go well.
+  // Before them, so many go well.
+  std::atomic<int> good_syncs = 0;
   std::atomic<int> good_writes = 0;
 };
 
@@ -47,6 +56,9 @@ class Recorder {
   // Syncs of files that are deleted with the test would only take their time.
   static inline std::atomic<bool> skips_syncs = false;
   static inline Faults faults;
+  // The clock doesn't go on: a file's time can be set, but not to another by
+  // the time of day.
+  static inline std::atomic<bool> stops_clock = false;
 
   Recorder() { active_ = this; }
   ~Recorder() { active_ = nullptr; }
