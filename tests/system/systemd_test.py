@@ -381,7 +381,10 @@ def _(t):
         cookie = client.request(NBD_CMD_READ, 0, 512)
         unit, = systemd.instances()
         systemd.systemctl("restart", unit)
-        eq(client.answer(cookie).check().data, pattern(0, 512))
+        answer = client.answer(cookie)
+        # A process that the scheduler has kept waiting sees the signal before the request.
+        if answer.error != NBD_ESHUTDOWN:
+            eq(answer.check().data, pattern(0, 512))
         # The second process has the same socket, and says nothing.
         eq(units.ended(2 * number)[-2:], ["success exited 0"] * 2)
         client.expect_end()
