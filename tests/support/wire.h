@@ -158,6 +158,7 @@ inline constexpr uint32_t kMaxOptionPayload = 64u << 10;
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitUsage = 64;
 inline constexpr int kExitNoInput = 66;
+inline constexpr int kExitUnavailable = 69;
 inline constexpr int kExitSystem = 71;
 inline constexpr int kExitProtocol = 76;
 

@@ -307,16 +307,20 @@ class Servers {
     for (auto& session : sessions_) session->server().Signal(SIGTERM);
   }
 
-  // All clients have left.
-  void ExpectEnd(const std::vector<int>& statuses) {
+  // All clients have left. Returns whether one of them was refused.
+  bool ExpectEnd(const std::vector<int>& statuses) {
     if (listener_.has_value()) {
       // It waits for its connections' processes.
       listener_->Signal(SIGTERM);
       EXPECT_TRUE(ExitedWith(listener_->WaitForExit(), kExitOk));
     }
+    bool refused = false;
     for (auto& session : sessions_) {
-      EXPECT_TRUE(ExitedWithOneOf(session->WaitForExit(), statuses));
+      const ExitReport report = session->WaitForExit();
+      EXPECT_TRUE(ExitedWithOneOf(report, statuses));
+      refused |= report.status == kExitUnavailable;
     }
+    return refused;
   }
 
  private:
@@ -448,6 +452,10 @@ class Torture : public testing::Test {
       }
       RunRound(*disk);
       ++rounds;
+      if (std::exchange(lost_copy_, false) && !given.has_value()) {
+        disk.reset();
+        copies_.clear();
+      }
     } while (!HasFailure() &&
              (std::chrono::steady_clock::now() < deadline_ ||
               (given.has_value() && rounds < kMinGivenRounds)));
@@ -518,7 +526,11 @@ class Torture : public testing::Test {
     std::vector<int> statuses = {kExitOk};
     if (ending == Ending::kLeave) statuses = {kExitOk, kExitProtocol};
     if (scenario_.faulty) statuses = {kExitOk, kExitProtocol, kExitSystem};
-    servers.ExpectEnd(statuses);
+    // A copy that has lost a write isn't served again.
+    if (scenario_.faulty && disk.is_kept()) {
+      statuses.push_back(kExitUnavailable);
+    }
+    lost_copy_ = servers.ExpectEnd(statuses);
     for (auto& client : clients) {
       client->Abandon();
       requests_ += client->requests();
@@ -602,6 +614,7 @@ class Torture : public testing::Test {
   std::optional<uint64_t> next_style_;
   // What each client's copy holds.
   std::vector<std::unique_ptr<TortureModel>> copies_;
+  bool lost_copy_ = false;  // one of them can't be served again
   uint64_t requests_ = 0;
   uint64_t hole_bytes_ = 0;
   size_t connections_ = 0;
