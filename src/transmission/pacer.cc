@@ -20,10 +20,11 @@ bool IsWrite(const Request& request) {
 }
 
 // Bytes that go over the connection. Others may be many more than any client
-// could send: a trim of all of the export is one request.
+// could send: a trim of all of the export is one request. The request may be
+// one that will be refused, of any length.
 uint64_t TransferredBytes(const Request& request) {
   return request.type == NBD_CMD_READ || request.type == NBD_CMD_WRITE
-             ? request.length
+             ? std::min<uint64_t>(request.length, kMaxPayloadBytes)
              : 0;
 }
 

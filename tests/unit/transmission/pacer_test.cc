@@ -143,6 +143,14 @@ TEST(PacerTest, TrimsAndZeroesAreRequestsWithoutBytes) {
   EXPECT_EQ(Drain(pacer, kStart).back().at, kStart);
 }
 
+// A request is held before its length is looked at.
+TEST(PacerTest, AnImpossibleLengthIsOwedAsTheLongestPossible) {
+  Pacer pacer({.bytes = Both(kMaxPayloadBytes)});
+  pacer.Hold({Read(UINT64_MAX)});
+  pacer.Hold({Read(512)});
+  EXPECT_LE(Drain(pacer, kStart).back().at, kStart + absl::Seconds(1.1));
+}
+
 TEST(PacerTest, FlushesAreNeverHeld) {
   EXPECT_FALSE(Pacer::Holds(NBD_CMD_FLUSH));
   EXPECT_FALSE(Pacer::Holds(NBD_CMD_DISC));
