@@ -1514,10 +1514,12 @@ def _(t):
     client.handshake()
     reader, = children_of(process.pid)
     shut_in(process.pid, 1)
+    # It has answered, and the process has answered a request: both are in their sandboxes by then.
+    client.info("disk:1")
     shut_in(reader, 1)
     client.choose("disk:1")
-    shut_in(process.pid)
     expect_partition(client, disk)
+    shut_in(process.pid)
     leave(client)
     process.expect(EX_OK)
 
