@@ -43,8 +43,9 @@ int Main(int argc, char** argv) {
   // Before any output: standard output and error may be the client's.
   Inherited inherited = TakeInherited(options.activation);
   CloseOtherDescriptors(
-      inherited, {options.file, options.directory, options.tls.certificates,
-                  options.tls.psk_file, options.pidfile, options.log_file});
+      inherited,
+      {options.file, options.directory, options.tls.certificates,
+       options.tls.psk_file, options.rules, options.pidfile, options.log_file});
   if (!options.help && !options.version &&
       (options.check || inherited.status.ok())) {
     usage.Update(CheckSources(options, inherited));

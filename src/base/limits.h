@@ -101,6 +101,19 @@ inline constexpr absl::Duration kTablePatience = absl::Seconds(10);
 // And for the end of that process.
 inline constexpr absl::Duration kTableEndPatience = absl::Seconds(1);
 
+// ---- Rules
+
+// The file of --rules, which each connection reads: its bytes, its lines, and
+// the bytes of a line.
+inline constexpr size_t kMaxRulesBytes = 16 << 20;
+inline constexpr uint32_t kMaxRuleLines = 1 << 17;
+inline constexpr size_t kMaxRuleLineBytes = 4096;
+// A pattern for names, and one for a value in a certificate's subject: the
+// longest name of a file, or of a unit.
+inline constexpr size_t kMaxGlobBytes = 255;
+// The attributes of a pattern for a certificate's subject or issuer.
+inline constexpr size_t kMaxPatternAttributes = 64;
+
 // ---- TLS
 
 // The longest receive from a TLS client, several records, and the bytes that

@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "base/errors.h"
+#include "cli/check_asked.h"
 #include "cli/check_report.h"
 #include "cli/image_user.h"
 #include "cli/open_catalog.h"
@@ -197,6 +198,11 @@ void PrintWords(const Opened& opened, const Invocation& invocation,
   }
   Print(ExclusiveInWords(config.exclusive));
   for (const std::string& line : report.access) Print(absl::StrCat(line, "\n"));
+  if (!report.rules.empty()) {
+    Print(absl::StrCat("each client would see the exports that ",
+                       Quoted(report.rules), " lets it use\n"));
+  }
+  Print(AskedInWords(report));
   Print(sandbox);
 }
 
@@ -226,6 +232,8 @@ int Check(const Invocation& invocation, const Log& log) {
   report.exclusive = std::string(WordOf(config.exclusive));
   report.access = invocation.listener_config.access.InWords();
   CheckExports(invocation, *opened->catalog, report);
+  const absl::Status rules = CheckRules(invocation, report);
+  if (!rules.ok()) return CheckFailed(rules, json, log);
   AddHints(invocation.options, report);
   const absl::StatusOr<std::string> sandbox =
       CheckSandbox(config, *opened->catalog, log, report);
@@ -240,7 +248,7 @@ int Check(const Invocation& invocation, const Log& log) {
       }
     }
   }
-  return 0;
+  return static_cast<int>(report.exit_status);
 }
 
 }  // namespace nbdinetd

@@ -88,6 +88,16 @@ std::string LeftOutJson(const CheckReport::LeftOut& left_out) {
   return object.Json();
 }
 
+std::string AskedJson(const CheckReport::Asked& asked) {
+  Object object;
+  object.Add("export", JsonString(asked.name));
+  object.AddText("mode", asked.mode);
+  object.AddText("exclusive", asked.exclusive);
+  object.AddText("rule", asked.rule);
+  object.AddText("reason", asked.reason);
+  return object.Json();
+}
+
 }  // namespace
 
 std::string ToJson(const CheckReport& report) {
@@ -102,6 +112,10 @@ std::string ToJson(const CheckReport& report) {
   object.AddText("sandbox", report.sandbox);
   object.AddText("sandbox_reason", report.sandbox_reason);
   object.AddList("access", report.access, JsonString);
+  object.AddText("rules", report.rules);
+  object.AddText("as", report.asked_who);
+  object.AddText("as_reason", report.asked_reason);
+  object.AddList("as_exports", report.asked, AskedJson);
   object.AddList("hints", report.hints, JsonString);
   object.AddList("unit_hints", report.unit_hints, JsonString);
   return object.Json() + "\n";

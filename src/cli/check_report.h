@@ -29,6 +29,14 @@ struct CheckReport {
     std::string name;
     std::string reason;
   };
+  // What the client of --as would get of an export.
+  struct Asked {
+    std::string name;
+    std::string mode;       // empty: the export doesn't exist for it
+    std::string exclusive;  // a word of --exclusive, or empty
+    std::string rule;       // FILE:LINE, or empty
+    std::string reason;     // why it doesn't exist
+  };
 
   std::vector<Served> exports;
   std::vector<LeftOut> left_out;
@@ -38,6 +46,10 @@ struct CheckReport {
   std::string sandbox;         // on, incomplete or off
   std::string sandbox_reason;  // what is missing
   std::vector<std::string> access;
+  std::string rules;         // the file of --rules
+  std::string asked_who;     // the clients of --as
+  std::string asked_reason;  // why that client gets nothing at all
+  std::vector<Asked> asked;
   std::vector<std::string> hints;
   std::vector<std::string> unit_hints;  // on the shipped units alone
   std::string reason;                   // of a failure

@@ -2,6 +2,7 @@
 
 #include <signal.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
@@ -9,12 +10,15 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "access/client_rules.h"
+#include "access/ruled_client.h"
 #include "base/errors.h"
 #include "base/exit_status.h"
 #include "base/limit_signal.h"
 #include "base/signals.h"
 #include "cli/output.h"
 #include "connection/serve_connection.h"
+#include "export/copy_on_write.h"
 #include "export/exclusive.h"
 #include "sandbox/privileges.h"
 #include "server/access.h"
@@ -38,6 +42,13 @@ bool IsOver(const Connection& connection, const Log& log) {
   return true;
 }
 
+void LogRefusal(const Connection& connection, const std::string& reason,
+                const Log& log) {
+  log.Write(Priority::kWarning, message_id::kRefused,
+            absl::StrCat("refusing ", connection.peer, ": ", reason),
+            {{"NBD_PEER", connection.peer}, {"NBD_REASON", reason}});
+}
+
 // Whether the peer may not connect. A refused peer is disconnected before the
 // greeting.
 bool IsRefused(const Connection& connection, const AccessRules& access,
@@ -45,10 +56,47 @@ bool IsRefused(const Connection& connection, const AccessRules& access,
   const std::optional<std::string> reason =
       access.WhyRefused(connection.input.get());
   if (!reason.has_value()) return false;
-  log.Write(Priority::kWarning, message_id::kRefused,
-            absl::StrCat("refusing ", connection.peer, ": ", *reason),
-            {{"NBD_PEER", connection.peer}, {"NBD_REASON", *reason}});
+  LogRefusal(connection, *reason, log);
   return true;
+}
+
+// Reads the rules for this client; empty without --rules.
+absl::StatusOr<std::optional<RuledClient>> ReadRules(
+    const Connection& connection, const Options& options, const Log& log) {
+  if (options.rules.empty()) return std::optional<RuledClient>();
+  absl::StatusOr<ClientRules> rules = ClientRules::Read(
+      options.rules, connection.input.get(), [](int fd, bool wants_unit) {
+        return IdentifyPeer(
+            fd, PeerGroups::kAll,
+            wants_unit ? PeerUnit::kWanted : PeerUnit::kUnwanted);
+      });
+  if (!rules.ok()) return rules.status();
+  if (!rules->why_no_unit().empty()) {
+    log.Write(Priority::kWarning,
+              absl::StrCat("the unit of ", connection.peer,
+                           " is unknown: ", rules->why_no_unit(), "; since ",
+                           Quoted(options.rules),
+                           " names units, only lines about TLS are for it"));
+  }
+  return RuledClient{*std::move(rules)};
+}
+
+// Whether the rules give the client nothing, whatever TLS may tell of it.
+bool IsRefused(const Connection& connection, const RuledClient& ruled,
+               const Options& options, const Log& log) {
+  if (!ruled.rules.gives_nothing(options.tls.mode != TlsMode::kOff)) {
+    return false;
+  }
+  LogRefusal(connection, ruled.rules.For(TlsIdentity()).WhyNot(), log);
+  return true;
+}
+
+// The lock that the connection may need.
+Exclusive ExclusiveOf(const Options& options,
+                      const std::optional<RuledClient>& ruled) {
+  if (!ruled.has_value()) return options.exclusive;
+  return std::max(options.exclusive,
+                  ruled->rules.strongest_exclusive().value_or(Exclusive::kOff));
 }
 
 // The signals of a connection. Without --exclusive the process has no lock, and
@@ -66,6 +114,20 @@ absl::StatusOr<Signals> CreateShutdownSignals(Exclusive exclusive) {
   return exclusive == Exclusive::kOff
              ? Signals::Create({SIGTERM, SIGINT})
              : Signals::Create({SIGTERM, SIGINT, kTakeoverSignal});
+}
+
+// Makes the private copy that the rules may give. With --cow, all clients have
+// one.
+absl::Status PrepareCopy(const Options& options,
+                         std::optional<RuledClient>& ruled) {
+  if (!ruled.has_value() || !ruled->rules.gives_copies() ||
+      options.copies.enabled) {
+    return absl::OkStatus();
+  }
+  absl::StatusOr<PrivateCopy> copy = PrivateCopy::Create(options.copies);
+  if (!copy.ok()) return copy.status();
+  ruled->copy = *std::move(copy);
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -109,31 +171,43 @@ ConnectionResult RunConnectionProcess(Connection connection,
   }
   // From here on, every message has the peer as a field.
   log.SetField("NBD_PEER", connection.peer);
-  absl::StatusOr<Signals> signals = CreateSignals(config.exclusive);
-  if (!signals.ok()) return fail(signals.status());
+  // Each connection reads the rules, keys and certificates anew: what was
+  // changed or renewed is valid from the next connection on. The rules come
+  // first: nothing is opened for a client that gets nothing.
   const Options& options = invocation.options;
+  absl::StatusOr<std::optional<RuledClient>> ruled =
+      ReadRules(connection, options, log);
+  if (!ruled.ok()) return fail(ruled.status());
+  if (ruled->has_value() && IsRefused(connection, **ruled, options, log)) {
+    return {ExitStatus::kRefused, /*served=*/false};
+  }
+  const Exclusive exclusive = ExclusiveOf(options, *ruled);
+  absl::StatusOr<Signals> signals = CreateSignals(exclusive);
+  if (!signals.ok()) return fail(signals.status());
   std::optional<Signals> shutdown;
   if (options.partitions || options.export_settings.partition.has_value()) {
-    absl::StatusOr<Signals> created = CreateShutdownSignals(config.exclusive);
+    absl::StatusOr<Signals> created = CreateShutdownSignals(exclusive);
     if (!created.ok()) return fail(created.status());
     shutdown = *std::move(created);
   }
   // The process that reads partition tables then leaves no zombie: in the
   // sandbox this one can't wait for it.
   if (options.partitions) signal(SIGCHLD, SIG_IGN);
-  // Each connection reads the keys and certificates anew; renewed ones are
-  // valid from the next connection on.
   const absl::StatusOr<Opened> opened =
       OpenCatalogAndTls(invocation, MissingExport::kFail, warnings, log,
                         shutdown.has_value() ? shutdown->fd() : -1);
   if (!opened.ok()) return fail(opened.status());
-  if (invocation.options.copies.keep) {
+  if (absl::Status status = PrepareCopy(options, *ruled); !status.ok()) {
+    return fail(status);
+  }
+  if (options.copies.keep) {
     connection.address = PeerAddress(connection.input.get());
   }
   // After the open: /dev/stdin may be the export.
   DetachStandardInputAndOutput();
-  return ServeConnection(std::move(connection), *opened->catalog,
-                         opened->tls.get(), config, {*signals, manager, log});
+  return ServeConnection(
+      std::move(connection), *opened->catalog, opened->tls.get(), config,
+      {*signals, manager, log, ruled->has_value() ? &**ruled : nullptr});
 }
 
 }  // namespace nbdinetd

@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "absl/status/statusor.h"
+#include "access/client_rules.h"
 #include "base/connection.h"
 #include "base/exit_status.h"
 #include "cli/connection_process.h"
@@ -44,6 +45,13 @@ absl::Status PrepareToListen(const Invocation& invocation,
   }
   const absl::Status changed = BecomeUser(options, resources.sockets);
   if (!changed.ok()) return changed;
+  // A mistake that is corrected later refuses nobody then.
+  if (!options.rules.empty()) {
+    const absl::StatusOr<ClientRules> rules =
+        ClientRules::ReadFor(options.rules, PeerIdentity());
+    if (!rules.ok() && missing == MissingExport::kFail) return rules.status();
+    if (!rules.ok()) Fail(log, rules.status());
+  }
   const absl::StatusOr<Opened> opened =
       OpenCatalogAndTls(invocation, missing, KeyWarnings::kTell, log);
   if (!opened.ok()) return opened.status();

@@ -350,6 +350,11 @@ absl::Status AddRule(const GivenOption& given, Options& options) {
   return options.access.Add(kAction, given.argument, given.names);
 }
 
+absl::Status AddAsked(const GivenOption& given, Options& options) {
+  const absl::Status status = options.asked.Add(given.argument);
+  return status.ok() ? status : Complain(given, status.message());
+}
+
 using enum HelpSection;
 
 // Reasons why an option has no key.
@@ -511,6 +516,12 @@ constexpr OptionRow kTable[] = {
              "FORMAT: text (the default) or json",
      .no_key = "it serves nothing",
      .set = SetCheck},
+    {.name = "as",
+     .argument = "=WHO",
+     .help = "with --check: what this client would get; may be\n"
+             "given again, for an address and a TLS identity",
+     .no_key = "it serves nothing",
+     .set = AddAsked},
     {.letter = 'V',
      .name = "version",
      .help = "print the version and exit",
@@ -698,6 +709,14 @@ constexpr OptionRow kTable[] = {
      .key = "Deny",
      .key_kind = KeyKind::kList,
      .set = AddRule<AccessRules::Action::kDeny>},
+    {.section = kAccess,
+     .name = "rules",
+     .argument = "=FILE",
+     .help = "who may use which export, and how: lines of\n"
+             "WHO EXPORT... ro|rw|cow",
+     .key = "Rules",
+     .key_kind = KeyKind::kPath,
+     .set = Text<&Options::rules>},
 
     {.section = kLimits,
      .name = "handshake-timeout",

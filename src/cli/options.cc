@@ -222,7 +222,8 @@ absl::Status SettleKept(Options& options) {
 // Sets what follows from --cow, and checks the options that depend on it.
 absl::Status SettleCopies(Options& options) {
   const CopySettings& copies = options.copies;
-  if (!copies.enabled) {
+  // The rules may give copies.
+  if (!copies.enabled && options.rules.empty()) {
     const bool has_size = copies.max_bytes != CopySettings().max_bytes;
     const bool has_place = copies.in_memory || !copies.directory.empty();
     if (!has_place && !has_size) return CheckKept(copies);
@@ -230,6 +231,7 @@ absl::Status SettleCopies(Options& options) {
         absl::StrCat(has_size ? "--cow-size" : "--cow-dir",
                      " needs --cow, which makes the copies"));
   }
+  if (!copies.enabled) return CheckKept(copies);
   options.export_settings.read_only = true;
   if (absl::Status status = SettleKept(options); !status.ok()) return status;
   if (options.multi_conn != true) return absl::OkStatus();
@@ -273,6 +275,13 @@ absl::Status CheckNegotiated(const Options& options) {
   return absl::OkStatus();
 }
 
+// Checks --as.
+absl::Status CheckAsked(const Options& options) {
+  if (options.asked.empty() || options.check) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "--as needs --check: a client that connects says itself who it is");
+}
+
 // A section of --help. The help texts begin in column `column`.
 struct SectionLayout {
   HelpSection section;
@@ -287,9 +296,9 @@ constexpr SectionLayout kSections[] = {
      "Listening (-p, -i, -U, --vsock, -f or --run asks for it):\n", 29},
     {HelpSection::kTls, "TLS:\n", 29},
     {HelpSection::kAccess,
-     "Who may connect (an address, a network, uid:USER, gid:GROUP, unix:, "
-     "vsock: or\nvsock:CID; repeatable; the most specific one that matches "
-     "holds):\n",
+     "Who may connect (an address, a network, uid:USER, gid:GROUP, unit:UNIT, "
+     "unix:,\nvsock: or vsock:CID; repeatable; the most specific one that "
+     "matches holds):\n",
      29},
     {HelpSection::kLimits, "Limits for the peer (10s, 2min, 0 for none):\n",
      33},
@@ -352,6 +361,7 @@ absl::Status SettleOptions(absl::Span<const OptionRow* const> given,
   first_error.Update(SettleCopies(options));
   first_error.Update(SettlePartitions(options));
   first_error.Update(CheckNegotiated(options));
+  first_error.Update(CheckAsked(options));
   return first_error;
 }
 

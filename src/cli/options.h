@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "access/asked_client.h"
 #include "base/log.h"
 #include "base/timeouts.h"
 #include "base/transfer_limits.h"
@@ -42,6 +43,8 @@ struct Options {
   TlsSettings tls;
   bool tls_given = false;  // --tls was given
   AccessRules access;
+  std::string rules;  // --rules; empty for none
+  AskedClient asked;  // --as
   Exclusive exclusive = Exclusive::kOff;
   bool force_share = false;
   std::optional<bool> multi_conn;  // --multi-conn; nullopt: auto

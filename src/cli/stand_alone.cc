@@ -109,6 +109,7 @@ void LeaveForeground(Background& background, Options& options, Log& log) {
   MakeAbsolute(&options.file);
   MakeAbsolute(&options.directory);
   MakeAbsolute(&options.copies.directory);
+  MakeAbsolute(&options.rules);
   MakeAbsolute(&options.tls.certificates);
   MakeAbsolute(&options.tls.psk_file);
   if (!options.log.has_value()) log.UseSyslog();

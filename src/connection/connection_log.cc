@@ -109,6 +109,7 @@ void SetExportFields(Log& log, const Negotiated& negotiated) {
   log.SetField("NBD_EXPORT", negotiated.export_name);
   log.SetField("NBD_FILE", negotiated.target->path());
   log.SetField("NBD_MODE", ModeOf(*negotiated.target));
+  if (!negotiated.rule.empty()) log.SetField("NBD_RULE", negotiated.rule);
 }
 
 void LogStart(const Log& log, const std::string& peer,
@@ -124,7 +125,10 @@ void LogStart(const Log& log, const std::string& peer,
                          " to ", peer, ": ", Quoted(target.path()), ", ",
                          ExactAmount(negotiated.promises.size_bytes), ", ",
                          ModeOf(target), ", ", NameOf(negotiated.style),
-                         " replies", tls.has_value() ? TlsClause(*tls) : ""));
+                         " replies", tls.has_value() ? TlsClause(*tls) : "",
+                         negotiated.rule.empty()
+                             ? ""
+                             : absl::StrCat(", by ", Quoted(negotiated.rule))));
 }
 
 std::string ServingStatus(const std::string& peer, const Negotiated& negotiated,

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "access/ruled_catalog.h"
 #include "base/errors.h"
 #include "base/event_fd.h"
 #include "base/limits.h"
@@ -102,6 +103,15 @@ bool SandboxSuffices(const absl::Status& sandboxed, SandboxMode mode,
   return !required;
 }
 
+// What the rules may let a client do, besides the options.
+void AddRules(const RuledClient& ruled, SandboxFacts* facts) {
+  const Exclusive exclusive =
+      ruled.rules.strongest_exclusive().value_or(Exclusive::kOff);
+  facts->exclusive |= exclusive != Exclusive::kOff;
+  facts->takeover |= exclusive == Exclusive::kTakeover;
+  if (ruled.copy.has_value()) facts->copy_fd = ruled.copy->fd();
+}
+
 // A connection whose process is in the sandbox; all borrowed.
 struct Session {
   const std::string& peer;
@@ -115,6 +125,11 @@ struct Session {
   const ProcessContext& process;
 };
 
+TlsIdentity IdentityOf(const TlsPeer& peer) {
+  if (peer.has_psk) return {.psk = peer.identity};
+  return {.subject = peer.identity, .issuer = peer.issuer};
+}
+
 // Runs the handshake phase, unless another program has, and starts TLS when the
 // client requests it; `*tls_peer` is then set.
 std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
@@ -127,16 +142,24 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
                                   .multi_conn = config.multi_conn,
                                   .time_limit = config.timeouts.handshake,
                                   .claimant = {.address = session.address}};
+  RuledClient* ruled = session.process.ruled;
+  // What the client sees before TLS, and what it sees then.
+  std::optional<RuledCatalog> shown;
+  Catalog* catalog = &session.catalog;
+  const auto show = [&](ClientGrants grants) {
+    shown.emplace(session.catalog, std::move(grants), ruled->copy);
+    catalog = &*shown;
+  };
+  if (ruled != nullptr) show(ruled->rules.For(TlsIdentity()));
   if (config.negotiated.has_value()) {
     return std::visit(
         [](auto&& result) -> std::variant<Negotiated, TlsUpgrade, Ending> {
           return std::move(result);
         },
-        SkipHandshake(session.channel, session.catalog, settings,
-                      *config.negotiated));
+        SkipHandshake(session.channel, *catalog, settings, *config.negotiated));
   }
-  Negotiation negotiation(session.channel, session.catalog, log, settings);
-  std::variant<Negotiated, TlsUpgrade, Ending> outcome = negotiation.Run();
+  std::variant<Negotiated, TlsUpgrade, Ending> outcome =
+      Negotiation(session.channel, *catalog, log, settings).Run();
   const TlsUpgrade* upgrade = std::get_if<TlsUpgrade>(&outcome);
   if (upgrade == nullptr) return outcome;
   tls_peer->emplace();
@@ -149,9 +172,18 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
   }
   settings.claimant.tls_identity = (*tls_peer)->identity;
   settings.claimant.by_psk = (*tls_peer)->has_psk;
+  if (ruled != nullptr) {
+    ClientGrants grants = ruled->rules.For(IdentityOf(**tls_peer));
+    if (grants.empty()) {
+      return Ending{
+          ExitStatus::kRefused,
+          absl::StrCat("--rules refuse the client: ", grants.WhyNot()),
+          message_id::kRefused};
+    }
+    show(std::move(grants));
+  }
   // A new Negotiation: nothing negotiated in plain text is kept.
-  return Negotiation(session.channel, session.catalog, log, settings, *upgrade)
-      .Run();
+  return Negotiation(session.channel, *catalog, log, settings, *upgrade).Run();
 }
 
 // Runs both phases. The workers wake the transmission thread by `event_fd`.
@@ -226,6 +258,7 @@ ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
   {
     UniqueFd event_fd = CreateEventFd();
     SandboxFacts facts = SandboxFactsOf(catalog, config, process.log);
+    if (process.ruled != nullptr) AddRules(*process.ruled, &facts);
     std::unique_ptr<Stream> stream = MakeStream(connection, config.timeouts);
     AddDescriptors(*stream, signals.fd(), event_fd.get(), &facts);
     Channel channel(std::move(stream), signals.fd(), config.timeouts.stall,

@@ -3,6 +3,7 @@
 #ifndef NBDINETD_CONNECTION_SERVE_CONNECTION_H_
 #define NBDINETD_CONNECTION_SERVE_CONNECTION_H_
 
+#include "access/ruled_client.h"
 #include "base/connection.h"
 #include "base/exit_status.h"
 #include "base/log.h"
@@ -23,6 +24,8 @@ struct ProcessContext {
   Signals& shutdown;
   ServiceManager& manager;
   Log& log;
+  // With --rules; nullptr without.
+  RuledClient* ruled = nullptr;
 };
 
 struct ConnectionResult {
@@ -46,7 +49,7 @@ ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
 // The start of the message about an incomplete sandbox that is required.
 inline constexpr char kNotServing[] = "not serving: --sandbox=require, and ";
 
-// The facts that the sandbox of such a connection depends on.
+// The facts that the sandbox of such a connection depends on, without --rules.
 SandboxFacts SandboxFactsOf(const Catalog& catalog,
                             const ConnectionConfig& config, const Log& log);
 

@@ -58,9 +58,10 @@ class Report {
   bool failed_ = false;
 };
 
-std::vector<Finding> CheckUnits(Bus& bus, const Where& where,
+std::vector<Finding> CheckUnits(Bus& bus, const CommandLine& line,
                                 const ManagedExport& target,
                                 const std::vector<ManagedExport>& exports) {
+  const Where& where = line.where;
   if (!target.has_units) {
     // Only a file in which nothing is wrong gets here.
     return {{Level::kWarning, target.reason}};
@@ -91,9 +92,11 @@ std::vector<Finding> CheckUnits(Bus& bus, const Where& where,
                                 ? target.served.file
                                 : target.served.directory;
   append(CheckService(*service, path, !target.served.read_only));
-  std::vector<Finding> handler = CheckHandler(*service, target, where.user);
+  std::vector<Finding> handler =
+      CheckHandler(*service, target, where.user, line.asked);
   // "ok" is for an export with which nothing is wrong.
-  if (!findings.empty() && handler.back().level == Level::kOk) {
+  if (!findings.empty() && line.asked.empty() &&
+      handler.back().level == Level::kOk) {
     handler.pop_back();
   }
   append(handler);
@@ -107,6 +110,10 @@ absl::StatusOr<int> CheckExports(const CommandLine& line) {
   const std::string argument =
       line.arguments.empty() ? "" : line.arguments.front();
   if (absl::StrContains(argument, '/') || absl::EndsWith(argument, ".export")) {
+    if (!line.asked.empty()) {
+      return absl::InvalidArgumentError(
+          "--as needs an export with units, not a file");
+    }
     // A file needs no service manager.
     if (access(argument.c_str(), F_OK) != 0) {
       return ErrnoStatus(errno,
@@ -140,7 +147,7 @@ absl::StatusOr<int> CheckExports(const CommandLine& line) {
       continue;
     }
     report.Add(target.name,
-               CheckUnits(opened->bus, line.where, target, opened->exports));
+               CheckUnits(opened->bus, line, target, opened->exports));
   }
   return report.Print(line);
 }

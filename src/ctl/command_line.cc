@@ -95,6 +95,12 @@ absl::Status SetBase(absl::string_view argument, CommandLine& line) {
   return absl::OkStatus();
 }
 
+absl::Status AddAsked(absl::string_view argument, CommandLine& line) {
+  if (argument.empty()) return absl::InvalidArgumentError("--as is empty");
+  line.asked.emplace_back(argument);
+  return absl::OkStatus();
+}
+
 template <auto kField>
 absl::Status SetTime(absl::string_view argument, CommandLine& line) {
   line.*kField =
@@ -208,6 +214,11 @@ constexpr CtlOptionRow kOptions[] = {
      .help = "requests, likewise",
      .verbs = "limit",
      .set = AddLimit<&TransferLimits::requests>},
+    {.name = "as",
+     .argument = "=WHO",
+     .help = "what this client would get, and which rule says so",
+     .verbs = "check",
+     .set = AddAsked},
     {.name = "http",
      .help = "answer an HTTP request on standard input and output",
      .verbs = "metrics",

@@ -35,6 +35,7 @@ struct CommandLine {
   std::string directory;                   // copies; empty for all
   std::string base;                        // copies merge; empty: the unit's
   bool force = false;                      // copies merge
+  std::vector<std::string> asked;          // check: the client of --as
   std::optional<absl::Time> since, until;  // history
   // list: how long rates are measured, 0 for not at all; nullopt: for a table
   // as long as the reports of the connections need, and for JSON not at all.

@@ -13,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/errors.h"
+#include "base/exit_status.h"
 #include "base/unique_fd.h"
 #include "ctl/json_reader.h"
 #include "ctl/unit_checks.h"
@@ -77,13 +78,17 @@ Finished Run(const std::vector<std::string>& command, const UnitUser& user) {
 // nbdinetd's command line for --check. Keys that the manager would load for the
 // service aren't in its credentials directory yet.
 std::vector<std::string> CommandOf(const Properties& service,
-                                   const ManagedExport& target) {
+                                   const ManagedExport& target,
+                                   const std::vector<std::string>& asked) {
   const bool has_credentials =
       !service.Get<StringPairs>("LoadCredential").empty();
   std::vector<std::string> command = {
       service.Get<StringLists>("ExecStart")[0][0], "--check=json"};
   const std::vector<std::string>& arguments =
       has_credentials ? target.served.without_tls : target.arguments;
+  for (const std::string& who : asked) {
+    command.push_back(absl::StrCat("--as=", who));
+  }
   command.insert(command.end(), arguments.begin(), arguments.end());
   return command;
 }
@@ -109,6 +114,51 @@ void AddHints(absl::string_view report, std::vector<Finding>& findings) {
   }
 }
 
+// What the report says of the client that was asked about.
+void AddAnswers(absl::string_view report, std::vector<Finding>& findings) {
+  auto members = JsonMembers(report);
+  if (!members.has_value()) return;
+  const std::string who = JsonText((*members)["as"]).value_or("");
+  const auto reason = JsonText((*members)["as_reason"]);
+  if (reason.has_value()) {
+    findings.push_back(
+        {Level::kError,
+         absl::StrCat("would refuse ", Quoted(who), ": ", *reason)});
+  }
+  const auto exports = JsonElements((*members)["as_exports"]);
+  if (!exports.has_value()) return;
+  bool gets_any = false;
+  for (const std::string& element : *exports) {
+    auto answer = JsonMembers(element);
+    if (!answer.has_value()) continue;
+    const auto text = [&answer](const char* name) {
+      return JsonText((*answer)[name]).value_or("");
+    };
+    const std::string mode = text("mode"), rule = text("rule");
+    const std::string exclusive = text("exclusive");
+    gets_any |= !mode.empty();
+    findings.push_back(
+        mode.empty()
+            ? Finding{Level::kWarning,
+                      absl::StrCat("would show ", Quoted(who), " no export ",
+                                   Quoted(text("export")), ": ",
+                                   text("reason"))}
+            : Finding{Level::kOk,
+                      absl::StrCat(
+                          "would let ", Quoted(who), " use export ",
+                          Quoted(text("export")), " ", mode,
+                          exclusive.empty()
+                              ? ""
+                              : absl::StrCat(", exclusive=", exclusive),
+                          rule.empty() ? ""
+                                       : absl::StrCat(", by ", Quoted(rule)))});
+  }
+  if (!gets_any && !reason.has_value()) {
+    findings.push_back({Level::kError, absl::StrCat("there is nothing that ",
+                                                    Quoted(who), " may use")});
+  }
+}
+
 std::string WouldServe(const ManagedExport& target) {
   const std::string& directory = target.served.directory;
   return directory.empty()
@@ -120,7 +170,8 @@ std::string WouldServe(const ManagedExport& target) {
 }  // namespace
 
 std::vector<Finding> CheckHandler(const Properties& service,
-                                  const ManagedExport& target, bool of_user) {
+                                  const ManagedExport& target, bool of_user,
+                                  const std::vector<std::string>& asked) {
   if (!target.arguments_known) {
     return {{Level::kWarning,
              "the file of EnvironmentFile= can't be read, so that its options "
@@ -131,11 +182,15 @@ std::vector<Finding> CheckHandler(const Properties& service,
     return {{absl::IsNotFound(user.status()) ? Level::kError : Level::kWarning,
              std::string(user.status().message())}};
   }
-  const Finished finished = Run(CommandOf(service, target), *user);
+  const Finished finished = Run(CommandOf(service, target, asked), *user);
   std::vector<Finding> findings;
-  const bool good = finished.status == 0;
+  const bool is_refused =
+      !asked.empty() &&
+      finished.status == static_cast<int>(ExitStatus::kRefused);
+  const bool good = finished.status == 0 || is_refused;
   AddLines(finished.errors, good ? Level::kWarning : Level::kError, findings);
   if (good) AddHints(finished.output, findings);
+  if (good && !asked.empty()) AddAnswers(finished.output, findings);
   if (!findings.empty()) return findings;
   return {good ? Finding{Level::kOk, WouldServe(target)}
                : Finding{Level::kError,

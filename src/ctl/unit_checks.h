@@ -28,9 +28,11 @@ std::vector<Finding> CheckService(const Properties& service,
 // Runs "nbdinetd --check" as the service would run nbdinetd: the same program,
 // arguments, user, groups and capabilities. `of_user`: the service is of a
 // user's manager. "ok" is the only finding if clients would be served as it is
-// meant.
+// meant. With `asked`, WHOs as --as has them, the findings also say what that
+// client would get of the export, and an error is that it gets nothing.
 std::vector<Finding> CheckHandler(const Properties& service,
-                                  const ManagedExport& target, bool of_user);
+                                  const ManagedExport& target, bool of_user,
+                                  const std::vector<std::string>& asked);
 
 }  // namespace nbdinetd::ctl
 

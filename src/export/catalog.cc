@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "export/read_only.h"
 #include "protocol/option.h"
 
 namespace nbdinetd {
@@ -23,7 +24,16 @@ class OpenedCatalog : public Catalog {
   absl::StatusOr<Opened> Open(absl::string_view name) override {
     const Entry* entry = Lookup(name);
     if (entry == nullptr) return NoExport(name);
-    return Opened{entry->target, entry->name, entry->description, ""};
+    return Opened{.target = entry->target,
+                  .name = entry->name,
+                  .description = entry->description,
+                  .read_only_reason = ""};
+  }
+
+  std::string CanonicalName(absl::string_view name) const override {
+    return std::string(answers_to_any_ || (entries_.size() == 1 && name.empty())
+                           ? entries_[0].name
+                           : name);
   }
 
   absl::Status List(Visitor visit) override {
@@ -83,6 +93,13 @@ class OpenedCatalog : public Catalog {
 };
 
 }  // namespace
+
+absl::StatusOr<Catalog::Opened> Catalog::OpenReadOnly(absl::string_view name) {
+  absl::StatusOr<Opened> opened = Open(name);
+  if (!opened.ok() || opened->target->facts().read_only) return opened;
+  opened->target = std::make_shared<ReadOnly>(std::move(opened->target));
+  return opened;
+}
 
 std::unique_ptr<Catalog> Catalog::OfOne(std::shared_ptr<Export> only,
                                         std::optional<std::string> name,

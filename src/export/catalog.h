@@ -15,9 +15,15 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "export/claimant.h"
+#include "export/exclusive.h"
 #include "export/export.h"
 
 namespace nbdinetd {
+
+// The payload of the error (NotFound) for an export that the client may not use
+// (--rules): why, for the log. The client gets the reply for a name that no
+// export has.
+inline constexpr char kHiddenUrl[] = "nbdinetd/hidden";
 
 class Catalog {
  public:
@@ -49,6 +55,10 @@ class Catalog {
     // Why the export is read-only without --readonly. Empty otherwise, and for
     // an export that is open from the start: its reason is logged already.
     std::string read_only_reason;
+    // What --rules say of the client's use of it: in place of --exclusive, and
+    // the place of the rule, FILE:LINE. Empty without them.
+    std::optional<Exclusive> exclusive = std::nullopt;
+    std::string rule = {};
   };
 
   // Looks up `name` without opening the export; the empty name stands for the
@@ -61,6 +71,17 @@ class Catalog {
   // meanwhile, another code when opening fails. A client may open thousands of
   // exports; the caller therefore destroys one before it opens the next.
   virtual absl::StatusOr<Opened> Open(absl::string_view name) = 0;
+
+  // Opens the export for a client that may only read, on storage that is opened
+  // for reading where that is possible. The result stays read-only after
+  // Claim() only if the caller sees to it. Errors as for Open().
+  virtual absl::StatusOr<Opened> OpenReadOnly(absl::string_view name);
+
+  // The name under which Open(name) would return an export, if there is one.
+  // Looks at nothing.
+  virtual std::string CanonicalName(absl::string_view name) const {
+    return std::string(name);
+  }
 
   // What is to be locked for the client that has chosen `target`, which Open()
   // has returned under the canonical `name`: `target` itself, or with

@@ -81,11 +81,8 @@ class CopyingCatalog : public ForwardingCatalog {
   absl::StatusOr<Opened> Open(absl::string_view name) override {
     absl::StatusOr<Opened> opened = inner().Open(name);
     if (!opened.ok()) return opened;
-    // What the copy will be is promised of the export below. A client that
-    // only asks what there is makes no copy.
-    const Export::Facts facts = TemporaryFacts(opened->target->facts());
-    opened->target =
-        std::make_shared<Slice>(std::move(opened->target), 0, facts);
+    // A client that only asks what there is makes no copy.
+    opened->target = PromiseOfCopy(std::move(opened->target));
     return opened;
   }
 
@@ -122,6 +119,11 @@ std::string FirstOf(const char* variable) {
 }
 
 }  // namespace
+
+std::shared_ptr<Export> PromiseOfCopy(std::shared_ptr<Export> base) {
+  const Export::Facts facts = TemporaryFacts(base->facts());
+  return std::make_shared<Slice>(std::move(base), 0, facts);
+}
 
 std::string CopyDirectory(const CopySettings& settings) {
   if (!settings.directory.empty()) return settings.directory;

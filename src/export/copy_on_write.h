@@ -40,6 +40,10 @@ class PrivateCopy {
   uint64_t max_bytes_;
 };
 
+// What PrivateCopy::Of() will make of the read-only `base`, for promises: it
+// shows what is in `base`, and nothing can be written to it yet.
+std::shared_ptr<Export> PromiseOfCopy(std::shared_ptr<Export> base);
+
 // The exports of `inner`, which are read-only, as writable ones: a client gets
 // a copy of the one that it chooses.
 std::unique_ptr<Catalog> WithPrivateCopies(std::unique_ptr<Catalog> inner,

@@ -147,7 +147,17 @@ class DirectoryCatalog : public Catalog {
     return Choose(FileNameOf(name), &choice);
   }
 
-  absl::StatusOr<Opened> Open(absl::string_view name) override;
+  absl::StatusOr<Opened> Open(absl::string_view name) override {
+    return OpenWith(name, settings_);
+  }
+  absl::StatusOr<Opened> OpenReadOnly(absl::string_view name) override {
+    ExportSettings settings = settings_;
+    settings.read_only = true;
+    return OpenWith(name, settings);
+  }
+  std::string CanonicalName(absl::string_view name) const override {
+    return FileNameOf(name);
+  }
   // The tables are read no more.
   absl::StatusOr<std::shared_ptr<Export>> Claim(
       std::shared_ptr<Export> target) override {
@@ -175,6 +185,8 @@ class DirectoryCatalog : public Catalog {
     return absl::NotFoundError(
         absl::StrCat("failed to open ", Quoted(PathOf(name)), ": ", why));
   }
+  absl::StatusOr<Opened> OpenWith(absl::string_view name,
+                                  ExportSettings settings);
   // The file of an export, and its partition if it is one.
   struct Choice {
     std::string file;
@@ -232,15 +244,14 @@ absl::Status DirectoryCatalog::Choose(const std::string& name,
   return absl::OkStatus();
 }
 
-absl::StatusOr<Catalog::Opened> DirectoryCatalog::Open(
-    absl::string_view export_name) {
+absl::StatusOr<Catalog::Opened> DirectoryCatalog::OpenWith(
+    absl::string_view export_name, ExportSettings settings) {
   const std::string name = FileNameOf(export_name);
   Choice choice;
   // Opening a FIFO or a device may have effects. The type is therefore checked
   // before, and again after the open, since the file may have been replaced.
   if (absl::Status status = Choose(name, &choice); !status.ok()) return status;
   const std::string& file = choice.file;
-  ExportSettings settings = settings_;
   settings.partition = choice.partition;
   std::string read_only_reason;
   absl::StatusOr<std::unique_ptr<Export>> target = OpenExportWith(
@@ -256,8 +267,10 @@ absl::StatusOr<Catalog::Opened> DirectoryCatalog::Open(
   std::string description = S_ISBLK(choice.st.st_mode)
                                 ? DescriptionOf(choice.st)
                                 : SizeInWords((*target)->facts().size_bytes);
-  return Opened{*std::move(target), name, std::move(description),
-                std::move(read_only_reason)};
+  return Opened{.target = *std::move(target),
+                .name = name,
+                .description = std::move(description),
+                .read_only_reason = std::move(read_only_reason)};
 }
 
 absl::Status DirectoryCatalog::ReadNames(bool exports_only,

@@ -1,6 +1,7 @@
 // What the catalogs on a catalog have in common: each call is passed to the
 // catalog below. One overrides the calls that it changes, as Layer's heirs do
-// for exports. Threads: one.
+// for exports. OpenReadOnly() isn't passed on, but leads to the heir's Open().
+// Threads: one.
 #ifndef NBDINETD_EXPORT_FORWARDING_CATALOG_H_
 #define NBDINETD_EXPORT_FORWARDING_CATALOG_H_
 
@@ -31,6 +32,9 @@ class ForwardingCatalog : public Catalog {
   absl::StatusOr<std::shared_ptr<Export>> Claim(
       std::shared_ptr<Export> reserved) override {
     return inner_->Claim(std::move(reserved));
+  }
+  std::string CanonicalName(absl::string_view name) const override {
+    return inner_->CanonicalName(name);
   }
   absl::Status List(Visitor visit) override { return inner_->List(visit); }
   std::string InWords() override { return inner_->InWords(); }

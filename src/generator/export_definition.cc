@@ -293,6 +293,7 @@ class Definer {
     definition_.description = options.description;
     definition_.tls_certificates = options.tls.certificates;
     definition_.tls_pre_shared_keys = options.tls.psk_file;
+    definition_.rules = options.rules;
     if (absl::Status status = TakeCopies(options.copies); !status.ok()) {
       return status;
     }
@@ -307,7 +308,11 @@ class Definer {
   }
 
   absl::Status TakeCopies(const CopySettings& copies) {
-    definition_.has_copies = copies.enabled && !copies.in_memory;
+    // The rules may give copies.
+    const bool may_have_copies =
+        copies.enabled ||
+        (!definition_.rules.empty() && !copies.directory.empty());
+    definition_.has_copies = may_have_copies && !copies.in_memory;
     definition_.keeps_copies = copies.keep;
     if (!definition_.has_copies || copies.directory.empty()) {
       return absl::OkStatus();

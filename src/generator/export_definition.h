@@ -32,6 +32,7 @@ struct ExportDefinition {
   std::string max_connections, max_connections_per_source;
   std::string tls_certificates,
       tls_pre_shared_keys;  // absolute paths, or empty
+  std::string rules;        // an absolute path, or empty
 
   // Arguments of nbdinetd, without those of the paths above, as it must receive
   // them.

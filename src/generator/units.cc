@@ -122,6 +122,18 @@ void AddWritablePath(const UnitMaker::Place& place, UnitChanges& changes) {
                   "-", end == 0 ? place.path : place.path.substr(0, end))));
 }
 
+// What must be seen of the rules: their directory, so that a file that replaces
+// them is seen, too, unless that would show all of what is hidden.
+std::string PlaceOfRules(const std::string& path) {
+  const std::string directory = path.substr(0, path.rfind('/') + 1);
+  const bool is_hidden = std::any_of(
+      std::begin(kHiddenDirectories), std::end(kHiddenDirectories),
+      [&](const HiddenDirectory& hidden) { return directory == hidden.path; });
+  return is_hidden || directory == "/"
+             ? path
+             : directory.substr(0, directory.size() - 1);
+}
+
 // The links that [Install] asks for.
 absl::StatusOr<std::vector<UnitLink>> Links(
     const ExportDefinition& definition) {
@@ -306,9 +318,15 @@ std::string UnitMaker::ServiceText(const ExportDefinition& definition) const {
       if (!definition.copy_directory.empty()) {
         AddVisiblePath({definition.copy_directory, true, true}, changes);
       }
+      if (!definition.rules.empty()) {
+        AddVisiblePath({PlaceOfRules(definition.rules), false, true}, changes);
+      }
     }
   }
   AddCopies(definition, changes);
+  if (!definition.rules.empty()) {
+    changes.Add("Unit", "RequiresMountsFor", PathWord(definition.rules));
+  }
   // Kept copies need to know whether the machine has been restarted, from
   // /proc/sys.
   if (definition.keeps_copies && shipped.Has("Service", "ProcSubset")) {
@@ -349,6 +367,9 @@ std::string UnitMaker::Command(const ExportDefinition& definition,
                            kPreSharedKeys)
             : CommandWord(
                   absl::StrCat("--tls-psk=", definition.tls_pre_shared_keys)));
+  }
+  if (!definition.rules.empty()) {
+    add(CommandWord(absl::StrCat("--rules=", definition.rules)));
   }
   if (definition.is_directory) {
     add(CommandWord(absl::StrCat("--directory=", definition.path)));

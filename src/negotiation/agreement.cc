@@ -43,6 +43,8 @@ Negotiated Agree(const Catalog::Opened& opened, absl::string_view export_name,
   negotiated.export_name = std::string(export_name);
   negotiated.catalog_name = opened.name;
   negotiated.read_only_reason = opened.read_only_reason;
+  negotiated.exclusive = opened.exclusive;
+  negotiated.rule = opened.rule;
   negotiated.promises = PromisesFor(*opened.target, agreement, multi_conn);
   negotiated.style = agreement.style;
   return negotiated;

@@ -53,8 +53,9 @@ std::optional<Refusal> ClaimExport(const ClaimContext& context,
       return NotClaimed(reserved.status(), /*is_locked=*/false,
                         context.tls_helps);
     }
-    if (std::optional<Refusal> refusal =
-            lock.Lock(**reserved, negotiated.export_name)) {
+    if (std::optional<Refusal> refusal = lock.Lock(
+            **reserved, negotiated.export_name,
+            negotiated.exclusive.value_or(context.settings.exclusive))) {
       return refusal;
     }
     absl::StatusOr<std::shared_ptr<Export>> claimed = catalog.Claim(*reserved);

@@ -58,8 +58,9 @@ Refusal NotLockable(const std::string& name, const absl::Status& status) {
 }  // namespace
 
 std::optional<Refusal> ExportLock::Lock(const Export& target,
-                                        const std::string& name) {
-  if (std::optional<Refusal> refusal = LockForOne(target, name)) {
+                                        const std::string& name,
+                                        Exclusive exclusive) {
+  if (std::optional<Refusal> refusal = LockForOne(target, name, exclusive)) {
     return refusal;
   }
   // Whatever is locked, and also where nothing is.
@@ -74,18 +75,19 @@ std::optional<Refusal> ExportLock::Lock(const Export& target,
 }
 
 std::optional<Refusal> ExportLock::LockForOne(const Export& target,
-                                              const std::string& name) {
-  if (settings_.exclusive == Exclusive::kOff) return std::nullopt;
+                                              const std::string& name,
+                                              Exclusive exclusive) {
+  if (exclusive == Exclusive::kOff) return std::nullopt;
   ExclusiveLock lock(target);
   for (absl::Duration pause = kMinPause;;
        pause = std::min(2 * pause, kMaxPause)) {
     const absl::StatusOr<bool> locked = lock.Try();
     if (!locked.ok()) return NotLockable(name, locked.status());
     if (*locked) return std::nullopt;
-    if (settings_.exclusive == Exclusive::kRefuse) {
+    if (exclusive == Exclusive::kRefuse) {
       return InUse(name, "another client uses it, and must leave first");
     }
-    if (settings_.exclusive == Exclusive::kTakeover) {
+    if (exclusive == Exclusive::kTakeover) {
       const absl::Status asked = lock.AskHolder();
       if (!asked.ok()) return InUse(name, asked.message());
     }

@@ -16,6 +16,7 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "export/exclusive.h"
 #include "export/export.h"
 #include "negotiation/negotiation_settings.h"
 #include "negotiation/refusal.h"
@@ -31,15 +32,18 @@ class ExportLock {
       : channel_(channel), settings_(settings), deadline_(deadline) {}
 
   // Locks `target`, which the client requested as `name`. nullopt when it is
-  // locked, until `target` is destroyed, as far as the settings want it;
+  // locked, until `target` is destroyed, as far as `exclusive` and the settings
+  // want it;
   // otherwise the reason. May receive input, which invalidates views of the
   // channel's input.
-  std::optional<Refusal> Lock(const Export& target, const std::string& name);
+  std::optional<Refusal> Lock(const Export& target, const std::string& name,
+                              Exclusive exclusive);
 
  private:
   // The lock of --exclusive.
   std::optional<Refusal> LockForOne(const Export& target,
-                                    const std::string& name);
+                                    const std::string& name,
+                                    Exclusive exclusive);
   // Waits for the next attempt: for `pause`, or until `holder_fd` is readable.
   // A value when the wait has ended for good.
   std::optional<Refusal> WaitForHolder(int holder_fd, absl::Duration pause,

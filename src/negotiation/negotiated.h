@@ -5,9 +5,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/time/time.h"
+#include "export/exclusive.h"
 #include "export/export.h"
 #include "protocol/reply.h"
 #include "protocol/request.h"
@@ -21,6 +23,9 @@ struct Negotiated {
   std::string catalog_name;  // as the catalog does: canonical
   // Why the export is read-only without --readonly; usually empty.
   std::string read_only_reason;
+  // How it is to be locked, in place of --exclusive.
+  std::optional<Exclusive> exclusive = std::nullopt;
+  std::string rule;  // FILE:LINE of --rules; empty without them
   Promises promises;
   // Extended replies go with Promises::headers.
   ReplyStyle style = ReplyStyle::kSimple;

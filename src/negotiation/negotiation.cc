@@ -10,7 +10,6 @@
 #include "base/errors.h"
 #include "base/limits.h"
 #include "base/steady_clock.h"
-#include "negotiation/agreement.h"
 #include "negotiation/export_claim.h"
 #include "protocol/wire.h"
 
@@ -53,8 +52,8 @@ Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
       log_(log),
       settings_(settings),
       facts_{.tls = settings.tls,
-             .multi_conn =
-                 WelcomesMultiConn(settings.multi_conn, settings.exclusive)} {}
+             .multi_conn = settings.multi_conn,
+             .exclusive = settings.exclusive} {}
 
 Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
                          const NegotiationSettings& settings,
@@ -66,8 +65,8 @@ Negotiation::Negotiation(Channel& channel, Catalog& catalog, const Log& log,
       facts_{.tls = settings.tls,
              .secure = true,
              .no_zeroes = upgrade.no_zeroes,
-             .multi_conn =
-                 WelcomesMultiConn(settings.multi_conn, settings.exclusive)},
+             .multi_conn = settings.multi_conn,
+             .exclusive = settings.exclusive},
       deadline_(upgrade.deadline) {}
 
 std::variant<Negotiated, TlsUpgrade, Ending> Negotiation::Run() {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/algorithm/container.h"
+#include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
@@ -25,7 +26,17 @@ enum class IfRefused {
   kCarryOut,
 };
 
-Ending UnknownExport(absl::string_view name) {
+// `status` is the catalog's. The client can't tell an export that it may not
+// use from one that isn't there; the log can.
+Ending UnknownExport(absl::string_view name, const absl::Status& status) {
+  if (const auto why = status.GetPayload(kHiddenUrl)) {
+    return {
+        .status = ExitStatus::kRefused,
+        .reason = absl::StrCat("client asked for export ", Quoted(name),
+                               ", which it may not use: ", std::string(*why)),
+        .message_id = message_id::kRefused,
+        .unknown_export = std::string(name)};
+  }
   return {
       .status = ExitStatus::kOk,
       .reason = absl::StrCat("client asked for unknown export ", Quoted(name)),
@@ -39,7 +50,7 @@ void RefuseExport(absl::string_view name, const absl::Status& status,
                   OptionHandlers::Call& call) {
   OptionReplies& replies = call.replies;
   if (absl::IsNotFound(status)) {
-    call.refused = UnknownExport(name);
+    call.refused = UnknownExport(name, status);
     replies.Error(NBD_REP_ERR_UNKNOWN, "there is no export of this name");
     return;
   }
@@ -192,6 +203,11 @@ Agreement OptionHandlers::AgreementFor(absl::string_view export_name) const {
           .base_allocation = base_allocation_for_ == export_name};
 }
 
+bool OptionHandlers::HasMultiConn(const Catalog::Opened& opened) const {
+  return WelcomesMultiConn(facts_.multi_conn,
+                           opened.exclusive.value_or(facts_.exclusive));
+}
+
 // ---- The options ----
 
 OptionHandlers::Next OptionHandlers::OnExportName(Call& call) {
@@ -208,13 +224,15 @@ OptionHandlers::Next OptionHandlers::OnExportName(Call& call) {
         ExitStatus::kProtocol,
         "client broke the protocol: an export name is no valid string"};
   }
-  if (absl::IsNotFound(opened.status())) return UnknownExport(call.payload);
+  if (absl::IsNotFound(opened.status())) {
+    return UnknownExport(call.payload, opened.status());
+  }
   if (absl::IsCancelled(opened.status())) return ShuttingDown().ending;
   if (!opened.ok()) {
     return Ending{ExitStatus::kNoInput, std::string(opened.status().message())};
   }
-  Negotiated negotiated = Agree(*opened, call.payload,
-                                AgreementFor(call.payload), facts_.multi_conn);
+  Negotiated negotiated = Agree(
+      *opened, call.payload, AgreementFor(call.payload), HasMultiConn(*opened));
   call.replies.ExportName(negotiated.promises.size_bytes,
                           negotiated.promises.transmission_flags,
                           facts_.no_zeroes);
@@ -288,7 +306,7 @@ bool OptionHandlers::DescribeExport(const InfoRequest& request, Call& call) {
   }
   const Catalog::Opened& opened = described_->opened;
   const Promises promises = PromisesFor(
-      *opened.target, AgreementFor(request.name), facts_.multi_conn);
+      *opened.target, AgreementFor(request.name), HasMultiConn(opened));
   OptionReplies& replies = call.replies;
   replies.InfoExport(promises.size_bytes, promises.transmission_flags);
   const auto asked = [&](uint16_t information) {
@@ -330,7 +348,7 @@ OptionHandlers::Next OptionHandlers::OnGo(Call& call) {
   }
   if (!DescribeExport(*request, call)) return NextOption{};
   return Agree(described_->opened, request->name, AgreementFor(request->name),
-               facts_.multi_conn);
+               HasMultiConn(described_->opened));
 }
 
 OptionHandlers::Next OptionHandlers::OnStructuredReply(Call& call) {

@@ -19,6 +19,7 @@
 #include "absl/strings/string_view.h"
 #include "base/exit_status.h"
 #include "export/catalog.h"
+#include "export/exclusive.h"
 #include "negotiation/agreement.h"
 #include "negotiation/negotiated.h"
 #include "negotiation/refusal.h"
@@ -34,7 +35,9 @@ class OptionHandlers {
     TlsMode tls = TlsMode::kOff;  // kOff also if the client can't use it
     bool secure = false;          // the options arrive over TLS
     bool no_zeroes = false;       // NBD_FLAG_C_NO_ZEROES
-    bool multi_conn = true;       // NBD_FLAG_CAN_MULTI_CONN
+    // As in NegotiationSettings.
+    std::optional<bool> multi_conn = std::nullopt;
+    Exclusive exclusive = Exclusive::kOff;
   };
 
   // One option: its payload and its replies.
@@ -106,6 +109,8 @@ class OptionHandlers {
   void AnswerMetaContext(NbdOption option, Call& call);
   // What has been agreed on for a client that chooses `export_name` now.
   Agreement AgreementFor(absl::string_view export_name) const;
+  // Whether several connections of the client are welcome to the export.
+  bool HasMultiConn(const Catalog::Opened& opened) const;
 
   Catalog& catalog_;
   const Facts facts_;

@@ -1,15 +1,11 @@
 // Access control: the rules of --allow and --deny.
 //
-// The most specific rule that matches a peer decides; of two equally specific
-// rules, --deny does. The order, the most specific first:
-//   IPv4, IPv6    the longer prefix; an address has the longest
-//   Unix          a user, then a group, then any Unix client
-//   vsock         a CID, then any vsock client
-//   all families  "any" comes last
-// A peer that matches no rule is refused, except when its family has rules and
-// all of them are --deny: these are exceptions, and other peers may connect. A
-// family without rules is therefore refused, and so is a peer that can't be
-// identified.
+// Each is about a WHO (access/who.h), which has the order: the most specific
+// rule that matches a peer decides, and of two equally specific rules, --deny
+// does. A peer that matches no rule is refused, except when its family has
+// rules and all of them are --deny: these are exceptions, and other peers may
+// connect. A family without rules is therefore refused, and so is a peer that
+// can't be identified.
 //
 // Rejected: allow before deny, as in nbdkit's ip filter, where a --deny inside
 // an allowed network has no effect; and the order of the command line, which is
@@ -20,28 +16,27 @@
 #ifndef NBDINETD_SERVER_ACCESS_H_
 #define NBDINETD_SERVER_ACCESS_H_
 
-#include <array>
-#include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "server/peer.h"
+#include "access/peer_identity.h"
+#include "access/who.h"
 
 namespace nbdinetd {
 
 class AccessRules {
  public:
   enum class Action { kAllow, kDeny };
-  // Whether a user or group is looked up by name, which may ask another
-  // process, or taken as known, for a process that only checks the form.
-  enum class Names { kLookUp, kTrust };
+  using Names = WhoNames;
 
   // Adds a rule for each WHO of a comma-separated list; the manual page has its
   // forms. Names of users and groups are looked up, numbers aren't.
-  // InvalidArgument names the wrong WHO and the reason.
+  // InvalidArgument names the wrong WHO and the reason; one that TLS tells is
+  // wrong here, since it isn't known yet when a peer connects.
   absl::Status Add(Action action, absl::string_view list,
                    Names names = Names::kLookUp);
 
@@ -62,33 +57,22 @@ class AccessRules {
  private:
   using Family = PeerIdentity::Family;
   struct Rule {
-    // kAny is the whole family; kPrefix is for IPv4 and IPv6, kNumber for a
-    // CID.
-    enum class Kind { kAny, kPrefix, kNumber, kUser, kGroup };
-    Action action = Action::kAllow;
-    Family family = Family::kUnknown;
-    Kind kind = Kind::kAny;
-    // A greater value is more specific; comparable within a family.
-    int specificity = 0;
-    std::array<uint8_t, 16> address = {};
-    int prefix_bits = 0;
-    uint32_t number = 0;
-    std::string option;  // as given: --allow=WHO
+    Action action;
+    std::shared_ptr<const std::string> text;  // WHO, to which `who` refers
+    Who who;
+
+    std::string option() const;  // as given: --allow=WHO
   };
 
-  absl::Status AddOne(Action action, absl::string_view who, Names names);
-  void Keep(Rule rule);
-  void KeepAny(const Rule& base, Family family);
-  absl::Status AddNumbered(Rule rule, absl::string_view who, Names names);
-  absl::Status AddNetwork(Rule rule, absl::string_view who);
+  absl::Status AddOne(Action action, absl::string_view text, Names names);
 
-  static bool Matches(const Rule& rule, const PeerIdentity& peer);
-  static std::string WordsOf(const Rule& rule);
+  static std::string WordsOf(const Who& who, Family family);
   // Whether the family has rules of this action.
   bool Has(Family family, Action action) const;
 
   std::vector<Rule> rules_;
   bool has_groups_ = false;
+  bool has_units_ = false;
 };
 
 }  // namespace nbdinetd

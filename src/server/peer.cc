@@ -8,11 +8,14 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "server/peer_unit.h"
 
 namespace nbdinetd {
 namespace {
@@ -101,6 +104,15 @@ PeerIdentity IdentifyUnixPeer(int fd, PeerGroups groups) {
   return identity;
 }
 
+void SetUnit(int fd, PeerIdentity* identity) {
+  absl::StatusOr<std::string> unit = UnitOfPeer(fd);
+  if (unit.ok()) {
+    identity->unit = *std::move(unit);
+  } else {
+    identity->why_no_unit = std::string(unit.status().message());
+  }
+}
+
 PeerIdentity IdentifyIpv6Peer(const sockaddr_in6& peer) {
   PeerIdentity identity;
   if (IN6_IS_ADDR_V4MAPPED(&peer.sin6_addr)) {
@@ -115,7 +127,7 @@ PeerIdentity IdentifyIpv6Peer(const sockaddr_in6& peer) {
 
 }  // namespace
 
-PeerIdentity IdentifyPeer(int fd, PeerGroups groups) {
+PeerIdentity IdentifyPeer(int fd, PeerGroups groups, PeerUnit unit) {
   PeerIdentity identity;
   sockaddr_storage address = {};
   socklen_t length = sizeof(address);
@@ -124,7 +136,9 @@ PeerIdentity IdentifyPeer(int fd, PeerGroups groups) {
   }
   switch (address.ss_family) {
     case AF_UNIX:
-      return IdentifyUnixPeer(fd, groups);
+      identity = IdentifyUnixPeer(fd, groups);
+      if (unit == PeerUnit::kWanted) SetUnit(fd, &identity);
+      return identity;
     case AF_INET: {
       sockaddr_in in;
       std::memcpy(&in, &address, sizeof(in));

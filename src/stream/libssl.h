@@ -94,6 +94,7 @@ namespace nbdinetd {
   F(X509_cmp_current_time)               \
   F(X509_free)                           \
   F(X509_get0_notAfter)                  \
+  F(X509_get_issuer_name)                \
   F(X509_get_subject_name)               \
   F(X509_verify_cert_error_string)
 

@@ -40,6 +40,8 @@ class TlsStream : public Stream {
   // requested.
   virtual const std::string& identity() const = 0;
   virtual bool identity_is_psk() const = 0;
+  // The issuer of that certificate (RFC 2253); empty without one.
+  virtual const std::string& issuer() const = 0;
   // For the log: "TLSv1.3, TLS_AES_128_GCM_SHA256, sent by the kernel". The end
   // is missing where OpenSSL encrypts.
   virtual std::string description() const = 0;

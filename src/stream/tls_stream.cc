@@ -52,20 +52,19 @@ std::string WithHexEscapes(absl::string_view name) {
   return escaped;
 }
 
-std::string SubjectOf(const LibSsl& lib, X509* certificate) {
+std::string InWords(const LibSsl& lib, const X509_NAME* name) {
   // RFC 2253 escapes what could break a line. UTF-8 stays unescaped.
   constexpr unsigned long kFlags = XN_FLAG_RFC2253 & ~ASN1_STRFLGS_ESC_MSB;
   BIO* text = lib.BIO_new(lib.BIO_s_mem());
   if (text == nullptr) return "";
-  std::string subject;
-  if (lib.X509_NAME_print_ex(text, lib.X509_get_subject_name(certificate), 0,
-                             kFlags) >= 0) {
+  std::string words;
+  if (lib.X509_NAME_print_ex(text, name, 0, kFlags) >= 0) {
     char* data = nullptr;
     const long size = lib.BIO_ctrl(text, BIO_CTRL_INFO, 0, &data);
-    if (size > 0) subject.assign(data, static_cast<size_t>(size));
+    if (size > 0) words.assign(data, static_cast<size_t>(size));
   }
   lib.BIO_free(text);
-  return subject;
+  return words;
 }
 
 }  // namespace
@@ -329,7 +328,9 @@ void OpenSslStream::SetIdentity() {
     return;
   }
   X509* certificate = lib_.SSL_get0_peer_certificate(ssl_);
-  if (certificate != nullptr) identity_ = SubjectOf(lib_, certificate);
+  if (certificate == nullptr) return;
+  identity_ = InWords(lib_, lib_.X509_get_subject_name(certificate));
+  issuer_ = InWords(lib_, lib_.X509_get_issuer_name(certificate));
 }
 
 bool OpenSslStream::IsAllowed() const {

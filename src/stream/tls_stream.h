@@ -53,6 +53,7 @@ class OpenSslStream : public TlsStream {
   int Handshake() override;
   const std::string& identity() const override { return identity_; }
   bool identity_is_psk() const override { return !psk_identity_.empty(); }
+  const std::string& issuer() const override { return issuer_; }
   std::string description() const override;
 
   ssize_t Read(absl::Span<char> buffer) override;
@@ -143,6 +144,7 @@ class OpenSslStream : public TlsStream {
   std::string psk_identity_;
   bool psk_known_ = false;
   std::string identity_;
+  std::string issuer_;
   std::string failure_;
 };
 

@@ -32,6 +32,7 @@ std::optional<Ending> UpgradeToTls(Channel& channel, const Tls& tls,
   }
   peer->identity = stream->identity();
   peer->has_psk = stream->identity_is_psk();
+  peer->issuer = stream->issuer();
   peer->description = stream->description();
   return std::nullopt;
 }

@@ -14,6 +14,7 @@ namespace nbdinetd {
 struct TlsPeer {
   std::string identity;     // verified; empty when none was requested
   bool has_psk = false;     // it is that of a PSK, not a certificate's subject
+  std::string issuer;       // of the certificate
   std::string description;  // of the protocol and the cipher
 };
 

@@ -107,6 +107,7 @@ const KeyCase kKeyCases[] = {
      {"--allow=192.0.2.1,uid:nobody-here", "--allow=unix:"},
      "example.com"},
     {"Deny", "Deny=any\nDeny=\nDeny=gid:7\n", {"--deny=gid:7"}, "1.2.3.4/33"},
+    {"Rules", "Rules=/etc/nbdinetd/rules\n", {}, "rules"},
     {"HandshakeTimeout",
      "HandshakeTimeout=1h 30min\n",
      {"--handshake-timeout=1h 30min"},

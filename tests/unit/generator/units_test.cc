@@ -255,6 +255,33 @@ TEST_F(UnitsTest, TlsFilesAreCredentials) {
   EXPECT_EQ(With(of_user, "NoNewPrivileges"), Words{"NoNewPrivileges=yes"});
 }
 
+TEST_F(UnitsTest, TheRulesAreReadWhereTheyAre) {
+  const Words service =
+      Lines("[Export]\nFile=/f\nRules=/etc/nbdinetd/my rules\n", 1);
+  EXPECT_TRUE(absl::StrContains(With(service, "ExecStart")[0],
+                                " \"--rules=/etc/nbdinetd/my rules\" "));
+  EXPECT_EQ(With(service, "RequiresMountsFor"),
+            (Words{"RequiresMountsFor=/f",
+                   "RequiresMountsFor=\"/etc/nbdinetd/my rules\""}));
+  const auto seen = [&](const std::string& rules, const std::string& key) {
+    return With(Lines("[Export]\nMode=listener\nFile=/srv/f\nReadOnly=yes\n"
+                      "Rules=" +
+                          rules + "\n",
+                      1),
+                key);
+  };
+  // With their directory, so that a file that replaces them is seen.
+  EXPECT_EQ(seen("/home/a/rules", "BindReadOnlyPaths").back(),
+            "BindReadOnlyPaths=\"-/home/a\"");
+  EXPECT_EQ(seen("/run/rules", "BindReadOnlyPaths").back(),
+            "BindReadOnlyPaths=\"-/run/rules\"");
+  EXPECT_EQ(seen("/etc/nbdinetd/rules", "BindReadOnlyPaths").size(), 1u);
+  EXPECT_EQ(seen("/etc/nbdinetd/rules", "ReadWritePaths"), Words{});
+  // The copies that they may give.
+  EXPECT_EQ(seen("/etc/rules\nCowDir=/srv/copies", "ReadWritePaths"),
+            Words{"ReadWritePaths=-/srv/copies"});
+}
+
 TEST_F(UnitsTest, TheFileSystemsOfALinkAndItsTargetAreRequired) {
   ASSERT_EQ(symlink("/far/a b", path("link").c_str()), 0);
   ASSERT_EQ(symlink("/dev/vg0/x", path("device").c_str()), 0);

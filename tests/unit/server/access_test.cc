@@ -15,6 +15,7 @@
 #include "absl/strings/strip.h"
 #include "base/exit_status.h"
 #include "base/unique_fd.h"
+#include "server/peer.h"
 
 namespace nbdinetd {
 namespace {
@@ -260,7 +261,7 @@ TEST(AccessRules, ListsAndWordsOfNbdkits) {
 TEST(AccessRules, WhatIsWrongIsSaid) {
   EXPECT_EQ(WrongBecause("example.com"),
             "--allow=\"example.com\": this is no address, network, uid:USER, "
-            "gid:GROUP, unix:, vsock: or vsock:CID");
+            "gid:GROUP, unit:UNIT, unix:, vsock: or vsock:CID");
   for (const char* who :
        {"", "192.0.2", "192.0.2.7.8", "192.0.2.256", "2001:db8", "::1::",
         "[::1]", "192.0.2.7:10809", "anything", "any ", "unix", "tcp:", " ::1",
@@ -287,6 +288,34 @@ TEST(AccessRules, WhatIsWrongIsSaid) {
   EXPECT_TRUE(absl::StrContains(WrongBecause("pid:1"), "process ids"));
   for (const char* who : {"vsock:host", "vsock:-1", "vsock:4294967296"}) {
     EXPECT_TRUE(absl::StrContains(WrongBecause(who), "a CID is a number"));
+  }
+}
+
+TEST(AccessRules, AUnitIsMoreThanAUser) {
+  PeerIdentity peer = Unix(7, {8});
+  peer.unit = "libvirt-qemu.scope";
+  EXPECT_EQ(Refusal({"allow=unit:libvirt-*.scope"}, peer), "");
+  EXPECT_EQ(Refusal({"allow=unit:*.scope", "deny=uid:7"}, peer), "");
+  EXPECT_EQ(Refusal({"deny=unit:*.scope", "allow=uid:7"}, peer),
+            "by --deny=unit:*.scope");
+  EXPECT_NE(Refusal({"allow=unit:*.service"}, peer), "");
+  peer.unit = "";
+  EXPECT_NE(Refusal({"allow=unit:*"}, peer), "");
+  // Whether the rule is about the peer is unknown.
+  peer.unit.reset();
+  peer.why_no_unit = "no kernel";
+  for (const char* rule : {"allow=uid:7", "deny=unit:x.service"}) {
+    EXPECT_EQ(Refusal({"deny=unit:y.service", rule}, peer),
+              "its unit is unknown (no kernel), and --allow or --deny names "
+              "one");
+  }
+  EXPECT_EQ(Refusal({"deny=unit:y.service", "allow=anyipv4"}, Ip("192.0.2.7")),
+            "");
+}
+
+TEST(AccessRules, WhatTlsTellsIsntKnownYet) {
+  for (const char* who : {"tls:CN=a", "issuer:CN=a", "psk:alice"}) {
+    EXPECT_TRUE(absl::StrContains(WrongBecause(who), "--rules=FILE")) << who;
   }
 }
 

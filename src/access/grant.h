@@ -1,0 +1,33 @@
+// What a line of a rules file lets a client do with an export. A plain value.
+#ifndef NBDINETD_ACCESS_GRANT_H_
+#define NBDINETD_ACCESS_GRANT_H_
+
+#include <cstdint>
+#include <optional>
+
+#include "export/exclusive.h"
+
+namespace nbdinetd {
+
+struct Grant {
+  enum class Mode : uint8_t {
+    kReadOnly,
+    kReadWrite,    // as far as the export is writable
+    kPrivateCopy,  // the client writes into a private copy
+  };
+  // nullopt until a word of the line says it.
+  std::optional<Mode> mode = std::nullopt;
+  // In place of --exclusive; nullopt: as --exclusive says.
+  std::optional<Exclusive> exclusive = std::nullopt;
+};
+
+// The mode for people: "read-only", "read-write", "copy-on-write".
+constexpr const char* InWords(Grant::Mode mode) {
+  return mode == Grant::Mode::kReadOnly    ? "read-only"
+         : mode == Grant::Mode::kReadWrite ? "read-write"
+                                           : "copy-on-write";
+}
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_ACCESS_GRANT_H_

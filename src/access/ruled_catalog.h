@@ -1,0 +1,75 @@
+// The exports of a catalog as --rules shows them to one client: those that it
+// may use, in the way in which it may use them.
+//
+// An export that the client may not use is as if it weren't there: a request
+// for it has the error of a name that no export has, and leads to the same
+// system calls. Nothing is looked up under the name itself, whose existence can
+// therefore change neither the reply nor its time; a name of the same length,
+// which is never the asked one, is looked up in its place.
+//
+// Identity may become known in the middle of a connection, by TLS: each
+// negotiation has an object of its own, with the grants that hold then.
+// Threads: one.
+#ifndef NBDINETD_ACCESS_RULED_CATALOG_H_
+#define NBDINETD_ACCESS_RULED_CATALOG_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "access/client_rules.h"
+#include "export/catalog.h"
+#include "export/copy_on_write.h"
+
+namespace nbdinetd {
+
+class RuledCatalog : public Catalog {
+ public:
+  // `inner` and `copy` are borrowed. `copy` is the private copy for an export
+  // that is granted as one, and is moved from when the client chooses such an
+  // export; an empty one if `inner` makes copies for all clients.
+  RuledCatalog(Catalog& inner, ClientGrants grants,
+               std::optional<PrivateCopy>& copy)
+      : inner_(inner), grants_(std::move(grants)), copy_(copy) {}
+
+  absl::Status Find(absl::string_view name) override;
+  absl::StatusOr<Opened> Open(absl::string_view name) override;
+  absl::StatusOr<std::shared_ptr<Export>> Reserve(
+      std::shared_ptr<Export> target, const std::string& name,
+      const Claimant& claimant) override;
+  absl::StatusOr<std::shared_ptr<Export>> Claim(
+      std::shared_ptr<Export> reserved) override;
+  // For a client that may use nothing, the list is empty, and never an error.
+  absl::Status List(Visitor visit) override;
+
+  std::string CanonicalName(absl::string_view name) const override {
+    return inner_.CanonicalName(name);
+  }
+  std::string InWords() override { return inner_.InWords(); }
+  int directory_fd() const override { return inner_.directory_fd(); }
+  int tables_fd() const override { return inner_.tables_fd(); }
+  int copy_fd() const override {
+    return copy_.has_value() ? copy_->fd() : inner_.copy_fd();
+  }
+  int copies_fd() const override { return inner_.copies_fd(); }
+  Kinds kinds() const override { return inner_.kinds(); }
+
+ private:
+  // Looks up what isn't there. Returns the error for an export that the client
+  // may not use.
+  absl::Status Hide(absl::string_view name);
+
+  Catalog& inner_;
+  const ClientGrants grants_;
+  std::optional<PrivateCopy>& copy_;
+  // How the reserved export is to be served.
+  Grant::Mode claimed_mode_ = Grant::Mode::kReadOnly;
+};
+
+}  // namespace nbdinetd
+
+#endif  // NBDINETD_ACCESS_RULED_CATALOG_H_

@@ -1,0 +1,146 @@
+#include "cli/check_asked.h"
+
+#include <optional>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "access/asked_client.h"
+#include "access/client_rules.h"
+#include "base/errors.h"
+#include "export/exclusive.h"
+
+namespace nbdinetd {
+namespace {
+
+// What --allow and --deny say of the client; nullopt if it may connect, or if
+// nothing about its address was asked.
+std::optional<std::string> WhyRefused(const Invocation& invocation,
+                                      const AskedClient& asked) {
+  if (asked.peer.family == PeerIdentity::Family::kUnnamed) return std::nullopt;
+  return invocation.listener_config.access.WhyRefused(asked.peer);
+}
+
+// The mode that the client gets by `grant`, of an export that the options make
+// `read_only`.
+std::string ModeOf(const Options& options, bool read_only,
+                   Grant::Mode granted) {
+  if (granted == Grant::Mode::kReadOnly) return InWords(granted);
+  if (options.copies.enabled || granted == Grant::Mode::kPrivateCopy) {
+    return InWords(Grant::Mode::kPrivateCopy);
+  }
+  return InWords(read_only ? Grant::Mode::kReadOnly : granted);
+}
+
+std::string WordOf(Exclusive exclusive) {
+  switch (exclusive) {
+    case Exclusive::kRefuse:
+      return "refuse";
+    case Exclusive::kWait:
+      return "wait";
+    case Exclusive::kTakeover:
+      return "takeover";
+    case Exclusive::kOff:
+      break;
+  }
+  return "";
+}
+
+class Asker {
+ public:
+  Asker(const Invocation& invocation, CheckReport& report)
+      : invocation_(invocation),
+        options_(invocation.options),
+        report_(report) {}
+
+  void Ask(const ClientGrants* grants) {
+    if (std::optional<std::string> refused =
+            WhyRefused(invocation_, options_.asked)) {
+      report_.asked_reason = *std::move(refused);
+    } else if (grants != nullptr && grants->empty()) {
+      report_.asked_reason = grants->WhyNot();
+    } else {
+      for (const CheckReport::Served& served : report_.exports) {
+        Add(served.name.value_or(""), served.read_only, grants);
+      }
+    }
+    for (const CheckReport::Asked& asked : report_.asked) {
+      if (!asked.mode.empty()) return;
+    }
+    report_.exit_status = ExitStatus::kRefused;
+  }
+
+ private:
+  void Add(const std::string& name, bool read_only,
+           const ClientGrants* grants) {
+    CheckReport::Asked asked;
+    asked.name = name;
+    Exclusive exclusive = options_.exclusive;
+    Grant::Mode mode = Grant::Mode::kReadWrite;
+    if (grants != nullptr) {
+      const auto decision = grants->For(name);
+      if (!decision.has_value()) {
+        asked.reason = grants->WhyNot();
+        report_.asked.push_back(std::move(asked));
+        return;
+      }
+      mode = decision->grant.mode.value_or(Grant::Mode::kReadOnly);
+      exclusive = decision->grant.exclusive.value_or(exclusive);
+      asked.rule = grants->PlaceOf(decision->line);
+    }
+    asked.mode = ModeOf(options_, read_only, mode);
+    asked.exclusive = WordOf(exclusive);
+    report_.asked.push_back(std::move(asked));
+  }
+
+  const Invocation& invocation_;
+  const Options& options_;
+  CheckReport& report_;
+};
+
+}  // namespace
+
+absl::Status CheckRules(const Invocation& invocation, CheckReport& report) {
+  const Options& options = invocation.options;
+  const AskedClient& asked = options.asked;
+  report.rules = options.rules;
+  report.asked_who = absl::StrJoin(asked.words, " ");
+  if (options.rules.empty()) {
+    if (!asked.empty()) Asker(invocation, report).Ask(nullptr);
+    return absl::OkStatus();
+  }
+  const absl::StatusOr<ClientRules> rules =
+      ClientRules::ReadFor(options.rules, asked.peer);
+  if (!rules.ok() || asked.empty()) return rules.status();
+  const ClientGrants grants = rules->For(asked.tls);
+  Asker(invocation, report).Ask(&grants);
+  return absl::OkStatus();
+}
+
+std::string AskedInWords(const CheckReport& report) {
+  if (report.asked_who.empty()) return "";
+  const std::string who = Quoted(report.asked_who);
+  if (!report.asked_reason.empty()) {
+    return absl::StrCat("would refuse ", who, ": ", report.asked_reason, "\n");
+  }
+  std::string words;
+  for (const CheckReport::Asked& asked : report.asked) {
+    const std::string name = Quoted(asked.name);
+    if (asked.mode.empty()) {
+      absl::StrAppend(&words, "would show ", who, " no export ", name, ": ",
+                      asked.reason, "\n");
+      continue;
+    }
+    absl::StrAppend(
+        &words, "would let ", who, " use export ", name, " ", asked.mode,
+        asked.exclusive.empty()
+            ? ""
+            : absl::StrCat(", alone (exclusive=", asked.exclusive, ")"),
+        asked.rule.empty() ? "" : absl::StrCat(", by ", Quoted(asked.rule)),
+        "\n");
+  }
+  return words;
+}
+
+}  // namespace nbdinetd
