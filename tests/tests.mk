@@ -24,6 +24,10 @@ AM_CPPFLAGS += -I$(top_srcdir)/tests $(GTEST_CFLAGS)
 
 # Of one room each, on bytes: one program.
 unit_sources = \
+	tests/unit/access/client_rules_test.cc \
+	tests/unit/access/glob_test.cc \
+	tests/unit/access/ruled_catalog_test.cc \
+	tests/unit/access/subject_pattern_test.cc \
 	tests/unit/base/amounts_test.cc \
 	tests/unit/base/edit_distance_test.cc \
 	tests/unit/base/byte_size_test.cc \
@@ -87,6 +91,7 @@ unit_sources = \
 	tests/unit/server/access_test.cc \
 	tests/unit/server/bind_test.cc \
 	tests/unit/server/bounded_accept_test.cc \
+	tests/unit/server/peer_unit_test.cc \
 	tests/unit/stream/channel_test.cc \
 	tests/unit/stream/psk_file_test.cc \
 	tests/unit/stream/spinner_test.cc \
@@ -191,6 +196,8 @@ python_tests = \
 	tests/system/pid1_journal_test.py \
 	tests/system/pid1_units_test.py \
 	$(ctl_tests) \
+	tests/system/rules_table_test.py \
+	tests/system/rules_test.py \
 	tests/system/sandbox_test.py \
 	tests/system/secrets_test.py \
 	tests/system/service_page_activation_test.py \

@@ -6,7 +6,7 @@
 #   make fuzz-corpus     the corpus anew, from the traffic of real clients
 
 FUZZ_TARGETS = command_line environment export_file kept_copy negotiation option \
-	partitions tls_files transmission
+	partitions rules tls_files transmission
 FUZZ_SECONDS = 60
 FUZZ_LONG_SECONDS = 900
 
@@ -45,6 +45,7 @@ fuzz_programs = \
 	tests/fuzz/negotiation_replay \
 	tests/fuzz/option_replay \
 	tests/fuzz/partitions_replay \
+	tests/fuzz/rules_replay \
 	tests/fuzz/tls_files_replay \
 	tests/fuzz/transmission_replay
 
@@ -66,6 +67,8 @@ tests_fuzz_kept_copy_replay_SOURCES = tests/fuzz/kept_copy_fuzz.cc \
 tests_fuzz_option_replay_SOURCES = tests/fuzz/option_fuzz.cc \
 	tests/fuzz/replay_main.cc
 tests_fuzz_partitions_replay_SOURCES = tests/fuzz/partitions_fuzz.cc \
+	tests/fuzz/replay_main.cc
+tests_fuzz_rules_replay_SOURCES = tests/fuzz/rules_fuzz.cc \
 	tests/fuzz/replay_main.cc
 tests_fuzz_tls_files_replay_SOURCES = tests/fuzz/tls_files_fuzz.cc \
 	tests/fuzz/replay_main.cc

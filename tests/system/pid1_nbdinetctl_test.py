@@ -534,6 +534,31 @@ def _(t):
     contains("run nbdinetctl as root", result.stdout)
 
 
+@test("check --as says what a client would get, by the rules that the unit has")
+def _(t):
+    machine.write("/etc/nbdinetd/rules", "psk:alice * ro\n192.0.2.0/24 * rw exclusive=wait\n* -\n")
+    start_shipped(t)
+    serve(IMAGE, "--rules=/etc/nbdinetd/rules")
+    eq(ctl("check", "nbdinetd", "--as=psk:alice").stdout.count("read-only"), 1)
+
+    def answers(*asked, status):
+        found = json.loads(ctl("check", "nbdinetd", "--json=short", *asked, status=status).stdout)
+        for row in found:
+            hold_to_schema("check", row)
+        return [(row["level"], row["message"]) for row in found]
+    eq(answers("--as=psk:alice", status=0),
+       [("ok", 'would let "psk:alice" use export "" read-only, by "/etc/nbdinetd/rules:1"')])
+    eq(answers("--as=192.0.2.7", status=0),
+       [("ok", 'would let "192.0.2.7" use export "" read-write, exclusive=wait, by "/etc/nbdinetd/rules:2"')])
+    eq(answers("--as=192.0.2.7", "--as=psk:alice", status=0)[0][1].count("rules:1"), 1)
+    eq(answers("--as=uid:0", status=1),
+       [("error", 'would refuse "uid:0": by line 3 of "/etc/nbdinetd/rules"')])
+    contains("several clients", answers("--as=any", status=1)[0][1])
+    machine.write("/etc/nbdinetd/rules", "* * rx\n")
+    contains('"/etc/nbdinetd/rules" line 1', findings("nbdinetd", status=1)["error"][0])
+    contains("--as is for check", ctl("list", "--as=uid:0", status=64).stderr)
+
+
 @test("check of a file needs no installed export, and names file and line")
 def _(_t):
     machine.write("/root/good.export", "[Export]\nFile=/srv/nbd/export.img\n")
