@@ -10,10 +10,11 @@
 namespace nbdinetd {
 
 struct Grant {
+  // Each lets a client do more than the one before.
   enum class Mode : uint8_t {
     kReadOnly,
-    kReadWrite,    // as far as the export is writable
     kPrivateCopy,  // the client writes into a private copy
+    kReadWrite,    // as far as the export is writable
   };
   // nullopt until a word of the line says it.
   std::optional<Mode> mode = std::nullopt;

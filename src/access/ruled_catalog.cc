@@ -1,10 +1,14 @@
 #include "access/ruled_catalog.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "export/base_lock.h"
+#include "export/copy_on_write.h"
+#include "export/exclusive.h"
 #include "export/read_only.h"
 #include "protocol/option.h"
 
@@ -25,7 +29,40 @@ std::string NameInPlaceOf(absl::string_view name) {
   return absl::StrCat(other, name.substr(size));
 }
 
+// The stronger of two locks. nullopt is what --exclusive says: at least off.
+std::optional<Exclusive> StrongerOf(std::optional<Exclusive> one,
+                                    std::optional<Exclusive> other) {
+  if (one.has_value() && other.has_value()) return std::max(*one, *other);
+  const std::optional<Exclusive> given = one.has_value() ? one : other;
+  return given == Exclusive::kOff ? std::nullopt : given;
+}
+
+absl::Status NoCopy() {
+  return absl::InternalError("there is no private copy for this client");
+}
+
 }  // namespace
+
+std::optional<ClientGrants::Decision> DecisionFor(const ClientGrants& grants,
+                                                  const Catalog& catalog,
+                                                  absl::string_view name) {
+  std::optional<ClientGrants::Decision> decision = grants.For(name);
+  if (!decision.has_value()) return std::nullopt;
+  const std::string whole_name = catalog.WholeOf(name);
+  const std::optional<ClientGrants::Decision> whole =
+      whole_name.empty() ? std::nullopt : grants.For(whole_name);
+  if (whole.has_value()) {
+    const std::optional<Exclusive> exclusive =
+        StrongerOf(decision->grant.exclusive, whole->grant.exclusive);
+    if (whole->grant.mode < decision->grant.mode) decision = whole;
+    decision->grant.exclusive = exclusive;
+  }
+  const bool is_kept = catalog.copies_fd() >= 0;
+  if (is_kept && decision->grant.exclusive == Exclusive::kOff) {
+    decision->grant.exclusive.reset();
+  }
+  return decision;
+}
 
 absl::Status RuledCatalog::Hide(absl::string_view name) {
   // Its result says nothing about the export. A name that is no valid string
@@ -39,28 +76,32 @@ absl::Status RuledCatalog::Hide(absl::string_view name) {
 }
 
 absl::Status RuledCatalog::Find(absl::string_view name) {
-  if (!grants_.For(CanonicalName(name)).has_value()) return Hide(name);
+  if (!DecisionFor(grants_, inner_, CanonicalName(name)).has_value()) {
+    return Hide(name);
+  }
   return inner_.Find(name);
 }
 
 absl::StatusOr<Catalog::Opened> RuledCatalog::Open(absl::string_view name) {
   const std::string canonical = CanonicalName(name);
-  const std::optional<ClientGrants::Decision> decision = grants_.For(canonical);
+  const std::optional<ClientGrants::Decision> decision =
+      DecisionFor(grants_, inner_, canonical);
   if (!decision.has_value()) return Hide(name);
   const Grant& grant = decision->grant;
+  const Grant::Mode mode = grant.mode.value_or(Grant::Mode::kReadOnly);
+  if (MakesCopy(mode) && !copy_.file.has_value()) return NoCopy();
   absl::StatusOr<Opened> opened =
-      grant.mode == Grant::Mode::kReadWrite ||
-              (!copy_.has_value() && grant.mode != Grant::Mode::kReadOnly)
-          ? inner_.Open(name)
-          : inner_.OpenReadOnly(name);
+      mode == Grant::Mode::kReadOnly || MakesCopy(mode)
+          ? inner_.OpenReadOnly(name)
+          : inner_.Open(name);
   if (!opened.ok()) return opened;
   // Nothing is served by the rule of another name.
   if (opened->name != canonical) return Hide(name);
-  if (grant.mode == Grant::Mode::kPrivateCopy && copy_.has_value()) {
+  if (MakesCopy(mode)) {
     opened->target = PromiseOfCopy(std::move(opened->target));
   }
   if (grant.exclusive.value_or(Exclusive::kOff) != Exclusive::kOff &&
-      opened->target->shares_description()) {
+      opened->target->shares_locks()) {
     return absl::InternalError(
         absl::StrCat("exclusive= can't lock ", Quoted(opened->target->path()),
                      ", which was handed over, and whose locks are shared"));
@@ -73,7 +114,8 @@ absl::StatusOr<Catalog::Opened> RuledCatalog::Open(absl::string_view name) {
 absl::StatusOr<std::shared_ptr<Export>> RuledCatalog::Reserve(
     std::shared_ptr<Export> target, const std::string& name,
     const Claimant& claimant) {
-  const std::optional<ClientGrants::Decision> decision = grants_.For(name);
+  const std::optional<ClientGrants::Decision> decision =
+      DecisionFor(grants_, inner_, name);
   claimed_mode_ = decision.has_value()
                       ? decision->grant.mode.value_or(Grant::Mode::kReadOnly)
                       : Grant::Mode::kReadOnly;
@@ -82,6 +124,12 @@ absl::StatusOr<std::shared_ptr<Export>> RuledCatalog::Reserve(
 
 absl::StatusOr<std::shared_ptr<Export>> RuledCatalog::Claim(
     std::shared_ptr<Export> reserved) {
+  if (MakesCopy(claimed_mode_)) {
+    if (!copy_.file.has_value()) return NoCopy();
+    if (absl::Status status = LockBaseOfCopy(*reserved); !status.ok()) {
+      return status;
+    }
+  }
   absl::StatusOr<std::shared_ptr<Export>> claimed =
       inner_.Claim(std::move(reserved));
   if (!claimed.ok()) return claimed;
@@ -91,11 +139,9 @@ absl::StatusOr<std::shared_ptr<Export>> RuledCatalog::Claim(
     if ((*claimed)->facts().read_only) return claimed;
     return std::make_shared<ReadOnly>(*std::move(claimed));
   }
-  if (claimed_mode_ != Grant::Mode::kPrivateCopy || !copy_.has_value()) {
-    return claimed;
-  }
-  PrivateCopy copy = *std::move(copy_);
-  copy_.reset();
+  if (!MakesCopy(claimed_mode_)) return claimed;
+  PrivateCopy copy = *std::move(copy_.file);
+  copy_.file.reset();
   return std::move(copy).Of(*std::move(claimed));
 }
 

@@ -22,18 +22,27 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "access/client_rules.h"
+#include "access/grant.h"
+#include "access/ruled_client.h"
 #include "export/catalog.h"
-#include "export/copy_on_write.h"
 
 namespace nbdinetd {
 
+// What the client may do with the export `name`, which is canonical, of
+// `catalog`; nullopt: nothing. This is the one place that decides it.
+//
+// A part of an export, such as a partition, is a part of what is there: a
+// client that may use both has the weaker use of the two for the part, with the
+// stronger lock. One that may use only the part has what its own name says. The
+// lock of a kept copy stays, since two connections can't have one copy.
+std::optional<ClientGrants::Decision> DecisionFor(const ClientGrants& grants,
+                                                  const Catalog& catalog,
+                                                  absl::string_view name);
+
 class RuledCatalog : public Catalog {
  public:
-  // `inner` and `copy` are borrowed. `copy` is the private copy for an export
-  // that is granted as one, and is moved from when the client chooses such an
-  // export; an empty one if `inner` makes copies for all clients.
-  RuledCatalog(Catalog& inner, ClientGrants grants,
-               std::optional<PrivateCopy>& copy)
+  // All but the grants is borrowed.
+  RuledCatalog(Catalog& inner, ClientGrants grants, CopyForClient& copy)
       : inner_(inner), grants_(std::move(grants)), copy_(copy) {}
 
   absl::Status Find(absl::string_view name) override;
@@ -49,11 +58,14 @@ class RuledCatalog : public Catalog {
   std::string CanonicalName(absl::string_view name) const override {
     return inner_.CanonicalName(name);
   }
+  std::string WholeOf(absl::string_view name) const override {
+    return inner_.WholeOf(name);
+  }
   std::string InWords() override { return inner_.InWords(); }
   int directory_fd() const override { return inner_.directory_fd(); }
   int tables_fd() const override { return inner_.tables_fd(); }
   int copy_fd() const override {
-    return copy_.has_value() ? copy_->fd() : inner_.copy_fd();
+    return copy_.file.has_value() ? copy_.file->fd() : inner_.copy_fd();
   }
   int copies_fd() const override { return inner_.copies_fd(); }
   Kinds kinds() const override { return inner_.kinds(); }
@@ -62,10 +74,14 @@ class RuledCatalog : public Catalog {
   // Looks up what isn't there. Returns the error for an export that the client
   // may not use.
   absl::Status Hide(absl::string_view name);
+  // Whether this catalog makes the copy for an export that is granted so.
+  bool MakesCopy(Grant::Mode mode) const {
+    return mode == Grant::Mode::kPrivateCopy && !copy_.is_made_by_catalog;
+  }
 
   Catalog& inner_;
   const ClientGrants grants_;
-  std::optional<PrivateCopy>& copy_;
+  CopyForClient& copy_;
   // How the reserved export is to be served.
   Grant::Mode claimed_mode_ = Grant::Mode::kReadOnly;
 };

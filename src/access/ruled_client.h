@@ -9,11 +9,18 @@
 
 namespace nbdinetd {
 
+// The copy for an export that the rules give as a private one.
+struct CopyForClient {
+  // Moved from when the client chooses such an export. Empty if the rules give
+  // none.
+  std::optional<PrivateCopy> file = std::nullopt;
+  // The catalog below makes copies, of every export for every client (--cow).
+  bool is_made_by_catalog = false;
+};
+
 struct RuledClient {
   ClientRules rules;
-  // For an export that the rules give as a private copy; empty if they give
-  // none, and if --cow makes copies for all clients.
-  std::optional<PrivateCopy> copy = std::nullopt;
+  CopyForClient copy = {};
 };
 
 }  // namespace nbdinetd

@@ -232,7 +232,7 @@ int Check(const Invocation& invocation, const Log& log) {
   report.exclusive = std::string(WordOf(config.exclusive));
   report.access = invocation.listener_config.access.InWords();
   CheckExports(invocation, *opened->catalog, report);
-  const absl::Status rules = CheckRules(invocation, report);
+  const absl::Status rules = CheckRules(invocation, *opened->catalog, report);
   if (!rules.ok()) return CheckFailed(rules, json, log);
   AddHints(invocation.options, report);
   const absl::StatusOr<std::string> sandbox =

@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "access/asked_client.h"
 #include "access/client_rules.h"
+#include "access/ruled_catalog.h"
 #include "base/errors.h"
 #include "export/exclusive.h"
 
@@ -49,9 +50,11 @@ std::string WordOf(Exclusive exclusive) {
 
 class Asker {
  public:
-  Asker(const Invocation& invocation, CheckReport& report)
+  Asker(const Invocation& invocation, const Catalog& catalog,
+        CheckReport& report)
       : invocation_(invocation),
         options_(invocation.options),
+        catalog_(catalog),
         report_(report) {}
 
   void Ask(const ClientGrants* grants) {
@@ -79,7 +82,7 @@ class Asker {
     Exclusive exclusive = options_.exclusive;
     Grant::Mode mode = Grant::Mode::kReadWrite;
     if (grants != nullptr) {
-      const auto decision = grants->For(name);
+      const auto decision = DecisionFor(*grants, catalog_, name);
       if (!decision.has_value()) {
         asked.reason = grants->WhyNot();
         report_.asked.push_back(std::move(asked));
@@ -96,25 +99,27 @@ class Asker {
 
   const Invocation& invocation_;
   const Options& options_;
+  const Catalog& catalog_;
   CheckReport& report_;
 };
 
 }  // namespace
 
-absl::Status CheckRules(const Invocation& invocation, CheckReport& report) {
+absl::Status CheckRules(const Invocation& invocation, const Catalog& catalog,
+                        CheckReport& report) {
   const Options& options = invocation.options;
   const AskedClient& asked = options.asked;
   report.rules = options.rules;
   report.asked_who = absl::StrJoin(asked.words, " ");
   if (options.rules.empty()) {
-    if (!asked.empty()) Asker(invocation, report).Ask(nullptr);
+    if (!asked.empty()) Asker(invocation, catalog, report).Ask(nullptr);
     return absl::OkStatus();
   }
   const absl::StatusOr<ClientRules> rules =
       ClientRules::ReadFor(options.rules, asked.peer);
   if (!rules.ok() || asked.empty()) return rules.status();
   const ClientGrants grants = rules->For(asked.tls);
-  Asker(invocation, report).Ask(&grants);
+  Asker(invocation, catalog, report).Ask(&grants);
   return absl::OkStatus();
 }
 

@@ -7,13 +7,15 @@
 #include "absl/status/status.h"
 #include "cli/check_report.h"
 #include "cli/invocation.h"
+#include "export/catalog.h"
 
 namespace nbdinetd {
 
 // Reads the rules, if there are any, and fills what `report` says of them. Its
 // exports are there already. With --as, the exit status is kRefused if the
 // client would get no export. FailedPrecondition: the rules are wrong.
-absl::Status CheckRules(const Invocation& invocation, CheckReport& report);
+absl::Status CheckRules(const Invocation& invocation, const Catalog& catalog,
+                        CheckReport& report);
 
 // The answer for people, in whole lines.
 std::string AskedInWords(const CheckReport& report);

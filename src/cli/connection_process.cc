@@ -120,13 +120,14 @@ absl::StatusOr<Signals> CreateShutdownSignals(Exclusive exclusive) {
 // one.
 absl::Status PrepareCopy(const Options& options,
                          std::optional<RuledClient>& ruled) {
-  if (!ruled.has_value() || !ruled->rules.gives_copies() ||
-      options.copies.enabled) {
+  if (!ruled.has_value()) return absl::OkStatus();
+  ruled->copy.is_made_by_catalog = options.copies.enabled;
+  if (!ruled->rules.gives_copies() || options.copies.enabled) {
     return absl::OkStatus();
   }
   absl::StatusOr<PrivateCopy> copy = PrivateCopy::Create(options.copies);
   if (!copy.ok()) return copy.status();
-  ruled->copy = *std::move(copy);
+  ruled->copy.file = *std::move(copy);
   return absl::OkStatus();
 }
 

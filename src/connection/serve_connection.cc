@@ -109,7 +109,7 @@ void AddRules(const RuledClient& ruled, SandboxFacts* facts) {
       ruled.rules.strongest_exclusive().value_or(Exclusive::kOff);
   facts->exclusive |= exclusive != Exclusive::kOff;
   facts->takeover |= exclusive == Exclusive::kTakeover;
-  if (ruled.copy.has_value()) facts->copy_fd = ruled.copy->fd();
+  if (ruled.copy.file.has_value()) facts->copy_fd = ruled.copy.file->fd();
 }
 
 // A connection whose process is in the sandbox; all borrowed.

@@ -50,7 +50,7 @@ absl::Status CheckNoMerge(const Export& base) {
 }
 
 absl::Status LockBaseOfCopy(const Export& base) {
-  if (base.shares_description()) return CheckNoMerge(base);
+  if (base.shares_locks()) return CheckNoMerge(base);
   return LockBase(base, F_RDLCK) == EAGAIN ? UnderWay(base) : absl::OkStatus();
 }
 

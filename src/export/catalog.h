@@ -83,6 +83,10 @@ class Catalog {
     return std::string(name);
   }
 
+  // The export of which Open(name) may return a part, such as the disk of a
+  // partition; empty: of none. `name` is canonical. Looks at nothing.
+  virtual std::string WholeOf(absl::string_view /*name*/) const { return ""; }
+
   // What is to be locked for the client that has chosen `target`, which Open()
   // has returned under the canonical `name`: `target` itself, or with
   // --cow=keep the client's copy. It is only good for the locks, and for

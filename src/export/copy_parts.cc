@@ -20,6 +20,8 @@ Export::Facts CopyFacts(Export::Facts facts) {
   facts.read_only = false;
   facts.block_device = false;
   facts.private_copy = true;
+  // Its locks are on the base.
+  facts.shares_locks |= facts.sharing != Export::Sharing::kOwn;
   facts.sharing = Export::Sharing::kOwn;
   return facts;
 }

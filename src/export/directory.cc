@@ -140,6 +140,7 @@ class DirectoryCatalog : public Catalog {
         fd_(std::move(fd)),
         settings_(settings),
         default_name_(default_name),
+        has_partitions_(tables != nullptr),
         tables_(std::move(tables)) {}
 
   absl::Status Find(absl::string_view name) override {
@@ -157,6 +158,11 @@ class DirectoryCatalog : public Catalog {
   }
   std::string CanonicalName(absl::string_view name) const override {
     return FileNameOf(name);
+  }
+  std::string WholeOf(absl::string_view name) const override {
+    const std::optional<FileAndNumber> parts =
+        has_partitions_ ? SplitPartitionName(name) : std::nullopt;
+    return parts.has_value() ? parts->file : "";
   }
   // The tables are read no more.
   absl::StatusOr<std::shared_ptr<Export>> Claim(
@@ -204,7 +210,8 @@ class DirectoryCatalog : public Catalog {
   const UniqueFd fd_;
   const ExportSettings settings_;
   const std::string default_name_;
-  std::unique_ptr<TableReader> tables_;  // nullptr: no partitions
+  const bool has_partitions_;
+  std::unique_ptr<TableReader> tables_;  // nullptr: no partitions any more
   const bool by_root_ = geteuid() == 0;
 };
 

@@ -73,7 +73,7 @@ inline constexpr int kTakeoverSignal = SIGURG;
 class ExclusiveLock {
  public:
   // `target` is borrowed. Its open file description must not be shared
-  // (Export::shares_description()): processes that share it also share its
+  // (Export::shares_locks()): processes that share it also share its
   // locks.
   explicit ExclusiveLock(const Export& target);
   // Of a file that is open for writing; `fd` is borrowed.

@@ -49,6 +49,9 @@ class Export {
     // durable.
     bool temporary = false;
     Sharing sharing = Sharing::kOwn;
+    // Other processes share the description of lock_fd(), and so its locks,
+    // although requests that write use another one.
+    bool shares_locks = false;
   };
 
   virtual ~Export() = default;
@@ -59,6 +62,10 @@ class Export {
   // The file's path, for messages.
   const std::string& path() const { return path_; }
   bool shares_description() const { return facts_.sharing != Sharing::kOwn; }
+  // Whether a lock on lock_fd() would be that of other processes, too.
+  bool shares_locks() const {
+    return shares_description() || facts_.shares_locks;
+  }
 
   // Where bytes of the export are stored, for sendfile() and similar calls.
   struct Location {

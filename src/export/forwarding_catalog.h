@@ -36,6 +36,9 @@ class ForwardingCatalog : public Catalog {
   std::string CanonicalName(absl::string_view name) const override {
     return inner_->CanonicalName(name);
   }
+  std::string WholeOf(absl::string_view name) const override {
+    return inner_->WholeOf(name);
+  }
   absl::Status List(Visitor visit) override { return inner_->List(visit); }
   std::string InWords() override { return inner_->InWords(); }
   int directory_fd() const override { return inner_->directory_fd(); }

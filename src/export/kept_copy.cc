@@ -152,7 +152,12 @@ std::string ReadBootId() {
       absl::string_view(text, static_cast<size_t>(n))));
 }
 
-Export::Facts KeptFacts(const Export::Facts& facts) { return CopyFacts(facts); }
+Export::Facts KeptFacts(const Export::Facts& facts) {
+  Export::Facts kept = CopyFacts(facts);
+  // Its locks are on the copy.
+  kept.shares_locks = false;
+  return kept;
+}
 
 Export::Origin PlaceOf(const Export& base) {
   const uint64_t size = base.facts().size_bytes;

@@ -2,11 +2,13 @@
 """--rules in the real program: when a client is refused, what it can learn, when a change of the file
 holds, and what --check --as says. tests/system/rules_table_test.py has who gets what as a table."""
 
+import fcntl
 import json
 import os
 import re
 import signal
 import socket
+import struct
 import sys
 from pathlib import Path
 
@@ -16,7 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 # pylint: disable=wrong-import-position,wildcard-import,unused-wildcard-import
 from harness import *
 from listening import *
+from partition_tables import make_table
 
+F_OFD_SETLK = 37
 NO_EXPORT = (NBD_REP_ERR_UNKNOWN, b"there is no export of this name")
 
 
@@ -330,6 +334,100 @@ def _(t):
     first.expect(EX_OK)
     contains("another takes over the export", first.stderr())
     leave(second, successor)
+
+
+@test("a rule doesn't take the lock of a kept copy away")
+def _(t):
+    image, folder = t.pattern_image(MIB), t.fresh(".copies")
+    os.mkdir(folder)
+    arguments = [rules(t, "127.0.0.1 * rw exclusive=off\n"), "--cow=keep", "--cow-key=peer-address",
+                 f"--cow-dir={folder}", "--sandbox=require", image]
+    first, client = t.activated(*arguments, family="tcp")
+    client.start("x")
+    client.write(0, b"y" * 512)
+    second, successor = t.activated(*arguments, family="tcp")
+    successor.start("x")
+    first.expect(EX_OK)
+    contains("another takes over the export", first.stderr())
+    eq(successor.read(0, 512), b"y" * 512)
+    leave(second, successor)
+
+
+@test("a copy by the rules has a lock on its base, which a merge respects, and is refused during one")
+def _(t):
+    image = t.pattern_image(MIB)
+    option = rules(t, "* * cow\n")
+
+    def merge():
+        """The lock of 'nbdinetctl copies merge', and whether it was free."""
+        file = open(image, "r+b")  # pylint: disable=consider-using-with
+        t.defer(file.close)
+        try:
+            fcntl.fcntl(file, F_OFD_SETLK, struct.pack("hhqqixxxx", fcntl.F_WRLCK, 0, (1 << 63) - 1 - 0xfe00, 1, 0))
+        except BlockingIOError:
+            return file, False
+        return file, True
+    process, client = t.activated(option, "--sandbox=require", "--cow-dir=memory", image)
+    client.start("x")
+    eq(merge()[1], False)
+    leave(process, client)
+    file, is_free = merge()
+    eq(is_free, True)
+    process, client = t.activated(option, "--sandbox=require", "--cow-dir=memory", image)
+    client.handshake()
+    (reply, _), = client.haggle(NBD_OPT_GO, client.info_bytes("x"))[-1:]
+    eq(reply, NBD_REP_ERR_POLICY)
+    file.close()
+    client.close()
+    process.wait()
+    contains("'nbdinetctl copies merge' writes to", process.stderr())
+
+
+@test("a partition is a part of its disk: who may only read the disk doesn't write to it")
+def _(t):
+    files = directory(t)
+    for name in ("golden", "scratch"):
+        image = make_table(t.pattern_image(8 * MIB, name), ["label: dos", "1: start=2048, size=2048"])
+        os.rename(image, files / name)
+    before = (files / "golden").read_bytes()
+    option = rules(t, "* golden ro\n* * rw\n")
+    for name, read_only in (("golden", True), ("golden:1", True), ("scratch:1", False)):
+        process, client = t.activated(option, f"--directory={files}", "--partitions", "--sandbox=require")
+        client.start(name)
+        eq(bool(client.flags & NBD_FLAG_READ_ONLY), read_only, name)
+        if read_only:
+            refuses(NBD_EPERM, client.write, 0, bytes(512))
+        leave(process, client)
+    eq((files / "golden").read_bytes() == before, True)
+    # Who may use the partition alone has what its name says.
+    process, client = t.activated(rules(t, "* golden:1 rw\n"), f"--directory={files}", "--partitions")
+    client.handshake()
+    eq(client.haggle(NBD_OPT_INFO, client.info_bytes("golden")), [NO_EXPORT])
+    client.choose("golden:1")
+    eq(client.flags & NBD_FLAG_READ_ONLY, 0)
+    leave(process, client)
+
+
+@test("rules hold on a connection that another program has negotiated")
+def _(t):
+    image = t.pattern_image(MIB)
+    style = "--negotiated=structured"
+    process, client = t.activated(style, rules(t, "* * ro\n"), "--sandbox=require", image)
+    client.skip_handshake(structured=True, size=MIB, flags=NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY)
+    eq(client.read(4096, 512), pattern(4096, 512))
+    refuses(NBD_EPERM, client.write, 0, bytes(512))
+    leave(process, client)
+    matches(r'read-only, .*, by "[^"]*/rules:1"', process.stderr())
+    process, client = t.activated(style, rules(t, "* other rw\n"), image)
+    eq(client.read_to_end(), b"")
+    process.expect(EX_NOPERM)
+    contains("the client may not use the export: of the lines of ", process.stderr())
+    process, client = t.activated(style, rules(t, "* * cow\n"), "--cow-dir=memory", image)
+    client.skip_handshake(structured=True, size=MIB, flags=NBD_FLAG_HAS_FLAGS)
+    client.write(0, b"y" * 512)
+    eq(client.read(0, 512), b"y" * 512)
+    leave(process, client)
+    eq(Path(image).read_bytes()[:512], pattern(0, 512))
 
 
 @test("rules with a hundred thousand lines are read by each connection")

@@ -2,7 +2,10 @@
 // of the rest.
 #include "access/ruled_catalog.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <memory>
@@ -11,7 +14,13 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "access/asked_client.h"
+#include "base/unique_fd.h"
+#include "export/base_lock.h"
+#include "export/copy_on_write.h"
+#include "export/copy_parts.h"
+#include "export/kept_copy.h"
 #include "support/fake_export.h"
 
 namespace nbdinetd {
@@ -29,9 +38,10 @@ class Watched : public Catalog {
   absl::StatusOr<Opened> Open(absl::string_view name) override {
     calls.push_back("open " + std::string(name));
     if (!Known(name)) return absl::NotFoundError("none");
-    return Opened{.target = std::make_shared<FakeExport>(Export::Facts{}),
+    return Opened{.target = std::make_shared<FakeExport>(facts),
                   .name = CanonicalName(name),
-                  .description = ""};
+                  .description = "",
+                  .read_only_reason = ""};
   }
   absl::StatusOr<Opened> OpenReadOnly(absl::string_view name) override {
     calls.push_back("read");
@@ -40,6 +50,13 @@ class Watched : public Catalog {
   std::string CanonicalName(absl::string_view name) const override {
     return name.empty() ? "golden" : std::string(name);
   }
+  std::string WholeOf(absl::string_view name) const override {
+    const size_t colon = name.rfind(':');
+    return std::string(has_partitions && colon != absl::string_view::npos
+                           ? name.substr(0, colon)
+                           : "");
+  }
+  int copies_fd() const override { return keeps_copies ? 0 : -1; }
   absl::Status List(Visitor visit) override {
     for (const char* name : {"golden", "scratch", "secret"}) {
       if (!visit(name, "")) break;
@@ -50,11 +67,14 @@ class Watched : public Catalog {
 
   std::vector<std::string> calls;
   absl::Status list_status;
+  Export::Facts facts;
+  bool has_partitions = false;
+  bool keeps_copies = false;
 
  private:
   static bool Known(absl::string_view name) {
     return name.empty() || name == "golden" || name == "scratch" ||
-           name == "secret";
+           name == "secret" || name == "golden:1";
   }
 };
 
@@ -72,7 +92,15 @@ class RuledCatalogTest : public testing::Test {
 
   Watched inner_;
   AskedClient client_;
-  std::optional<PrivateCopy> copy_;
+  void MakeCopy() {
+    CopySettings settings;
+    settings.in_memory = true;
+    absl::StatusOr<PrivateCopy> copy = PrivateCopy::Create(settings);
+    ASSERT_TRUE(copy.ok()) << copy.status();
+    copy_.file = *std::move(copy);
+  }
+
+  CopyForClient copy_;
   std::optional<ClientRules> rules_;
   std::optional<RuledCatalog> shown_;
 };
@@ -160,11 +188,7 @@ TEST_F(RuledCatalogTest, TheListHasWhatMayBeUsed) {
 }
 
 TEST_F(RuledCatalogTest, ACopyIsOfWhatIsOnlyRead) {
-  CopySettings settings;
-  settings.in_memory = true;
-  absl::StatusOr<PrivateCopy> copy = PrivateCopy::Create(settings);
-  ASSERT_TRUE(copy.ok());
-  copy_ = *std::move(copy);
+  MakeCopy();
   RuledCatalog& shown = By("* golden cow\n* scratch rw\n");
   const int fd = shown.copy_fd();
   EXPECT_GE(fd, 0);
@@ -179,6 +203,123 @@ TEST_F(RuledCatalogTest, ACopyIsOfWhatIsOnlyRead) {
   ASSERT_TRUE(shown.Reserve(opened->target, "scratch", Claimant()).ok());
   ASSERT_TRUE(shown.Claim(opened->target).ok());
   EXPECT_EQ(shown.copy_fd(), fd);
+}
+
+TEST_F(RuledCatalogTest, WithoutACopyNothingIsWrittenTo) {
+  RuledCatalog& shown = By("* golden cow\n");
+  EXPECT_TRUE(absl::IsInternal(shown.Open("golden").status()));
+  EXPECT_TRUE(inner_.calls.empty());
+  const auto writable = std::make_shared<FakeExport>(Export::Facts{});
+  ASSERT_TRUE(shown.Reserve(writable, "golden", Claimant()).ok());
+  EXPECT_TRUE(absl::IsInternal(shown.Claim(writable).status()));
+  // With --cow, the catalog below has made it.
+  copy_.is_made_by_catalog = true;
+  EXPECT_TRUE(shown.Open("golden").ok());
+  EXPECT_EQ(inner_.calls, std::vector<std::string>{"open golden"});
+  ASSERT_TRUE(shown.Reserve(writable, "golden", Claimant()).ok());
+  EXPECT_TRUE(shown.Claim(writable).ok());
+}
+
+// A merge into the base of a copy would change what the client reads.
+TEST_F(RuledCatalogTest, ACopyKeepsMergesAwayFromItsBase) {
+  MakeCopy();
+  RuledCatalog& shown = By("* golden cow\n");
+  char path[] = "/tmp/ruled-catalog-XXXXXX";
+  const auto base =
+      std::make_shared<FakeExport>(UniqueFd(mkstemp(path)), Export::Facts{});
+  std::optional<FakeExport> merged(
+      std::in_place, UniqueFd(open(path, O_RDWR | O_CLOEXEC)), Export::Facts{});
+  unlink(path);
+  ASSERT_EQ(LockBaseForMerge(*merged), 0);
+  ASSERT_TRUE(shown.Reserve(base, "golden", Claimant()).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(shown.Claim(base).status()));
+  // Nothing has been taken from the client.
+  EXPECT_TRUE(copy_.file.has_value());
+  UniqueFd again(open(absl::StrCat("/proc/self/fd/", merged->lock_fd()).c_str(),
+                      O_RDWR | O_CLOEXEC));
+  merged.reset();
+  const absl::Status claimed = shown.Claim(base).status();
+  EXPECT_FALSE(absl::IsFailedPrecondition(claimed)) << claimed;
+  const FakeExport merged_later(std::move(again), Export::Facts{});
+  EXPECT_EQ(LockBaseForMerge(merged_later), EAGAIN);
+}
+
+TEST_F(RuledCatalogTest, ALockThatIsSharedIsNone) {
+  MakeCopy();
+  inner_.facts.sharing = Export::Sharing::kShared;
+  EXPECT_FALSE(By("* golden rw exclusive=refuse\n").Open("golden").ok());
+  EXPECT_FALSE(By("* golden ro exclusive=refuse\n").Open("golden").ok());
+  EXPECT_FALSE(By("* golden cow exclusive=refuse\n").Open("golden").ok());
+  EXPECT_TRUE(By("* golden rw\n").Open("golden").ok());
+  EXPECT_TRUE(By("* golden cow exclusive=off\n").Open("golden").ok());
+  // What a private copy hides: its locks are those of its base.
+  copy_.is_made_by_catalog = true;
+  inner_.facts = CopyFacts(inner_.facts);
+  EXPECT_FALSE(By("* golden cow exclusive=refuse\n").Open("golden").ok());
+  // A kept copy has locks of its own.
+  inner_.facts = KeptFacts(inner_.facts);
+  EXPECT_TRUE(By("* golden rw exclusive=refuse\n").Open("golden").ok());
+}
+
+TEST_F(RuledCatalogTest, TwoConnectionsNeverHaveOneKeptCopy) {
+  EXPECT_EQ(By("* golden rw exclusive=off\n").Open("golden")->exclusive,
+            Exclusive::kOff);
+  inner_.keeps_copies = true;
+  EXPECT_EQ(By("* golden rw exclusive=off\n").Open("golden")->exclusive,
+            std::nullopt);
+  EXPECT_EQ(By("* golden rw exclusive=wait\n").Open("golden")->exclusive,
+            Exclusive::kWait);
+}
+
+TEST_F(RuledCatalogTest, APartitionIsAPartOfItsDisk) {
+  inner_.has_partitions = true;
+  struct {
+    const char* rules;
+    const char* use;
+  } const kRows[] = {
+      {"* golden ro\n* * rw\n", "read-only 1"},
+      {"* golden rw\n* * ro\n", "read-only 2"},
+      {"* golden cow\n* golden:* rw\n", "copy-on-write 1"},
+      {"* golden rw\n* golden:* rw\n", "read-write 2"},
+      // Who may use the partition alone.
+      {"* golden:1 rw\n", "read-write 1"},
+      {"* golden:2 rw\n", ""},
+      {"* golden rw\n", ""},
+      // The lock of either.
+      {"* golden rw exclusive=refuse\n* * rw\n", "read-write 2 refuse"},
+      {"* golden rw\n* * rw exclusive=wait\n", "read-write 2 wait"},
+      {"* golden rw exclusive=refuse\n* * rw exclusive=wait\n",
+       "read-write 2 wait"},
+      {"* golden rw exclusive=off\n* * rw\n", "read-write 2"},
+      {"* golden rw\n* * rw exclusive=off\n", "read-write 2"},
+      {"* golden rw exclusive=off\n* * rw exclusive=off\n", "read-write 2 off"},
+  };
+  constexpr const char* kLocks[] = {" off", " refuse", " wait", " takeover"};
+  const auto use = [&](const char* content) -> std::string {
+    By(content);
+    const auto decision =
+        DecisionFor(rules_->For(client_.tls), inner_, "golden:1");
+    if (!decision.has_value()) return "";
+    const Grant& grant = decision->grant;
+    return absl::StrCat(
+        InWords(*grant.mode), " ", decision->line,
+        grant.exclusive ? kLocks[static_cast<int>(*grant.exclusive)] : "");
+  };
+  for (const auto& row : kRows) EXPECT_EQ(use(row.rules), row.use) << row.rules;
+  // All that is done by it.
+  RuledCatalog& shown = By("* golden ro\n* * rw\n");
+  auto opened = shown.Open("golden:1");
+  ASSERT_TRUE(opened.ok());
+  EXPECT_EQ(opened->target->Write(0, {}, false), EPERM);
+  EXPECT_EQ(opened->rule, "rules:1");
+  const auto writable = std::make_shared<FakeExport>(Export::Facts{});
+  ASSERT_TRUE(shown.Reserve(writable, "golden:1", Claimant()).ok());
+  const auto claimed = shown.Claim(writable);
+  ASSERT_TRUE(claimed.ok());
+  EXPECT_TRUE((*claimed)->facts().read_only);
+  // Without partitions, it is a name like others.
+  inner_.has_partitions = false;
+  EXPECT_EQ(use("* golden ro\n* * rw\n"), "read-write 2");
 }
 
 }  // namespace
