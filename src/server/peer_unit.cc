@@ -62,6 +62,17 @@ bool IsUnit(absl::string_view component) {
          absl::EndsWith(component, ".scope");
 }
 
+// Whether the process is in a unit, or a slice, of the hierarchy that systemd
+// has where the unified one isn't its own: there, all processes may be in the
+// root of the latter.
+bool IsBelowRootOfSystemd(absl::string_view content) {
+  for (const absl::string_view line : absl::StrSplit(content, '\n')) {
+    const size_t name = line.find(":name=systemd:/");
+    if (name != absl::string_view::npos && name + 15 < line.size()) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 int ProcessOfPidfd(absl::string_view content) {
@@ -78,6 +89,14 @@ int ProcessOfPidfd(absl::string_view content) {
 absl::StatusOr<std::string> UnitOfCgroups(absl::string_view content) {
   for (absl::string_view line : absl::StrSplit(content, '\n')) {
     if (!absl::ConsumePrefix(&line, "0::/")) continue;
+    if (absl::EndsWith(line, " (deleted)")) {
+      return Unknown("its control group is deleted");
+    }
+    if (line.empty() && IsBelowRootOfSystemd(content)) {
+      return Unknown(
+          "systemd keeps its units in another hierarchy than the unified one "
+          "(cgroup v1)");
+    }
     for (const absl::string_view part : absl::StrSplit(line, '/')) {
       if (part == "..") {
         return Unknown("its control group is outside of the cgroup namespace");

@@ -49,7 +49,17 @@ TEST(UnitOfCgroups, UnknownIfItIsElsewhere) {
   EXPECT_EQ(Unit("0::/../system.slice/x.service\n"), "?");
   EXPECT_EQ(Unit("0::/../x.service\n"), "?");
   EXPECT_EQ(Unit("4:memory:/system.slice/x.service\n"), "?");
+  // cgroup v1, beside a unified hierarchy that nobody uses.
+  EXPECT_EQ(Unit("1:name=systemd:/system.slice/x.service\n0::/\n"), "?");
+  EXPECT_EQ(Unit("0::/\n1:name=systemd:/user.slice\n"), "?");
+  EXPECT_EQ(Unit("1:name=systemd:/\n0::/\n"), "");
   EXPECT_EQ(Unit(""), "?");
+}
+
+// A new unit may have the name, and isn't the one of this process.
+TEST(UnitOfCgroups, UnknownIfItIsDeleted) {
+  EXPECT_EQ(Unit("0::/system.slice/x.service (deleted)\n"), "?");
+  EXPECT_EQ(Unit("0::/system.slice/x.service/sub (deleted)\n"), "?");
 }
 
 TEST(ProcessOfPidfd, IsZeroForOneThatIsGone) {
