@@ -42,6 +42,7 @@ unit_sources = \
 	tests/unit/base/signals_test.cc \
 	tests/unit/base/time_span_test.cc \
 	tests/unit/base/utf8_test.cc \
+	tests/unit/cli/check_asked_test.cc \
 	tests/unit/cli/export_size_test.cc \
 	tests/unit/cli/option_table_test.cc \
 	tests/unit/cli/options_test.cc \

@@ -24,9 +24,6 @@ struct AskedClient {
   // 192.0.2.7, uid:1000, unit:x.service, tls:CN=build-7, psk:alice.
   // InvalidArgument: a reason without the WHO.
   absl::Status Add(absl::string_view who);
-  bool has_tls() const {
-    return !tls.subject.empty() || !tls.issuer.empty() || !tls.psk.empty();
-  }
 };
 
 }  // namespace nbdinetd

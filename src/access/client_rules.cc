@@ -25,36 +25,73 @@ absl::Status Unreadable(const std::string& path, absl::string_view reason) {
       absl::StrCat("failed to read rules ", Quoted(path), ": ", reason));
 }
 
-absl::StatusOr<std::string> ReadRules(const std::string& path) {
+struct RulesFile {
+  std::string content;
+  mode_t mode = 0;
+};
+
+bool IsSame(const timespec& one, const timespec& other) {
+  return one.tv_sec == other.tv_sec && one.tv_nsec == other.tv_nsec;
+}
+
+absl::Status Unreadable(const std::string& path) {
+  return Unreadable(path, ErrnoText(errno));
+}
+
+// Reads the file once. Aborted: it has changed meanwhile.
+absl::StatusOr<RulesFile> ReadOnce(const std::string& path) {
   // O_NONBLOCK: a FIFO would wait for its writer.
   const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  struct stat st = {};
-  if (!fd.valid() || FileStatus(fd.get(), &st) != 0) {
-    return Unreadable(path, ErrnoText(errno));
+  struct stat before = {}, after = {};
+  if (!fd.valid() || FileStatus(fd.get(), &before) != 0) {
+    return Unreadable(path);
   }
-  if (!S_ISREG(st.st_mode)) return Unreadable(path, "it is no regular file");
-  std::string content;
+  if (!S_ISREG(before.st_mode)) {
+    return Unreadable(path, "it is no regular file");
+  }
+  if (before.st_size > static_cast<off_t>(kMaxRulesBytes)) {
+    return Unreadable(
+        path, absl::StrCat("it has more than ", kMaxRulesBytes, " bytes"));
+  }
+  RulesFile file{.content = "", .mode = before.st_mode};
   // One byte more than there should be, to see the end.
-  content.resize(static_cast<size_t>(std::min<uint64_t>(
-                     static_cast<uint64_t>(st.st_size), kMaxRulesBytes)) +
-                 1);
+  file.content.resize(static_cast<size_t>(before.st_size) + 1);
   size_t size = 0;
-  for (;;) {
+  while (size < file.content.size()) {
     const ssize_t n =
-        read(fd.get(), content.data() + size, content.size() - size);
+        read(fd.get(), file.content.data() + size, file.content.size() - size);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return Unreadable(path, ErrnoText(errno));
-    size += static_cast<size_t>(n);
-    if (size > kMaxRulesBytes) {
-      return Unreadable(
-          path, absl::StrCat("it has more than ", kMaxRulesBytes, " bytes"));
-    }
+    if (n < 0) return Unreadable(path);
     if (n == 0) break;
-    // The file grows.
-    if (size == content.size()) content.resize(2 * size);
+    size += static_cast<size_t>(n);
   }
-  content.resize(size);
-  return content;
+  if (FileStatus(fd.get(), &after) != 0) return Unreadable(path);
+  if (static_cast<off_t>(size) != before.st_size ||
+      before.st_size != after.st_size ||
+      !IsSame(before.st_mtim, after.st_mtim) ||
+      !IsSame(before.st_ctim, after.st_ctim)) {
+    return absl::AbortedError("");
+  }
+  file.content.resize(size);
+  return file;
+}
+
+absl::StatusOr<RulesFile> ReadRules(const std::string& path) {
+  absl::StatusOr<RulesFile> file = ReadOnce(path);
+  // A change of its mode or owner, or the end of a long write, ends soon.
+  if (absl::IsAborted(file.status())) file = ReadOnce(path);
+  if (!absl::IsAborted(file.status())) return file;
+  return Unreadable(path,
+                    "it changes while it is read; write another file, and "
+                    "rename it to this one");
+}
+
+// The error for a file whose last line isn't whole, as far as one can see.
+absl::Status CheckEnd(const std::string& content, const std::string& path) {
+  if (content.empty() || content.back() == '\n') return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      Quoted(path), " line ", 1 + absl::c_count(content, '\n'),
+      ": there is no newline at the end, as if the file weren't whole"));
 }
 
 // The name that a pattern without wildcards stands for.
@@ -95,6 +132,11 @@ std::string ClientGrants::WhyNot() const {
   if (deciding_line_ == 0) {
     return absl::StrCat("no line of ", Quoted(*path_), " is about this client");
   }
+  if (lacks_identity_) {
+    return absl::StrCat("line ", deciding_line_, " of ", Quoted(*path_),
+                        " takes something from a client that TLS identifies, "
+                        "and this one isn't identified by TLS");
+  }
   if (empty()) {
     return absl::StrCat("by line ", deciding_line_, " of ", Quoted(*path_));
   }
@@ -103,26 +145,45 @@ std::string ClientGrants::WhyNot() const {
                       " does, none names it");
 }
 
+std::vector<std::string> ClientGrants::PlainNames() const {
+  std::vector<std::string> names;
+  names.reserve(plain_.size());
+  for (const auto& [name, decision] : plain_) names.push_back(name);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
 // ---- ClientRules
 
 ClientRules::ClientRules(std::string content, std::string path)
     : content_(std::make_unique<const std::string>(std::move(content))),
       path_(std::make_unique<const std::string>(std::move(path))) {}
 
+absl::StatusOr<ClientRules> ClientRules::ReadAndParse(
+    const std::string& path,
+    absl::FunctionRef<PeerIdentity(bool wants_unit)> identify) {
+  absl::StatusOr<RulesFile> file = ReadRules(path);
+  if (!file.ok()) return file.status();
+  const absl::Status whole = CheckEnd(file->content, path);
+  // To find the unit takes some system calls, and most files have none.
+  const bool may_need_unit = absl::StrContains(file->content, "unit:");
+  absl::StatusOr<ClientRules> rules =
+      Parse(std::move(file->content), path, identify(may_need_unit));
+  // What is wrong in a line says more.
+  if (rules.ok() && !whole.ok()) return whole;
+  if (rules.ok()) rules->file_mode_ = file->mode;
+  return rules;
+}
+
 absl::StatusOr<ClientRules> ClientRules::Read(const std::string& path, int fd,
                                               Identify identify) {
-  absl::StatusOr<std::string> content = ReadRules(path);
-  if (!content.ok()) return content.status();
-  // To find the unit takes some system calls, and most files have none.
-  const bool may_need_unit = absl::StrContains(*content, "unit:");
-  return Parse(*std::move(content), path, identify(fd, may_need_unit));
+  return ReadAndParse(
+      path, [&](bool wants_unit) { return identify(fd, wants_unit); });
 }
 
 absl::StatusOr<ClientRules> ClientRules::ReadFor(const std::string& path,
                                                  const PeerIdentity& peer) {
-  absl::StatusOr<std::string> content = ReadRules(path);
-  if (!content.ok()) return content.status();
-  return Parse(*std::move(content), path, peer);
+  return ReadAndParse(path, [&](bool /*wants_unit*/) { return peer; });
 }
 
 absl::StatusOr<ClientRules> ClientRules::Parse(std::string content,
@@ -147,6 +208,7 @@ absl::StatusOr<ClientRules> ClientRules::Parse(std::string content,
 absl::Status ClientRules::ParseAll(const PeerIdentity& peer) {
   absl::string_view rest = *content_;
   KnownIds ids;
+  uint32_t exports = 0;
   for (uint32_t number = 1; !rest.empty(); ++number) {
     const size_t size = std::min(rest.find('\n'), rest.size());
     absl::string_view text = rest.substr(0, size);
@@ -166,7 +228,14 @@ absl::Status ClientRules::ParseAll(const PeerIdentity& peer) {
     const auto parsed =
         ParseRuleLine(absl::StripSuffix(text, "\r"), WhoNames::kLookUp, &ids);
     if (!parsed.ok()) return wrong(parsed.status().message());
-    if (parsed->has_value()) Keep(**parsed, number, peer);
+    if (!parsed->has_value()) continue;
+    exports += (*parsed)->export_count;
+    if (exports > kMaxRuleExports) {
+      return wrong(absl::StrCat("the lines so far have more than ",
+                                kMaxRuleExports,
+                                " names and patterns of exports"));
+    }
+    Keep(**parsed, number, peer);
   }
   return absl::OkStatus();
 }
@@ -174,15 +243,17 @@ absl::Status ClientRules::ParseAll(const PeerIdentity& peer) {
 void ClientRules::Keep(const RuleLine& rule, uint32_t number,
                        const PeerIdentity& peer) {
   if (rule.who.is_of_tls()) {
+    if (rule.gives_nothing() && taking_line_ == 0) taking_line_ = number;
     of_tls_.push_back({rule, number});
     return;
   }
+  gives_without_tls_ |= !rule.gives_nothing();
   has_units_ |= rule.who.kind == Who::Kind::kUnit;
   if (!rule.who.Matches(peer)) return;
   if (!of_peer_.empty()) {
-    const uint32_t so_far = of_peer_.front().rule.who.specificity;
-    if (rule.who.specificity < so_far) return;
-    if (rule.who.specificity > so_far) of_peer_.clear();
+    const uint32_t so_far = of_peer_.front().rule.rank();
+    if (rule.rank() < so_far) return;
+    if (rule.rank() > so_far) of_peer_.clear();
   }
   of_peer_.push_back({rule, number});
 }
@@ -202,29 +273,69 @@ bool ClientRules::gives_nothing(bool tls_is_possible) const {
     return !line.rule.gives_nothing();
   };
   if (tls_is_possible && absl::c_any_of(of_tls_, gives)) return false;
+  // Without TLS, nobody has an identity.
+  if (!tls_is_possible && taking_line_ != 0) return true;
   return of_peer_.empty() || !absl::c_all_of(of_peer_, gives);
 }
 
-ClientGrants ClientRules::For(const TlsIdentity& tls) const {
-  std::vector<const Line*> lines;
-  for (const Line& line : of_tls_) {
-    if (!line.rule.who.Matches(tls)) continue;
-    if (!lines.empty()) {
-      const uint32_t so_far = lines.front()->rule.who.specificity;
-      if (line.rule.who.specificity < so_far) continue;
-      if (line.rule.who.specificity > so_far) lines.clear();
+std::vector<std::string> ClientRules::Warnings(bool tls_is_certain) const {
+  std::vector<std::string> warnings;
+  if ((file_mode_ & (S_IWGRP | S_IWOTH)) != 0) {
+    warnings.push_back(absl::StrCat(
+        Quoted(*path_), " may be changed by ",
+        (file_mode_ & S_IWOTH) != 0 ? "every user" : "the group of the file",
+        ", who then decides which client may use which export"));
+  }
+  if (!tls_is_certain && gives_without_tls_ && !of_tls_.empty()) {
+    warnings.push_back(absl::StrCat(
+        Quoted(*path_), " line ", of_tls_.front().number,
+        " is about TLS, and a client that isn't identified by TLS has what the "
+        "lines about its address give: --tls=require with --tls-psk or "
+        "--tls-verify-peer lets in nobody else"));
+  }
+  return warnings;
+}
+
+template <typename Match>
+std::vector<const ClientRules::Line*> ClientRules::HighestOf(
+    const std::vector<Line>& lines, Match matches) {
+  std::vector<const Line*> highest;
+  for (const Line& line : lines) {
+    if (!matches(line.rule.who)) continue;
+    if (!highest.empty()) {
+      const uint32_t so_far = highest.front()->rule.rank();
+      if (line.rule.rank() < so_far) continue;
+      if (line.rule.rank() > so_far) highest.clear();
     }
-    lines.push_back(&line);
+    highest.push_back(&line);
+  }
+  return highest;
+}
+
+ClientGrants ClientRules::For(const TlsIdentity& tls) const {
+  ClientGrants grants;
+  grants.path_ = path_.get();
+  const auto is_for_nothing = [](const Line* line) {
+    return line->rule.gives_nothing();
+  };
+  std::vector<const Line*> lines = HighestOf(of_tls_, [&](const Who& who) {
+    return who.kind == Who::Kind::kIssuer && who.Matches(tls);
+  });
+  if (!absl::c_any_of(lines, is_for_nothing)) {
+    lines =
+        HighestOf(of_tls_, [&](const Who& who) { return who.Matches(tls); });
+  }
+  if (lines.empty() && taking_line_ != 0 && !tls.is_known()) {
+    grants.deciding_line_ = taking_line_;
+    grants.lacks_identity_ = true;
+    return grants;
   }
   if (lines.empty()) {
     for (const Line& line : of_peer_) lines.push_back(&line);
   }
-  ClientGrants grants;
-  grants.path_ = path_.get();
   if (lines.empty()) return grants;
   grants.deciding_line_ = lines.front()->number;
-  const auto nothing = absl::c_find_if(
-      lines, [](const Line* line) { return line->rule.gives_nothing(); });
+  const auto nothing = absl::c_find_if(lines, is_for_nothing);
   if (nothing != lines.end()) {
     grants.deciding_line_ = (*nothing)->number;
     return grants;

@@ -8,6 +8,12 @@
 // that none names doesn't exist for the client. A client that no line is about
 // gets nothing.
 //
+// Two things are stronger than that order. An issuer that gets nothing gets
+// nothing by a line about a subject either: a subject is what its issuer says.
+// And if a line takes all from a client by its TLS identity, the lines about
+// addresses, users and units hold only for clients with such an identity;
+// otherwise a client would choose between the two by not saying who it is.
+//
 // Invariant: a file with any mistake gives no rules at all.
 //
 // The file is parsed once, before the client's first byte, and in one pass.
@@ -17,6 +23,8 @@
 #ifndef NBDINETD_ACCESS_CLIENT_RULES_H_
 #define NBDINETD_ACCESS_CLIENT_RULES_H_
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -24,6 +32,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "access/glob.h"
@@ -48,6 +57,10 @@ class ClientGrants {
   std::string PlaceOf(uint32_t line) const;
   // Whether there is no export that the client may use.
   bool empty() const { return plain_.empty() && patterns_.empty(); }
+  // Whether a name may be used that no line has as it is.
+  bool has_patterns() const { return !patterns_.empty(); }
+  // The names without wildcards, sorted.
+  std::vector<std::string> PlainNames() const;
   // Why the client gets no export, or not this one: for the log, as part of a
   // sentence.
   std::string WhyNot() const;
@@ -67,20 +80,23 @@ class ClientGrants {
   // One of the lines that hold; the one for nothing if there is one. 0: no line
   // is about the client.
   uint32_t deciding_line_ = 0;
+  // The client lacks an identity, which that line is about.
+  bool lacks_identity_ = false;
 };
 
 class ClientRules {
  public:
   // Reads and parses the file for a client that connects on `fd`.
-  // FailedPrecondition: the file can't be read, or line LINE of it is wrong:
-  // "FILE:LINE: reason".
+  // FailedPrecondition: the file can't be read, isn't whole, changes meanwhile,
+  // or line LINE of it is wrong: "FILE line LINE: reason".
   using Identify = PeerIdentity (*)(int fd, bool wants_unit);
   static absl::StatusOr<ClientRules> Read(const std::string& path, int fd,
                                           Identify identify);
   // The same for a client that nobody has seen (nbdinetd --check --as).
   static absl::StatusOr<ClientRules> ReadFor(const std::string& path,
                                              const PeerIdentity& peer);
-  // Parses the content of the file `path`.
+  // Parses the content of the file `path`, which may have no newline at its
+  // end.
   static absl::StatusOr<ClientRules> Parse(std::string content,
                                            std::string path,
                                            const PeerIdentity& peer);
@@ -96,6 +112,9 @@ class ClientRules {
   bool gives_copies() const { return gives_copies_; }
   std::optional<Exclusive> strongest_exclusive() const { return exclusive_; }
   const std::string& path() const { return *path_; }
+  // What a person should know of the file, as sentences without an end, when
+  // the server identifies each client by TLS, or doesn't.
+  std::vector<std::string> Warnings(bool tls_is_certain) const;
   // Why the peer's unit is unknown, if a line is about a unit; else empty.
   const std::string& why_no_unit() const { return why_no_unit_; }
 
@@ -104,6 +123,15 @@ class ClientRules {
     RuleLine rule;
     uint32_t number;
   };
+
+  // Those of `lines` that match and have the greatest rank.
+  template <typename Match>
+  static std::vector<const Line*> HighestOf(const std::vector<Line>& lines,
+                                            Match matches);
+
+  static absl::StatusOr<ClientRules> ReadAndParse(
+      const std::string& path,
+      absl::FunctionRef<PeerIdentity(bool wants_unit)> identify);
 
   ClientRules(std::string content, std::string path);
   absl::Status ParseAll(const PeerIdentity& peer);
@@ -117,10 +145,15 @@ class ClientRules {
   // The lines that hold before TLS, in the order of the file, and all those of
   // TLS.
   std::vector<Line> of_peer_, of_tls_;
+  // The first line of TLS that gives nothing; 0: there is none.
+  uint32_t taking_line_ = 0;
+  // Whether a line that isn't of TLS gives something, to whomever.
+  bool gives_without_tls_ = false;
   bool has_units_ = false;
   bool gives_copies_ = false;
   std::optional<Exclusive> exclusive_;
   std::string why_no_unit_;
+  mode_t file_mode_ = 0;
 };
 
 }  // namespace nbdinetd

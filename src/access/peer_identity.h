@@ -35,6 +35,10 @@ struct TlsIdentity {
   std::string subject = {};  // of the certificate (RFC 2253)
   std::string issuer = {};   // of the certificate (RFC 2253)
   std::string psk = {};      // the PSK identity
+
+  bool is_known() const {
+    return !subject.empty() || !issuer.empty() || !psk.empty();
+  }
 };
 
 }  // namespace nbdinetd

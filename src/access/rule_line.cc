@@ -146,6 +146,7 @@ absl::Status TakeExports(RuleWords& words, RuleLine& line) {
     }
     if (begin == nullptr) begin = word.begin;
     end = word.end;
+    ++line.export_count;
   }
 }
 

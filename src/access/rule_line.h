@@ -15,6 +15,7 @@
 #ifndef NBDINETD_ACCESS_RULE_LINE_H_
 #define NBDINETD_ACCESS_RULE_LINE_H_
 
+#include <cstdint>
 #include <optional>
 
 #include "absl/status/statusor.h"
@@ -30,7 +31,12 @@ struct RuleLine {
   absl::string_view exports = {};
   Grant grant = {};
 
+  // How many patterns that are.
+  uint32_t export_count = 0;
+
   bool gives_nothing() const { return exports.empty(); }
+  // Of the lines that match a client, those with the greatest rank hold.
+  uint32_t rank() const { return who.Rank(gives_nothing()); }
 };
 
 // Parses a line without its newline, to which the result refers; nullopt if it

@@ -146,11 +146,26 @@ absl::StatusOr<std::shared_ptr<Export>> RuledCatalog::Claim(
 }
 
 absl::Status RuledCatalog::List(Visitor visit) {
-  const absl::Status status =
-      inner_.List([&](absl::string_view name, absl::string_view description) {
-        return !grants_.For(name).has_value() || visit(name, description);
-      });
-  return grants_.empty() ? absl::OkStatus() : status;
+  bool has_time = true, wants_more = true;
+  const auto visit_shown = [&](absl::string_view name,
+                               absl::string_view description) {
+    has_time = goes_on_();
+    if (has_time && grants_.For(name).has_value()) {
+      wants_more = visit(name, description);
+    }
+    return has_time && wants_more;
+  };
+  absl::Status status;
+  if (grants_.has_patterns()) {
+    status = inner_.List(visit_shown);
+  } else {
+    for (const std::string& name : grants_.PlainNames()) {
+      has_time = goes_on_();
+      if (!has_time || !wants_more) break;
+      inner_.ListOne(name, visit_shown);
+    }
+  }
+  return has_time ? status : absl::CancelledError("the handshake has no time");
 }
 
 }  // namespace nbdinetd

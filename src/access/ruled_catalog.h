@@ -13,6 +13,7 @@
 #ifndef NBDINETD_ACCESS_RULED_CATALOG_H_
 #define NBDINETD_ACCESS_RULED_CATALOG_H_
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -41,9 +42,14 @@ std::optional<ClientGrants::Decision> DecisionFor(const ClientGrants& grants,
 
 class RuledCatalog : public Catalog {
  public:
-  // All but the grants is borrowed.
-  RuledCatalog(Catalog& inner, ClientGrants grants, CopyForClient& copy)
-      : inner_(inner), grants_(std::move(grants)), copy_(copy) {}
+  // `inner` and `copy` are borrowed. `goes_on` is asked before each name of a
+  // list, of which the client may see few: whether there is still time.
+  RuledCatalog(Catalog& inner, ClientGrants grants, CopyForClient& copy,
+               std::function<bool()> goes_on)
+      : inner_(inner),
+        grants_(std::move(grants)),
+        copy_(copy),
+        goes_on_(std::move(goes_on)) {}
 
   absl::Status Find(absl::string_view name) override;
   absl::StatusOr<Opened> Open(absl::string_view name) override;
@@ -52,7 +58,9 @@ class RuledCatalog : public Catalog {
       const Claimant& claimant) override;
   absl::StatusOr<std::shared_ptr<Export>> Claim(
       std::shared_ptr<Export> reserved) override;
-  // For a client that may use nothing, the list is empty, and never an error.
+  // Cancelled: there is no time any more. Without patterns for names, only the
+  // names that the client may use are looked up, so that neither an error nor
+  // the time depends on others.
   absl::Status List(Visitor visit) override;
 
   std::string CanonicalName(absl::string_view name) const override {
@@ -82,6 +90,7 @@ class RuledCatalog : public Catalog {
   Catalog& inner_;
   const ClientGrants grants_;
   CopyForClient& copy_;
+  const std::function<bool()> goes_on_;
   // How the reserved export is to be served.
   Grant::Mode claimed_mode_ = Grant::Mode::kReadOnly;
 };

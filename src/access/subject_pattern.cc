@@ -160,6 +160,23 @@ absl::Status CheckSubjectPattern(absl::string_view pattern) {
   return absl::OkStatus();
 }
 
+GlobWeight WeightOfSubject(absl::string_view pattern) {
+  GlobWeight weight{/*has_wildcards=*/false, /*literal_bytes=*/0};
+  for (size_t i = 0; i < pattern.size(); ++i) {
+    if (pattern[i] == '*' || pattern[i] == '?') {
+      weight.has_wildcards = true;
+      continue;
+    }
+    ++weight.literal_bytes;
+    if (pattern[i] != '\\' || i + 1 == pattern.size()) continue;
+    const bool is_hex = i + 2 < pattern.size() &&
+                        HexValue(pattern[i + 1]) >= 0 &&
+                        HexValue(pattern[i + 2]) >= 0;
+    i += is_hex ? 2 : 1;
+  }
+  return weight;
+}
+
 bool SubjectMatches(absl::string_view pattern, absl::string_view name) {
   if (name.empty()) return false;
   // The pattern's attributes without the stars, and where stars stand: as the

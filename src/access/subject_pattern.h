@@ -23,6 +23,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "access/glob.h"
 
 namespace nbdinetd {
 
@@ -32,6 +33,10 @@ absl::Status CheckSubjectPattern(absl::string_view pattern);
 // Whether a distinguished name matches. CheckSubjectPattern() has accepted the
 // pattern. An empty name matches nothing.
 bool SubjectMatches(absl::string_view pattern, absl::string_view name);
+
+// How much a pattern that CheckSubjectPattern() has accepted says. A byte
+// counts once, however it is escaped.
+GlobWeight WeightOfSubject(absl::string_view pattern);
 
 }  // namespace nbdinetd
 

@@ -90,11 +90,16 @@ uint32_t Specificity(Kind kind, uint32_t within) {
   }
 }
 
-uint32_t WithinPatterns(absl::string_view pattern) {
-  const GlobWeight weight = WeightOf(pattern);
-  const auto literals =
-      static_cast<uint32_t>(std::min<size_t>(weight.literal_bytes, 0xffff));
-  return (weight.has_wildcards ? 0 : 0x10000u) + literals;
+// Of a pattern without wildcards. All of them that match a client are equal to
+// it.
+constexpr uint32_t kExact = 0x10000;
+// Of a pattern with wildcards that refuses. The weights of others are below.
+constexpr uint32_t kRefusing = 0xffff;
+
+uint32_t WithinPatterns(const GlobWeight& weight) {
+  if (!weight.has_wildcards) return kExact;
+  return static_cast<uint32_t>(
+      std::min<size_t>(weight.literal_bytes, kRefusing - 1));
 }
 
 absl::StatusOr<Who> ParseNumbered(Kind kind, absl::string_view value,
@@ -124,11 +129,13 @@ absl::StatusOr<Who> ParsePattern(Kind kind, absl::string_view pattern) {
   who.kind = kind;
   who.family = kind == Kind::kUnit ? Family::kUnix : Family::kUnknown;
   who.pattern = pattern;
-  who.specificity = Specificity(kind, WithinPatterns(pattern));
   if (pattern.empty()) {
     return Wrong("there is nothing behind the colon; * stands for all of them");
   }
   const bool is_glob = kind == Kind::kUnit || kind == Kind::kPsk;
+  who.specificity = Specificity(
+      kind,
+      WithinPatterns(is_glob ? WeightOf(pattern) : WeightOfSubject(pattern)));
   const absl::Status status =
       is_glob ? CheckGlob(pattern) : CheckSubjectPattern(pattern);
   if (!status.ok()) return status;
@@ -159,7 +166,7 @@ absl::StatusOr<Who> ParseNetwork(absl::string_view text) {
   if (!ParseAddress(address, &who)) {
     return Wrong(absl::StrContains(address, '%')
                      ? "an address has no interface here; leave out what "
-                       "follows the %"
+                       "follows the %, and it is that address on any link"
                      : "this is no address, network, uid:USER, gid:GROUP, "
                        "unit:UNIT, unix:, vsock: or vsock:CID");
   }
@@ -263,6 +270,12 @@ absl::StatusOr<Who> Who::Parse(absl::string_view text, WhoNames names,
         "unit:");
   }
   return ParseNetwork(text);
+}
+
+uint32_t Who::Rank(bool refuses) const {
+  const bool has_wildcards =
+      (is_of_tls() || kind == Kind::kUnit) && (specificity & kExact) == 0;
+  return refuses && has_wildcards ? specificity | kRefusing : specificity;
 }
 
 bool Who::Matches(const PeerIdentity& peer) const {

@@ -3,8 +3,9 @@
 //
 // Of several WHOs that match a client, the most specific one decides. The
 // order, the most specific first; within one kind, what is equal to the client
-// comes before patterns, and of patterns the one with more literal bytes comes
-// first:
+// comes before patterns. Of patterns, a rule that refuses comes first, since
+// neither of libvirt-* and *-qemu says more than the other one; and of those
+// that don't, the one with more literal bytes:
 //   psk:USER          the PSK identity
 //   tls:SUBJECT       the subject of the certificate
 //   issuer:ISSUER     the issuer of the certificate
@@ -61,13 +62,17 @@ struct Who {
   int prefix_bits = 0;
   uint32_t number = 0;
   absl::string_view pattern = {};  // borrowed: the end of the parsed text
-  // A greater value is more specific.
+  // A greater value is more specific. Rank() is what decides.
   uint32_t specificity = 0;
 
   // Parses one WHO, to which the result refers. `ids` may be nullptr.
   // InvalidArgument: a reason without the WHO.
   static absl::StatusOr<Who> Parse(absl::string_view text, WhoNames names,
                                    KnownIds* ids);
+
+  // The place of a rule of this WHO among those that match a client, of which
+  // the greatest decides. A rule `refuses` if it lets a client do nothing.
+  uint32_t Rank(bool refuses) const;
 
   // Whether the identity is known only after the TLS handshake.
   bool is_of_tls() const {

@@ -108,6 +108,8 @@ inline constexpr absl::Duration kTableEndPatience = absl::Seconds(1);
 inline constexpr size_t kMaxRulesBytes = 16 << 20;
 inline constexpr uint32_t kMaxRuleLines = 1 << 17;
 inline constexpr size_t kMaxRuleLineBytes = 4096;
+// The patterns for exports in all of its lines.
+inline constexpr uint32_t kMaxRuleExports = 1 << 18;
 // A pattern for names, and one for a value in a certificate's subject: the
 // longest name of a file, or of a unit.
 inline constexpr size_t kMaxGlobBytes = 255;

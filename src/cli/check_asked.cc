@@ -1,9 +1,12 @@
 #include "cli/check_asked.h"
 
+#include <algorithm>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "access/asked_client.h"
@@ -47,6 +50,10 @@ std::string WordOf(Exclusive exclusive) {
   }
   return "";
 }
+
+// How many exports are tried for other names: one file system has them all,
+// but for what is linked from elsewhere.
+constexpr int kMaxAliasTries = 16;
 
 class Asker {
  public:
@@ -103,9 +110,21 @@ class Asker {
   CheckReport& report_;
 };
 
+// `name` with the other case of its first letter; empty without one.
+std::string InOtherCase(std::string name) {
+  const auto letter = std::find_if(name.begin(), name.end(), [](char c) {
+    return absl::ascii_isalpha(static_cast<unsigned char>(c));
+  });
+  if (letter == name.end()) return "";
+  const auto byte = static_cast<unsigned char>(*letter);
+  *letter = absl::ascii_islower(byte) ? absl::ascii_toupper(byte)
+                                      : absl::ascii_tolower(byte);
+  return name;
+}
+
 }  // namespace
 
-absl::Status CheckRules(const Invocation& invocation, const Catalog& catalog,
+absl::Status CheckRules(const Invocation& invocation, Catalog& catalog,
                         CheckReport& report) {
   const Options& options = invocation.options;
   const AskedClient& asked = options.asked;
@@ -117,10 +136,48 @@ absl::Status CheckRules(const Invocation& invocation, const Catalog& catalog,
   }
   const absl::StatusOr<ClientRules> rules =
       ClientRules::ReadFor(options.rules, asked.peer);
-  if (!rules.ok() || asked.empty()) return rules.status();
+  if (!rules.ok()) return rules.status();
+  // nbdinetctl leaves the options of TLS out where it has no keys.
+  const bool tls_is_unknown = options.tls.mode == TlsMode::kOff;
+  for (std::string& warning :
+       rules->Warnings(tls_is_unknown || TlsIsCertain(options.tls))) {
+    report.hints.push_back(std::move(warning));
+  }
+  if (std::string hint = AliasHint(catalog, report); !hint.empty()) {
+    report.hints.push_back(std::move(hint));
+  }
+  if (asked.empty()) return absl::OkStatus();
   const ClientGrants grants = rules->For(asked.tls);
   Asker(invocation, catalog, report).Ask(&grants);
   return absl::OkStatus();
+}
+
+std::string AliasHint(Catalog& catalog, const CheckReport& report) {
+  std::set<absl::string_view> listed;
+  for (const CheckReport::Served& served : report.exports) {
+    if (!served.name.has_value()) return "";
+    listed.insert(*served.name);
+  }
+  for (const CheckReport::LeftOut& left_out : report.left_out) {
+    listed.insert(left_out.name);
+  }
+  int tries = 0;
+  for (const absl::string_view name : listed) {
+    if (++tries > kMaxAliasTries) break;
+    for (const std::string& alias :
+         {InOtherCase(std::string(name)), absl::StrCat(name, ".")}) {
+      if (alias.empty() || listed.count(alias) != 0 ||
+          !catalog.Find(alias).ok()) {
+        continue;
+      }
+      return absl::StrCat(
+          "the export ", Quoted(name), " can also be asked for as ",
+          Quoted(alias),
+          ", since its file system takes both for one name; to the rules they "
+          "are two: a line about the one isn't about the other");
+    }
+  }
+  return "";
 }
 
 std::string AskedInWords(const CheckReport& report) {

@@ -12,6 +12,7 @@
 #include "cli/output.h"
 #include "server/bind.h"
 #include "server/daemon.h"
+#include "stream/tls.h"
 
 namespace nbdinetd {
 
@@ -50,7 +51,14 @@ absl::Status PrepareToListen(const Invocation& invocation,
     const absl::StatusOr<ClientRules> rules =
         ClientRules::ReadFor(options.rules, PeerIdentity());
     if (!rules.ok() && missing == MissingExport::kFail) return rules.status();
-    if (!rules.ok()) Fail(log, rules.status());
+    if (!rules.ok()) {
+      Fail(log, rules.status());
+    } else {
+      for (const std::string& warning :
+           rules->Warnings(TlsIsCertain(options.tls))) {
+        log.Write(Priority::kWarning, warning);
+      }
+    }
   }
   const absl::StatusOr<Opened> opened =
       OpenCatalogAndTls(invocation, missing, KeyWarnings::kTell, log);

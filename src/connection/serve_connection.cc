@@ -147,7 +147,11 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
   std::optional<RuledCatalog> shown;
   Catalog* catalog = &session.catalog;
   const auto show = [&](ClientGrants grants) {
-    shown.emplace(session.catalog, std::move(grants), ruled->copy);
+    shown.emplace(session.catalog, std::move(grants), ruled->copy,
+                  [&channel = session.channel] {
+                    channel.LookForShutdown();
+                    return SteadyNow() < channel.HandshakeLimit();
+                  });
     catalog = &*shown;
   };
   if (ruled != nullptr) show(ruled->rules.For(TlsIdentity()));
@@ -173,6 +177,8 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
   settings.claimant.tls_identity = (*tls_peer)->identity;
   settings.claimant.by_psk = (*tls_peer)->has_psk;
   if (ruled != nullptr) {
+    // Both at once could need much memory.
+    shown.reset();
     ClientGrants grants = ruled->rules.For(IdentityOf(**tls_peer));
     if (grants.empty()) {
       return Ending{

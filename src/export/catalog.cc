@@ -101,6 +101,12 @@ absl::StatusOr<Catalog::Opened> Catalog::OpenReadOnly(absl::string_view name) {
   return opened;
 }
 
+void Catalog::ListOne(absl::string_view name, Visitor visit) {
+  List([&](absl::string_view listed, absl::string_view description) {
+    return listed != name || visit(listed, description);
+  }).IgnoreError();
+}
+
 std::unique_ptr<Catalog> Catalog::OfOne(std::shared_ptr<Export> only,
                                         std::optional<std::string> name,
                                         std::string description) {

@@ -115,8 +115,11 @@ class Catalog {
   // Calls `visit` for each export in order. An error is returned before the
   // first call: ResourceExhausted for more than kMaxListedExports exports,
   // PermissionDenied when the process has no right to list them, another code
-  // when listing fails.
+  // when listing fails. Cancelled, also later: there is no time any more.
   virtual absl::Status List(Visitor visit) = 0;
+  // Calls `visit` if List() has an export of this name. No other export has an
+  // effect on what this does.
+  virtual void ListOne(absl::string_view name, Visitor visit);
 
   // Describes the exports for --check, in whole lines.
   virtual std::string InWords() = 0;

@@ -171,6 +171,10 @@ class DirectoryCatalog : public Catalog {
     return target;
   }
   absl::Status List(Visitor visit) override;
+  void ListOne(absl::string_view name, Visitor visit) override {
+    struct stat st;
+    if (Look(std::string(name), &st).ok()) visit(name, DescriptionOf(st));
+  }
   std::string InWords() override;
   int directory_fd() const override { return fd_.get(); }
   int tables_fd() const override {

@@ -40,6 +40,9 @@ class ForwardingCatalog : public Catalog {
     return inner_->WholeOf(name);
   }
   absl::Status List(Visitor visit) override { return inner_->List(visit); }
+  void ListOne(absl::string_view name, Visitor visit) override {
+    inner_->ListOne(name, visit);
+  }
   std::string InWords() override { return inner_->InWords(); }
   int directory_fd() const override { return inner_->directory_fd(); }
   int tables_fd() const override { return inner_->tables_fd(); }

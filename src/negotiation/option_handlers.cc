@@ -259,6 +259,8 @@ OptionHandlers::Next OptionHandlers::OnList(Call& call) {
         }
         return goes_on;
       });
+  // That ends the handshake, whose time is over.
+  if (absl::IsCancelled(status)) goes_on = call.send_so_far(replies);
   if (!goes_on) return NextOption{};
   if (status.ok()) {
     replies.Ack();

@@ -77,9 +77,8 @@ std::optional<std::string> AccessRules::WhyRefused(
   const Rule* best = nullptr;
   for (const Rule& rule : rules_) {
     if (!rule.who.Matches(peer)) continue;
-    if (best == nullptr || rule.who.specificity > best->who.specificity ||
-        (rule.who.specificity == best->who.specificity &&
-         rule.action == Action::kDeny)) {
+    if (best == nullptr || rule.rank() > best->rank() ||
+        (rule.rank() == best->rank() && rule.action == Action::kDeny)) {
       best = &rule;
     }
   }

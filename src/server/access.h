@@ -16,6 +16,7 @@
 #ifndef NBDINETD_SERVER_ACCESS_H_
 #define NBDINETD_SERVER_ACCESS_H_
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -62,6 +63,7 @@ class AccessRules {
     Who who;
 
     std::string option() const;  // as given: --allow=WHO
+    uint32_t rank() const { return who.Rank(action == Action::kDeny); }
   };
 
   absl::Status AddOne(Action action, absl::string_view text, Names names);

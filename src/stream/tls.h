@@ -26,6 +26,12 @@ struct TlsSettings {
   std::vector<std::string> allow;
 };
 
+// Whether each client that is served has an identity that TLS has verified.
+inline bool TlsIsCertain(const TlsSettings& settings) {
+  return settings.mode == TlsMode::kRequire &&
+         (settings.verify_peer || !settings.psk_file.empty());
+}
+
 // An encrypted Stream over another one. Nothing may be read or written before
 // Handshake() has succeeded.
 class TlsStream : public Stream {

@@ -24,12 +24,10 @@ RULES = """\
 tls:CN=build-*,OU=CI,*       golden               ro
 tls:CN=admin,*               *                    rw
 tls:CN=guest,*               public               cow
-tls:CN=revoked,*             -
 issuer:CN=Test?CA            public               ro    # any other certificate
 psk:alice                    alice-*  scratch     rw
 psk:a*                       public               ro
 psk:bob                      alice-1              ro
-psk:mallory                  -
 127.0.0.2                    golden               ro  cow
 127.0.0.0/29                 golden  public       ro
 127.0.0.8/29                 vm-*                 rw  exclusive=refuse
@@ -46,6 +44,12 @@ gid:5001                     public               ro
 gid:5002                     -
 unix:                        golden               ro
 *                            -
+"""
+
+# With "taking", these are in the file, too. Who isn't identified then gets nothing: he could be one of them.
+TAKING = """\
+tls:CN=revoked,*             -
+psk:mallory                  -
 """
 
 # An address of 127.0.0.0/8 is where the client comes from. With "tls" it goes on with a certificate of
@@ -116,7 +120,13 @@ uid=4001 gid=5002         | scratch | write     | read-write
 127.0.5.1 tls=admin       | absent  | write     | no export
 127.0.5.1 tls=guest       | public  | write     | copy
 127.0.5.1 tls=guest       | golden  | write     | no export
-127.0.0.1 tls=revoked     | golden  | write     | no connection
+127.0.0.1 tls=revoked     | public  | write     | read-only
+127.0.0.1 tls=revoked taking=1 | public | write | no connection
+127.0.0.1 tls=build-7 taking=1 | golden | write | read-only
+127.0.0.1 taking=1        | golden  | write     | no export
+127.0.0.1 taking=1        | *       | list      | nothing
+uid=4001 taking=1         | scratch | write     | no export
+uid=4002 tls=admin taking=1 | vm-2  | write     | read-write
 127.0.0.1 tls=forger      | golden  | write     | no export
 127.0.0.1 tls=forger      | public  | write     | read-only
 127.0.0.1 tls=swapped     | golden  | write     | no export
@@ -131,8 +141,9 @@ uid=4002 tls=admin        | vm-2    | write     | read-write
 127.0.0.1 psk=anna        | alice-1 | write     | no export
 127.0.0.1 psk=bob         | alice-1 | write     | read-only
 127.0.0.1 psk=bob         | *       | list      | alice-1
-127.0.0.1 psk=mallory     | golden  | write     | no connection
+127.0.0.1 psk=mallory taking=1 | golden | write | no connection
 127.0.0.1 psk=zoe         | golden  | write     | read-only
+127.0.0.1 psk=zoe taking=1 | golden | write     | read-only
 127.0.5.1 psk=zoe         | golden  | write     | no connection
 """
 
@@ -157,7 +168,7 @@ def rows():
 
 
 class World:
-    """Two servers with the same rules and exports: one with certificates, one with PSKs."""
+    """Servers of the same exports: one with certificates and one with PSKs, by RULES and with TAKING."""
 
     def __init__(self, t):
         self.t = t
@@ -165,22 +176,25 @@ class World:
         self.directory.mkdir()
         for name in EXPORTS:
             self.restore(name)
-        rules = t.path("rules")
-        Path(rules).write_text(RULES)
         self.authority = authority("Test CA")
         for name, subject in CERTIFICATES.items():
             self.authority.issue(name, subject)
         self.keys = Path(t.fresh(".psk"))
         self.keys.write_text("".join(f"{user}:{index:032x}\n" for index, user in enumerate(
             ("alice", "anna", "bob", "mallory", "zoe"), 1)))
-        common = [f"--rules={rules}", f"--directory={self.directory}", "--cow-dir=memory", "--tls=on"]
-        self.doors = {kind: Door(t, kind) for kind in ("dual", "unix")}
-        os.chmod(self.doors["unix"].addresses[0][1], 0o777)
         files = self.authority.server_files(t)
-        self.server = activate(t, *common, f"--tls-certificates={files}", "--tls-verify-peer",
-                               inherited=list(self.doors.values()))
-        self.psk_door = Door(t, "tcp")
-        self.psk_server = activate(t, *common, f"--tls-psk={self.keys}", inherited=[self.psk_door])
+        self.doors, self.servers = {}, []
+        for taking, text in ((False, RULES), (True, RULES + TAKING)):
+            rules = t.fresh(".rules")
+            Path(rules).write_text(text)
+            common = [f"--rules={rules}", f"--directory={self.directory}", "--cow-dir=memory", "--tls=on"]
+            doors = {kind: Door(t, kind) for kind in ("dual", "unix")}
+            os.chmod(doors["unix"].addresses[0][1], 0o777)
+            self.servers.append(activate(t, *common, f"--tls-certificates={files}", "--tls-verify-peer",
+                                         inherited=list(doors.values())))
+            psk_door = Door(t, "tcp")
+            self.servers.append(activate(t, *common, f"--tls-psk={self.keys}", inherited=[psk_door]))
+            self.doors[taking] = {**doors, "psk": psk_door}
 
     def restore(self, name):
         (self.directory / name).write_bytes(name.encode().ljust(8192, b"."))
@@ -191,25 +205,28 @@ class World:
     def connect(self, who):
         """A socket of this client."""
         words = dict(word.split("=") for word in who.split() if "=" in word)
+        doors = self.doors["taking" in words]
         if "uid" in words:
-            return self.connect_as(int(words["uid"]), [int(gid) for gid in words.get("gid", "").split(",") if gid])
+            return self.connect_as(doors["unix"], int(words["uid"]),
+                                   [int(gid) for gid in words.get("gid", "").split(",") if gid])
         source = who.split()[0]
         if source == "::1":
-            return self.doors["dual"].connect(0)
-        door = self.psk_door if "psk" in words else self.doors["dual"]
+            return doors["dual"].connect(0)
+        door = doors["psk" if "psk" in words else "dual"]
         connection = socket.socket(socket.AF_INET)
         connection.settimeout(GUARD)
         connection.bind((source, 0))
         connection.connect(door.addresses[-1][1])
         return connection
 
-    def connect_as(self, uid, groups):
+    @staticmethod
+    def connect_as(door, uid, groups):
         before = os.getgroups()
         os.setgroups(groups[1:])
         os.setegid(groups[0] if groups else 1)
         os.seteuid(uid)
         try:
-            return self.doors["unix"].connect()
+            return door.connect()
         finally:
             os.seteuid(0)
             os.setegid(0)
@@ -361,7 +378,7 @@ def _(t):
     eq(wrong, [], "\n".join(wrong))
     for name in EXPORTS:
         eq(world.is_changed(name), False, name)
-    for server in (world.server, world.psk_server):
+    for server in world.servers:
         stop(server)
 
 

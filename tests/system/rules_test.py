@@ -136,6 +136,32 @@ def _(t):
     eq(len(re.findall("line 1: how the exports may be used", process.stderr())), 1)
 
 
+@test("a listener says where a client can do without TLS, and who else may change the file")
+def _(t):
+    image = t.pattern_image(MIB)
+    for text, mode, warns in (("psk:alice * ro\nunix: * rw\n", 0o666, True), ("unix: * rw\n", 0o644, False)):
+        option = rules(t, text)
+        os.chmod(t.path("rules"), mode)
+        door = Door(t, "unix")
+        process = activate(t, option, image, inherited=[door])
+        visit(door.client())
+        stop(process)
+        for words in ("line 1 is about TLS, and a client that isn't identified by TLS has what",
+                      "may be changed by every user"):
+            eq(process.stderr().count(words), int(warns), process.stderr())
+        hints = t.run([NBDINETD, "--check", "--sandbox=off", option, image]).stderr()
+        eq("hint: " in hints and "may be changed by every user" in hints, warns, hints)
+
+
+@test("a file that isn't whole refuses everybody")
+def _(t):
+    option = rules(t, "* * ro\nunix: * rw")
+    process, client = t.activated(option, t.pattern_image(MIB))
+    eq(client.read_to_end(), b"")
+    process.expect(EX_CONFIG)
+    contains("line 2: there is no newline at the end", process.stderr())
+
+
 @test("a connection keeps what it was given")
 def _(t):
     files = directory(t, "a")
@@ -234,6 +260,22 @@ def _(t):
     contains("newfstatat = -1 ENOENT (No such file or directory)", expected)
     for name in ("secret", "absent", "linked"):
         eq(calls(name), expected, name)
+
+
+@test("the list of a client that has names of its own reads no directory, whatever else is there")
+def _(t):
+    strace = need("strace")
+    files = directory(t, "golden", "secret", "z")
+    for text, names, reads in (("* z golden gone ro\n", ["golden", "z"], False), ("* g*n ro\n", ["golden"], True),
+                               ("* gone ro\n", [], False)):
+        trace = t.fresh(".trace")
+        process, client = t.activated(rules(t, text), f"--directory={files}", prefix=[
+            strace, "-D", "-f", "-qq", "-e", "signal=none", "-e", "trace=getdents64", "-o", trace])
+        client.handshake()
+        eq([name for name, _ in client.list_exports()], names)
+        client.close()
+        process.wait()
+        eq("getdents64" in Path(trace).read_text(), reads, text)
 
 
 @test("a client that was shown nothing of an export is told of in the log, with the reason")

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <fstream>
 #include <optional>
 #include <string>
@@ -17,6 +18,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "access/asked_client.h"
 #include "base/exit_status.h"
@@ -133,6 +135,100 @@ TEST(ClientRules, LinesOfTheSameWhoAddUp) {
   EXPECT_EQ(Use("gid:5 x rw\ngid:6 -\n", {"gid:5", "gid:6"}, "x"), "");
 }
 
+// Neither of two patterns that match says more than the other one.
+TEST(ClientRules, OfPatternsThatMatchOneForNothingHolds) {
+  const auto both = [](const std::string& one, const std::string& other,
+                       const std::vector<std::string>& who) {
+    const std::string forwards = Use(one + other, who, "x");
+    const std::string backwards = Use(other + one, who, "x");
+    EXPECT_EQ(forwards.empty(), backwards.empty()) << one << other;
+    return forwards.empty() ? "nothing" : "something";
+  };
+  // The longer one gives something, and loses all the same.
+  EXPECT_STREQ(both("psk:*-of-the-house x rw\n", "psk:al* -\n",
+                    {"psk:alice-of-the-house"}),
+               "nothing");
+  EXPECT_STREQ(both("tls:CN=build-*,O=Example x rw\n", "tls:*,O=E* -\n",
+                    {"tls:CN=build-7,O=Example"}),
+               "nothing");
+  EXPECT_STREQ(both("unit:libvirt-qemu-*.scope x rw\n", "unit:*.scope -\n",
+                    {"unit:libvirt-qemu-1.scope"}),
+               "nothing");
+  EXPECT_STREQ(
+      both("issuer:CN=Test* x rw\n", "issuer:* -\n", {"issuer:CN=Test CA"}),
+      "nothing");
+  // What is equal to the client holds, however it is written.
+  EXPECT_STREQ(both("psk:alice x rw\n", "psk:al* -\n", {"psk:alice"}),
+               "something");
+  EXPECT_STREQ(both("tls:CN=a\\,b x rw\n", "tls:CN=a* -\n", {"tls:CN=a\\2Cb"}),
+               "something");
+  EXPECT_STREQ(
+      both("tls:CN=a\\,b x rw\n", "tls:cn=a\\2Cb -\n", {"tls:CN=a\\,b"}),
+      "nothing");
+  EXPECT_STREQ(
+      both("issuer:CN=Test x rw\n", "issuer:* -\n", {"issuer:CN=Test"}),
+      "something");
+  // Networks lie in each other: the smaller one says more.
+  EXPECT_STREQ(both("192.0.2.0/25 x rw\n", "192.0.2.0/24 -\n", {"192.0.2.7"}),
+               "something");
+}
+
+TEST(ClientRules, AnEscapedByteCountsOnce) {
+  const std::string rules = "tls:CN=\\61\\62* x ro\ntls:CN=abc* x rw\n";
+  EXPECT_EQ(Use(rules, {"tls:CN=abcd"}, "x"), "read-write 2");
+}
+
+TEST(ClientRules, ASubjectIsWhatItsIssuerSays) {
+  const std::string rules =
+      "tls:CN=admin * rw\n"
+      "issuer:CN=Lost* -\n"
+      "\"issuer:CN=Lost and found\" public ro\n";
+  EXPECT_EQ(Use(rules, {"tls:CN=admin", "issuer:CN=Good"}, "x"),
+            "read-write 1");
+  EXPECT_EQ(Use(rules, {"tls:CN=admin", "issuer:CN=Lost"}, "x"), "");
+  EXPECT_EQ(Use(rules, {"tls:CN=admin"}, "x"), "read-write 1");
+  // Its own line isn't for nothing, and the subject then says more.
+  EXPECT_EQ(Use(rules, {"tls:CN=admin", "issuer:CN=Lost and found"}, "x"),
+            "read-write 1");
+  EXPECT_EQ(Use(rules, {"tls:CN=other", "issuer:CN=Lost and found"}, "public"),
+            "read-only 3");
+}
+
+// Who may lose something by saying who he is gets nothing without.
+TEST(ClientRules, NobodyChoosesBetweenLinesBySayingNothing) {
+  const std::string taking =
+      "psk:mallory -\npsk:alice x ro\n192.0.2.0/24 x rw\nunix: x rw\n";
+  EXPECT_EQ(Use(taking, {"192.0.2.7", "psk:mallory"}, "x"), "");
+  EXPECT_EQ(Use(taking, {"192.0.2.7"}, "x"), "");
+  EXPECT_EQ(Use(taking, {"uid:7"}, "x"), "");
+  EXPECT_EQ(Use(taking, {"192.0.2.7", "psk:bob"}, "x"), "read-write 3");
+  EXPECT_EQ(Use(taking, {"192.0.2.7", "psk:alice"}, "x"), "read-only 2");
+  EXPECT_EQ(Use(taking, {"192.0.2.7", "tls:CN=a"}, "x"), "read-write 3");
+  const ClientRules rules = Rules(taking, Client({"192.0.2.7"}));
+  EXPECT_TRUE(absl::StrContains(rules.For(TlsIdentity()).WhyNot(),
+                                "line 1 of \"rules\" takes something"));
+  EXPECT_TRUE(rules.gives_nothing(/*tls_is_possible=*/false));
+  EXPECT_FALSE(rules.gives_nothing(/*tls_is_possible=*/true));
+  // Lines that only give may be done without.
+  EXPECT_EQ(Use("psk:alice x ro\n192.0.2.0/24 x rw\n", {"192.0.2.7"}, "x"),
+            "read-write 2");
+}
+
+TEST(ClientRules, WarnsWhereTlsIsNoMust) {
+  const auto warnings = [](const std::string& content, bool tls_is_certain) {
+    return Rules(content, Client({"192.0.2.7"})).Warnings(tls_is_certain);
+  };
+  const std::string mixed = "* y ro\npsk:alice x ro\n";
+  ASSERT_EQ(warnings(mixed, false).size(), 1u);
+  EXPECT_TRUE(absl::StrContains(warnings(mixed, false)[0],
+                                "\"rules\" line 2 is about TLS"));
+  EXPECT_TRUE(warnings(mixed, true).empty());
+  EXPECT_TRUE(warnings("psk:alice x ro\n* -\n", false).empty());
+  EXPECT_TRUE(warnings("* x ro\n", false).empty());
+  // The line about addresses may be about another client than this one.
+  EXPECT_EQ(warnings("198.51.100.1 y ro\npsk:alice x ro\n", false).size(), 1u);
+}
+
 TEST(ClientRules, WhoHasNoLineGetsNothing) {
   EXPECT_EQ(Use("", {"192.0.2.7"}, "x"), "");
   EXPECT_EQ(Use("# nothing\n\n", {"192.0.2.7"}, "x"), "");
@@ -154,6 +250,7 @@ TEST(ClientRules, AClientIsRefusedAtOnceIfTlsCantHelpIt) {
   EXPECT_TRUE(gives_nothing("* -\n", true));
   EXPECT_TRUE(gives_nothing("192.0.2.7 -\n* x rw\n", true));
   EXPECT_TRUE(gives_nothing("psk:a -\n* -\n", true));
+  EXPECT_TRUE(gives_nothing("psk:a -\n* x rw\n", false));
   EXPECT_FALSE(gives_nothing("psk:a x ro\n* -\n", true));
   EXPECT_TRUE(gives_nothing("psk:a x ro\n* -\n", false));
   EXPECT_FALSE(gives_nothing("psk:a -\n* x rw\n", true));
@@ -265,6 +362,12 @@ TEST(ClientRules, AMistakeIsSaidWithItsLine) {
   EXPECT_TRUE(absl::StrContains(WrongBecause(nul), "a control character"));
 }
 
+std::string Repeated(absl::string_view text, int times) {
+  std::string all;
+  for (int i = 0; i < times; ++i) absl::StrAppend(&all, text);
+  return all;
+}
+
 TEST(ClientRules, LimitsOfAFile) {
   const std::string longest =
       absl::StrCat("* x rw #", std::string(kMaxRuleLineBytes - 8, 'x'));
@@ -280,6 +383,39 @@ TEST(ClientRules, LimitsOfAFile) {
             absl::StrCat("read-write ", kMaxRuleLines));
   EXPECT_TRUE(absl::StrContains(WrongBecause(lines + "\n* x rw"),
                                 "more than 131072 lines"));
+  std::string exports;
+  for (uint32_t i = 0; i < kMaxRuleExports / 1024; ++i) {
+    absl::StrAppend(&exports, "192.0.2.1", Repeated(" a", 1024), " rw\n");
+  }
+  EXPECT_EQ(Use(exports, {"192.0.2.1"}, "a"), "read-write 1");
+  EXPECT_TRUE(absl::StrContains(WrongBecause(exports + "* x rw\n"),
+                                "more than 262144 names"));
+}
+
+// SECURITY.md has this number.
+TEST(ClientRules, TheMostMemoryThatALongFileTakes) {
+  constexpr size_t kMost = 64 << 20;
+  // As many lines and names as there may be, all about one client.
+  for (const char* form : {"psk:a %06x-a-long-name-here %06x-b-long-name-here",
+                           "psk:a %06x-*? %06x*?"}) {
+    std::string content;
+    for (unsigned i = 0; i < kMaxRuleLines - 1; ++i) {
+      absl::StrAppend(&content,
+                      absl::StrReplaceAll(form, {{"%06x", absl::StrCat(i)}}),
+                      " ro\n");
+    }
+    const AskedClient client = Client({"192.0.2.7", "psk:a"});
+    const auto used = [] {
+      const struct mallinfo2 memory = mallinfo2();
+      return memory.uordblks + memory.hblkhd;
+    };
+    ASSERT_LT(content.size(), kMaxRulesBytes);
+    const size_t before = used();
+    const ClientRules rules = Rules(content, client);
+    const ClientGrants grants = rules.For(client.tls);
+    EXPECT_FALSE(grants.empty());
+    EXPECT_LT(used() - before, kMost + content.size()) << form;
+  }
 }
 
 // What is kept of a file is what its client may need, so that a long file costs
@@ -315,8 +451,34 @@ TEST(ClientRules, AFileThatCantBeReadGivesNoRules) {
   unlink(path.c_str());
   std::ofstream(path) << "* x rw\n";
   EXPECT_TRUE(ClientRules::ReadFor(path, PeerIdentity()).ok());
+  // As one that is being written in its place.
+  std::ofstream(path) << "* x rw\n* y rw";
+  EXPECT_TRUE(absl::StrContains(error_of(path), "rules-") &&
+              absl::StrContains(error_of(path),
+                                "line 2: there is no newline at the end"));
+  std::ofstream(path) << "";
+  EXPECT_TRUE(ClientRules::ReadFor(path, PeerIdentity()).ok());
+  // It says that it has no bytes, and has some.
+  EXPECT_TRUE(absl::StrContains(error_of("/proc/version"), "it changes while"));
   ASSERT_EQ(truncate(path.c_str(), kMaxRulesBytes + 1), 0);
   EXPECT_TRUE(absl::StrContains(error_of(path), "more than 16777216 bytes"));
+  unlink(path.c_str());
+}
+
+TEST(ClientRules, WarnsOfAFileThatOthersMayChange) {
+  const std::string path = absl::StrCat(testing::TempDir(), "rules-", getpid());
+  std::ofstream(path) << "* x rw\n";
+  const auto warnings = [&](mode_t mode) {
+    EXPECT_EQ(chmod(path.c_str(), mode), 0);
+    const auto rules = ClientRules::ReadFor(path, PeerIdentity());
+    EXPECT_TRUE(rules.ok()) << rules.status();
+    return rules->Warnings(/*tls_is_certain=*/true);
+  };
+  EXPECT_TRUE(warnings(0644).empty());
+  ASSERT_EQ(warnings(0664).size(), 1u);
+  EXPECT_TRUE(absl::StrContains(warnings(0664)[0], "the group of the file"));
+  ASSERT_EQ(warnings(0646).size(), 1u);
+  EXPECT_TRUE(absl::StrContains(warnings(0646)[0], "every user"));
   unlink(path.c_str());
 }
 

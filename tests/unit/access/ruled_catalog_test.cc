@@ -87,7 +87,8 @@ class RuledCatalogTest : public testing::Test {
         ClientRules::Parse(content, "rules", client_.peer);
     EXPECT_TRUE(rules.ok()) << rules.status();
     rules_.emplace(*std::move(rules));
-    return shown_.emplace(inner_, rules_->For(client_.tls), copy_);
+    return shown_.emplace(inner_, rules_->For(client_.tls), copy_,
+                          [this] { return names_left_-- > 0; });
   }
 
   Watched inner_;
@@ -100,6 +101,8 @@ class RuledCatalogTest : public testing::Test {
     copy_.file = *std::move(copy);
   }
 
+  // How many names of lists there is time for.
+  int names_left_ = 1000;
   CopyForClient copy_;
   std::optional<ClientRules> rules_;
   std::optional<RuledCatalog> shown_;
@@ -184,7 +187,58 @@ TEST_F(RuledCatalogTest, TheListHasWhatMayBeUsed) {
   EXPECT_EQ(list(By("* -\n")), "");
   inner_.list_status = absl::ResourceExhaustedError("too many");
   EXPECT_EQ(list(By("* -\n")), "");
-  EXPECT_EQ(list(By("* x ro\n")), "error");
+  EXPECT_EQ(list(By("* x* ro\n")), "error");
+}
+
+// What others there are has no effect on the list of who has names of his own.
+TEST_F(RuledCatalogTest, AListOfNamesLooksAtNoOtherOne) {
+  class Directory : public Watched {
+   public:
+    void ListOne(absl::string_view name, Visitor visit) override {
+      calls.push_back("list " + std::string(name));
+      if (name != "absent") visit(name, "");
+    }
+    absl::Status List(Visitor) override { return list_status; }
+  } inner;
+  inner.list_status = absl::ResourceExhaustedError("too many");
+  By("* secret absent golden ro\n");
+  CopyForClient copy;
+  int names_left = 1000;
+  RuledCatalog shown(inner, rules_->For(client_.tls), copy,
+                     [&] { return names_left-- > 0; });
+  std::vector<std::string> names;
+  const auto note = [&](absl::string_view name, absl::string_view) {
+    names.emplace_back(name);
+    return true;
+  };
+  EXPECT_TRUE(shown.List(note).ok());
+  EXPECT_EQ(names, (std::vector<std::string>{"golden", "secret"}));
+  EXPECT_EQ(inner.calls, (std::vector<std::string>{"list absent", "list golden",
+                                                   "list secret"}));
+  // A client that reads no more ends it.
+  inner.calls.clear();
+  EXPECT_TRUE(
+      shown.List([](absl::string_view, absl::string_view) { return false; })
+          .ok());
+  EXPECT_EQ(inner.calls,
+            (std::vector<std::string>{"list absent", "list golden"}));
+}
+
+TEST_F(RuledCatalogTest, HiddenNamesTakeNoMoreThanTheTimeOfTheHandshake) {
+  int seen = 0;
+  const auto count = [&](absl::string_view, absl::string_view) {
+    ++seen;
+    return true;
+  };
+  for (const char* content : {"* s*t ro\n", "* secret x y z ro\n"}) {
+    RuledCatalog& shown = By(content);
+    names_left_ = 2;  // golden and scratch, or the first two of the line
+    seen = 0;
+    EXPECT_TRUE(absl::IsCancelled(shown.List(count))) << content;
+    names_left_ = 1000;
+    EXPECT_TRUE(shown.List(count).ok());
+    EXPECT_GT(seen, 0);
+  }
 }
 
 TEST_F(RuledCatalogTest, ACopyIsOfWhatIsOnlyRead) {

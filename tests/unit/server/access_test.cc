@@ -299,6 +299,9 @@ TEST(AccessRules, AUnitIsMoreThanAUser) {
   EXPECT_EQ(Refusal({"deny=unit:*.scope", "allow=uid:7"}, peer),
             "by --deny=unit:*.scope");
   EXPECT_NE(Refusal({"allow=unit:*.service"}, peer), "");
+  // Neither pattern says more than the other one.
+  EXPECT_EQ(Refusal({"allow=unit:libvirt-*.scope", "deny=unit:lib*"}, peer),
+            "by --deny=unit:lib*");
   peer.unit = "";
   EXPECT_NE(Refusal({"allow=unit:*"}, peer), "");
   // Whether the rule is about the peer is unknown.
