@@ -76,6 +76,11 @@ void CheckRules(const std::string& file, const PeerIdentity& peer,
     CheckComplaint(rules.status());
     return;
   }
+  // Nobody gets more by not saying who he is than by saying it.
+  const auto taking =
+      ClientRules::Parse(absl::StrCat(file, "\npsk:* -\n"), "rules", peer);
+  Require(!taking.ok() || taking->For(TlsIdentity()).empty(),
+          "whoever says nothing gets something");
   for (const TlsIdentity& identity : {TlsIdentity(), tls}) {
     const auto grants = rules->For(identity);
     const auto decision = grants.For(name);
