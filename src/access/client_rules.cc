@@ -286,7 +286,8 @@ std::vector<std::string> ClientRules::Warnings(bool tls_is_certain) const {
         (file_mode_ & S_IWOTH) != 0 ? "every user" : "the group of the file",
         ", who then decides which client may use which export"));
   }
-  if (!tls_is_certain && gives_without_tls_ && !of_tls_.empty()) {
+  if (!tls_is_certain && gives_without_tls_ && !of_tls_.empty() &&
+      taking_line_ == 0) {
     warnings.push_back(absl::StrCat(
         Quoted(*path_), " line ", of_tls_.front().number,
         " is about TLS, and a client that isn't identified by TLS has what the "

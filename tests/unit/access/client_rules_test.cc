@@ -225,6 +225,8 @@ TEST(ClientRules, WarnsWhereTlsIsNoMust) {
   EXPECT_TRUE(warnings(mixed, true).empty());
   EXPECT_TRUE(warnings("psk:alice x ro\n* -\n", false).empty());
   EXPECT_TRUE(warnings("* x ro\n", false).empty());
+  // Who isn't identified gets nothing by the line about everybody.
+  EXPECT_TRUE(warnings(mixed + "psk:bob -\n", false).empty());
   // The line about addresses may be about another client than this one.
   EXPECT_EQ(warnings("198.51.100.1 y ro\npsk:alice x ro\n", false).size(), 1u);
 }

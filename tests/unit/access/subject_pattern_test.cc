@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <string>
 
 #include "absl/strings/match.h"
@@ -11,6 +12,24 @@
 
 namespace nbdinetd {
 namespace {
+
+TEST(SubjectPattern, AByteWeighsTheSameHoweverItIsEscaped) {
+  struct {
+    const char* pattern;
+    bool has_wildcards;
+    size_t literal_bytes;
+  } const kRows[] = {
+      {"CN=a", false, 4},    {"CN=\\61", false, 4}, {"CN=\\,", false, 4},
+      {"CN=\\2C", false, 4}, {"CN=\\*", false, 4},  {"CN=\\2a\\?", false, 5},
+      {"CN=a*", true, 4},    {"CN=?", true, 3},     {"CN=\\\\*", true, 4},
+      {"*", true, 0},
+  };
+  for (const auto& row : kRows) {
+    const GlobWeight weight = WeightOfSubject(row.pattern);
+    EXPECT_EQ(weight.has_wildcards, row.has_wildcards) << row.pattern;
+    EXPECT_EQ(weight.literal_bytes, row.literal_bytes) << row.pattern;
+  }
+}
 
 TEST(SubjectPattern, AttributesMatchInTheirPlaces) {
   struct {
