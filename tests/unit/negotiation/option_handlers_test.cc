@@ -49,19 +49,24 @@ class ManyExports : public Catalog {
   absl::Status Find(absl::string_view) override { return status; }
   absl::StatusOr<Opened> Open(absl::string_view name) override {
     if (!status.ok()) return status;
-    return Opened{std::make_shared<FakeExport>(Export::Facts{}),
+    Opened opened{std::make_shared<FakeExport>(Export::Facts{}),
                   std::string(name), "", ""};
+    opened.exclusive = exclusive;
+    opened.rule = "rules:1";
+    return opened;
   }
   absl::Status List(Visitor visit) override {
     if (!status.ok()) return status;
     for (listed = 0; listed < exports; ++listed) {
       if (!visit("export", "one of many")) break;
     }
-    return absl::OkStatus();
+    return list_end;
   }
   std::string InWords() override { return ""; }
 
   absl::Status status = absl::OkStatus();
+  absl::Status list_end = absl::OkStatus();
+  std::optional<Exclusive> exclusive;
   size_t exports = 1;
   size_t listed = 0;
 };
@@ -215,6 +220,38 @@ TEST_F(OptionHandlersTest, GoAndExportNameGiveWhatWasNegotiated) {
   }
 }
 
+// A rule may lock an export for one client that isn't locked for others, and
+// the other way round.
+TEST_F(OptionHandlersTest, SeveralConnectionsAreWelcomeToWhatIsNotLocked) {
+  struct {
+    std::optional<bool> wanted;
+    Exclusive of_all;
+    std::optional<Exclusive> of_rule;
+    bool welcomes;
+  } const kRows[] = {
+      {std::nullopt, Exclusive::kOff, std::nullopt, true},
+      {std::nullopt, Exclusive::kOff, Exclusive::kWait, false},
+      {std::nullopt, Exclusive::kWait, std::nullopt, false},
+      {std::nullopt, Exclusive::kWait, Exclusive::kOff, true},
+      {false, Exclusive::kOff, Exclusive::kOff, false},
+      {true, Exclusive::kWait, Exclusive::kWait, true},
+  };
+  for (const auto& row : kRows) {
+    catalog_.exclusive = row.of_rule;
+    OptionHandlers handlers(
+        catalog_, {.multi_conn = row.wanted, .exclusive = row.of_all});
+    const Answered go =
+        Answer(handlers, nbdtest::kOptGo, InfoPayload("disk", Infos{}));
+    const auto* negotiated = std::get_if<Negotiated>(&go.next);
+    ASSERT_NE(negotiated, nullptr);
+    EXPECT_EQ(
+        (negotiated->promises.transmission_flags & nbdtest::kCanMultiConn) != 0,
+        row.welcomes);
+    EXPECT_EQ(negotiated->exclusive, row.of_rule);
+    EXPECT_EQ(negotiated->rule, "rules:1");
+  }
+}
+
 TEST_F(OptionHandlersTest, ExtendedHeadersComeWithTheExport) {
   Answer(nbdtest::kOptExtendedHeaders);
   for (const bool context : {false, true}) {
@@ -295,6 +332,16 @@ TEST_F(OptionHandlersTest, AListEndsOnceAPartCannotBeSent) {
                                    /*input_follows=*/false, /*parts=*/1);
   EXPECT_LT(catalog_.listed, catalog_.exports / 2);
   EXPECT_EQ(TypesOf(answered.sent).back(), nbdtest::kRepServer);
+}
+
+// The part that can't be sent is the end of the handshake.
+TEST_F(OptionHandlersTest, AListWithoutTimeIsNoWholeList) {
+  catalog_.exports = 3;
+  catalog_.list_end = absl::CancelledError("no time");
+  const Answered answered = Answer(handlers_, nbdtest::kOptList, "",
+                                   /*input_follows=*/false, /*parts=*/0);
+  EXPECT_EQ(TypesOf(answered.sent), Types(3, nbdtest::kRepServer));
+  EXPECT_TRUE(answered.trouble.ok());
 }
 
 }  // namespace

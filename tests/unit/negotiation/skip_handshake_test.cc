@@ -12,6 +12,11 @@
 #include <variant>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/cord.h"
+#include "export/catalog.h"
+#include "export/exclusive.h"
 #include "negotiation/negotiation.h"
 #include "support/fake_export.h"
 #include "support/memory_stream.h"
@@ -124,6 +129,52 @@ TEST(SkipHandshake, LeavesTheFirstRequestsToTheTransmission) {
   EXPECT_EQ(connected.channel.input(), request);
   // The time limit of the handshake doesn't hold any more.
   EXPECT_EQ(connected.channel.HandshakeLimit(), absl::InfiniteFuture());
+}
+
+// As a rule says (RuledCatalog).
+class Ruled : public Catalog {
+ public:
+  explicit Ruled(absl::Status status) : status_(std::move(status)) {}
+
+  absl::Status Find(absl::string_view) override { return status_; }
+  absl::StatusOr<Opened> Open(absl::string_view name) override {
+    if (!status_.ok()) return status_;
+    return Opened{.target = std::make_shared<FakeExport>(
+                      Export::Facts{.size_bytes = 512}),
+                  .name = std::string(name),
+                  .description = "",
+                  .read_only_reason = "",
+                  .exclusive = Exclusive::kOff,
+                  .rule = "rules:1"};
+  }
+  absl::Status List(Visitor) override { return absl::OkStatus(); }
+  std::string InWords() override { return ""; }
+
+ private:
+  const absl::Status status_;
+};
+
+TEST(SkipHandshake, RulesHold) {
+  Ruled ruled(absl::OkStatus());
+  Connected connected("");
+  // In place of a lock that couldn't be had: the export has no file.
+  const auto outcome =
+      SkipHandshake(connected.channel, ruled,
+                    {.exclusive = Exclusive::kRefuse, .force_share = true}, {});
+  ASSERT_TRUE(std::holds_alternative<Negotiated>(outcome));
+  const Negotiated& got = std::get<Negotiated>(outcome);
+  EXPECT_EQ(got.exclusive, Exclusive::kOff);
+  EXPECT_EQ(got.rule, "rules:1");
+  EXPECT_NE(got.promises.transmission_flags & nbdtest::kCanMultiConn, 0);
+  absl::Status hidden = absl::NotFoundError("none");
+  hidden.SetPayload(kHiddenUrl, absl::Cord("by line 7"));
+  Ruled refusing(hidden);
+  Connected refused("");
+  const auto end = SkipHandshake(refused.channel, refusing, {}, {});
+  ASSERT_TRUE(std::holds_alternative<Ending>(end));
+  EXPECT_EQ(std::get<Ending>(end).status, ExitStatus::kRefused);
+  EXPECT_NE(std::get<Ending>(end).reason.find("by line 7"), std::string::npos);
+  EXPECT_EQ(refused.peer.Receive(), "");
 }
 
 TEST(SkipHandshake, EndsWithoutAByteIfThereIsNoDefaultExport) {
