@@ -20,6 +20,9 @@
 namespace nbdinetd {
 namespace {
 
+// How many patterns for exports are prepared: 2 MiB.
+constexpr size_t kMaxPrepared = 256;
+
 absl::Status Unreadable(const std::string& path, absl::string_view reason) {
   return absl::FailedPreconditionError(
       absl::StrCat("failed to read rules ", Quoted(path), ": ", reason));
@@ -143,6 +146,11 @@ std::string ClientGrants::WhyNot() const {
   return absl::StrCat("of the lines of ", Quoted(*path_),
                       " that hold for this client, as line ", deciding_line_,
                       " does, none names it");
+}
+
+void ClientGrants::PrepareForMany() {
+  const size_t count = std::min(patterns_.size(), kMaxPrepared);
+  for (size_t i = 0; i < count; ++i) patterns_[i].glob.Prepare();
 }
 
 std::vector<std::string> ClientGrants::PlainNames() const {

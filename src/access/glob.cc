@@ -19,10 +19,16 @@ using Positions = std::bitset<kPositions>;
 
 bool ContinuesCharacter(unsigned char byte) { return (byte & 0xc0) == 0x80; }
 
+size_t PlainBytes(absl::string_view pattern) {
+  return std::min(pattern.find_first_of("*?\\"), pattern.size());
+}
+
+}  // namespace
+
 // The automaton of a pattern.
-class Automaton {
+class GlobAutomaton {
  public:
-  explicit Automaton(absl::string_view pattern) {
+  explicit GlobAutomaton(absl::string_view pattern) {
     for (size_t i = 0; i < pattern.size(); ++i) {
       const char c = pattern[i];
       if (c == '*') {
@@ -67,12 +73,6 @@ class Automaton {
   size_t end_ = 0;
 };
 
-size_t PlainBytes(absl::string_view pattern) {
-  return std::min(pattern.find_first_of("*?\\"), pattern.size());
-}
-
-}  // namespace
-
 Glob::Glob(absl::string_view pattern)
     : pattern_(pattern), begin_(PlainBytes(pattern)) {}
 
@@ -82,7 +82,14 @@ bool Glob::Matches(absl::string_view name) const {
   if (!absl::StartsWith(name, pattern_.substr(0, begin_))) return false;
   const absl::string_view rest = pattern_.substr(begin_);
   if (rest == "*") return true;
-  return Automaton(rest).Matches(name.substr(begin_));
+  name.remove_prefix(begin_);
+  return automaton_ != nullptr ? automaton_->Matches(name)
+                               : GlobAutomaton(rest).Matches(name);
+}
+
+void Glob::Prepare() {
+  if (is_plain() || automaton_ != nullptr) return;
+  automaton_ = std::make_shared<GlobAutomaton>(pattern_.substr(begin_));
 }
 
 absl::Status CheckGlob(absl::string_view pattern) {

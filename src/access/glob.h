@@ -17,11 +17,14 @@
 #define NBDINETD_ACCESS_GLOB_H_
 
 #include <cstddef>
+#include <memory>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 
 namespace nbdinetd {
+
+class GlobAutomaton;
 
 class Glob {
  public:
@@ -29,6 +32,9 @@ class Glob {
   explicit Glob(absl::string_view pattern);
 
   bool Matches(absl::string_view name) const;
+  // Makes Matches() faster, at the cost of some 8 KiB: for one that is asked
+  // for many names.
+  void Prepare();
 
   // Without wildcards and backslashes: it matches itself alone.
   bool is_plain() const { return begin_ == pattern_.size(); }
@@ -38,6 +44,8 @@ class Glob {
   absl::string_view pattern_;
   // The part before the first wildcard or backslash.
   size_t begin_;
+  // Of the rest, once prepared.
+  std::shared_ptr<const GlobAutomaton> automaton_;
 };
 
 // InvalidArgument: the pattern has more than kMaxGlobBytes bytes.

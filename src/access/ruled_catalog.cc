@@ -157,6 +157,7 @@ absl::Status RuledCatalog::List(Visitor visit) {
   };
   absl::Status status;
   if (grants_.has_patterns()) {
+    grants_.PrepareForMany();
     status = inner_.List(visit_shown);
   } else {
     for (const std::string& name : grants_.PlainNames()) {

@@ -88,7 +88,7 @@ class RuledCatalog : public Catalog {
   }
 
   Catalog& inner_;
-  const ClientGrants grants_;
+  ClientGrants grants_;
   CopyForClient& copy_;
   const std::function<bool()> goes_on_;
   // How the reserved export is to be served.

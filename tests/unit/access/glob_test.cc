@@ -12,9 +12,14 @@
 namespace nbdinetd {
 namespace {
 
+// Prepared and not.
 bool Matches(const std::string& pattern, const std::string& name) {
   EXPECT_TRUE(CheckGlob(pattern).ok()) << pattern;
-  return Glob(pattern).Matches(name);
+  Glob glob(pattern);
+  const bool matches = glob.Matches(name);
+  glob.Prepare();
+  EXPECT_EQ(glob.Matches(name), matches) << pattern << " and " << name;
+  return matches;
 }
 
 TEST(Glob, WholeNamesMatch) {
