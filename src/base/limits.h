@@ -60,9 +60,10 @@ inline constexpr size_t kOutputBytes = kPieceBytes + (16 << 10);
 // so that it has no more than kMaxTaskPieces: one of 64 TiB.
 inline constexpr uint64_t kTaskPieceBytes = 256 << 20;
 inline constexpr uint64_t kMaxTaskPieces = 1 << 18;
-// What --cache=drop lets be dirty in the page cache before it is written back
-// and dropped.
-inline constexpr uint64_t kMaxDirtyBytes = 32 << 20;
+// What --cache=drop writes before it begins to write it back. Up to three times
+// as much is in the page cache: what is dropped once it has been written back,
+// what is being written back, and what has been written since.
+inline constexpr uint64_t kWriteBackBytes = 16 << 20;
 // The buffer of a thread for reads and writes beside the page cache
 // (--cache=none) that aren't aligned to the blocks of the storage.
 inline constexpr size_t kBounceBytes = 64 << 10;

@@ -15,7 +15,7 @@ DropBehind::DropBehind(std::shared_ptr<StoredExport> base)
 }
 
 DropBehind::~DropBehind() {
-  if (written_bytes_.load() != 0) Flush();
+  if (written_bytes_.load() != 0 || writing_back_.length != 0) Flush();
 }
 
 size_t DropBehind::ReadCached(uint64_t offset, absl::Span<char> out) {
@@ -52,12 +52,12 @@ int DropBehind::Write(uint64_t offset, absl::Span<const char> data,
     written_end_ = is_first ? end : std::max(written_end_, end);
     bytes = written_bytes_ += data.size();
   }
-  return bytes < kMaxDirtyBytes ? 0 : WriteBackAndDrop();
+  return bytes < kWriteBackBytes ? 0 : AdvanceWriteBack();
 }
 
 bool DropBehind::WriteWouldWait(uint64_t offset, uint64_t length) {
   return written_bytes_.load(std::memory_order_relaxed) + length >=
-             kMaxDirtyBytes ||
+             kWriteBackBytes ||
          Layer::WriteWouldWait(offset, length);
 }
 
@@ -68,18 +68,27 @@ Range DropBehind::TakeWritten() {
   return {written_begin_, written_end_ - written_begin_};
 }
 
-int DropBehind::WriteBackAndDrop() {
+int DropBehind::AdvanceWriteBack() {
+  const std::lock_guard lock(write_back_mutex_);
+  // Another thread may have done it, while this one waited for the lock.
+  if (written_bytes_ < kWriteBackBytes) return 0;
   const Range written = TakeWritten();
-  if (written.length == 0) return 0;
-  const int error = stored_.WriteBack(written.offset, written.length);
-  stored_.Drop(written.offset, written.length);
+  stored_.BeginWriteBack(written.offset, written.length);
+  const Range before = std::exchange(writing_back_, written);
+  if (before.length == 0) return 0;
+  const int error = stored_.WriteBack(before.offset, before.length);
+  stored_.Drop(before.offset, before.length);
   return error;
 }
 
 int DropBehind::Flush() {
+  const std::lock_guard lock(write_back_mutex_);
   const Range written = TakeWritten();
+  const Range before = std::exchange(writing_back_, Range{});
   const int error = Layer::Flush();
-  if (written.length != 0) stored_.Drop(written.offset, written.length);
+  for (const Range range : {before, written}) {
+    if (range.length != 0) stored_.Drop(range.offset, range.length);
+  }
   return error;
 }
 

@@ -73,17 +73,23 @@ class DropBehind : public Layer {
  private:
   // The range of the writes since the last call, which begins anew.
   Range TakeWritten();
-  // Stores what has been written, and drops it.
-  int WriteBackAndDrop();
+  // Begins to write back what has been written, if that is enough. Waits for
+  // what it began to write back before, and drops it.
+  int AdvanceWriteBack();
 
   StoredExport& stored_;  // base()
 
-  // The writes since the last flush: their first byte, the end of the last
-  // one, and their bytes.
+  // The writes since the last flush or AdvanceWriteBack(): their first byte,
+  // the end of the last one, and their bytes.
   std::mutex written_mutex_;
   uint64_t written_begin_ = 0;
   uint64_t written_end_ = 0;
   std::atomic<uint64_t> written_bytes_ = 0;
+
+  // Of AdvanceWriteBack(). Whoever holds it waits for the storage.
+  std::mutex write_back_mutex_;
+  // What is being written back. Guarded by write_back_mutex_.
+  Range writing_back_ = {0, 0};
 };
 
 }  // namespace nbdinetd

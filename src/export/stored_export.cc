@@ -294,6 +294,13 @@ int StoredExport::Prefetch(uint64_t offset, uint64_t length) {
   return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP ? 0 : error;
 }
 
+void StoredExport::BeginWriteBack(uint64_t offset, uint64_t length) {
+  // Without a flag to wait, it leaves the kernel's report of a lost write to
+  // those that return it.
+  sync_file_range(fd(), static_cast<off_t>(offset), static_cast<off_t>(length),
+                  SYNC_FILE_RANGE_WRITE);
+}
+
 int StoredExport::WriteBack(uint64_t offset, uint64_t length) {
   // sync_file_range() consumes the kernel's report of a lost write.
   return DurableCall(

@@ -74,6 +74,10 @@ class StoredExport : public Export {
   // ends, but for pages that are dirty or in use.
   void Drop(uint64_t offset, uint64_t length);
 
+  // Begins what WriteBack() does, and reports no error. It may wait for the
+  // storage's queue, and not for the bytes.
+  void BeginWriteBack(uint64_t offset, uint64_t length);
+
   // Writes the dirty pages of the range to the storage (sync_file_range). They
   // aren't durable afterwards: the storage may have a volatile cache. 0 or an
   // errno value.

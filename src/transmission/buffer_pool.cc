@@ -4,9 +4,37 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdint>
 #include <new>
 
 namespace nbdinetd {
+namespace {
+
+// The size and alignment of a huge page on most machines. Where it is another
+// one, the buffers work as well.
+constexpr size_t kHugePageBytes = 2 << 20;
+
+char* MapMemory(size_t bytes) {
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return data == MAP_FAILED ? nullptr : static_cast<char*>(data);
+}
+
+// Maps a multiple of kHugePageBytes, and asks for huge pages. nullptr: mmap(2)
+// failed.
+char* MapHugePages(size_t bytes) {
+  // Older kernels don't align it.
+  char* const begin = MapMemory(bytes + kHugePageBytes);
+  if (begin == nullptr) return nullptr;
+  const size_t before = -reinterpret_cast<uintptr_t>(begin) % kHugePageBytes;
+  if (before > 0) munmap(begin, before);
+  char* const data = begin + before;
+  munmap(data + bytes, kHugePageBytes - before);
+  madvise(data, bytes, MADV_HUGEPAGE);
+  return data;
+}
+
+}  // namespace
 
 BufferPool::~BufferPool() { ShrinkTo(0); }
 
@@ -30,20 +58,33 @@ BufferPool::Buffer BufferPool::Take(size_t bytes) {
 
 char* BufferPool::TakeBytes(size_t bytes) {
   const size_t size = SizeFor(bytes);
+  const size_t index = ClassOf(bytes);
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (const size_t index = ClassOf(bytes);
-      index < kClasses && !free_[index].empty()) {
-    char* data = free_[index].back();
-    free_[index].pop_back();
-    free_bytes_ -= size;
+  if (index >= kClasses) {
+    ShrinkTo(0);
+    char* data = MapMemory(size);
+    if (data != nullptr) size_bytes_ += size;
     return data;
   }
-  ShrinkTo(kMaxTaskBytes - std::min(size, kMaxTaskBytes));
-  void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) return nullptr;
-  size_bytes_ += size;
-  return static_cast<char*>(data);
+  if (free_[index].empty() && !Map(size)) return nullptr;
+  char* data = free_[index].back();
+  free_[index].pop_back();
+  free_bytes_ -= size;
+  return data;
+}
+
+bool BufferPool::Map(size_t size) {
+  const bool huge = size > kPieceBytes;
+  const size_t bytes = huge ? std::max(size, kHugePageBytes) : size;
+  ShrinkTo(kMaxTaskBytes - bytes);
+  char* data = huge ? MapHugePages(bytes) : MapMemory(bytes);
+  if (data == nullptr) return false;
+  for (size_t at = 0; at < bytes; at += size) {
+    free_[ClassOf(size)].push_back(data + at);
+  }
+  size_bytes_ += bytes;
+  free_bytes_ += bytes;
+  return true;
 }
 
 void BufferPool::Give(char* data, size_t bytes) {

@@ -2,11 +2,15 @@
 // write, and the extents that they find.
 //
 // One thread allocates it and another frees it, in sizes from a page to
-// kPieceBytes. malloc(3) keeps freed memory for the thread that allocated it,
+// kMaxTaskBytes. malloc(3) keeps freed memory for the thread that allocated it,
 // and can't return memory below a block in use to the kernel, so that a process
-// may hold much more than it uses. In this pool each buffer is a mapping of its
-// own. A free buffer serves the next request of its size. Free buffers are
+// may hold much more than it uses. In this pool each buffer can be unmapped by
+// itself. A free buffer serves the next request of its size. Free buffers are
 // unmapped before all buffers together would exceed kMaxTaskBytes.
+//
+// Buffers of more than kPieceBytes are in huge pages, if the kernel has some:
+// only reads beside the page cache (O_DIRECT) take them, for which the storage
+// then gets one range of memory in place of hundreds of pages.
 //
 // Invariant: size_bytes() exceeds kMaxTaskBytes only if more is in use.
 // Threads: any.
@@ -58,17 +62,19 @@ class BufferPool : public std::pmr::memory_resource {
   size_t size_bytes() const;
 
  private:
-  // The sizes are the powers of two from kMinBytes to kPieceBytes. A longer
+  // The sizes are the powers of two from kMinBytes to kMaxTaskBytes. A longer
   // buffer is unmapped as soon as it is freed.
   static constexpr size_t kMinBytes = 4096;
-  static constexpr size_t kClasses = 7;
-  static_assert(kMinBytes << (kClasses - 1) == kPieceBytes);
+  static constexpr size_t kClasses = 14;
+  static_assert(kMinBytes << (kClasses - 1) == kMaxTaskBytes);
   // Enough for the next requests of a client with a few in flight.
   static constexpr size_t kIdleBytes = 2 << 20;
 
   static size_t ClassOf(size_t bytes);
   char* TakeBytes(size_t bytes);
   void Give(char* data, size_t bytes);
+  // Maps free buffers of this size, at least one. False: mmap(2) failed.
+  bool Map(size_t size);
   // Unmaps free buffers, the largest first, until no more than `bytes` are
   // mapped.
   void ShrinkTo(size_t bytes);

@@ -191,12 +191,12 @@ TEST_F(CacheModesTest, WritesLeaveNothingAfterAFlush) {
 }
 
 TEST_F(CacheModesTest, WritesLeaveLittleBeforeAFlush) {
-  constexpr uint64_t kLarge = 3 * kMaxDirtyBytes;
+  constexpr uint64_t kLarge = 10 * kWriteBackBytes;
   const TempImage image = TempImage::Sparse(kLarge);
   {
     const auto target = Open(CacheMode::kDrop, image);
     WriteAll(*target);
-    EXPECT_LE(CachedPages(image) * kPage, kMaxDirtyBytes);
+    EXPECT_LE(CachedPages(image) * kPage, 3 * kWriteBackBytes);
   }
   EXPECT_EQ(CachedPages(image), 0u);
 }

@@ -18,7 +18,9 @@ TEST(BufferPool, GivesAsMuchAsIsAskedForRoundedUp) {
                                     {4096, 4096},
                                     {4097, 8192},
                                     {100'000, 131'072},
-                                    {kPieceBytes, kPieceBytes}}) {
+                                    {kPieceBytes, kPieceBytes},
+                                    {kMaxTaskBytes - 1, kMaxTaskBytes},
+                                    {kMaxTaskBytes + 1, 2 * kMaxTaskBytes}}) {
     BufferPool pool;
     const Buffer buffer = pool.Take(bytes);
     ASSERT_NE(buffer, nullptr);
@@ -26,6 +28,26 @@ TEST(BufferPool, GivesAsMuchAsIsAskedForRoundedUp) {
     EXPECT_EQ(pool.size_bytes(), size);
     EXPECT_EQ(BufferPool::SizeFor(bytes), size);
   }
+}
+
+// More than a piece, and less than a huge page: several are mapped at once.
+TEST(BufferPool, BuffersOfAHugePageAreApart) {
+  BufferPool pool;
+  std::vector<Buffer> buffers;
+  for (int i = 0; i < 8; ++i) {
+    buffers.push_back(pool.Take(2 * kPieceBytes));
+    ASSERT_NE(buffers.back(), nullptr);
+    std::memset(buffers.back().get(), i, 2 * kPieceBytes);
+  }
+  EXPECT_EQ(pool.size_bytes(), 16 * kPieceBytes);
+  for (int i = 0; i < 8; ++i) {
+    for (size_t at = 0; at < 2 * kPieceBytes; at += 512) {
+      ASSERT_EQ(buffers[static_cast<size_t>(i)][at], i);
+    }
+  }
+  buffers.clear();
+  pool.Trim();
+  EXPECT_EQ(pool.size_bytes(), size_t{2 << 20});
 }
 
 TEST(BufferPool, WhatIsGivenBackServesTheNext) {
@@ -39,11 +61,24 @@ TEST(BufferPool, WhatIsGivenBackServesTheNext) {
   EXPECT_EQ(pool.size_bytes(), kPieceBytes);
 }
 
+// A mapping is zeroed page by page when it is first used.
+TEST(BufferPool, ReadsOfMoreThanAPieceUseTheSameMemory) {
+  BufferPool pool;
+  std::memset(pool.Take(1 << 20).get(), 'x', 1 << 20);
+  EXPECT_EQ(pool.Take(1 << 20).get()[0], 'x');
+}
+
+TEST(BufferPool, WhatIsLongerThanAllTasksIsNotKept) {
+  BufferPool pool;
+  EXPECT_NE(pool.Take(2 * kMaxTaskBytes), nullptr);
+  EXPECT_EQ(pool.size_bytes(), 0u);
+}
+
 // Buffers of one size must not keep those of another from their share.
 TEST(BufferPool, NeverHoldsMoreThanTasksMayWhateverWasTakenBefore) {
   BufferPool pool;
-  for (const size_t bytes :
-       {kPieceBytes, size_t{4096}, size_t{65536}, kPieceBytes / 2}) {
+  for (const size_t bytes : {kPieceBytes, size_t{4096}, size_t{65536},
+                             kMaxTaskBytes, size_t{1} << 20, kPieceBytes / 2}) {
     std::vector<Buffer> buffers;
     for (size_t taken = 0; taken < kMaxTaskBytes; taken += bytes) {
       buffers.push_back(pool.Take(bytes));
@@ -89,8 +124,8 @@ TEST(BufferPool, IsTheMemoryOfAVectorThatGrowsAndIsGivenBack) {
     EXPECT_EQ(numbers.back(), 99'999u);
     EXPECT_GE(pool.size_bytes(), numbers.size() * sizeof(uint64_t));
   }
-  // What is longer than a piece isn't kept.
-  EXPECT_LE(pool.size_bytes(), 2 * kPieceBytes);
+  // The vector has doubled its memory up to a MiB.
+  EXPECT_LE(pool.size_bytes(), size_t{2 << 20});
 }
 
 TEST(BufferPool, IsForAllThreads) {
@@ -100,7 +135,7 @@ TEST(BufferPool, IsForAllThreads) {
     threads.emplace_back([&pool, i] {
       for (size_t round = 0; round < 2000; ++round) {
         const size_t bytes = size_t{4096}
-                             << (round + static_cast<size_t>(i)) % 7;
+                             << (round + static_cast<size_t>(i)) % 9;
         const Buffer buffer = pool.Take(bytes);
         std::memset(buffer.get(), i, bytes);
         for (size_t at = 0; at < bytes; at += 512) ASSERT_EQ(buffer[at], i);
