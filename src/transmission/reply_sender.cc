@@ -1,6 +1,7 @@
 #include "transmission/reply_sender.h"
 
 #include <cstring>
+#include <string>
 
 #include "base/limits.h"
 #include "protocol/zero_blocks.h"
@@ -56,7 +57,8 @@ void ReplySender::Success(const Request& request) {
 
 void ReplySender::Send(const Pacer::Held& held) {
   if (held.failure.has_value()) {
-    SendError(held.request, *held.failure);
+    const Pacer::Failure& failure = *held.failure;
+    SendError(held.request, failure.error, failure.sentence, failure.offset);
   } else {
     Commit(encoder_.EncodeSuccess(Reserve(kMaxReplyBytes), held.request));
   }
@@ -64,31 +66,33 @@ void ReplySender::Send(const Pacer::Held& held) {
 
 void ReplySender::Error(const Request& request, NbdError error,
                         absl::string_view sentence) {
-  Fail(request, {error, std::string(sentence), std::nullopt});
+  Fail(request, error, sentence, std::nullopt);
 }
 
 void ReplySender::ErrorAt(const Request& request, NbdError error,
                           absl::string_view sentence, uint64_t offset) {
-  Fail(request, {error, std::string(sentence), offset});
+  Fail(request, error, sentence, offset);
 }
 
-void ReplySender::Fail(const Request& request, Pacer::Failure failure) {
+void ReplySender::Fail(const Request& request, NbdError error,
+                       absl::string_view sentence,
+                       std::optional<uint64_t> offset) {
   ++statistics_.errors;
   if (IsPaced(request)) {
-    pacer_->Hold({request, std::move(failure)});
+    pacer_->Hold(
+        {request, Pacer::Failure{error, std::string(sentence), offset}});
   } else {
-    SendError(request, failure);
+    SendError(request, error, sentence, offset);
   }
 }
 
-void ReplySender::SendError(const Request& request,
-                            const Pacer::Failure& failure) {
+void ReplySender::SendError(const Request& request, NbdError error,
+                            absl::string_view sentence,
+                            std::optional<uint64_t> offset) {
   char* out = Reserve(kMaxReplyBytes);
-  Commit(failure.offset.has_value()
-             ? encoder_.EncodeErrorAt(out, request, failure.error,
-                                      failure.sentence, *failure.offset)
-             : encoder_.EncodeError(out, request, failure.error,
-                                    failure.sentence));
+  Commit(offset.has_value()
+             ? encoder_.EncodeErrorAt(out, request, error, sentence, *offset)
+             : encoder_.EncodeError(out, request, error, sentence));
 }
 
 void ReplySender::BlockStatus(const Request& request, uint32_t context_id,

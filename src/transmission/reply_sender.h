@@ -9,7 +9,7 @@
 #define NBDINETD_TRANSMISSION_REPLY_SENDER_H_
 
 #include <memory>
-#include <vector>
+#include <optional>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -82,8 +82,12 @@ class ReplySender {
     return request.type == NBD_CMD_WRITE && pacer_ != nullptr &&
            pacer_->limits();
   }
-  void Fail(const Request& request, Pacer::Failure failure);
-  void SendError(const Request& request, const Pacer::Failure& failure);
+  // Sends the reply, or has the pacer hold it, which needs a copy of
+  // `sentence`.
+  void Fail(const Request& request, NbdError error, absl::string_view sentence,
+            std::optional<uint64_t> offset);
+  void SendError(const Request& request, NbdError error,
+                 absl::string_view sentence, std::optional<uint64_t> offset);
   bool FlushBefore(bool more);
   void CommitChunk(const Request& request, uint64_t offset, size_t length,
                    bool done);

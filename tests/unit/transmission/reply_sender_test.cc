@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -365,6 +366,39 @@ TEST(Statistics, CountBytesReadAndErrorReplies) {
 }
 
 // -- A peer that is gone
+
+// Only a held failure outlives its caller's sentence.
+TEST(AHeldFailure, HasItsOwnSentence) {
+  MemoryPeer peer;
+  Channel channel{std::make_unique<MemoryStream>(peer), -1};
+  Statistics statistics;
+  Pacer pacer({.bytes = {.writes = {.per_second = 1}, .given = 2}});
+  ReplySender replies(channel, ReplyStyle::kStructured, statistics, &pacer);
+  Request write = Read(1000);
+  write.type = NBD_CMD_WRITE;
+  for (const bool has_offset : {false, true}) {
+    std::string sentence = "the disk is full";
+    if (has_offset) {
+      replies.ErrorAt(write, NBD_ENOSPC, sentence, kOffset + 512);
+    } else {
+      replies.Error(write, NBD_ENOSPC, sentence);
+    }
+    sentence.assign(sentence.size(), '#');
+  }
+  EXPECT_EQ(statistics.errors, 2u);
+  EXPECT_TRUE(replies.Flush());
+  EXPECT_EQ(peer.Receive(), "") << "the pacer has them";
+  while (const std::optional<Pacer::Held> held = pacer.TakeAny()) {
+    replies.Send(*held);
+  }
+  EXPECT_TRUE(replies.Flush());
+  Writer error;
+  error.U32(nbdtest::kNbdEnospc).U16(16).Raw("the disk is full");
+  const Bytes without = error.bytes();
+  EXPECT_EQ(peer.Receive(), Chunk(true, nbdtest::kReplyError, without) +
+                                Chunk(true, nbdtest::kReplyErrorOffset,
+                                      error.U64(kOffset + 512).bytes()));
+}
 
 TEST(APeerThatIsGone, IsToldByFlushAndByOk) {
   Sender sender(ReplyStyle::kSimple);
