@@ -44,6 +44,7 @@ unit_sources = \
 	tests/unit/base/utf8_test.cc \
 	tests/unit/cli/check_asked_test.cc \
 	tests/unit/cli/export_size_test.cc \
+	tests/unit/cli/open_served_test.cc \
 	tests/unit/cli/option_table_test.cc \
 	tests/unit/cli/options_test.cc \
 	tests/unit/cli/unit_hints_test.cc \

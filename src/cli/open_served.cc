@@ -2,11 +2,12 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
+#include <sys/types.h>
 
 #include <cerrno>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
 #include "base/file_status.h"
@@ -18,6 +19,27 @@
 #include "sandbox/sandbox.h"
 
 namespace nbdinetd {
+namespace {
+
+using OpenedExport = absl::StatusOr<std::shared_ptr<Export>>;
+
+// Calls `open_with` with a reader of partition tables if one is needed, and
+// with nullptr otherwise. The reader's process is over afterwards, if it can
+// end: it has the file open as long as it lives.
+OpenedExport OpenWithTables(
+    bool needed,
+    absl::FunctionRef<OpenedExport(std::unique_ptr<TableReader>)> open_with) {
+  if (!needed) return open_with(nullptr);
+  absl::StatusOr<std::unique_ptr<TableReader>> tables =
+      TableReader::Start(kDefaultSandbox);
+  if (!tables.ok()) return tables.status();
+  const pid_t process = (*tables)->process();
+  OpenedExport opened = open_with(*std::move(tables));
+  TableReader::EndProcess(process);
+  return opened;
+}
+
+}  // namespace
 
 absl::StatusOr<std::shared_ptr<Export>> OpenServedFile(
     const std::string& path, const ExportSettings& settings) {
@@ -32,46 +54,30 @@ absl::StatusOr<std::shared_ptr<Export>> OpenServedFile(
                      " is neither a regular file nor a block device, and isn't "
                      "opened"));
   }
-  std::unique_ptr<TableReader> tables;
-  if (settings.partition.has_value()) {
-    absl::StatusOr<std::unique_ptr<TableReader>> started =
-        TableReader::Start(kDefaultSandbox);
-    if (!started.ok()) return started.status();
-    tables = *std::move(started);
-  }
-  // What was looked at, and nothing that has taken its path.
+  // This leads to the file that was looked at, whatever has its path now.
   const std::string link = absl::StrCat("/proc/self/fd/", place.get());
-  std::string read_only_reason;
-  absl::StatusOr<std::unique_ptr<Export>> opened =
-      OpenExportWith([&](int flags) { return open(link.c_str(), flags); }, path,
-                     settings, &read_only_reason, tables.get());
-  if (tables != nullptr) TableReader::End(std::move(tables));
-  if (!opened.ok()) return opened.status();
-  return *std::move(opened);
+  return OpenWithTables(
+      settings.partition.has_value(),
+      [&](std::unique_ptr<TableReader> tables) -> OpenedExport {
+        std::string read_only_reason;
+        return OpenExportWith(
+            [&](int flags) { return open(link.c_str(), flags); }, path,
+            settings, &read_only_reason, tables.get());
+      });
 }
 
 absl::StatusOr<std::shared_ptr<Export>> OpenServedOf(
     const std::string& directory, const std::string& name,
     const ExportSettings& settings, bool partitions) {
-  std::unique_ptr<TableReader> tables;
-  if (partitions) {
-    absl::StatusOr<std::unique_ptr<TableReader>> started =
-        TableReader::Start(kDefaultSandbox);
-    if (!started.ok()) return started.status();
-    tables = *std::move(started);
-  }
-  absl::StatusOr<Catalog::Opened> opened;
-  {
-    absl::StatusOr<std::unique_ptr<Catalog>> catalog =
-        OpenDirectory(directory, settings, "", std::move(tables));
-    if (!catalog.ok()) return catalog.status();
-    opened = (*catalog)->Open(name);
-  }
-  // The process that reads tables has the file open until it ends.
-  while (partitions && waitpid(-1, nullptr, 0) < 0 && errno == EINTR) {
-  }
-  if (!opened.ok()) return opened.status();
-  return std::move(opened->target);
+  return OpenWithTables(
+      partitions, [&](std::unique_ptr<TableReader> tables) -> OpenedExport {
+        const absl::StatusOr<std::unique_ptr<Catalog>> catalog =
+            OpenDirectory(directory, settings, "", std::move(tables));
+        if (!catalog.ok()) return catalog.status();
+        absl::StatusOr<Catalog::Opened> opened = (*catalog)->Open(name);
+        if (!opened.ok()) return opened.status();
+        return std::move(opened->target);
+      });
 }
 
 }  // namespace nbdinetd

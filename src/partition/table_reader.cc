@@ -182,6 +182,10 @@ absl::StatusOr<std::unique_ptr<TableReader>> TableReader::Start(
 void TableReader::End(std::unique_ptr<TableReader> reader) {
   const pid_t process = reader->process_;
   reader.reset();
+  EndProcess(process);
+}
+
+void TableReader::EndProcess(pid_t process) {
   // It may be computing, or waiting for the storage. While it waits for that
   // without limit, it doesn't end; it is then left to whoever reaps next.
   kill(process, SIGKILL);

@@ -56,7 +56,11 @@ class TableReader {
   // Destroys `reader`, ends its process, and waits for that, at most
   // kTableEndPatience. Not in a sandbox.
   static void End(std::unique_ptr<TableReader> reader);
+  // The second half of that, for a reader that another owner has destroyed.
+  static void EndProcess(pid_t process);
 
+  // Its process, a child of this one.
+  pid_t process() const { return process_; }
   // The socket to the process, borrowed.
   int fd() const { return socket_.get(); }
 

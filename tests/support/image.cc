@@ -69,6 +69,17 @@ TempDir::TempDir() : path_(MakeTempDirectory()) {}
 
 TempDir::~TempDir() { RemoveTree(path_); }
 
+Bytes MbrOf(uint8_t first_sector, uint8_t sectors) {
+  constexpr size_t kEntry = 446;
+  Bytes sector(512, '\0');
+  sector[kEntry + 4] = '\x83';
+  sector[kEntry + 8] = static_cast<char>(first_sector);
+  sector[kEntry + 12] = static_cast<char>(sectors);
+  sector[510] = '\x55';
+  sector[511] = '\xaa';
+  return sector;
+}
+
 TempImage TempImage::WithPattern(uint64_t size, uint64_t seed) {
   TempImage image = Sparse(size);
   constexpr uint64_t kStep = 1 << 20;

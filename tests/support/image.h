@@ -40,6 +40,9 @@ struct Segment {
   bool hole = false;
 };
 
+// The first sector of a disk that has an MBR with one partition.
+Bytes MbrOf(uint8_t first_sector, uint8_t sectors);
+
 // An image file in a directory of its own.
 class TempImage {
  public:

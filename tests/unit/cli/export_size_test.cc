@@ -1,12 +1,7 @@
 #include "cli/export_size.h"
 
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <string>
-
-#include "base/unique_fd.h"
 #include "support/image.h"
 
 namespace nbdinetd {
@@ -32,14 +27,7 @@ TEST(ExportSizeTest, APartIsSmallerThanItsFile) {
 
 TEST(ExportSizeTest, APartitionIsLookedUp) {
   const nbdtest::TempImage image = nbdtest::TempImage::Sparse(kFileBytes);
-  std::string sector(512, '\0');
-  sector[446 + 4] = '\x83';
-  sector[446 + 8] = 8;
-  sector[446 + 12] = 3;
-  sector[510] = '\x55';
-  sector[511] = '\xaa';
-  const UniqueFd fd(open(image.path().c_str(), O_WRONLY | O_CLOEXEC));
-  ASSERT_EQ(pwrite(fd.get(), sector.data(), sector.size(), 0), 512);
+  image.Write(0, nbdtest::MbrOf(8, 3));
   EXPECT_EQ(
       ExportSize({.partition = PartitionName{1, ""}}, image.path(), kFileBytes),
       3 * 512u);

@@ -17,6 +17,7 @@
 
 #include "base/limits.h"
 #include "base/unique_fd.h"
+#include "support/image.h"
 
 namespace nbdinetd {
 namespace {
@@ -24,12 +25,7 @@ namespace {
 // A file of 64 KiB with an MBR that has one partition, of 2 sectors from 8 on.
 UniqueFd Image() {
   UniqueFd fd(memfd_create("image", MFD_CLOEXEC));
-  std::string sector(512, '\0');
-  sector[446 + 4] = '\x83';
-  sector[446 + 8] = 8;
-  sector[446 + 12] = 2;
-  sector[510] = '\x55';
-  sector[511] = '\xaa';
+  const nbdtest::Bytes sector = nbdtest::MbrOf(8, 2);
   EXPECT_EQ(ftruncate(fd.get(), 64 << 10), 0);
   EXPECT_EQ(pwrite(fd.get(), sector.data(), sector.size(), 0), 512);
   return fd;
