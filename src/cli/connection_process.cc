@@ -17,6 +17,7 @@
 #include "base/limit_signal.h"
 #include "base/signals.h"
 #include "cli/output.h"
+#include "connection/connection_signals.h"
 #include "connection/serve_connection.h"
 #include "export/copy_on_write.h"
 #include "export/exclusive.h"
@@ -108,14 +109,6 @@ absl::StatusOr<Signals> CreateSignals(Exclusive exclusive) {
                    {SIGTERM, SIGINT, LimitSignal(), kTakeoverSignal});
 }
 
-// Those of them that end it, for a wait outside of its channel. Until the
-// channel takes one, it is pending here, too.
-absl::StatusOr<Signals> CreateShutdownSignals(Exclusive exclusive) {
-  return exclusive == Exclusive::kOff
-             ? Signals::Create({SIGTERM, SIGINT})
-             : Signals::Create({SIGTERM, SIGINT, kTakeoverSignal});
-}
-
 // Makes the private copy that the rules may give. With --cow, all clients have
 // one.
 absl::Status PrepareCopy(const Options& options,
@@ -183,20 +176,14 @@ ConnectionResult RunConnectionProcess(Connection connection,
     return {ExitStatus::kRefused, /*served=*/false};
   }
   const Exclusive exclusive = ExclusiveOf(options, *ruled);
-  absl::StatusOr<Signals> signals = CreateSignals(exclusive);
-  if (!signals.ok()) return fail(signals.status());
-  std::optional<Signals> shutdown;
-  if (options.partitions || options.export_settings.partition.has_value()) {
-    absl::StatusOr<Signals> created = CreateShutdownSignals(exclusive);
-    if (!created.ok()) return fail(created.status());
-    shutdown = *std::move(created);
-  }
+  absl::StatusOr<Signals> created = CreateSignals(exclusive);
+  if (!created.ok()) return fail(created.status());
+  ConnectionSignals signals(*std::move(created), config.transfer_limits);
   // The process that reads partition tables then leaves no zombie: in the
   // sandbox this one can't wait for it.
   if (options.partitions) signal(SIGCHLD, SIG_IGN);
-  const absl::StatusOr<Opened> opened =
-      OpenCatalogAndTls(invocation, MissingExport::kFail, warnings, log,
-                        shutdown.has_value() ? shutdown->fd() : -1);
+  const absl::StatusOr<Opened> opened = OpenCatalogAndTls(
+      invocation, MissingExport::kFail, warnings, log, signals.notice());
   if (!opened.ok()) return fail(opened.status());
   if (absl::Status status = PrepareCopy(options, *ruled); !status.ok()) {
     return fail(status);
@@ -208,7 +195,7 @@ ConnectionResult RunConnectionProcess(Connection connection,
   DetachStandardInputAndOutput();
   return ServeConnection(
       std::move(connection), *opened->catalog, opened->tls.get(), config,
-      {*signals, manager, log, ruled->has_value() ? &**ruled : nullptr});
+      {signals, manager, log, ruled->has_value() ? &**ruled : nullptr});
 }
 
 }  // namespace nbdinetd

@@ -104,13 +104,14 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenFiles(const Invocation& invocation,
 }
 
 absl::StatusOr<std::unique_ptr<Catalog>> OpenOriginals(
-    const Invocation& invocation, const Log& log, int shutdown_fd) {
+    const Invocation& invocation, const Log& log,
+    const ShutdownNotice& shutdown) {
   const Options& options = invocation.options;
   std::unique_ptr<TableReader> tables;
   if (options.partitions || options.export_settings.partition.has_value()) {
     // Before any key is loaded: its process has a copy of the memory.
     absl::StatusOr<std::unique_ptr<TableReader>> started =
-        TableReader::Start(options.sandbox, shutdown_fd);
+        TableReader::Start(options.sandbox, shutdown);
     if (!started.ok()) return started.status();
     tables = *std::move(started);
   }
@@ -126,10 +127,11 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenOriginals(
 }
 
 absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
-    const Invocation& invocation, const Log& log, int shutdown_fd) {
+    const Invocation& invocation, const Log& log,
+    const ShutdownNotice& shutdown) {
   const CopySettings& copies = invocation.options.copies;
   absl::StatusOr<std::unique_ptr<Catalog>> catalog =
-      OpenOriginals(invocation, log, shutdown_fd);
+      OpenOriginals(invocation, log, shutdown);
   if (!catalog.ok() || !copies.enabled) return catalog;
   if (copies.keep) {
     return WithKeptCopies(*std::move(catalog), copies,
@@ -199,9 +201,9 @@ absl::Status CheckSources(const Options& options, const Inherited& inherited) {
 absl::StatusOr<Opened> OpenCatalogAndTls(const Invocation& invocation,
                                          MissingExport missing,
                                          KeyWarnings warnings, const Log& log,
-                                         int shutdown_fd) {
+                                         const ShutdownNotice& shutdown) {
   Opened opened;
-  auto catalog = OpenCatalog(invocation, log, shutdown_fd);
+  auto catalog = OpenCatalog(invocation, log, shutdown);
   if (catalog.ok()) {
     opened.catalog = *std::move(catalog);
   } else if (missing == MissingExport::kFail ||

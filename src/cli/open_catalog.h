@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/log.h"
+#include "base/shutdown_notice.h"
 #include "cli/invocation.h"
 #include "export/catalog.h"
 #include "server/activation.h"
@@ -42,11 +43,11 @@ absl::Status CheckSources(const Options& options, const Inherited& inherited);
 // then loads the keys and OpenSSL. CheckSources() has succeeded. Logs each of
 // them that is empty, or read-only without --readonly, but for those of
 // --directory. InvalidArgument: wrong options.
-// Another code: a file can't be opened. `shutdown_fd` as for TableReader.
+// Another code: a file can't be opened. `shutdown` as for TableReader.
 absl::StatusOr<Opened> OpenCatalogAndTls(const Invocation& invocation,
                                          MissingExport missing,
                                          KeyWarnings warnings, const Log& log,
-                                         int shutdown_fd = -1);
+                                         const ShutdownNotice& shutdown = {});
 
 }  // namespace nbdinetd
 

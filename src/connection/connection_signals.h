@@ -1,13 +1,17 @@
 // The signals of the process of a connection: those that end it, and those that
 // change how much its client may transfer (limit_signal.h).
 //
-// Both come through one descriptor, which the channel polls. Threads: one.
+// Both come through one descriptor. Each wait of the process polls it, and
+// calls Take(): the channel's, and that for the process that reads partition
+// tables. Threads: one.
 #ifndef NBDINETD_CONNECTION_CONNECTION_SIGNALS_H_
 #define NBDINETD_CONNECTION_CONNECTION_SIGNALS_H_
 
 #include <optional>
+#include <utility>
 
 #include "base/limit_signal.h"
+#include "base/shutdown_notice.h"
 #include "base/signals.h"
 #include "base/transfer_limits.h"
 
@@ -15,11 +19,16 @@ namespace nbdinetd {
 
 class ConnectionSignals {
  public:
-  // `signals` is borrowed; `limits` hold at first.
-  ConnectionSignals(Signals& signals, const TransferLimits& limits)
-      : signals_(signals), limits_{limits}, next_limits_(limits) {}
+  // `limits` hold at first.
+  ConnectionSignals(Signals signals, const TransferLimits& limits)
+      : signals_(std::move(signals)), limits_{limits}, next_limits_(limits) {}
 
   int fd() const { return signals_.fd(); }
+
+  // For a wait; refers to this object.
+  ShutdownNotice notice() {
+    return {fd(), [this] { return Take(); }};
+  }
 
   // Takes all signals that are pending. Whether the process should end.
   bool Take() {
@@ -41,7 +50,7 @@ class ConnectionSignals {
   const LiveLimits& limits() const { return limits_; }
 
  private:
-  Signals& signals_;
+  Signals signals_;
   LiveLimits limits_;
   TransferLimits next_limits_;  // until a change of them is whole
   std::optional<int> ended_by_;

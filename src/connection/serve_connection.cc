@@ -17,9 +17,9 @@
 #include "base/errors.h"
 #include "base/event_fd.h"
 #include "base/limits.h"
+#include "base/shutdown_notice.h"
 #include "base/steady_clock.h"
 #include "connection/connection_log.h"
-#include "connection/connection_signals.h"
 #include "negotiation/negotiation.h"
 #include "negotiation/skip_handshake.h"
 #include "sandbox/sandbox.h"
@@ -257,7 +257,7 @@ ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
   const std::string address = connection.address;
   Statistics statistics;
   Ending ending;
-  ConnectionSignals signals(process.shutdown, config.transfer_limits);
+  ConnectionSignals& signals = process.signals;
   // Outlives the channel: close(2) of a file may wait for its storage, and the
   // client should see the end of the connection before.
   std::shared_ptr<Export> served;
@@ -267,8 +267,9 @@ ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
     if (process.ruled != nullptr) AddRules(*process.ruled, &facts);
     std::unique_ptr<Stream> stream = MakeStream(connection, config.timeouts);
     AddDescriptors(*stream, signals.fd(), event_fd.get(), &facts);
-    Channel channel(std::move(stream), signals.fd(), config.timeouts.stall,
-                    &process.manager, [&signals] { return signals.Take(); });
+    ShutdownNotice shutdown = signals.notice();
+    Channel channel(std::move(stream), shutdown.fd, config.timeouts.stall,
+                    &process.manager, std::move(shutdown.is_shutdown));
     // From here on, the process makes only the system calls of the table.
     Sandbox sandbox(facts);
     if (config.sandbox_mode != SandboxMode::kOff &&

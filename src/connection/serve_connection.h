@@ -8,8 +8,8 @@
 #include "base/exit_status.h"
 #include "base/log.h"
 #include "base/service_manager.h"
-#include "base/signals.h"
 #include "connection/connection_config.h"
+#include "connection/connection_signals.h"
 #include "export/catalog.h"
 #include "sandbox/sandbox.h"
 #include "stream/tls.h"
@@ -21,7 +21,7 @@ namespace nbdinetd {
 struct ProcessContext {
   // SIGTERM, SIGINT and, with --exclusive, kTakeoverSignal end the connection;
   // LimitSignal() changes its limits.
-  Signals& shutdown;
+  ConnectionSignals& signals;
   ServiceManager& manager;
   Log& log;
   // With --rules; nullptr without.

@@ -240,6 +240,8 @@ bool Negotiation::HandleOption(const OptionHeader& header) {
       .send_so_far = send_so_far,
       .replies = replies};
   OptionHandlers::Next next = handlers_->Answer(header.option, call);
+  // The wait that was cancelled has taken the signal.
+  if (call.is_cancelled) channel_.LookForShutdown();
   LogTrouble(call.trouble);
   if (call.refused.has_value()) refused_ = std::move(call.refused);
   Proceed(header, std::move(next), replies);

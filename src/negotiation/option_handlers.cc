@@ -59,6 +59,7 @@ void RefuseExport(absl::string_view name, const absl::Status& status,
     return;
   }
   if (absl::IsCancelled(status)) {
+    call.is_cancelled = true;
     replies.Error(NBD_REP_ERR_SHUTDOWN, kShuttingDown);
     return;
   }

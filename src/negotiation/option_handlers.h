@@ -55,6 +55,8 @@ class OptionHandlers {
     // Out: why the client didn't get the export that it asked for: the ending
     // of the connection if it leaves now.
     std::optional<Ending> refused = std::nullopt;
+    // Out: a shutdown has cancelled a wait of the catalog.
+    bool is_cancelled = false;
   };
 
   // The step that the answer leads to.

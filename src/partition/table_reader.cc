@@ -163,7 +163,7 @@ absl::Status HasEnded() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<TableReader>> TableReader::Start(
-    SandboxMode mode, int shutdown_fd) {
+    SandboxMode mode, ShutdownNotice shutdown) {
   constexpr char kFailed[] =
       "failed to start the process that reads partition tables";
   int sockets[2];
@@ -176,7 +176,7 @@ absl::StatusOr<std::unique_ptr<TableReader>> TableReader::Start(
   if (child < 0) return ErrnoStatus(errno, kFailed);
   if (child == 0) Serve(theirs.get(), mode, parent);
   return std::unique_ptr<TableReader>(
-      new TableReader(std::move(ours), child, shutdown_fd));
+      new TableReader(std::move(ours), child, std::move(shutdown)));
 }
 
 void TableReader::End(std::unique_ptr<TableReader> reader) {
@@ -205,7 +205,7 @@ absl::StatusOr<std::string> TableReader::Ask(int fd) {
   const absl::Time deadline = SteadyNow() + kTablePatience;
   std::string bytes(kMaxAnswerBytes + 1, '\0');
   while (true) {
-    pollfd entries[] = {{socket_.get(), POLLIN, 0}, {shutdown_fd_, POLLIN, 0}};
+    pollfd entries[] = {{socket_.get(), POLLIN, 0}, {shutdown_.fd, POLLIN, 0}};
     if (PollUntil(absl::MakeSpan(entries), deadline) == 0) {
       return absl::InternalError(
           absl::StrCat(kProcess, "hasn't answered within ",
@@ -214,10 +214,13 @@ absl::StatusOr<std::string> TableReader::Ask(int fd) {
     }
     const ssize_t n =
         recv(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
-    if (n < 0 && errno == EAGAIN && entries[1].revents != 0) {
-      return absl::CancelledError("this process was told to end");
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
+      if (entries[1].revents != 0 &&
+          (shutdown_.is_shutdown == nullptr || shutdown_.is_shutdown())) {
+        return absl::CancelledError("this process was told to end");
+      }
+      continue;
     }
-    if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n == 0 || (n < 0 && errno == ECONNRESET)) return HasEnded();
     if (n < 0) {
       return ErrnoStatus(errno, absl::StrCat(kProcess, "can't be heard"));

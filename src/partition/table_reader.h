@@ -32,6 +32,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/shutdown_notice.h"
 #include "base/unique_fd.h"
 #include "partition/partition_table.h"
 #include "sandbox/sandbox.h"
@@ -40,10 +41,9 @@ namespace nbdinetd {
 
 class TableReader {
  public:
-  // Internal when there can be no process. `shutdown_fd` is readable once this
-  // process is told to end, and stays so; borrowed, -1: never.
+  // Internal when there can be no process. `shutdown` is for Read().
   static absl::StatusOr<std::unique_ptr<TableReader>> Start(
-      SandboxMode mode, int shutdown_fd = -1);
+      SandboxMode mode, ShutdownNotice shutdown = {});
 
   // Reads the table of an open file; `path` is for messages. Waits for the
   // storage, at most kTablePatience. `fd` is borrowed, and its open file
@@ -65,17 +65,17 @@ class TableReader {
   int fd() const { return socket_.get(); }
 
  private:
-  TableReader(UniqueFd socket, pid_t process, int shutdown_fd)
+  TableReader(UniqueFd socket, pid_t process, ShutdownNotice shutdown)
       : socket_(std::move(socket)),
         process_(process),
-        shutdown_fd_(shutdown_fd) {}
+        shutdown_(std::move(shutdown)) {}
 
   // The bytes of an answer.
   absl::StatusOr<std::string> Ask(int fd);
 
   UniqueFd socket_;
   const pid_t process_;
-  const int shutdown_fd_;
+  const ShutdownNotice shutdown_;
 };
 
 }  // namespace nbdinetd

@@ -74,9 +74,10 @@ void Channel::NoteSignal() {
 
 void Channel::LookForShutdown() {
   pollfd fd = ShutdownEntry();
-  if (Poll(absl::MakeSpan(&fd, 1), absl::InfinitePast()) != 0) {
-    NoteSignal();
-  }
+  const bool is_ready = Poll(absl::MakeSpan(&fd, 1), absl::InfinitePast()) != 0;
+  // A wait outside of the channel may have taken the signal.
+  const bool may_be_taken = !shutdown_requested() && is_shutdown_ != nullptr;
+  if (is_ready || may_be_taken) NoteSignal();
 }
 
 void Channel::NoteSent() {

@@ -139,7 +139,7 @@ TEST(TableReaderTest, AProcessThatDoesNotEndHoldsUpNothing) {
 
 TEST(TableReaderTest, WhoIsToldToEndDoesNotWaitForATable) {
   const UniqueFd shutdown(eventfd(0, EFD_CLOEXEC));
-  auto reader = TableReader::Start(SandboxMode::kOff, shutdown.get());
+  auto reader = TableReader::Start(SandboxMode::kOff, {shutdown.get()});
   ASSERT_TRUE(reader.ok()) << reader.status();
   const UniqueFd fd = Image();
   EXPECT_FALSE(absl::IsCancelled((*reader)->Read(fd.get(), "x").status()));
@@ -150,6 +150,32 @@ TEST(TableReaderTest, WhoIsToldToEndDoesNotWaitForATable) {
     const absl::Status told = (*reader)->Read(fd.get(), "x").status();
     EXPECT_TRUE(absl::IsCancelled(told)) << told;
     EXPECT_FALSE((*reader)->Read(fd.get(), "x").ok());
+    holder.Release();
+  }
+  TableReader::End(*std::move(reader));
+  if (!holder.holds()) GTEST_SKIP() << "this user may not trace processes";
+}
+
+// The descriptor is also that of signals which end nothing.
+TEST(TableReaderTest, OnlyAShutdownEndsTheWaitForATable) {
+  const UniqueFd signals(eventfd(1, EFD_CLOEXEC));
+  int taken = 0;
+  const auto is_shutdown = [&signals, &taken] {
+    eventfd_t value;
+    EXPECT_EQ(eventfd_read(signals.get(), &value), 0);
+    if (++taken == 2) return true;
+    EXPECT_EQ(eventfd_write(signals.get(), 1), 0);
+    return false;
+  };
+  auto reader =
+      TableReader::Start(SandboxMode::kOff, {signals.get(), is_shutdown});
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  const UniqueFd fd = Image();
+  Holder holder(ProcessOfReader());
+  if (holder.holds()) {
+    const absl::Status told = (*reader)->Read(fd.get(), "x").status();
+    EXPECT_TRUE(absl::IsCancelled(told)) << told;
+    EXPECT_EQ(taken, 2);
     holder.Release();
   }
   TableReader::End(*std::move(reader));

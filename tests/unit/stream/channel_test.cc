@@ -210,6 +210,21 @@ TEST_F(ChannelTest, LooksForAShutdownWithoutWaiting) {
   EXPECT_EQ(channel_.shutdown_since(), since);
 }
 
+TEST_F(ChannelTest, FindsAShutdownThatAnotherWaitHasTaken) {
+  bool is_taken = false;
+  Channel channel(std::make_unique<MemoryStream>(peer_), shutdown_.fd(),
+                  absl::InfiniteDuration(), nullptr,
+                  [&is_taken] { return is_taken; });
+  channel.LookForShutdown();
+  EXPECT_FALSE(channel.shutdown_requested());
+  is_taken = true;
+  channel.LookForShutdown();
+  EXPECT_TRUE(channel.shutdown_requested());
+  const absl::Time since = channel.shutdown_since();
+  channel.LookForShutdown();
+  EXPECT_EQ(channel.shutdown_since(), since);
+}
+
 // -- Waiting for one of two things, while only the other can happen
 
 TEST_F(ChannelTest, WithoutRoomForInputDoesNotWakeForIt) {
