@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -62,6 +63,20 @@ absl::Status WriteWhole(const std::string& path, absl::string_view text) {
   return absl::OkStatus();
 }
 
+// The whole content; nullopt if there is no file.
+std::optional<std::string> Read(const std::string& path) {
+  std::ifstream file(path);
+  if (!file.is_open()) return std::nullopt;
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+// Writes what Read() has returned, or removes the file.
+absl::Status Restore(const std::string& path,
+                     const std::optional<std::string>& content) {
+  if (content.has_value()) return WriteWhole(path, *content);
+  return unlink(path.c_str()) == 0 ? absl::OkStatus() : WriteError(errno, path);
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> DropInPath(const Where& where,
@@ -81,21 +96,16 @@ absl::StatusOr<std::string> DropInPath(const Where& where,
                       ".conf");
 }
 
-absl::Status WriteDropIn(const std::string& path, absl::string_view keys) {
-  return WriteWhole(path,
-                    absl::StrCat("# Written by nbdinetctl.\n[Export]\n", keys));
-}
-
-std::optional<std::string> ReadDropIn(const std::string& path) {
-  std::ifstream file(path);
-  if (!file.is_open()) return std::nullopt;
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
-
-absl::Status RestoreDropIn(const std::string& path,
-                           const std::optional<std::string>& content) {
-  if (content.has_value()) return WriteWhole(path, *content);
-  return unlink(path.c_str()) == 0 ? absl::OkStatus() : WriteError(errno, path);
+absl::Status SetDropIn(const std::string& path, absl::string_view keys,
+                       absl::FunctionRef<absl::Status()> check) {
+  const std::optional<std::string> before = Read(path);
+  absl::Status status = WriteWhole(
+      path, absl::StrCat("# Written by nbdinetctl.\n[Export]\n", keys));
+  if (!status.ok()) return status;
+  status = check();
+  if (status.ok()) return status;
+  const absl::Status restored = Restore(path, before);
+  return restored.ok() ? status : restored;
 }
 
 }  // namespace nbdinetd::ctl

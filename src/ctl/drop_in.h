@@ -3,9 +3,9 @@
 #ifndef NBDINETD_CTL_DROP_IN_H_
 #define NBDINETD_CTL_DROP_IN_H_
 
-#include <optional>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -21,15 +21,12 @@ absl::StatusOr<std::string> DropInPath(const Where& where,
                                        absl::string_view what);
 
 // Writes the drop-in, whole or not at all, with its directory: `keys` are whole
-// lines of [Export]. PermissionDenied for a user who may not.
-absl::Status WriteDropIn(const std::string& path, absl::string_view keys);
-
-// The whole content of a drop-in, for RestoreDropIn(); nullopt if there is
-// none.
-std::optional<std::string> ReadDropIn(const std::string& path);
-// Writes the content that ReadDropIn() has returned, or removes the drop-in.
-absl::Status RestoreDropIn(const std::string& path,
-                           const std::optional<std::string>& content);
+// lines of [Export]. `check` then says whether the files of the export, as they
+// are now, do what they should: it isn't all that nbdinetd-generator reads. If
+// they don't, the drop-in becomes what it was before, or is removed, and the
+// error is that of `check`. PermissionDenied for a user who may not write.
+absl::Status SetDropIn(const std::string& path, absl::string_view keys,
+                       absl::FunctionRef<absl::Status()> check);
 
 }  // namespace nbdinetd::ctl
 

@@ -4,7 +4,6 @@
 
 #include <cerrno>
 #include <fstream>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -66,19 +65,18 @@ absl::Status Write(const Where& where, const std::string& name,
   const absl::StatusOr<std::string> path =
       DropInPath(where, name, setting.file);
   if (!path.ok()) return path.status();
-  const std::optional<std::string> before = ReadDropIn(*path);
-  absl::Status status = WriteDropIn(*path, Lines(setting.key, setting.limits));
-  if (!status.ok()) return status;
-  status = CheckList(where, name, setting.key,
-                     TransferLimitArguments(setting.limits));
+  absl::Status status =
+      SetDropIn(*path, Lines(setting.key, setting.limits), [&] {
+        const absl::Status set = CheckList(
+            where, name, setting.key, TransferLimitArguments(setting.limits));
+        if (set.ok()) return set;
+        return absl::FailedPreconditionError(
+            absl::StrCat(*path, " would not set it: ", set.message()));
+      });
   if (status.ok()) {
     absl::StrAppend(&written, written.empty() ? "wrote " : " and ", *path);
-    return status;
   }
-  const absl::Status restored = RestoreDropIn(*path, before);
-  if (!restored.ok()) return restored;
-  return absl::FailedPreconditionError(
-      absl::StrCat(*path, " would not set it: ", status.message()));
+  return status;
 }
 
 // Whether the process waits for the signal. Its default action would end a

@@ -89,22 +89,22 @@ absl::StatusOr<std::string> SetLinks(Bus& bus, const std::string& unit,
   return absl::StrCat(enable ? "enabled " : "disabled ", unit);
 }
 
-// Sets Enabled= of an .export file.
+// Sets Enabled= of an .export file. If another setting holds, or the export
+// would have no units, everything stays as it was.
 absl::StatusOr<std::string> SetKey(Bus& bus, const Where& where,
                                    const std::string& name, bool enable) {
   const absl::StatusOr<std::string> path = DropInPath(where, name, "enabled");
   if (!path.ok()) return path.status();
   absl::Status status =
-      WriteDropIn(*path, enable ? "Enabled=yes\n" : "Enabled=no\n");
+      SetDropIn(*path, enable ? "Enabled=yes\n" : "Enabled=no\n", [&] {
+        const absl::Status set = CheckEnabled(where, name, enable);
+        if (set.ok()) return set;
+        return absl::FailedPreconditionError(
+            absl::StrCat(*path, " would not ", enable ? "enable " : "disable ",
+                         Quoted(name), ": ", set.message()));
+      });
   if (status.ok()) status = bus.Reload();
   if (!status.ok()) return status;
-  // The drop-in isn't all that the generator reads.
-  status = CheckEnabled(where, name, enable);
-  if (!status.ok()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("wrote ", *path, ", but ", Quoted(name), " isn't ",
-                     enable ? "enabled: " : "disabled: ", status.message()));
-  }
   return absl::StrCat("wrote ", *path);
 }
 

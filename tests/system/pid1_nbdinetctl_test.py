@@ -692,17 +692,20 @@ def _(t):
     contains("has no [Install] section", ctl("enable", "bare", status=1).stderr)
     machine.write(f"{drop_ins}/90-later.conf", "[Export]\nEnabled=no\n")
     contains(f"{drop_ins}/90-later.conf:2: Enabled=no is read later", ctl("enable", "late", status=1).stderr)
+    eq(machine.shell(f"ls {drop_ins}"), "90-later.conf\n", "it stays as it was")
     ctl("disable", "late")
     for text in ("Enabled=yes", "Enabled="):
         machine.write(f"{drop_ins}/90-later.conf", f"[Export]\n{text}\n")
-        contains("isn't disabled", ctl("disable", "late", status=1).stderr)
         ctl("enable", "late")
+        contains('would not disable "late"', ctl("disable", "late", status=1).stderr)
+        contains("Enabled=yes", machine.shell(f"cat {drop_ins}/50-enabled.conf"))
     machine.shell(f"rm -r {drop_ins}")
     ctl("disable", "late")
     machine.write("/etc/nbdinetd/twin.export", f"[Export]\nFile={IMAGE}\n[Socket]\nListenStream=10997\n")
     ctl("disable", "twin")
     ctl("enable", "late")
     contains("/etc/nbdinetd/twin.export:4", ctl("enable", "twin", status=1).stderr)
+    contains("Enabled=no", machine.shell("cat /etc/nbdinetd/twin.export.d/50-enabled.conf"))
 
 
 @test("metrics is Prometheus text, and --http answers a request")
