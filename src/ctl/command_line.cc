@@ -200,7 +200,8 @@ constexpr CtlOptionRow kOptions[] = {
      .verbs = "copies",
      .set = SetBase},
     {.name = "force",
-     .help = "merge, even if other copies become stale",
+     .help = "merge, even if other copies become stale; and into a block "
+             "device, even if the units can't be read",
      .verbs = "copies",
      .set = Set<&CommandLine::force>},
     {.name = "max-rate",
