@@ -216,7 +216,8 @@ Served ServedBy(absl::Span<const std::string> arguments) {
   Served served;
   Options sized;  // by the options that decide about the size
   std::string file;
-  bool only_operands = false;  // after "--"
+  bool only_operands = false;     // after "--"
+  bool knows_by_address = false;  // --cow-key=peer-address
   for (size_t i = 0; i < arguments.size(); ++i) {
     const size_t first = i;
     bool is_tls = false;
@@ -240,13 +241,21 @@ Served ServedBy(absl::Span<const std::string> arguments) {
         }
         served.read_only =
             served.read_only || name == "readonly" || name == "cow";
-        is_tls = is_tls || row->section == HelpSection::kTls;
+        const bool is_tls_key = name == "cow-key" && argument == "tls";
+        is_tls = is_tls || is_tls_key || row->section == HelpSection::kTls;
+        knows_by_address = knows_by_address ||
+                           (name == "cow-key" && argument == "peer-address");
       }
     }
     if (is_tls) continue;
     for (size_t k = first; k <= i; ++k) {
       served.without_tls.push_back(arguments[k]);
     }
+  }
+  // How clients are known decides nothing that --check looks at.
+  if (served.keeps_copies && !knows_by_address) {
+    served.without_tls.insert(served.without_tls.begin(),
+                              "--cow-key=peer-address");
   }
   served.settings = sized.export_settings;
   absl::string_view path = file;

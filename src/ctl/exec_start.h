@@ -42,7 +42,8 @@ struct Served {
   ExportSettings settings;                 // what decides about the size
   std::optional<std::string> export_name;  // of --exportname
   bool partitions = false;                 // --partitions
-  // The arguments without options for TLS.
+  // The arguments for --check without keys: without options for TLS, and with
+  // --cow-key=peer-address where kept copies would need them.
   std::vector<std::string> without_tls;
 };
 Served ServedBy(absl::Span<const std::string> arguments);

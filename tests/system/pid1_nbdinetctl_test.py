@@ -534,6 +534,25 @@ def _(t):
     contains("run nbdinetctl as root", result.stdout)
 
 
+@test("check of kept copies by TLS identity needs no keys that systemd would load")
+def _(t):
+    machine.write("/data/kept.img", pattern(0, MIB))
+    machine.write("/etc/nbdinetd/keys.psk", "alice:" + "ab" * 32 + "\n", 0o600)
+    path = "/etc/nbdinetd/kept.export"
+    keys = "TLS=require\nTLSPreSharedKeys=/etc/nbdinetd/keys.psk\n"
+
+    def undo():
+        machine.shell("rm -rf /etc/nbdinetd")
+        machine.systemctl("daemon-reload")
+    t.defer(undo)
+    for key in ("", "CowKey=tls\n"):
+        machine.write(path, f"[Export]\nFile=/data/kept.img\nCow=keep\n{key}{keys}[Socket]\nListenStream=10996\n")
+        machine.systemctl("daemon-reload")
+        contains("keys.psk", machine.shell("systemctl cat nbdinetd-kept@.service"))
+        found = findings("kept", status=0)
+        eq((len(found["ok"]), found["warning"], found["error"]), (1, [], []), key)
+
+
 @test("check --as says what a client would get, by the rules that the unit has")
 def _(t):
     machine.write("/etc/nbdinetd/rules", "psk:alice * ro\n192.0.2.0/24 * rw exclusive=wait\n* -\n")

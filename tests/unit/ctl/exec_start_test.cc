@@ -85,6 +85,22 @@ TEST(ExecStart, OptionsForTlsCanBeLeftOutWithTheirArguments) {
   EXPECT_EQ(ServedBy(other).without_tls, other);
 }
 
+// By default, a kept copy belongs to a TLS identity.
+TEST(ExecStart, KeptCopiesNeedNoTlsWhereItsOptionsAreLeftOut) {
+  const char kByAddress[] = "--cow-key=peer-address";
+  EXPECT_EQ(ServedBy(Words{"--tls=require", "--tls-psk=/p", "--cow=keep", "a"})
+                .without_tls,
+            (Words{kByAddress, "--cow=keep", "a"}));
+  EXPECT_EQ(
+      ServedBy(Words{"--cow-key=tls", "--cow=keep", "--tls", "on", "--", "a"})
+          .without_tls,
+      (Words{kByAddress, "--cow=keep", "--", "a"}));
+  EXPECT_EQ(ServedBy(Words{"--cow-key", "peer-address", "--cow=keep", "a"})
+                .without_tls,
+            (Words{"--cow-key", "peer-address", "--cow=keep", "a"}));
+  EXPECT_EQ(ServedBy(Words{"--cow", "a"}).without_tls, (Words{"--cow", "a"}));
+}
+
 TEST(ExecStart, VariablesAreReplacedAsSystemdDoes) {
   const Environment environment = {{"A", "one two"}, {"B", "x"}};
   EXPECT_EQ(Expanded(Words{"$A", "${A}", "p${B}s", "$NONE", "${NONE}", "$$A"},
