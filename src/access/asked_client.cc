@@ -1,7 +1,5 @@
 #include "access/asked_client.h"
 
-#include <utility>
-
 #include "absl/status/statusor.h"
 #include "access/who.h"
 

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <bitset>
-#include <cstdint>
-#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"

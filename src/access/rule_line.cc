@@ -1,7 +1,5 @@
 #include "access/rule_line.h"
 
-#include <algorithm>
-#include <string>
 #include <utility>
 
 #include "absl/strings/match.h"

@@ -2,13 +2,11 @@
 
 #include <bitset>
 #include <string>
-#include <utility>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "access/glob.h"
 #include "base/errors.h"
 #include "base/limits.h"

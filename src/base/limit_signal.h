@@ -9,7 +9,6 @@
 #define NBDINETD_BASE_LIMIT_SIGNAL_H_
 
 #include <cstdint>
-#include <optional>
 #include <vector>
 
 #include "base/transfer_limits.h"

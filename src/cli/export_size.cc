@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 
-#include <memory>
 #include <utility>
 
 #include "base/unique_fd.h"

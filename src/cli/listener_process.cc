@@ -10,7 +10,6 @@
 #include "base/exit_status.h"
 #include "cli/connection_process.h"
 #include "cli/output.h"
-#include "server/bind.h"
 #include "server/daemon.h"
 #include "stream/tls.h"
 

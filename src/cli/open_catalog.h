@@ -3,7 +3,6 @@
 #define NBDINETD_CLI_OPEN_CATALOG_H_
 
 #include <memory>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"

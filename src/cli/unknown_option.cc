@@ -1,6 +1,5 @@
 #include "cli/unknown_option.h"
 
-#include <algorithm>
 #include <vector>
 
 #include "absl/algorithm/container.h"

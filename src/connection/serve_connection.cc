@@ -14,7 +14,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "access/ruled_catalog.h"
-#include "base/errors.h"
 #include "base/event_fd.h"
 #include "base/limits.h"
 #include "base/shutdown_notice.h"

@@ -19,7 +19,6 @@
 #include "base/file_status.h"
 #include "base/unique_fd.h"
 #include "export/base_facts.h"
-#include "export/copy_settings.h"
 #include "export/exclusive.h"
 #include "export/export.h"
 #include "export/kept_copy.h"

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "cli/options.h"
+#include "export/export_settings.h"
 
 namespace nbdinetd::ctl {
 

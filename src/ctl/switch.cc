@@ -1,7 +1,6 @@
 // enable, disable, start and stop.
 
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"

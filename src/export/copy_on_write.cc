@@ -11,7 +11,6 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
-#include <limits>
 #include <optional>
 #include <utility>
 
@@ -20,7 +19,6 @@
 #include "base/errors.h"
 #include "base/file_status.h"
 #include "base/limits.h"
-#include "base/page_size.h"
 #include "export/base_lock.h"
 #include "export/block_map.h"
 #include "export/copy_parts.h"

@@ -8,7 +8,6 @@
 #include <array>
 #include <cerrno>
 #include <memory_resource>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"

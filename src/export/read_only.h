@@ -7,7 +7,6 @@
 #include <cerrno>
 #include <cstdint>
 #include <memory>
-#include <utility>
 
 #include "absl/types/span.h"
 #include "export/layer.h"

@@ -9,7 +9,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/edit_distance.h"
-#include "base/errors.h"
 #include "cli/option_table.h"
 #include "cli/options.h"
 

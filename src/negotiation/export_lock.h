@@ -14,7 +14,6 @@
 #include <optional>
 #include <string>
 
-#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "export/exclusive.h"
 #include "export/export.h"

@@ -3,7 +3,6 @@
 #ifndef NBDINETD_NEGOTIATION_NEGOTIATED_H_
 #define NBDINETD_NEGOTIATION_NEGOTIATED_H_
 
-#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>

@@ -1,6 +1,5 @@
 #include "partition/partition_table.h"
 
-#include <algorithm>
 #include <cstddef>
 
 #include "absl/strings/match.h"

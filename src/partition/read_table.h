@@ -7,7 +7,6 @@
 
 #include <memory>
 
-#include "absl/status/status.h"
 #include "partition/table_answer.h"
 
 namespace nbdinetd {

@@ -30,7 +30,6 @@
 #include <string>
 #include <utility>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/shutdown_notice.h"
 #include "base/unique_fd.h"

@@ -12,7 +12,6 @@
 #include <optional>
 #include <string>
 #include <unordered_set>
-#include <utility>
 #include <variant>
 
 #include "absl/status/statusor.h"

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "base/steady_clock.h"
-#include "negotiation/negotiated.h"
 #include "protocol/nbd_error.h"
 
 namespace nbdinetd {

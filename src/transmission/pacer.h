@@ -14,7 +14,6 @@
 #ifndef NBDINETD_TRANSMISSION_PACER_H_
 #define NBDINETD_TRANSMISSION_PACER_H_
 
-#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <optional>

@@ -4,7 +4,6 @@
 // specification wants, with the bytes that are there.
 
 #include <memory>
-#include <string>
 #include <utility>
 
 #include "base/service_manager.h"

@@ -6,7 +6,6 @@
 #include <pthread.h>
 #include <signal.h>
 
-#include <cstdint>
 #include <optional>
 #include <thread>
 

@@ -7,7 +7,6 @@
 
 #include <cerrno>
 #include <memory>
-#include <string>
 #include <utility>
 
 #include "base/unique_fd.h"
