@@ -177,7 +177,7 @@ absl::StatusOr<ClientRules> ClientRules::ReadAndParse(
   const bool may_need_unit = absl::StrContains(file->content, "unit:");
   absl::StatusOr<ClientRules> rules =
       Parse(std::move(file->content), path, identify(may_need_unit));
-  // What is wrong in a line says more.
+  // An error in a line says more.
   if (rules.ok() && !whole.ok()) return whole;
   if (rules.ok()) rules->file_mode_ = file->mode;
   return rules;

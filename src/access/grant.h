@@ -1,4 +1,5 @@
-// What a line of a rules file lets a client do with an export. A plain value.
+// The rights that a line of a rules file gives a client on an export. A plain
+// value.
 #ifndef NBDINETD_ACCESS_GRANT_H_
 #define NBDINETD_ACCESS_GRANT_H_
 

@@ -1,4 +1,4 @@
-// Who a peer is, for the rules about it. Plain values.
+// The identity of a peer, for the rules about it. Plain values.
 #ifndef NBDINETD_ACCESS_PEER_IDENTITY_H_
 #define NBDINETD_ACCESS_PEER_IDENTITY_H_
 

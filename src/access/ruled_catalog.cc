@@ -134,7 +134,7 @@ absl::StatusOr<std::shared_ptr<Export>> RuledCatalog::Claim(
       inner_.Claim(std::move(reserved));
   if (!claimed.ok()) return claimed;
   if (claimed_mode_ == Grant::Mode::kReadOnly) {
-    // What is served may be another export than the one that was opened: a kept
+    // The served export may be another one than the one that was opened: a kept
     // copy, for example.
     if ((*claimed)->facts().read_only) return claimed;
     return std::make_shared<ReadOnly>(*std::move(claimed));

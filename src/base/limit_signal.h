@@ -2,8 +2,8 @@
 // that is being served: a real-time signal whose value says what changes.
 //
 // The process reads it from the descriptor that also has its shutdown signals,
-// and therefore needs no further right in its sandbox. Who may send it is the
-// kernel's decision: the same user, or CAP_KILL. A value that means nothing is
+// and therefore needs no further right in its sandbox. The kernel lets
+// the same user send it, and CAP_KILL. A value that means nothing is
 // ignored.
 #ifndef NBDINETD_BASE_LIMIT_SIGNAL_H_
 #define NBDINETD_BASE_LIMIT_SIGNAL_H_

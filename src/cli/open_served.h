@@ -12,8 +12,8 @@
 
 namespace nbdinetd {
 
-// The file `path`, or the part of it that `settings` name. What is neither a
-// regular file nor a block device isn't opened: opening a watchdog, a tape or a
+// The file `path`, or the part of it that `settings` name. Only a regular
+// file or a block device is opened: opening a watchdog, a tape or a
 // FIFO does something. NotFound when there is no such file or part; otherwise
 // as OpenExportWith().
 absl::StatusOr<std::shared_ptr<Export>> OpenServedFile(

@@ -96,8 +96,8 @@ bool IsOpenElsewhere(int fd) {
   constexpr uint32_t kCifs = 0xff534d42, kSmb2 = 0xfe534d42;
   const auto type = static_cast<uint32_t>(fs.f_type);
   if (type == NFS_SUPER_MAGIC || type == kCifs || type == kSmb2) return false;
-  // Whoever opens the file in this moment waits until it has passed, and a
-  // signal says so: one that is ignored by default.
+  // A process that opens the file in this moment waits for the end of the
+  // lease, and a signal says so: one that is ignored by default.
   fcntl(fd, F_SETSIG, SIGURG);
   if (fcntl(fd, F_SETLEASE, F_WRLCK) != 0) return errno == EAGAIN;
   fcntl(fd, F_SETLEASE, F_UNLCK);

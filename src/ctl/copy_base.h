@@ -2,7 +2,7 @@
 // of, and alone with it.
 //
 // The process of a connection writes the header of a copy, and an attacker may
-// control that. What is written to is therefore never the file that the header
+// control that. A merge therefore never writes to the file that the header
 // names: the administrator has named it, in the export's unit or on the command
 // line. Threads: one.
 #ifndef NBDINETD_CTL_COPY_BASE_H_

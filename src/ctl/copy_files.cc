@@ -77,7 +77,7 @@ absl::StatusOr<std::unique_ptr<Export>> OpenBase(const KeptHeader& header) {
   if (header.base_bytes != header.size_bytes) {
     settings.size = SizeChange{SizeChange::Kind::kExactly, header.size_bytes};
   }
-  // What was looked at, and nothing that has taken its path.
+  // This leads to the file that was looked at, whatever has its path now.
   const std::string link = absl::StrCat("/proc/self/fd/", place.get());
   std::string read_only_reason;
   return OpenExportWith([&](int flags) { return open(link.c_str(), flags); },
@@ -201,7 +201,7 @@ absl::Status WriteImage(const CopyFile& copy, LockedCopy& locked, int to) {
     for (uint64_t at = begin; at < end;) {
       const uint64_t size = std::min(kPieceBytes, end - at);
       int error = ReadAll(from, at, piece.data(), size);
-      // What is zero in the copy may not be so in the base.
+      // Zeroes of the copy may stand over other bytes of the base.
       if (error == 0) {
         error = is_clone ? WriteSparsely(to, at, {piece.data(), size})
                          : WriteAll(to, at, {piece.data(), size});
@@ -327,7 +327,7 @@ absl::Status ExportCopy(const CopyFile& copy, const std::string& path,
   const KeptHeader& header = locked->found.header;
   // A clone has all that its client sees.
   if (header.merge.has_value() && header.block_bytes != 0) {
-    // What the merge has changed is in the copy, too.
+    // The copy, too, has the bytes that the merge has changed.
     *warning =
         "a merge has begun to change the base: changes by others can't be told "
         "from it";

@@ -1,6 +1,7 @@
 // The files of kept copies (--cow=keep), as `nbdinetctl copies` sees to them.
 //
-// What deletes or reads a copy takes its lock first, as a connection does: a
+// Each function that deletes or reads a copy takes its lock first, as a
+// connection does: a
 // copy in use is left alone. The process of a connection writes the header, and
 // an attacker may control that: the base that it names is only read, and only
 // if it is a regular file or a block device; copy_base.h says what a merge

@@ -101,7 +101,7 @@ class Others {
            header.size_bytes == base_.facts().size_bytes &&
            header.base_offset == place_.offset &&
            header.base_bytes == place_.length &&
-           // What can't be read may be the same.
+           // A base that can't be read may be the same.
            (!facts_.ok() || ChangesOf(header.base, *facts_).empty());
   }
 

@@ -13,7 +13,7 @@
 
 namespace nbdinetd::ctl {
 
-// Whose .export files they are.
+// The manager that the .export files are for.
 ManagerScope ScopeOf(const Where& where);
 
 // Adds the exports that have a file, but no units: the file has an error, which

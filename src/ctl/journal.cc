@@ -84,8 +84,8 @@ absl::Time JournalEntry::time() const {
 }
 
 std::string JournalEntry::Unit() const {
-  // What a user's manager runs belongs to none of the system's units, although
-  // it is in one, user@UID.service.
+  // A process of a user's manager belongs to none of the system's units,
+  // although it is in one, user@UID.service.
   const std::optional<std::string> of_user = Field("_SYSTEMD_USER_UNIT");
   if (user_) return of_user.value_or("");
   return of_user.has_value() ? "" : Field("_SYSTEMD_UNIT").value_or("");

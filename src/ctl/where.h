@@ -1,4 +1,4 @@
-// Whose exports nbdinetctl looks at: --user, -H and -M.
+// The machine or user whose exports nbdinetctl looks at: --user, -H and -M.
 #ifndef NBDINETD_CTL_WHERE_H_
 #define NBDINETD_CTL_WHERE_H_
 

@@ -86,7 +86,7 @@ class DropBehind : public Layer {
   uint64_t written_end_ = 0;
   std::atomic<uint64_t> written_bytes_ = 0;
 
-  // Of AdvanceWriteBack(). Whoever holds it waits for the storage.
+  // Of AdvanceWriteBack(). Its holder waits for the storage.
   std::mutex write_back_mutex_;
   // What is being written back. Guarded by write_back_mutex_.
   Range writing_back_ = {0, 0};

@@ -1,5 +1,5 @@
-// Who a client is, as far as it is known: kept copies belong to it. A plain
-// value.
+// The identity of a client, as far as it is known: kept copies belong to it. A
+// plain value.
 #ifndef NBDINETD_EXPORT_CLAIMANT_H_
 #define NBDINETD_EXPORT_CLAIMANT_H_
 

@@ -1,7 +1,7 @@
 // A file or block device beside the page cache (--cache=none): a layer directly
 // on what stores it, with a second descriptor (O_DIRECT) for reads and writes.
 //
-// The storage reads and writes whole blocks. What is aligned goes straight from
+// The storage reads and writes whole blocks. Aligned requests go straight from
 // and to the caller's memory, the rest through a buffer of the thread. Several
 // processes may serve the same file, so that no block that is written in part
 // may be read by one process and written back by it while another one changes

@@ -79,7 +79,7 @@ std::optional<DirectAlignment> FindDirectAlignment(int fd) {
     return ToldAlignment(st);
   }
   return TryDirectAlignments([fd](char* address, uint64_t length) {
-    // What else is wrong with this block, its readers will see.
+    // Readers of this block will see every other error.
     return pread(fd, address, length, 0) >= 0 || errno != EINVAL;
   });
 }

@@ -43,7 +43,7 @@ class Export {
     bool read_only = false;
     bool rotational = false;
     bool block_device = false;
-    // What one client writes, another one doesn't see.
+    // No client sees what another one writes.
     bool private_copy = false;
     // The storage is deleted when the connection ends: nothing has to be
     // durable.

@@ -36,8 +36,8 @@ bool IsLockedByQemu(int fd, off_t byte) {
   return IsLocked(fd, byte) && !IsLocked(fd, kUnusedByQemu);
 }
 
-// Locks or unlocks bytes. What can't be locked is used all the same, as QEMU
-// does.
+// Locks or unlocks bytes. An image that can't be locked is used all the same,
+// as QEMU does.
 void SetLock(int fd, off_t start, off_t length, short type) {
   struct flock lock = {};
   lock.l_type = type;

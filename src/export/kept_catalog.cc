@@ -53,7 +53,7 @@ class KeptCatalog : public ForwardingCatalog {
   absl::StatusOr<Opened> Open(absl::string_view name) override {
     absl::StatusOr<Opened> opened = inner().Open(name);
     if (!opened.ok()) return opened;
-    // What the copy will be is promised of the export below.
+    // The export below has the promises of the copy that follows.
     const Export::Facts facts = KeptFacts(opened->target->facts());
     opened->target =
         std::make_shared<Slice>(std::move(opened->target), 0, facts);
@@ -83,7 +83,7 @@ class KeptCatalog : public ForwardingCatalog {
                ? target.path()
                : absl::StrCat(working_directory_, "/", target.path());
   }
-  // Whose copy it is. Unauthenticated: the client is unknown.
+  // The owner of the copy. Unauthenticated: the client is unknown.
   absl::StatusOr<KeptOwner> OwnerOf(const Export& target,
                                     const std::string& name,
                                     const Claimant& claimant) const;

@@ -120,8 +120,8 @@ class KeptMap {
   std::vector<bool> is_changed_;   // needs mutex_
   std::vector<uint32_t> changed_;  // needs mutex_
   std::vector<uint32_t> taken_;    // needs flush_
-  // What durable_ has is on stable storage. False until the first Flush(): an
-  // earlier process may have written bits, and ended before its sync.
+  // The bits of durable_ are on stable storage. False until the first Flush():
+  // an earlier process may have written bits, and ended before its sync.
   std::atomic<bool> durable_holds_ = false;
 };
 

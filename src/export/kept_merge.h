@@ -27,10 +27,10 @@
 //   and no later one says so again. The header does: such a copy is no longer
 //   merged.
 //
-// What others write to the base between a merge that was cut short and its
-// repetition is only noticed in the first and in the last MiB, and nowhere
-// under what the copy has: of a clone, which has all, never. The repetition
-// writes over it, or leaves it.
+// A merge that was cut short is repeated. Writes of others to the base in
+// between are noticed only in its first and last MiB, and nowhere under blocks
+// that the copy has: with a clone, which has all of them, never. The repetition
+// writes over them, or leaves them.
 //
 // The functions expect the lock on the copy (ExclusiveLock), and that nobody
 // else has the base open (base_lock.h, image_lock.h). Threads: one.

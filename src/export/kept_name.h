@@ -27,7 +27,7 @@ enum class ClientKind : uint8_t {
 // The word for it in file names, and for people.
 absl::string_view WordOf(ClientKind kind);
 
-// Whose copy it is.
+// The owner of the copy.
 struct KeptOwner {
   // The export's name; or, with `by_path`, since the export has no name of its
   // own, the absolute path of its file.

@@ -17,7 +17,7 @@ KeptOverlay::~KeptOverlay() {
 int KeptOverlay::SetCopied(uint64_t begin, uint64_t end) {
   uint64_t end_added = begin;
   const int error = kept_->Add(begin, end, &end_added);
-  // What the map has is seen as copied, also by this process.
+  // This process, too, sees the blocks of the map as copied.
   if (end_added > begin) Overlay::SetCopied(begin, end_added);
   return error;
 }

@@ -23,7 +23,7 @@
 
 namespace nbdinetd {
 
-// Whose service manager starts the export.
+// The service manager that starts the export.
 enum class ManagerScope { kSystem, kUser };
 
 // An assignment "KEY=VALUE" of a section.

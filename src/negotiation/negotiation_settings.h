@@ -22,7 +22,7 @@ struct NegotiationSettings {
   std::optional<bool> multi_conn = std::nullopt;
   // For the whole handshake phase, including the TLS handshake.
   absl::Duration time_limit = absl::InfiniteDuration();
-  // Who the client is, for what belongs to it.
+  // The identity of the client, which copies and locks belong to.
   Claimant claimant = {};
 };
 

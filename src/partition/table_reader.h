@@ -11,8 +11,8 @@
 // destroyed, and at the latest with its parent. It can wait for nothing else,
 // and a table that makes libblkid compute ends it after kTableCpuSeconds.
 // PR_SET_PDEATHSIG isn't enough, since a parent in a Landlock domain without
-// signals doesn't send that one either. Whoever starts a TableReader must
-// ignore SIGCHLD, or wait for processes, as End() does.
+// signals doesn't send that one either. The caller of Start() must
+// ignore SIGCHLD, or wait for the process, as End() does.
 //
 // Rejected: libblkid in the sandbox of the connection, which would have the
 // client's connection, keys and, for writing, the export in the same memory,

@@ -34,7 +34,7 @@ absl::Status Unknown(absl::string_view reason) {
   return absl::UnavailableError(reason);
 }
 
-// What fits a page; the files in question are shorter.
+// Reads at most a page; the files in question are shorter.
 absl::StatusOr<std::string> ReadShortFile(const std::string& path) {
   const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   char content[4096];

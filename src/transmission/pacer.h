@@ -75,8 +75,8 @@ class Pacer {
     explicit Buckets(const DirectionLimits& limits)
         : together(limits.together),
           buckets{TokenBucket(limits.reads), TokenBucket(limits.writes)} {}
-    // What one bucket owes for both directions, both owe when they are parted.
-    // Of two that become one, that of reads stays.
+    // When a bucket for both directions is parted, each half owes the whole
+    // debt. Of two that become one, that of reads stays.
     void Change(const DirectionLimits& limits, absl::Time now) {
       if (together && !limits.together) buckets[1] = buckets[0];
       together = limits.together;

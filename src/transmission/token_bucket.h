@@ -20,7 +20,7 @@ class TokenBucket {
   // Full at first. Without a limit, it always has tokens.
   explicit TokenBucket(const TransferLimit& limit);
 
-  // Another limit holds from `now` on. What was taken beyond the tokens stays
+  // Another limit holds from `now` on. A debt, taken beyond the tokens, stays
   // owed, and tokens that are left stay, up to the new burst. A limit where
   // there was none begins with its burst.
   void Change(const TransferLimit& limit, absl::Time now);

@@ -66,7 +66,7 @@ int Locks::Control(int command, struct flock* lock) {
     case F_GETLK:
       GetLock(lock);
       if (simulation_.storage_tape().Next() < 0xe0) return 0;
-      // Who can't look can't have it either.
+      // A process that can't look can't have it either.
       refused_ = true;
       return -ENOLCK;
     default:

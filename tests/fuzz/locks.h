@@ -1,4 +1,4 @@
-// Who else has the lock of --exclusive, and what becomes of them: others that
+// The other holders of the lock of --exclusive, and their fates: others that
 // exist for one input.
 //
 // While a Locks lives, what src/ asks of kExportFd by fcntl(), of the process
@@ -40,7 +40,7 @@ class Locks {
   void GetLock(struct flock* lock);
 
   Simulation& simulation_;
-  // Whoever has it never leaves by himself.
+  // Its holder never leaves by himself.
   const bool stubborn_;
   const int64_t leaves_in_ns_;
   bool held_ = false;

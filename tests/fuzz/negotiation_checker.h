@@ -3,7 +3,7 @@
 //
 // A second, independent reading: it walks the client's bytes and the server's
 // together, and knows what each option must have been answered. Its numbers are
-// those of support/wire.h. Whatever is wrong is thrown as BrokenConversation.
+// those of support/wire.h. Each fault is thrown as BrokenConversation.
 
 #ifndef NBDINETD_TESTS_FUZZ_NEGOTIATION_CHECKER_H_
 #define NBDINETD_TESTS_FUZZ_NEGOTIATION_CHECKER_H_

@@ -1,5 +1,5 @@
 // The main function of a fuzz target where there is no libFuzzer: gives it each
-// file of some folders once, in TAP. What is wrong ends the program, as it does
+// file of some folders once, in TAP. A fault ends the program, as it does
 // under libFuzzer, and the last line tells with which file.
 
 #include <algorithm>

@@ -4,7 +4,7 @@
 // A second, independent reading of requests and replies, with the numbers of
 // support/wire.h. It knows what each request must be answered, which bytes it
 // may read, what it may change, and what has to be on the disk when it is
-// answered. Whatever is wrong is thrown as BrokenConversation.
+// answered. Each fault is thrown as BrokenConversation.
 
 #ifndef NBDINETD_TESTS_FUZZ_TRANSMISSION_CHECKER_H_
 #define NBDINETD_TESTS_FUZZ_TRANSMISSION_CHECKER_H_

@@ -164,7 +164,7 @@ class LoopDevice:
                 time.sleep(0.01)
                 continue
             self._fd = fd
-            # Whoever had the device before us may have left it read-only ('blockdev --setro').
+            # An earlier user of the device may have left it read-only ('blockdev --setro').
             fcntl.ioctl(fd, _BLKROSET, struct.pack("i", self.read_only))
             return
         raise OSError(errno.EBUSY, "no loop device could be taken")

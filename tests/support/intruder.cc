@@ -5,8 +5,8 @@
 // NBDINETD_INTRUDER="STEP ATTEMPT": after that step (enter, tighten, or table
 // for the sandbox of the process that reads partition tables) the attempt is
 // made, once, and its outcome written to standard error: "intruder: done", or
-// the number of the error. What the sandbox lets nobody do ends the process
-// instead.
+// the number of the error. A call that the sandbox lets nobody make ends the
+// process instead.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>

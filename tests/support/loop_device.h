@@ -43,7 +43,7 @@ class LoopDevice {
           LO_FLAGS_AUTOCLEAR | (read_only ? LO_FLAGS_READ_ONLY : 0);
       if (ioctl(device.get(), LOOP_CONFIGURE, &config) == 0) {
         device_ = std::move(device);
-        // Whoever had the device before us may have left it read-only.
+        // An earlier user of the device may have left it read-only.
         const int set_read_only = read_only;
         if (ioctl(device_.get(), BLKROSET, &set_read_only) != 0)
           device_.Reset();

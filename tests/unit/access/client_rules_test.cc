@@ -193,7 +193,7 @@ TEST(ClientRules, ASubjectIsWhatItsIssuerSays) {
             "read-only 3");
 }
 
-// Who may lose something by saying who he is gets nothing without.
+// A client that may lose something by its identity gets nothing without one.
 TEST(ClientRules, NobodyChoosesBetweenLinesBySayingNothing) {
   const std::string taking =
       "psk:mallory -\npsk:alice x ro\n192.0.2.0/24 x rw\nunix: x rw\n";
@@ -224,7 +224,7 @@ TEST(ClientRules, WarnsWhereTlsIsNoMust) {
   EXPECT_TRUE(warnings(mixed, true).empty());
   EXPECT_TRUE(warnings("psk:alice x ro\n* -\n", false).empty());
   EXPECT_TRUE(warnings("* x ro\n", false).empty());
-  // Who isn't identified gets nothing by the line about everybody.
+  // A client without an identity gets nothing by the line about everybody.
   EXPECT_TRUE(warnings(mixed + "psk:bob -\n", false).empty());
   // The line about addresses may be about another client than this one.
   EXPECT_EQ(warnings("198.51.100.1 y ro\npsk:alice x ro\n", false).size(), 1u);
@@ -498,7 +498,7 @@ TEST(AskedClient, IsOneClient) {
   EXPECT_EQ(wrong({"uid:0", "gid:0", "unit:a.service", "psk:a"}), "");
   EXPECT_EQ(wrong({"unix:"}), "");
   EXPECT_EQ(wrong({"2001:db8::1", "tls:CN=a,O=b", "issuer:CN=ca"}), "");
-  // Who has only a TLS identity comes from somewhere.
+  // A client that has only a TLS identity comes from somewhere.
   EXPECT_EQ(Use("* x rw\n192.0.2.7 y rw\n", {"psk:a"}, "x"), "read-write 1");
 }
 

@@ -132,7 +132,7 @@ TEST_F(DurableCallsTest, ASuccessWaitsForTheCallThatGetsTheReport) {
   }
 }
 
-// Who has begun when all was over has its own answer.
+// A call that begins when all is over has its own answer.
 TEST_F(DurableCallsTest, ACallThatIsAloneDoesNotWait) {
   DurableExport target;
   const auto succeed = [] { return 0; };

@@ -91,8 +91,8 @@ TEST(Bind, ASocketThatIsBoundIsNeverTakenForOneThatWasLeftOver) {
   EXPECT_NE(access(address.unix_path.c_str(), F_OK), 0);
 }
 
-// Whoever may write to the folder may put something else where the socket was;
-// nobody is given a file that way, and nothing of theirs is removed.
+// A user who may write to the folder may put something else where the socket
+// was; nobody is given a file that way, and nothing of theirs is removed.
 TEST(Bind, GivesAwayAndRemovesTheSocketAndNothingThatIsInItsPlace) {
   if (geteuid() != 0) GTEST_SKIP() << "giving files away needs root";
   constexpr uid_t kSomebody = 12345;

@@ -146,8 +146,7 @@ TEST_F(ChannelTest, AQuickPeerDoesNotHideAShutdown) {
   EXPECT_TRUE(channel_.shutdown_requested());
 }
 
-// Who notices a shutdown, and in what, makes no difference for what comes
-// later.
+// The call that notices a shutdown makes no difference for what comes later.
 class EachWayToNotice : public ChannelTest,
                         public testing::WithParamInterface<int> {
  protected:

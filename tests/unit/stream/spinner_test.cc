@@ -51,7 +51,8 @@ TEST(Spinner, SpinsWhileThePeerIsQuickAndStopsWhenItIsNot) {
   EXPECT_FALSE(Spins(spinner));
 }
 
-// Who else wants the processor gets it, and is left alone for a while.
+// Another thread that wants the processor gets it, and is left alone for a
+// while.
 TEST(Spinner, DoesNotSpinWhileSomebodyElseWantsTheProcessor) {
   cpu_set_t before, one;
   ASSERT_EQ(sched_getaffinity(0, sizeof(before), &before), 0);

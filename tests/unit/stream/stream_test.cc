@@ -170,7 +170,7 @@ TEST_F(SocketStreamTest, SendingAFileToAPeerThatIsGoneIsAnError) {
   EXPECT_EQ(stream_->SendFile(file.get(), 0, 3), -EPIPE);
 }
 
-// Whoever holds a duplicate of a descriptor shares its file status flags.
+// The holder of a duplicate of a descriptor shares its file status flags.
 TEST_F(SocketStreamTest, LeavesTheSocketsFlagsAloneWhenItSendsFiles) {
   const UniqueFd shared(dup(stream_->input_fd()));
   const UniqueFd file = File(std::string(1 << 20, 'x'));
