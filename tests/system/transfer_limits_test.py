@@ -38,6 +38,29 @@ def pipeline(client, command, count, length, payload=b""):
     return [client.answer(cookie).check() for cookie in cookies]
 
 
+def held(t, image=None):
+    """A server and a client that may transfer one byte a second, so that the second request is held for an
+    hour. Returns (process, client)."""
+    process, client = t.activated("--max-rate=1:1", image or t.pattern_image(MIB))
+    client.start()
+    return process, client
+
+
+def request_all(client, count, command=NBD_CMD_READ, payload=b""):
+    """Sends `count` requests of 4096 bytes, and a flush, which is answered whatever is held. Returns
+    their cookies."""
+    cookies = [client.request(command, i * 4096, 4096, payload=payload) for i in range(count)]
+    client.flush()
+    return cookies
+
+
+def end(process, client):
+    """A shutdown, which holds up nothing either."""
+    process.signal(signal.SIGTERM)
+    client.read_to_end()
+    process.expect(EX_OK)
+
+
 @test("--max-rate limits reads and writes together, and each if given twice", waits=True)
 def _(t):
     image = t.pattern_image(4 * MIB)
@@ -89,24 +112,16 @@ def _(t):
 
 @test("a flush isn't held up: it is answered before reads and writes that came earlier")
 def _(t):
-    image = t.pattern_image(MIB)
     for command, payload in ((NBD_CMD_READ, b""), (NBD_CMD_WRITE, b"x" * 4096)):
-        # At this rate, the second one would be held for an hour.
-        process, client = t.activated("--max-rate=1:1", image)
-        client.start()
-        for i in range(32):
-            client.request(command, i * 4096, 4096, payload=payload)
-        client.flush()
-        process.signal(signal.SIGTERM)
-        client.read_to_end()
-        process.expect(EX_OK)
+        process, client = held(t)
+        request_all(client, 32, command, payload)
+        end(process, client)
 
 
 @test("a shutdown isn't held up: held reads get NBD_ESHUTDOWN, and writes that are done succeed")
 def _(t):
     image = t.pattern_image(MIB)
-    process, client = t.activated("--max-rate=1:1", image)
-    client.start()
+    process, client = held(t, image)
     # This one takes all that the limit allows for an hour.
     eq(client.read(0, 4096), pattern(0, 4096))
     reads = [client.request(NBD_CMD_READ, i * 4096, 4096) for i in range(8)]
@@ -125,12 +140,8 @@ def _(t):
 
 @test("a client that leaves doesn't keep its process: nothing that is held goes on")
 def _(t):
-    image = t.pattern_image(MIB)
-    process, client = t.activated("--max-rate=1:1", image)
-    client.start()
-    for i in range(64):
-        client.request(NBD_CMD_READ, 0, 4096)
-    client.flush()
+    process, client = held(t)
+    request_all(client, 64)
     client.close()
     process.expect(EX_PROTOCOL)
 
@@ -139,12 +150,8 @@ def _(t):
 def _(t):
     # A TCP client may have closed its direction alone, and read on: its end shows at the next reply, or
     # in the answer to a keepalive probe.
-    image = t.pattern_image(MIB)
-    process, client = t.activated("--max-rate=1:1", image)
-    client.start()
-    for i in range(8):
-        client.request(NBD_CMD_READ, 0, 4096)
-    client.flush()
+    process, client = held(t)
+    request_all(client, 8)
     client.send(client.request_bytes(NBD_CMD_DISC))
     client.close()
     process.expect(EX_OK)
@@ -180,8 +187,7 @@ def _(t):
         change_limits(process, IS_LIMIT | MORE | TOGETHER | 1, IS_LIMIT | READS_BURST | 1)
         # The signal is there before what comes behind, which the process reads when it has taken the signal.
         wait_until(lambda: no_signal_waits(process), "the signal to be taken")
-        cookies = [client.request(NBD_CMD_READ, i * 4096, 4096) for i in range(4)]
-        client.flush()
+        cookies = request_all(client, 4)
         assert not client.is_answered(cookies[-1]), options
         # One that means nothing changes nothing.
         change_limits(process, 0, IS_LIMIT | 9 << 58 | 1)
@@ -193,9 +199,7 @@ def _(t):
             eq(client.answer(cookie).check().data, pattern(i * 4096, 4096))
         # A shutdown is still seen beside them.
         change_limits(process, IS_LIMIT | MORE | REQUESTS | READS | 1000, IS_LIMIT | REQUESTS | WRITES | 1000)
-        process.signal(signal.SIGTERM)
-        client.read_to_end()
-        process.expect(EX_OK)
+        end(process, client)
 
 
 @test("a signal that changes limits during the handshake holds when transmission starts")
@@ -206,12 +210,9 @@ def _(t):
     change_limits(process, IS_LIMIT | MORE | TOGETHER | 1, IS_LIMIT | READS_BURST | 1)
     client.structured_replies()
     client.go()
-    cookies = [client.request(NBD_CMD_READ, i * 4096, 4096) for i in range(2)]
-    client.flush()
+    cookies = request_all(client, 2)
     assert not client.is_answered(cookies[-1])
-    process.signal(signal.SIGTERM)
-    client.read_to_end()
-    process.expect(EX_OK)
+    end(process, client)
 
 
 @test("a wrong limit, and a third one, are usage errors that say what is wanted")
