@@ -8,9 +8,9 @@
 // itself. A free buffer serves the next request of its size. Free buffers are
 // unmapped before all buffers together would exceed kMaxTaskBytes.
 //
-// Buffers of more than kPieceBytes are in huge pages, if the kernel has some:
-// only reads beside the page cache (O_DIRECT) take them, for which the storage
-// then gets one range of memory in place of hundreds of pages.
+// Buffers of more than kPieceBytes are in huge pages, if the kernel has some.
+// Reads beside the page cache (O_DIRECT) take them, for which the storage then
+// gets one range of memory in place of hundreds of pages.
 //
 // Invariant: size_bytes() exceeds kMaxTaskBytes only if more is in use.
 // Threads: any.
