@@ -33,6 +33,7 @@ unit_sources = \
 	tests/unit/base/byte_size_test.cc \
 	tests/unit/base/errors_test.cc \
 	tests/unit/base/file_status_test.cc \
+	tests/unit/base/histogram_test.cc \
 	tests/unit/base/json_test.cc \
 	tests/unit/base/limit_signal_test.cc \
 	tests/unit/base/log_file_test.cc \
@@ -40,6 +41,7 @@ unit_sources = \
 	tests/unit/base/message_socket_test.cc \
 	tests/unit/base/rate_limit_test.cc \
 	tests/unit/base/signals_test.cc \
+	tests/unit/base/statistics_page_test.cc \
 	tests/unit/base/time_span_test.cc \
 	tests/unit/base/utf8_test.cc \
 	tests/unit/cli/check_asked_test.cc \
@@ -99,8 +101,10 @@ unit_sources = \
 	tests/unit/stream/spinner_test.cc \
 	tests/unit/stream/stall_watch_test.cc \
 	tests/unit/stream/stream_test.cc \
+	tests/unit/transmission/answered_requests_test.cc \
 	tests/unit/transmission/buffer_pool_test.cc \
 	tests/unit/transmission/guards_test.cc \
+	tests/unit/transmission/histograms_test.cc \
 	tests/unit/transmission/long_requests_test.cc \
 	tests/unit/transmission/pacer_test.cc \
 	tests/unit/transmission/read_replies_test.cc \
@@ -209,6 +213,7 @@ python_tests = \
 	tests/system/stalled_daemons_test.py \
 	tests/system/standalone_test.py \
 	tests/system/superservers_test.py \
+	tests/system/statistics_test.py \
 	tests/system/surroundings_test.py \
 	tests/system/systemd_test.py \
 	tests/system/timeouts_test.py \

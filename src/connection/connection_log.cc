@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/amounts.h"
 #include "base/errors.h"
@@ -13,6 +14,8 @@ namespace {
 
 // From here on, the last line names the longest request: people notice it.
 constexpr absl::Duration kLongRequest = absl::Seconds(1);
+
+constexpr uint64_t kNsecPerUsec = 1000;
 
 const char* ModeOf(const Export& target) {
   const Export::Facts& facts = target.facts();
@@ -91,6 +94,40 @@ std::vector<LogField> EndFields(const Ending& ending, absl::Duration duration) {
   return fields;
 }
 
+// "16:120 32:4000 inf:1": the bounds of the buckets, divided by `unit`, and how
+// many values they have. Empty without any.
+template <typename H>
+std::string HistogramText(const H& histogram, uint64_t unit) {
+  std::string text;
+  for (size_t i = 0; i < H::kBuckets; ++i) {
+    const uint64_t count = histogram.count(i);
+    if (count == 0) continue;
+    absl::StrAppend(&text, text.empty() ? "" : " ");
+    if (i + 1 == H::kBuckets) {
+      absl::StrAppend(&text, "inf:", count);
+    } else {
+      absl::StrAppend(&text, H::Bound(i) / unit, ":", count);
+    }
+  }
+  return text;
+}
+
+// Two fields for each command of which there were requests.
+void AddHistograms(const Statistics& statistics,
+                   std::vector<LogField>* fields) {
+  for (const Command command : kAllCommands) {
+    const CommandStatistics& of_command = statistics.of(command);
+    const std::string name =
+        absl::StrCat("NBD_", absl::AsciiStrToUpper(NameOf(command)));
+    const auto add = [&](const char* suffix, std::string text) {
+      if (text.empty()) return;
+      fields->emplace_back(absl::StrCat(name, suffix), std::move(text));
+    };
+    add("_LATENCY_USEC", HistogramText(of_command.latency, kNsecPerUsec));
+    add("_SIZE_BYTES", HistogramText(of_command.size, 1));
+  }
+}
+
 absl::string_view NameOf(ReplyStyle style) {
   switch (style) {
     case ReplyStyle::kSimple:
@@ -143,6 +180,7 @@ std::string ServingStatus(const std::string& peer, const Negotiated& negotiated,
 void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
             const Statistics& statistics, absl::Duration duration) {
   std::vector<LogField> fields = EndFields(ending, duration);
+  const absl::Duration longest = statistics.longest_request();
   const auto add = [&](const char* name, uint64_t number) {
     fields.emplace_back(name, absl::StrCat(number));
   };
@@ -151,21 +189,20 @@ void LogEnd(const Log& log, const std::string& peer, const Ending& ending,
   add("NBD_BYTES_WRITTEN", statistics.bytes_written);
   add("NBD_ERRORS", statistics.errors);
   add("NBD_LONGEST_REQUEST_USEC",
-      static_cast<uint64_t>(
-          absl::ToInt64Microseconds(statistics.longest_request)));
-  log.Write(
-      PriorityOf(ending), MessageIdOf(ending),
-      absl::StrCat(peer, " ended: ", ending.reason, "; ",
-                   Counted(statistics.requests, "request"), ", ",
-                   Amount(statistics.bytes_read), " read, ",
-                   Amount(statistics.bytes_written), " written, ",
-                   Counted(statistics.errors, "error"), ", in ",
-                   RoughTime(duration),
-                   statistics.longest_request < kLongRequest
-                       ? ""
-                       : absl::StrCat(", the longest request took ",
-                                      RoughTime(statistics.longest_request))),
-      std::move(fields));
+      static_cast<uint64_t>(absl::ToInt64Microseconds(longest)));
+  AddHistograms(statistics, &fields);
+  log.Write(PriorityOf(ending), MessageIdOf(ending),
+            absl::StrCat(peer, " ended: ", ending.reason, "; ",
+                         Counted(statistics.requests, "request"), ", ",
+                         Amount(statistics.bytes_read), " read, ",
+                         Amount(statistics.bytes_written), " written, ",
+                         Counted(statistics.errors, "error"), ", in ",
+                         RoughTime(duration),
+                         longest < kLongRequest
+                             ? ""
+                             : absl::StrCat(", the longest request took ",
+                                            RoughTime(longest))),
+            std::move(fields));
   if (log.verbose()) {
     log.Debug(absl::StrCat(ExactAmount(statistics.bytes_read), " read, ",
                            ExactAmount(statistics.bytes_sent_by_sendfile),

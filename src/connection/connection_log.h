@@ -11,9 +11,9 @@
 #include "absl/time/time.h"
 #include "base/exit_status.h"
 #include "base/log.h"
+#include "base/statistics.h"
 #include "negotiation/negotiated.h"
 #include "stream/tls_upgrade.h"
-#include "transmission/statistics.h"
 
 namespace nbdinetd {
 

@@ -17,6 +17,8 @@
 #include "base/event_fd.h"
 #include "base/limits.h"
 #include "base/shutdown_notice.h"
+#include "base/statistics.h"
+#include "base/statistics_page.h"
 #include "base/steady_clock.h"
 #include "connection/connection_log.h"
 #include "negotiation/negotiation.h"
@@ -26,7 +28,6 @@
 #include "stream/stream.h"
 #include "stream/tls_upgrade.h"
 #include "transmission/progress.h"
-#include "transmission/statistics.h"
 #include "transmission/transmission.h"
 
 namespace nbdinetd {
@@ -254,7 +255,9 @@ ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
   const absl::Time start = SteadyNow();
   const std::string peer = connection.peer;
   const std::string address = connection.address;
-  Statistics statistics;
+  // Those who read it ask the service manager for the process.
+  StatisticsPage page(process.manager.present());
+  Statistics& statistics = page.statistics();
   Ending ending;
   ConnectionSignals& signals = process.signals;
   // Outlives the channel: close(2) of a file may wait for its storage, and the

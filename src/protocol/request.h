@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "base/block_sizes.h"
 #include "protocol/nbd.h"
 
@@ -32,8 +33,14 @@ struct Request {
   bool has_payload = false;
   // The payload of a block status has named no context that was selected.
   bool unknown_context = false;
+  // The time of the receive that completed its header. The decoder doesn't know
+  // it.
+  absl::Time received = {};
 
   bool has(uint16_t flag) const { return (flags & flag) != 0; }
+  // The length of the request that the client sent, also for the rest of a
+  // read.
+  uint64_t whole_length() const { return length + (offset - sent_offset); }
 };
 
 // The length in bytes of the payload after the header. A refused request's

@@ -55,6 +55,7 @@ Channel::Channel(std::unique_ptr<Stream> stream, int shutdown_fd,
       manager_(manager),
       is_shutdown_(std::move(is_shutdown)),
       last_progress_(SteadyNow()),
+      last_receipt_(last_progress_),
       stall_watch_(stall_timeout),
       buffer_(std::make_unique_for_overwrite<char[]>(kInputBytes)) {}
 
@@ -216,7 +217,7 @@ Channel::Receipt Channel::ReceiveNow() {
       stream_->Read(absl::MakeSpan(buffer_.get() + end_, kInputBytes - end_));
   if (n > 0) {
     end_ += static_cast<size_t>(n);
-    last_progress_ = SteadyNow();
+    last_progress_ = last_receipt_ = SteadyNow();
     return Receipt::kData;
   }
   if (n == 0) return Receipt::kEnd;

@@ -136,6 +136,8 @@ class Channel {
 
   // The time at which the peer last sent something, or Send() last finished.
   absl::Time last_progress() const { return last_progress_; }
+  // The time at which the peer last sent something.
+  absl::Time last_receipt() const { return last_receipt_; }
 
   // Sends all bytes in order, and waits for the peer to read them. False when
   // the peer is gone or doesn't read; nothing more can be sent then. `more`:
@@ -195,6 +197,7 @@ class Channel {
   bool broken_ = false;
   bool send_timed_out_ = false;
   absl::Time last_progress_;
+  absl::Time last_receipt_;
   std::optional<absl::Time> handshake_deadline_;
   // The output counts as blocked while the stream must send before it can
   // receive, and while Send() waits.

@@ -118,14 +118,11 @@ void DeferredRequests::StartBlockStatus(const Request& request, bool is_last) {
   }
 }
 
-absl::Time DeferredRequests::AnswerFinished() {
-  absl::Time oldest = absl::InfiniteFuture();
-  if (pending() == 0) return oldest;
+void DeferredRequests::AnswerFinished() {
+  if (pending() == 0) return;
   for (const std::unique_ptr<Task>& task : workers_.TakeFinished()) {
-    oldest = std::min(oldest, task->started);
     if (replies_.ok()) Answer(*task);
   }
-  return oldest;
 }
 
 void DeferredRequests::Answer(const Task& task) {

@@ -46,9 +46,8 @@ class DeferredRequests {
   // Starts a block status. `is_last`: no further request has been received.
   void StartBlockStatus(const Request& request, bool is_last);
 
-  // Answers the requests that the workers have finished. Returns when the first
-  // of them was started; InfiniteFuture() if there is none.
-  absl::Time AnswerFinished();
+  // Answers the requests that the workers have finished.
+  void AnswerFinished();
 
   // The number of requests that were started and not answered.
   size_t pending() const { return workers_.pending(); }

@@ -9,7 +9,7 @@
 
 #include "absl/time/time.h"
 #include "base/service_manager.h"
-#include "transmission/statistics.h"
+#include "base/statistics.h"
 
 namespace nbdinetd {
 

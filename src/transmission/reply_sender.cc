@@ -22,6 +22,7 @@ ReplySender::ReplySender(Channel& channel, ReplyStyle style,
     : channel_(channel),
       encoder_(style),
       statistics_(statistics),
+      answered_(statistics),
       pacer_(pacer),
       buffer_(std::make_unique_for_overwrite<char[]>(kOutputBytes)) {}
 
@@ -30,7 +31,22 @@ bool ReplySender::Flush() { return FlushBefore(/*more=*/false); }
 bool ReplySender::FlushBefore(bool more) {
   if (size_ > 0 && ok_) ok_ = channel_.Send({buffer_.get(), size_}, more);
   size_ = 0;
+  CountAnswered();
   return ok_;
+}
+
+void ReplySender::CountAnswered() {
+  if (ok_) {
+    // The channel has looked at the clock when it sent the replies.
+    answered_.CountSent(channel_.last_progress());
+  } else {
+    answered_.Drop();
+  }
+}
+
+void ReplySender::NoteAnswered(const Request& request, bool succeeded) {
+  answered_.Add(request, succeeded);
+  if (answered_.full()) Flush();
 }
 
 void ReplySender::Abort() {
@@ -61,6 +77,7 @@ void ReplySender::Send(const Pacer::Held& held) {
     SendError(held.request, failure.error, failure.sentence, failure.offset);
   } else {
     Commit(encoder_.EncodeSuccess(Reserve(kMaxReplyBytes), held.request));
+    NoteAnswered(held.request);
   }
 }
 
@@ -93,6 +110,7 @@ void ReplySender::SendError(const Request& request, NbdError error,
   Commit(offset.has_value()
              ? encoder_.EncodeErrorAt(out, request, error, sentence, *offset)
              : encoder_.EncodeError(out, request, error, sentence));
+  NoteAnswered(request, /*succeeded=*/false);
 }
 
 void ReplySender::BlockStatus(const Request& request, uint32_t context_id,
@@ -100,6 +118,7 @@ void ReplySender::BlockStatus(const Request& request, uint32_t context_id,
   Commit(encoder_.EncodeBlockStatus(
       Reserve(encoder_.block_status_bytes(descriptors.size())), request,
       context_id, descriptors));
+  NoteAnswered(request);
 }
 
 char* ReplySender::ReserveData(size_t length) {
@@ -141,6 +160,7 @@ void ReplySender::CommitChunk(const Request& request, uint64_t offset,
                                          static_cast<uint32_t>(length), done);
   Commit(data + length);
   statistics_.bytes_read += length;
+  if (done) NoteAnswered(request);
 }
 
 void ReplySender::Data(const Request& request, uint64_t offset,
@@ -179,6 +199,8 @@ void ReplySender::DataChunk(const Request& request, uint64_t offset,
   if (ok_) ok_ = channel_.Send(absl::MakeSpan(pieces));
   size_ = 0;
   statistics_.bytes_read += bytes.size();
+  if (done) NoteAnswered(request);
+  CountAnswered();
 }
 
 void ReplySender::Hole(const Request& request, uint64_t offset, uint64_t length,
@@ -186,6 +208,7 @@ void ReplySender::Hole(const Request& request, uint64_t offset, uint64_t length,
   Commit(encoder_.EncodeHole(Reserve(kMaxReplyBytes), request, offset,
                              static_cast<uint32_t>(length), done));
   statistics_.bytes_read += length;
+  if (done) NoteAnswered(request);
 }
 
 void ReplySender::BeginData(const Request& request) {
@@ -212,6 +235,7 @@ size_t ReplySender::SendFilePiece(int file, uint64_t offset, size_t length) {
 
 void ReplySender::EndData(const Request& request) {
   Commit(encoder_.EncodeDone(Reserve(kMaxReplyBytes), request));
+  NoteAnswered(request);
 }
 
 }  // namespace nbdinetd

@@ -2,8 +2,9 @@
 // all requests of one receive.
 //
 // Data is read straight into the buffer, behind the room for its header. Once
-// the peer is gone, nothing is sent, and ok() is false. Replies are counted in
-// the statistics all the same. Threads: one, the only one that writes to the
+// the peer is gone, nothing is sent, and ok() is false. Bytes and errors are
+// counted in the statistics all the same; the histograms have only requests
+// whose replies were sent. Threads: one, the only one that writes to the
 // stream.
 #ifndef NBDINETD_TRANSMISSION_REPLY_SENDER_H_
 #define NBDINETD_TRANSMISSION_REPLY_SENDER_H_
@@ -14,10 +15,11 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "base/statistics.h"
 #include "protocol/reply.h"
 #include "stream/channel.h"
+#include "transmission/answered_requests.h"
 #include "transmission/pacer.h"
-#include "transmission/statistics.h"
 
 namespace nbdinetd {
 
@@ -89,6 +91,10 @@ class ReplySender {
   void SendError(const Request& request, NbdError error,
                  absl::string_view sentence, std::optional<uint64_t> offset);
   bool FlushBefore(bool more);
+  // The buffer is empty.
+  void CountAnswered();
+  // All of the reply is in the buffer, or has been sent. May call Flush().
+  void NoteAnswered(const Request& request, bool succeeded = true);
   void CommitChunk(const Request& request, uint64_t offset, size_t length,
                    bool done);
   void DataChunk(const Request& request, uint64_t offset,
@@ -105,6 +111,7 @@ class ReplySender {
   Channel& channel_;
   const ReplyEncoder encoder_;
   Statistics& statistics_;
+  AnsweredRequests answered_;
   Pacer* const pacer_;
   bool ok_ = true;
   std::unique_ptr<char[]> buffer_;

@@ -38,7 +38,7 @@ Transmission::Transmission(TransmissionSetup setup)
 Ending Transmission::Run() {
   for (;;) {
     // In this order: received requests may wait for one of the finished tasks.
-    const absl::Time oldest = deferred_.AnswerFinished();
+    deferred_.AnswerFinished();
     if (limits_ != nullptr && limits_->changes != limit_changes_)
       ChangeLimits();
     const uint64_t requests_before = statistics_.requests;
@@ -50,7 +50,6 @@ Ending Transmission::Run() {
       release = ReleaseHeld();
     } while (was_full && !pacer_.full());
     if (!replies_.Flush()) OnUnsentReplies();
-    if (oldest != absl::InfiniteFuture()) NoteAnswered(oldest);
     if (Over()) return Finish();
     // A send may have taken a signal.
     if (HoldsAnew()) continue;
@@ -71,12 +70,6 @@ Ending Transmission::Run() {
       OnInput();
     }
   }
-}
-
-void Transmission::NoteAnswered(absl::Time oldest) {
-  // The channel has looked at the clock when it sent the replies.
-  statistics_.longest_request =
-      std::max(statistics_.longest_request, channel_.last_progress() - oldest);
 }
 
 Channel::Patience Transmission::PatienceAfter(uint64_t requests) const {
@@ -283,6 +276,7 @@ bool Transmission::HandleHeader() {
     return false;
   }
   ++statistics_.requests;
+  request->received = channel_.last_receipt();
   StartRequest(*request);
   return true;
 }

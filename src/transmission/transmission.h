@@ -25,6 +25,7 @@
 #include "base/event_fd.h"
 #include "base/exit_status.h"
 #include "base/log.h"
+#include "base/statistics.h"
 #include "base/transfer_limits.h"
 #include "base/unique_fd.h"
 #include "negotiation/negotiated.h"
@@ -35,7 +36,6 @@
 #include "transmission/progress.h"
 #include "transmission/read_replies.h"
 #include "transmission/reply_sender.h"
-#include "transmission/statistics.h"
 #include "transmission/workers.h"
 #include "transmission/write_receiver.h"
 
@@ -92,9 +92,6 @@ class Transmission {
   // What has been accepted, and not answered.
   bool OwesReplies() const;
 
-  // Counts the time of the requests of which the replies have just been sent;
-  // `oldest` is when the first of them went to a worker.
-  void NoteAnswered(absl::Time oldest);
   // How to wait after a turn that carried out so many requests.
   Channel::Patience PatienceAfter(uint64_t requests) const;
   bool WantInput() const;
