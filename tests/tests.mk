@@ -150,6 +150,7 @@ tests_unit_unit_test_SOURCES += \
 	tests/unit/ctl/copy_files_test.cc \
 	tests/unit/ctl/exec_start_test.cc \
 	tests/unit/ctl/json_reader_test.cc \
+	tests/unit/ctl/live_statistics_test.cc \
 	tests/unit/ctl/metrics_test.cc \
 	tests/unit/ctl/peer_pattern_test.cc \
 	tests/unit/ctl/rate_meter_test.cc \

@@ -67,6 +67,7 @@ constexpr Column kConnectionColumns[] = {
     kErrors,
     kUnit,
     kPid,
+    {.header = "", .name = "commands", .kind = Kind::kJson},
 };
 
 constexpr Column kHistoryColumns[] = {

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "base/statistics.h"
 #include "ctl/bus.h"
 #include "ctl/exports.h"
 #include "ctl/journal.h"
@@ -36,6 +37,8 @@ struct LiveConnection {
   std::optional<std::string> asked_name;
   std::optional<Counters> counters;
   std::optional<absl::Time> since;
+  // Set by ReadLiveStatistics() alone.
+  std::optional<Statistics> statistics;
 };
 
 // The messages at the end of a process that served, the newest first.

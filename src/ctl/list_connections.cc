@@ -4,10 +4,12 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "ctl/bus.h"
 #include "ctl/columns.h"
 #include "ctl/connections.h"
 #include "ctl/exports.h"
+#include "ctl/live_statistics.h"
 #include "ctl/output.h"
 #include "ctl/verbs.h"
 
@@ -15,7 +17,7 @@ namespace nbdinetd::ctl {
 namespace {
 
 std::vector<Cell> RowOf(const LiveConnection& connection) {
-  Cell since, counters[4];
+  Cell since, counters[4], commands;
   if (connection.since.has_value()) {
     since = static_cast<uint64_t>(absl::ToUnixMicros(*connection.since));
   }
@@ -24,6 +26,10 @@ std::vector<Cell> RowOf(const LiveConnection& connection) {
     counters[1] = connection.counters->bytes_read;
     counters[2] = connection.counters->bytes_written;
     counters[3] = connection.counters->errors;
+  }
+  if (connection.statistics.has_value()) {
+    std::string json = HistogramsJson(*connection.statistics);
+    if (!json.empty()) commands = JsonValue{std::move(json)};
   }
   return {connection.export_name,
           TextCell(connection.asked_name.value_or("")),
@@ -36,7 +42,8 @@ std::vector<Cell> RowOf(const LiveConnection& connection) {
           counters[2],
           counters[3],
           connection.unit,
-          CellOf(connection.pid)};
+          CellOf(connection.pid),
+          commands};
 }
 
 }  // namespace
@@ -50,9 +57,12 @@ absl::StatusOr<int> Connections(const CommandLine& line) {
     if (!target.ok()) return target.status();
     opened->exports = {*std::move(target)};
   }
-  const absl::StatusOr<LiveConnections> found =
+  absl::StatusOr<LiveConnections> found =
       FindConnections(opened->bus, line.where, opened->exports);
   if (!found.ok()) return found.status();
+  if (line.json != Json::kOff) {
+    ReadLiveStatistics(line.where, absl::MakeSpan(found->connections));
+  }
   Table table(ConnectionColumns());
   for (const LiveConnection& connection : found->connections) {
     table.AddRow(RowOf(connection));

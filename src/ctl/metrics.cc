@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <map>
 
 #include "absl/strings/match.h"
@@ -15,6 +16,7 @@
 #include "base/steady_clock.h"
 #include "base/utf8.h"
 #include "ctl/bus.h"
+#include "ctl/live_statistics.h"
 #include "ctl/output.h"
 #include "ctl/verbs.h"
 
@@ -34,7 +36,12 @@ class Family {
                          type, "\n");
   }
   void Add(absl::string_view labels, uint64_t value) {
-    absl::StrAppend(&text_, name_, "{", labels, "} ", value, "\n");
+    AddPart("", labels, absl::StrCat(value));
+  }
+  // A sample of a part of the metric, such as its "_sum".
+  void AddPart(absl::string_view part, absl::string_view labels,
+               absl::string_view value) {
+    absl::StrAppend(&text_, name_, part, "{", labels, "} ", value, "\n");
   }
   const std::string& text() const { return text_; }
 
@@ -91,6 +98,71 @@ std::string ExportMetrics(absl::Span<const ManagedExport> exports,
                       refused.text());
 }
 
+// The labels of a connection.
+std::string LabelsOf(const LiveConnection& connection) {
+  return absl::StrCat(Label("export", connection.export_name), ",",
+                      Label("identity", connection.identity), ",",
+                      Label("unit", connection.unit));
+}
+
+// `number`, which is in units of which 10^digits make one, as a decimal: exact,
+// where a floating-point number isn't.
+std::string Decimal(uint64_t number, int digits) {
+  std::string text = absl::StrCat(number);
+  if (digits == 0) return text;
+  const auto decimals = static_cast<size_t>(digits);
+  if (text.size() <= decimals) text.insert(0, decimals + 1 - text.size(), '0');
+  text.insert(text.size() - decimals, ".");
+  text.erase(text.find_last_not_of('0') + 1);
+  return std::string(absl::StripSuffix(text, "."));
+}
+
+// The samples of one histogram, whose values have at most so many decimals.
+// Each bucket has all lower ones in it. All bounds are there, also of empty
+// buckets: sums over connections need the same bounds.
+template <typename H>
+void AddHistogram(const H& histogram, const std::string& labels, int digits,
+                  Family& family) {
+  uint64_t count = 0;
+  for (size_t i = 0; i < H::kBuckets; ++i) {
+    // The process of the connection may have written any numbers.
+    const uint64_t of_bucket = histogram.count(i);
+    count += std::min(of_bucket, UINT64_MAX - count);
+    const std::string bound =
+        i + 1 == H::kBuckets ? "+Inf" : Decimal(H::Bound(i), digits);
+    family.AddPart("_bucket", absl::StrCat(labels, ",", Label("le", bound)),
+                   absl::StrCat(count));
+  }
+  family.AddPart("_sum", labels, Decimal(histogram.sum(), digits));
+  family.AddPart("_count", labels, absl::StrCat(count));
+}
+
+std::string HistogramMetrics(absl::Span<const LiveConnection> connections) {
+  Family duration("nbdinetd_request_duration_seconds", "histogram",
+                  "Time from a request's header to the end of its reply.");
+  Family size("nbdinetd_request_size_bytes", "histogram",
+              "Lengths of the requests that succeeded.");
+  constexpr int kNanoseconds = 9;
+  for (const LiveConnection& connection : connections) {
+    // Those of a listening service have the same labels.
+    if (!connection.per_connection || !connection.statistics.has_value()) {
+      continue;
+    }
+    for (const Command command : kAllCommands) {
+      const CommandStatistics& statistics = connection.statistics->of(command);
+      const std::string labels = absl::StrCat(
+          LabelsOf(connection), ",", Label("command", NameOf(command)));
+      if (statistics.latency.count() > 0) {
+        AddHistogram(statistics.latency, labels, kNanoseconds, duration);
+      }
+      if (statistics.size.count() > 0) {
+        AddHistogram(statistics.size, labels, 0, size);
+      }
+    }
+  }
+  return absl::StrCat(duration.text(), size.text());
+}
+
 std::string ConnectionMetrics(absl::Span<const LiveConnection> connections) {
   Family read("nbdinetd_connection_read_bytes_total", "counter",
               "Bytes that a connected client has read.");
@@ -102,10 +174,7 @@ std::string ConnectionMetrics(absl::Span<const LiveConnection> connections) {
                 "Requests of a connected client that failed.");
   for (const LiveConnection& connection : connections) {
     if (!connection.counters.has_value()) continue;
-    const std::string labels =
-        absl::StrCat(Label("export", connection.export_name), ",",
-                     Label("identity", connection.identity), ",",
-                     Label("unit", connection.unit));
+    const std::string labels = LabelsOf(connection);
     read.Add(labels, connection.counters->bytes_read);
     written.Add(labels, connection.counters->bytes_written);
     requests.Add(labels, connection.counters->requests);
@@ -153,9 +222,10 @@ absl::StatusOr<std::string> CollectMetrics(const CommandLine& line) {
   const absl::StatusOr<std::vector<ManagedExport>> exports =
       FindExportUnits(*bus, line.where);
   if (!exports.ok()) return exports.status();
-  const absl::StatusOr<LiveConnections> found =
+  absl::StatusOr<LiveConnections> found =
       FindConnections(*bus, line.where, *exports);
   if (!found.ok()) return found.status();
+  ReadLiveStatistics(line.where, absl::MakeSpan(found->connections));
   return MetricsText(*exports, found->connections, line.where.local());
 }
 
@@ -204,7 +274,8 @@ std::string MetricsText(absl::Span<const ManagedExport> exports,
                         absl::Span<const LiveConnection> connections,
                         bool local) {
   return absl::StrCat(ExportMetrics(exports, connections, local),
-                      ConnectionMetrics(connections));
+                      ConnectionMetrics(connections),
+                      HistogramMetrics(connections));
 }
 
 HttpMethod MethodOf(absl::string_view request) {

@@ -100,6 +100,7 @@ std::string CellJson(const Cell& cell) {
   if (const auto* number = std::get_if<uint64_t>(&cell)) {
     return absl::StrCat(*number);
   }
+  if (const auto* value = std::get_if<JsonValue>(&cell)) return value->json;
   std::vector<std::string> texts;
   for (const std::string& text : std::get<std::vector<std::string>>(cell)) {
     texts.push_back(JsonString(text));

@@ -29,6 +29,7 @@ enum class Kind {
   kTime,   // microseconds since the epoch; a date in a table
   kAge,    // the same; "2min ago" in a table
   kSpan,   // microseconds; "2min" in a table
+  kJson,   // a JsonValue; in JSON only
 };
 
 struct Column {
@@ -41,8 +42,13 @@ struct Column {
   bool optional = false;
 };
 
+// A value that is JSON already.
+struct JsonValue {
+  std::string json;
+};
+
 using Cell = std::variant<std::monostate, std::string, uint64_t,
-                          std::vector<std::string>>;
+                          std::vector<std::string>, JsonValue>;
 
 // A cell that is empty without a value.
 template <typename T>

@@ -48,7 +48,7 @@ def rows(verb, *argv, status=0):
 
 def hold_to_schema(verb, row):
     schema = SCHEMA[verb]
-    types = {"string": str, "number": int, "strings": list}
+    types = {"string": str, "number": int, "strings": list, "commands": dict}
     for name, value in row.items():
         if name not in schema["names"]:
             raise AssertionError(f"{verb}: {name} is not in the schema: {row}")
@@ -57,6 +57,16 @@ def hold_to_schema(verb, row):
     for name in schema["always"]:
         if name not in row:
             raise AssertionError(f"{verb}: {name} is missing: {row}")
+    for command, numbers in row.get("commands", {}).items():
+        matches("^(read|write|flush|trim|cache|write_zeroes|block_status)$", command)
+        for name in ("latency_usec", "size_bytes"):
+            if name == "size_bytes" and name not in numbers:
+                continue
+            for bucket in numbers[name]:
+                assert set(bucket) in ({"le", "count"}, {"count"}), bucket
+                assert all(type(value) is int for value in bucket.values()), bucket
+            assert type(numbers[f"{name}_sum"]) is int, numbers
+        eq(numbers["count"], sum(bucket["count"] for bucket in numbers["latency_usec"]))
 
 
 def row_of(verb, export, *argv):
@@ -167,6 +177,11 @@ def _(t):
         row_of("connections", "nbdinetd", "nbdinetd")), "the counters of the connection")
     eq((row["peer"], row["state"], row["requests"], row["bytes_written"], row["errors"]),
        (peer, "serving", 1, 0, 0))
+    # Read from the process itself, and therefore exact.
+    eq(sorted(row["commands"]), ["read"])
+    read = row["commands"]["read"]
+    eq((read["count"], read["size_bytes"], read["size_bytes_sum"]), (1, [{"le": 8192, "count": 1}], 8192))
+    assert read["latency_usec_sum"] > 0, read
     eq(machine.instances(), [row["unit"]])
     if not began <= row["since"] <= machine.now_us():
         raise AssertionError(f"since {row['since']}, began {began}")
@@ -731,12 +746,19 @@ def _(t):
 def _(t):
     start_shipped(t)
     client = client_of(t)
-    text = wait_until(lambda: (lambda m: m if "} 4096\n" in m else None)(ctl("metrics").stdout), "the counters")
+    text = wait_until(lambda: (lambda m: m if re.search(r"_read_bytes_total\{.*\} 4096\n", m) else None)(
+        ctl("metrics").stdout), "the counters")
     for line in text.splitlines():
-        matches(r'^(# (HELP|TYPE) nbdinetd_\w+ .*|nbdinetd_\w+\{(\w+="[^"]*",?)+\} \d+)$', line)
+        matches(r'^(# (HELP|TYPE) nbdinetd_\w+ .*|nbdinetd_\w+\{(\w+="[^"]*",?)+\} \d+(\.\d+)?)$', line)
     matches(r'^nbdinetd_export_up\{export="nbdinetd"\} 1$', text)
     matches(r'^nbdinetd_export_connections\{export="nbdinetd"\} 1$', text)
     matches(r'^nbdinetd_connection_read_bytes_total\{export="nbdinetd",identity="",unit="nbdinetd@.*"\} 4096$', text)
+    labels = r'\{export="nbdinetd",identity="",unit="nbdinetd@.*",command="read"'
+    for name, bound in (("duration_seconds", "0.000001"), ("size_bytes", "512")):
+        matches(rf'^nbdinetd_request_{name}_bucket{labels},le="{bound}"\}} 0$', text)
+        matches(rf'^nbdinetd_request_{name}_bucket{labels},le="\+Inf"\}} 1$', text)
+        matches(rf'^nbdinetd_request_{name}_count{labels}\}} 1$', text)
+    matches(rf'^nbdinetd_request_size_bytes_sum{labels}\}} 4096$', text)
     # The units of the manual.
     manual = (BUILDDIR / "man" / "nbdinetctl.1").read_text()
     for name, text in re.findall(r"^\.Pa (nbdinetctl-metrics\S+)\n\.Bd [^\n]*\n(.*?)^\.Ed$", manual, re.MULTILINE | re.DOTALL):
@@ -760,6 +782,8 @@ def _(t):
     matches(r"^HTTP/1.1 200 OK\r$", head)
     matches(rf"^Content-Length: {len(body)}\r$", head)
     matches(r'^nbdinetd_export_connections\{export="nbdinetd"\} 1$', body)
+    # It isn't root, and may read no process of it.
+    eq([line for line in body.splitlines() if line.startswith("nbdinetd_request_")], [])
     head, _, body = answer_to(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
     matches(r"^Content-Length: [1-9]", head)
     eq(body, "")
