@@ -85,14 +85,15 @@ def on_the_client(t, *arguments, prefix=(), **how):
 
 
 class Running:
-    """A server with --run, whose command goes on until end() is called; and ways to its socket."""
+    """A server with --run, whose command goes on until end() is called; and ways to its socket.
+    `command` is the shell's first, before it says that it runs."""
 
     def __init__(self, t, *arguments, command="", prefix=(), fds=None, **how):
         self.path, self._go, self.told = t.fresh(".sock"), t.fresh(".go"), t.fresh(".told")
         self.process = t.spawn(
             [*prefix, NBDINETD, "-U", self.path, "--run",
-             f'printf "%s\n" "$uri" "$exportname" >{self.told}.new; mv {self.told}.new {self.told}; '
-             f"{command} while [ ! -e {self._go} ]; do sleep 0.02; done; exit 7", *arguments],
+             f'{command} printf "%s\n" "$uri" "$exportname" >{self.told}.new; '
+             f"mv {self.told}.new {self.told}; while [ ! -e {self._go} ]; do sleep 0.02; done; exit 7", *arguments],
             fds=fds, **how)
         wait_until(lambda: os.path.exists(self.told) and is_listening(self.path)
                    or self.process.poll() is not None, "the command")
