@@ -179,9 +179,11 @@ int BindPath(BoundSockets& bound) {
   BoundSocket socket = BindSocket(
       AF_UNIX, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
   if (socket.error != 0) return socket.error;
+  // Looked at first: once it listens, somebody may put another file in its
+  // place.
   struct stat st;
-  if (listen(socket.fd.get(), kBacklog) != 0 ||
-      lstat(address.sun_path, &st) != 0) {
+  if (lstat(address.sun_path, &st) != 0 ||
+      listen(socket.fd.get(), kBacklog) != 0) {
     const int error = errno;
     unlink(address.sun_path);
     return error;
