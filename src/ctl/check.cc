@@ -93,7 +93,7 @@ std::vector<Finding> CheckUnits(Bus& bus, const CommandLine& line,
                                 : target.served.directory;
   append(CheckService(*service, path, !target.served.read_only));
   std::vector<Finding> handler =
-      CheckHandler(*service, target, where.user, line.asked);
+      CheckHandler(*service, target, where, line.asked);
   // "ok" is for an export with which nothing is wrong.
   if (!findings.empty() && line.asked.empty() &&
       handler.back().level == Level::kOk) {

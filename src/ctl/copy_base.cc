@@ -119,13 +119,17 @@ bool IsSameDirectory(const std::string& a, const std::string& b) {
          first.st_ino == second.st_ino;
 }
 
+std::string StateDirectoryOf(const ManagedExport& target, const Where& where) {
+  if (target.state_directory.empty()) return "";
+  return absl::StrCat(StateRoot(where), "/", target.state_directory);
+}
+
 std::string CopyDirectoryOf(const ManagedExport& target, const Where& where) {
   if (!target.served.keeps_copies) return "";
   if (!target.served.copy_directory.empty()) {
     return target.served.copy_directory;
   }
-  if (target.state_directory.empty()) return "";
-  return absl::StrCat(StateRoot(where), "/", target.state_directory);
+  return StateDirectoryOf(target, where);
 }
 
 absl::StatusOr<std::shared_ptr<Export>> OpenDefinedBase(

@@ -25,6 +25,10 @@ namespace nbdinetd::ctl {
 // Whether two paths lead to one directory.
 bool IsSameDirectory(const std::string& a, const std::string& b);
 
+// The directory that the manager names to the export's service in
+// $STATE_DIRECTORY, and makes when the service first starts; empty without one.
+std::string StateDirectoryOf(const ManagedExport& target, const Where& where);
+
 // The directory where the export keeps its copies; empty if it keeps none, or
 // if nobody knows where.
 std::string CopyDirectoryOf(const ManagedExport& target, const Where& where);

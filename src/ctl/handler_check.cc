@@ -1,11 +1,13 @@
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstddef>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -15,6 +17,7 @@
 #include "base/errors.h"
 #include "base/exit_status.h"
 #include "base/unique_fd.h"
+#include "ctl/copy_base.h"
 #include "ctl/json_reader.h"
 #include "ctl/unit_checks.h"
 #include "ctl/unit_user.h"
@@ -48,8 +51,46 @@ UniqueFd TemporaryFile() {
   return UniqueFd(open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
 }
 
+// What the service will find in $STATE_DIRECTORY. The manager makes it when the
+// service first starts; until then, an empty one takes its place.
+class StateDirectory {
+ public:
+  // The path is empty if the service has none.
+  StateDirectory(std::string path, const UnitUser& user)
+      : path_(std::move(path)) {
+    struct stat st;
+    if (path_.empty() || stat(path_.c_str(), &st) == 0) return;
+    char made[] = "/tmp/nbdinetctl-XXXXXX";
+    if (mkdtemp(made) == nullptr) return;
+    path_ = made;
+    is_made_ = true;
+    if (user.must_change) {
+      [[maybe_unused]] const int ignored = chown(made, user.uid, user.gid);
+    }
+  }
+  ~StateDirectory() {
+    if (is_made_) rmdir(path_.c_str());
+  }
+  StateDirectory(const StateDirectory&) = delete;
+  StateDirectory& operator=(const StateDirectory&) = delete;
+
+  // Sets the variable, or unsets it.
+  void Export() const {
+    if (path_.empty()) {
+      unsetenv("STATE_DIRECTORY");
+    } else {
+      setenv("STATE_DIRECTORY", path_.c_str(), 1);
+    }
+  }
+
+ private:
+  std::string path_;
+  bool is_made_ = false;
+};
+
 // Runs a program as `user`.
-Finished Run(const std::vector<std::string>& command, const UnitUser& user) {
+Finished Run(const std::vector<std::string>& command, const UnitUser& user,
+             const StateDirectory& state) {
   Finished finished;
   UniqueFd output = TemporaryFile(), errors = TemporaryFile();
   std::vector<char*> argv;
@@ -63,6 +104,7 @@ Finished Run(const std::vector<std::string>& command, const UnitUser& user) {
     dup2(null, STDIN_FILENO);
     dup2(output.get(), STDOUT_FILENO);
     dup2(errors.get(), STDERR_FILENO);
+    state.Export();
     if (Become(user)) execv(argv[0], argv.data());
     _exit(127);
   }
@@ -170,19 +212,22 @@ std::string WouldServe(const ManagedExport& target) {
 }  // namespace
 
 std::vector<Finding> CheckHandler(const Properties& service,
-                                  const ManagedExport& target, bool of_user,
+                                  const ManagedExport& target,
+                                  const Where& where,
                                   const std::vector<std::string>& asked) {
   if (!target.arguments_known) {
     return {{Level::kWarning,
              "the file of EnvironmentFile= can't be read, so that its options "
              "aren't checked: run nbdinetctl as root"}};
   }
-  const absl::StatusOr<UnitUser> user = UserOf(service, of_user);
+  const absl::StatusOr<UnitUser> user = UserOf(service, where.user);
   if (!user.ok()) {
     return {{absl::IsNotFound(user.status()) ? Level::kError : Level::kWarning,
              std::string(user.status().message())}};
   }
-  const Finished finished = Run(CommandOf(service, target, asked), *user);
+  const StateDirectory state(StateDirectoryOf(target, where), *user);
+  const Finished finished =
+      Run(CommandOf(service, target, asked), *user, state);
   std::vector<Finding> findings;
   const bool is_refused =
       !asked.empty() &&

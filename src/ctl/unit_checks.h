@@ -11,6 +11,7 @@
 #include "ctl/exports.h"
 #include "ctl/finding.h"
 #include "ctl/properties.h"
+#include "ctl/where.h"
 
 namespace nbdinetd::ctl {
 
@@ -26,12 +27,13 @@ std::vector<Finding> CheckService(const Properties& service,
                                   const std::string& path, bool writable);
 
 // Runs "nbdinetd --check" as the service would run nbdinetd: the same program,
-// arguments, user, groups and capabilities. `of_user`: the service is of a
-// user's manager. "ok" is the only finding if clients would be served as it is
-// meant. With `asked`, WHOs as --as has them, the findings also say what that
-// client would get of the export, and an error is that it gets nothing.
+// arguments, user, groups, capabilities and $STATE_DIRECTORY. "ok" is the only
+// finding if clients would be served as it is meant. With `asked`, WHOs as --as
+// has them, the findings also say what that client would get of the export, and
+// an error is that it gets nothing.
 std::vector<Finding> CheckHandler(const Properties& service,
-                                  const ManagedExport& target, bool of_user,
+                                  const ManagedExport& target,
+                                  const Where& where,
                                   const std::vector<std::string>& asked);
 
 }  // namespace nbdinetd::ctl
