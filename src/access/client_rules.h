@@ -43,7 +43,7 @@
 
 namespace nbdinetd {
 
-// What a client may use, once all of its identity is known. Refers to the
+// The rights of a client, once all of its identity is known. Refers to the
 // ClientRules that made it.
 class ClientGrants {
  public:
@@ -103,8 +103,8 @@ class ClientRules {
                                            std::string path,
                                            const PeerIdentity& peer);
 
-  // What the client may use, with the identity that TLS has verified, or
-  // without one. Refers to this object.
+  // Returns the rights of the client with the identity that TLS has verified,
+  // or without one. They refer to this object.
   ClientGrants For(const TlsIdentity& tls) const;
 
   // Whether the client gets nothing, whatever TLS may tell of it.

@@ -29,8 +29,8 @@
 
 namespace nbdinetd {
 
-// What the client may do with the export `name`, which is canonical, of
-// `catalog`; nullopt: nothing. This is the one place that decides it.
+// Returns the client's rights to the export `name`, which is canonical, of
+// `catalog`; nullopt: none. This is the one place that decides them.
 //
 // A part of an export, such as a partition, is a part of what is there: a
 // client that may use both has the weaker use of the two for the part, with the

@@ -103,7 +103,7 @@ bool SandboxSuffices(const absl::Status& sandboxed, SandboxMode mode,
   return !required;
 }
 
-// What the rules may let a client do, besides the options.
+// Adds the rights that the rules may give a client, besides the options.
 void AddRules(const RuledClient& ruled, SandboxFacts* facts) {
   const Exclusive exclusive =
       ruled.rules.strongest_exclusive().value_or(Exclusive::kOff);

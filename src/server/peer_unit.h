@@ -8,7 +8,7 @@
 // is unknown; it is never guessed.
 //
 // Control groups below a system's slices belong to its service manager, so that
-// an unprivileged process can't choose its unit. What is below the unit may
+// an unprivileged process can't choose its unit. Those below the unit may
 // belong to the unit: a user's own service manager names units in it as the
 // user likes. The unit is therefore the first one on the way down from the
 // root, as in systemd (sd_pid_get_unit(3)): user@1000.service, and not
