@@ -110,7 +110,8 @@ constexpr Foreign kFilters[] = {
     {"protect", "-r protects the whole export"},
     {"qcow2dec", "qemu-nbd(8) serves the contents of a qcow2 image"},
     {"rate",
-     "IOReadBandwidthMax= and IOWriteBandwidthMax= in the unit, or tc(8)"},
+     "--max-rate limits each connection; nbdinetd.export(5) says what limits "
+     "all together"},
     {"readahead", kByItself},
     {"readonly", "-r exports read-only"},
     {"retry", kStorage},

@@ -693,11 +693,12 @@ def leave(process, client):
     process.expect(EX_OK)
 
 
-def snapshot_recipe(page, word):
-    """The .export file that has this command, in the section SNAPSHOTS of nbdinetd.export(5)."""
+def recipe(page, section, word):
+    """What the manual page shows with this word, in this section: a file, or commands."""
     text = Path(page).read_text()
-    section = text[text.index(".Sh SNAPSHOTS"):text.index(".Sh EXAMPLES")]
-    found = [block for block in re.findall(r"^\.Bd -literal[^\n]*\n(.*?)^\.Ed$", section, re.MULTILINE | re.DOTALL)
+    _, _, text = text.partition(f"\n.Sh {section}\n")
+    text, _, _ = text.partition("\n.Sh ")
+    found = [block for block in re.findall(r"^\.Bd -literal[^\n]*\n(.*?)^\.Ed$", text, re.MULTILINE | re.DOTALL)
              if f"{word} " in block]
     eq(len(found), 1, f"recipes with {word}")
     return found[0]

@@ -436,7 +436,8 @@ def _snapshots(kind, word, *make):
             content = machine.path(path).read_bytes
             wanted = content()
             port = next(_ports)
-            export(t, f"snapshot-{kind}", f"{snapshot_recipe(BUILDDIR / 'man/nbdinetd.export.5', word)}\n[Socket]\n{port_line(port)}\n")
+            text = recipe(BUILDDIR / "man/nbdinetd.export.5", "SNAPSHOTS", word)
+            export(t, f"snapshot-{kind}", f"{text}\n[Socket]\n{port_line(port)}\n")
             clients = [Client(connect(("127.0.0.1", port))).start() for _ in range(2)]
             for number, client in enumerate(clients):
                 eq(client.flags & NBD_FLAG_CAN_MULTI_CONN, 0)
@@ -522,6 +523,29 @@ def _(t):
             Client(connect(address)).expect_end()
             machine.wait_for_message(since, "Operation not permitted")
             machine.shell("rm /data/late")
+
+
+@test("the manual's drop-in limits the slice around an export's connections, and set-property changes the limit")
+def _(t):
+    """What systemd understands; tests/vm has what the kernel makes of it."""
+    client = served(serve(t, "with-limits", image("/srv/nbd/limits.img")))
+    unit = machine.show(instance("with-limits"), "Slice")
+    eq(unit, r"system-nbdinetd-with\x2dlimits.slice")
+    folder = f"/etc/systemd/system/{unit}.d"
+    t.defer(reload_units)
+    t.defer(lambda: machine.run("rm", "-r", folder))
+    machine.write(f"{folder}/limits.conf",
+                  recipe(BUILDDIR / "man/nbdinetd.export.5", "LIMITS OF AN EXPORT", "IOReadBandwidthMax=/srv/nbd"))
+    reload_units()
+    limits = ("IOReadBandwidthMax", "IOWriteBandwidthMax", "CPUWeight", "CPUQuotaPerSecUSec", "IOAccounting")
+    eq(machine.show(unit, *limits), ["/srv/nbd 20000000", "/srv/nbd 20000000", "50", "1s", "yes"])
+    done = machine.run("systemd-analyze", "verify", unit)
+    eq([line for line in (done.stdout + done.stderr).splitlines() if "limits.conf" in line], [], "complaints")
+    # What the generator has set is still there.
+    eq(machine.show(unit, "DevicePolicy"), "closed")
+    machine.systemctl("set-property", "--runtime", unit, "IOReadBandwidthMax=/srv/nbd 40M")
+    eq(machine.show(unit, "IOReadBandwidthMax"), "/srv/nbd 40000000")
+    client.disconnect()
 
 
 @test("systemctl warns when the file is newer than the units")

@@ -139,7 +139,7 @@ def _(context):
     page = next(Path("/usr").glob("**/man5/nbdinetd.export.5"))
     Path("/etc/nbdinetd").mkdir(exist_ok=True)
     Path("/etc/nbdinetd/lvm.export").write_text(
-        f"{snapshot_recipe(page, 'lvcreate')}\n[Socket]\nListenStream=127.0.0.1:{port}\n")
+        f"{recipe(page, 'SNAPSHOTS', 'lvcreate')}\n[Socket]\nListenStream=127.0.0.1:{port}\n")
     run("systemctl", "daemon-reload")
     run("systemctl", "start", "nbdinetd-lvm.socket")
     context.defer(lambda: run("systemctl", "stop", "nbdinetd-lvm.socket"))
