@@ -318,6 +318,7 @@ bench_link_LDFLAGS =
 # Each file boots an emulated machine; not part of 'make check'.
 vm_tests = \
 	tests/vm/device_mapper_test.py \
+	tests/vm/export_limits_test.py \
 	tests/vm/image_lock_test.py \
 	tests/vm/kernel_client_test.py \
 	tests/vm/kernel_tls_test.py \

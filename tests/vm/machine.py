@@ -234,9 +234,18 @@ def _program(script):
     return "\n".join(["#!/bin/sh", *words, f"exec python3 -B /payload/src/tests/vm/{script}{arguments}", ""])
 
 
-def run_inside(prepare=lambda payload: None, processors=1):
+def _empty_disks(folder, sizes):
+    """Images of disks without content; of this machine's storage they take what is written to them."""
+    images = [Path(folder) / f"disk{number}" for number, _ in enumerate(sizes)]
+    for path, size in zip(images, sizes):
+        with open(path, "wb") as file:
+            file.truncate(size)
+    return images
+
+
+def run_inside(prepare=lambda payload: None, processors=1, disks=()):
     """The end of a file of tests: runs it in a machine, or, in the machine, the tests. prepare(payload) adds
-    what the machine is to have when it boots."""
+    what the machine is to have when it boots. `disks` are the sizes of more disks: /dev/nvme0n3 and so on."""
     if is_inside():
         harness.main()
     if reason := reason_against():
@@ -252,7 +261,7 @@ def run_inside(prepare=lambda payload: None, processors=1):
             payload = Payload(Path(folder) / "payload", _program(Path(sys.argv[0]).name))
             payload.add_sources("tests/support", "tests/vm", "units")
             prepare(payload)
-            machine = Machine(folder, payload.disk(), processors=processors)
+            machine = Machine(folder, payload.disk(), _empty_disks(folder, disks), processors=processors)
             for line in machine.lines():
                 if re.match(r"1\.\.\d", line) and not planned:
                     planned = True
