@@ -60,10 +60,14 @@ inline constexpr size_t kOutputBytes = kPieceBytes + (16 << 10);
 // so that it has no more than kMaxTaskPieces: one of 64 TiB.
 inline constexpr uint64_t kTaskPieceBytes = 256 << 20;
 inline constexpr uint64_t kMaxTaskPieces = 1 << 18;
-// What --cache=drop writes before it begins to write it back. Up to three times
-// as much is in the page cache: what is dropped once it has been written back,
-// what is being written back, and what has been written since.
-inline constexpr uint64_t kWriteBackBytes = 16 << 20;
+// What --cache=drop writes before it begins to write it back, in one piece or
+// in scattered ones. Up to three times as much is in the page cache: what is
+// dropped once it has been written back, what is being written back, and what
+// has been written since. The memory of dropped pages is used for the next
+// ones, and little of it stays in the processor's cache; scattered pages are
+// written back in one pass over the file, which is worth more of them.
+inline constexpr uint64_t kWriteBackBytes = 4 << 20;
+inline constexpr uint64_t kScatteredWriteBackBytes = 16 << 20;
 // The buffer of a thread for reads and writes beside the page cache
 // (--cache=none) that aren't aligned to the blocks of the storage.
 inline constexpr size_t kBounceBytes = 64 << 10;

@@ -15,7 +15,7 @@ DropBehind::DropBehind(std::shared_ptr<StoredExport> base)
 }
 
 DropBehind::~DropBehind() {
-  if (written_bytes_.load() != 0 || writing_back_.length != 0) Flush();
+  if (written_.bytes != 0 || writing_back_.length != 0) Flush();
 }
 
 size_t DropBehind::ReadCached(uint64_t offset, absl::Span<char> out) {
@@ -43,36 +43,47 @@ int DropBehind::Write(uint64_t offset, absl::Span<const char> data,
     stored_.Drop(offset, data.size());
     return 0;
   }
-  const uint64_t end = offset + data.size();
-  uint64_t bytes;
+  bool is_enough;
   {
     const std::lock_guard lock(written_mutex_);
-    const bool is_first = written_bytes_ == 0;
-    written_begin_ = is_first ? offset : std::min(written_begin_, offset);
-    written_end_ = is_first ? end : std::max(written_end_, end);
-    bytes = written_bytes_ += data.size();
+    written_.Add({offset, data.size()});
+    is_enough = written_.is_enough();
   }
-  return bytes < kWriteBackBytes ? 0 : AdvanceWriteBack();
+  return is_enough ? AdvanceWriteBack() : 0;
 }
 
 bool DropBehind::WriteWouldWait(uint64_t offset, uint64_t length) {
-  return written_bytes_.load(std::memory_order_relaxed) + length >=
-             kWriteBackBytes ||
-         Layer::WriteWouldWait(offset, length);
+  {
+    const std::lock_guard lock(written_mutex_);
+    Written after = written_;
+    after.Add({offset, length});
+    if (after.is_enough()) return true;
+  }
+  return Layer::WriteWouldWait(offset, length);
 }
 
-Range DropBehind::TakeWritten() {
-  const std::lock_guard lock(written_mutex_);
-  if (written_bytes_ == 0) return {0, 0};
-  written_bytes_ = 0;
-  return {written_begin_, written_end_ - written_begin_};
+void DropBehind::Written::Add(Range range) {
+  begin = bytes == 0 ? range.offset : std::min(begin, range.offset);
+  end = bytes == 0 ? range.end() : std::max(end, range.end());
+  bytes += range.length;
+}
+
+bool DropBehind::Written::is_enough() const {
+  // Several requests of a sequential writer are under way at once, and may
+  // leave gaps for now.
+  const bool scattered = end - begin > 2 * bytes;
+  return bytes >= (scattered ? kScatteredWriteBackBytes : kWriteBackBytes);
 }
 
 int DropBehind::AdvanceWriteBack() {
   const std::lock_guard lock(write_back_mutex_);
-  // Another thread may have done it, while this one waited for the lock.
-  if (written_bytes_ < kWriteBackBytes) return 0;
-  const Range written = TakeWritten();
+  Range written;
+  {
+    const std::lock_guard written_lock(written_mutex_);
+    // Another thread may have done it, while this one waited for the lock.
+    if (!written_.is_enough()) return 0;
+    written = std::exchange(written_, Written()).range();
+  }
   stored_.BeginWriteBack(written.offset, written.length);
   const Range before = std::exchange(writing_back_, written);
   if (before.length == 0) return 0;
@@ -83,7 +94,11 @@ int DropBehind::AdvanceWriteBack() {
 
 int DropBehind::Flush() {
   const std::lock_guard lock(write_back_mutex_);
-  const Range written = TakeWritten();
+  Range written;
+  {
+    const std::lock_guard written_lock(written_mutex_);
+    written = std::exchange(written_, Written()).range();
+  }
   const Range before = std::exchange(writing_back_, Range{});
   const int error = Layer::Flush();
   for (const Range range : {before, written}) {

@@ -71,20 +71,28 @@ class DropBehind : public Layer {
   int Prefetch(uint64_t, uint64_t) override { return 0; }
 
  private:
-  // The range of the writes since the last call, which begins anew.
-  Range TakeWritten();
+  // Writes that haven't begun to be written back.
+  struct Written {
+    uint64_t begin = 0;  // of the first byte
+    uint64_t end = 0;    // of the last one
+    uint64_t bytes = 0;  // of all writes
+
+    void Add(Range range);
+    // Whether it is time to write them back.
+    bool is_enough() const;
+    Range range() const { return {begin, end - begin}; }
+  };
+
   // Begins to write back what has been written, if that is enough. Waits for
   // what it began to write back before, and drops it.
   int AdvanceWriteBack();
 
   StoredExport& stored_;  // base()
 
-  // The writes since the last flush or AdvanceWriteBack(): their first byte,
-  // the end of the last one, and their bytes.
+  // Of written_, which is what was written since the last flush or
+  // AdvanceWriteBack().
   std::mutex written_mutex_;
-  uint64_t written_begin_ = 0;
-  uint64_t written_end_ = 0;
-  std::atomic<uint64_t> written_bytes_ = 0;
+  Written written_;
 
   // Of AdvanceWriteBack(). Its holder waits for the storage.
   std::mutex write_back_mutex_;

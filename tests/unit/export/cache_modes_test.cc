@@ -63,9 +63,12 @@ class CacheModesTest : public testing::Test {
     }
   }
 
-  static void WriteAll(Export& target) {
-    for (uint64_t offset = 0; offset < target.facts().size_bytes;
-         offset += kPiece) {
+  // Writes every `step`th piece, then those after them, and so on.
+  static void WriteAll(Export& target, uint64_t step = 1) {
+    const uint64_t pieces = target.facts().size_bytes / kPiece;
+    for (uint64_t i = 0; i < pieces; ++i) {
+      const uint64_t in_a_pass = pieces / step;
+      const uint64_t offset = (i % in_a_pass * step + i / in_a_pass) * kPiece;
       const Bytes bytes = Pattern(offset, kPiece, 2);
       ASSERT_EQ(target.Write(offset, absl::MakeConstSpan(bytes.data(), kPiece),
                              false),
@@ -199,6 +202,19 @@ TEST_F(CacheModesTest, WritesLeaveLittleBeforeAFlush) {
     EXPECT_LE(CachedPages(image) * kPage, 3 * kWriteBackBytes);
   }
   EXPECT_EQ(CachedPages(image), 0u);
+}
+
+TEST_F(CacheModesTest, ScatteredWritesLeaveLittleBeforeAFlush) {
+  constexpr uint64_t kLarge = 10 * kScatteredWriteBackBytes;
+  const TempImage image = TempImage::Sparse(kLarge);
+  {
+    const auto target = Open(CacheMode::kDrop, image);
+    WriteAll(*target, 10);
+    EXPECT_LE(CachedPages(image) * kPage, 3 * kScatteredWriteBackBytes);
+  }
+  EXPECT_EQ(CachedPages(image), 0u);
+  EXPECT_TRUE(image.Read(kLarge - kPiece, kPiece) ==
+              Pattern(kLarge - kPiece, kPiece, 2));
 }
 
 TEST_F(CacheModesTest, WriteThroughLeavesNothingToBeWritten) {
