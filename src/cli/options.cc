@@ -317,7 +317,7 @@ option under "Listening" asks for it or standard input is a terminal.
 )";
 
 constexpr char kHelpEnd[] = R"(
-The manual pages nbdinetd(8) and nbdinetd-service(8) explain all of it.
+nbdinetd(8) explains all of it, and names the other manual pages.
 )";
 
 // The lines of one option.

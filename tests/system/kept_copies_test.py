@@ -1004,9 +1004,9 @@ def _(t):
     eq(copies_in(folder), [])
 
 
-@test("the example of nbdinetd.export(5) deletes copies that nobody has used for long, and no others")
+@test("the example of nbdinetd-cow(8) deletes copies that nobody has used for long, and no others")
 def _(t):
-    manual = (BUILDDIR / "man/nbdinetd.export.5").read_text()
+    manual = (BUILDDIR / "man/nbdinetd-cow.8").read_text()
     line, = re.findall(r"^e /var/lib/nbdinetd/diskless .*$", manual, re.MULTILINE)
     path, folder = t.pattern_image(MIB), folder_of(t)
     old, new = written(t, folder, path), written(t, folder, path, address="127.0.0.2")

@@ -416,7 +416,7 @@ def _(t):
 
 
 def _snapshots(kind, word, *make):
-    @test(f"a snapshot for each connection, as nbdinetd.export(5) makes it on {kind}, is removed when its client leaves")
+    @test(f"a snapshot for each connection, as nbdinetd-cow(8) makes it on {kind}, is removed when its client leaves")
     def _(t):
         need_privilege("root", "loop")
         disk = t.path("disk")
@@ -436,7 +436,7 @@ def _snapshots(kind, word, *make):
             content = machine.path(path).read_bytes
             wanted = content()
             port = next(_ports)
-            text = recipe(BUILDDIR / "man/nbdinetd.export.5", "SNAPSHOTS", word)
+            text = recipe(BUILDDIR / "man/nbdinetd-cow.8", "SNAPSHOTS", word)
             export(t, f"snapshot-{kind}", f"{text}\n[Socket]\n{port_line(port)}\n")
             clients = [Client(connect(("127.0.0.1", port))).start() for _ in range(2)]
             for number, client in enumerate(clients):

@@ -127,7 +127,7 @@ def _(context):
     frozen.expect_clean()
 
 
-@test("a snapshot of LVM for each connection, as nbdinetd.export(5) makes it, is removed when its client leaves")
+@test("a snapshot of LVM for each connection, as nbdinetd-cow(8) makes it, is removed when its client leaves")
 def _(context):
     # The recipe's snapshots have 1 GiB each.
     run("vgcreate", "-q", "vg0", backing(context, 3 << 30).path)
@@ -136,7 +136,7 @@ def _(context):
     with open("/dev/vg0/golden", "r+b") as volume:
         volume.write(pattern(0, MIB))
     port = free_port()
-    page = next(Path("/usr").glob("**/man5/nbdinetd.export.5"))
+    page = next(Path("/usr").glob("**/man8/nbdinetd-cow.8"))
     Path("/etc/nbdinetd").mkdir(exist_ok=True)
     Path("/etc/nbdinetd/lvm.export").write_text(
         f"{recipe(page, 'SNAPSHOTS', 'lvcreate')}\n[Socket]\nListenStream=127.0.0.1:{port}\n")
