@@ -226,7 +226,8 @@ python_tests = \
 	tests/torture/file_systems_test.py \
 	tests/unit/architecture_test.py \
 	tests/unit/bench_figures_test.py \
-	tests/unit/formatting_test.py
+	tests/unit/formatting_test.py \
+	tests/unit/manual_test.py
 
 check_PROGRAMS =
 check_LIBRARIES =
@@ -291,7 +292,7 @@ check-local: all
 
 # What one runs between two edits.
 quick_tests = $(unit_tests) $(protocol_tests) tests/unit/architecture_test.py \
-	tests/unit/formatting_test.py
+	tests/unit/formatting_test.py tests/unit/manual_test.py
 .PHONY: check-quick
 check-quick:
 	$(MAKE) check TESTS='$(quick_tests)' \
