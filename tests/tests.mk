@@ -191,6 +191,7 @@ python_tests = \
 	tests/system/listen_units_test.py \
 	tests/system/listener_load_test.py \
 	tests/system/listener_test.py \
+	tests/system/manual_examples_test.py \
 	tests/system/missing_calls_test.py \
 	tests/system/negotiated_test.py \
 	tests/system/old_kernels_test.py \
