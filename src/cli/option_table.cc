@@ -75,18 +75,21 @@ constexpr OptionRow kTable[] = {
      .set = Flag<&Options::partitions>},
     {.name = "size",
      .argument = "=BYTES",
+     .completes = "BYTES|up:BYTES|down:BYTES",
      .help = "the size of an export: less cuts it, more adds\n"
              "zeroes; up:BYTES and down:BYTES make it a multiple",
      .key = "Size",
      .set = SetSize},
     {.name = "cache",
      .argument = "=MODE",
+     .completes = "writeback|writethrough|drop|none|direct|directsync",
      .help = "the use of the page cache: writeback (the default),\n"
              "writethrough, drop, none (or direct), directsync",
      .key = "Cache",
      .set = SetCache},
     {.name = "cow",
      .argument = "[=MODE]",
+     .completes = "discard|keep",
      .implied_argument = "discard",
      .help = "each client writes into a private copy; MODE for it\n"
              "when the connection ends: discard (the default),\n"
@@ -97,6 +100,7 @@ constexpr OptionRow kTable[] = {
      .set = SetCow},
     {.name = "cow-dir",
      .argument = "=DIR",
+     .completes = "memory|DIR",
      .help = "the directory of the copies, or memory; by default\n"
              "$STATE_DIRECTORY, $RUNTIME_DIRECTORY or /var/tmp",
      .key = "CowDir",
@@ -108,6 +112,7 @@ constexpr OptionRow kTable[] = {
      .set = SetCowSize},
     {.name = "cow-key",
      .argument = "=KEY",
+     .completes = "tls|peer-address",
      .help = "how a client of --cow=keep is known: tls (the\n"
              "default) or peer-address",
      .key = "CowKey",
@@ -115,6 +120,7 @@ constexpr OptionRow kTable[] = {
      .set = SetCowKey},
     {.name = "cow-stale",
      .argument = "=ACTION",
+     .completes = "refuse|discard",
      .help = "for a kept copy whose FILE has changed: refuse (the\n"
              "default) or discard",
      .key = "CowStale",
@@ -122,6 +128,7 @@ constexpr OptionRow kTable[] = {
      .set = SetCowStale},
     {.name = "exclusive",
      .argument = "[=MODE]",
+     .completes = "refuse|wait|takeover",
      .implied_argument = "refuse",
      .help = "one client at a time on an export; MODE for others:\n"
              "refuse (the default), wait or takeover",
@@ -141,6 +148,7 @@ constexpr OptionRow kTable[] = {
      .set = SetBlockSize},
     {.name = "multi-conn",
      .argument = "=MODE",
+     .completes = "auto|on|off",
      .help = "whether a client may open several connections: auto\n"
              "(the default: where each sees the others' writes),\n"
              "on or off",
@@ -149,6 +157,7 @@ constexpr OptionRow kTable[] = {
      .set = SetMultiConn},
     {.name = "sandbox",
      .argument = "=MODE",
+     .completes = "on|off|require",
      .help = "the sandbox that a connection's process enters\n"
              "before its client's first byte: on (the default, as\n"
              "far as the kernel supports it), off, or require\n"
@@ -157,6 +166,7 @@ constexpr OptionRow kTable[] = {
      .set = SetSandbox},
     {.name = "log",
      .argument = "=DESTINATION",
+     .completes = "stderr|syslog|journal|null|PATH",
      .help = "stderr, syslog, journal, null or /PATH",
      .no_key = "the messages of a unit go to the journal",
      .set = SetLog},
@@ -168,6 +178,7 @@ constexpr OptionRow kTable[] = {
      .set = Flag<&Options::verbose>},
     {.name = "check",
      .argument = "[=FORMAT]",
+     .completes = "text|json",
      .implied_argument = "text",
      .help = "open FILE or DIR, say what would be served, exit;\n"
              "FORMAT: text (the default) or json",
@@ -175,8 +186,10 @@ constexpr OptionRow kTable[] = {
      .set = SetCheck},
     {.name = "as",
      .argument = "=WHO",
+     .completes = kWhoAndTlsForms,
      .help = "with --check: what this client would get; may be\n"
              "given again, for an address and a TLS identity",
+     .repeats = true,
      .no_key = "it serves nothing",
      .set = AddAsked},
     {.letter = 'V',
@@ -199,6 +212,7 @@ constexpr OptionRow kTable[] = {
     {.section = kClient,
      .name = "negotiated",
      .argument = "=STYLE",
+     .completes = "simple|structured|extended",
      .help = "another program has negotiated on the connection,\n"
              "and transmission begins; STYLE of replies: simple,\n"
              "structured or extended[,base:allocation]",
@@ -242,6 +256,7 @@ constexpr OptionRow kTable[] = {
      .letter = 'U',
      .name = "unix",
      .argument = "=PATH",
+     .completes = "-|PATH",
      .help = "on a Unix socket; - makes a private one",
      .opens_socket = true,
      .excludes = {"vsock", "port", "ipaddr"},
@@ -348,6 +363,7 @@ constexpr OptionRow kTable[] = {
      .argument = "=PATTERN",
      .help = "only clients whose certificate's subject, or PSK\n"
              "user, matches; may be given again",
+     .repeats = true,
      .key = "TLSAllow",
      .key_kind = KeyKind::kList,
      .set = AddTlsPattern},
@@ -355,14 +371,18 @@ constexpr OptionRow kTable[] = {
     {.section = kAccess,
      .name = "allow",
      .argument = "=WHO",
+     .completes = kWhoForms,
      .help = "and nobody else of the same family",
+     .repeats = true,
      .key = "Allow",
      .key_kind = KeyKind::kList,
      .set = AddRule<AccessRules::Action::kAllow>},
     {.section = kAccess,
      .name = "deny",
      .argument = "=WHO",
+     .completes = kWhoForms,
      .help = "not this one",
+     .repeats = true,
      .key = "Deny",
      .key_kind = KeyKind::kList,
      .set = AddRule<AccessRules::Action::kDeny>},
@@ -404,6 +424,7 @@ constexpr OptionRow kTable[] = {
      .argument = "=BYTES[:BURST]",
      .help = "bytes of a connection in a second; if given\n"
              "twice, of its reads, and of its writes",
+     .repeats = true,
      .key = "MaxRate",
      .key_kind = KeyKind::kList,
      .set = AddRateLimit<&TransferLimits::bytes>},
@@ -411,6 +432,7 @@ constexpr OptionRow kTable[] = {
      .name = "max-iops",
      .argument = "=NUMBER[:BURST]",
      .help = "requests, likewise",
+     .repeats = true,
      .key = "MaxIOPS",
      .key_kind = KeyKind::kList,
      .set = AddRateLimit<&TransferLimits::requests>},

@@ -1,9 +1,9 @@
 // The options of the command line, one row each.
 //
 // getopt's arrays, --help, the check of options that exclude each other, the
-// keys of .export files, and the tests of the manual pages are made from these
-// rows. A new option therefore needs a row, its use, a paragraph of the manual
-// page and one of its key's, and a test.
+// keys of .export files, the completions of shells, and the tests of the manual
+// pages are made from these rows. A new option therefore needs a row, its use,
+// a paragraph of the manual page and one of its key's, and a test.
 #ifndef NBDINETD_CLI_OPTION_TABLE_H_
 #define NBDINETD_CLI_OPTION_TABLE_H_
 
@@ -44,6 +44,14 @@ enum class KeyKind {
   kList,     // the option once more for each assignment
 };
 
+// What a shell completes as a WHO (access/who.h): of a client's address or
+// process, and of its TLS identity, too.
+inline constexpr char kWhoForms[] =
+    "any|uid:USER|gid:GROUP|unit:UNIT|unix:|vsock:";
+inline constexpr char kWhoAndTlsForms[] =
+    "uid:USER|gid:GROUP|unit:UNIT|unix:|vsock:|tls:SUBJECT|issuer:ISSUER|"
+    "psk:NAME";
+
 struct OptionRow {
   HelpSection section = HelpSection::kGeneral;
   char letter = '\0';  // '\0' for none
@@ -54,11 +62,16 @@ struct OptionRow {
   // As in --help: "" for no argument, "=NAME" for a required one, "[=MODE]" for
   // an optional one.
   const char* argument = "";
+  // What a shell completes as its argument (completions/forms.h), where that is
+  // more than the argument's name in --help says: "memory|DIR".
+  const char* completes = "";
   // The value of an optional argument that isn't given.
   const char* implied_argument = "";
   // The text in --help: lines without indentation, and without the last
   // newline.
   const char* help;
+  // It may be given again, and then adds to what was given.
+  bool repeats = false;
   // The option opens a socket of our own: it excludes --single, and is an error
   // with socket activation.
   bool opens_socket = false;

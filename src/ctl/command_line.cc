@@ -14,6 +14,7 @@
 #include "base/edit_distance.h"
 #include "base/errors.h"
 #include "base/time_span.h"
+#include "cli/option_table.h"
 #include "cli/transfer_limit_argument.h"
 #include "ctl/time_argument.h"
 #include "ctl/verbs.h"
@@ -143,6 +144,7 @@ constexpr CtlOptionRow kOptions[] = {
     {.letter = 'H',
      .name = "host",
      .argument = "=[USER@]HOST",
+     .completes = "HOST",
      .help = "the exports of another machine, by ssh",
      .set = SetHost},
     {.letter = 'M',
@@ -152,6 +154,7 @@ constexpr CtlOptionRow kOptions[] = {
      .set = SetMachine},
     {.name = "json",
      .argument = "[=MODE]",
+     .completes = "pretty|short|off",
      .help = "print JSON: pretty (default), short or off",
      .set = SetJson},
     {.name = "no-legend",
@@ -177,11 +180,13 @@ constexpr CtlOptionRow kOptions[] = {
      .set = SetPeer},
     {.name = "since",
      .argument = "=TIME",
+     .completes = "today|yesterday",
      .help = "only connections that ended at this time or later",
      .verbs = "history",
      .set = SetTime<&CommandLine::since>},
     {.name = "until",
      .argument = "=TIME",
+     .completes = "today|yesterday",
      .help = "only connections that ended before this time",
      .verbs = "history",
      .set = SetTime<&CommandLine::until>},
@@ -209,16 +214,20 @@ constexpr CtlOptionRow kOptions[] = {
      .help = "bytes of a client in a second; if given twice, of its reads, "
              "and of its writes",
      .verbs = "limit",
+     .repeats = true,
      .set = AddLimit<&TransferLimits::bytes>},
     {.name = "max-iops",
      .argument = "=NUMBER[:BURST]",
      .help = "requests, likewise",
      .verbs = "limit",
+     .repeats = true,
      .set = AddLimit<&TransferLimits::requests>},
     {.name = "as",
      .argument = "=WHO",
+     .completes = kWhoAndTlsForms,
      .help = "what this client would get, and which rule says so",
      .verbs = "check",
+     .repeats = true,
      .set = AddAsked},
     {.name = "http",
      .help = "answer an HTTP request on standard input and output",

@@ -1,7 +1,7 @@
 // The command line of nbdinetctl: verbs and options, one row each.
 //
-// --help is made from these rows; tests hold the manual and the completions to
-// them.
+// --help and the completions of shells are made from these rows; tests hold the
+// manual to them.
 #ifndef NBDINETD_CTL_COMMAND_LINE_H_
 #define NBDINETD_CTL_COMMAND_LINE_H_
 
@@ -49,17 +49,23 @@ struct CtlOptionRow {
   char letter = '\0';
   const char* name;
   const char* argument = "";  // as in --help: "", "=HOST" or "[=MODE]"
+  // What a shell completes, as in OptionRow (cli/option_table.h).
+  const char* completes = "";
   const char* help;
   // The only verbs that take it, separated by blanks; "" for all.
   const char* verbs = "";
+  // It may be given again, and then adds to what was given.
+  bool repeats = false;
   // InvalidArgument for a wrong argument.
   absl::Status (*set)(absl::string_view argument, CommandLine& line);
 };
 
 struct VerbRow {
   const char* name;
-  const char* arguments;  // as in --help
-  size_t fewest, most;    // arguments
+  // As in --help, from which completions are made, too: words in capitals are
+  // placeholders (completions/forms.h), others stand for themselves.
+  const char* arguments;
+  size_t fewest, most;  // arguments
   const char* help;
   // Carries it out. Returns the exit status, or an error to print.
   absl::StatusOr<int> (*run)(const CommandLine& line);
