@@ -50,6 +50,7 @@ unit_sources = \
 	tests/unit/cli/option_table_test.cc \
 	tests/unit/cli/options_test.cc \
 	tests/unit/cli/unit_hints_test.cc \
+	tests/unit/completions/completions_test.cc tests/unit/completions/offered.h \
 	tests/unit/export/base_lock_test.cc \
 	tests/unit/export/block_device_test.cc \
 	tests/unit/export/block_map_test.cc \
@@ -117,7 +118,7 @@ unit_sources = \
 unit_tests = tests/unit/unit_test
 tests_unit_unit_test_SOURCES = $(unit_sources) tests/unit/sandbox/child.h \
 	tests/unit/export/recorder.cc tests/unit/export/recorder.h
-tests_unit_unit_test_LDADD = $(LDADD)
+tests_unit_unit_test_LDADD = src/libcompletions.a $(LDADD)
 tests_unit_unit_test_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=fallocate \
 	-Wl,--wrap=pwrite -Wl,--wrap=pwritev2 -Wl,--wrap=fdatasync \
 	-Wl,--wrap=fsync -Wl,--wrap=futimens
@@ -158,7 +159,7 @@ tests_unit_unit_test_SOURCES += \
 	tests/unit/ctl/status_text_test.cc \
 	tests/unit/ctl/table_test.cc \
 	tests/unit/ctl/time_argument_test.cc
-tests_unit_unit_test_LDADD += src/libctl.a src/libgenerator.a \
+tests_unit_unit_test_LDADD += src/libcompletions.a src/libctl.a src/libgenerator.a \
 	src/libnbdinetd.a $(ABSL_LIBS) $(LIBSYSTEMD_LIBS)
 ctl_tests = tests/system/pid1_nbdinetctl_test.py
 endif
@@ -171,6 +172,7 @@ python_tests = \
 	tests/system/check_test.py \
 	tests/system/clients_test.py \
 	tests/system/command_line_test.py \
+	tests/system/completions_test.py \
 	tests/system/cow_test.py \
 	tests/system/kept_copies_test.py \
 	tests/system/directory_exports_test.py \

@@ -1,5 +1,5 @@
-// The rows of verbs, options and columns, held against the manual and the
-// completions; and the parsing of command lines.
+// The rows of verbs, options and columns, with the manual and the completions
+// held to them; and the parsing of command lines.
 
 #include "ctl/command_line.h"
 
@@ -8,7 +8,6 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
-#include <regex>
 #include <set>
 #include <string>
 #include <vector>
@@ -16,12 +15,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "completions/of_tables.h"
 #include "ctl/columns.h"
+#include "unit/completions/offered.h"
 
 namespace nbdinetd::ctl {
 namespace {
-
-using Words = std::set<std::string>;
 
 std::string ReadFile(const std::string& name) {
   const char* top = std::getenv("NBDINETD_SRCDIR");
@@ -30,17 +29,6 @@ std::string ReadFile(const std::string& name) {
   EXPECT_TRUE(file.is_open()) << name;
   return {std::istreambuf_iterator<char>(file),
           std::istreambuf_iterator<char>()};
-}
-
-// All parts of the text that match the first group.
-Words Matches(const std::string& text, const std::string& pattern) {
-  const std::regex regex(pattern);
-  Words words;
-  for (std::sregex_iterator match(text.begin(), text.end(), regex), end;
-       match != end; ++match) {
-    words.insert((*match)[1].str());
-  }
-  return words;
 }
 
 // The lines of a section of a manual page.
@@ -67,9 +55,9 @@ Words Options() {
 
 TEST(CtlCommandLine, TheManualHasEachVerbOptionAndNameOfJson) {
   const std::string manual = ReadFile("man/nbdinetctl.1.in");
-  EXPECT_EQ(Matches(Section(manual, "VERBS"), "\n\\.It Cm (\\w+)"), Verbs());
-  Words options = Matches(Section(manual, "OPTIONS"), "Fl (Fl [a-z-]+)");
-  Words letters = Matches(Section(manual, "OPTIONS"), "\\.It Fl (\\w)\\b");
+  EXPECT_EQ(Found(Section(manual, "VERBS"), "\n\\.It Cm (\\w+)"), Verbs());
+  Words options = Found(Section(manual, "OPTIONS"), "Fl (Fl [a-z-]+)");
+  Words letters = Found(Section(manual, "OPTIONS"), "\\.It Fl (\\w)\\b");
   Words spelled;
   for (const std::string& option : options) {
     spelled.insert(absl::StrCat("--", option.substr(3)));
@@ -86,7 +74,7 @@ TEST(CtlCommandLine, TheManualHasEachVerbOptionAndNameOfJson) {
   }
   Words documented;
   for (const std::string& head :
-       Matches(Section(manual, "JSON"), "\n\\.It Va ([^\n]*)")) {
+       Found(Section(manual, "JSON"), "\n\\.It Va ([^\n]*)")) {
     for (absl::string_view name : absl::StrSplit(head, " , ")) {
       documented.emplace(name);
     }
@@ -95,35 +83,33 @@ TEST(CtlCommandLine, TheManualHasEachVerbOptionAndNameOfJson) {
 }
 
 TEST(CtlCommandLine, TheCompletionsHaveEachVerbAndOption) {
-  const std::string bash = ReadFile("completions/bash/nbdinetctl");
-  const size_t verbs = bash.find("verbs='") + 7;
-  const std::vector<std::string> bash_verbs =
-      absl::StrSplit(bash.substr(verbs, bash.find('\'', verbs) - verbs),
-                     absl::ByAnyChar(" \n"), absl::SkipEmpty());
-  EXPECT_EQ(Words(bash_verbs.begin(), bash_verbs.end()), Verbs());
-  const size_t options = bash.find("options='") + 9;
-  const std::vector<std::string> bash_options =
-      absl::StrSplit(bash.substr(options, bash.find('\'', options) - options),
-                     absl::ByAnyChar(" \n"), absl::SkipEmpty());
-  EXPECT_EQ(Words(bash_options.begin(), bash_options.end()), Options());
+  const absl::StatusOr<CompletedCommand> command = CtlCommand();
+  ASSERT_TRUE(command.ok()) << command.status();
+  Words words = Verbs();
+  words.merge(Options());
+  EXPECT_EQ(OfTable(*command), words);
+  ExpectEachShellOffersTheTable(*command);
+}
 
-  const std::string zsh = ReadFile("completions/zsh/_nbdinetctl");
-  EXPECT_EQ(Matches(zsh, "\n  '([a-z]+):"), Verbs());
-  Words zsh_options = Matches(zsh, "\n  '\\*?(--[a-z-]+)");
-  for (const std::string& pair : Matches(zsh, "\\{([^}]+)\\}'\\[")) {
-    for (absl::string_view option : absl::StrSplit(pair, ',')) {
-      while (absl::EndsWith(option, "=") || absl::EndsWith(option, "+")) {
-        option.remove_suffix(1);
-      }
-      zsh_options.emplace(option);
+TEST(CtlCommandLine, TheCompletionsOfferOnlyWordsThatTheOptionTakes) {
+  int words = 0;
+  for (const CtlOptionRow& row : OptionRows()) {
+    if (row.completes[0] == '\0') continue;
+    const absl::StatusOr<std::vector<Form>> forms = ParseForms(row.completes);
+    ASSERT_TRUE(forms.ok()) << forms.status();
+    for (const Form& form : *forms) {
+      if (!form.placeholder.empty()) continue;
+      CommandLine line;
+      EXPECT_TRUE(row.set(form.literal, line).ok()) << form.literal;
+      ++words;
     }
   }
-  EXPECT_EQ(zsh_options, Options());
+  EXPECT_GT(words, 4);
 }
 
 TEST(CtlCommandLine, HelpHasEachVerbAndOption) {
   const std::string help = HelpText();
-  EXPECT_EQ(Matches(help, "\n  ([a-z]+)"), Verbs());
+  EXPECT_EQ(Found(help, "\n  ([a-z]+)"), Verbs());
   for (const std::string& option : Options()) {
     EXPECT_TRUE(absl::StrContains(help, option)) << option;
   }
