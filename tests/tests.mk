@@ -278,13 +278,15 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/system/pid1_nbdinetctl_test.py tests/support/nbdinetctl_schema.json \
 	tests/support/client_root.py tests/support/clients.py \
 	tests/support/far_client.py tests/support/faults.py \
+	tests/support/feature_pairs.py \
 	tests/support/file_systems.py \
 	tests/support/harness.py tests/support/intruder.py \
-	tests/support/kept_headers.py \
+	tests/support/kept_headers.py tests/support/limit_signals.py \
 	tests/support/listening.py \
 	tests/support/nbd_client.py tests/support/partition_tables.py \
 	tests/support/pid1 tests/support/pid1.py \
-	tests/support/private_systemd.py tests/support/surroundings.py \
+	tests/support/private_systemd.py tests/support/rules.py \
+	tests/support/surroundings.py \
 	tests/support/tls.py \
 	tests/support/extent.h tests/support/fake_export.h \
 	tests/support/loop_device.h \

@@ -19,17 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from harness import *
 from listening import *
 from partition_tables import make_table
+from rules import rules
 
 F_OFD_SETLK = 37
 NO_EXPORT = (NBD_REP_ERR_UNKNOWN, b"there is no export of this name")
-
-
-def rules(t, text, name="rules"):
-    """A file of rules in place of the one before, as an editor or a script would replace it."""
-    path = t.path(name)
-    Path(path + ".new").write_text(text)
-    os.rename(path + ".new", path)
-    return f"--rules={path}"
 
 
 def directory(t, *names):

@@ -2,8 +2,6 @@
 """--max-rate and --max-iops: how much a client may transfer. A limit is a bound from above, on a busy
 machine, too; what it must not do is to hold up flushes, shutdowns, or the other direction."""
 
-import ctypes
-import re
 import signal
 import sys
 import time
@@ -12,18 +10,9 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from harness import *  # noqa: E402
+from limit_signals import *  # noqa: E402
 
 KIB = 1 << 10
-LIBC = ctypes.CDLL(None, use_errno=True)
-# The values of limit_signal.cc.
-IS_LIMIT, REQUESTS, MORE = 1 << 63, 1 << 62, 1 << 57
-TOGETHER, READS, WRITES, READS_BURST = (field << 58 for field in range(4))
-
-
-def no_signal_waits(process):
-    """Whether the process has taken all signals that were sent to it."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return all(int(re.search(rf"^{name}:\s*(\w+)", status, re.M)[1], 16) == 0 for name in ("SigPnd", "ShdPnd"))
 
 
 def seconds_of(function):
@@ -168,13 +157,6 @@ def _(t):
     eq(client.read(14 * MIB, 4096), b"y" * 4096)
     client.disconnect()
     process.expect(EX_OK)
-
-
-def change_limits(process, *values):
-    """What `nbdinetctl limit` sends (limit_signal.h): a real-time signal with a value."""
-    for value in values:
-        if LIBC.sigqueue(process.pid, signal.SIGRTMIN + 1, ctypes.c_void_p(value)) != 0:
-            raise OSError(ctypes.get_errno(), "sigqueue")
 
 
 @test("a signal changes the limits of a connection while it is served, also of what is held")
