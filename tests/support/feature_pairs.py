@@ -17,8 +17,9 @@ TLS, EXCLUSIVE, DIRECTORY, READ_ONLY, PIPES = (
 STANDARD_ERROR, RUN, SIGNALS, SANDBOX, HANDED_OVER, COPIES, KEPT, PARTITIONS, NEGOTIATED = (
     "standard error", "--run", "signals", "sandbox", "handed-over files", "private copies", "kept copies", "partitions",
     "--negotiated")
+RULES = "rules"
 FEATURES = (TLS, EXCLUSIVE, DIRECTORY, READ_ONLY, PIPES, STANDARD_ERROR, RUN, SIGNALS, SANDBOX,
-            HANDED_OVER, COPIES, KEPT, PARTITIONS, NEGOTIATED)
+            HANDED_OVER, COPIES, KEPT, PARTITIONS, NEGOTIATED, RULES)
 
 WRITING = ((NBD_CMD_WRITE, 0, 0, 0, b"x" * 4096), (NBD_CMD_TRIM, 0, 4096),
            (NBD_CMD_WRITE_ZEROES, 0, 4096))
@@ -188,6 +189,20 @@ def only_nbd(client):
     eq(len(client._unread), 0, "bytes that nobody has asked for")  # pylint: disable=protected-access
     for word in (b"nbdinetd", b"serving", b"ended:"):
         eq(word in bytes(client.received), False, f"{word} among the client's bytes")
+
+
+# ------------------------------------------------------------------ rules
+
+def names(client):
+    return [name for name, _ in client.list_exports()]
+
+
+def hides(client, *hidden):
+    """These names have the reply of a name that no export has."""
+    no_export = [(NBD_REP_ERR_UNKNOWN, b"there is no export of this name")]
+    for name in hidden:
+        for option in (NBD_OPT_INFO, NBD_OPT_GO):
+            eq(client.haggle(option, Client.info_bytes(name)), no_export, name)
 
 
 # ------------------------------------------------------------------ copies
