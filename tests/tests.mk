@@ -181,6 +181,7 @@ python_tests = \
 	tests/system/exclusive_test.py \
 	tests/system/faults_test.py \
 	tests/system/feature_pairs_access_test.py \
+	tests/system/feature_pairs_limits_test.py \
 	tests/system/feature_pairs_test.py \
 	tests/system/from_a_program_test.py \
 	tests/system/generator_test.py \

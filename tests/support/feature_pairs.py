@@ -17,9 +17,9 @@ TLS, EXCLUSIVE, DIRECTORY, READ_ONLY, PIPES = (
 STANDARD_ERROR, RUN, SIGNALS, SANDBOX, HANDED_OVER, COPIES, KEPT, PARTITIONS, NEGOTIATED = (
     "standard error", "--run", "signals", "sandbox", "handed-over files", "private copies", "kept copies", "partitions",
     "--negotiated")
-RULES = "rules"
+RULES, LIMITS = "rules", "limits"
 FEATURES = (TLS, EXCLUSIVE, DIRECTORY, READ_ONLY, PIPES, STANDARD_ERROR, RUN, SIGNALS, SANDBOX,
-            HANDED_OVER, COPIES, KEPT, PARTITIONS, NEGOTIATED, RULES)
+            HANDED_OVER, COPIES, KEPT, PARTITIONS, NEGOTIATED, RULES, LIMITS)
 
 WRITING = ((NBD_CMD_WRITE, 0, 0, 0, b"x" * 4096), (NBD_CMD_TRIM, 0, 4096),
            (NBD_CMD_WRITE_ZEROES, 0, 4096))

@@ -4,7 +4,8 @@ can't meet is an error that says so.
 
 The file named after a feature tests the feature alone. A test here is about faults between two: a
 setting that is handed on by one way and not by the other, a message that reaches the client.
-The check that no pair is missing covers all files of pairs.
+feature_pairs_access_test.py has the pairs of rules, and feature_pairs_limits_test.py those of limits. The check
+that no pair is missing is here, and covers all of these files.
 
 It is longer than 500 lines because it has 91 pairs.
 """
