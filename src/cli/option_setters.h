@@ -9,10 +9,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/transfer_limit_argument.h"
 #include "base/transfer_limits.h"
 #include "cli/option_table.h"
 #include "cli/options.h"
-#include "cli/transfer_limit_argument.h"
 #include "server/access.h"
 
 namespace nbdinetd {

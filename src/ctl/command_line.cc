@@ -14,8 +14,8 @@
 #include "base/edit_distance.h"
 #include "base/errors.h"
 #include "base/time_span.h"
+#include "base/transfer_limit_argument.h"
 #include "cli/option_table.h"
-#include "cli/transfer_limit_argument.h"
 #include "ctl/time_argument.h"
 #include "ctl/verbs.h"
 

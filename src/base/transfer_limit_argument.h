@@ -1,6 +1,6 @@
 // The argument of --max-rate and --max-iops, NUMBER[:BURST].
-#ifndef NBDINETD_CLI_TRANSFER_LIMIT_ARGUMENT_H_
-#define NBDINETD_CLI_TRANSFER_LIMIT_ARGUMENT_H_
+#ifndef NBDINETD_BASE_TRANSFER_LIMIT_ARGUMENT_H_
+#define NBDINETD_BASE_TRANSFER_LIMIT_ARGUMENT_H_
 
 #include <string>
 #include <vector>
@@ -21,4 +21,4 @@ std::vector<std::string> TransferLimitArguments(const DirectionLimits& limits);
 
 }  // namespace nbdinetd
 
-#endif  // NBDINETD_CLI_TRANSFER_LIMIT_ARGUMENT_H_
+#endif  // NBDINETD_BASE_TRANSFER_LIMIT_ARGUMENT_H_

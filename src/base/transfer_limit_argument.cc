@@ -1,4 +1,4 @@
-#include "cli/transfer_limit_argument.h"
+#include "base/transfer_limit_argument.h"
 
 #include <cstdint>
 #include <optional>
