@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "absl/strings/string_view.h"
 #include "export/exclusive.h"
 
 namespace nbdinetd {
@@ -21,6 +22,10 @@ struct Grant {
   std::optional<Mode> mode = std::nullopt;
   // In place of --exclusive; nullopt: as --exclusive says.
   std::optional<Exclusive> exclusive = std::nullopt;
+  // The settings of the line, if max-rate= or max-iops= is among them, for
+  // TransferLimitsIn(); the numbers would make each line much larger. Refers to
+  // the line.
+  absl::string_view limits = {};
 };
 
 // The mode for people: "read-only", "read-write", "copy-on-write".

@@ -1,11 +1,13 @@
 #include "access/rule_line.h"
 
+#include <string>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "access/glob.h"
 #include "base/errors.h"
+#include "base/transfer_limit_argument.h"
 
 namespace nbdinetd {
 namespace {
@@ -25,6 +27,11 @@ bool IsControl(char c) {
 
 // ---- Settings
 
+struct Settings {
+  Grant grant = {};
+  TransferLimits limits = {};
+};
+
 absl::Status SetMode(Grant::Mode mode, Grant& grant) {
   // "ro cow" says that the export itself is only read.
   const bool is_copy_of_read_only = (mode == Grant::Mode::kPrivateCopy &&
@@ -43,11 +50,20 @@ absl::Status SetMode(Grant::Mode mode, Grant& grant) {
 }
 
 template <Grant::Mode kMode>
-absl::Status SetModeTo(absl::string_view /*value*/, Grant& grant) {
-  return SetMode(kMode, grant);
+absl::Status SetModeTo(absl::string_view /*value*/, Settings& settings) {
+  return SetMode(kMode, settings.grant);
 }
 
-absl::Status SetExclusive(absl::string_view value, Grant& grant) {
+template <absl::string_view const& kName,
+          DirectionLimits TransferLimits::*kKind>
+absl::Status AddLimit(absl::string_view value, Settings& settings) {
+  const std::string error = AddTransferLimit(value, settings.limits.*kKind);
+  if (error.empty()) return absl::OkStatus();
+  return Wrong(absl::StrCat(kName, value, ": ", error));
+}
+
+absl::Status SetExclusive(absl::string_view value, Settings& settings) {
+  Grant& grant = settings.grant;
   constexpr std::pair<absl::string_view, Exclusive> kWords[] = {
       {"off", Exclusive::kOff},
       {"refuse", Exclusive::kRefuse},
@@ -65,14 +81,19 @@ absl::Status SetExclusive(absl::string_view value, Grant& grant) {
 // A setting: a word, or with a = at its end the beginning of one.
 struct SettingRow {
   absl::string_view name;
-  absl::Status (*set)(absl::string_view value, Grant& grant);
+  absl::Status (*set)(absl::string_view value, Settings& settings);
 };
+
+constexpr absl::string_view kMaxRate = "max-rate=";
+constexpr absl::string_view kMaxIops = "max-iops=";
 
 constexpr SettingRow kSettings[] = {
     {"ro", SetModeTo<Grant::Mode::kReadOnly>},
     {"rw", SetModeTo<Grant::Mode::kReadWrite>},
     {"cow", SetModeTo<Grant::Mode::kPrivateCopy>},
     {"exclusive=", SetExclusive},
+    {kMaxRate, AddLimit<kMaxRate, &TransferLimits::bytes>},
+    {kMaxIops, AddLimit<kMaxIops, &TransferLimits::requests>},
 };
 
 const SettingRow* FindSetting(const Word& word) {
@@ -87,24 +108,35 @@ const SettingRow* FindSetting(const Word& word) {
 }
 
 // Takes the settings, of which `first` is the first.
-absl::Status TakeSettings(const Word& first, RuleWords& words, Grant& grant) {
+absl::Status TakeSettings(const Word& first, RuleWords& words,
+                          Settings& settings) {
   std::optional<Word> word = first;
+  const char* end = first.end;
   while (word.has_value()) {
     const SettingRow* row = FindSetting(*word);
     if (row == nullptr) {
       return Wrong(absl::StrCat(
           Quoted(word->text),
           " is no setting; the exports come first, and then ro, rw or cow, "
-          "and exclusive=; a name that looks like a setting needs quotes"));
+          "exclusive=, max-rate= and max-iops=; a name that looks like a "
+          "setting needs quotes"));
     }
-    absl::Status status = row->set(word->text.substr(row->name.size()), grant);
+    absl::Status status =
+        row->set(word->text.substr(row->name.size()), settings);
     if (!status.ok()) return status;
+    end = word->end;
     auto next = words.Next();
     if (!next.ok()) return next.status();
     word = *next;
   }
-  if (grant.mode.has_value()) return absl::OkStatus();
-  return Wrong("one of ro, rw and cow is needed");
+  if (!settings.grant.mode.has_value()) {
+    return Wrong("one of ro, rw and cow is needed");
+  }
+  if (settings.limits.bytes.given + settings.limits.requests.given != 0) {
+    settings.grant.limits = {first.begin,
+                             static_cast<size_t>(end - first.begin)};
+  }
+  return absl::OkStatus();
 }
 
 // Takes what follows WHO.
@@ -137,7 +169,10 @@ absl::Status TakeExports(RuleWords& words, RuleLine& line) {
             "all of them");
       }
       line.exports = {begin, static_cast<size_t>(end - begin)};
-      return TakeSettings(word, words, line.grant);
+      Settings settings;
+      absl::Status status = TakeSettings(word, words, settings);
+      line.grant = settings.grant;
+      return status;
     }
     if (absl::Status status = CheckGlob(word.text); !status.ok()) {
       return status;
@@ -149,6 +184,19 @@ absl::Status TakeExports(RuleWords& words, RuleLine& line) {
 }
 
 }  // namespace
+
+TransferLimits TransferLimitsIn(absl::string_view text) {
+  Settings settings;
+  RuleWords words(text);
+  // The words have been checked.
+  for (auto word = words.Next(); word.ok() && word->has_value();
+       word = words.Next()) {
+    if (const SettingRow* row = FindSetting(**word)) {
+      row->set((*word)->text.substr(row->name.size()), settings).IgnoreError();
+    }
+  }
+  return settings.limits;
+}
 
 absl::StatusOr<std::optional<Word>> RuleWords::Next() {
   size_t at = 0;

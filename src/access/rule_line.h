@@ -10,6 +10,9 @@
 // in rule_line.cc, and the first of them ends the exports. One of ro, rw and
 // cow must be there.
 //
+// max-rate= and max-iops= have the arguments of the options of these names, and
+// as with those, one of them may be there twice.
+//
 // A line is parsed without allocating memory: a file may have very many, of
 // which few are about the client at hand. Threads: any.
 #ifndef NBDINETD_ACCESS_RULE_LINE_H_
@@ -22,6 +25,7 @@
 #include "absl/strings/string_view.h"
 #include "access/grant.h"
 #include "access/who.h"
+#include "base/transfer_limits.h"
 
 namespace nbdinetd {
 
@@ -44,6 +48,10 @@ struct RuleLine {
 absl::StatusOr<std::optional<RuleLine>> ParseRuleLine(absl::string_view line,
                                                       WhoNames names,
                                                       KnownIds* ids);
+
+// The limits in `settings` (Grant::limits); a kind that isn't there was not
+// given.
+TransferLimits TransferLimitsIn(absl::string_view settings);
 
 // The words of a line, or of RuleLine::exports.
 class RuleWords {

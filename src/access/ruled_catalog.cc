@@ -5,6 +5,7 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "access/rule_line.h"
 #include "base/errors.h"
 #include "export/base_lock.h"
 #include "export/copy_on_write.h"
@@ -64,6 +65,19 @@ std::optional<ClientGrants::Decision> DecisionFor(const ClientGrants& grants,
   return decision;
 }
 
+TransferLimits LimitsFor(const ClientGrants& grants, const Catalog& catalog,
+                         absl::string_view name) {
+  TransferLimits limits;
+  for (const std::string& granted :
+       {catalog.WholeOf(name), std::string(name)}) {
+    const std::optional<ClientGrants::Decision> decision =
+        granted.empty() ? std::nullopt : grants.For(granted);
+    if (!decision.has_value()) continue;
+    limits = Replaced(limits, TransferLimitsIn(decision->grant.limits));
+  }
+  return limits;
+}
+
 absl::Status RuledCatalog::Hide(absl::string_view name) {
   // Its result says nothing about the export. A name that is no valid string
   // is the client's mistake, whoever it is.
@@ -107,6 +121,7 @@ absl::StatusOr<Catalog::Opened> RuledCatalog::Open(absl::string_view name) {
                      ", which was handed over, and whose locks are shared"));
   }
   opened->exclusive = grant.exclusive;
+  opened->limits = LimitsFor(grants_, inner_, canonical);
   opened->rule = grants_.PlaceOf(decision->line);
   return opened;
 }

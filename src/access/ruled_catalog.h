@@ -25,6 +25,7 @@
 #include "access/client_rules.h"
 #include "access/grant.h"
 #include "access/ruled_client.h"
+#include "base/transfer_limits.h"
 #include "export/catalog.h"
 
 namespace nbdinetd {
@@ -39,6 +40,12 @@ namespace nbdinetd {
 std::optional<ClientGrants::Decision> DecisionFor(const ClientGrants& grants,
                                                   const Catalog& catalog,
                                                   absl::string_view name);
+
+// The limits that the rules set in place of --max-rate and --max-iops; a kind
+// that they don't set was not given. A part of an export has the limits of the
+// export's line, but for those of its own line.
+TransferLimits LimitsFor(const ClientGrants& grants, const Catalog& catalog,
+                         absl::string_view name);
 
 class RuledCatalog : public Catalog {
  public:

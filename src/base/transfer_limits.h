@@ -28,6 +28,15 @@ struct TransferLimits {
   DirectionLimits requests = {};  // --max-iops
 };
 
+// `limits`, but for the kinds that were given in `others`, which hold in their
+// place.
+inline TransferLimits Replaced(TransferLimits limits,
+                               const TransferLimits& others) {
+  if (others.bytes.given != 0) limits.bytes = others.bytes;
+  if (others.requests.given != 0) limits.requests = others.requests;
+  return limits;
+}
+
 // Limits that may change while they hold.
 struct LiveLimits {
   TransferLimits now = {};

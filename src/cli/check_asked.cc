@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <optional>
 #include <set>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
@@ -13,6 +15,8 @@
 #include "access/client_rules.h"
 #include "access/ruled_catalog.h"
 #include "base/errors.h"
+#include "base/transfer_limit_argument.h"
+#include "base/transfer_limits.h"
 #include "export/exclusive.h"
 
 namespace nbdinetd {
@@ -51,6 +55,18 @@ std::string WordOf(Exclusive exclusive) {
   return "";
 }
 
+// The limits as settings of a rules line.
+std::string InWords(const TransferLimits& limits) {
+  std::vector<std::string> words;
+  for (const std::string& rate : TransferLimitArguments(limits.bytes)) {
+    words.push_back(absl::StrCat("max-rate=", rate));
+  }
+  for (const std::string& iops : TransferLimitArguments(limits.requests)) {
+    words.push_back(absl::StrCat("max-iops=", iops));
+  }
+  return absl::StrJoin(words, " ");
+}
+
 // How many exports are tried for other names: one file system has them all,
 // but for what is linked from elsewhere.
 constexpr int kMaxAliasTries = 16;
@@ -87,6 +103,7 @@ class Asker {
     CheckReport::Asked asked;
     asked.name = name;
     Exclusive exclusive = options_.exclusive;
+    TransferLimits limits = options_.transfer_limits;
     Grant::Mode mode = Grant::Mode::kReadWrite;
     if (grants != nullptr) {
       const auto decision = DecisionFor(*grants, catalog_, name);
@@ -97,10 +114,12 @@ class Asker {
       }
       mode = decision->grant.mode.value_or(Grant::Mode::kReadOnly);
       exclusive = decision->grant.exclusive.value_or(exclusive);
+      limits = Replaced(limits, LimitsFor(*grants, catalog_, name));
       asked.rule = grants->PlaceOf(decision->line);
     }
     asked.mode = ModeOf(options_, read_only, mode);
     asked.exclusive = WordOf(exclusive);
+    asked.limits = InWords(limits);
     report_.asked.push_back(std::move(asked));
   }
 
@@ -199,6 +218,8 @@ std::string AskedInWords(const CheckReport& report) {
         asked.exclusive.empty()
             ? ""
             : absl::StrCat(", alone (exclusive=", asked.exclusive, ")"),
+        asked.limits.empty() ? ""
+                             : absl::StrCat(", limited (", asked.limits, ")"),
         asked.rule.empty() ? "" : absl::StrCat(", by ", Quoted(asked.rule)),
         "\n");
   }

@@ -93,6 +93,7 @@ std::string AskedJson(const CheckReport::Asked& asked) {
   object.Add("export", JsonString(asked.name));
   object.AddText("mode", asked.mode);
   object.AddText("exclusive", asked.exclusive);
+  object.AddText("limits", asked.limits);
   object.AddText("rule", asked.rule);
   object.AddText("reason", asked.reason);
   return object.Json();

@@ -34,6 +34,7 @@ struct CheckReport {
     std::string name;
     std::string mode;       // empty: the export doesn't exist for it
     std::string exclusive;  // a word of --exclusive, or empty
+    std::string limits;     // as settings of a rules line, or empty
     std::string rule;       // FILE:LINE, or empty
     std::string reason;     // why it doesn't exist
   };

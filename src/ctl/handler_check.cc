@@ -177,7 +177,7 @@ void AddAnswers(absl::string_view report, std::vector<Finding>& findings) {
       return JsonText((*answer)[name]).value_or("");
     };
     const std::string mode = text("mode"), rule = text("rule");
-    const std::string exclusive = text("exclusive");
+    const std::string exclusive = text("exclusive"), limits = text("limits");
     gets_any |= !mode.empty();
     findings.push_back(
         mode.empty()
@@ -192,6 +192,7 @@ void AddAnswers(absl::string_view report, std::vector<Finding>& findings) {
                           exclusive.empty()
                               ? ""
                               : absl::StrCat(", exclusive=", exclusive),
+                          limits.empty() ? "" : absl::StrCat(", ", limits),
                           rule.empty() ? ""
                                        : absl::StrCat(", by ", Quoted(rule)))});
   }

@@ -14,6 +14,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/transfer_limits.h"
 #include "export/claimant.h"
 #include "export/exclusive.h"
 #include "export/export.h"
@@ -55,9 +56,11 @@ class Catalog {
     // Why the export is read-only without --readonly. Empty otherwise, and for
     // an export that is open from the start: its reason is logged already.
     std::string read_only_reason;
-    // What --rules say of the client's use of it: in place of --exclusive, and
-    // the place of the rule, FILE:LINE. Empty without them.
+    // What --rules say of the client's use of it: in place of --exclusive, of
+    // --max-rate and of --max-iops, and the place of the rule, FILE:LINE. Empty
+    // without them.
     std::optional<Exclusive> exclusive = std::nullopt;
+    TransferLimits limits = {};
     std::string rule = {};
   };
 

@@ -44,6 +44,7 @@ Negotiated Agree(const Catalog::Opened& opened, absl::string_view export_name,
   negotiated.catalog_name = opened.name;
   negotiated.read_only_reason = opened.read_only_reason;
   negotiated.exclusive = opened.exclusive;
+  negotiated.limits = opened.limits;
   negotiated.rule = opened.rule;
   negotiated.promises = PromisesFor(*opened.target, agreement, multi_conn);
   negotiated.style = agreement.style;

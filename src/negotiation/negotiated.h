@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "base/transfer_limits.h"
 #include "export/exclusive.h"
 #include "export/export.h"
 #include "protocol/reply.h"
@@ -24,6 +25,8 @@ struct Negotiated {
   std::string read_only_reason;
   // How it is to be locked, in place of --exclusive.
   std::optional<Exclusive> exclusive = std::nullopt;
+  // In place of --max-rate and --max-iops, for the kinds that were given.
+  TransferLimits limits;
   std::string rule;  // FILE:LINE of --rules; empty without them
   Promises promises;
   // Extended replies go with Promises::headers.

@@ -25,7 +25,7 @@ Transmission::Transmission(TransmissionSetup setup)
       progress_(setup.progress),
       limits_(setup.limits),
       limit_changes_(limits_ == nullptr ? 0 : limits_->changes),
-      pacer_(limits_ == nullptr ? TransferLimits() : limits_->now),
+      pacer_(LimitsNow()),
       replies_(channel_, negotiated_.style, statistics_, &pacer_),
       workers_(
           target_, [this] { LookBetweenPieces(); }, std::move(setup.event_fd)),
@@ -318,9 +318,14 @@ void Transmission::CarryOut(const Request& request) {
   }
 }
 
+TransferLimits Transmission::LimitsNow() const {
+  return Replaced(limits_ == nullptr ? TransferLimits() : limits_->now,
+                  negotiated_.limits);
+}
+
 void Transmission::ChangeLimits() {
   limit_changes_ = limits_->changes;
-  pacer_.Change(limits_->now, SteadyNow());
+  pacer_.Change(LimitsNow(), SteadyNow());
 }
 
 void Transmission::DropHeld() {

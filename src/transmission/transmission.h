@@ -87,7 +87,10 @@ class Transmission {
   void DropHeld();
   // Whether what was held has to be looked at before the next wait.
   bool HoldsAnew() const;
-  // Lets the limits hold as they are now.
+  // The limits as they are now: a line of --rules about the client says more
+  // than the options, which nbdinetctl may change meanwhile.
+  TransferLimits LimitsNow() const;
+  // Lets them hold.
   void ChangeLimits();
   // What has been accepted, and not answered.
   bool OwesReplies() const;

@@ -17,7 +17,9 @@
 #include "absl/strings/str_cat.h"
 #include "access/client_rules.h"
 #include "access/glob.h"
+#include "access/rule_line.h"
 #include "access/subject_pattern.h"
+#include "base/transfer_limits.h"
 #include "fuzz/simulation.h"
 
 namespace {
@@ -87,6 +89,11 @@ void CheckRules(const std::string& file, const PeerIdentity& peer,
     Require(!grants.WhyNot().empty(), "no reason");
     if (!decision.has_value()) continue;
     Require(decision->grant.mode.has_value(), "a grant without a mode");
+    const nbdinetd::TransferLimits limits =
+        nbdinetd::TransferLimitsIn(decision->grant.limits);
+    const bool has_limits = limits.bytes.given + limits.requests.given != 0;
+    Require(has_limits == !decision->grant.limits.empty(),
+            "limits of a line are lost");
     Require(!rules->gives_nothing(/*tls_is_possible=*/true),
             "whoever gets nothing gets something");
     // A line more that refuses everybody like this one takes nothing away from

@@ -382,7 +382,8 @@ def _(t):
     expect_written(image)
 
 
-@pair(RULES, LIMITS, "the clients of all lines are limited, a takeover by a line doesn't wait, and no line has limits")
+@pair(RULES, LIMITS, "the clients of all lines are limited, a takeover by a line doesn't wait, and a line has limits of its "
+      "own, which a change of the others leaves as they are")
 def _(t):
     image = t.pattern_image(MIB)
     option = rules(t, "127.0.0.1 * ro exclusive=off\nunix: * rw exclusive=takeover\n")
@@ -411,8 +412,24 @@ def _(t):
     let_go(client, held)
     copy_process.expect(EX_OK)
     eq(Path(t.path("base")).read_bytes() == pattern(0, MIB), True, "the file is as it was")
-    process, client = t.activated(rules(t, "unix: * rw max-rate=1\n"), image)
-    expect_gone(process, client, EX_CONFIG)
+    # The line's in place of the option's, of each kind.
+    process, client = t.activated(rules(t, "unix: * rw max-rate=0\n"), SLOW, image)
+    client.start()
+    for _ in range(2):
+        good(client)
+    leave(client)
+    process.expect(EX_OK)
+    option = rules(t, "unix: * rw max-rate=1:1\n")
+    for others in (["--max-rate=0"], ["--max-iops=1000000"], []):
+        process, client = t.activated(option, *others, image)
+        client.start()
+        held = hold(client)
+        change_limits(process, IS_LIMIT | TOGETHER | 0)
+        wait_until(lambda: no_signal_waits(process), "the process to take the signal")
+        expect_held(client, held)
+        process.signal(signal.SIGTERM)
+        let_go(client, held)
+        process.expect(EX_OK)
 
 
 if __name__ == "__main__":

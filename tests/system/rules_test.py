@@ -577,12 +577,13 @@ def check(t, *arguments, status=0):
 @test("--check --as says what a client would get, and which line says so")
 def _(t):
     files = directory(t, "golden", "scratch")
-    option = rules(t, "psk:alice golden ro\n192.0.2.0/24 scratch rw exclusive=wait\n"
+    option = rules(t, "psk:alice golden ro max-rate=2M max-iops=100:5\n192.0.2.0/24 scratch rw exclusive=wait\n"
                       "tls:CN=ci,* * cow\nuid:0 -\n* -\n")
     where = f"--directory={files}"
     path = t.path("rules")
     for who, lines, status in (
-            (["psk:alice"], [f'would let "psk:alice" use export "golden" read-only, by "{path}:1"',
+            (["psk:alice"], [f'would let "psk:alice" use export "golden" read-only, limited '
+                             f'(max-rate=2097152 max-iops=100:5), by "{path}:1"',
                              'would show "psk:alice" no export "scratch": of the lines of '], 0),
             (["192.0.2.7"], [f'would let "192.0.2.7" use export "scratch" read-write, alone (exclusive=wait), by '
                              f'"{path}:2"'], 0),

@@ -325,6 +325,42 @@ TEST_F(RuledCatalogTest, TwoConnectionsNeverHaveOneKeptCopy) {
             Exclusive::kWait);
 }
 
+TEST_F(RuledCatalogTest, ALineHasLimits) {
+  RuledCatalog& shown =
+      By("* golden ro max-iops=100 max-rate=1M:4K max-rate=0\n* scratch rw\n");
+  const TransferLimits limits = shown.Open("golden")->limits;
+  EXPECT_EQ(limits.bytes.given, 2);
+  EXPECT_FALSE(limits.bytes.together);
+  EXPECT_EQ(limits.bytes.reads.per_second, 1u << 20);
+  EXPECT_EQ(limits.bytes.reads.burst, 4u << 10);
+  EXPECT_FALSE(limits.bytes.writes.limits());
+  EXPECT_EQ(limits.requests.given, 1);
+  EXPECT_TRUE(limits.requests.together);
+  EXPECT_EQ(limits.requests.reads.per_second, 100u);
+  const TransferLimits none = shown.Open("scratch")->limits;
+  EXPECT_EQ(none.bytes.given + none.requests.given, 0);
+}
+
+TEST_F(RuledCatalogTest, APartitionHasTheLimitsOfItsDiskButForItsOwn) {
+  inner_.has_partitions = true;
+  struct {
+    const char* rules;
+    uint64_t rate;
+    uint64_t iops;
+  } const kRows[] = {
+      {"* golden rw max-rate=1 max-iops=2\n* golden:* rw\n", 1, 2},
+      {"* golden rw max-rate=1 max-iops=2\n* golden:* rw max-iops=3\n", 1, 3},
+      {"* golden rw\n* golden:* ro max-rate=4\n", 4, 0},
+      {"* golden ro max-rate=1\n* golden:* rw max-rate=5\n", 5, 0},
+      {"* golden:1 rw max-rate=6\n", 6, 0},
+  };
+  for (const auto& row : kRows) {
+    const TransferLimits limits = By(row.rules).Open("golden:1")->limits;
+    EXPECT_EQ(limits.bytes.reads.per_second, row.rate) << row.rules;
+    EXPECT_EQ(limits.requests.reads.per_second, row.iops) << row.rules;
+  }
+}
+
 TEST_F(RuledCatalogTest, APartitionIsAPartOfItsDisk) {
   inner_.has_partitions = true;
   struct {
