@@ -1,5 +1,6 @@
 """The two charts, as SVG written out by hand: bars for the rows, lines for the growth."""
 
+import dataclasses
 import math
 from xml.sax.saxutils import escape
 
@@ -7,38 +8,59 @@ import growth
 import servers
 from figures import FIGURES, Samples
 
-# Distinguishable to the colour-blind; nbdinetd's two are the dark ones.
-COLOURS = {servers.NBDINETD: "#d1495b", servers.NBDINETD_LISTENER: "#8c1c2e",
-           "nbdkit": "#30638e", servers.NBDKIT_SINGLE: "#7fb2d6", "qemu-nbd": "#edae49",
-           "nbd-server": "#7a9e7e"}
-INK, FAINT = "#222222", "#d8d8d8"
+@dataclasses.dataclass(frozen=True)
+class Colour:
+    """On a light screen, and on a dark one; the reader's decides (prefers-color-scheme)."""
+    name: str
+    light: str
+    dark: str
+
+
+# Distinguishable to the colour-blind; nbdinetd's two are the reds.
+COLOURS = {servers.NBDINETD: Colour("nbdinetd", "#d1495b", "#f0667a"),
+           servers.NBDINETD_LISTENER: Colour("listener", "#8c1c2e", "#b83a50"),
+           "nbdkit": Colour("nbdkit", "#30638e", "#4c8fc9"),
+           servers.NBDKIT_SINGLE: Colour("single", "#7fb2d6", "#a9cfea"),
+           "qemu-nbd": Colour("qemu", "#edae49", "#edae49"),
+           "nbd-server": Colour("nbdserver", "#7a9e7e", "#8db892")}
+# Variants of nbdinetd share it.
+VARIANT = Colour("variant", "#9b5de5", "#b78af0")
+INK, PAPER = Colour("ink", "#222222", "#e6e6e6"), Colour("paper", "#ffffff", "#161b22")
+FAINT, AXIS = Colour("faint", "#d8d8d8", "#3a4048"), Colour("axis", "#888888", "#8b949e")
+GRID, GOAL = Colour("grid", "#aaaaaa", "#6a737d"), Colour("goal", "#000000", "#ffffff")
 
 
 def colour(key):
-    """Variants of nbdinetd share what is left."""
-    return COLOURS.get(key, "#9b5de5")
+    return COLOURS.get(key, VARIANT)
 
 
 class Drawing:
+    """Elements have their light colour as an attribute, for programs that know no style sheets."""
+
     def __init__(self, width, height):
         self.width, self.height = width, height
-        self._elements = []
+        self._elements, self._colours = [], {}
 
-    def rectangle(self, x, y, width, height, colour):
+    def _paint(self, attribute, tint):
+        self._colours[attribute, tint] = None
+        return f'class="{attribute}-{tint.name}" {attribute}="{tint.light}"'
+
+    def rectangle(self, x, y, width, height, tint):
         self._elements.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
-                              f'height="{height:.1f}" fill="{colour}"/>')
+                              f'height="{height:.1f}" {self._paint("fill", tint)}/>')
 
-    def line(self, x1, y1, x2, y2, colour=INK, width=1.0, dashes=""):
+    def line(self, x1, y1, x2, y2, tint=INK, width=1.0, dashes=""):
         dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
         self._elements.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" '
-                              f'stroke="{colour}" stroke-width="{width}"{dashed}/>')
+                              f'{self._paint("stroke", tint)} stroke-width="{width}"{dashed}/>')
 
-    def path(self, points, colour):
+    def path(self, points, tint):
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        self._elements.append(f'<polyline points="{joined}" fill="none" stroke="{colour}" '
-                              'stroke-width="2"/>')
+        self._elements.append(f'<polyline points="{joined}" fill="none" '
+                              f'{self._paint("stroke", tint)} stroke-width="2"/>')
         for x, y in points:
-            self._elements.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>')
+            self._elements.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" '
+                                  f'{self._paint("fill", tint)}/>')
 
     def text(self, x, y, words, anchor="start", size=12, bold=False):
         weight = ' font-weight="bold"' if bold else ""
@@ -46,11 +68,15 @@ class Drawing:
                               f'font-size="{size}"{weight}>{escape(words)}</text>')
 
     def svg(self):
+        ground = f'<rect width="100%" height="100%" {self._paint("fill", PAPER)}/>\n'
+        ink = self._paint("fill", INK)
+        dark = "\n".join(f"  .{attribute}-{tint.name} {{ {attribute}: {tint.dark}; }}"
+                         for attribute, tint in self._colours)
         return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{self.width:.0f}" '
                 f'height="{self.height:.0f}" viewBox="0 0 {self.width:.0f} {self.height:.0f}" '
-                f'font-family="sans-serif" fill="{INK}">\n'
-                f'<rect width="100%" height="100%" fill="#ffffff"/>\n'
-                + "\n".join(self._elements) + "\n</svg>\n")
+                f'font-family="sans-serif" {ink}>\n'
+                f"<style>\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n</style>\n"
+                f"{ground}" + "\n".join(self._elements) + "\n</svg>\n")
 
 
 def _legend(drawing, y, keys):
@@ -106,7 +132,7 @@ def rows_chart(result):
                           if any(server.key in bars for _, _, bars in groups)])
     for half in range(int(scale_end * 2) + 1):
         x = left + half / 2 * scale
-        drawing.line(x, top, x, height - 24, "#888888" if half == 2 else FAINT,
+        drawing.line(x, top, x, height - 24, AXIS if half == 2 else FAINT,
                      1.5 if half == 2 else 1)
         if half % 2 == 0:
             drawing.text(x, height - 9, f"{half // 2} ×", "middle", 11)
@@ -121,7 +147,7 @@ def rows_chart(result):
                          f"{value:.{figure.digits}f} {figure.unit}{beyond}", size=7.5)
         if goal:
             x = left + min(goal, scale_end) * scale
-            drawing.line(x, y - 3, x, y + len(bars) * bar + 2, "#000000", 2)
+            drawing.line(x, y - 3, x, y + len(bars) * bar + 2, GOAL, 2)
         y += len(bars) * bar + gap
     return drawing.svg()
 
@@ -156,7 +182,7 @@ def _panel(drawing, x, y, width, height, series, taken, metric, unit):
             if value > 10.0 ** high:
                 break
             _, line_y = place(taken["points"][0], value)
-            drawing.line(x, line_y, x + width, line_y, FAINT if step > 1 else "#aaaaaa")
+            drawing.line(x, line_y, x + width, line_y, FAINT if step > 1 else GRID)
             if step == 1 or high - low <= 2:
                 drawing.text(x - 5, line_y + 4, f"{value:g}", "end", 10)
     for index, point in enumerate(taken["points"]):
