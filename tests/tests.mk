@@ -176,6 +176,8 @@ python_tests = \
 	tests/system/cow_test.py \
 	tests/system/kept_copies_test.py \
 	tests/system/directory_exports_test.py \
+	tests/system/document_settings_test.py \
+	tests/system/documents_test.py \
 	tests/system/distance_test.py \
 	tests/system/ends_test.py \
 	tests/system/exclusive_test.py \
@@ -204,6 +206,7 @@ python_tests = \
 	tests/system/other_release_test.py \
 	tests/system/peer_documents_test.py \
 	tests/system/pid1_boot_test.py \
+	tests/system/pid1_documents_test.py \
 	tests/system/pid1_exports_test.py \
 	tests/system/pid1_journal_test.py \
 	tests/system/pid1_units_test.py \
@@ -278,6 +281,8 @@ tests_support_eio_fs_LDADD = $(FUSE3_LIBS) -lpthread
 
 EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/system/pid1_nbdinetctl_test.py tests/support/nbdinetctl_schema.json \
+	tests/support/document_checks.py tests/support/documents.py \
+	tests/support/printed.py tests/support/sessions.py \
 	tests/support/client_root.py tests/support/clients.py \
 	tests/support/far_client.py tests/support/faults.py \
 	tests/support/feature_pairs.py \
