@@ -219,6 +219,7 @@ python_tests = \
 	tests/system/service_page_logging_test.py \
 	tests/system/service_page_systemd_test.py \
 	tests/system/shared_flags_test.py \
+	tests/system/stable_interface_test.py \
 	tests/system/stalled_daemons_test.py \
 	tests/system/standalone_test.py \
 	tests/system/superservers_test.py \
@@ -283,6 +284,7 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/system/pid1_nbdinetctl_test.py tests/support/nbdinetctl_schema.json \
 	tests/support/document_checks.py tests/support/documents.py \
 	tests/support/printed.py tests/support/sessions.py \
+	tests/support/stable_interface.json tests/support/stable_interface.py \
 	tests/support/client_root.py tests/support/clients.py \
 	tests/support/far_client.py tests/support/faults.py \
 	tests/support/feature_pairs.py \
