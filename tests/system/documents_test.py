@@ -249,6 +249,7 @@ def _(_t):
         named = re.findall(r"`((?:doc|bench|tests|units|src|man)/[\w@./-]+\.\w+)`", text) if path.suffix == ".md" else []
         missing += [f"{path.name}: {name}" for name in named
                     if name != "doc/proto.md"  # the specification's
+                    and not re.search(r"\b(PAGE|NAME|FILE)\b", name)
                     and not any((top / f"{name}{suffix}").exists() for top in (SRCDIR, BUILDDIR) for suffix in ("", ".in"))]
     eq(missing, [])
 
