@@ -34,12 +34,16 @@ def line_of(line, y):
 
 
 def svg(text):
-    """The picture of these lines, without a line that begins with a prompt and has nothing behind it."""
+    """The picture of these lines, with some room above each command."""
     lines = text.rstrip("\n").split("\n")
-    width = round(max(map(cells, lines)) * ADVANCE) + 2 * MARGIN
-    height = len(lines) * LEADING + 2 * MARGIN - (LEADING - SIZE)
-    shown = [line_of(line, MARGIN + SIZE - 2 + number * LEADING) for number, line in enumerate(lines) if line.strip()]
+    shown, y = [], MARGIN + SIZE - 2 - LEADING
+    for number, line in enumerate(lines):
+        y += LEADING + (LEADING // 2 if number and line.startswith(("# ", "$ ")) else 0)
+        if line.strip():
+            shown.append(line_of(line, y))
+    width, height = round(max(map(cells, lines)) * ADVANCE) + 2 * MARGIN, y + MARGIN
     return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-                      f'viewBox="0 0 {width} {height}">', f"<style>\n{STYLE}</style>",
-                      f'<rect class="screen" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="6"/>',
+                      f'viewBox="0 0 {width} {height}" font-family="monospace" font-size="{SIZE}">',
+                      f"<style>\n{STYLE}</style>",
+                      f'<rect class="screen" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="6" fill="#f6f8fa"/>',
                       *shown, "</svg>", ""])

@@ -82,7 +82,7 @@ class Reader(threading.Thread):
     def run(self):
         while not self._ended.is_set():
             self.client.read(0, MIB)
-            self._ended.wait(0.01)
+            self._ended.wait(0.005)
 
     def leave(self):
         self._ended.set()
@@ -140,7 +140,7 @@ def normalised(text, busy=False):
             (r"(?<=@)\d\S*", "INSTANCE"),
             (r"((?:127\.0\.0\.1|\[::1\]):)(?!10809\b|10810\b)\d+", r"\1PORT"),
             (r"\b\d+(?:\.\d+)?(?:[KMG])?/s", "RATE"),
-            *([(r"\b\d+\.\dM", "AMOUNT")] if busy else []),
+            *([(r"\b\d+\.\d[MG]", "AMOUNT")] if busy else []),
             (r"\b\d+(?:\.\d+)?(?:us|ms|s|min|h)\b(?: \d+(?:ms|s|min)\b)?(?: ago)?", "TIME"),
             (r"\b\d+(?:\.\d+)? (?:us|ms|s|min|h|microseconds)\b", "TIME"),
             (r"[ …]{2,}", "  ")):
