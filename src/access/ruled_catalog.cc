@@ -67,15 +67,14 @@ std::optional<ClientGrants::Decision> DecisionFor(const ClientGrants& grants,
 
 TransferLimits LimitsFor(const ClientGrants& grants, const Catalog& catalog,
                          absl::string_view name) {
-  TransferLimits limits;
-  for (const std::string& granted :
-       {catalog.WholeOf(name), std::string(name)}) {
-    const std::optional<ClientGrants::Decision> decision =
-        granted.empty() ? std::nullopt : grants.For(granted);
-    if (!decision.has_value()) continue;
-    limits = Replaced(limits, TransferLimitsIn(decision->grant.limits));
-  }
-  return limits;
+  const auto limits_of = [&grants](absl::string_view granted) {
+    const std::optional<ClientGrants::Decision> decision = grants.For(granted);
+    return decision.has_value() ? TransferLimitsIn(decision->grant.limits)
+                                : TransferLimits();
+  };
+  const std::string whole = catalog.WholeOf(name);
+  return Replaced(whole.empty() ? TransferLimits() : limits_of(whole),
+                  limits_of(name));
 }
 
 absl::Status RuledCatalog::Hide(absl::string_view name) {

@@ -341,6 +341,15 @@ TEST_F(RuledCatalogTest, ALineHasLimits) {
   EXPECT_EQ(none.bytes.given + none.requests.given, 0);
 }
 
+TEST_F(RuledCatalogTest, ALineHasLimitsForAnExportWithoutAName) {
+  const auto only = std::make_shared<FakeExport>(Export::Facts{});
+  const auto catalog = Catalog::OfOne(only, std::nullopt, "");
+  By("* * ro max-iops=5\n");
+  EXPECT_EQ(LimitsFor(rules_->For(client_.tls), *catalog, "")
+                .requests.reads.per_second,
+            5u);
+}
+
 TEST_F(RuledCatalogTest, APartitionHasTheLimitsOfItsDiskButForItsOwn) {
   inner_.has_partitions = true;
   struct {
