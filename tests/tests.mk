@@ -236,7 +236,8 @@ python_tests = \
 	tests/unit/architecture_test.py \
 	tests/unit/bench_figures_test.py \
 	tests/unit/formatting_test.py \
-	tests/unit/manual_test.py
+	tests/unit/manual_test.py \
+	tests/unit/packaging_test.py
 
 check_PROGRAMS =
 check_LIBRARIES =
@@ -306,7 +307,8 @@ check-local: all
 
 # What one runs between two edits.
 quick_tests = $(unit_tests) $(protocol_tests) tests/unit/architecture_test.py \
-	tests/unit/formatting_test.py tests/unit/manual_test.py
+	tests/unit/formatting_test.py tests/unit/manual_test.py \
+	tests/unit/packaging_test.py
 .PHONY: check-quick
 check-quick:
 	$(MAKE) check TESTS='$(quick_tests)' \
