@@ -9,6 +9,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "base/counter.h"
 
@@ -40,6 +41,18 @@ class Histogram {
 
   uint64_t count(size_t bucket) const { return counts_[bucket]; }
   uint64_t sum() const { return sum_; }
+  // Calls visit(bound, count) for each bucket that isn't empty. The bound is a
+  // std::optional<uint64_t>; the last bucket has none.
+  template <typename Visitor>
+  void ForEachBucket(Visitor visit) const {
+    for (size_t i = 0; i < kBuckets; ++i) {
+      const std::optional<uint64_t> bound =
+          i < kBounds ? std::optional<uint64_t>(Bound(i)) : std::nullopt;
+      if (const uint64_t of_bucket = count(i); of_bucket != 0) {
+        visit(bound, of_bucket);
+      }
+    }
+  }
   // Of all buckets.
   uint64_t count() const {
     uint64_t all = 0;

@@ -42,8 +42,10 @@ inline const char* NameOf(Command command) {
   return kNames[static_cast<size_t>(command)];
 }
 
+inline constexpr uint64_t kNsecPerUsec = 1000;
+
 // In nanoseconds: the bounds are 1 us, 2 us, ... 67 s.
-using LatencyHistogram = Histogram<1000, 27>;
+using LatencyHistogram = Histogram<kNsecPerUsec, 27>;
 // In bytes: the bounds are 512 bytes, 1 KiB, ... 4 GiB, which no request with a
 // compact header exceeds.
 using SizeHistogram = Histogram<512, 24>;

@@ -1,5 +1,6 @@
 #include "connection/connection_log.h"
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -14,8 +15,6 @@ namespace {
 
 // From here on, the last line names the longest request: people notice it.
 constexpr absl::Duration kLongRequest = absl::Seconds(1);
-
-constexpr uint64_t kNsecPerUsec = 1000;
 
 const char* ModeOf(const Export& target) {
   const Export::Facts& facts = target.facts();
@@ -99,16 +98,10 @@ std::vector<LogField> EndFields(const Ending& ending, absl::Duration duration) {
 template <typename H>
 std::string HistogramText(const H& histogram, uint64_t unit) {
   std::string text;
-  for (size_t i = 0; i < H::kBuckets; ++i) {
-    const uint64_t count = histogram.count(i);
-    if (count == 0) continue;
-    absl::StrAppend(&text, text.empty() ? "" : " ");
-    if (i + 1 == H::kBuckets) {
-      absl::StrAppend(&text, "inf:", count);
-    } else {
-      absl::StrAppend(&text, H::Bound(i) / unit, ":", count);
-    }
-  }
+  histogram.ForEachBucket([&](std::optional<uint64_t> bound, uint64_t count) {
+    absl::StrAppend(&text, text.empty() ? "" : " ",
+                    bound ? absl::StrCat(*bound / unit) : "inf", ":", count);
+  });
   return text;
 }
 

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -28,8 +29,6 @@ namespace {
 // A connection's process has few descriptors; one that has been taken over may
 // have many.
 constexpr int kMaxDescriptors = 1024;
-
-constexpr uint64_t kNsecPerUsec = 1000;
 
 // Opens the file for reading if it can be a page. A descriptor with O_PATH
 // tells, without the effects of an open, what file it is; that file is opened,
@@ -76,15 +75,11 @@ std::optional<Statistics> StatisticsOf(const LiveConnection& connection) {
 template <typename H>
 std::string BucketsJson(const H& histogram, uint64_t unit) {
   std::vector<std::string> buckets;
-  for (size_t i = 0; i < H::kBuckets; ++i) {
-    const uint64_t count = histogram.count(i);
-    if (count == 0) continue;
+  histogram.ForEachBucket([&](std::optional<uint64_t> bound, uint64_t count) {
     buckets.push_back(absl::StrCat(
-        "{",
-        i + 1 == H::kBuckets ? ""
-                             : absl::StrCat("\"le\":", H::Bound(i) / unit, ","),
+        "{", bound ? absl::StrCat("\"le\":", *bound / unit, ",") : "",
         "\"count\":", count, "}"));
-  }
+  });
   return absl::StrCat("[", absl::StrJoin(buckets, ","), "]");
 }
 

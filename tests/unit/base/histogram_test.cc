@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
 
 #include "base/statistics.h"
 
@@ -48,6 +51,18 @@ TEST(Histogram, CountsAndSumsAddUp) {
   EXPECT_EQ(histogram.count(SizeHistogram::kBuckets - 1), 1u);
   EXPECT_EQ(histogram.count(), 5u);
   EXPECT_EQ(histogram.sum(), 3 * 4096 + 7 + 4095u);
+}
+
+TEST(Histogram, VisitsTheBucketsThatAreNotEmpty) {
+  Histogram<16, 3> histogram;
+  histogram.Add(1, 5, 100);
+  histogram.Add(3, 2, 1000);
+  std::vector<std::pair<std::optional<uint64_t>, uint64_t>> seen;
+  histogram.ForEachBucket([&](std::optional<uint64_t> bound, uint64_t count) {
+    seen.emplace_back(bound, count);
+  });
+  const decltype(seen) wanted = {{32, 5}, {std::nullopt, 2}};
+  EXPECT_EQ(seen, wanted);
 }
 
 TEST(Counter, RaisesButNeverFalls) {
