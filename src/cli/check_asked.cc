@@ -218,8 +218,7 @@ std::string AskedInWords(const CheckReport& report) {
         asked.exclusive.empty()
             ? ""
             : absl::StrCat(", alone (exclusive=", asked.exclusive, ")"),
-        asked.limits.empty() ? ""
-                             : absl::StrCat(", limited (", asked.limits, ")"),
+        asked.limits.empty() ? "" : absl::StrCat(", with ", asked.limits),
         asked.rule.empty() ? "" : absl::StrCat(", by ", Quoted(asked.rule)),
         "\n");
   }

@@ -154,13 +154,26 @@ std::string VerbLines(const CompletedCommand& command) {
   return lines;
 }
 
-// The first word of the line that is a verb's name.
+// Finds the first word of the line that is a verb's name, and no argument of an
+// option.
 std::string VerbLine(const CompletedCommand& command) {
   if (command.verbs.empty()) return "";
   std::vector<std::string> names;
   for (const CompletedVerb& verb : command.verbs) names.push_back(verb.name);
-  return absl::StrCat("  verb=${before[(r)(", absl::StrJoin(names, "|"),
-                      ")]}\n");
+  return absl::StrCat("  local waiting='", WaitingWords(command),
+                      "' word is_argument=\n"
+                      "  for word in $before; do\n"
+                      "    if [[ -n $is_argument ]]; then\n"
+                      "      is_argument=\n"
+                      "    elif [[ $word =~ $waiting ]]; then\n"
+                      "      is_argument=yes\n"
+                      "    elif [[ $word == (",
+                      absl::StrJoin(names, "|"),
+                      ") ]]; then\n"
+                      "      verb=$word\n"
+                      "      break\n"
+                      "    fi\n"
+                      "  done\n");
 }
 
 }  // namespace

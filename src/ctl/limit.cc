@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
@@ -135,8 +136,14 @@ std::string ChangeConnections(Bus& bus, const CommandLine& line,
               ? "their processes have just started, or are older"
               : ErrnoText(error);
   }
+  // Its process knows best: it keeps the limits of the line.
+  const bool has_rules =
+      absl::c_any_of(target.arguments, [](absl::string_view argument) {
+        return absl::StartsWith(argument, "--rules");
+      });
   std::string text = absl::StrCat(
-      changed, changed == 1 ? " client has" : " clients have", " it already");
+      changed, changed == 1 ? " client has" : " clients have", " it already",
+      changed > 0 && has_rules ? ", unless a line of its rules limits it" : "");
   if (unchanged > 0) {
     absl::StrAppend(&text, ", ", unchanged,
                     " will have it when they connect again (", why, ")");

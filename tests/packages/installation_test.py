@@ -250,6 +250,7 @@ def _(t):
 @test("an upgrade honours a policy-rc.d that forbids the reload")
 def _(t):
     client = enter(LISTEN)
+    client.write(0, b"p" * 512)
     policy = machine.write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
     t.defer(policy.unlink)
     listener = main_process("nbdinetd-listen.service")
@@ -258,7 +259,7 @@ def _(t):
     policy.write_text("#!/bin/sh\nexit 0\n")
     dpkg("-i", SECOND)
     wait_until(lambda: main_process("nbdinetd-listen.service") == 0, "the handover")
-    eq(client.read(0, 512), client.read(0, 512))
+    eq(client.read(0, 512), b"p" * 512)
     client.disconnect()
 
 

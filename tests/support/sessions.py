@@ -1,5 +1,5 @@
 """Sessions at a terminal that the documents show: they run on a systemd of its own (pid1.py), for doc/record, which
-writes them down, and for readme_session_test.py, which compares."""
+writes them down, and for pid1_documents_test.py, which compares."""
 
 import re
 import threading
@@ -77,11 +77,13 @@ class Reader(threading.Thread):
 
     def __init__(self, address, name=""):
         super().__init__(daemon=True)
+        self.reads = 0
         self.client, self._ended = Client(connect(address)).start(name), threading.Event()
 
     def run(self):
         while not self._ended.is_set():
             self.client.read(0, MIB)
+            self.reads += 1
             self._ended.wait(0.005)
 
     def leave(self):
@@ -101,13 +103,13 @@ def pictures(machine):
     machine.systemctl("start", *(f"nbdinetd-{name}.socket" for name in EXPORTS))
     earlier = Reader(("127.0.0.1", 10809))
     earlier.start()
-    time.sleep(0.5)
+    wait_until(lambda: earlier.reads >= 100, "an earlier client to read")
     earlier.leave()
     settled(machine)
     readers = [Reader(("127.0.0.1", 10809)), Reader(("127.0.0.1", 10809)), Reader(("127.0.0.1", 10810), "debian.img")]
     for reader in readers:
         reader.start()
-    time.sleep(2)  # so that the rates are those of a second
+    wait_until(lambda: machine.run("nbdinetctl").stdout.count("/s") >= 2, "the rates of both exports")
     texts = {"nbdinetctl": replay(machine, COMMANDS["nbdinetctl"], lambda: None)}
     for reader in readers:
         reader.leave()
@@ -138,7 +140,7 @@ def normalised(text, busy=False):
             (r"\bnbdinetd\[\d+\]", "nbdinetd[PID]"),
             (r"\bprocess \d+", "process PID"),
             (r"(?<=@)\d\S*", "INSTANCE"),
-            (r"((?:127\.0\.0\.1|\[::1\]):)(?!10809\b|10810\b)\d+", r"\1PORT"),
+            (r"(?:127\.0\.0\.1|\[::1\]):(?!10809\b|10810\b)\d+", "LOCALHOST:PORT"),
             (r"\b\d+(?:\.\d+)?(?:[KMG])?/s", "RATE"),
             *([(r"\b\d+\.\d[MG]", "AMOUNT")] if busy else []),
             (r"\b\d+(?:\.\d+)?(?:us|ms|s|min|h)\b(?: \d+(?:ms|s|min)\b)?(?: ago)?", "TIME"),

@@ -1005,22 +1005,24 @@ def _(t):
     eq(rows("history", "--peer=192.0.2.99"), [])
 
 
+def completed(*words):
+    """What bash offers for the last word of a nbdinetctl command."""
+    script = (BUILDDIR / "completions/bash/nbdinetctl").read_text()
+    line = " ".join(("nbdinetctl", *words))
+    return machine.run("bash", "-c", f"{script}\nCOMP_LINE='{line}' COMP_POINT={len(line)} COMP_CWORD={len(words)}\n"
+                       f"COMP_WORDS=({' '.join(repr(word) for word in ('nbdinetctl', *words))})\n"
+                       "_nbdinetctl; printf '%s\\n' \"${COMPREPLY[@]}\"").stdout.split()
+
+
 @test("bash completes verbs, options, exports and peers")
 def _(t):
     start_shipped(t)
     client = client_of(t)
     wait_until(lambda: row_of("connections", "nbdinetd").get("peer"), "the status of the connection")
-    script = (SRCDIR / "completions" / "bash" / "nbdinetctl").read_text()
-
-    def completed(*words):
-        line = " ".join(f"'{word}'" for word in ("nbdinetctl", *words))
-        return machine.run("bash", "-c", f"{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words)}\n"
-                           "_nbdinetctl; printf '%s\\n' \"${COMPREPLY[@]}\"").stdout.split()
     eq(completed("disc"), ["disconnect"])
     eq(completed("list", "--no-l"), ["--no-legend"])
     contains("nbdinetd", completed("stop", "nbdi"))
     eq(completed("disconnect", "127"), [peer_of(client)])
-    eq(completed("--json=s"), ["short"])
 
 
 @test("a container that isn't there, and a host that can't be reached, are a sentence")
@@ -1038,11 +1040,8 @@ def _(t):
     Client(connection).start("$(touch${IFS}/run/by-a-client)`touch${IFS}/run/by-a-client`")
     peer = "127.0.0.1:%d" % connection.getsockname()[1]
     wait_until(lambda: row_of("connections", "nbdinetd").get("export_name"), "the status of the connection")
-    script = (SRCDIR / "completions" / "bash" / "nbdinetctl").read_text()
-    completed = machine.run("bash", "-c", f"{script}\nCOMP_WORDS=(nbdinetctl disconnect ''); COMP_CWORD=2\n"
-                            "_nbdinetctl; printf '%s\\n' \"${COMPREPLY[@]}\"").stdout.split()
     # An earlier test may have left a second export.
-    eq(sorted(set(completed) - {"nbdinetd-listen"}), [peer, "nbdinetd"])
+    eq(sorted(set(completed("disconnect", "")) - {"nbdinetd-listen"}), [peer, "nbdinetd"])
     eq(machine.path("/run/by-a-client").exists(), False)
 
 

@@ -582,8 +582,8 @@ def _(t):
     where = f"--directory={files}"
     path = t.path("rules")
     for who, lines, status in (
-            (["psk:alice"], [f'would let "psk:alice" use export "golden" read-only, limited '
-                             f'(max-rate=2097152 max-iops=100:5), by "{path}:1"',
+            (["psk:alice"], [f'would let "psk:alice" use export "golden" read-only, with '
+                             f'max-rate=2097152 max-iops=100:5, by "{path}:1"',
                              'would show "psk:alice" no export "scratch": of the lines of '], 0),
             (["192.0.2.7"], [f'would let "192.0.2.7" use export "scratch" read-write, alone (exclusive=wait), by '
                              f'"{path}:2"'], 0),
