@@ -263,6 +263,29 @@ def _(t):
     client.disconnect()
 
 
+@test("an upgrade leaves a service alone that can't hand over: it would refuse clients, or end them")
+def _(t):
+    own = ("127.0.0.1", 10813)
+    path = machine.write("/etc/systemd/system/own-nbd.service",
+                         "[Service]\nExecStart=/usr/sbin/nbdinetd -f -i 127.0.0.1 -p 10813 /srv/nbd/0.img\n"
+                         "ExecReload=/bin/kill -HUP $MAINPID\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "own-nbd.service")
+
+    def remove():
+        machine.systemctl("stop", "own-nbd.service")
+        path.unlink()
+        machine.systemctl("daemon-reload")
+    t.defer(remove)
+    wait_until(lambda: not is_refused(own), "the service to listen")
+    client = enter(own)
+    before_upgrade = main_process("own-nbd.service")
+    dpkg("-i", SECOND)
+    eq(main_process("own-nbd.service"), before_upgrade)
+    enter(own).disconnect()
+    client.disconnect()
+
+
 @test("a removal drains every connection, those from before a handover as well, and leaves only settings")
 def _(t):
     clients = [enter(address) for address in ADDRESSES]
@@ -271,8 +294,16 @@ def _(t):
     clients.append(enter(LISTEN))
     for client in clients:
         client.write(4096, b"before the removal")
+    # The administrator's own, with such a name.
+    backup = machine.write("/etc/systemd/system/nbdinetd-backup.service", "[Service]\nExecStart=/bin/sleep infinity\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "nbdinetd-backup.service")
     dpkg("-r", "nbdinetd")
     eq(status(), "rc")
+    eq(machine.systemctl("is-active", "nbdinetd-backup.service").strip(), "active")
+    machine.systemctl("stop", "nbdinetd-backup.service")
+    backup.unlink()
+    machine.systemctl("daemon-reload")
     for client in clients:
         client.expect_end()
         client.close()
