@@ -156,11 +156,23 @@ def names_of(value, name=""):
 def check_report(context):
     names = {}
     image = context.pattern_image(1 << 20)
+    rules = Path(context.path("rules"))
+    rules.write_text("192.0.2.7 * rw exclusive=wait max-rate=1M\n198.51.100.0/24 other ro\n192.0.2.0/24 -\n")
     for arguments in ([image], ["--negotiated=extended,base:allocation", "--block-size=512:4K:32M", image],
-                      ["--allow=127.0.0.1", "--as=127.0.0.1", image], [f"--directory={context.dir}"], ["-r", f"{image}.missing"]):
+                      ["--allow=127.0.0.1", "--as=127.0.0.1", image], [f"--directory={context.dir}"], ["-r", f"{image}.missing"],
+                      *([f"--rules={rules}", f"--as={who}", "--exclusive", image]
+                        for who in ("192.0.2.7", "192.0.2.8", "198.51.100.1")),
+                      ["--cow", "--cow-dir=memory", image]):
         text = output_of([NBDINETD, "--check=json", *arguments])[1]
         names.update(names_of(json.loads(matches(r"^\{.*$", text)[0])))
     return names
+
+
+def rule_settings():
+    text = source("src/access/rule_line.cc")
+    table = re.search(r"kSettings\[\] = \{(.*?)\n\};", text, re.S)[1]
+    names = dict(re.findall(r'absl::string_view (k\w+) = "(.*)";', text))
+    return sorted(names.get(name, name.strip('"')) for name in re.findall(r'^    \{("[^"]+"|k\w+),', table, re.M))
 
 
 def journal():
@@ -183,6 +195,7 @@ def current(context):
         "journal": journal(),
         "statuses": sorted(text for text in printed.statuses if not text.startswith("ending")),
         "check_json": check_report(context),
+        "rule_settings": rule_settings(),
         "nbdinetctl_json": json.loads((Path(__file__).resolve().parent / "nbdinetctl_schema.json").read_text()),
     }
     return {name: part for name, part in found.items() if part is not None}

@@ -9,7 +9,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 # pylint: disable=wrong-import-position
-from harness import SRCDIR, eq, main, test
+from harness import BUILDDIR, SRCDIR, eq, main, test
 
 VERSIONS = {
     "configure.ac": r"^AC_INIT\(\[nbdinetd\], \[(.*?)\]",
@@ -34,6 +34,12 @@ def _(_context):
 def _(_context):
     eq(version_in("nbdinetd (1.0) unstable; urgency=low\n", VERSIONS["debian/changelog"]), "1.0")
     eq(version_in("Name: x\nVersion:        2.0\n", VERSIONS["packaging/nbdinetd.spec"]), "2.0")
+
+
+@test("the units read their settings where the generator does, and not below the prefix")
+def _(_context):
+    made = (BUILDDIR / "Makefile").read_text()
+    eq(re.search(r"^sysconfdir = (.)", made, re.MULTILINE)[1], "/")
 
 
 @test("each package installs the build's packages that configure looks for")
