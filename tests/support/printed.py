@@ -27,7 +27,7 @@ def shape(text):
     text = re.sub(r"\b\d+ requests?|REQUESTS", "<requests>", text)
     text = re.sub(r"\b\d+ errors?|ERRORS", "<errors>", text)
     text = re.sub(r" as <name>|\[ as IDENTITY\]", "", text)
-    text = re.sub(r"in [\d.]+ m?s\b", "in <time>", text)
+    text = re.sub(r"in [\d.]+ (?:us|ms|s|min|h)\b(?: [\d.]+ (?:s|min)\b)?", "in <time>", text)
     text = re.sub(r"\b(?:\d+ connections?|CONNECTIONS)(?= now)", "<connections>", text)
     text = re.sub(r"\b(?:\d+|N)(?= (?:served|refused))", "<number>", text)
     return text

@@ -272,8 +272,10 @@ def _(t):
         eq(client.answer(cookie).check().data == pattern(i * 4096, 4096), True, "the bytes")
     change_limits(process, IS_LIMIT | MORE | TOGETHER | 1, IS_LIMIT | READS_BURST | 1)
     wait_until(lambda: no_signal_waits(process), "the signal to be taken")
-    # The bucket that is left may let this one pass.
+    # The bucket that is left may let this one pass. The flush lets the server see it before the others, with
+    # which it might pass a write instead.
     last = client.request(NBD_CMD_READ, 0, 4096)
+    client.flush()
     held = hold(client, first=False)
     shut_in(process.pid)
     lift(process, client, held)
