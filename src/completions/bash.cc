@@ -8,19 +8,9 @@
 namespace nbdinetd {
 namespace {
 
-// The commands that offer the forms.
 std::string Offers(const CompletedCommand& command,
                    const std::vector<Form>& forms) {
-  std::string words, functions;
-  for (const Form& form : forms) {
-    if (!form.literal.empty()) absl::StrAppend(&words, " ", form.literal);
-    if (!IsCompleted(form.placeholder)) continue;
-    absl::StrAppend(&functions, " _", command.name, "_", form.placeholder,
-                    form.literal.empty() ? "" : " ", form.literal, ";");
-  }
-  return words.empty()
-             ? functions
-             : absl::StrCat(" _", command.name, "_add", words, ";", functions);
+  return OfferingCommands(command, forms, "add");
 }
 
 std::string ArgumentCases(const CompletedCommand& command) {

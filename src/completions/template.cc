@@ -103,6 +103,21 @@ std::string WaitingWords(const CompletedCommand& command) {
                       letters.empty() ? "" : "|-", letters, ")$");
 }
 
+std::string OfferingCommands(const CompletedCommand& command,
+                             const std::vector<Form>& forms,
+                             absl::string_view add) {
+  std::string words, functions;
+  for (const Form& form : forms) {
+    if (!form.literal.empty()) absl::StrAppend(&words, " ", form.literal);
+    if (!IsCompleted(form.placeholder)) continue;
+    absl::StrAppend(&functions, " _", command.name, "_", form.placeholder,
+                    form.literal.empty() ? "" : " ", form.literal, ";");
+  }
+  return words.empty() ? functions
+                       : absl::StrCat(" _", command.name, "_", add, words, ";",
+                                      functions);
+}
+
 std::string SingleQuoted(absl::string_view text) {
   return absl::StrCat("'", absl::StrReplaceAll(text, {{"'", "'\\''"}}), "'");
 }

@@ -39,6 +39,13 @@ std::vector<std::string> SpellingsOf(const CompletedOption& option);
 // "--port", "-p", "-rp".
 std::string WaitingWords(const CompletedCommand& command);
 
+// The commands of bash or zsh that offer the forms; `add` is the function, with
+// its first arguments, that offers words. Words come first: in zsh, a literal
+// that is found is no longer there to be compared with others (compset -P).
+std::string OfferingCommands(const CompletedCommand& command,
+                             const std::vector<Form>& forms,
+                             absl::string_view add);
+
 // In single quotes, as bash and zsh read them.
 std::string SingleQuoted(absl::string_view text);
 

@@ -11,22 +11,11 @@
 namespace nbdinetd {
 namespace {
 
-// The commands that offer the forms. Words come first: a literal that is found
-// is no longer there to be compared with others (compset -P).
 std::string Offers(const CompletedCommand& command,
                    const std::vector<Form>& forms,
                    absl::string_view description) {
-  std::string words, functions;
-  for (const Form& form : forms) {
-    if (!form.literal.empty()) absl::StrAppend(&words, " ", form.literal);
-    if (!IsCompleted(form.placeholder)) continue;
-    absl::StrAppend(&functions, " _", command.name, "_", form.placeholder,
-                    form.literal.empty() ? "" : " ", form.literal, ";");
-  }
-  return words.empty()
-             ? functions
-             : absl::StrCat(" _", command.name, "_words ",
-                            SingleQuoted(description), words, ";", functions);
+  return OfferingCommands(command, forms,
+                          absl::StrCat("words ", SingleQuoted(description)));
 }
 
 std::string ArgumentCases(const CompletedCommand& command) {
