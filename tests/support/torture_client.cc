@@ -26,6 +26,19 @@ std::string CommandName(uint16_t command) {
 
 }  // namespace
 
+TortureModel::Outcome OutcomeOf(const Request& request, const Reply& reply) {
+  using enum TortureModel::Outcome;
+  if (reply.error == kNbdEnotsup) return kRefused;
+  if (reply.error == kNbdEshutdown) {
+    // A write is all carried out or not begun. The pieces of a trim or a
+    // zeroing end at a shutdown, and only a structured reply says whether one
+    // had begun.
+    const bool unbegun = reply.message == "the server is shutting down";
+    return request.type == kCmdWrite || unbegun ? kRefused : kMaybe;
+  }
+  return reply.error != kNbdOk || request.type == kCmdTrim ? kMaybe : kDone;
+}
+
 TortureClient::TortureClient(Peer& peer, TortureModel& model,
                              const Setup& setup)
     : peer_(peer), model_(model), setup_(setup), random_(setup.seed) {}
@@ -231,13 +244,7 @@ void TortureClient::Complete(const Operation& operation, const Reply& reply) {
 void TortureClient::CompleteChange(const Operation& operation,
                                    const Reply& reply) {
   const Request& request = operation.request;
-  if (reply.error == kNbdEnotsup || reply.error == kNbdEshutdown) {
-    model_.End(operation.change, TortureModel::Outcome::kRefused);
-  } else if (reply.error != kNbdOk || request.type == kCmdTrim) {
-    model_.End(operation.change, TortureModel::Outcome::kMaybe);
-  } else {
-    model_.End(operation.change, TortureModel::Outcome::kDone);
-  }
+  model_.End(operation.change, OutcomeOf(request, reply));
   if (OneIn(3)) to_read_.push_back({request.offset, request.length});
   if (to_read_.size() > 32) to_read_.erase(to_read_.begin());
   // Before anybody has asked for a flush: what isn't on the storage yet is

@@ -17,6 +17,9 @@
 
 namespace nbdtest {
 
+// What the reply to a request that changes bytes says of them.
+TortureModel::Outcome OutcomeOf(const Request& request, const Reply& reply);
+
 class TortureClient {
  public:
   struct Setup {

@@ -673,6 +673,23 @@ TEST(TortureModel, RefusesAWriteThatHappenedAlthoughItWasRefused) {
                           VersionBytes(change.version, 0, 4096)));
 }
 
+TEST(TortureClient, TakesAZeroingThatAShutdownEndedForOneThatMayHaveBegun) {
+  using enum TortureModel::Outcome;
+  Reply reply;
+  reply.error = kNbdEshutdown;
+  for (const uint16_t type : {kCmdTrim, kCmdWriteZeroes}) {
+    reply.message = "the server is shutting down";
+    EXPECT_EQ(OutcomeOf({.type = type}, reply), kRefused);
+    reply.message =
+        "the connection is ending, and the server has not carried out all of "
+        "the request";
+    EXPECT_EQ(OutcomeOf({.type = type}, reply), kMaybe);
+    reply.message.clear();
+    EXPECT_EQ(OutcomeOf({.type = type}, reply), kMaybe);
+  }
+  EXPECT_EQ(OutcomeOf({.type = kCmdWrite}, reply), kRefused);
+}
+
 const bool kRegistered = [] {
   std::printf("# NBDINETD_TORTURE_SEED=%llu\n",
               static_cast<unsigned long long>(Seed()));
