@@ -113,6 +113,7 @@ unit_sources = \
 	tests/unit/transmission/task_test.cc \
 	tests/unit/transmission/way_choice_test.cc \
 	tests/unit/transmission/workers_test.cc \
+	tests/unit/transmission/write_receiver_test.cc \
 	tests/unit/transmission/zero_copy_test.cc
 
 unit_tests = tests/unit/unit_test

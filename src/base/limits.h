@@ -66,7 +66,7 @@ inline constexpr uint64_t kMaxTaskPieces = 1 << 18;
 // has been written since. The memory of dropped pages is used for the next
 // ones, and little of it stays in the processor's cache; scattered pages are
 // written back in one pass over the file, which is worth more of them.
-inline constexpr uint64_t kWriteBackBytes = 4 << 20;
+inline constexpr uint64_t kWriteBackBytes = 2 << 20;
 inline constexpr uint64_t kScatteredWriteBackBytes = 16 << 20;
 // The buffer of a thread for reads and writes beside the page cache
 // (--cache=none) that aren't aligned to the blocks of the storage.

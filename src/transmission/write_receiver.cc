@@ -4,14 +4,18 @@
 
 #include "absl/types/span.h"
 #include "base/limits.h"
-#include "base/page_size.h"
 
 namespace nbdinetd {
 namespace {
 
 // A payload longer than kPieceBytes is written in pieces of at least this
-// length. They end at a page of the file, so that no page is written twice.
+// length.
 constexpr size_t kMinWritePiece = 64 << 10;
+
+// Those pieces end at multiples of this in the file: no page is written twice,
+// and the kernel can put each piece into few large folios of its page cache,
+// which begin at multiples of their length.
+constexpr size_t kWritePieceAlignment = 128 << 10;
 
 }  // namespace
 
@@ -79,7 +83,7 @@ bool WriteReceiver::WritePiece(PendingWrite& write) {
   size_t piece = std::min<uint64_t>(
       {left, channel_.input().size(), uint64_t{kPieceBytes}});
   if (piece < left) {
-    piece -= std::min<uint64_t>(piece, (offset + piece) % PageBytes());
+    piece -= std::min<uint64_t>(piece, (offset + piece) % kWritePieceAlignment);
     if (piece < kMinWritePiece) {
       channel_.MakeRoomFor(kPieceBytes);
       return false;
