@@ -23,15 +23,19 @@ COLOURS = {servers.NBDINETD: Colour("nbdinetd", "#d1495b", "#f0667a"),
            servers.NBDKIT_SINGLE: Colour("single", "#7fb2d6", "#a9cfea"),
            "qemu-nbd": Colour("qemu", "#edae49", "#edae49"),
            "nbd-server": Colour("nbdserver", "#7a9e7e", "#8db892")}
-# Variants of nbdinetd share it.
-VARIANT = Colour("variant", "#9b5de5", "#b78af0")
+# For variants of nbdinetd, in the order in which they come.
+VARIANTS = [Colour("variant", "#9b5de5", "#b78af0"), Colour("variant2", "#5a2a9c", "#8d63d2")]
+_variants = {}  # the index of each one's colour
 INK, PAPER = Colour("ink", "#222222", "#e6e6e6"), Colour("paper", "#ffffff", "#161b22")
 FAINT, AXIS = Colour("faint", "#d8d8d8", "#3a4048"), Colour("axis", "#888888", "#8b949e")
 GRID, GOAL = Colour("grid", "#aaaaaa", "#6a737d"), Colour("goal", "#000000", "#ffffff")
 
 
 def colour(key):
-    return COLOURS.get(key, VARIANT)
+    """A variant keeps the colour of its first use."""
+    if key in COLOURS:
+        return COLOURS[key]
+    return VARIANTS[_variants.setdefault(key, len(_variants)) % len(VARIANTS)]
 
 
 class Drawing:
