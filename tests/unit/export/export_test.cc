@@ -691,6 +691,9 @@ TEST_P(FileExportTest, AFlushThatHasFailedFailsForEver) {
 TEST_P(FileExportTest,
        ADurableWriteThatFailsWhereAPlainOneWouldNotFailsEveryLaterFlush) {
   UniqueFd setting(open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC));
+  if (!setting.valid() && errno == EROFS) {
+    GTEST_SKIP() << "/proc is mounted read-only";
+  }
   ASSERT_TRUE(setting.valid());
   Bytes value(16, '\0');
   const ssize_t n = pread(setting.get(), value.data(), value.size(), 0);
