@@ -58,6 +58,7 @@ unit_sources = \
 	tests/unit/export/cache_modes_test.cc \
 	tests/unit/export/calls_under_way_test.cc \
 	tests/unit/export/catalog_test.cc \
+	tests/unit/export/coherence_test.cc \
 	tests/unit/export/copy_on_write_test.cc \
 	tests/unit/export/direct_test.cc \
 	tests/unit/export/directory_test.cc \
@@ -69,7 +70,9 @@ unit_sources = \
 	tests/unit/export/kept_header_test.cc \
 	tests/unit/export/kept_merge_test.cc \
 	tests/unit/export/layers_test.cc \
+	tests/unit/export/mount_table_test.cc \
 	tests/unit/export/page_cache_test.cc \
+	tests/unit/export/storage_promises_test.cc \
 	tests/unit/generator/careful_look_test.cc \
 	tests/unit/generator/export_definition_test.cc \
 	tests/unit/generator/export_file_test.cc \
@@ -204,6 +207,7 @@ python_tests = \
 	tests/system/old_kernels_test.py \
 	tests/system/partitions_test.py \
 	tests/system/parts_test.py \
+	tests/system/storage_promises_test.py \
 	tests/system/other_release_test.py \
 	tests/system/peer_documents_test.py \
 	tests/system/pid1_boot_test.py \

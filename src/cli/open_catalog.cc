@@ -28,6 +28,16 @@ void LogNotices(const Log& log, const std::string& name, const Export& target,
               ReadOnlyNotice(name, read_only_reason),
               {{"NBD_REASON", read_only_reason}});
   }
+  if (target.facts().lacks_direct) {
+    log.Write(
+        Priority::kNotice,
+        absl::StrCat(
+            Quoted(name), " is on ", target.facts().storage.promises->name,
+            ", which can't be written to beside the page cache (O_DIRECT): "
+            "other hosts see what clients write once it is flushed, or "
+            "later; --cache=writeback says that this is meant, and "
+            "--shared=no that no other host serves it"));
+  }
   if (target.facts().unserved_bytes > 0) {
     log.Write(Priority::kNotice,
               absl::StrCat("the last ", target.facts().unserved_bytes,
@@ -135,7 +145,7 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenCatalog(
   if (!catalog.ok() || !copies.enabled) return catalog;
   if (copies.keep) {
     return WithKeptCopies(*std::move(catalog), copies,
-                          invocation.options.export_settings.cache);
+                          invocation.options.export_settings);
   }
   absl::StatusOr<PrivateCopy> copy = PrivateCopy::Create(copies);
   if (!copy.ok()) return copy.status();

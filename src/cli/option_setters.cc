@@ -194,16 +194,17 @@ absl::Status SetSize(const GivenOption& given, Options& options) {
 }
 
 absl::Status SetCache(const GivenOption& given, Options& options) {
-  return SetWord<CacheMode>(given,
-                            {{"writeback", CacheMode::kWriteback},
-                             {"writethrough", CacheMode::kWritethrough},
-                             {"drop", CacheMode::kDrop},
-                             {"none", CacheMode::kNone},
-                             {"direct", CacheMode::kNone},
-                             {"directsync", CacheMode::kDirectsync}},
-                            "use writeback, writethrough, drop, none (or "
-                            "direct) or directsync",
-                            options.export_settings.cache);
+  return SetWord<std::optional<CacheMode>>(
+      given,
+      {{"writeback", CacheMode::kWriteback},
+       {"writethrough", CacheMode::kWritethrough},
+       {"drop", CacheMode::kDrop},
+       {"none", CacheMode::kNone},
+       {"direct", CacheMode::kNone},
+       {"directsync", CacheMode::kDirectsync}},
+      "use writeback, writethrough, drop, none (or "
+      "direct) or directsync",
+      options.export_settings.cache);
 }
 
 absl::Status SetCow(const GivenOption& given, Options& options) {
@@ -271,6 +272,19 @@ absl::Status SetNegotiated(const GivenOption& given, Options& options) {
   }
   agreement.base_allocation = true;
   return absl::OkStatus();
+}
+
+absl::Status SetShared(const GivenOption& given, Options& options) {
+  return SetWord<std::optional<bool>>(
+      given, {{"auto", std::nullopt}, {"yes", true}, {"no", false}},
+      "use auto, yes or no", options.export_settings.shared);
+}
+
+absl::Status SetExclusiveScope(const GivenOption& given, Options& options) {
+  return SetWord<ExclusiveScope>(
+      given,
+      {{"host", ExclusiveScope::kHost}, {"cluster", ExclusiveScope::kCluster}},
+      "use host or cluster", options.exclusive_scope);
 }
 
 absl::Status SetExclusive(const GivenOption& given, Options& options) {

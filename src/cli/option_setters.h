@@ -100,6 +100,8 @@ absl::Status SetCowStale(const GivenOption& given, Options& options);
 absl::Status SetCowDir(const GivenOption& given, Options& options);
 absl::Status SetCowSize(const GivenOption& given, Options& options);
 absl::Status SetMultiConn(const GivenOption& given, Options& options);
+absl::Status SetShared(const GivenOption& given, Options& options);
+absl::Status SetExclusiveScope(const GivenOption& given, Options& options);
 absl::Status SetNegotiated(const GivenOption& given, Options& options);
 absl::Status SetExclusive(const GivenOption& given, Options& options);
 absl::Status SetSandbox(const GivenOption& given, Options& options);

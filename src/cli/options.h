@@ -46,6 +46,7 @@ struct Options {
   std::string rules;  // --rules; empty for none
   AskedClient asked;  // --as
   Exclusive exclusive = Exclusive::kOff;
+  ExclusiveScope exclusive_scope = ExclusiveScope::kHost;
   bool force_share = false;
   std::optional<bool> multi_conn;  // --multi-conn; nullopt: auto
   SandboxMode sandbox = kDefaultSandbox;

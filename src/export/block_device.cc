@@ -39,10 +39,12 @@ bool BlockDeviceExport::IsReadOnly(int fd) {
 }
 
 absl::StatusOr<std::unique_ptr<StoredExport>> BlockDeviceExport::Create(
-    const std::string& path, UniqueFd fd, bool read_only, Sharing sharing) {
+    const std::string& path, UniqueFd fd, const Opening& opening) {
   Facts facts;
   facts.block_device = true;
-  facts.sharing = sharing;
+  facts.sharing = opening.sharing;
+  facts.read_only = opening.read_only;
+  facts.storage = opening.storage;
   if (ioctl(fd.get(), BLKGETSIZE64, &facts.size_bytes) != 0) {
     return ErrnoStatus(errno, absl::StrCat("failed to get the size of block "
                                            "device ",
@@ -62,7 +64,6 @@ absl::StatusOr<std::unique_ptr<StoredExport>> BlockDeviceExport::Create(
   facts.block_sizes.preferred =
       std::has_single_bit(preferred) && preferred <= (1 << 20) ? preferred
                                                                : 4096;
-  facts.read_only = read_only;
   return std::unique_ptr<StoredExport>(new BlockDeviceExport(
       path, std::move(fd), facts,
       std::max(static_cast<uint64_t>(logical), PageBytes())));

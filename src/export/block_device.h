@@ -11,8 +11,7 @@ class BlockDeviceExport : public StoredExport {
   // Reads the size, the block sizes and the rotational flag from the device by
   // ioctl(2). Internal when the device reports no size.
   static absl::StatusOr<std::unique_ptr<StoredExport>> Create(
-      const std::string& path, UniqueFd fd, bool read_only,
-      Sharing sharing = Sharing::kOwn);
+      const std::string& path, UniqueFd fd, const Opening& opening);
   // Whether the device is read-only (BLKROGET); open(2) for writing succeeds on
   // such a device all the same.
   static bool IsReadOnly(int fd);

@@ -95,25 +95,24 @@ absl::Status Direct::OpenError(const StoredExport& base, int error_number) {
                      absl::StatusCode::kUnavailable);
 }
 
-absl::StatusOr<std::unique_ptr<Export>> Direct::Create(
-    std::unique_ptr<StoredExport> base, UniqueFd fd) {
-  if (!IsSameFile(base->lock_fd(), fd.get())) {
+absl::StatusOr<DirectAlignment> Direct::FindAlignment(const StoredExport& base,
+                                                      int fd) {
+  if (!IsSameFile(base.lock_fd(), fd)) {
     return absl::UnavailableError(
-        absl::StrCat("failed to open ", Quoted(base->path()),
+        absl::StrCat("failed to open ", Quoted(base.path()),
                      ": it was replaced at the same time"));
   }
-  const std::optional<DirectAlignment> alignment =
-      FindDirectAlignment(fd.get());
-  if (!alignment.has_value()) return NotDirect(*base);
-  return CreateWith(std::move(base), std::move(fd), *alignment);
+  const std::optional<DirectAlignment> alignment = FindDirectAlignment(fd);
+  if (!alignment.has_value()) return NotDirect(base);
+  return *alignment;
 }
 
-absl::StatusOr<std::unique_ptr<Export>> Direct::CreateWith(
-    std::unique_ptr<StoredExport> base, UniqueFd fd,
-    DirectAlignment alignment) {
+std::unique_ptr<Export> Direct::Create(std::unique_ptr<StoredExport> base,
+                                       UniqueFd fd, DirectAlignment alignment) {
   Facts facts = base->facts();
   facts.block_sizes.preferred = std::max(
       facts.block_sizes.preferred, static_cast<uint32_t>(alignment.block));
+  facts.direct_block_bytes = static_cast<uint32_t>(alignment.block);
   return std::unique_ptr<Export>(
       new Direct(std::move(base), facts, std::move(fd), alignment));
 }

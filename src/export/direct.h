@@ -39,14 +39,14 @@ namespace nbdinetd {
 
 class Direct : public Layer {
  public:
-  // `fd` is the file of `base`, open with O_DIRECT for what `base` may do.
-  // Unavailable when it is another file, or can't be read with any alignment.
-  static absl::StatusOr<std::unique_ptr<Export>> Create(
-      std::unique_ptr<StoredExport> base, UniqueFd fd);
-  // The same with an alignment that is known.
-  static absl::StatusOr<std::unique_ptr<Export>> CreateWith(
-      std::unique_ptr<StoredExport> base, UniqueFd fd,
-      DirectAlignment alignment);
+  // `fd` is the file of `base`, open with O_DIRECT for what `base` may do, and
+  // `alignment` is its own.
+  static std::unique_ptr<Export> Create(std::unique_ptr<StoredExport> base,
+                                        UniqueFd fd, DirectAlignment alignment);
+  // That alignment. Unavailable when `fd` is another file, or can't be read
+  // with any.
+  static absl::StatusOr<DirectAlignment> FindAlignment(const StoredExport& base,
+                                                       int fd);
   // The status when the file of `base` can't be opened with O_DIRECT, with the
   // errno value of open(2).
   static absl::Status OpenError(const StoredExport& base, int error_number);

@@ -22,6 +22,7 @@
 #include "base/unique_fd.h"
 #include "base/utf8.h"
 #include "export/open.h"
+#include "export/storage.h"
 #include "partition/partition_name.h"
 
 namespace nbdinetd {
@@ -398,7 +399,13 @@ absl::StatusOr<std::unique_ptr<Catalog>> OpenDirectory(
     }
     return ErrnoStatus(errno, what, absl::StatusCode::kNotFound);
   }
-  return std::make_unique<DirectoryCatalog>(path, std::move(fd), settings,
+  struct stat st;
+  if (FileStatus(fd.get(), &st) != 0) {
+    return ErrnoStatus(errno, what, absl::StatusCode::kNotFound);
+  }
+  ExportSettings known = settings;
+  known.known_storage = KnownStorage{st.st_dev, StorageOf(fd.get(), st)};
+  return std::make_unique<DirectoryCatalog>(path, std::move(fd), known,
                                             default_name, std::move(tables));
 }
 

@@ -66,6 +66,12 @@ enum class Exclusive {
   kTakeover,  // signals the holder to end, and waits for it
 };
 
+// --exclusive-scope: whom the lock has to exclude.
+enum class ExclusiveScope {
+  kHost,     // the processes of this host
+  kCluster,  // those of all hosts that could serve the export
+};
+
 // The default action of SIGURG is to ignore it (signal(7)). A process that
 // holds a lock must handle it like SIGTERM.
 inline constexpr int kTakeoverSignal = SIGURG;

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
@@ -18,6 +19,7 @@
 #include "absl/types/span.h"
 #include "base/block_sizes.h"
 #include "export/extents.h"
+#include "export/storage.h"
 #include "export/storage_error.h"
 
 namespace nbdinetd {
@@ -52,7 +54,16 @@ class Export {
     // Other processes share the description of lock_fd(), and so its locks,
     // although requests that write use another one.
     bool shares_locks = false;
+    // Of what has the locks: with --cow the original, with --cow=keep the copy.
+    Storage storage = {};
+    // Requests pass by the page cache, in whole blocks of so many bytes; 0:
+    // they don't. kNoBlock: no request of a client covers whole blocks.
+    uint32_t direct_block_bytes = 0;
+    // They would by default (StoragePromises::direct_by_default), but the
+    // storage can't do that.
+    bool lacks_direct = false;
   };
+  static constexpr uint32_t kNoBlock = std::numeric_limits<uint32_t>::max();
 
   virtual ~Export() = default;
   Export(const Export&) = delete;

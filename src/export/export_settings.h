@@ -1,4 +1,5 @@
-// The administrator's choices for all exports. Plain values.
+// The administrator's choices for all exports, and what is known of them before
+// the sandbox. Plain values.
 #ifndef NBDINETD_EXPORT_EXPORT_SETTINGS_H_
 #define NBDINETD_EXPORT_EXPORT_SETTINGS_H_
 
@@ -6,6 +7,7 @@
 #include <optional>
 
 #include "base/block_sizes.h"
+#include "export/storage.h"
 #include "partition/partition_name.h"
 
 namespace nbdinetd {
@@ -36,13 +38,20 @@ enum class CacheMode {
 
 struct ExportSettings {
   bool read_only = false;
-  CacheMode cache = CacheMode::kWriteback;
+  // nullopt: kNone where the storage needs it (StoragePromises), else
+  // kWriteback.
+  std::optional<CacheMode> cache = std::nullopt;
   std::optional<Part> part = std::nullopt;
   // In place of `part`: a partition by the table in the file.
   std::optional<PartitionName> partition = std::nullopt;
   std::optional<SizeChange> size = std::nullopt;
   // Without them, the storage decides what is preferred.
   std::optional<BlockSizes> block_sizes = std::nullopt;
+  // Whether other hosts serve the same file or device; nullopt: the storage
+  // decides (--shared).
+  std::optional<bool> shared = std::nullopt;
+  // Set by a catalog that opens exports in the sandbox.
+  std::optional<KnownStorage> known_storage = std::nullopt;
 };
 
 }  // namespace nbdinetd

@@ -2,7 +2,6 @@
 
 #include <linux/fiemap.h>
 #include <linux/fs.h>
-#include <linux/magic.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -14,15 +13,10 @@
 
 #include "base/file_status.h"
 #include "base/limits.h"
+#include "export/storage_promises.h"
 
 namespace nbdinetd {
 namespace {
-
-// Some versions of linux/magic.h lack these.
-constexpr uint64_t kXfsMagic = 0x58465342;
-constexpr uint64_t kF2fsMagic = 0xf2f52010;
-constexpr uint64_t kExfatMagic = 0x2011bab0;
-constexpr uint64_t kNtfs3Magic = 0x7366746e;
 
 // The most extents per system call: 14 KiB on a worker's stack.
 constexpr uint32_t kMapExtents = 256;
@@ -253,24 +247,13 @@ void AlignExtents(uint64_t minimum, uint64_t length, Extents* extents) {
 
 ExtentSource ExtentSourceOf(int fd) {
   struct statfs st;
-  if (fstatfs(fd, &st) != 0) return ExtentSource::kSeekAfterSync;
-  switch (static_cast<uint64_t>(st.f_type)) {
-    case EXT4_SUPER_MAGIC:  // also ext2 and ext3
-      return IsPlainExt4File(fd) ? ExtentSource::kMap
-                                 : ExtentSource::kSeekWhereClean;
-    case kXfsMagic:
-      return ExtentSource::kMapWithoutHoles;
-    case BTRFS_SUPER_MAGIC:
-    case TMPFS_MAGIC:
-      return ExtentSource::kSeek;
-    case kF2fsMagic:
-    case kExfatMagic:
-    case kNtfs3Magic:
-    case MSDOS_SUPER_MAGIC:
-      return ExtentSource::kSeekWhereClean;
-    default:
-      return ExtentSource::kSeekAfterSync;
-  }
+  const uint64_t magic =
+      fstatfs(fd, &st) == 0 ? static_cast<uint32_t>(st.f_type) : 0;
+  const ExtentSource source = PromisesOfFileSystem(magic, "").holes;
+  // ext4, ext3 or ext2: it depends on the file.
+  return source != ExtentSource::kMap || IsPlainExt4File(fd)
+             ? source
+             : ExtentSource::kSeekWhereClean;
 }
 
 int FindExtents(int fd, const ExtentQuery& query, ExtentSource source,

@@ -4,7 +4,7 @@
 // because a client doesn't read it. SEEK_DATA and FS_IOC_FIEMAP report the
 // blocks on the storage; whether they count dirty pages as data depends on the
 // file system, and some don't. ExtentSource therefore depends on the file
-// system; for an unknown one it is the safest, kSeekAfterSync.
+// system; for an unknown one it is kSeekAfterSync.
 //
 // SEEK_DATA needs two system calls for each extent, FIEMAP one for hundreds.
 // FIEMAP alone isn't enough in two cases, where SEEK_DATA decides: in an
@@ -48,7 +48,10 @@ enum class ExtentSource {
   // Like kSeekWhereClean, but the pages may belong to another file (overlayfs)
   // or another machine; used after a sync.
   kSeekAfterSync,
+  // What is reported as a hole may hold data, also after a sync: all is data.
+  kNoHoles,
 };
+
 // Moves the ends of the extents to multiples of `minimum`, a power of 2, so
 // that a hole covers none of the data: a hole becomes shorter, and may vanish.
 // The first extent begins at a multiple, and so does the end of the range,
@@ -56,9 +59,9 @@ enum class ExtentSource {
 // least one remains.
 void AlignExtents(uint64_t minimum, uint64_t length, Extents* extents);
 
-// Depends on the type of the file system and the flags of the file, which may
-// change while it is open. kSeekAfterSync for an unknown file system, or when
-// fstatfs(2) fails.
+// Depends on the type of the file system (StoragePromises::holes) and the flags
+// of the file, which may change while it is open. kSeekAfterSync for an unknown
+// file system, or when fstatfs(2) fails.
 ExtentSource ExtentSourceOf(int fd);
 
 // The range from `offset` to `end` of a file with `size` bytes in the export.

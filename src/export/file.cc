@@ -56,11 +56,11 @@ std::unique_ptr<Export> FileExport::CreateTemporary(const std::string& path,
 std::unique_ptr<StoredExport> FileExport::Create(const std::string& path,
                                                  UniqueFd fd,
                                                  const struct stat& st,
-                                                 bool read_only,
-                                                 Sharing sharing) {
+                                                 const Opening& opening) {
   Facts facts = FactsOf(st);
-  facts.sharing = sharing;
-  facts.read_only = read_only;
+  facts.sharing = opening.sharing;
+  facts.read_only = opening.read_only;
+  facts.storage = opening.storage;
   return std::unique_ptr<StoredExport>(
       new FileExport(path, std::move(fd), facts));
 }

@@ -14,8 +14,7 @@ class FileExport : public StoredExport {
   static std::unique_ptr<StoredExport> Create(const std::string& path,
                                               UniqueFd fd,
                                               const struct stat& st,
-                                              bool read_only,
-                                              Sharing sharing = Sharing::kOwn);
+                                              const Opening& opening);
   // The same for a file that is deleted when the connection ends.
   static std::unique_ptr<Export> CreateTemporary(const std::string& path,
                                                  UniqueFd fd,

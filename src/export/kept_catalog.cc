@@ -1,5 +1,6 @@
 #include "export/kept_catalog.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -9,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "base/file_status.h"
 #include "export/base_lock.h"
 #include "export/cache_modes.h"
 #include "export/copy_on_write.h"
@@ -18,6 +20,7 @@
 #include "export/kept_name.h"
 #include "export/layer.h"
 #include "export/slice.h"
+#include "export/storage.h"
 
 namespace nbdinetd {
 namespace {
@@ -42,11 +45,13 @@ std::string CurrentDirectory() {
 
 class KeptCatalog : public ForwardingCatalog {
  public:
+  // `storage` is that of the copies.
   KeptCatalog(std::unique_ptr<Catalog> inner, const CopySettings& settings,
-              CacheMode cache, KeptDirectory directory)
+              CacheMode cache, const Storage& storage, KeptDirectory directory)
       : ForwardingCatalog(std::move(inner)),
         settings_(settings),
         cache_(cache),
+        storage_(storage),
         directory_(std::move(directory)),
         copy_fd_(directory_.copy_fd()) {}
 
@@ -54,7 +59,8 @@ class KeptCatalog : public ForwardingCatalog {
     absl::StatusOr<Opened> opened = inner().Open(name);
     if (!opened.ok()) return opened;
     // The export below has the promises of the copy that follows.
-    const Export::Facts facts = KeptFacts(opened->target->facts());
+    Export::Facts facts = KeptFacts(opened->target->facts());
+    facts.storage = storage_;
     opened->target =
         std::make_shared<Slice>(std::move(opened->target), 0, facts);
     return opened;
@@ -97,6 +103,7 @@ class KeptCatalog : public ForwardingCatalog {
 
   const CopySettings settings_;
   const CacheMode cache_;
+  const Storage storage_;
   const std::string boot_id_ = ReadBootId();
   const std::string working_directory_ = CurrentDirectory();
   KeptDirectory directory_;
@@ -206,7 +213,7 @@ absl::StatusOr<std::shared_ptr<Export>> KeptCatalog::Claim(
   if (!base.ok()) return base;
   absl::StatusOr<std::shared_ptr<Export>> copy =
       OpenCopy(directory_.Release(), *std::move(base),
-               {*std::move(found), boot_id_, settings_.max_bytes});
+               {*std::move(found), boot_id_, settings_.max_bytes, storage_});
   const bool is_stored_at_once =
       cache_ == CacheMode::kWritethrough || cache_ == CacheMode::kDirectsync;
   if (!copy.ok() || !is_stored_at_once) return copy;
@@ -217,7 +224,7 @@ absl::StatusOr<std::shared_ptr<Export>> KeptCatalog::Claim(
 
 absl::StatusOr<std::unique_ptr<Catalog>> WithKeptCopies(
     std::unique_ptr<Catalog> inner, const CopySettings& settings,
-    CacheMode cache) {
+    const ExportSettings& exports) {
   const std::string path = CopyDirectory(settings);
   if (path.empty()) {
     return absl::InvalidArgumentError(
@@ -226,8 +233,13 @@ absl::StatusOr<std::unique_ptr<Catalog>> WithKeptCopies(
   }
   absl::StatusOr<KeptDirectory> directory = KeptDirectory::Open(path);
   if (!directory.ok()) return directory.status();
-  return std::make_unique<KeptCatalog>(std::move(inner), settings, cache,
-                                       *std::move(directory));
+  struct stat st;
+  const Storage storage = FileStatus(directory->fd(), &st) == 0
+                              ? StorageOf(directory->fd(), st)
+                              : Storage();
+  return std::make_unique<KeptCatalog>(
+      std::move(inner), settings, exports.cache.value_or(CacheMode::kWriteback),
+      WithShared(storage, exports.shared), *std::move(directory));
 }
 
 }  // namespace nbdinetd

@@ -19,7 +19,7 @@ namespace nbdinetd {
 // KeptDirectory::Open().
 absl::StatusOr<std::unique_ptr<Catalog>> WithKeptCopies(
     std::unique_ptr<Catalog> inner, const CopySettings& settings,
-    CacheMode cache);
+    const ExportSettings& exports);
 
 }  // namespace nbdinetd
 

@@ -306,9 +306,11 @@ absl::StatusOr<std::shared_ptr<Export>> OpenCopy(UniqueFd fd,
   if (FileStatus(number, &st) != 0) return CantOpen(*base, "fstat", errno);
   Export::Facts data = KeptFacts(base->facts());
   data.block_sizes = BlockSizes();
-  std::unique_ptr<Export> file = std::make_unique<Slice>(
-      FileExport::Create(base->path(), std::move(fd), st, /*read_only=*/false),
-      0, data);
+  data.storage = copy.storage;
+  std::unique_ptr<Export> file =
+      std::make_unique<Slice>(FileExport::Create(base->path(), std::move(fd),
+                                                 st, {.storage = copy.storage}),
+                              0, data);
   // KeptOverlay flushes by itself.
   file = std::make_unique<LossMark>(
       std::move(file), std::move(found),
@@ -327,7 +329,8 @@ absl::StatusOr<std::shared_ptr<Export>> OpenCopy(UniqueFd fd,
         std::move(file), Quota::Limit{copy.max_bytes, counted, has_holes},
         std::move(stored));
   }
-  const Export::Facts facts = KeptFacts(base->facts());
+  Export::Facts facts = KeptFacts(base->facts());
+  facts.storage = copy.storage;
   if (block == 0) return CloneOf(std::move(base), std::move(file), facts);
   std::unique_ptr<BlockMap> copied = MapOfBlocks(size, block);
   if (copied == nullptr) return CantOpen(*base, "its map", ENOMEM);

@@ -62,6 +62,7 @@ struct ServedCopy {
   FoundHeader found;
   std::string boot_id;
   uint64_t max_bytes;
+  Storage storage = {};  // of the copy
 };
 // The copy at `fd`, whose header is `copy.found`, as an export. `base` is what
 // it is a copy of. Internal when it can't be read.

@@ -37,8 +37,9 @@ bool ForBytes(uint64_t begin, uint64_t end, Visit visit) {
 // written would otherwise look like a hole.
 bool HasCertainHoles(int fd) {
   const ExtentSource source = ExtentSourceOf(fd);
-  return source != ExtentSource::kSeekWhereClean &&
-         source != ExtentSource::kSeekAfterSync;
+  return source == ExtentSource::kMap ||
+         source == ExtentSource::kMapWithoutHoles ||
+         source == ExtentSource::kSeek;
 }
 
 absl::string_view View(const unsigned char* bytes, uint64_t size) {

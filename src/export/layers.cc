@@ -28,7 +28,10 @@ Export::Facts WithSize(Export::Facts facts, uint64_t size_bytes) {
 
 std::unique_ptr<Export> Cut(std::unique_ptr<Export> base, uint64_t begin,
                             uint64_t size_bytes) {
-  const Export::Facts facts = WithSize(base->facts(), size_bytes);
+  Export::Facts facts = WithSize(base->facts(), size_bytes);
+  if (facts.direct_block_bytes != 0 && begin % facts.direct_block_bytes != 0) {
+    facts.direct_block_bytes = Export::kNoBlock;
+  }
   return std::make_unique<Slice>(std::move(base), begin, facts);
 }
 

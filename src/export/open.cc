@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
@@ -12,8 +13,11 @@
 #include "export/block_device.h"
 #include "export/cache_modes.h"
 #include "export/direct.h"
+#include "export/direct_alignment.h"
 #include "export/file.h"
 #include "export/layers.h"
+#include "export/slice.h"
+#include "export/storage.h"
 #include "export/stored_export.h"
 #include "partition/partition_table.h"
 
@@ -33,21 +37,33 @@ absl::Status NoInput(const std::string& path, absl::string_view reason) {
       absl::StrCat("failed to open ", Quoted(path), ": ", reason));
 }
 
+Storage StorageWith(const ExportSettings& settings, int fd,
+                    const struct stat& st) {
+  return WithShared(settings.known_storage.has_value()
+                        ? StorageInSandbox(fd, st, *settings.known_storage)
+                        : StorageOf(fd, st),
+                    settings.shared);
+}
+
 // Makes an export of an open file. NotFound when it can't be one.
 absl::StatusOr<std::unique_ptr<StoredExport>> StoredExportOf(
-    UniqueFd fd, const std::string& path, bool read_only,
+    UniqueFd fd, const std::string& path, const ExportSettings& settings,
     std::string* read_only_reason, Export::Sharing sharing) {
   struct stat st;
   if (FileStatus(fd.get(), &st) != 0) return NoInput(path, ErrnoText(errno));
+  StoredExport::Opening opening = {.read_only = settings.read_only,
+                                   .sharing = sharing};
   if (S_ISREG(st.st_mode)) {
-    return FileExport::Create(path, std::move(fd), st, read_only, sharing);
+    opening.storage = StorageWith(settings, fd.get(), st);
+    return FileExport::Create(path, std::move(fd), st, opening);
   }
   if (S_ISBLK(st.st_mode)) {
-    if (!read_only && BlockDeviceExport::IsReadOnly(fd.get())) {
-      read_only = true;
+    if (!opening.read_only && BlockDeviceExport::IsReadOnly(fd.get())) {
+      opening.read_only = true;
       *read_only_reason = "the block device is read-only";
     }
-    return BlockDeviceExport::Create(path, std::move(fd), read_only, sharing);
+    opening.storage = StorageWith(settings, fd.get(), st);
+    return BlockDeviceExport::Create(path, std::move(fd), opening);
   }
   return NoInput(path, S_ISDIR(st.st_mode)
                            ? "it is a directory"
@@ -62,26 +78,65 @@ struct Source {
   TableReader* tables = nullptr;  // reads the table of a partition
 };
 
-// `stored` beside the page cache.
-absl::StatusOr<std::unique_ptr<Export>> OpenDirect(
-    std::unique_ptr<StoredExport> stored, const Source& source) {
-  if (stored->shares_description()) {
+// The file of an export beside the page cache.
+struct DirectFile {
+  UniqueFd fd;
+  DirectAlignment alignment;
+};
+absl::StatusOr<DirectFile> OpenDirectFile(const StoredExport& stored,
+                                          const Source& source) {
+  if (stored.shares_description()) {
     return NoInput(source.path,
                    "--cache=none needs a descriptor of its own, and this "
                    "process may not open the file that was handed over anew: "
                    "give it the right to, or use another --cache");
   }
-  const int access = stored->lock_fd_is_read_only() ? O_RDONLY : O_RDWR;
+  const int access = stored.lock_fd_is_read_only() ? O_RDONLY : O_RDWR;
   UniqueFd fd(source.open_with(access | O_DIRECT | kOpenFlags));
-  if (!fd.valid()) return Direct::OpenError(*stored, errno);
-  return Direct::Create(std::move(stored), std::move(fd));
+  if (!fd.valid()) return Direct::OpenError(stored, errno);
+  const absl::StatusOr<DirectAlignment> alignment =
+      Direct::FindAlignment(stored, fd.get());
+  if (!alignment.ok()) return alignment.status();
+  return DirectFile{std::move(fd), *alignment};
+}
+
+// `stored` beside the page cache.
+absl::StatusOr<std::unique_ptr<Export>> OpenDirect(
+    std::unique_ptr<StoredExport> stored, const Source& source) {
+  absl::StatusOr<DirectFile> file = OpenDirectFile(*stored, source);
+  if (!file.ok()) return file.status();
+  return Direct::Create(std::move(stored), std::move(file->fd),
+                        file->alignment);
+}
+
+// Whether other hosts see what clients write only if it passes by the page
+// cache. What clients only read stays in it: many machines start from one
+// image.
+bool NeedsDirect(const Export::Facts& facts) {
+  return facts.storage.promises->direct_by_default &&
+         facts.storage.served_by == OtherHosts::kYes && !facts.read_only;
+}
+
+// `stored` with the use of the page cache that it has without --cache.
+std::unique_ptr<Export> WithDefaultCache(std::unique_ptr<StoredExport> stored,
+                                         const Source& source) {
+  if (!NeedsDirect(stored->facts())) return stored;
+  absl::StatusOr<DirectFile> file = OpenDirectFile(*stored, source);
+  if (file.ok()) {
+    return Direct::Create(std::move(stored), std::move(file->fd),
+                          file->alignment);
+  }
+  Export::Facts facts = stored->facts();
+  facts.lacks_direct = true;
+  return std::make_unique<Slice>(std::move(stored), 0, facts);
 }
 
 // `stored` with its use of the page cache.
 absl::StatusOr<std::unique_ptr<Export>> WithCacheMode(
-    std::unique_ptr<StoredExport> stored, CacheMode mode,
+    std::unique_ptr<StoredExport> stored, std::optional<CacheMode> mode,
     const Source& source) {
-  switch (mode) {
+  if (!mode.has_value()) return WithDefaultCache(std::move(stored), source);
+  switch (*mode) {
     case CacheMode::kWriteback:
       break;
     case CacheMode::kWritethrough:
@@ -127,9 +182,8 @@ absl::StatusOr<Part> FindPart(const Export& stored, const PartitionName& name,
 absl::StatusOr<std::unique_ptr<Export>> ExportOf(
     UniqueFd fd, const Source& source, ExportSettings settings,
     std::string* read_only_reason) {
-  absl::StatusOr<std::unique_ptr<StoredExport>> stored =
-      StoredExportOf(std::move(fd), source.path, settings.read_only,
-                     read_only_reason, source.sharing);
+  absl::StatusOr<std::unique_ptr<StoredExport>> stored = StoredExportOf(
+      std::move(fd), source.path, settings, read_only_reason, source.sharing);
   if (!stored.ok()) return stored.status();
   if (settings.partition.has_value()) {
     absl::StatusOr<Part> part = FindPart(**stored, *settings.partition, source);

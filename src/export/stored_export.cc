@@ -336,8 +336,13 @@ int StoredExport::FindExtents(uint64_t offset, uint64_t length, size_t limit,
     return 0;
   }
   const ExtentSource source = ExtentSourceOf(fd());
-  if (source == ExtentSource::kSeekAfterSync && facts().temporary) {
-    // Looking for holes isn't worth a sync that nothing else needs.
+  // Of a FUSE file system, only the type of the mount tells.
+  const bool has_no_holes =
+      source == ExtentSource::kNoHoles ||
+      facts().storage.promises->holes == ExtentSource::kNoHoles;
+  // Looking for holes isn't worth a sync that nothing else needs.
+  if (has_no_holes ||
+      (source == ExtentSource::kSeekAfterSync && facts().temporary)) {
     out->push_back({facts().size_bytes - offset, false});
     return 0;
   }

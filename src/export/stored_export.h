@@ -28,6 +28,13 @@ inline constexpr int kRwfNoAppend = 0x20;
 
 class StoredExport : public Export {
  public:
+  // How the file was opened, and where.
+  struct Opening {
+    bool read_only = false;
+    Sharing sharing = Sharing::kOwn;
+    Storage storage = {};
+  };
+
   std::optional<Location> Locate(uint64_t offset,
                                  uint64_t length) const override {
     return Location{fd(), offset, length};

@@ -141,7 +141,8 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"ioctl", When::kAlways, 0, "FindExtents", Is(1, FS_IOC_FIEMAP)},
     {"ioctl", When::kAlways, 0, "ExtentSourceOf", Is(1, FS_IOC_GETFLAGS)},
     {"sync_file_range", When::kAlways, 0, "StoredExport::WriteBack"},
-    {"fstatfs", When::kAlways, 0, "ExtentSourceOf, ReadCached, PageCache"},
+    {"fstatfs", When::kAlways, 0,
+     "StorageInSandbox, ExtentSourceOf, ReadCached, PageCache"},
     {"fstat", When::kAlways, 0, "ExportOf, FileExport::Zero, FindExtents"},
 #ifndef NBDINETD_HAS_FSTAT_CALL
     {"newfstatat", When::kAlways, 0, "the same, where there is no fstat",

@@ -113,7 +113,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   storage.read_only = settings.read_only;
   std::unique_ptr<nbdinetd::Export> file = nbdinetd::FileExport::Create(
       "/no/such/file", nbdinetd::UniqueFd(kStorageFd), storage.Stat(),
-      settings.read_only);
+      {.read_only = settings.read_only});
   simulation.stored_export = static_cast<nbdinetd::FileExport*>(file.get());
   const std::shared_ptr<nbdinetd::Export> target =
       *nbdinetd::WithLayers(std::move(file), settings);

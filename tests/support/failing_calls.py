@@ -99,6 +99,7 @@ ERRORS = {
     "flock": [_E.EWOULDBLOCK, _E.ENOLCK, _E.ENOSYS],
     "fork": [_E.EAGAIN, _E.ENOMEM, _E.ENOSYS],
     "fstat": [_E.EIO, _E.ENOMEM, _E.EOVERFLOW],
+    "readlink": [_E.EACCES, _E.ENOENT, _E.ENOMEM],
     "fstatfs": [_E.EIO, _E.EINTR, _E.ENOMEM, _E.ENOSYS],
     "ftruncate": [_E.EIO, _E.EFBIG, _E.EINVAL, _E.EPERM],
     "getpeername": [_E.ENOTCONN, _E.ENOBUFS],

@@ -16,6 +16,9 @@
 //     NBDINETD_STORAGE_ERRORS=N  calls on a file give EIO or ENOSPC
 //     NBDINETD_CONNECTION_ERRORS=N  calls on the peer give ECONNRESET or EPIPE
 //
+// NBDINETD_FILE_SYSTEM=MAGIC is what fstatfs(2) says of the file system's type,
+// as a decimal number, for those that the kernel lacks.
+//
 // It also tells valgrind, which knows only the head of FS_IOC_FIEMAP's answer,
 // of the extents behind it.
 //
@@ -78,6 +81,7 @@ struct Control {
 static struct Control g_own_control;
 static struct Control* g_control = &g_own_control;
 static uint64_t g_shorten, g_interrupt, g_storage_errors, g_connection_errors;
+static uint64_t g_file_system;
 static __thread uint64_t g_random;
 
 static uint64_t number(const char* variable) {
@@ -92,6 +96,7 @@ __attribute__((constructor)) static void start(void) {
   const char* program = getenv("NBDINETD_UNDER_VALGRIND");
   if (program != NULL && strcmp(program_invocation_name, program) != 0) return;
   g_shorten = number("NBDINETD_SHORTEN");
+  g_file_system = number("NBDINETD_FILE_SYSTEM");
   g_interrupt = number("NBDINETD_INTERRUPT");
   g_storage_errors = number("NBDINETD_STORAGE_ERRORS");
   g_connection_errors = number("NBDINETD_CONNECTION_ERRORS");
@@ -381,7 +386,14 @@ WRAP(int, memfd_create, kOther, (const char* name, unsigned flags),
 WRAP(int, flock, kOther, (int fd, int operation), (fd, operation))
 WRAP(int, fstat, kOther, (int fd, struct stat* st), (fd, st))
 WRAP(int, lstat, kOther, (const char* path, struct stat* st), (path, st))
-WRAP(int, fstatfs, kOther, (int fd, struct statfs* st), (fd, st))
+WRAP(ssize_t, readlink, kOther, (const char* path, char* target, size_t size),
+     (path, target, size))
+int fstatfs(int fd, struct statfs* st) {
+  BEGIN(fstatfs, kOther, -1)
+  const int result = real(fd, st);
+  if (result == 0 && g_file_system != 0) st->f_type = (long)g_file_system;
+  return result;
+}
 
 // Of a file: what takes memory is malloc's business.
 void* mmap(void* address, size_t length, int protection, int flags, int fd,

@@ -26,8 +26,8 @@ class BaseLockTest : public testing::Test {
                      (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC));
     struct stat st;
     EXPECT_EQ(fstat(fd.get(), &st), 0);
-    return FileExport::Create(image_.path(), std::move(fd), st, read_only,
-                              sharing);
+    return FileExport::Create(image_.path(), std::move(fd), st,
+                              {.read_only = read_only, .sharing = sharing});
   }
 
   const TempImage image_ = TempImage::WithPattern(4096);

@@ -401,10 +401,9 @@ TEST(DirectDeviceTest, TheLastBlockIsWrittenWhateverMemoryItNeeds) {
   const auto open_device = [&](int flags) {
     return UniqueFd(open(device.path().c_str(), O_RDWR | O_CLOEXEC | flags));
   };
-  const auto target = Direct::CreateWith(
+  const auto target = Direct::Create(
       std::make_unique<nbdtest::FakeExport>(open_device(0), facts),
       open_device(O_DIRECT), {.block = 512, .memory = 4096});
-  ASSERT_TRUE(target.ok()) << target.status();
   Bytes model = Pattern(0, kDeviceBytes);
   for (const auto& [offset, length] :
        {std::pair<uint64_t, size_t>{kDeviceBytes - 512, 512},
@@ -412,14 +411,13 @@ TEST(DirectDeviceTest, TheLastBlockIsWrittenWhateverMemoryItNeeds) {
         {4 * kPage + 100, 1000},
         {512, kDeviceBytes - 512}}) {
     const Bytes bytes = Pattern(offset, length, 2 + length);
-    EXPECT_EQ((*target)->Write(offset, absl::MakeConstSpan(bytes), false), 0)
+    EXPECT_EQ(target->Write(offset, absl::MakeConstSpan(bytes), false), 0)
         << offset << ", " << length;
     model.replace(offset, length, bytes);
     Bytes read(kDeviceBytes, '#');
     size_t done = 0;
-    EXPECT_EQ(
-        (*target)->Read(0, absl::MakeSpan(read.data(), read.size()), &done),
-        StorageError());
+    EXPECT_EQ(target->Read(0, absl::MakeSpan(read.data(), read.size()), &done),
+              StorageError());
     EXPECT_TRUE(read == model) << offset << ", " << length;
   }
 }

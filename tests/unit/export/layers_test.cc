@@ -421,7 +421,7 @@ TEST_P(LayersTest, NothingOutsideIsTouched) {
 TEST_P(LayersTest, WhatIsCachedIsKnown) {
   ASSERT_NE(target_, nullptr);
   ExpectRead(0, model_.size());
-  const CacheMode cache = GetParam().settings.cache;
+  const std::optional<CacheMode> cache = GetParam().settings.cache;
   const bool passes_by =
       cache == CacheMode::kNone || cache == CacheMode::kDirectsync;
   EXPECT_EQ(target_->IsCached(0, model_.size()), !passes_by);
