@@ -15,6 +15,7 @@
 #include "base/errors.h"
 #include "cli/check_asked.h"
 #include "cli/check_report.h"
+#include "cli/check_storage.h"
 #include "cli/image_user.h"
 #include "cli/open_catalog.h"
 #include "cli/output.h"
@@ -83,8 +84,9 @@ absl::StatusOr<std::string> CheckSandbox(const ConnectionConfig& config,
 std::optional<Promises> PromisesOf(const Export& target,
                                    const ConnectionConfig& config) {
   if (!config.negotiated.has_value()) return std::nullopt;
-  return PromisesFor(target, *config.negotiated,
-                     WelcomesMultiConn(config.multi_conn, config.exclusive));
+  return PromisesFor(
+      target, *config.negotiated,
+      WelcomesMultiConn(config.multi_conn, config.exclusive, target.facts()));
 }
 
 // Describes each export.
@@ -113,7 +115,11 @@ void CheckExports(const Invocation& invocation, Catalog& catalog,
          opened->target->path(), facts.size_bytes, facts.read_only,
          std::move(opened->read_only_reason),
          FindImageUser(opened->target->lock_fd()),
-         PromisesOf(*opened->target, invocation.connection_config)});
+         PromisesOf(*opened->target, invocation.connection_config),
+         StorageReportOf(facts, invocation.connection_config)});
+    if (!report.exports.back().storage.refusal.empty()) {
+      report.exit_status = ExitStatus::kUnavailable;
+    }
   }
 }
 
@@ -197,6 +203,11 @@ void PrintWords(const Opened& opened, const Invocation& invocation,
     if (served.promises.has_value()) Print(PromisesInWords(*served.promises));
   }
   Print(ExclusiveInWords(config.exclusive));
+  std::vector<StoredAs> stored;
+  for (const CheckReport::Served& served : report.exports) {
+    stored.push_back({served.file, served.storage});
+  }
+  Print(InWords(stored));
   for (const std::string& line : report.access) Print(absl::StrCat(line, "\n"));
   if (!report.rules.empty()) {
     Print(absl::StrCat("each client would see the exports that ",

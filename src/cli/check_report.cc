@@ -69,6 +69,24 @@ void AddPromises(const Promises& promises, Object& object) {
   object.Add("metadata_contexts", contexts.Json());
 }
 
+void AddBoolean(absl::string_view name, bool value, Object& object) {
+  object.Add(name, value ? "true" : "false");
+}
+
+void AddStorage(const StorageReport& storage, Object& object) {
+  object.AddText("storage", storage.name);
+  object.AddText("other_hosts", storage.other_hosts);
+  AddBoolean("multi_conn", storage.multi_conn, object);
+  object.AddText("multi_conn_reason", storage.multi_conn_reason);
+  if (storage.locks_reach_all.has_value()) {
+    AddBoolean("exclusive_on_all_hosts", *storage.locks_reach_all, object);
+    object.AddText("exclusive_reason", storage.locks_reason);
+  }
+  object.AddText("refusal", storage.refusal);
+  object.AddText("flush", storage.flush);
+  AddBoolean("holes", storage.holes, object);
+}
+
 std::string ServedJson(const CheckReport::Served& served) {
   Object object;
   if (served.name.has_value()) object.Add("export", JsonString(*served.name));
@@ -77,6 +95,7 @@ std::string ServedJson(const CheckReport::Served& served) {
   object.AddText("mode", Mode(!served.read_only));
   object.AddText("reason", served.read_only_reason);
   if (served.user.has_value()) object.Add("used_by", UserJson(*served.user));
+  AddStorage(served.storage, object);
   if (served.promises.has_value()) AddPromises(*served.promises, object);
   return object.Json();
 }

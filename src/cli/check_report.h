@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/exit_status.h"
+#include "cli/check_storage.h"
 #include "cli/image_user.h"
 #include "protocol/request.h"
 
@@ -24,6 +25,7 @@ struct CheckReport {
     std::optional<ImageUser> user;
     // What another program may promise a client of it (--negotiated).
     std::optional<Promises> promises;
+    StorageReport storage;
   };
   struct LeftOut {
     std::string name;

@@ -17,10 +17,10 @@ struct Invocation {
   Invocation(Options parsed, std::vector<NamedFile> handed_over)
       : options(std::move(parsed)),
         files(std::move(handed_over)),
-        connection_config{options.timeouts,    options.transfer_limits,
-                          options.tls.mode,    options.exclusive,
-                          options.force_share, options.multi_conn,
-                          options.sandbox,     options.negotiated},
+        connection_config{
+            options.timeouts,   options.transfer_limits, options.tls.mode,
+            options.exclusive,  options.exclusive_scope, options.force_share,
+            options.multi_conn, options.sandbox,         options.negotiated},
         listener_config{options.max_connections, options.exit_idle,
                         options.access} {}
 

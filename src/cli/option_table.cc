@@ -83,8 +83,9 @@ constexpr OptionRow kTable[] = {
     {.name = "cache",
      .argument = "=MODE",
      .completes = "writeback|writethrough|drop|none|direct|directsync",
-     .help = "the use of the page cache: writeback (the default),\n"
-             "writethrough, drop, none (or direct), directsync",
+     .help = "the use of the page cache: writeback (the default; on\n"
+             "NFS none), writethrough, drop, none (or direct),\n"
+             "directsync",
      .key = "Cache",
      .set = SetCache},
     {.name = "cow",
@@ -135,6 +136,14 @@ constexpr OptionRow kTable[] = {
      .key = "Exclusive",
      .key_kind = KeyKind::kWord,
      .set = SetExclusive},
+    {.name = "exclusive-scope",
+     .argument = "=MODE",
+     .completes = "host|cluster",
+     .help = "with cluster, refuse an export which other hosts can\n"
+             "reach, and the lock of --exclusive doesn't; host (the\n"
+             "default) serves it",
+     .key = "ExclusiveScope",
+     .set = SetExclusiveScope},
     {.name = "force-share",
      .help = "serve for writing also what a virtual machine uses",
      .key = "ForceShare",
@@ -155,6 +164,13 @@ constexpr OptionRow kTable[] = {
      .key = "MultiConn",
      .key_kind = KeyKind::kWord,
      .set = SetMultiConn},
+    {.name = "shared",
+     .argument = "=MODE",
+     .completes = "auto|yes|no",
+     .help = "whether other hosts may serve the same file or device:\n"
+             "auto (the default: as its storage says), yes or no",
+     .key = "Shared",
+     .set = SetShared},
     {.name = "sandbox",
      .argument = "=MODE",
      .completes = "on|off|require",

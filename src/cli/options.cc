@@ -275,6 +275,17 @@ absl::Status CheckNegotiated(const Options& options) {
   return absl::OkStatus();
 }
 
+// Checks --exclusive-scope.
+absl::Status CheckScope(const Options& options) {
+  // The rules may take an export for one client.
+  if (options.exclusive_scope == ExclusiveScope::kHost ||
+      options.exclusive != Exclusive::kOff || !options.rules.empty()) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      "--exclusive-scope=cluster needs --exclusive, whose lock it is about");
+}
+
 // Checks --as.
 absl::Status CheckAsked(const Options& options) {
   if (options.asked.empty() || options.check) return absl::OkStatus();
@@ -360,6 +371,7 @@ absl::Status SettleOptions(absl::Span<const OptionRow* const> given,
   first_error.Update(SettleTls(options));
   first_error.Update(SettleCopies(options));
   first_error.Update(SettlePartitions(options));
+  first_error.Update(CheckScope(options));
   first_error.Update(CheckNegotiated(options));
   first_error.Update(CheckAsked(options));
   return first_error;

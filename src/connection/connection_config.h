@@ -19,6 +19,7 @@ struct ConnectionConfig {
   const TransferLimits transfer_limits = {};
   const TlsMode tls_mode = TlsMode::kOff;
   const Exclusive exclusive = Exclusive::kOff;
+  const ExclusiveScope exclusive_scope = ExclusiveScope::kHost;
   const bool force_share = false;
   // Whether CAN_MULTI_CONN is advertised; nullopt: where it holds.
   const std::optional<bool> multi_conn = std::nullopt;

@@ -138,6 +138,7 @@ std::variant<Negotiated, TlsUpgrade, Ending> Negotiate(
   Log& log = session.process.log;
   NegotiationSettings settings = {.tls = config.tls_mode,
                                   .exclusive = config.exclusive,
+                                  .exclusive_scope = config.exclusive_scope,
                                   .force_share = config.force_share,
                                   .multi_conn = config.multi_conn,
                                   .time_limit = config.timeouts.handshake,

@@ -11,6 +11,7 @@
 
 #include "absl/strings/string_view.h"
 #include "export/catalog.h"
+#include "export/coherence.h"
 #include "export/exclusive.h"
 #include "export/export.h"
 #include "negotiation/negotiated.h"
@@ -28,10 +29,12 @@ struct Agreement {
   bool operator==(const Agreement&) const = default;
 };
 
-// Whether several connections of one client are welcome; `wanted` is
-// --multi-conn. The lock of --exclusive refuses a second connection.
-inline bool WelcomesMultiConn(std::optional<bool> wanted, Exclusive exclusive) {
-  return wanted.value_or(exclusive == Exclusive::kOff);
+// Whether several connections of one client are welcome to an export with
+// `facts`; `wanted` is --multi-conn. The lock of --exclusive refuses a second
+// connection, and where connections don't see the same, they aren't promised.
+inline bool WelcomesMultiConn(std::optional<bool> wanted, Exclusive exclusive,
+                              const Export::Facts& facts) {
+  return wanted.value_or(exclusive == Exclusive::kOff && IsCoherent(facts));
 }
 
 // What is promised of `target`. NBD_FLAG_CAN_MULTI_CONN needs `multi_conn`.

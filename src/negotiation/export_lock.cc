@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "base/steady_clock.h"
 #include "export/base_lock.h"
+#include "export/coherence.h"
 #include "export/exclusive.h"
 #include "export/image_lock.h"
 
@@ -26,6 +27,16 @@ Refusal InUse(const std::string& name, absl::string_view sentence,
            absl::StrCat("export ", Quoted(name),
                         " is in use (exclusive): ", sentence)},
           ends_connection};
+}
+
+Refusal OutOfReach(const std::string& name, const Export& target) {
+  return {NBD_REP_ERR_POLICY,
+          "other hosts could use the export at the same time, and the server "
+          "can't keep them out",
+          {ExitStatus::kUnavailable,
+           absl::StrCat("export ", Quoted(name),
+                        " isn't served (--exclusive-scope=cluster): ",
+                        WhyLocksReachNotAll(target.facts()))}};
 }
 
 Refusal UsedByQemu(const std::string& name) {
@@ -78,6 +89,10 @@ std::optional<Refusal> ExportLock::LockForOne(const Export& target,
                                               const std::string& name,
                                               Exclusive exclusive) {
   if (exclusive == Exclusive::kOff) return std::nullopt;
+  if (settings_.exclusive_scope == ExclusiveScope::kCluster &&
+      !LocksReachAll(target.facts())) {
+    return OutOfReach(name, target);
+  }
   ExclusiveLock lock(target);
   for (absl::Duration pause = kMinPause;;
        pause = std::min(2 * pause, kMaxPause)) {

@@ -15,6 +15,8 @@ struct NegotiationSettings {
   TlsMode tls = TlsMode::kOff;
   // Whether the chosen export must be locked for this client.
   Exclusive exclusive = Exclusive::kOff;
+  // Whom that lock has to exclude.
+  ExclusiveScope exclusive_scope = ExclusiveScope::kHost;
   // Whether an image that another program keeps for itself is served for
   // writing all the same (--force-share).
   bool force_share = false;

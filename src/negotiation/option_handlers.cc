@@ -206,7 +206,8 @@ Agreement OptionHandlers::AgreementFor(absl::string_view export_name) const {
 
 bool OptionHandlers::HasMultiConn(const Catalog::Opened& opened) const {
   return WelcomesMultiConn(facts_.multi_conn,
-                           opened.exclusive.value_or(facts_.exclusive));
+                           opened.exclusive.value_or(facts_.exclusive),
+                           opened.target->facts());
 }
 
 // ---- The options ----

@@ -33,7 +33,8 @@ std::variant<Negotiated, Ending> SkipHandshake(
   Negotiated negotiated =
       Agree(*opened, opened->name, agreement,
             WelcomesMultiConn(settings.multi_conn,
-                              opened->exclusive.value_or(settings.exclusive)));
+                              opened->exclusive.value_or(settings.exclusive),
+                              opened->target->facts()));
   channel.BeginHandshake(deadline);
   std::optional<Refusal> refusal = ClaimExport({.channel = channel,
                                                 .catalog = catalog,

@@ -29,10 +29,12 @@ WORDS = {
     "--cow-key": ("tls", "peer-address"),
     "--cow-stale": ("refuse", "discard"),
     "--exclusive": ("refuse", "wait", "takeover"),
+    "--exclusive-scope": ("host", "cluster"),
     "--log": ("stderr", "syslog", "journal", "null", "/tmp/log"),
     "--multi-conn": ("auto", "on", "off"),
     "--negotiated": ("simple", "structured", "extended", "structured,base:allocation", "extended,base:allocation"),
     "--sandbox": ("on", "off", "require"),
+    "--shared": ("auto", "yes", "no"),
     "--size": ("1M", "up:512", "down:512"),
     "--tls": ("off", "on", "require"),
 }
@@ -41,6 +43,7 @@ BESIDE = {
     "--cow": ["--cow-dir=/tmp", "--tls=require", "--tls-psk=/tmp/keys.psk"],
     "--cow-key": ["--cow=keep", "--cow-dir=/tmp", "--tls=require", "--tls-psk=/tmp/keys.psk"],
     "--cow-stale": ["--cow=keep", "--cow-dir=/tmp", "--cow-key=peer-address"],
+    "--exclusive-scope": ["--exclusive"],
 }
 
 # A use of each key in [Export].
@@ -53,6 +56,7 @@ KEYS = {
     "CowSize": "Cow=discard\nCowSize=1G", "CowKey": "Cow=keep\nCowKey=peer-address",
     "CowStale": "Cow=keep\nCowKey=peer-address\nCowStale=discard", "Exclusive": "Exclusive=wait",
     "ForceShare": "ForceShare=yes", "BlockSize": "BlockSize=512:4K:32M", "MultiConn": "MultiConn=off",
+    "Shared": "Shared=no", "ExclusiveScope": "Exclusive=refuse\nExclusiveScope=cluster",
     "Sandbox": "Sandbox=require", "Verbose": "Verbose=yes", "MaxConnections": "MaxConnections=5",
     "IdleExit": "Mode=listener\nIdleExit=2min", "TLS": "TLS=require", "TLSCertificates": "TLSCertificates=/k",
     "TLSPreSharedKeys": "TLSPreSharedKeys=/k", "TLSVerifyPeer": "TLSVerifyPeer=yes", "TLSAllow": "TLS=require\nTLSAllow=CN=a",
@@ -162,7 +166,7 @@ def check_report(context):
                       ["--allow=127.0.0.1", "--as=127.0.0.1", image], [f"--directory={context.dir}"], ["-r", f"{image}.missing"],
                       *([f"--rules={rules}", f"--as={who}", "--exclusive", image]
                         for who in ("192.0.2.7", "192.0.2.8", "198.51.100.1")),
-                      ["--cow", "--cow-dir=memory", image]):
+                      ["--exclusive", "--exclusive-scope=cluster", "--shared=yes", image], ["--cow", "--cow-dir=memory", image]):
         text = output_of([NBDINETD, "--check=json", *arguments])[1]
         names.update(names_of(json.loads(matches(r"^\{.*$", text)[0])))
     return names

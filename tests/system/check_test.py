@@ -120,7 +120,10 @@ def _(t):
 def _(t):
     image = t.pattern_image(MIB)
     got = report(t, "-r", "-e", "golden", "--exclusive=wait", "--deny=192.0.2.7", image)
-    eq(got["exports"], [{"export": "golden", "file": image, "size": MIB, "mode": "read-only"}])
+    golden, = got["exports"]
+    eq({name: golden[name] for name in ("export", "file", "size", "mode")},
+       {"export": "golden", "file": image, "size": MIB, "mode": "read-only"})
+    eq(golden["multi_conn_reason"], "--exclusive serves one at a time")
     eq([got["exit_status"], got["tls"], got["exclusive"]], [0, "off", "wait"])
     eq("export" in report(t, image)["exports"][0], False)
     os.mkdir(t.path("images"))

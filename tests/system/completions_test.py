@@ -230,7 +230,8 @@ def _(t):
 def _(t):
     shells = Shells(t)
     for option, words in (("--tls", ["off", "on", "require"]), ("--sandbox", ["on", "off", "require"]),
-                          ("--multi-conn", ["auto", "on", "off"]), ("--cow-key", ["tls", "peer-address"])):
+                          ("--multi-conn", ["auto", "on", "off"]), ("--shared", ["auto", "yes", "no"]),
+                          ("--exclusive-scope", ["host", "cluster"]), ("--cow-key", ["tls", "peer-address"])):
         each_shell(shells, f"nbdinetd {option}=", words)
         each_shell(shells, f"nbdinetd {option} ", words)
     each_shell(shells, "nbdinetd --cache=dir", ["direct", "directsync"])

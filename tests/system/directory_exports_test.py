@@ -586,7 +586,7 @@ def _(t):
                       (r"no string \\377", "name")):
         matches(rf'^left out: .*{name}": .*{why}', text)
     matches(r"^in (no|a) sandbox", text)
-    eq(len(text.splitlines()), 7, text)
+    eq(len(text.splitlines()), 10, text)
     prefix = as_user(NOBODY)
     os.chmod(exports / "disk", 0o600)
     os.chmod(exports / "other", 0o644)
