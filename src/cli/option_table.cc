@@ -83,9 +83,9 @@ constexpr OptionRow kTable[] = {
     {.name = "cache",
      .argument = "=MODE",
      .completes = "writeback|writethrough|drop|none|direct|directsync",
-     .help = "the use of the page cache: writeback (the default; on\n"
-             "NFS none), writethrough, drop, none (or direct),\n"
-             "directsync",
+     .help = "the use of the page cache: writeback (the default,\n"
+             "but on NFS and by ceph-fuse none), writethrough,\n"
+             "drop, none (or direct), directsync",
      .key = "Cache",
      .set = SetCache},
     {.name = "cow",
@@ -139,9 +139,9 @@ constexpr OptionRow kTable[] = {
     {.name = "exclusive-scope",
      .argument = "=MODE",
      .completes = "host|cluster",
-     .help = "with cluster, refuse an export which other hosts can\n"
-             "reach, and the lock of --exclusive doesn't; host (the\n"
-             "default) serves it",
+     .help = "cluster: refuse an export that other hosts can\n"
+             "reach and the lock of --exclusive doesn't; host\n"
+             "(the default): serve it",
      .key = "ExclusiveScope",
      .set = SetExclusiveScope},
     {.name = "force-share",
@@ -167,8 +167,8 @@ constexpr OptionRow kTable[] = {
     {.name = "shared",
      .argument = "=MODE",
      .completes = "auto|yes|no",
-     .help = "whether other hosts may serve the same file or device:\n"
-             "auto (the default: as its storage says), yes or no",
+     .help = "whether other hosts may serve the same file: auto\n"
+             "(the default: as its storage says), yes or no",
      .key = "Shared",
      .set = SetShared},
     {.name = "sandbox",

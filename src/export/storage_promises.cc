@@ -79,9 +79,10 @@ struct Network {
   Durability durability = kServer;
   ExtentSource holes = kSeekAfterSync;
   bool direct_by_default = false;
+  // Only if requests pass by the page cache.
+  bool coherent_when_direct = kStale;
 };
-// Of file systems that several hosts have mounted. Where requests pass by the
-// page cache, parts of blocks go through it (Direct): that is no more coherent.
+// Of file systems that several hosts have mounted.
 constexpr StoragePromises OfNetwork(const Network& row) {
   return {.name = row.name,
           .magic = row.magic,
@@ -89,7 +90,8 @@ constexpr StoragePromises OfNetwork(const Network& row) {
           .reached_by = kYes,
           .coherent_on_host = row.coherent_on_host,
           .coherent_between_hosts = row.coherent_between_hosts,
-          .coherent_when_direct = row.coherent_between_hosts,
+          .coherent_when_direct =
+              row.coherent_between_hosts || row.coherent_when_direct,
           .locks_reach_hosts = row.locks_reach_hosts,
           .local_locks = row.local_locks,
           .durability = row.durability,
@@ -151,23 +153,29 @@ constexpr StoragePromises kTable[] = {
 
     // Capabilities of the MDS decide who may cache what, and fcntl(2) locks are
     // the MDS's (fs/ceph/caps.c and locks.c in Linux); fsync(2) waits until all
-    // replicas are stored. With ceph-fuse, what was flushed at one mount was
-    // read
-    // at another: 300 blocks in each direction, and none was stale.
+    // replicas are stored.
     OfNetwork({.name = "CephFS",
                .magic = kCephMagic,
                .coherent_between_hosts = kCoherent,
                .locks_reach_hosts = kReach,
                .durability = kStable}),
+    // "readers may get stale data from page cache" (fuse_disable_pagecache in
+    // Ceph's documentation): ceph-fuse can't take pages from the kernel while
+    // two hosts have a file open for writing. Of 120 blocks that had been read
+    // before, all were stale after a flush at another mount; with O_DIRECT,
+    // none. A write of a part of a page sends that part alone.
     OfNetwork({.name = "CephFS (ceph-fuse)",
                .magic = kFuseMagic,
                .type = "fuse.ceph-fuse",
-               .coherent_between_hosts = kCoherent,
                .locks_reach_hosts = kReach,
-               .durability = kStable}),
+               .durability = kStable,
+               .direct_by_default = true,
+               .coherent_when_direct = kCoherent}),
     // Close-to-open: "DATA AND METADATA COHERENCE" in nfs(5), where local_lock=
     // and nolock are as well. The export option async lets a server answer
-    // before it has stored (exports(5)).
+    // before it has stored (exports(5)). O_DIRECT reaches the server;
+    // but a part of a block goes through the page cache (Direct), and may take
+    // old bytes of its page along.
     OfNetwork({.name = "NFS",
                .magic = NFS_SUPER_MAGIC,
                .locks_reach_hosts = kReach,

@@ -60,7 +60,7 @@ TEST(IsCoherent, AsTheFileSystemAndTheAdministratorSay) {
       {NFS_SUPER_MAGIC, "", false, true, false},
       {kCeph, "", true, true, true},
       {kGfs2, "", true, true, true},
-      {kFuse, "fuse.ceph-fuse", true, true, true},
+      {kFuse, "fuse.ceph-fuse", false, true, false},
       {kFuse, "virtiofs", false, true, false},
       {kFuse, "fuse.sshfs", false, false, false},
       {kFuse, "fuse.other", false, false, false},
@@ -122,6 +122,15 @@ TEST(IsCoherent, AFileIsAsCoherentBesideThePageCacheAsWithIt) {
     facts.direct_block_bytes = 4096;
     EXPECT_EQ(IsCoherent(facts), cached) << magic;
   }
+}
+
+TEST(IsCoherent, CephFuseOnlyBesideThePageCache) {
+  Export::Facts facts = OnFileSystem(kFuse, "fuse.ceph-fuse");
+  EXPECT_FALSE(IsCoherent(facts));
+  facts.direct_block_bytes = 4096;
+  EXPECT_TRUE(IsCoherent(facts));
+  facts.direct_block_bytes = Export::kNoBlock;
+  EXPECT_TRUE(IsCoherent(facts));
 }
 
 TEST(CoherenceInWords, SayWhatToDo) {
