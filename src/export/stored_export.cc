@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -36,6 +37,26 @@ bool IsInMemory(int fd) {
   return type == TMPFS_MAGIC || type == RAMFS_MAGIC || type == HUGETLBFS_MAGIC;
 }
 
+// A file that a FUSE file system has opened with FOPEN_DIRECT_IO, for instance
+// since other hosts change it (ceph-fuse with fuse_disable_pagecache): read(2)
+// asks the file system. posix_fadvise(2) and sendfile(2) fill and use the page
+// cache all the same, and nothing tells the kernel that its pages are old.
+//
+// The kernel refuses shared mappings of such a file; that is the only sign. A
+// file system that has them allowed nevertheless (FUSE_DIRECT_IO_ALLOW_MMAP)
+// isn't recognized.
+bool ReadsBypassPageCache(int fd) {
+  struct statfs st;
+  if (fstatfs(fd, &st) != 0 ||
+      static_cast<uint64_t>(st.f_type) != FUSE_SUPER_MAGIC) {
+    return false;
+  }
+  void* mapping = mmap(nullptr, 1, PROT_NONE, MAP_SHARED, fd, 0);
+  if (mapping == MAP_FAILED) return errno == ENODEV;
+  munmap(mapping, 1);
+  return false;
+}
+
 }  // namespace
 
 StoredExport::StoredExport(std::string path, UniqueFd fd, Facts facts)
@@ -43,6 +64,7 @@ StoredExport::StoredExport(std::string path, UniqueFd fd, Facts facts)
       fd_(std::move(fd)),
       write_flags_(facts.sharing == Sharing::kSharedForAppending ? kRwfNoAppend
                                                                  : 0),
+      reads_bypass_cache_(ReadsBypassPageCache(fd_.get())),
       page_cache_(fd_.get(), facts.size_bytes) {}
 
 size_t StoredExport::ReadCached(uint64_t offset, absl::Span<char> out) {
@@ -52,6 +74,7 @@ size_t StoredExport::ReadCached(uint64_t offset, absl::Span<char> out) {
 
 size_t StoredExport::ReadCachedPieces(uint64_t offset,
                                       absl::Span<const iovec> pieces) {
+  if (reads_bypass_cache_) return 0;
   if (reads_busy_.load(std::memory_order_relaxed) != 0) return 0;
   const auto position = static_cast<off_t>(offset);
   const int count = static_cast<int>(pieces.size());
@@ -72,6 +95,7 @@ size_t StoredExport::ReadCachedPieces(uint64_t offset,
 
 bool StoredExport::IsCached(uint64_t offset, uint64_t length) {
   if (length == 0) return true;
+  if (reads_bypass_cache_) return false;
   const std::optional<bool> holds = page_cache_.Holds(offset, length);
   return holds.has_value() ? *holds : CanReadCached(offset, length);
 }
@@ -103,6 +127,7 @@ StorageError StoredExport::Read(uint64_t offset, absl::Span<char> out,
 std::optional<size_t> StoredExport::ReadCachedOnce(uint64_t offset,
                                                    absl::Span<char> out) {
   if (!reads_once()) return std::nullopt;
+  if (reads_bypass_cache_) return 0;
   if (reads_busy_.load(std::memory_order_relaxed) != 0) return 0;
   const iovec piece = {out.data(), out.size()};
   const ssize_t n = preadv2(fd(), &piece, 1, static_cast<off_t>(offset),
@@ -230,7 +255,7 @@ int StoredExport::DurableCall(absl::FunctionRef<int()> call,
 }
 
 bool StoredExport::WriteWouldWait(uint64_t offset, uint64_t length) {
-  if (writes_busy()) return true;
+  if (writes_busy() || reads_bypass_cache_) return true;
   const auto is_cold = [&](uint64_t edge) {
     // The kernel doesn't read a block beyond the end of the file either: a
     // write there has nothing to wait for.
@@ -286,7 +311,7 @@ int StoredExport::WriteZeroesAround(Range whole, uint64_t offset,
 
 int StoredExport::Prefetch(uint64_t offset, uint64_t length) {
   // The length 0 would mean "to the end of the file".
-  if (length == 0) return 0;
+  if (length == 0 || reads_bypass_cache_) return 0;
   const int error =
       posix_fadvise(fd(), static_cast<off_t>(offset),
                     static_cast<off_t>(length), POSIX_FADV_WILLNEED);

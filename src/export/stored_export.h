@@ -37,6 +37,7 @@ class StoredExport : public Export {
 
   std::optional<Location> Locate(uint64_t offset,
                                  uint64_t length) const override {
+    if (reads_bypass_cache_) return std::nullopt;
     return Location{fd(), offset, length};
   }
   std::optional<Origin> FindOrigin(uint64_t offset,
@@ -46,7 +47,7 @@ class StoredExport : public Export {
   int lock_fd() const override { return fd_.get(); }
   bool lock_fd_is_read_only() const override { return facts().read_only; }
 
-  bool caches_reads() const override { return true; }
+  bool caches_reads() const override { return !reads_bypass_cache_; }
   bool begins_reads() const override { return false; }
   size_t ReadCached(uint64_t offset, absl::Span<char> out) override;
   bool IsCached(uint64_t offset, uint64_t length) override;
@@ -147,6 +148,8 @@ class StoredExport : public Export {
 
   const UniqueFd fd_;
   const int write_flags_;  // of pwritev2(2), for all writes
+  // read(2) asks the file system each time, also for what is cached.
+  const bool reads_bypass_cache_;
   PageCache page_cache_;
   std::atomic<bool> finding_extents_may_sync_ = false;
   // The file system supports RWF_NOWAIT for reads.

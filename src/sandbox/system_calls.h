@@ -179,6 +179,8 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"mmap", When::kNegotiation, kIfCopy,
      "PageCache, where there is no cachestat; nothing accesses it",
      Is(2, PROT_NONE), Is(3, MAP_PRIVATE)},
+    {"mmap", When::kNegotiation, kIfCopy, "ReadsBypassPageCache",
+     Is(2, PROT_NONE), Is(3, MAP_SHARED)},
 
     // ---- The kept copy: one of those of the directory, found by who the
     // client is, is put where the private copy is
@@ -220,6 +222,8 @@ inline constexpr SystemCall kSystemCalls[] = {
     {"mmap", When::kNegotiation, kIfDirectory,
      "PageCache, where there is no cachestat; nothing accesses it",
      Is(2, PROT_NONE), Is(3, MAP_PRIVATE)},
+    {"mmap", When::kNegotiation, kIfDirectory, "ReadsBypassPageCache",
+     Is(2, PROT_NONE), Is(3, MAP_SHARED)},
     {"sendmsg", When::kNegotiation, kIfDirectory,
      "TableReader, to its process, with a descriptor", Is(0, kTables)},
     {"fcntl", When::kNegotiation, 0, "CheckNoMerge, LockImage, ExclusiveLock",

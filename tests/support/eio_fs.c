@@ -1,8 +1,8 @@
 // A file system that fails and stalls when it is told to, for the tests of
 // faults.
 //
-//     eio_fs [--no-fallocate] [--no-lseek] [--sync] [--stable=FILE] BACKING
-//     MOUNTPOINT
+//     eio_fs [--no-fallocate] [--no-lseek] [--sync] [--direct-io]
+//     [--stable=FILE] BACKING MOUNTPOINT
 //
 // It shows one file, MOUNTPOINT/disk, whose bytes live in BACKING. A real disk
 // that fails can't be had in a test, and a preloaded library can't reach what
@@ -38,6 +38,9 @@
 //
 // With --sync, a sync is one of BACKING, too; without, it writes nothing there
 // back.
+//
+// With --direct-io, reads and writes bypass the kernel's page cache, as where
+// other hosts change the file.
 //
 // "ready" on standard output says that the file system is mounted. End of file
 // on standard input takes it away again, with whatever is still held, so that a
@@ -104,6 +107,7 @@ static uint64_t g_held;
 static uint64_t g_release_numbers[kOpCount];  // grow with each release
 
 static int g_backing = -1;
+static bool g_direct_io = false;
 static bool g_syncs_backing;
 static int g_stable = -1;
 static uint8_t* g_dirty;  // one byte per kDirtyBlock of the disk
@@ -208,7 +212,7 @@ static int FsReaddir(const char* path, void* buffer, fuse_fill_dir_t fill,
 }
 
 static int FsOpen(const char* path, struct fuse_file_info* info) {
-  (void)info;
+  info->direct_io = g_direct_io;
   return IsDisk(path) ? 0 : -ENOENT;
 }
 
@@ -402,6 +406,8 @@ int main(int argc, char** argv) {
       g_operations.lseek = NULL;
     } else if (strcmp(argv[argument], "--sync") == 0) {
       g_syncs_backing = true;
+    } else if (strcmp(argv[argument], "--direct-io") == 0) {
+      g_direct_io = true;
     } else if (strncmp(argv[argument], "--stable=", 9) == 0) {
       stable = argv[argument] + 9;
     } else {
@@ -411,8 +417,7 @@ int main(int argc, char** argv) {
   if (argc - argument != 2) {
     fprintf(stderr,
             "usage: eio_fs [--no-fallocate] [--no-lseek] [--sync] "
-            "[--stable=FILE] BACKING "
-            "MOUNTPOINT\n");
+            "[--direct-io] [--stable=FILE] BACKING MOUNTPOINT\n");
     return 2;
   }
   const char* backing = argv[argument];

@@ -216,10 +216,11 @@ class FailingFs:
     """The file system of tests/support/eio_fs.c, mounted; `disk` is the file that it shows.
 
     See there for the rules. `stable`, where it was asked for, is the file that gets what was
-    synced: what a power cut would leave.
+    synced: what a power cut would leave. With `direct_io`, read(2) and write(2) bypass the page cache.
     """
 
-    def __init__(self, directory, content, fallocate=True, lseek=True, stable=False):
+    def __init__(self, directory, content, fallocate=True, lseek=True, stable=False,
+                 direct_io=False):
         self.backing = os.path.join(directory, "backing")
         self.mountpoint = os.path.join(directory, "mountpoint")
         self.stable = os.path.join(directory, "stable") if stable else None
@@ -227,6 +228,7 @@ class FailingFs:
         self._content = content
         self._options = [] if fallocate else ["--no-fallocate"]
         self._options += [] if lseek else ["--no-lseek"]
+        self._options += ["--direct-io"] if direct_io else []
         self._process = None
 
     def __enter__(self):

@@ -3,6 +3,7 @@
 
 import itertools
 import os
+import random
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 # pylint: disable=wrong-import-position,wildcard-import,unused-wildcard-import
-from faults import LoopDevice, drop_caches, need_privilege
+from faults import FailingFs, LoopDevice, drop_caches, need_privilege
 from harness import *
 
 MODES = ("writeback", "writethrough", "drop", "none", "directsync")
@@ -239,6 +240,29 @@ def _(t):
 def _(t):
     process = t.run([NBDINETD, "--check", "--cache=all", t.pattern_image(MIB)], EX_USAGE)
     contains("use writeback, writethrough, drop, none (or direct) or directsync", process.stderr())
+
+
+@test("a file system that bypasses the page cache is asked for each READ, whatever the page cache holds")
+def _(t):
+    need_privilege("root", "fuse")
+    lengths = (512, 65536, 300000, MIB)
+    for mode in MODES:
+        with FailingFs(t.fresh(".fs"), pattern(0, MIB), direct_io=True) as fs:
+            for arguments, name in (([fs.disk], ""), ([f"--directory={fs.mountpoint}"], "disk")):
+                process, client = t.activated("--sandbox=require", f"--cache={mode}", *arguments, family="tcp")
+                client.start(name)
+                for turn in range(4):
+                    # Others change what it shows.
+                    content = random.Random(turn).randbytes(MIB)
+                    with open(fs.backing, "r+b") as backing:
+                        backing.write(content)
+                    for length in lengths:
+                        what = f"{mode}, {arguments}, turn {turn}, READ of {length}"
+                        eq(client.read(MIB - length, length) == content[MIB - length:], True, what)
+                        # Fills the page cache; the kernel reads ahead no more at once.
+                        for offset in range(0, MIB, 128 << 10):
+                            client.cache(offset, 128 << 10)
+                leave(process, client)
 
 
 if __name__ == "__main__":
