@@ -9,6 +9,9 @@
 //
 // NBDINETD_TORTURE_EXPORT names a file or block device that is to be served
 // instead, by tests/torture/file_systems_test.py for instance; see GivenDisk.
+//
+// NBDINETD_TORTURE_SERVERS names servers that run already and serve it, on one
+// or on several hosts: "ADDRESS:PORT ...", IPv4. The connections take turns.
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -33,6 +36,7 @@
 #include <mutex>
 #include <optional>
 #include <random>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -86,6 +90,27 @@ struct Scenario {
   std::vector<std::string> options = {};
 };
 
+// What NBDINETD_TORTURE_SERVERS names.
+std::vector<sockaddr_in> GivenServers() {
+  const char* text = std::getenv("NBDINETD_TORTURE_SERVERS");
+  std::istringstream words(text == nullptr ? "" : text);
+  std::vector<sockaddr_in> servers;
+  for (std::string word; words >> word;) {
+    const size_t colon = word.find(':');
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    if (colon == std::string::npos ||
+        inet_pton(AF_INET, word.substr(0, colon).c_str(), &address.sin_addr) !=
+            1) {
+      throw std::runtime_error("NBDINETD_TORTURE_SERVERS: " + word);
+    }
+    address.sin_port =
+        htons(static_cast<uint16_t>(std::stoul(word.substr(colon + 1))));
+    servers.push_back(address);
+  }
+  return servers;
+}
+
 // Each stack of layers with each use of the page cache.
 void AddStacks(std::vector<Scenario>& scenarios) {
   using enum Storage;
@@ -135,6 +160,11 @@ std::vector<Scenario> GivenScenarios() {
   using enum Start;
   using enum Transport;
   using enum Style;
+  if (!GivenServers().empty()) {
+    return {{"GivenServersStructured"},
+            {"GivenServersSimple", kInetd, kTcp, Storage::kFile, kSimple},
+            {"GivenServersExtended", kInetd, kTcp, Storage::kFile, kExtended}};
+  }
   return {{"GivenUnixStructured"},
           {"GivenTcpStructured", kInetd, kTcp},
           {"GivenTcpSimple", kActivated, kTcp, Storage::kFile, kSimple}};
@@ -284,13 +314,14 @@ std::string FaultyCallsPath() {
          "support/faulty_calls.so";
 }
 
-// Four connections, each with a process of its own, or one listener's.
+// Four connections, each with a process of its own, or one listener's, or those
+// of servers that run already.
 class Servers {
  public:
   Servers(const Scenario& scenario, const Engine& engine,
           const TortureDisk& disk)
       : scenario_(scenario), engine_(engine), disk_(disk) {
-    if (scenario.start == Start::kListener) Listen();
+    if (given_.empty() && scenario.start == Start::kListener) Listen();
     for (size_t i = 0; i < kConnections; ++i) Connect();
   }
   ~Servers() {
@@ -298,8 +329,7 @@ class Servers {
   }
 
   Peer& peer(size_t index) {
-    return scenario_.start == Start::kListener ? *peers_[index]
-                                               : sessions_[index]->peer();
+    return peers_.empty() ? sessions_[index]->peer() : *peers_[index];
   }
 
   void Terminate() {
@@ -354,6 +384,11 @@ class Servers {
   }
 
   void Connect() {
+    if (!given_.empty()) {
+      const sockaddr_in& address = given_[peers_.size() % given_.size()];
+      ConnectTo(reinterpret_cast<const sockaddr*>(&address), sizeof address);
+      return;
+    }
     if (scenario_.start != Start::kListener) {
       sessions_.push_back(std::make_unique<Session>(
           Arguments(),
@@ -363,11 +398,12 @@ class Servers {
                        .environment = Environment()}));
       return;
     }
-    const int fd = socket(address_.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || connect(fd, reinterpret_cast<sockaddr*>(&address_),
-                          address_length_) != 0) {
-      Fail("connect");
-    }
+    ConnectTo(reinterpret_cast<const sockaddr*>(&address_), address_length_);
+  }
+
+  void ConnectTo(const sockaddr* address, socklen_t length) {
+    const int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || connect(fd, address, length) != 0) Fail("connect");
     peers_.push_back(std::make_unique<Peer>(fd, fd));
   }
 
@@ -402,6 +438,7 @@ class Servers {
   const Scenario& scenario_;
   const Engine& engine_;
   const TortureDisk& disk_;
+  const std::vector<sockaddr_in> given_ = GivenServers();
   std::vector<std::unique_ptr<Session>> sessions_;
   std::vector<std::unique_ptr<Peer>> peers_;
   std::optional<ServerProcess> listener_;
@@ -549,6 +586,9 @@ class Torture : public testing::Test {
   }
 
   Ending PickEnding() {
+    // The end of processes on other hosts can't be awaited, and what they still
+    // do would meet the next round.
+    if (!GivenServers().empty()) return Ending::kDisconnect;
     const uint64_t pick = random_() % 10;
     return pick < 5   ? Ending::kDisconnect
            : pick < 7 ? Ending::kLeave
