@@ -355,6 +355,25 @@ check-vm: all
 	$(AM_TESTS_ENVIRONMENT) /usr/bin/python3 -B $(srcdir)/tests/vm/image.py
 	$(MAKE) check TESTS='$(vm_tests)' check_PROGRAMS= check_LIBRARIES=
 
+# ---- A cluster of one's own ----
+
+# Each file starts a Ceph cluster and hosts that mount its file system; not part
+# of 'make check'.
+cluster_tests = \
+	tests/cluster/coherence_test.py \
+	tests/cluster/exclusion_test.py
+
+if HAVE_GTEST
+cluster_programs = $(torture_tests)
+endif
+
+EXTRA_DIST += $(cluster_tests) tests/cluster/ceph.py tests/cluster/hosts.py
+
+.PHONY: check-cluster
+check-cluster: all
+	$(MAKE) check TESTS='$(cluster_tests)' \
+	  check_PROGRAMS='$(cluster_programs)' check_LIBRARIES=
+
 # As many power cuts as tell something of rare moments.
 check-power-cuts:
 	NBDINETD_POWER_CUTS=20 $(MAKE) check-vm vm_tests=tests/vm/power_cut_test.py
