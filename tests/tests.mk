@@ -361,13 +361,15 @@ check-vm: all
 # of 'make check'.
 cluster_tests = \
 	tests/cluster/coherence_test.py \
-	tests/cluster/exclusion_test.py
+	tests/cluster/exclusion_test.py \
+	tests/cluster/failover_test.py
 
 if HAVE_GTEST
 cluster_programs = $(torture_tests)
 endif
 
-EXTRA_DIST += $(cluster_tests) tests/cluster/ceph.py tests/cluster/hosts.py
+EXTRA_DIST += $(cluster_tests) tests/cluster/ceph.py tests/cluster/hosts.py \
+	tests/cluster/probe.py
 
 .PHONY: check-cluster
 check-cluster: all

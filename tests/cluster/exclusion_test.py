@@ -29,13 +29,16 @@ EVICTION_GUARD = 4 * SESSION_TIMEOUT_S * PATIENCE
 WITHOUT_PAGE_CACHE = ("--fuse_disable_pagecache=true",)
 
 
-def serve_both(t, *options, images=("disk",), fuse_options=()):
+def serve_both(t, *options, images=("disk",), fuse_options=(), names="ab"):
     """Two hosts that serve a directory with these images, which have the pattern."""
-    hosts = boot_two(t, fuse_options=fuse_options)
+    hosts = boot_two(t, names, fuse_options=fuse_options)
+    # Other tests may have theirs in the same file system at the same time.
+    directory = f"exclusion-{names}"
+    os.makedirs(hosts[0].path(directory), exist_ok=True)
     for image in images:
-        Path(hosts[0].path(image)).write_bytes(pattern(0, SIZE))
+        Path(hosts[0].path(f"{directory}/{image}")).write_bytes(pattern(0, SIZE))
     for host in hosts:
-        host.serve(*options, f"--directory={host.root}")
+        host.serve(*options, f"--directory={host.root}/{directory}")
     return hosts
 
 
@@ -197,9 +200,9 @@ def local_client(host):
     return host.there(lambda: Client(host.connect()))
 
 
-def comes_back(t, disturb, recover, *options, fuse_options=()):
+def comes_back(t, names, disturb, recover, options):
     """A host loses contact with writes under way, the other takes over, and the first one comes back."""
-    here, there = serve_both(t, "--exclusive=refuse", *options, fuse_options=fuse_options)
+    here, there = serve_both(t, "--exclusive=refuse", *options, names=names[:2])
     addresses = [session["entity"]["addr"] for session in cluster().sessions(here.address)]
     eq(len(addresses), 1, "sessions of the host")
     name = f"{addresses[0]['addr']}/{addresses[0]['nonce']}"
@@ -239,8 +242,8 @@ def comes_back(t, disturb, recover, *options, fuse_options=()):
     except (Disconnected, ConnectionError) as end:
         note(f"the old client's connection has ended: {end}")
     eq(blocks_of(new) == seen, True, "the bytes at the host that took over")
-    judge = Host(t, "c").boot()
-    eq(Path(judge.path("disk")).read_bytes() == b"".join(seen), True, "the bytes at a third host")
+    judge = Host(t, names[2]).boot()
+    eq(Path(judge.path(f"exclusion-{names[:2]}/disk")).read_bytes() == b"".join(seen), True, "the bytes at a third host")
     # Who connects to a host that was evicted is not served what it may still remember.
     client = local_client(here)
     try:
@@ -274,15 +277,20 @@ def thaw_and_heal(host):
     host.heal()
 
 
-for what, options, fuse_options in (("with ceph-fuse's cache", (), ()), ("--cache=none", ("--cache=none",), ())):
-    @test(f"{what}: what a host writes while it is cut off never lands", guard=TEST_GUARD + 2 * EVICTION_GUARD)
-    def _(t, options=options, fuse_options=fuse_options):
-        comes_back(t, cut_and_write, lambda host: host.heal(), *options, fuse_options=fuse_options)
+def _tests_of(what, options, cut_off, stopped):
+    """Each waits for the metadata server most of the time; they run beside each other, on hosts of these names."""
+    @test(f"{what}: what a host writes while it is cut off never lands", guard=TEST_GUARD + 2 * EVICTION_GUARD, waits=True)
+    def _(t):
+        comes_back(t, cut_off, cut_and_write, Host.heal, options)
 
     @test(f"{what}: what a host writes that was stopped, and goes on later, never lands",
-          guard=TEST_GUARD + 2 * EVICTION_GUARD)
-    def _(t, options=options, fuse_options=fuse_options):
-        comes_back(t, write_and_freeze, thaw_and_heal, *options, fuse_options=fuse_options)
+          guard=TEST_GUARD + 2 * EVICTION_GUARD, waits=True)
+    def _(t):
+        comes_back(t, stopped, write_and_freeze, thaw_and_heal, options)
+
+
+_tests_of("with ceph-fuse's cache", (), "abc", "def")
+_tests_of("--cache=none", ("--cache=none",), "ghi", "jkl")
 
 
 if __name__ == "__main__":

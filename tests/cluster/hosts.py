@@ -1,4 +1,4 @@
-"""Hosts of a cluster: each has namespaces for its network, its mounts and its process ids. ceph-fuse mounts the
+"""Hosts of a cluster: each has namespaces for its network, its mounts, its process ids and its name. ceph-fuse mounts the
 cluster's file system there.
 
     run(__file__)       the end of a file of tests: starts the network and the cluster, and then the tests
@@ -133,6 +133,7 @@ class Host:
     """A machine that mounts the cluster's file system and serves images of it."""
 
     def __init__(self, t, name, fuse_options=()):
+        """`name` is a small letter. Tests that run at the same time need different ones."""
         self.t, self.name = t, name
         self.address = f"10.98.0.{11 + ord(name) - ord('a')}"
         self.root = Path(t.path(f"host-{name}"))  # the mount point, in the host's namespace
@@ -182,8 +183,9 @@ class Host:
         # Process 1 of the host. What is started there later begins with `prefix`.
         waits = self.t.spawn([
             find_tool("nsenter"), f"--net=/proc/{os.getpid()}/fd/{self._network}", "--",
-            find_tool("unshare"), "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--",
-            "/bin/sh", "-c", 'echo >"$0"; exec sleep infinity', ready])
+            find_tool("unshare"), "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc", "--",
+            "/bin/sh", "-c", 'echo "$1" >/proc/sys/kernel/hostname && echo >"$0" && exec sleep infinity',
+            ready, f"host-{self.name}"])
         Path(ready).read_bytes()
         self._init, self._was_on = only_child(waits), True
         self._processes.append(waits)
@@ -201,7 +203,7 @@ class Host:
     def prefix(self):
         """The beginning of a command that runs on the host: as a child of the process that a test has started,
         since only a child can be in another namespace of process ids."""
-        return [find_tool("nsenter"), f"--target={self._init}", "--net", "--mount", "--pid", "--"]
+        return [find_tool("nsenter"), f"--target={self._init}", "--net", "--mount", "--pid", "--uts", "--"]
 
     def spawn(self, argv, **how):
         """Starts a program there."""
@@ -268,15 +270,10 @@ class Host:
 
     # -------------------------------------------------------------- NBD
 
-    def listening_socket(self):
-        def listen():
-            return socket.create_server((self.address, PORT), backlog=512)
-        return self.there(listen)
-
-    def serve(self, *options, export=None):
+    def serve(self, *options, export=None, port=PORT):
         """The shipped listening service, with these options and this file."""
         argv = service_command(options, self.root / export if export else "")
-        with self.listening_socket() as door:
+        with self.there(lambda: socket.create_server((self.address, port), backlog=512)) as door:
             # LISTEN_PID is the process's id as the host knows it.
             self.service = self.spawn(["/bin/sh", "-c", 'LISTEN_PID=$$; export LISTEN_PID; exec "$0" "$@"', *argv],
                                       fds={3: door}, listen_fds=1)
@@ -315,6 +312,6 @@ def service_command(options, export):
     return result
 
 
-def boot_two(t, **how):
+def boot_two(t, names="ab", **how):
     """Two hosts that are switched on."""
-    return Host(t, "a", **how).boot(), Host(t, "b", **how).boot()
+    return tuple(Host(t, name, **how).boot() for name in names)
