@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -21,6 +22,19 @@ namespace {
 // The first of the bytes. A lock that ended at the very last offset would
 // extend to the end of the file, however large.
 constexpr off_t kFirstByte = std::numeric_limits<off_t>::max() - 0xffff;
+// Every fourth byte from here on is that of the holders on some hosts.
+constexpr off_t kFirstHolder = kFirstByte + 0x1001;
+constexpr off_t kHostBytes = 0x3000;
+constexpr off_t kHostStep = 4;
+
+// FNV-1a.
+uint64_t HashOf(const char* name) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (; *name != '\0'; ++name) {
+    hash = (hash ^ static_cast<unsigned char>(*name)) * 0x100000001b3u;
+  }
+  return hash;
+}
 
 // The number of attempts of candidates that meet, and the longest pause between
 // them. A candidate holds its byte for a few system calls only.
@@ -54,6 +68,11 @@ bool HasEnded(int pidfd) {
   return poll(&fd, 1, 0) == 1;
 }
 
+// How often a holder is out of reach before that is believed: a file system may
+// release the locks of a process only after its end (FUSE does), and the
+// process id then means nothing. The caller's pauses are some 0.7 s together.
+constexpr int kLooksOutOfReach = 20;
+
 // Another process has the lock; POSIX allows both errno values.
 bool IsHeld(int error) { return error == EAGAIN || error == EACCES; }
 
@@ -62,22 +81,34 @@ bool IsHeld(int error) { return error == EAGAIN || error == EACCES; }
 ExclusiveLock::ExclusiveLock(const Export& target)
     : fd_(target.lock_fd()), read_only_(target.lock_fd_is_read_only()) {}
 
-int ExclusiveLock::Set(int command, Byte byte, short type) {
+constexpr ExclusiveLock::Bytes ExclusiveLock::kOwner = {kFirstByte, 1};
+constexpr ExclusiveLock::Bytes ExclusiveLock::kCandidate = {kFirstByte + 2, 1};
+constexpr ExclusiveLock::Bytes ExclusiveLock::kHolders = {
+    kFirstHolder, kHostBytes* kHostStep};
+
+ExclusiveLock::Bytes ExclusiveLock::Holder() {
+  utsname host = {};
+  uname(&host);
+  const auto number = static_cast<off_t>(HashOf(host.nodename) % kHostBytes);
+  return {kFirstHolder + number * kHostStep, 1};
+}
+
+int ExclusiveLock::Set(int command, Bytes bytes, short type) {
   struct flock lock = {};
   lock.l_type = type;
   lock.l_whence = SEEK_SET;
-  lock.l_start = kFirstByte + static_cast<off_t>(byte);
-  lock.l_len = 1;
+  lock.l_start = bytes.first;
+  lock.l_len = bytes.count;
   return fcntl(fd_, command, &lock) == 0 ? 0 : errno;
 }
 
-std::optional<pid_t> ExclusiveLock::FindOther(int command, Byte byte,
+std::optional<pid_t> ExclusiveLock::FindOther(int command, Bytes bytes,
                                               int* error) {
   struct flock lock = {};
   lock.l_type = F_WRLCK;
   lock.l_whence = SEEK_SET;
-  lock.l_start = kFirstByte + static_cast<off_t>(byte);
-  lock.l_len = 1;
+  lock.l_start = bytes.first;
+  lock.l_len = bytes.count;
   *error = fcntl(fd_, command, &lock) == 0 ? 0 : errno;
   if (*error != 0 || lock.l_type == F_UNLCK) return std::nullopt;
   return lock.l_pid;
@@ -86,31 +117,28 @@ std::optional<pid_t> ExclusiveLock::FindOther(int command, Byte byte,
 std::optional<pid_t> ExclusiveLock::HolderOf(int fd) {
   ExclusiveLock lock(fd);
   int error = 0;
-  if (!lock.FindOther(F_OFD_GETLK, Byte::kOwner, &error).has_value()) {
+  if (!lock.FindOther(F_OFD_GETLK, kOwner, &error).has_value()) {
     return std::nullopt;
   }
-  const std::optional<pid_t> pid =
-      lock.FindOther(F_GETLK, Byte::kHolder, &error);
+  const std::optional<pid_t> pid = lock.FindOther(F_GETLK, Holder(), &error);
   return pid.has_value() ? std::max<pid_t>(*pid, 0) : 0;
 }
 
-int ExclusiveLock::TryForWriting() {
-  return Set(F_OFD_SETLK, Byte::kOwner, F_WRLCK);
-}
+int ExclusiveLock::TryForWriting() { return Set(F_OFD_SETLK, kOwner, F_WRLCK); }
 
 int ExclusiveLock::TryForReading() {
   met_ = false;
-  int error = Set(F_OFD_SETLK, Byte::kCandidate, F_RDLCK);
+  int error = Set(F_OFD_SETLK, kCandidate, F_RDLCK);
   if (error != 0) return error;
-  met_ = FindOther(F_OFD_GETLK, Byte::kCandidate, &error).has_value();
+  met_ = FindOther(F_OFD_GETLK, kCandidate, &error).has_value();
   if (error == 0) {
     const bool owned =
-        met_ || FindOther(F_OFD_GETLK, Byte::kOwner, &error).has_value();
+        met_ || FindOther(F_OFD_GETLK, kOwner, &error).has_value();
     if (owned) error = EAGAIN;
   }
   // Fails if a writer has locked the owner's byte meanwhile.
-  if (error == 0) error = Set(F_OFD_SETLK, Byte::kOwner, F_RDLCK);
-  Set(F_OFD_SETLK, Byte::kCandidate, F_UNLCK);
+  if (error == 0) error = Set(F_OFD_SETLK, kOwner, F_RDLCK);
+  Set(F_OFD_SETLK, kCandidate, F_UNLCK);
   return error;
 }
 
@@ -128,7 +156,7 @@ absl::StatusOr<bool> ExclusiveLock::Try() {
   if (IsHeld(error)) return false;
   if (error != 0) return ErrnoStatus(error, "it can't be locked");
   // If this fails, a takeover finds no holder to signal.
-  Set(F_SETLK, Byte::kHolder, read_only_ ? F_RDLCK : F_WRLCK);
+  Set(F_SETLK, Holder(), read_only_ ? F_RDLCK : F_WRLCK);
   return true;
 }
 
@@ -138,13 +166,18 @@ absl::Status ExclusiveLock::AskHolder() {
     ForgetHolder();
   }
   int error = 0;
-  const std::optional<pid_t> pid = FindOther(F_GETLK, Byte::kHolder, &error);
-  if (!pid.has_value()) return absl::OkStatus();
-  if (*pid <= 0) {
+  const Bytes byte = Holder();
+  const std::optional<pid_t> pid = FindOther(F_GETLK, byte, &error);
+  if (pid.has_value() ? *pid <= 0
+                      : FindOther(F_GETLK, kHolders, &error).has_value()) {
+    if (has_asked_ || ++looks_out_of_reach_ < kLooksOutOfReach) {
+      return absl::OkStatus();
+    }
     return absl::FailedPreconditionError(
         "the process that uses it is out of reach, in another PID namespace "
         "or on another machine");
   }
+  if (!pid.has_value()) return absl::OkStatus();
   UniqueFd holder(PidfdOpen(*pid));
   if (!holder.valid()) {
     // The process has just ended.
@@ -153,7 +186,7 @@ absl::Status ExclusiveLock::AskHolder() {
                        absl::StatusCode::kFailedPrecondition);
   }
   // The same process id as before: the pidfd is the holder's.
-  if (FindOther(F_GETLK, Byte::kHolder, &error) != pid) return absl::OkStatus();
+  if (FindOther(F_GETLK, byte, &error) != pid) return absl::OkStatus();
   if (PidfdSendSignal(holder.get(), kTakeoverSignal) != 0) {
     if (errno == ESRCH) return absl::OkStatus();
     return ErrnoStatus(errno,
@@ -163,6 +196,7 @@ absl::Status ExclusiveLock::AskHolder() {
                                       : absl::StatusCode::kFailedPrecondition);
   }
   holder_ = std::move(holder);
+  has_asked_ = true;
   return absl::OkStatus();
 }
 

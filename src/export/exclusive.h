@@ -10,7 +10,7 @@
 // the middle of a write therefore keeps the lock until the write has ended, and
 // no old write can change what the next client has read.
 //
-// The lock uses three bytes near the largest off_t, far from all data and from
+// The lock uses bytes near the largest off_t, far from all data and from
 // the bytes that other programs lock (QEMU: 100 to 203; SQLite: at 1 GiB).
 //   owner       The holder locks it: for writing, or for reading when its
 //               export is read-only, since a write lock needs a descriptor
@@ -18,6 +18,9 @@
 //   holder      The holder also takes a traditional record lock (F_SETLK).
 //               It excludes nobody, but F_GETLK reports its process id to
 //               a takeover; for open file description locks it reports -1.
+//               Each host has another byte, which depends on its name: in a
+//               cluster's file system, the kernel reports the id of a process
+//               of another host as if that were one of this host.
 //   candidate   Read locks don't exclude each other. A read-only process
 //               therefore first locks this byte for reading, and continues
 //               only if no other process has locked it. It then is the only
@@ -39,11 +42,11 @@
 // /dev, not other nodes of the same device; a device and its partitions are
 // different exports.
 //
-// System calls: fcntl (F_OFD_SETLK, F_OFD_GETLK, F_SETLK); for a read-only
-// export, clock_nanosleep and getpid; for a takeover, fcntl (F_GETLK),
-// pidfd_open, pidfd_send_signal, and poll on the pidfd. All of them happen
-// between the choice of an export and transmission. Landlock must not restrict
-// signals (LANDLOCK_SCOPE_SIGNAL). Threads: the main thread.
+// System calls: fcntl (F_OFD_SETLK, F_OFD_GETLK, F_SETLK), uname; for a
+// read-only export, clock_nanosleep and getpid; for a takeover, fcntl
+// (F_GETLK), pidfd_open, pidfd_send_signal, and poll on the pidfd. All of them
+// happen between the choice of an export and transmission. Landlock must not
+// restrict signals (LANDLOCK_SCOPE_SIGNAL). Threads: the main thread.
 #ifndef NBDINETD_EXPORT_EXCLUSIVE_H_
 #define NBDINETD_EXPORT_EXCLUSIVE_H_
 
@@ -94,7 +97,8 @@ class ExclusiveLock {
   // Internal: the file can't be locked.
   absl::StatusOr<bool> Try();
 
-  // Sends kTakeoverSignal to the holder, once to each. FailedPrecondition and
+  // Sends kTakeoverSignal to the holder, once to each. A holder on another host
+  // gets none. FailedPrecondition and
   // PermissionDenied: the holder can't be signaled. OK also when no holder is
   // found, for example because it has just ended; then call Try() again.
   absl::Status AskHolder();
@@ -107,13 +111,22 @@ class ExclusiveLock {
   void ForgetHolder() { holder_.Reset(); }
 
  private:
-  enum class Byte { kOwner, kHolder, kCandidate };
+  struct Bytes {
+    off_t first;
+    off_t count;
+  };
+  static const Bytes kOwner;
+  static const Bytes kCandidate;
+  static const Bytes kHolders;  // of all hosts
+  // Of this host.
+  static Bytes Holder();
 
-  // Calls fcntl() to lock `byte` as `type` (F_RDLCK, ...). 0 or an errno value.
-  int Set(int command, Byte byte, short type);
-  // The process whose lock excludes a write lock on `byte`, as F_GETLK reports
+  // Calls fcntl() to lock `bytes` as `type` (F_RDLCK, ...). 0 or an errno
+  // value.
+  int Set(int command, Bytes bytes, short type);
+  // The process whose lock excludes a write lock on `bytes`, as F_GETLK reports
   // it. nullopt: none, or an error in `*error`, which is 0 or an errno value.
-  std::optional<pid_t> FindOther(int command, Byte byte, int* error);
+  std::optional<pid_t> FindOther(int command, Bytes bytes, int* error);
   // One attempt; EAGAIN or EACCES when another process has the lock.
   int TryForWriting();
   int TryForReading();
@@ -122,6 +135,8 @@ class ExclusiveLock {
   const bool read_only_;
   // Another process had also locked the candidate's byte.
   bool met_ = false;
+  bool has_asked_ = false;  // some holder to end
+  int looks_out_of_reach_ = 0;
   UniqueFd holder_;  // a pidfd
 };
 

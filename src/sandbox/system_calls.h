@@ -233,6 +233,7 @@ inline constexpr SystemCall kSystemCalls[] = {
      Is(1, F_OFD_SETLK)},
     {"fcntl", When::kNegotiation, kIfExclusive, "ExclusiveLock",
      Is(1, F_SETLK)},
+    {"uname", When::kNegotiation, kIfExclusive, "ExclusiveLock"},
     {"clock_nanosleep", When::kNegotiation, kIfExclusive,
      "ExclusiveLock, after a collision of two candidates"},
     {"fcntl", When::kNegotiation, kIfTakeover, "ExclusiveLock::AskHolder",

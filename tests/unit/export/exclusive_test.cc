@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,9 +17,13 @@
 
 #include "base/unique_fd.h"
 #include "export/open.h"
+#include "support/session.h"
+#include "unit/sandbox/child.h"
 
 namespace nbdinetd {
 namespace {
+
+using nbdtest::InChild;
 
 class ExclusiveLockTest : public testing::Test {
  protected:
@@ -91,6 +96,36 @@ TEST_F(ExclusiveLockTest, NoHolderIsToBeFoundWithoutOne) {
   ExclusiveLock lock(*target);
   EXPECT_TRUE(lock.AskHolder().ok());
   EXPECT_EQ(lock.holder_fd(), -1);
+}
+
+// Where other hosts have the file, the kernel reports the ids of their
+// processes as if they were its own.
+TEST_F(ExclusiveLockTest, AHolderOnAHostOfAnotherNameGetsNoSignal) {
+  NEED_OR_SKIP(geteuid() == 0, "needs root, to name a host");
+  const auto target = Open(false);
+  ASSERT_TRUE(Try(*target));
+  const auto asked_from = [&](bool other_host) {
+    return InChild([&] {
+      constexpr char kName[] = "another-host";
+      if (other_host && (unshare(CLONE_NEWUTS) != 0 ||
+                         sethostname(kName, sizeof kName - 1) != 0)) {
+        return 1;
+      }
+      const auto same = Open(false);
+      ExclusiveLock lock(*same);
+      absl::Status asked = lock.AskHolder();
+      // It isn't believed at once.
+      for (int looks = 0; looks < 100 && asked.ok() && lock.holder_fd() < 0;
+           ++looks) {
+        asked = lock.AskHolder();
+      }
+      if (asked.ok()) return lock.holder_fd() < 0 ? 2 : 3;
+      return absl::IsFailedPrecondition(asked) && lock.holder_fd() < 0 ? 4 : 5;
+    });
+  };
+  // Nothing is done by default when the signal comes.
+  EXPECT_EQ(asked_from(false), 3);
+  EXPECT_EQ(asked_from(true), 4);
 }
 
 TEST_F(ExclusiveLockTest, WhatIsNoFileCannotBeLocked) {
