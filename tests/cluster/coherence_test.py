@@ -27,10 +27,10 @@ ROUNDS = 300
 # A few bytes, a page, what is sent from the page cache without a copy where that is used, and more than a reply's chunk.
 LENGTHS = (1, 200, 512, 4096, 12345, 64 << 10, 300 << 10, MIB)
 
-# What excludes the page cache: options of ceph-fuse, and of nbdinetd.
+# What excludes the page cache: options of ceph-fuse, and of nbdinetd, which can't see those of ceph-fuse.
 NO_PAGE_CACHE = {
     "--cache=none": ((), ("--cache=none",)),
-    "a mount without page cache": (("--fuse_disable_pagecache=true",), ()),
+    "a mount without page cache": (("--fuse_disable_pagecache=true",), ("--cache=writeback", "--multi-conn=on")),
 }
 DEFAULTS = ((), ())
 
@@ -214,6 +214,27 @@ def _(t):
     for client in clients:
         eq(bool(client.flags & NBD_FLAG_CAN_MULTI_CONN) and stale > 0, False, "promised and not kept")
         client.disconnect()
+
+
+@test("with the defaults of both, one client after the other reads what was flushed, while a health check asks")
+def _(t):
+    hosts = serve_both(t, DEFAULTS)
+    block, stale = bytes(4096), 0
+    for number in range(40):
+        here, there = hosts if number % 2 else reversed(hosts)
+        client = here.client()
+        # It opens the image at the other host, and so does the host that is served next.
+        checker = Client(there.connect())
+        checker.handshake()
+        checker.info()
+        stale += client.read(0, 4096) != block
+        block = random.Random(number).randbytes(4096)
+        client.write(0, block)
+        client.flush()
+        client.disconnect()
+        checker.close()
+        wait_until(lambda: not here.connections() and not there.connections(), "the connections to end")  # pylint: disable=W0640
+    eq(stale, 0, "stale reads of 40")
 
 
 if __name__ == "__main__":

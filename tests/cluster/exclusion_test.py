@@ -289,7 +289,7 @@ def _tests_of(what, options, cut_off, stopped):
         comes_back(t, stopped, write_and_freeze, thaw_and_heal, options)
 
 
-_tests_of("with ceph-fuse's cache", (), "abc", "def")
+_tests_of("--cache=writeback", ("--cache=writeback",), "abc", "def")
 _tests_of("--cache=none", ("--cache=none",), "ghi", "jkl")
 
 

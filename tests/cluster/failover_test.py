@@ -16,6 +16,7 @@ import csv
 import os
 import random
 import re
+import signal
 import socket
 import statistics
 import struct
@@ -32,9 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 # pylint: disable=wrong-import-position,wildcard-import,unused-wildcard-import
 from harness import *
 from ceph import SESSION_TIMEOUT_S
-from hosts import ADDRESS, PORT, Host, boot_two, cluster, run
+from hosts import ADDRESS, PORT, Host, boot_two, cluster, only_child, run
 
 KILLS = int(os.environ.get("NBDINETD_KILLS", "30"))
+DRAINS = max(1, KILLS // 3)
 SYNC_PORT = PORT + 1  # of the service that stores each write before it answers
 BLOCK, BLOCKS = 16 << 10, 64
 WRITES = 4  # in a round, which ends with a flush
@@ -71,12 +73,17 @@ listen nbd-sync
   server b {b}:{sync_port} track nbd/b
 """
 
+NBDINETCTL = BUILDDIR / "src" / "nbdinetctl"
+
+
+def has_verb(name):
+    return name in subprocess.run([NBDINETCTL, "--help"], capture_output=True, text=True, check=True).stdout
+
+
 def write_probe(path):
     """A program that HAProxy runs to learn whether a server serves the export "health"."""
-    nbdinetctl = BUILDDIR / "src" / "nbdinetctl"
-    verbs = subprocess.run([nbdinetctl, "--help"], capture_output=True, text=True, check=True).stdout
-    command = f'{nbdinetctl} probe --timeout=5s "nbd://$HAPROXY_SERVER_ADDR:$HAPROXY_SERVER_PORT/health"' \
-        if "probe" in verbs else f"/usr/bin/python3 -B {Path(__file__).resolve().parent}/probe.py"
+    command = f'{NBDINETCTL} probe --timeout=5s "nbd://$HAPROXY_SERVER_ADDR:$HAPROXY_SERVER_PORT/health"' \
+        if has_verb("probe") else f"/usr/bin/python3 -B {Path(__file__).resolve().parent}/probe.py"
     Path(path).write_text(f"#!/bin/sh\nexec {command}\n")
     os.chmod(path, 0o755)
 
@@ -96,14 +103,18 @@ class HAProxy:
         for host in (a, b):
             self.wait(host, "UP")
 
-    def _servers(self):
-        """Rows of servers: (listen, server) to the columns of HAProxy's statistics."""
+    def command(self, line):
+        """What it answers to a command of its administrator."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(self._stats)
-            connection.sendall(b"show stat -1 4 -1\n")
+            connection.sendall(line.encode() + b"\n")
             with connection.makefile("r") as answer:
-                rows = csv.DictReader(answer.read().lstrip("# ").splitlines())
-                return {(row["pxname"], row["svname"]): row for row in rows}
+                return answer.read()
+
+    def _servers(self):
+        """Rows of servers: (listen, server) to the columns of HAProxy's statistics."""
+        rows = csv.DictReader(self.command("show stat -1 4 -1").lstrip("# ").splitlines())
+        return {(row["pxname"], row["svname"]): row for row in rows}
 
     def state(self, host):
         return self._servers()["nbd", host.name]["status"].split()[0]
@@ -326,7 +337,8 @@ class ByQemu(Writer):
 # ------------------------------------------------------------------ the test's machines
 
 def serve(host):
-    host.serve("--exclusive=wait", f"--directory={host.root}")
+    # ceph-fuse keeps what is written until a flush.
+    host.serve("--exclusive=wait", "--cache=writeback", f"--directory={host.root}")
     host.serve("--exclusive=wait", "--cache=directsync", f"--directory={host.root}", port=SYNC_PORT)
 
 
@@ -435,6 +447,43 @@ def _(t):
     contains(f"{address['addr']}/{address['nonce']}", cluster().blocklist())
     writer.finish()
     check_images(t, [writer])
+
+
+@test(f"{DRAINS} times a host is drained for maintenance: no client sees an error",
+      guard=TEST_GUARD + DRAINS * FAILOVER_GUARD)
+def _(t):
+    if not has_verb("drain"):
+        raise Skip("nbdinetctl has no drain")
+    hosts, haproxy = start(t)
+    writers = [ByHand(t, "hand"), ByQemu(t, "qemu"), ThroughNbdkit(t, "nbdkit")]
+    for writer in writers:
+        writer.start()
+    gaps = {writer.name: [] for writer in writers}
+    for _ in range(DRAINS):
+        wait_for_rounds(writers, 2, "all clients to write")
+        host = host_in_use(hosts, haproxy)
+        for writer in writers:
+            writer.pause_since()
+        # As an agent tells HAProxy, and `nbdinetctl drain` the services.
+        for listen in ("nbd", "nbd-sync"):
+            haproxy.command(f"set server {listen}/{host.name} state drain")
+        services = host.services()
+        for service in services:
+            os.kill(only_child(service), signal.SIGUSR1)
+        for service in services:
+            service.expect(EX_OK)
+        wait_for_rounds(writers, 2, "all clients to go on")
+        for writer in writers:
+            gaps[writer.name].append(writer.pause_since())
+        serve(host)
+        for listen in ("nbd", "nbd-sync"):
+            haproxy.command(f"set server {listen}/{host.name} state ready")
+        haproxy.wait(host, "UP")
+    for writer in writers:
+        writer.finish()
+        note(figures(f"gap of the client {writer.name}", gaps[writer.name]) +
+             (f"; {writer.retried} requests repeated" if writer.retried else ""))
+    check_images(t, writers)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Hosts of a cluster: each has namespaces for its network, its mounts, its process ids and its name. ceph-fuse mounts the
 cluster's file system there.
 
-    run(__file__)       the end of a file of tests: starts the network and the cluster, and then the tests
+    run()               the end of a file of tests: starts the network and the cluster, and then the tests
     Host(t, "a")        a machine that is switched on by boot(), serves by serve(), and can be cut off and killed
 
     the tests, the clients, the cluster   10.98.0.1 at the bridge
@@ -141,6 +141,7 @@ class Host:
         self._fuse_options = fuse_options
         self._init = None  # the process whose end is the end of the host
         self._processes = []
+        self._services = []
         self.fuse = self.service = None
         self._was_on = self._wired = False
         self._make_network()
@@ -277,7 +278,12 @@ class Host:
             # LISTEN_PID is the process's id as the host knows it.
             self.service = self.spawn(["/bin/sh", "-c", 'LISTEN_PID=$$; export LISTEN_PID; exec "$0" "$@"', *argv],
                                       fds={3: door}, listen_fds=1)
+        self._services.append(self.service)
         return self
+
+    def services(self):
+        """The processes of serve() that run."""
+        return [service for service in self._services if service.poll() is None]
 
     def connect(self):
         return connect((self.address, PORT))
