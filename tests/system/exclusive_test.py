@@ -627,7 +627,7 @@ def _(t):
         third.disconnect()
 
 
-@test("takeover: a taker is refused at once, with the reason, if another user's process has the lock")
+@test("takeover: a taker is refused, with the reason, if another user's process has the lock")
 def _(t):
     need_root("to be two users")
     image = t.pattern_image(MIB)
@@ -645,7 +645,7 @@ def _(t):
     third.disconnect()
 
 
-@test("takeover: a taker in another PID namespace is refused at once, with the reason")
+@test("takeover: a taker in another PID namespace is refused, with the reason")
 def _(t):
     need_root("to make a PID namespace")
     image, _, first = held(t, "--exclusive=takeover")
