@@ -172,6 +172,7 @@ endif
 python_tests = \
 	tests/system/activation_test.py \
 	tests/system/bench_smoke_test.py \
+	tests/system/boot_storm_test.py \
 	tests/system/cache_test.py \
 	tests/system/check_test.py \
 	tests/system/clients_test.py \
