@@ -280,7 +280,7 @@ class ThroughNbdkit(Writer):
 
     def close(self):
         self._client.disconnect()
-        self.retried = len(re.findall(r"retry \d+: original errno", self.process.stderr()))
+        self.retried = len(re.findall(r"retry \d+: waiting", self.process.stderr()))
 
 
 class ByQemu(Writer):
