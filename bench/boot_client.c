@@ -25,7 +25,7 @@
  * that a machine has written begins with that and the machine's number. One
  * read in kCheckOneIn is checked, and the bytes of the others are dropped in
  * the kernel, since the clients leave the processors to the server. A machine
- * that has booted reads back some of what it has written. */
+ * reads back some of what it has written when all have booted. */
 #include <getopt.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
@@ -76,7 +76,7 @@ struct result {
 /* What all processes share; counters change by atomic operations. */
 static struct {
   uint64_t start_ns;
-  unsigned booted, lost, back, failed, refused, wrong;
+  unsigned booted, checked, back, failed, refused, wrong;
   char complaint[200]; /* the first one */
   struct result results[];
 } * shared;
@@ -91,10 +91,11 @@ static struct machine {
 
 static struct result* own;
 
-static void complain(const char* what) {
+static void give_up(const char* what) {
   if (__atomic_fetch_add(&shared->failed, 1, __ATOMIC_RELAXED) == 0)
     snprintf(shared->complaint, sizeof shared->complaint, "machine %u: %s",
              self.number, what);
+  for (;;) pause();
 }
 
 /* ---- the stream; false when it has ended ---- */
@@ -345,6 +346,14 @@ static bool read_back(void) {
 
 /* ---- a machine ---- */
 
+/* Until so many machines have done it, or have failed. */
+static void wait_for(const unsigned* counter, unsigned pause_ms) {
+  while (__atomic_load_n(counter, __ATOMIC_RELAXED) +
+             __atomic_load_n(&shared->failed, __ATOMIC_RELAXED) <
+         options.machines)
+    usleep(pause_ms * 1000);
+}
+
 static void add_one(unsigned* counter) {
   __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
 }
@@ -361,7 +370,6 @@ static void wait_for_end_of_connection(void) {
 static bool come_back(void) {
   wait_for_end_of_connection();
   uint64_t lost = now_ns();
-  add_one(&shared->lost);
   hang_up();
   connect_until_ready(options.then_port);
   const struct step first = {.block = steps[0].block, .blocks = 1};
@@ -385,17 +393,16 @@ static void be_machine(unsigned number, int gate) {
   uint64_t began = now_ns();
   connect_until_ready(options.port);
   histogram_add(&own->ready, now_ns() - began);
-  if (!replay() || !read_back()) {
-    complain("the connection has ended, or a request has failed");
-    pause();
-  }
+  if (!replay()) give_up("the connection has ended, or a request has failed");
   histogram_add(&own->boot, now_ns() - began);
   add_one(&shared->booted);
+  /* Behind the last write of all, which can't be each machine's own. */
+  wait_for(&shared->booted, kPauseMs);
+  if (!read_back()) give_up("what it has written can't be read back");
+  add_one(&shared->checked);
   if (options.then_port == 0) pause();
-  if (come_back())
-    add_one(&shared->back);
-  else
-    complain("the second server doesn't serve it");
+  if (!come_back()) give_up("the second server doesn't serve it");
+  add_one(&shared->back);
   pause();
 }
 
@@ -434,25 +441,17 @@ static bool wait_for_line(void) {
   return false;
 }
 
-/* Until so many machines have done it, or have failed. */
-static void wait_for(const unsigned* counter) {
-  while (__atomic_load_n(counter, __ATOMIC_RELAXED) +
-             __atomic_load_n(&shared->failed, __ATOMIC_RELAXED) <
-         options.machines)
-    usleep(1000);
-}
-
-static void print_counts(const char* name, const unsigned* counter) {
+static void print_counts(const char* name, const unsigned* counter,
+                         uint64_t end_ns) {
   printf(
       "{\"seconds\": %.6f, \"%s\": %u, \"failed\": %u, \"refused\": %u, "
       "\"wrong\": %u, \"complaint\": \"%s\"",
-      (double)(now_ns() - shared->start_ns) / 1e9, name, *counter,
-      shared->failed,
+      (double)(end_ns - shared->start_ns) / 1e9, name, *counter, shared->failed,
       __atomic_exchange_n(&shared->refused, 0, __ATOMIC_RELAXED), shared->wrong,
       shared->complaint);
 }
 
-static void print_boot(void) {
+static void print_boot(uint64_t end_ns) {
   static struct result sum;
   for (unsigned i = 0; i < options.machines; i++) {
     const struct result* result = &shared->results[i];
@@ -465,7 +464,7 @@ static void print_boot(void) {
     histogram_merge(&sum.read, &result->read);
     histogram_merge(&sum.write, &result->write);
   }
-  print_counts("booted", &shared->booted);
+  print_counts("booted", &shared->booted, end_ns);
   printf(
       ", \"reads\": %ju, \"writes\": %ju, \"bytes_read\": %ju, "
       "\"bytes_written\": %ju",
@@ -478,11 +477,11 @@ static void print_boot(void) {
   printf("}\n");
 }
 
-static void print_back(void) {
+static void print_back(uint64_t end_ns) {
   static struct histogram again;
   for (unsigned i = 0; i < options.machines; i++)
     histogram_merge(&again, &shared->results[i].again);
-  print_counts("back", &shared->back);
+  print_counts("back", &shared->back, end_ns);
   print_histogram("again_us", &again);
   printf("}\n");
 }
@@ -552,12 +551,14 @@ int main(int argc, char** argv) {
   if (!wait_for_line()) return 0;
   shared->start_ns = now_ns();
   close(gate[1]); /* the machines begin */
-  wait_for(&shared->booted);
-  print_boot();
+  wait_for(&shared->booted, 1);
+  const uint64_t booted_ns = now_ns();
+  wait_for(&shared->checked, 1);
+  print_boot(booted_ns);
   if (options.then_port != 0 && wait_for_line()) {
     shared->start_ns = now_ns();
-    wait_for(&shared->back);
-    print_back();
+    wait_for(&shared->back, 1);
+    print_back(now_ns());
   }
   while (wait_for_line()) {
   }
