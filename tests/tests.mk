@@ -86,6 +86,7 @@ unit_sources = \
 	tests/unit/partition/partition_table_test.cc \
 	tests/unit/partition/table_answer_test.cc \
 	tests/unit/partition/table_reader_test.cc \
+	tests/unit/protocol/client_test.cc \
 	tests/unit/protocol/nbd_error_test.cc \
 	tests/unit/protocol/option_test.cc \
 	tests/unit/protocol/reply_test.cc \
@@ -154,9 +155,11 @@ tests_unit_unit_test_SOURCES += \
 	tests/unit/ctl/command_line_test.cc \
 	tests/unit/ctl/copy_files_test.cc \
 	tests/unit/ctl/exec_start_test.cc \
+	tests/unit/ctl/export_probe_test.cc \
 	tests/unit/ctl/json_reader_test.cc \
 	tests/unit/ctl/live_statistics_test.cc \
 	tests/unit/ctl/metrics_test.cc \
+	tests/unit/ctl/nbd_uri_test.cc \
 	tests/unit/ctl/peer_pattern_test.cc \
 	tests/unit/ctl/rate_meter_test.cc \
 	tests/unit/ctl/readable_test.cc \
@@ -211,6 +214,7 @@ python_tests = \
 	tests/system/storage_promises_test.py \
 	tests/system/other_release_test.py \
 	tests/system/peer_documents_test.py \
+	tests/system/probe_test.py \
 	tests/system/pid1_boot_test.py \
 	tests/system/pid1_documents_test.py \
 	tests/system/pid1_exports_test.py \

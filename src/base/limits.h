@@ -206,6 +206,15 @@ inline constexpr absl::Duration kKeepalive = absl::Seconds(120);
 // connection.
 inline constexpr int kKeepaliveProbes = 6;
 
+// ---- nbdinetctl probe
+
+// The addresses of a name that are tried.
+inline constexpr size_t kMaxProbedAddresses = 16;
+// The replies of a server to one option, the bytes of each, and those of a
+// sector.
+inline constexpr int kMaxProbeReplies = 64;
+inline constexpr uint32_t kMaxProbeReplyBytes = 64 << 10;
+
 // ---- The listener
 
 // Connections that are accepted from one socket before signals and other

@@ -29,9 +29,10 @@ std::string ArgumentCases(const CompletedCommand& command) {
 std::string OperandCases(const CompletedCommand& command) {
   std::string cases;
   for (const CompletedOperand& operand : command.operands) {
+    const std::string offers = Offers(command, operand.forms);
     absl::StrAppend(&cases, "        '", operand.place, " ", operand.verb, " ",
                     operand.first, operand.first.empty() ? "'*)" : "')",
-                    Offers(command, operand.forms), ";\n");
+                    offers.empty() ? " :;" : offers, ";\n");
   }
   return cases;
 }

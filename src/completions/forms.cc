@@ -17,7 +17,7 @@ constexpr absl::string_view kCompleted[] = {
 
 constexpr absl::string_view kFree[] = {
     "ISSUER", "LABEL", "MIN",     "N",    "NAME", "NUMBER", "PATTERN",
-    "PORT",   "STYLE", "SUBJECT", "TEXT", "UNIT", "UUID",
+    "PORT",   "STYLE", "SUBJECT", "TEXT", "UNIT", "URI",    "UUID",
 };
 
 bool Contains(absl::Span<const absl::string_view> names,

@@ -116,6 +116,13 @@ constexpr Column kCheckColumns[] = {
     {.header = "FINDING", .name = "message", .kind = Kind::kText},
 };
 
+constexpr Column kProbeColumns[] = {
+    {.header = "URI", .name = "uri", .kind = Kind::kText},
+    {.header = "SIZE", .name = "size", .kind = Kind::kBytes},
+    {.header = "TIME", .name = "duration_usec", .kind = Kind::kSpan},
+    {.header = "FLAGS", .name = "flags", .kind = Kind::kList, .flexible = true},
+};
+
 constexpr Column kCopyColumns[] = {
     {.header = "COPY", .name = "copy", .kind = Kind::kText, .flexible = true},
     {.header = "",
@@ -143,6 +150,7 @@ absl::Span<const Column> HistoryColumns() { return kHistoryColumns; }
 absl::Span<const Column> DisconnectColumns() { return kDisconnectColumns; }
 absl::Span<const Column> ActionColumns() { return kActionColumns; }
 absl::Span<const Column> CheckColumns() { return kCheckColumns; }
+absl::Span<const Column> ProbeColumns() { return kProbeColumns; }
 absl::Span<const Column> CopyColumns() { return kCopyColumns; }
 
 }  // namespace nbdinetd::ctl

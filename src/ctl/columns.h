@@ -19,6 +19,7 @@ absl::Span<const Column> DisconnectColumns();
 // enable, disable, start, stop
 absl::Span<const Column> ActionColumns();
 absl::Span<const Column> CheckColumns();
+absl::Span<const Column> ProbeColumns();
 // copies list
 absl::Span<const Column> CopyColumns();
 

@@ -126,6 +126,14 @@ absl::Status SetInterval(absl::string_view argument, CommandLine& line) {
   return absl::OkStatus();
 }
 
+absl::Status SetTimeout(absl::string_view argument, CommandLine& line) {
+  line.timeout = ParseTimeSpan(argument);
+  if (line.timeout.has_value()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--timeout=", Quoted(argument),
+                   ": a time span is needed, such as \"2s\", or \"off\""));
+}
+
 template <DirectionLimits TransferLimits::*kKind>
 absl::Status AddLimit(absl::string_view argument, CommandLine& line) {
   const std::string error = AddTransferLimit(argument, line.limits.*kKind);
@@ -229,6 +237,20 @@ constexpr CtlOptionRow kOptions[] = {
      .verbs = "check",
      .repeats = true,
      .set = AddAsked},
+    {.name = "read",
+     .help = "also read the first sector, which needs the export for itself "
+             "if it is exclusive",
+     .verbs = "probe",
+     .set = Set<&CommandLine::read>},
+    {.name = "agent",
+     .help = "answer as HAProxy's agent-check expects",
+     .verbs = "probe",
+     .set = Set<&CommandLine::agent>},
+    {.name = "timeout",
+     .argument = "=TIME",
+     .help = "the time for all of it (5s)",
+     .verbs = "probe",
+     .set = SetTimeout},
     {.name = "http",
      .help = "answer an HTTP request on standard input and output",
      .verbs = "metrics",
@@ -261,6 +283,8 @@ constexpr VerbRow kVerbs[] = {
      "what clients have written into copies that are kept", Copies},
     {"limit", "EXPORT", 1, 1,
      "how much each client may transfer: --max-rate, --max-iops", Limit},
+    {"probe", "URI", 1, 1,
+     "whether a server serves an export: by a client's handshake", Probe},
     {"metrics", "", 0, 0, "print figures for Prometheus", Metrics},
 };
 

@@ -41,6 +41,10 @@ struct CommandLine {
   // as long as the reports of the connections need, and for JSON not at all.
   std::optional<absl::Duration> interval;
   TransferLimits limits;  // limit
+  bool read = false;      // probe
+  bool agent = false;     // probe
+  // probe: nullopt for the default.
+  std::optional<absl::Duration> timeout;
   std::string verb;
   std::vector<std::string> arguments;
 };

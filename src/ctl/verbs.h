@@ -27,6 +27,7 @@ absl::StatusOr<int> Stop(const CommandLine& line);
 absl::StatusOr<int> CheckExports(const CommandLine& line);
 absl::StatusOr<int> Copies(const CommandLine& line);
 absl::StatusOr<int> Limit(const CommandLine& line);
+absl::StatusOr<int> Probe(const CommandLine& line);
 absl::StatusOr<int> Metrics(const CommandLine& line);
 
 }  // namespace nbdinetd::ctl

@@ -6,7 +6,7 @@
 #   make fuzz-corpus     the corpus anew, from the traffic of real clients
 
 FUZZ_TARGETS = command_line environment export_file kept_copy negotiation option \
-	partitions rules tls_files transmission
+	partitions probe rules tls_files transmission
 FUZZ_SECONDS = 60
 FUZZ_LONG_SECONDS = 900
 
@@ -37,6 +37,9 @@ fuzz_generator_sources = src/generator/careful_look.cc \
 	src/generator/export_definition.cc \
 	src/generator/export_file.cc src/generator/unit_text.cc
 
+# Of nbdinetctl, what reads a server's answers.
+fuzz_ctl_sources = src/ctl/export_probe.cc src/ctl/nbd_uri.cc
+
 fuzz_programs = \
 	tests/fuzz/command_line_replay \
 	tests/fuzz/environment_replay \
@@ -45,6 +48,7 @@ fuzz_programs = \
 	tests/fuzz/negotiation_replay \
 	tests/fuzz/option_replay \
 	tests/fuzz/partitions_replay \
+	tests/fuzz/probe_replay \
 	tests/fuzz/rules_replay \
 	tests/fuzz/tls_files_replay \
 	tests/fuzz/transmission_replay
@@ -68,6 +72,8 @@ tests_fuzz_option_replay_SOURCES = tests/fuzz/option_fuzz.cc \
 	tests/fuzz/replay_main.cc
 tests_fuzz_partitions_replay_SOURCES = tests/fuzz/partitions_fuzz.cc \
 	tests/fuzz/replay_main.cc
+tests_fuzz_probe_replay_SOURCES = tests/fuzz/probe_fuzz.cc \
+	$(fuzz_ctl_sources) tests/fuzz/replay_main.cc
 tests_fuzz_rules_replay_SOURCES = tests/fuzz/rules_fuzz.cc \
 	tests/fuzz/replay_main.cc
 tests_fuzz_tls_files_replay_SOURCES = tests/fuzz/tls_files_fuzz.cc \
@@ -105,7 +111,7 @@ EXTRA_DIST += tests/fuzz/clang.mk tests/fuzz/corpus tests/fuzz/mutator.cc \
 
 fuzz_build = +@$(MAKE) --no-print-directory -f $(srcdir)/tests/fuzz/clang.mk \
 	CLANG='$(FUZZ_CLANG)' SRCDIR='$(srcdir)' \
-	SOURCES='$(src_libnbdinetd_a_SOURCES) $(fuzz_generator_sources)' TARGETS='$(FUZZ_TARGETS)' \
+	SOURCES='$(src_libnbdinetd_a_SOURCES) $(fuzz_generator_sources) $(fuzz_ctl_sources)' TARGETS='$(FUZZ_TARGETS)' \
 	FLAGS='$(DEFS) $(CPPFLAGS) $(ABSL_CFLAGS) $(OPENSSL_CFLAGS) $(BLKID_CFLAGS)' \
 	LIBRARIES='$(ABSL_LIBS) $(LIBS)' \
 	WRAPPED_NEGOTIATION='$(fuzz_clock_calls) $(fuzz_lock_calls)' \

@@ -101,7 +101,8 @@ RULES = (
     ("inetd", lambda code: re.match(r"nbd\s+stream\s+tcp", code)),
     ("environment", lambda code: code.startswith("NBDINETD_")),
     ("console", lambda code: re.match(r"[$#] \S", code)),
-    ("sh", lambda code: code.split()[0] in COMMANDS),
+    ("haproxy", lambda code: re.match(r"(global|defaults|listen|frontend|backend)( \w+)?\n  ", code)),
+    ("sh", lambda code: code.startswith("#!/bin/sh\n") or code.split()[0] in COMMANDS),
     ("promql", lambda code: re.match(r"\w+\(.*\)\n$", code)),
     ("output", lambda code: re.match(r'Status: "|serving |negotiating |CONNECTIONS |NBD_[A-Z_]+=|the sandbox is |'
                                      r"/\S+\.export:\d+: ", code)),

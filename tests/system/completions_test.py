@@ -309,7 +309,8 @@ def _(t):
 def _(t):
     shells = Shells(t)
     (shells.cwd / "disk.img").touch()
-    for line in ("nbdinetd --exportname=", "nbdinetd -p ", "nbdinetctl history --peer=", "nbdinetctl list "):
+    for line in ("nbdinetd --exportname=", "nbdinetd -p ", "nbdinetctl history --peer=", "nbdinetctl list ",
+                 "nbdinetctl probe "):
         each_shell(shells, line, [])
 
 

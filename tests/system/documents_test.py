@@ -23,7 +23,7 @@ from printed import Printed, output_of, shape  # noqa: E402
 
 # ------------------------------------------------------------------ languages
 
-LANGUAGES = {"c", "console", "environment", "go", "inetd", "ini", "output", "promql", "python", "rules", "sh", "text",
+LANGUAGES = {"c", "console", "environment", "go", "haproxy", "inetd", "ini", "output", "promql", "python", "rules", "sh", "text",
              "tmpfiles", "xinetd", "xml"}
 
 
@@ -139,6 +139,32 @@ def faults_of_script(block, directory):
 def _(t):
     os.mkdir(t.path("empty"))
     no_faults(faults_of_script, blocks_in("sh", "console"), directory=t.path("empty"))
+
+
+# What a section needs of the others.
+HAPROXY = """global
+  external-check
+  insecure-fork-wanted
+defaults
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+"""
+
+
+def faults_of_haproxy(block, path):
+    Path(path).write_text(HAPROXY + block.code)
+    status, said = output_of([find_tool("haproxy"), "-c", "-f", path])
+    if status or "[WARNING]" in said:
+        yield said
+
+
+@test("every section of HAProxy's configuration is one that it reads")
+def _(t):
+    need("haproxy")
+    no_faults(faults_of_haproxy, blocks_in("haproxy"), path=t.path("haproxy.cfg"))
+    block = documents.Block("x.1", 1, "haproxy", [], "listen x\n  mode tcp\n  no-such-word\n")
+    contains("no-such-word", "".join(faults_of_haproxy(block, t.path("haproxy.cfg"))))
 
 
 @test("the check of commands finds each kind of mistake")

@@ -69,7 +69,8 @@ TEST(CtlCommandLine, TheManualHasEachVerbOptionAndNameOfJson) {
   Words names;
   for (const auto& columns :
        {ListColumns(), ConnectionColumns(), HistoryColumns(),
-        DisconnectColumns(), ActionColumns(), CheckColumns(), CopyColumns()}) {
+        DisconnectColumns(), ActionColumns(), CheckColumns(), ProbeColumns(),
+        CopyColumns()}) {
     for (const Column& column : columns) names.insert(column.name);
   }
   Words documented;
