@@ -108,6 +108,7 @@ unit_sources = \
 	tests/unit/stream/stream_test.cc \
 	tests/unit/transmission/answered_requests_test.cc \
 	tests/unit/transmission/buffer_pool_test.cc \
+	tests/unit/transmission/drain_test.cc \
 	tests/unit/transmission/guards_test.cc \
 	tests/unit/transmission/histograms_test.cc \
 	tests/unit/transmission/long_requests_test.cc \
@@ -140,6 +141,7 @@ tests/unit/%.o tests/protocol/%.o: CXXFLAGS += -O0 -U_FORTIFY_SOURCE
 # Of the real program, over a socket pair.
 protocol_tests = \
 	tests/protocol/block_size_test \
+	tests/protocol/drain_test \
 	tests/protocol/extended_headers_test \
 	tests/protocol/handshake_test \
 	tests/protocol/negotiated_test \
@@ -188,6 +190,7 @@ python_tests = \
 	tests/system/documents_test.py \
 	tests/system/distance_test.py \
 	tests/system/ends_test.py \
+	tests/system/drain_test.py \
 	tests/system/exclusive_test.py \
 	tests/system/faults_test.py \
 	tests/system/feature_pairs_access_test.py \

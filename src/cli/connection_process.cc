@@ -15,6 +15,7 @@
 #include "base/errors.h"
 #include "base/exit_status.h"
 #include "base/limit_signal.h"
+#include "base/shutdown_notice.h"
 #include "base/signals.h"
 #include "cli/output.h"
 #include "connection/connection_signals.h"
@@ -104,9 +105,9 @@ Exclusive ExclusiveOf(const Options& options,
 // kTakeoverSignal keeps its default action: it is ignored.
 absl::StatusOr<Signals> CreateSignals(Exclusive exclusive) {
   return exclusive == Exclusive::kOff
-             ? Signals::Create({SIGTERM, SIGINT, LimitSignal()})
-             : Signals::Create(
-                   {SIGTERM, SIGINT, LimitSignal(), kTakeoverSignal});
+             ? Signals::Create({SIGTERM, SIGINT, kDrainSignal, LimitSignal()})
+             : Signals::Create({SIGTERM, SIGINT, kDrainSignal, LimitSignal(),
+                                kTakeoverSignal});
 }
 
 // Makes the private copy that the rules may give. With --cow, all clients have

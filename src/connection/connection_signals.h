@@ -1,5 +1,6 @@
-// The signals of the process of a connection: those that end it, and those that
-// change how much its client may transfer (limit_signal.h).
+// The signals of the process of a connection: those that end it, at once or by
+// a drain, and those that change how much its client may transfer
+// (limit_signal.h).
 //
 // Both come through one descriptor. Each wait of the process polls it, and
 // calls Take(): the channel's, and that for the process that reads partition
@@ -30,10 +31,12 @@ class ConnectionSignals {
     return {fd(), [this] { return Take(); }};
   }
 
-  // Takes all signals that are pending. Whether the process should end.
-  bool Take() {
+  // Takes all signals that are pending. How the process should end.
+  Shutdown Take() {
     while (const std::optional<Signals::Signal> signal = signals_.Take()) {
-      if (signal->number != LimitSignal()) {
+      if (signal->number == kDrainSignal) {
+        drains_ = true;
+      } else if (signal->number != LimitSignal()) {
         ended_by_ = ended_by_.value_or(signal->number);
       } else if (ApplyLimitSignal(signal->value, next_limits_) ==
                  LimitSignalPart::kLast) {
@@ -41,10 +44,13 @@ class ConnectionSignals {
         ++limits_.changes;
       }
     }
-    return ended_by_.has_value();
+    return ended_by_.has_value() ? Shutdown::kNow
+           : drains_             ? Shutdown::kDrain
+                                 : Shutdown::kNone;
   }
 
-  // The first signal that ends the process; nullopt if Take() has seen none.
+  // The first signal that ends the process at once; nullopt if Take() has seen
+  // none.
   std::optional<int> ended_by() const { return ended_by_; }
 
   const LiveLimits& limits() const { return limits_; }
@@ -54,6 +60,7 @@ class ConnectionSignals {
   LiveLimits limits_;
   TransferLimits next_limits_;  // until a change of them is whole
   std::optional<int> ended_by_;
+  bool drains_ = false;
 };
 
 }  // namespace nbdinetd

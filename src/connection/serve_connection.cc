@@ -272,7 +272,7 @@ ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
     AddDescriptors(*stream, signals.fd(), event_fd.get(), &facts);
     ShutdownNotice shutdown = signals.notice();
     Channel channel(std::move(stream), shutdown.fd, config.timeouts.stall,
-                    &process.manager, std::move(shutdown.is_shutdown));
+                    &process.manager, std::move(shutdown.told));
     // From here on, the process makes only the system calls of the table.
     Sandbox sandbox(facts);
     if (config.sandbox_mode != SandboxMode::kOff &&
@@ -283,7 +283,7 @@ ConnectionResult ServeConnection(Connection connection, Catalog& catalog,
                         signals.limits(), process},
                        std::move(event_fd), statistics, served);
   }
-  if (ending.status == ExitStatus::kOk && signals.Take() &&
+  if (ending.status == ExitStatus::kOk && signals.Take() == Shutdown::kNow &&
       signals.ended_by() == kTakeoverSignal) {
     absl::StrAppend(&ending.reason, ", since another takes over the export");
   }

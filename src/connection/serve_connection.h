@@ -19,7 +19,8 @@ namespace nbdinetd {
 // The resources of the process of a connection, besides the connection; all
 // borrowed.
 struct ProcessContext {
-  // SIGTERM, SIGINT and, with --exclusive, kTakeoverSignal end the connection;
+  // SIGTERM, SIGINT and, with --exclusive, kTakeoverSignal end the connection,
+  // and kDrainSignal drains it;
   // LimitSignal() changes its limits.
   ConnectionSignals& signals;
   ServiceManager& manager;

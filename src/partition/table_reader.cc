@@ -216,7 +216,7 @@ absl::StatusOr<std::string> TableReader::Ask(int fd) {
         recv(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
       if (entries[1].revents != 0 &&
-          (shutdown_.is_shutdown == nullptr || shutdown_.is_shutdown())) {
+          (shutdown_.told == nullptr || shutdown_.told() != Shutdown::kNone)) {
         return absl::CancelledError("this process was told to end");
       }
       continue;

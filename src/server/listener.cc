@@ -18,6 +18,7 @@
 #include "base/exit_status.h"
 #include "base/limits.h"
 #include "base/poll.h"
+#include "base/shutdown_notice.h"
 #include "base/steady_clock.h"
 #include "server/peer.h"
 
@@ -116,7 +117,7 @@ Listener::Listener(ListenerResources resources, const ListenerConfig& config,
 absl::StatusOr<Signals> Listener::CreateSignals() {
   // With SIG_IGN, the kernel would reap processes that the listener counts.
   signal(SIGCHLD, SIG_DFL);
-  return Signals::Create({SIGTERM, SIGINT, SIGHUP, SIGCHLD});
+  return Signals::Create({SIGTERM, SIGINT, SIGHUP, SIGCHLD, kDrainSignal});
 }
 
 std::variant<Connection, int> Listener::Run() {
@@ -204,7 +205,13 @@ void Listener::OnSignal(int number) {
       return;
     default:
       state_ = State::kDraining;
+      end_signal_ = number == kDrainSignal ? kDrainSignal : SIGTERM;
   }
+}
+
+void Listener::EndConnections(int signal) {
+  end_signal_ = signal;
+  for (const pid_t pid : processes_) kill(pid, signal);
 }
 
 void Listener::Reap() {
@@ -426,7 +433,7 @@ void Listener::Drain() {
   }
   if (resources_.command > 0) kill(resources_.command, SIGTERM);
   if (processes_.empty() && resources_.command < 0) return;
-  for (const pid_t pid : processes_) kill(pid, SIGTERM);
+  EndConnections(end_signal_);
   bool killed = false;
   const absl::Time limit = SteadyNow() + kDrainLimit;
   // A SIGCHLD that arrived earlier is still pending.
@@ -436,13 +443,16 @@ void Listener::Drain() {
       log_.Error(absl::StrCat(Counted(processes_.size(), "connection"),
                               " didn't end in time: killing ",
                               processes_.size() == 1 ? "it" : "them"));
-      for (const pid_t pid : processes_) kill(pid, SIGKILL);
+      EndConnections(SIGKILL);
       if (resources_.command > 0) kill(resources_.command, SIGKILL);
     }
     pollfd fd = {signals_.fd(), POLLIN, 0};
     manager_.PollUntil(absl::MakeSpan(&fd, 1),
                        killed ? absl::InfiniteFuture() : limit);
-    while (signals_.Take().has_value()) {
+    while (const std::optional<Signals::Signal> signal = signals_.Take()) {
+      const bool shuts_down =
+          signal->number == SIGTERM || signal->number == SIGINT;
+      if (shuts_down && end_signal_ == kDrainSignal) EndConnections(SIGTERM);
     }
     Reap();
   }

@@ -6,6 +6,7 @@
 #ifndef NBDINETD_SERVER_LISTENER_H_
 #define NBDINETD_SERVER_LISTENER_H_
 
+#include <signal.h>
 #include <sys/types.h>
 
 #include <deque>
@@ -52,9 +53,9 @@ class Listener {
   Listener(ListenerResources resources, const ListenerConfig& config,
            Signals signals, const Log& log, ServiceManager& manager);
 
-  // SIGTERM and SIGINT stop the listener and drain the processes of
-  // connections. SIGHUP stops it and lets them continue. SIGCHLD reports an
-  // ended process.
+  // SIGTERM and SIGINT stop the listener, and the processes of connections with
+  // it; so does kDrainSignal, which is passed on to them. SIGHUP stops it and
+  // lets them continue. SIGCHLD reports an ended process.
   static absl::StatusOr<Signals> CreateSignals();
 
   // Returns once in the listener, with the exit status after it has stopped;
@@ -106,6 +107,7 @@ class Listener {
   void TellManager();
   std::string Status() const;
   void Drain();
+  void EndConnections(int signal);
 
   ListenerResources resources_;
   // Sockets that were blocking; Drain() clears O_NONBLOCK again for other
@@ -147,6 +149,7 @@ class Listener {
   enum class State { kListening, kDraining, kHandingOver };
   State state_ = State::kListening;
   int exit_status_ = 0;
+  int end_signal_ = SIGTERM;  // for the processes of connections
 };
 
 }  // namespace nbdinetd

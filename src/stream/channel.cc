@@ -49,11 +49,11 @@ bool IsTimeout(ssize_t result) {
 
 Channel::Channel(std::unique_ptr<Stream> stream, int shutdown_fd,
                  absl::Duration stall_timeout, ServiceManager* manager,
-                 std::function<bool()> is_shutdown)
+                 std::function<Shutdown()> told)
     : stream_(std::move(stream)),
       shutdown_fd_(shutdown_fd),
       manager_(manager),
-      is_shutdown_(std::move(is_shutdown)),
+      told_(std::move(told)),
       last_progress_(SteadyNow()),
       last_receipt_(last_progress_),
       stall_watch_(stall_timeout),
@@ -65,18 +65,32 @@ absl::Time Channel::HandshakeLimit() const {
 }
 
 pollfd Channel::ShutdownEntry() const {
-  return {shutdown_requested() ? -1 : shutdown_fd_, POLLIN, 0};
+  return {shutdown_requested() && !drains_ ? -1 : shutdown_fd_, POLLIN, 0};
 }
 
 void Channel::NoteSignal() {
-  if (is_shutdown_ == nullptr || is_shutdown_()) shutdown_since_ = SteadyNow();
+  const Shutdown told = told_ == nullptr ? Shutdown::kNow : told_();
+  if (told == Shutdown::kNone || (told == Shutdown::kDrain && drains_)) return;
+  shutdown_since_ = SteadyNow();
+  drains_ = told == Shutdown::kDrain;
+  RestartShutdownLimit();
+}
+
+absl::Time Channel::ShutdownLimit() const {
+  return drains_ ? drain_from_ + kDrainPatience
+                 : shutdown_since_ + kShutdownLimit;
+}
+
+void Channel::RestartShutdownLimit() {
+  if (drains_) drain_from_ = SteadyNow();
 }
 
 void Channel::LookForShutdown() {
   pollfd fd = ShutdownEntry();
   const bool is_ready = Poll(absl::MakeSpan(&fd, 1), absl::InfinitePast()) != 0;
   // A wait outside of the channel may have taken the signal.
-  const bool may_be_taken = !shutdown_requested() && is_shutdown_ != nullptr;
+  const bool may_be_taken =
+      (!shutdown_requested() || drains_) && told_ != nullptr;
   if (is_ready || may_be_taken) NoteSignal();
 }
 
@@ -200,21 +214,21 @@ Channel::Events Channel::EventsOf(const Watched& watched) {
   return events;
 }
 
-Channel::Receipt Channel::Receive() {
+Channel::Receipt Channel::Receive(size_t at_most) {
   if (received_.has_value()) {
     const Receipt receipt = *received_;
     received_.reset();
     return receipt;
   }
-  return ReceiveNow();
+  return ReceiveNow(at_most);
 }
 
-Channel::Receipt Channel::ReceiveNow() {
+Channel::Receipt Channel::ReceiveNow(size_t at_most) {
   // Without room, Read() would return 0, which means the end of the stream.
   if (input().size() == kInputBytes) return Receipt::kNothing;
   MakeRoomFor(input().size() + 1);
-  const ssize_t n =
-      stream_->Read(absl::MakeSpan(buffer_.get() + end_, kInputBytes - end_));
+  const ssize_t n = stream_->Read(absl::MakeSpan(
+      buffer_.get() + end_, std::min(kInputBytes - end_, at_most)));
   if (n > 0) {
     end_ += static_cast<size_t>(n);
     last_progress_ = last_receipt_ = SteadyNow();
@@ -245,7 +259,7 @@ bool Channel::WaitWritable() {
   stall_watch_.RestartBlocked(*stream_);
   bool room, signal;
   do {
-    room = PollForRoom(absl::MakeSpan(fds), shutdown_since_ + kShutdownLimit);
+    room = PollForRoom(absl::MakeSpan(fds), ShutdownLimit());
     signal = fds[1].revents != 0;
     if (signal) NoteSignal();
     // A signal that is no shutdown gives the peer no more time.

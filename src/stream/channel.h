@@ -21,7 +21,9 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "base/limits.h"
 #include "base/service_manager.h"
+#include "base/shutdown_notice.h"
 #include "stream/spinner.h"
 #include "stream/stall_watch.h"
 #include "stream/stream.h"
@@ -31,15 +33,15 @@ namespace nbdinetd {
 class Channel {
  public:
   // `shutdown_fd` is borrowed, and becomes readable when the process should
-  // end, or for something else: `is_shutdown` says which, and takes what else
-  // there is. Without it, it is always a shutdown. `stall_timeout` is the time
-  // for which Send() waits for a peer that doesn't read, and for which sent
-  // bytes may stay unacknowledged by a TCP peer; a handshake has its own
-  // deadline instead. `manager` is borrowed, and may be nullptr.
+  // end, or for something else: `told` says which, as in ShutdownNotice.
+  // `stall_timeout` is the time for which Send() waits for a peer that doesn't
+  // read, and for which sent bytes may stay unacknowledged by a TCP peer; a
+  // handshake has its own deadline instead. `manager` is borrowed, and may be
+  // nullptr.
   Channel(std::unique_ptr<Stream> stream, int shutdown_fd,
           absl::Duration stall_timeout = absl::InfiniteDuration(),
           ServiceManager* manager = nullptr,
-          std::function<bool()> is_shutdown = nullptr);
+          std::function<Shutdown()> told = nullptr);
 
   // Wraps the stream in another one, such as TLS. input() must be empty.
   void Wrap(absl::FunctionRef<std::unique_ptr<Stream>(std::unique_ptr<Stream>)>
@@ -113,14 +115,23 @@ class Channel {
   }
   // The time of that; InfiniteFuture() before it.
   absl::Time shutdown_since() const { return shutdown_since_; }
+  // The shutdown is a drain, and no other has followed.
+  bool drains() const { return drains_; }
+  // The time at which the client has had its time after a shutdown: to send the
+  // rest of a message, and to read its replies. InfiniteFuture() before it.
+  absl::Time ShutdownLimit() const;
+  // In a drain, begins that time anew: the replies have come from the storage
+  // only now.
+  void RestartShutdownLimit();
   // Checks for the signal without waiting: for code that works for long.
   void LookForShutdown();
 
   enum class Receipt { kData, kNothing, kEnd, kReset, kTimedOut };
   // Receives once, without waiting, as much as the buffer has room for. kEnd:
   // the peer sends no more, but may still read. kReset: the connection is gone.
-  // kTimedOut: it is gone because the peer's machine doesn't answer.
-  Receipt Receive();
+  // kTimedOut: it is gone because the peer's machine doesn't answer. `at_most`:
+  // the most bytes, not 0.
+  Receipt Receive(size_t at_most = kInputBytes);
   // After kReset, a phrase for the log with the reason; empty if there is no
   // other.
   std::string failure() const { return stream_->failure(); }
@@ -184,16 +195,18 @@ class Channel {
   bool PollForRoom(absl::Span<pollfd> fds, absl::Time deadline);
   // Called when the shutdown's descriptor is readable.
   void NoteSignal();
-  // The entry for poll(). It ignores the signal once noticed: one that stays
-  // pending would end every wait.
+  // The entry for poll(). It ignores the signal of a shutdown once noticed: one
+  // that stays pending would end every wait.
   pollfd ShutdownEntry() const;
-  Receipt ReceiveNow();
+  Receipt ReceiveNow(size_t at_most = kInputBytes);
 
   std::unique_ptr<Stream> stream_;
   const int shutdown_fd_;
   ServiceManager* const manager_;
-  const std::function<bool()> is_shutdown_;
+  const std::function<Shutdown()> told_;
   absl::Time shutdown_since_ = absl::InfiniteFuture();
+  bool drains_ = false;
+  absl::Time drain_from_;  // for ShutdownLimit()
   bool broken_ = false;
   bool send_timed_out_ = false;
   absl::Time last_progress_;

@@ -133,6 +133,7 @@ void DeferredRequests::Answer(const Task& task) {
   } else if (task.error != 0) {
     failures_.Answer(request, task.error, task.error_offset);
   } else if (task.was_cut_short) {
+    if (leaves_cut_short_) return;
     replies_.Error(request, NBD_ESHUTDOWN,
                    "the connection is ending, and the server has not carried "
                    "out all of the request");

@@ -48,6 +48,9 @@ class DeferredRequests {
 
   // Answers the requests that the workers have finished.
   void AnswerFinished();
+  // From now on, a request that is cut short isn't answered: the client of a
+  // connection that drains sends it again over another one.
+  void LeaveCutShort() { leaves_cut_short_ = true; }
 
   // The number of requests that were started and not answered.
   size_t pending() const { return workers_.pending(); }
@@ -67,6 +70,7 @@ class DeferredRequests {
   FailureReplies& failures_;
   // The last block status took less than kQuickBlockStatus.
   bool block_status_is_quick_ = false;
+  bool leaves_cut_short_ = false;
 };
 
 }  // namespace nbdinetd

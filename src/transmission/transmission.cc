@@ -12,6 +12,12 @@
 #include "protocol/request.h"
 
 namespace nbdinetd {
+namespace {
+
+constexpr char kShuttingDown[] = "the server is shutting down";
+constexpr char kDrained[] = "the connection has been drained";
+
+}  // namespace
 
 Transmission::Transmission(TransmissionSetup setup)
     : channel_(setup.channel),
@@ -39,6 +45,7 @@ Ending Transmission::Run() {
   for (;;) {
     // In this order: received requests may wait for one of the finished tasks.
     deferred_.AnswerFinished();
+    if (channel_.drains() && !draining_) BeginDrain();
     if (limits_ != nullptr && limits_->changes != limit_changes_)
       ChangeLimits();
     const uint64_t requests_before = statistics_.requests;
@@ -49,6 +56,7 @@ Ending Transmission::Run() {
       was_full = pacer_.full();
       release = ReleaseHeld();
     } while (was_full && !pacer_.full());
+    EndDrain();
     if (!replies_.Flush()) OnUnsentReplies();
     if (Over()) return Finish();
     // A send may have taken a signal.
@@ -61,6 +69,7 @@ Ending Transmission::Run() {
                               workers_.RelieveReads(), CutShortTasks()}),
         .patience = PatienceAfter(statistics_.requests - requests_before),
     });
+    if (events.other) channel_.RestartShutdownLimit();
     if (events.gone || channel_.send_timed_out()) {
       OnUnsentReplies();
     } else if (events.timeout) {
@@ -74,7 +83,8 @@ Ending Transmission::Run() {
 
 Channel::Patience Transmission::PatienceAfter(uint64_t requests) const {
   // A worker may wake this thread, which spinning would delay.
-  if (workers_.pending() > 0) return Channel::Patience::kSleep;
+  // In a drain, spinning would receive more than the rest of a message.
+  if (workers_.pending() > 0 || draining_) return Channel::Patience::kSleep;
   return requests > 1 ? Channel::Patience::kGatherFirst
                       : Channel::Patience::kPoll;
 }
@@ -91,13 +101,33 @@ bool Transmission::InMessage() const {
   return writes_.under_way() || !channel_.input().empty();
 }
 
-absl::Time Transmission::ShutdownLimit() const {
-  return channel_.shutdown_since() + kShutdownLimit;
+void Transmission::BeginDrain() {
+  pacer_.Change(TransferLimits(), SteadyNow());
+  if (WantInput()) OnInput();
+  draining_ = true;
+}
+
+void Transmission::EndDrain() {
+  if (draining_ && !InMessage()) End(ExitStatus::kOk, kDrained);
+}
+
+size_t Transmission::ReceiveLimit() const {
+  if (!draining_) return kInputBytes;
+  const size_t bytes = channel_.input().size();
+  const size_t header = decoder_.header_bytes();
+  const uint64_t message = writes_.under_way() ? writes_.bytes_left()
+                           : bytes < header    ? header
+                                               : header + kStatusPayloadBytes;
+  return message > bytes ? message - bytes : kInputBytes;
 }
 
 absl::Time Transmission::CutShortTasks() {
   if (!channel_.shutdown_requested()) return absl::InfiniteFuture();
-  if (SteadyNow() < ShutdownLimit()) return ShutdownLimit();
+  const absl::Time limit =
+      channel_.shutdown_since() +
+      (channel_.drains() ? kDrainPatience : kShutdownLimit);
+  if (SteadyNow() < limit) return limit;
+  if (channel_.drains()) deferred_.LeaveCutShort();
   workers_.CutShort();
   return absl::InfiniteFuture();
 }
@@ -116,7 +146,7 @@ absl::Time Transmission::WaitLimit() const {
     if (OwesReplies()) return absl::InfiniteFuture();
     const absl::Time quiet_since =
         std::max(channel_.shutdown_since(), channel_.last_progress());
-    return std::min(quiet_since + kShutdownIdle, ShutdownLimit());
+    return std::min(quiet_since + kShutdownIdle, channel_.ShutdownLimit());
   }
   if (InMessage()) return channel_.last_progress() + channel_.stall_timeout();
   return OwesReplies() ? absl::InfiniteFuture()
@@ -125,7 +155,7 @@ absl::Time Transmission::WaitLimit() const {
 
 void Transmission::OnTimeLimit() {
   if (channel_.shutdown_requested()) {
-    End(ExitStatus::kOk, "the server is shutting down");
+    End(ExitStatus::kOk, draining_ ? kDrained : kShuttingDown);
   } else if (InMessage()) {
     End(ExitStatus::kTimedOut,
         absl::StrCat("client stopped inside a request for ",
@@ -145,7 +175,7 @@ void Transmission::OnUnsentReplies() {
   if (reads_.broke_off()) {
     End(ExitStatus::kSystem, "a read failed in the middle of its reply");
   } else if (channel_.shutdown_requested()) {
-    End(ExitStatus::kOk, "the server is shutting down");
+    End(ExitStatus::kOk, draining_ ? kDrained : kShuttingDown);
   } else if (channel_.unacknowledged()) {
     End(ExitStatus::kTimedOut,
         absl::StrCat("client vanished: the connection timed out, nothing was "
@@ -200,7 +230,7 @@ int Transmission::FinalFlush() {
 }
 
 void Transmission::OnInput() {
-  switch (channel_.Receive()) {
+  switch (channel_.Receive(ReceiveLimit())) {
     case Channel::Receipt::kData:
       break;
     case Channel::Receipt::kNothing:
@@ -230,8 +260,9 @@ void Transmission::OnInput() {
 void Transmission::HandleInput() {
   while (!ending_.has_value() && replies_.ok()) {
     // The loop never waits for a client that never stops sending.
-    if (channel_.shutdown_requested() && SteadyNow() >= ShutdownLimit()) {
-      End(ExitStatus::kOk, "the server is shutting down");
+    if (channel_.shutdown_requested() &&
+        SteadyNow() >= channel_.ShutdownLimit()) {
+      End(ExitStatus::kOk, draining_ ? kDrained : kShuttingDown);
       return;
     }
     const bool progress =
@@ -288,8 +319,8 @@ bool Transmission::HasInput(size_t bytes) {
 }
 
 Verdict Transmission::VerdictOn(const Request& request) const {
-  return channel_.shutdown_requested()
-             ? Verdict{NBD_ESHUTDOWN, "the server is shutting down"}
+  return channel_.shutdown_requested() && !channel_.drains()
+             ? Verdict{NBD_ESHUTDOWN, kShuttingDown}
              : ValidateRequest(request, negotiated_.promises);
 }
 
@@ -325,7 +356,7 @@ TransferLimits Transmission::LimitsNow() const {
 
 void Transmission::ChangeLimits() {
   limit_changes_ = limits_->changes;
-  pacer_.Change(LimitsNow(), SteadyNow());
+  if (!draining_) pacer_.Change(LimitsNow(), SteadyNow());
 }
 
 void Transmission::DropHeld() {
@@ -347,8 +378,9 @@ absl::Time Transmission::ReleaseHeld() {
     DropHeld();
     return absl::InfiniteFuture();
   }
-  // In a shutdown, the verdict on what hasn't started is NBD_ESHUTDOWN.
-  if (channel_.shutdown_requested()) {
+  // In a shutdown, the verdict on what hasn't started is NBD_ESHUTDOWN. In a
+  // drain, all is due, and waits for workers only.
+  if (channel_.shutdown_requested() && !channel_.drains()) {
     while (const std::optional<Pacer::Held> held = pacer_.TakeAny()) Go(*held);
     return absl::InfiniteFuture();
   }
@@ -364,7 +396,9 @@ absl::Time Transmission::ReleaseHeld() {
 
 bool Transmission::HoldsAnew() const {
   return (limits_ != nullptr && limits_->changes != limit_changes_) ||
-         (channel_.shutdown_requested() && !pacer_.empty());
+         (channel_.shutdown_requested() && !channel_.drains() &&
+          !pacer_.empty()) ||
+         (channel_.drains() && !draining_);
 }
 
 }  // namespace nbdinetd

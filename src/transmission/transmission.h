@@ -11,6 +11,11 @@
 // starts and answers what may wait for the storage, and Pacer holds what a
 // limit of the rate allows later.
 //
+// A shutdown refuses what comes later. A drain (Shutdown::kDrain) carries out
+// and answers all that has been received, and at most the rest of one message
+// is received after that: to a client that sends its other requests again over
+// another connection, nothing has failed.
+//
 // Invariant: between two turns of the loop the output buffer is empty, and the
 // input begins with a request's header, or with more of the payload of the one
 // write that is under way. Threads: one, beside the workers.
@@ -66,6 +71,7 @@ class Transmission {
   Ending Run();
 
  private:
+  // Receives once, as ReceiveLimit() says.
   void OnInput();
   void HandleInput();
   // Takes one request's header from the input, or all of a block status with a
@@ -95,12 +101,18 @@ class Transmission {
   // What has been accepted, and not answered.
   bool OwesReplies() const;
 
+  // Notices a drain, once: takes what the socket has, and lets go on what a
+  // limit of the rate holds.
+  void BeginDrain();
+  // Ends the connection in a drain when no message is incomplete.
+  void EndDrain();
+  // The most that may be received: in a drain, the rest of a message.
+  size_t ReceiveLimit() const;
+
   // How to wait after a turn that carried out so many requests.
   Channel::Patience PatienceAfter(uint64_t requests) const;
   bool WantInput() const;
   bool InMessage() const;
-  // The end of the time that a client has after a shutdown signal.
-  absl::Time ShutdownLimit() const;
   absl::Time WaitLimit() const;
   // Once a shutdown's time is over, lets long tasks end early. Returns the time
   // of the next call at the latest.
@@ -140,6 +152,7 @@ class Transmission {
   // `ending_` is that the client has ended its direction of the connection,
   // between two requests: it stands only if the replies can still be sent.
   bool closed_by_client_ = false;
+  bool draining_ = false;  // BeginDrain() has been called
 };
 
 }  // namespace nbdinetd

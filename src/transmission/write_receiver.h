@@ -48,6 +48,10 @@ class WriteReceiver {
 
   // A part of a write's payload has not been taken yet.
   bool under_way() const { return write_.has_value(); }
+  // The bytes of that part. Only while under_way().
+  uint64_t bytes_left() const {
+    return write_->own.request.length - write_->consumed;
+  }
 
  private:
   struct PendingWrite {

@@ -149,7 +149,7 @@ short Simulation::ReadyEvents(const pollfd& entry) {
       ready = now_ns_ >= stalled_until_ns_;
       break;
     case kShutdownFd:
-      ready = shutdown_;
+      ready = shutdown_ && !signal_taken_;
       break;
     case kHolderFd:
       ready = holder_has_ended();
@@ -185,7 +185,7 @@ int Simulation::Poll(pollfd* fds, size_t count, int timeout_ms) {
          {silent_until_ns_, stalled_until_ns_, holder_ends_ns_}) {
       if (change > now_ns_) next = std::min(next, change);
     }
-    if (next == kNever && shutdown_at_ != 0) {
+    if (next == kNever && shutdown_at_ != 0 && !shutdown_) {
       shutdown_ = true;  // it comes sooner or later
       for (size_t i = 0; i < count; ++i) {
         if (fds[i].fd == kShutdownFd) {

@@ -79,6 +79,8 @@ class Simulation {
   bool has_paused() const { return paused_; }
   bool has_stalled() const { return stalled_until_ns_ != 0; }
   bool shutdown_requested() const { return shutdown_; }
+  // What kShutdownFd stands for is taken: it isn't readable any more.
+  void TakeSignal() { signal_taken_ = true; }
   // The client will say nothing more, but stays.
   bool ends_in_silence() const { return end_ == End::kSilence; }
   bool ends_in_error() const {
@@ -146,6 +148,7 @@ class Simulation {
   bool aborted_ = false;
   const int shutdown_at_;
   bool shutdown_ = false;
+  bool signal_taken_ = false;
   int polls_ = 0;
 };
 

@@ -514,7 +514,10 @@ void TransmissionChecker::CheckError(const Request& request,
   if (ErrorName(error).rfind("undefined", 0) == 0) {
     Wrong("an undefined error value", request.cookie);
   }
-  if (error == kNbdEshutdown && simulation_.shutdown_requested()) return;
+  if (error == kNbdEshutdown && simulation_.shutdown_requested() &&
+      !setting_.drains) {
+    return;
+  }
   // A client that has broken the protocol may find its last ones cut short.
   const bool in_pieces =
       request.type == kCmdTrim || request.type == kCmdWriteZeroes;
@@ -570,7 +573,17 @@ void TransmissionChecker::Finish(int exit_status) {
   if (shut_down) statuses.insert({kExitOk, kExitSystem});
   Require(statuses.count(exit_status) == 1,
           "transmission ended with another status");
-  if (cut || shut_down || exit_status == kExitTimedOut) return;
+  if (cut || exit_status == kExitTimedOut) return;
+  if (shut_down) {
+    // In a drain, whoever has been heard is answered, unless time has passed.
+    if (!setting_.drains || simulation_.has_paused()) return;
+    for (const Request& request : requests_) {
+      if (request.end <= simulation_.received() && !request.answered) {
+        Wrong("a drain forgets a request", request.cookie);
+      }
+    }
+    return;
+  }
   for (const Request& request : requests_) {
     if (request.end == SIZE_MAX) continue;  // it never came to its end
     if (!request.answered) Wrong("no reply", request.cookie);

@@ -34,6 +34,7 @@ struct TransmissionSetting {
   uint32_t minimum = 1;
   uint32_t advertised_payload = nbdtest::kMaxPayload;
   uint32_t accepted_payload = nbdtest::kLongestRequest;
+  bool drains = false;  // the shutdown is a drain
 };
 
 class TransmissionChecker {

@@ -127,7 +127,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
        .context_id = nbdinetd::kBaseAllocationId,
        .minimum = target->facts().block_sizes.minimum,
        .advertised_payload = target->facts().block_sizes.advertised_payload,
-       .accepted_payload = target->facts().block_sizes.accepted_payload},
+       .accepted_payload = target->facts().block_sizes.accepted_payload,
+       .drains = input.bit(Input::kTimes, 4)},
       simulation, storage);
   nbdinetd::Timeouts timeouts;
   // A client that stays silent has to be waited for unless there is a limit.
@@ -138,7 +139,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   nbdinetd::Channel channel(
       std::make_unique<SimulatedStream>(simulation,
                                         input.bit(Input::kWhat, kSendsFiles)),
-      kShutdownFd, timeouts.stall);
+      kShutdownFd, timeouts.stall, nullptr, [&] {
+        if (!simulation.shutdown_requested()) return nbdinetd::Shutdown::kNone;
+        simulation.TakeSignal();
+        return input.bit(Input::kTimes, 4) ? nbdinetd::Shutdown::kDrain
+                                           : nbdinetd::Shutdown::kNow;
+      });
   nbdinetd::Statistics statistics;
   nbdinetd::Progress progress(*manager, statistics, "");
   const nbdinetd::LiveLimits limits = {LimitsOf(input)};

@@ -639,6 +639,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(testing::Values(Transport::kUnix),
                      testing::Values(Asking{"Term", SIGTERM},
                                      Asking{"Int", SIGINT},
+                                     Asking{"Drain", SIGUSR1},
                                      Asking{"Takeover", SIGURG, false,
                                             /*exclusive=*/true})),
     NameOf);

@@ -160,15 +160,14 @@ TEST(TableReaderTest, WhoIsToldToEndDoesNotWaitForATable) {
 TEST(TableReaderTest, OnlyAShutdownEndsTheWaitForATable) {
   const UniqueFd signals(eventfd(1, EFD_CLOEXEC));
   int taken = 0;
-  const auto is_shutdown = [&signals, &taken] {
+  const auto tell = [&signals, &taken] {
     eventfd_t value;
     EXPECT_EQ(eventfd_read(signals.get(), &value), 0);
-    if (++taken == 2) return true;
+    if (++taken == 2) return Shutdown::kDrain;
     EXPECT_EQ(eventfd_write(signals.get(), 1), 0);
-    return false;
+    return Shutdown::kNone;
   };
-  auto reader =
-      TableReader::Start(SandboxMode::kOff, {signals.get(), is_shutdown});
+  auto reader = TableReader::Start(SandboxMode::kOff, {signals.get(), tell});
   ASSERT_TRUE(reader.ok()) << reader.status();
   const UniqueFd fd = Image();
   Holder holder(ProcessOfReader());

@@ -212,8 +212,9 @@ TEST_F(ChannelTest, LooksForAShutdownWithoutWaiting) {
 TEST_F(ChannelTest, FindsAShutdownThatAnotherWaitHasTaken) {
   bool is_taken = false;
   Channel channel(std::make_unique<MemoryStream>(peer_), shutdown_.fd(),
-                  absl::InfiniteDuration(), nullptr,
-                  [&is_taken] { return is_taken; });
+                  absl::InfiniteDuration(), nullptr, [&is_taken] {
+                    return is_taken ? Shutdown::kNow : Shutdown::kNone;
+                  });
   channel.LookForShutdown();
   EXPECT_FALSE(channel.shutdown_requested());
   is_taken = true;
