@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 namespace nbdinetd::ctl {
@@ -27,6 +28,20 @@ bool BelongsTo(pid_t pid, const std::string& unit) {
 }
 
 }  // namespace
+
+bool WaitsFor(uint64_t pid, int signal) {
+  std::ifstream file(absl::StrCat("/proc/", pid, "/status"));
+  for (std::string line; std::getline(file, line);) {
+    uint64_t blocked = 0;
+    if (!absl::StartsWith(line, "SigBlk:\t")) continue;
+    const auto blocks = [&blocked](int number) {
+      return (blocked >> (number - 1) & 1) != 0;
+    };
+    return absl::SimpleHexAtoi(line.substr(8), &blocked) && blocks(signal) &&
+           !blocks(SIGUSR2);
+  }
+  return false;
+}
 
 UniqueFd OpenClientProcess(const LiveConnection& connection) {
   const auto pid = static_cast<pid_t>(*connection.pid);

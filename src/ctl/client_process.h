@@ -14,6 +14,12 @@ namespace nbdinetd::ctl {
 // has ended, with errno ESRCH, or can't be had, with another errno.
 UniqueFd OpenClientProcess(const LiveConnection& connection);
 
+// Whether the process takes this signal from a descriptor. The default action
+// would end a process that doesn't: one that has just started, or an older
+// nbdinetd. A process that systemd has forked, and that isn't nbdinetd yet,
+// blocks other signals, too.
+bool WaitsFor(uint64_t pid, int signal);
+
 // Sends a signal, with a value if it isn't 0. 0 or an errno value: ESRCH if the
 // process has ended.
 int SendSignal(const UniqueFd& pidfd, int number, uint64_t value = 0);

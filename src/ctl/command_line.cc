@@ -3,6 +3,7 @@
 #include <getopt.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -237,6 +238,18 @@ constexpr CtlOptionRow kOptions[] = {
      .verbs = "check",
      .repeats = true,
      .set = AddAsked},
+    {.name = "drain",
+     .help = "let clients that connect again see no error",
+     .verbs = "disconnect",
+     .set = Set<&CommandLine::drain>},
+    {.name = "all",
+     .help = "every export, and the machine for HAProxy's agent-check",
+     .verbs = "drain undrain",
+     .set = Set<&CommandLine::all>},
+    {.name = "runtime",
+     .help = "only until the machine is booted again",
+     .verbs = "drain",
+     .set = Set<&CommandLine::runtime>},
     {.name = "read",
      .help = "also read the first sector, which needs the export for itself "
              "if it is exclusive",
@@ -248,8 +261,8 @@ constexpr CtlOptionRow kOptions[] = {
      .set = Set<&CommandLine::agent>},
     {.name = "timeout",
      .argument = "=TIME",
-     .help = "the time for all of it (5s)",
-     .verbs = "probe",
+     .help = "the time for all of it (probe: 5s, drain: 2min)",
+     .verbs = "drain probe",
      .set = SetTimeout},
     {.name = "http",
      .help = "answer an HTTP request on standard input and output",
@@ -264,6 +277,8 @@ constexpr CtlOptionRow kOptions[] = {
      .set = Set<&CommandLine::version>},
 };
 
+constexpr size_t kAnyNumber = std::numeric_limits<size_t>::max();
+
 constexpr VerbRow kVerbs[] = {
     {"list", "", 0, 0, "exports: address, file, size, clients, rates (default)",
      List},
@@ -273,6 +288,10 @@ constexpr VerbRow kVerbs[] = {
      "connections that have ended: who, when, how much, why", History},
     {"disconnect", "PEER|EXPORT", 1, 1,
      "end connections: requests under way are answered first", Disconnect},
+    {"drain", "[EXPORT...]", 0, kAnyNumber,
+     "take exports out of service: clients that connect again see no error",
+     Drain},
+    {"undrain", "[EXPORT...]", 0, kAnyNumber, "the opposite", Undrain},
     {"enable", "EXPORT", 1, 1, "start it with the machine", Enable},
     {"disable", "EXPORT", 1, 1, "don't start it with the machine", Disable},
     {"start", "EXPORT", 1, 1, "listen for clients", Start},

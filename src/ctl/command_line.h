@@ -43,7 +43,10 @@ struct CommandLine {
   TransferLimits limits;  // limit
   bool read = false;      // probe
   bool agent = false;     // probe
-  // probe: nullopt for the default.
+  bool all = false;       // drain, undrain
+  bool runtime = false;   // drain
+  bool drain = false;     // disconnect
+  // probe, drain: nullopt for the default.
   std::optional<absl::Duration> timeout;
   std::string verb;
   std::vector<std::string> arguments;

@@ -18,10 +18,10 @@
 #include "base/unique_fd.h"
 #include "ctl/bus.h"
 #include "ctl/client_process.h"
-#include "ctl/columns.h"
 #include "ctl/connections.h"
+#include "ctl/draining_connections.h"
+#include "ctl/ended_connections.h"
 #include "ctl/exports.h"
-#include "ctl/journal.h"
 #include "ctl/output.h"
 #include "ctl/peer_pattern.h"
 #include "ctl/verbs.h"
@@ -33,34 +33,13 @@ namespace {
 // units of connections is the same.
 constexpr absl::Duration kPatience = absl::Minutes(2);
 
-constexpr char kDrained[] = "disconnected";
-
-// A connection, and what became of it.
-struct Outcome {
-  LiveConnection connection;
-  std::string result;
-};
-
-std::string Failure(absl::string_view result, const std::string& unit) {
-  return absl::StrCat("ended with a failure (", result,
-                      "): see 'journalctl -u ", unit, "'");
-}
-
 // `unit_result`: the service's property Result; empty if it isn't known.
 std::string InWords(const std::string& job, const std::string& unit_result,
                     const std::string& unit) {
   if (job != "done") return absl::StrCat("failed: the job's result is ", job);
   if (unit_result == "timeout") return "killed, since it didn't drain in time";
-  if (unit_result.empty() || unit_result == "success") return kDrained;
-  return Failure(unit_result, unit);
-}
-
-// Exit statuses of a process whose client is at fault, or nobody: those of
-// SuccessExitStatus= in the shipped units.
-bool IsGood(uint64_t exit_status) {
-  constexpr uint64_t kGood[] = {0, 69, 75, 76, 77};
-  return std::find(std::begin(kGood), std::end(kGood), exit_status) !=
-         std::end(kGood);
+  if (unit_result.empty() || unit_result == "success") return kDisconnected;
+  return FailureOf(unit_result, unit);
 }
 
 // Stops the units of connections, and waits until all have drained.
@@ -111,7 +90,7 @@ void EndProcesses(std::vector<Outcome>& outcomes) {
   for (Outcome& outcome : outcomes) {
     if (outcome.connection.per_connection) continue;
     absl::StatusOr<UniqueFd> pidfd = AskToDrain(outcome.connection);
-    outcome.result = kDrained;
+    outcome.result = kDisconnected;
     if (!pidfd.ok()) {
       outcome.result = absl::StrCat("failed: ", pidfd.status().message());
     } else if (pidfd->valid()) {
@@ -128,39 +107,6 @@ void EndProcesses(std::vector<Outcome>& outcomes) {
         FailedToEnd(connection,
                     absl::StrCat("it still drains; 'kill -KILL ",
                                  *connection.pid, "' would end it")));
-  }
-}
-
-// Takes the counters and the result from the connection's last message.
-void ApplyLastMessage(const JournalEntry& entry, Outcome& outcome) {
-  outcome.connection.counters =
-      Counters{entry.Number("NBD_REQUESTS").value_or(0),
-               entry.Number("NBD_BYTES_READ").value_or(0),
-               entry.Number("NBD_BYTES_WRITTEN").value_or(0),
-               entry.Number("NBD_ERRORS").value_or(0)};
-  const uint64_t status = entry.Number("NBD_EXIT_STATUS").value_or(0);
-  if (outcome.result != kDrained || IsGood(status)) return;
-  outcome.result =
-      Failure(entry.Field("NBD_REASON").value_or(absl::StrCat(status)),
-              outcome.connection.unit);
-}
-
-// What the connections' last messages say, if the journal has them and may be
-// read. Processes of a listening service have no other result.
-void ReadLastMessages(const Where& where, std::vector<Outcome>& outcomes) {
-  absl::StatusOr<Journal> journal = Journal::Open(where);
-  if (!journal.ok()) return;
-  for (Outcome& outcome : outcomes) {
-    const LiveConnection& connection = outcome.connection;
-    if (!connection.pid.has_value()) continue;
-    journal
-        ->ForEach(LastMessagesOf(connection),
-                  [&](const JournalEntry& entry) {
-                    if (!entry.Field("NBD_REQUESTS").has_value()) return true;
-                    ApplyLastMessage(entry, outcome);
-                    return false;
-                  })
-        .IgnoreError();
   }
 }
 
@@ -192,34 +138,11 @@ absl::StatusOr<std::vector<Outcome>> Chosen(Bus& bus, const CommandLine& line) {
                    Quoted(argument), ": 'nbdinetctl connections' shows all"));
 }
 
-std::vector<Cell> RowOf(const Outcome& outcome) {
-  const LiveConnection& connection = outcome.connection;
-  Cell counters[3];
-  if (connection.counters.has_value()) {
-    counters[0] = connection.counters->bytes_read;
-    counters[1] = connection.counters->bytes_written;
-    counters[2] = connection.counters->errors;
-  }
-  return {connection.export_name,
-          TextCell(connection.peer),
-          TextCell(connection.identity),
-          counters[0],
-          counters[1],
-          counters[2],
-          outcome.result,
-          connection.unit,
-          CellOf(connection.pid)};
-}
-
-}  // namespace
-
-absl::StatusOr<int> Disconnect(const CommandLine& line) {
-  absl::StatusOr<Bus> bus = Bus::Open(line.where);
-  if (!bus.ok()) return bus.status();
-  absl::StatusOr<std::vector<Outcome>> outcomes = Chosen(*bus, line);
-  if (!outcomes.ok()) return outcomes.status();
+// Ends the connections, and waits until they have ended.
+absl::Status End(Bus& bus, const CommandLine& line,
+                 std::vector<Outcome>& outcomes) {
   std::vector<Outcome*> units;
-  for (Outcome& outcome : *outcomes) {
+  for (Outcome& outcome : outcomes) {
     if (outcome.connection.per_connection) {
       units.push_back(&outcome);
     } else if (!line.where.local()) {
@@ -230,25 +153,56 @@ absl::StatusOr<int> Disconnect(const CommandLine& line) {
     }
   }
   if (!units.empty()) {
-    if (absl::Status status = StopUnits(*bus, units); !status.ok()) {
+    if (absl::Status status = StopUnits(bus, units); !status.ok()) {
       return status;
     }
   }
-  EndProcesses(*outcomes);
+  EndProcesses(outcomes);
+  return absl::OkStatus();
+}
+
+// The same, so that a client that connects again sees no error.
+absl::Status DrainThese(const CommandLine& line,
+                        std::vector<Outcome>& outcomes) {
+  if (!line.where.local()) {
+    return absl::UnimplementedError(
+        "--drain sends a signal to processes, which can be done on their own "
+        "machine only: run nbdinetctl there");
+  }
+  std::vector<LiveConnection> connections;
+  std::vector<Outcome> unknown;
+  for (Outcome& outcome : outcomes) {
+    if (outcome.connection.pid.has_value()) {
+      connections.push_back(std::move(outcome.connection));
+    } else {
+      unknown.push_back({std::move(outcome.connection),
+                         "failed: its process has just started"});
+    }
+  }
+  DrainingConnections draining;
+  draining.Add(std::move(connections));
+  draining.Wait(SteadyNow() + kPatience);
+  outcomes = draining.TakeOutcomes();
+  std::move(unknown.begin(), unknown.end(), std::back_inserter(outcomes));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<int> Disconnect(const CommandLine& line) {
+  absl::StatusOr<Bus> bus = Bus::Open(line.where);
+  if (!bus.ok()) return bus.status();
+  absl::StatusOr<std::vector<Outcome>> outcomes = Chosen(*bus, line);
+  if (!outcomes.ok()) return outcomes.status();
+  absl::Status status =
+      line.drain ? DrainThese(line, *outcomes) : End(*bus, line, *outcomes);
+  if (!status.ok()) return status;
   ReadLastMessages(line.where, *outcomes);
-  Table table(DisconnectColumns());
-  bool all = true;
-  for (const Outcome& outcome : *outcomes) {
-    table.AddRow(RowOf(outcome));
-    all = all && outcome.result == kDrained;
-  }
-  if (absl::Status status = PrintTable(line, table); !status.ok()) {
-    return status;
-  }
+  const absl::StatusOr<int> result = PrintOutcomes(line, *outcomes);
   if (outcomes->empty()) {
     Warn(absl::StrCat(Quoted(line.arguments[0]), " has no clients"));
   }
-  return all ? kSuccess : kFailed;
+  return result;
 }
 
 }  // namespace nbdinetd::ctl

@@ -43,6 +43,22 @@ absl::Status MakeDirectory(const std::string& path) {
   return absl::OkStatus();
 }
 
+// The whole content; nullopt if there is no file.
+std::optional<std::string> Read(const std::string& path) {
+  std::ifstream file(path);
+  if (!file.is_open()) return std::nullopt;
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+// Writes what Read() has returned, or removes the file.
+absl::Status Restore(const std::string& path,
+                     const std::optional<std::string>& content) {
+  if (content.has_value()) return WriteWhole(path, *content);
+  return unlink(path.c_str()) == 0 ? absl::OkStatus() : WriteError(errno, path);
+}
+
+}  // namespace
+
 absl::Status WriteWhole(const std::string& path, absl::string_view text) {
   absl::Status made = MakeDirectory(path.substr(0, path.rfind('/')));
   if (!made.ok()) return made;
@@ -62,22 +78,6 @@ absl::Status WriteWhole(const std::string& path, absl::string_view text) {
   }
   return absl::OkStatus();
 }
-
-// The whole content; nullopt if there is no file.
-std::optional<std::string> Read(const std::string& path) {
-  std::ifstream file(path);
-  if (!file.is_open()) return std::nullopt;
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
-
-// Writes what Read() has returned, or removes the file.
-absl::Status Restore(const std::string& path,
-                     const std::optional<std::string>& content) {
-  if (content.has_value()) return WriteWhole(path, *content);
-  return unlink(path.c_str()) == 0 ? absl::OkStatus() : WriteError(errno, path);
-}
-
-}  // namespace
 
 absl::StatusOr<std::string> DropInPath(const Where& where,
                                        absl::string_view name,

@@ -20,7 +20,11 @@ absl::StatusOr<std::string> DropInPath(const Where& where,
                                        absl::string_view name,
                                        absl::string_view what);
 
-// Writes the drop-in, whole or not at all, with its directory: `keys` are whole
+// Writes a file, whole or not at all, with its directory. PermissionDenied for
+// a user who may not.
+absl::Status WriteWhole(const std::string& path, absl::string_view text);
+
+// Writes the drop-in as WriteWhole() does: `keys` are whole
 // lines of [Export]. `check` then says whether the files of the export, as they
 // are now, do what they should: it isn't all that nbdinetd-generator reads. If
 // they don't, the drop-in becomes what it was before, or is removed, and the

@@ -15,6 +15,7 @@
 #include "absl/strings/strip.h"
 #include "base/errors.h"
 #include "cli/export_size.h"
+#include "ctl/drained_mark.h"
 #include "ctl/export_files.h"
 
 namespace nbdinetd::ctl {
@@ -107,6 +108,16 @@ std::string StateOf(const Loaded& loaded, const std::string& unit,
   return state == "inactive" || state == "maintenance" ? "stopped" : state;
 }
 
+// Sets the state of a unit that is stopped because `nbdinetctl drain` has
+// marked it.
+void FindMark(Bus& bus, ManagedExport& target) {
+  if (target.state != "stopped") return;
+  for (const std::string& path :
+       bus.GetStrings(target.main_unit(), "Unit", "DropInPaths")) {
+    if (BaseName(path) == kDrainDropIn) target.state = "drained";
+  }
+}
+
 // The service of a socket: a template with Accept=yes.
 std::string ServiceOf(Bus& bus, const std::string& socket,
                       bool per_connection) {
@@ -148,6 +159,7 @@ std::optional<ManagedExport> ExportOfSocket(Bus& bus, const std::string& socket,
   target.accepted = properties->Get<uint64_t>("NAccepted");
   target.refused = properties->Get<uint64_t>("NRefused");
   target.state = StateOf(loaded, socket, "listening");
+  FindMark(bus, target);
   if (target.state == "failed") {
     AddReason(ResultInWords(properties->Get<std::string>("Result")), target);
   } else if (StateOf(loaded, target.service, "") == "failed") {
@@ -168,6 +180,7 @@ std::optional<ManagedExport> ExportOfService(Bus& bus, const std::string& unit,
   target.service = unit;
   ReadSource(bus, target);
   target.state = StateOf(loaded, unit, "running");
+  FindMark(bus, target);
   if (target.state == "failed") {
     AddReason(ResultInWords(service->Get<std::string>("Result")), target);
   }

@@ -30,9 +30,9 @@ struct ManagedExport {
   bool generated = false;  // from an .export file
   bool has_units = true;   // false for an .export file without any
 
-  // "listening", "running", "failed" or "stopped"; "activating" or
-  // "deactivating" on the way to them; "removed" if its files have been
-  // deleted, and what is active of its units is left.
+  // "listening", "running", "failed", "stopped" or "drained" (drained_mark.h);
+  // "activating" or "deactivating" on the way to them; "removed" if its files
+  // have been deleted, and what is active of its units is left.
   std::string state;
   std::vector<std::string> addresses;
   Served served;

@@ -1,9 +1,6 @@
 // limit: how much each client of an export may transfer, from now on.
 
-#include <signal.h>
-
 #include <cerrno>
-#include <fstream>
 #include <string>
 #include <vector>
 
@@ -11,7 +8,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
 #include "base/limit_signal.h"
@@ -80,25 +76,6 @@ absl::Status Write(const Where& where, const std::string& name,
   return status;
 }
 
-// Whether the process waits for the signal. Its default action would end a
-// process that doesn't: one that has just started, or an older nbdinetd. A
-// process that systemd has forked, and that isn't nbdinetd yet, blocks other
-// signals, too.
-bool TakesLimits(uint64_t pid) {
-  std::ifstream file(absl::StrCat("/proc/", pid, "/status"));
-  for (std::string line; std::getline(file, line);) {
-    uint64_t blocked = 0;
-    if (!absl::StartsWith(line, "SigBlk:\t")) continue;
-    const auto blocks = [&blocked](int signal) {
-      return (blocked >> (signal - 1) & 1) != 0;
-    };
-    return absl::SimpleHexAtoi(line.substr(8), &blocked) &&
-           blocks(LimitSignal()) && !blocks(LimitSignal() + 1) &&
-           !blocks(SIGUSR1);
-  }
-  return false;
-}
-
 // Changes the limits of a connection that is being served. 0 or an errno value:
 // ESRCH if it has ended, EOPNOTSUPP if its process doesn't take limits.
 int ChangeLimits(const LiveConnection& connection,
@@ -106,7 +83,7 @@ int ChangeLimits(const LiveConnection& connection,
   if (!connection.pid.has_value()) return EOPNOTSUPP;
   const UniqueFd pidfd = OpenClientProcess(connection);
   if (!pidfd.valid()) return errno;
-  if (!TakesLimits(*connection.pid)) return EOPNOTSUPP;
+  if (!WaitsFor(*connection.pid, LimitSignal())) return EOPNOTSUPP;
   for (const uint64_t value : values) {
     if (const int error = SendSignal(pidfd, LimitSignal(), value)) {
       return error;

@@ -13,6 +13,7 @@
 #include "base/unique_fd.h"
 #include "ctl/columns.h"
 #include "ctl/dial.h"
+#include "ctl/drained_mark.h"
 #include "ctl/export_probe.h"
 #include "ctl/nbd_uri.h"
 #include "ctl/output.h"
@@ -70,6 +71,11 @@ absl::StatusOr<int> Probe(const CommandLine& line) {
     return absl::InvalidArgumentError(
         "the probe speaks no TLS: probe the export as nbd:// on a socket of "
         "this machine, or a server with --tls=on");
+  }
+  if (line.agent && IsMachineMarked(line.where)) {
+    absl::Status printed = PrintText("drain\n");
+    if (!printed.ok()) return printed;
+    return kSuccess;
   }
   const absl::StatusOr<ExportInformation> information =
       Ask(*uri, line.read, start + line.timeout.value_or(kTimeout));

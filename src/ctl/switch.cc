@@ -24,6 +24,11 @@ absl::StatusOr<std::string> StartExport(Bus& bus, const ManagedExport& target) {
     return absl::FailedPreconditionError(absl::StrCat(
         "failed to start ", Quoted(target.name), ": ", target.reason));
   }
+  if (target.state == "drained") {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "failed to start ", Quoted(target.name),
+        ": it is drained; 'nbdinetctl undrain ", target.name, "' ends that"));
+  }
   absl::Status status = RunJobs(bus, "StartUnit", {target.main_unit()});
   if (!status.ok()) return status;
   return absl::StrCat("started ", target.main_unit());

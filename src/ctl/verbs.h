@@ -20,6 +20,8 @@ absl::StatusOr<int> List(const CommandLine& line);
 absl::StatusOr<int> Connections(const CommandLine& line);
 absl::StatusOr<int> History(const CommandLine& line);
 absl::StatusOr<int> Disconnect(const CommandLine& line);
+absl::StatusOr<int> Drain(const CommandLine& line);
+absl::StatusOr<int> Undrain(const CommandLine& line);
 absl::StatusOr<int> Enable(const CommandLine& line);
 absl::StatusOr<int> Disable(const CommandLine& line);
 absl::StatusOr<int> Start(const CommandLine& line);

@@ -306,6 +306,141 @@ def _(t):
     eq((command.returncode, [row["result"] for row in json.loads(printed)]), (0, ["disconnected"] * 4))
 
 
+def undrain_all():
+    machine.run("nbdinetctl", "undrain", "--all", check=False)
+
+
+def drop_in_of(unit, directory="/etc"):
+    return machine.path(f"{directory}/systemd/system/{unit}.d/50-nbdinetctl-drain.conf")
+
+
+def refuses_connections(port):
+    try:
+        connect(port).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def is_drained(name, port):
+    eq(row_of("list", name)["state"], "drained")
+    eq(refuses_connections(port), True)
+    contains(f"'nbdinetctl undrain {name}' ends that", ctl("start", name, status=1).stderr)
+    machine.systemctl("start", f"{name}.socket", check=False)
+    eq(row_of("list", name)["state"], "drained")
+
+
+@test("drain answers what clients have sent, refuses nothing, and lets nobody in until undrain")
+def _(t):
+    start_shipped(t)
+    t.defer(undrain_all)
+    clients = [client_of(t) for _ in range(3)]
+    sent = [[client.request(0, 4096 * number, 4096) for number in range(20)] for client in clients]
+    result = ctl("drain", "nbdinetd", "--json=short")
+    found = json.loads(result.stdout)
+    for row in found:
+        hold_to_schema("drain", row)
+    eq(sorted((row["peer"], row["result"]) for row in found),
+       sorted((peer_of(client), "disconnected") for client in clients))
+    matches(r"^nbdinetctl: drained: 3 clients left in \d", result.stderr)
+    for client, cookies in zip(clients, sent):
+        for cookie in cookies:
+            client.answer(cookie).check()
+        client.expect_end()
+    is_drained("nbdinetd", PORT)
+    eq(drop_in_of("nbdinetd.socket").exists(), True)
+    # Again: nothing is lost of what undrain has to know.
+    contains("nobody was connected", ctl("drain", "nbdinetd", "--runtime").stderr)
+    machine.systemctl("daemon-reload")
+    is_drained("nbdinetd", PORT)
+    contains("started nbdinetd.socket", ctl("undrain", "nbdinetd").stdout)
+    eq([drop_in_of("nbdinetd.socket", directory).exists() for directory in ("/etc", "/run")], [False, False])
+    client_of(t)
+    contains("it wasn't drained", ctl("undrain", "nbdinetd").stdout)
+
+
+@test("drain of an export that doesn't listen keeps it from being started, and undrain doesn't start it")
+def _(t):
+    start_shipped(t)
+    t.defer(undrain_all)
+    machine.systemctl("stop", "nbdinetd.socket")
+    ctl("drain", "nbdinetd", "--runtime")
+    eq([drop_in_of("nbdinetd.socket", directory).exists() for directory in ("/etc", "/run")], [False, True])
+    is_drained("nbdinetd", PORT)
+    contains("wasn't listening", ctl("undrain", "nbdinetd").stdout)
+    eq(row_of("list", "nbdinetd")["state"], "stopped")
+
+
+@test("drain of a listening service: its connections' processes drain, and so does a service that can't hand over")
+def _(t):
+    start_listener(t)
+    t.defer(undrain_all)
+    for hands_over in (True, False):
+        if not hands_over:
+            machine.write("/etc/systemd/system/nbdinetd-listen.service.d/kill.conf", "[Service]\nKillMode=mixed\n")
+            t.defer(lambda: machine.path("/etc/systemd/system/nbdinetd-listen.service.d/kill.conf").unlink())
+            machine.systemctl("daemon-reload")
+        clients = [client_of(t, LISTEN_PORT) for _ in range(2)]
+        sent = [client.request(0, 0, MIB) for client in clients]
+        eq([row["result"] for row in rows("drain", "nbdinetd-listen")], ["disconnected"] * 2)
+        for client, cookie in zip(clients, sent):
+            client.answer(cookie).check()
+            client.expect_end()
+        eq(row_of("list", "nbdinetd-listen")["state"], "drained")
+        eq(refuses_connections(LISTEN_PORT), True)
+        contains("started nbdinetd-listen.socket", ctl("undrain", "nbdinetd-listen").stdout)
+    client_of(t, LISTEN_PORT)
+
+
+@test("drain --all drains every export, and the agent says so until undrain --all")
+def _(t):
+    start_shipped(t)
+    start_listener(t)
+    t.defer(undrain_all)
+    client_of(t), client_of(t, LISTEN_PORT)
+    uri = "nbd://127.0.0.1/"
+    eq(ctl("probe", "--agent", uri).stdout, "ready up\n")
+    eq(sorted(row["export"] for row in rows("drain", "--all")), ["nbdinetd", "nbdinetd-listen"])
+    eq(ctl("probe", "--agent", uri).stdout, "drain\n")
+    eq({row["state"] for row in rows("list")}, {"drained"})
+    ctl("undrain", "--all")
+    eq(ctl("probe", "--agent", uri).stdout, "ready up\n")
+    client_of(t), client_of(t, LISTEN_PORT)
+    for argv in ([], ["--all", "nbdinetd"]):
+        contains("--all", ctl("drain", *argv, status=64).stderr)
+    contains("no export", ctl("drain", "no-such-export", status=3).stderr)
+
+
+@test("drain tells of a client that hasn't left in time, and is a failure then")
+def _(t):
+    start_shipped(t)
+    t.defer(undrain_all)
+    client = client_of(t)
+    # More than the sockets hold: it has some seconds to read all that.
+    for _ in range(64):
+        client.request(0, 0, MIB)
+    result = ctl("drain", "nbdinetd", "--timeout=1ms", "--json=short", status=1)
+    contains("still drains", json.loads(result.stdout)[0]["result"])
+    contains("0 of 1 client left", result.stderr)
+    eq([row["result"] for row in rows("drain", "nbdinetd")], ["disconnected"])
+
+
+@test("disconnect --drain lets a client come back, and refuses none of its requests")
+def _(t):
+    start_shipped(t)
+    client, other = client_of(t), client_of(t)
+    cookies = [client.request(0, 4096 * number, 4096) for number in range(20)]
+    eq([row["result"] for row in rows("disconnect", "--drain", peer_of(client))], ["disconnected"])
+    for cookie in cookies:
+        client.answer(cookie).check()
+    client.expect_end()
+    eq(other.read(0, 512), pattern(0, 512))
+    client_of(t)
+    install_ssh(t)
+    contains("run nbdinetctl there", ctl("-H", "localhost", "disconnect", "--drain", "nbdinetd", status=1).stderr)
+    contains("run nbdinetctl there", ctl("-H", "localhost", "drain", "nbdinetd", status=1).stderr)
+
+
 @test("a connection whose process has the number of an earlier one doesn't get its peer, nor its end")
 def _(t):
     start_listener(t)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -168,6 +169,11 @@ def _(t):
     eq(probe(t, uri(address), "--agent").stdout(), "ready up\n")
     answer = probe(t, uri(("127.0.0.1", free_port())), "--agent").stdout()
     matches(r"\Aready down #failed to connect to [^\n]*Connection refused\n\Z", answer)
+    run = t.dir / "run" / "nbdinetd"
+    run.mkdir(parents=True)
+    (run / "drained").touch()
+    environment = {"XDG_RUNTIME_DIR": str(t.dir / "run")}
+    eq(probe(t, uri(address), "--agent", "--user", env=environment).stdout(), "drain\n")
 
 
 def states(path):
@@ -225,6 +231,25 @@ def _(t):
                          settings=f"  option external-check\n  external-check command {path}\n")
     wait_until(lambda: states(statistics)["silent"] == "DOWN", "the check to fail")
     eq(states(statistics)["good"], "UP")
+
+
+@test("the agent lets HAProxy drain a host, and take it back")
+def _(t):
+    address = serve(t)
+    marks = t.dir / "run" / "nbdinetd"
+    marks.mkdir(parents=True)
+
+    def answer(connection):
+        subprocess.run([NBDINETCTL, "probe", "--agent", "--user", uri(address)], stdout=connection, check=True,
+                       env={"XDG_RUNTIME_DIR": str(t.dir / "run")})
+    agent = server_that(t, answer)
+    statistics = balance(t, f"  server a 127.0.0.1:{address[1]} check inter 200ms fall 1 rise 1 agent-check "
+                         f"agent-inter 200ms agent-port {agent[1]}\n")
+    wait_until(lambda: states(statistics)["a"] == "UP", "the host to be up")
+    (marks / "drained").touch()
+    wait_until(lambda: states(statistics)["a"].startswith("DRAIN"), "the host to drain")
+    (marks / "drained").unlink()
+    wait_until(lambda: states(statistics)["a"] == "UP", "the host to be back")
 
 
 if not NBDINETCTL.exists():
