@@ -33,8 +33,8 @@ constexpr uint64_t kFuseMagic = 0x65735546;
 constexpr uint64_t kOtherMagic = ~uint64_t{0};
 // Block devices; those of no known name have the type nullptr.
 constexpr uint64_t kDevice = 0;
-constexpr char kMappedName[] =
-    "a device-mapper or RAID device over a network block device";
+// No device has this name.
+constexpr char kMappedType[] = "over a network device";
 
 constexpr bool kCoherent = true, kStale = false;
 constexpr bool kReach = true, kLocal = false;
@@ -246,7 +246,8 @@ constexpr StoragePromises kTable[] = {
     // Its server may cache for itself: rbd-nbd does.
     OfDevice("an NBD device", "nbd", kYes, kStale, kServer),
     // dm-cache, dm-writecache and RAID remember on this host what they write.
-    OfDevice(kMappedName, "over a network device", kYes, kStale),
+    OfDevice("a device-mapper or RAID device over a network block device",
+             kMappedType, kYes, kStale),
     OfDevice("a device-mapper device", "dm-", kUnknown, kStale),
     OfDevice("a RAID device", "md", kUnknown, kStale),
     // It caches the file below, which may lie anywhere.
@@ -278,8 +279,9 @@ constexpr const StoragePromises& kUnknownDevice =
     Row([](const StoragePromises& row) {
       return row.magic == kDevice && row.type == nullptr;
     });
-constexpr const StoragePromises& kMapped =
-    Row([](const StoragePromises& row) { return row.name == kMappedName; });
+constexpr const StoragePromises& kMapped = Row([](const StoragePromises& row) {
+  return row.type != nullptr && absl::string_view(row.type) == kMappedType;
+});
 
 }  // namespace
 

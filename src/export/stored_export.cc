@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <optional>
 
+#include "base/behind_any_file.h"
 #include "base/page_size.h"
 
 namespace nbdinetd {
@@ -42,16 +43,17 @@ bool IsInMemory(int fd) {
 // asks the file system. posix_fadvise(2) and sendfile(2) fill and use the page
 // cache all the same, and nothing tells the kernel that its pages are old.
 //
-// The kernel refuses shared mappings of such a file; that is the only sign. A
-// file system that has them allowed nevertheless (FUSE_DIRECT_IO_ALLOW_MMAP)
-// isn't recognized.
+// The kernel refuses shared mappings of such a file, of any part; that is the
+// only sign. A file system that has them allowed nevertheless
+// (FUSE_DIRECT_IO_ALLOW_MMAP) isn't recognized.
 bool ReadsBypassPageCache(int fd) {
   struct statfs st;
   if (fstatfs(fd, &st) != 0 ||
       static_cast<uint64_t>(st.f_type) != FUSE_SUPER_MAGIC) {
     return false;
   }
-  void* mapping = mmap(nullptr, 1, PROT_NONE, MAP_SHARED, fd, 0);
+  void* mapping = mmap(nullptr, 1, PROT_NONE, MAP_SHARED, fd,
+                       static_cast<off_t>(kBehindAnyFile));
   if (mapping == MAP_FAILED) return errno == ENODEV;
   munmap(mapping, 1);
   return false;

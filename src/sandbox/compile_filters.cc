@@ -61,8 +61,9 @@ void AddRule(scmp_filter_ctx context, uint32_t action, const SystemCall& call) {
         conditions.push_back({condition.argument, SCMP_CMP_MASKED_EQ,
                               condition.mask, condition.value});
         break;
-      case Condition::Kind::kPointerIsNull:
-        conditions.push_back({condition.argument, SCMP_CMP_EQ, 0, 0});
+      case Condition::Kind::kLong:
+        conditions.push_back(
+            {condition.argument, SCMP_CMP_EQ, condition.value, 0});
         break;
     }
   }

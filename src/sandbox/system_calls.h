@@ -32,18 +32,20 @@
 #include <cerrno>
 #include <cstdint>
 
+#include "base/behind_any_file.h"
 #include "base/file_status.h"
 #include "sandbox/filters.h"
 
 namespace nbdinetd {
 
-// A condition on the low 32 bits of one argument, which are a whole int: those
-// in `mask` equal those of `value`. kPointerIsNull is about all 64 bits.
+// A condition on one argument. kInt is about its low 32 bits, which are a whole
+// int: those in `mask` equal those of `value`. kLong is about all 64 bits, and
+// has no mask.
 struct Condition {
-  enum class Kind { kNone, kInt, kPointerIsNull } kind = Kind::kNone;
+  enum class Kind { kNone, kInt, kLong } kind = Kind::kNone;
   unsigned argument = 0;  // from 0
   uint32_t mask = 0;
-  uint32_t value = 0;
+  uint64_t value = 0;
 };
 constexpr Condition Is(unsigned argument, uint32_t value) {
   return {Condition::Kind::kInt, argument, 0xffffffff, value};
@@ -52,7 +54,10 @@ constexpr Condition Has(unsigned argument, uint32_t mask, uint32_t value) {
   return {Condition::Kind::kInt, argument, mask, value};
 }
 constexpr Condition IsNull(unsigned argument) {
-  return {Condition::Kind::kPointerIsNull, argument, 0, 0};
+  return {Condition::Kind::kLong, argument, 0, 0};
+}
+constexpr Condition IsLong(unsigned argument, uint64_t value) {
+  return {Condition::Kind::kLong, argument, 0, value};
 }
 
 // Until transmission starts, or always.
@@ -180,7 +185,7 @@ inline constexpr SystemCall kSystemCalls[] = {
      "PageCache, where there is no cachestat; nothing accesses it",
      Is(2, PROT_NONE), Is(3, MAP_PRIVATE)},
     {"mmap", When::kNegotiation, kIfCopy, "ReadsBypassPageCache",
-     Is(2, PROT_NONE), Is(3, MAP_SHARED)},
+     Is(2, PROT_NONE), Is(3, MAP_SHARED), IsLong(5, kBehindAnyFile)},
 
     // ---- The kept copy: one of those of the directory, found by who the
     // client is, is put where the private copy is
@@ -223,7 +228,7 @@ inline constexpr SystemCall kSystemCalls[] = {
      "PageCache, where there is no cachestat; nothing accesses it",
      Is(2, PROT_NONE), Is(3, MAP_PRIVATE)},
     {"mmap", When::kNegotiation, kIfDirectory, "ReadsBypassPageCache",
-     Is(2, PROT_NONE), Is(3, MAP_SHARED)},
+     Is(2, PROT_NONE), Is(3, MAP_SHARED), IsLong(5, kBehindAnyFile)},
     {"sendmsg", When::kNegotiation, kIfDirectory,
      "TableReader, to its process, with a descriptor", Is(0, kTables)},
     {"fcntl", When::kNegotiation, 0, "CheckNoMerge, LockImage, ExclusiveLock",

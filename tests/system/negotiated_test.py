@@ -63,7 +63,7 @@ def _(t):
 @test("--check without --negotiated doesn't tell flags, which depend on the agreement; in words it says the same")
 def _(t):
     image = t.pattern_image(MIB)
-    eq(sorted(check(t, image)), ["file", "mode", "size"])
+    eq([name for name in check(t, image) if "flag" in name or "block_size" in name or "context" in name], [])
     told = check(t, "--negotiated=structured,base:allocation", image)
     text = t.run([NBDINETD, "--check", "--negotiated=structured,base:allocation", image]).stdout()
     flags = ", ".join(told["transmission_flag_names"])

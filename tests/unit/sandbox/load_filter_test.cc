@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "base/behind_any_file.h"
 #include "sandbox/filters.h"
 #include "sandbox/privileges.h"
 #include "unit/sandbox/child.h"
@@ -151,9 +152,11 @@ TEST_F(LoadFilterTest, AFileIsMappedPrivatelyAndWithoutAccessIfAtAll) {
   ASSERT_GE(file, 0);
   SandboxFacts facts;
   facts.directory_fd = 5;
-  const auto map = [&](int protection, int flags) {
-    return mmap(nullptr, 4096, protection, flags, file, 0) != MAP_FAILED ? 0
-                                                                         : 1;
+  const auto map = [&](int protection, int flags, uint64_t offset = 0) {
+    return mmap(nullptr, 4096, protection, flags, file,
+                static_cast<off_t>(offset)) != MAP_FAILED
+               ? 0
+               : errno;
   };
   const auto quietly = [&] { return map(PROT_NONE, MAP_PRIVATE); };
   EXPECT_EQ(Behind(facts, false, quietly), 0);
@@ -163,6 +166,17 @@ TEST_F(LoadFilterTest, AFileIsMappedPrivatelyAndWithoutAccessIfAtAll) {
             -SIGSYS);
   EXPECT_EQ(Behind(facts, false, [&] { return map(PROT_READ, MAP_PRIVATE); }),
             -SIGSYS);
+  // What no file has can't be written.
+  const auto behind = [&](uint64_t offset) {
+    return [&, offset] { return map(PROT_NONE, MAP_SHARED, offset); };
+  };
+  EXPECT_GE(Behind(facts, false, behind(kBehindAnyFile)), 0);
+  EXPECT_EQ(Behind(facts, true, behind(kBehindAnyFile)), -SIGSYS);
+  for (const uint64_t other :
+       {kBehindAnyFile & 0xffff'ffff, kBehindAnyFile >> 32 << 32,
+        kBehindAnyFile - (64 << 10)}) {
+    EXPECT_EQ(Behind(facts, false, behind(other)), -SIGSYS);
+  }
   close(file);
 }
 
