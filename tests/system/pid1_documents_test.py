@@ -40,8 +40,8 @@ NEIGHBOUR = "192.0.2.7"  # a client of the network that the recipes allow
 def prepare():
     """The user, the images, the keys and the rules that the recipes want."""
     machine.run("useradd", "--system", "nbd", check=False)
-    for name in ("disk.img", "golden.img", "images/debian.img", "images/alice-1.img"):
-        machine.write(f"/srv/nbd/{name}", pattern(0, MIB))
+    for name in ("nbd/disk.img", "nbd/golden.img", "nbd/images/debian.img", "nbd/images/alice-1.img", "ceph/disk.img"):
+        machine.write(f"/srv/{name}", pattern(0, MIB))
     machine.write("/etc/nbdinetd/rules", next(block.code for block in RECIPES if block.language == "rules"))
     machine.write("/etc/nbdinetd/keys.psk", "alice:" + "5a" * 32 + "\n", mode=0o600)
     machine.run("chown", "-R", "nbd", "/srv/nbd")
@@ -82,7 +82,8 @@ def export_of(t, text):
 
     def remove():
         machine.path("/etc/nbdinetd/tried.export").unlink()
-        machine.systemctl("stop", "nbdinetd-tried.socket", "nbdinetd-tried@*.service", check=False)
+        machine.systemctl("stop", "nbdinetd-tried.socket", "nbdinetd-tried.service", "nbdinetd-tried@*.service",
+                          check=False)
         machine.systemctl("daemon-reload")
     t.defer(remove)
     checked = machine.run("nbdinetctl", "check", "tried", check=False)
