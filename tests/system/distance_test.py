@@ -2,7 +2,6 @@
 """Clients at the other end of a link that is slow, long or loses packets (bench/link.c), in plain text and
 over TLS. bench/compare has the rates."""
 
-import fcntl
 import os
 import re
 import socket
@@ -41,15 +40,17 @@ class Served:
         self.client = (TlsClient if over_tls else Client)(ours)
         self.client.start(structured=False)
 
-    def retransmissions(self):
-        """Of the server's end, whose socket this process holds, too."""
-        TOTAL_RETRANS_AT = 100  # of struct tcp_info
+    def _tcp_info(self, offset):
+        """A number of the struct tcp_info of the server's end, whose socket this process holds, too."""
         info = self.theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        return struct.unpack_from("I", info, TOTAL_RETRANS_AT)[0]
+        return struct.unpack_from("I", info, offset)[0]
 
-    def unacknowledged(self):
-        TIOCOUTQ = 0x5411
-        return struct.unpack("i", fcntl.ioctl(self.theirs, TIOCOUTQ, b"\0" * 4))[0]
+    def retransmissions(self):
+        return self._tcp_info(100)  # tcpi_total_retrans
+
+    def on_their_way(self):
+        """Segments that were sent and not acknowledged. What waits for the client to read isn't sent, nor sent again."""
+        return self._tcp_info(24)  # tcpi_unacked
 
     def kernel_memory(self):
         """What the kernel holds for the server's end: (to be sent, at most)."""
@@ -91,7 +92,7 @@ def lossy(t, over_tls):
         # Now and then it loses all for some time.
         if at % (4 * MIB) == 2 * MIB:
             before = served.retransmissions()
-            wire.stand_still(lambda: served.unacknowledged() == 0
+            wire.stand_still(lambda: served.on_their_way() == 0
                              or served.retransmissions() > before, "a reply to be sent again")
     for _ in read_all(served, 4 * KIB, in_flight=32):
         pass
