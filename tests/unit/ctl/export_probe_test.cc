@@ -138,7 +138,7 @@ TEST_F(ExportProbeTest, SaysWhatTheServerRefuses) {
         // What a server sends is no command to a terminal.
         Row{NBD_REP_ERR_INVALID, "\x1b[2J\n",
             "the server refuses the export \"golden\" (NBD_REP_ERR_INVALID): "
-            "\"\\x1b[2J\\n\""}}) {
+            "\"\\033[2J\\n\""}}) {
     OptionReplies replies(NBD_OPT_INFO);
     replies.Error(row.type, row.sentence);
     EXPECT_EQ(Says(kGreeting + replies.bytes()), row.says);
