@@ -199,10 +199,10 @@ inline constexpr absl::Duration kShutdownIdle = absl::Milliseconds(250);
 // After SIGTERM: the time limit for a client that keeps sending requests or
 // data, or reads no replies.
 inline constexpr absl::Duration kShutdownLimit = absl::Seconds(1);
-// While a connection drains: the time limit for a client that stops inside a
-// message or reads no replies, and for trims and zeroings, which then end early
-// and aren't answered. It begins anew when the storage has finished a request,
-// for the client alone.
+// While a connection drains: the time limit for the client to send the rest of
+// a message and to read its replies, and for trims and zeroings, which then end
+// early and aren't answered. It begins anew when the storage has finished a
+// request, for the client alone.
 inline constexpr absl::Duration kDrainPatience = absl::Seconds(5);
 // For a silent TCP peer whose machine doesn't answer: it is suspended or off,
 // or the network is down.

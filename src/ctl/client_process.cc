@@ -15,16 +15,19 @@
 namespace nbdinetd::ctl {
 namespace {
 
-// Whether the process belongs to the unit.
-bool BelongsTo(pid_t pid, const std::string& unit) {
+// 0 if the process belongs to the unit, ESRCH if it doesn't or has ended, and
+// another errno value if that can't be read.
+int BelongsTo(pid_t pid, const std::string& unit) {
+  errno = 0;
   std::ifstream file(absl::StrCat("/proc/", pid, "/cgroup"));
+  if (!file.is_open() && errno != ENOENT && errno != 0) return errno;
   for (std::string line; std::getline(file, line);) {
     if (absl::StartsWith(line, "0::") &&
         absl::StrContains(line + "/", absl::StrCat("/", unit, "/"))) {
-      return true;
+      return 0;
     }
   }
-  return false;
+  return ESRCH;
 }
 
 }  // namespace
@@ -47,9 +50,10 @@ UniqueFd OpenClientProcess(const LiveConnection& connection) {
   const auto pid = static_cast<pid_t>(*connection.pid);
   UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   // The unit is checked only now, when the descriptor stands for this process.
-  if (pidfd.valid() && !BelongsTo(pid, connection.unit)) {
+  if (!pidfd.valid()) return pidfd;
+  if (const int error = BelongsTo(pid, connection.unit)) {
     pidfd.Reset();
-    errno = ESRCH;
+    errno = error;
   }
   return pidfd;
 }

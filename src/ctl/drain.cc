@@ -129,12 +129,12 @@ absl::Status StopListening(Bus& bus,
   return status;
 }
 
-// Drains the connections, also those whose processes start meanwhile.
+// Drains the connections in `draining`, and those whose processes start
+// meanwhile.
 absl::StatusOr<std::vector<Outcome>> DrainAll(
     Bus& bus, const CommandLine& line,
-    const std::vector<ManagedExport>& targets) {
+    const std::vector<ManagedExport>& targets, DrainingConnections& draining) {
   const absl::Time deadline = SteadyNow() + line.timeout.value_or(kTimeout);
-  DrainingConnections draining;
   for (;;) {
     absl::StatusOr<LiveConnections> found =
         FindConnections(bus, line.where, targets);
@@ -142,9 +142,8 @@ absl::StatusOr<std::vector<Outcome>> DrainAll(
     const bool all_known = draining.Add(std::move(found->connections));
     if (all_known && draining.all_have_left()) break;
     const absl::Time now = SteadyNow();
+    draining.Wait(std::min(deadline, now + kNextList));
     if (now >= deadline) break;
-    const absl::Time next = std::min(deadline, now + kNextList);
-    draining.Wait(next);
     if (!all_known) poll(nullptr, 0, /*timeout=*/20);
   }
   return draining.TakeOutcomes();
@@ -214,9 +213,17 @@ absl::StatusOr<int> Drain(const CommandLine& line) {
       Chosen(line, opened->exports);
   if (!targets.ok()) return targets.status();
   status = Mark(bus, line, *targets);
-  if (status.ok()) status = StopListening(bus, *targets);
   if (!status.ok()) return status;
-  absl::StatusOr<std::vector<Outcome>> outcomes = DrainAll(bus, line, *targets);
+  // Some may have left once nobody listens.
+  DrainingConnections draining;
+  absl::StatusOr<LiveConnections> found =
+      FindConnections(bus, line.where, *targets);
+  if (!found.ok()) return found.status();
+  draining.Add(std::move(found->connections));
+  status = StopListening(bus, *targets);
+  if (!status.ok()) return status;
+  absl::StatusOr<std::vector<Outcome>> outcomes =
+      DrainAll(bus, line, *targets, draining);
   if (!outcomes.ok()) return outcomes.status();
   const absl::Duration took = SteadyNow() - start;
   ReadLastMessages(line.where, *outcomes);

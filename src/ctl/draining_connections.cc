@@ -61,7 +61,11 @@ bool DrainingConnections::all_have_left() const {
 }
 
 void DrainingConnections::Wait(absl::Time until) {
-  while (!all_have_left() && SteadyNow() < until) WaitOnce(until);
+  // Once in any case: all are told.
+  while (!all_have_left()) {
+    WaitOnce(until);
+    if (SteadyNow() >= until) return;
+  }
 }
 
 void DrainingConnections::WaitOnce(absl::Time until) {
@@ -76,7 +80,9 @@ void DrainingConnections::WaitOnce(absl::Time until) {
   }
   PollUntil(absl::MakeSpan(entries), until);
   for (size_t i = 0; i < entries.size(); ++i) {
-    waited_for[i]->left = entries[i].revents != 0;
+    if (entries[i].revents == 0) continue;
+    waited_for[i]->left = true;
+    waited_for[i]->pidfd.Reset();
   }
 }
 

@@ -52,8 +52,8 @@ std::vector<std::string> FlagNames(uint16_t flags) {
   return names;
 }
 
-// Answers the agent check of HAProxy: by words, and a sentence behind '#'. The
-// agent alone can take back a "drain" that it has said: "ready" does.
+// Answers the agent check of HAProxy: by words, and a sentence behind '#'.
+// "ready" takes back an earlier "drain".
 absl::Status PrintForAgent(const absl::Status& status) {
   if (status.ok()) return PrintText("ready up\n");
   return PrintText(

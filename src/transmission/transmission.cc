@@ -144,6 +144,7 @@ absl::Time Transmission::WaitLimit() const {
   if (!WantInput()) return absl::InfiniteFuture();
   if (channel_.shutdown_requested()) {
     if (OwesReplies()) return absl::InfiniteFuture();
+    if (channel_.drains()) return channel_.ShutdownLimit();
     const absl::Time quiet_since =
         std::max(channel_.shutdown_since(), channel_.last_progress());
     return std::min(quiet_since + kShutdownIdle, channel_.ShutdownLimit());
