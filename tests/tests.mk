@@ -376,8 +376,7 @@ if HAVE_GTEST
 cluster_programs = $(torture_tests)
 endif
 
-EXTRA_DIST += $(cluster_tests) tests/cluster/ceph.py tests/cluster/hosts.py \
-	tests/cluster/probe.py
+EXTRA_DIST += $(cluster_tests) tests/cluster/ceph.py tests/cluster/hosts.py
 
 .PHONY: check-cluster
 check-cluster: all
