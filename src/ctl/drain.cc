@@ -107,7 +107,7 @@ absl::Status DrainListener(Bus& bus, const std::string& service) {
   return ErrnoStatus(error, absl::StrCat("failed to drain ", service));
 }
 
-// Nobody is accepted any more; who is connected stays.
+// Nobody is accepted any more; connections go on.
 absl::Status StopListening(Bus& bus,
                            const std::vector<ManagedExport>& targets) {
   std::vector<std::string> sockets;
@@ -150,9 +150,9 @@ absl::StatusOr<std::vector<Outcome>> DrainAll(
 }
 
 void PrintSummary(const std::vector<Outcome>& outcomes, absl::Duration took) {
-  const auto left = static_cast<size_t>(std::count_if(
-      outcomes.begin(), outcomes.end(),
-      [](const Outcome& one) { return one.result == kDisconnected; }));
+  const auto left = static_cast<size_t>(
+      std::count_if(outcomes.begin(), outcomes.end(),
+                    [](const Outcome& one) { return one.has_left; }));
   const std::string time = ReadableSpan(took);
   if (outcomes.empty()) {
     Warn("drained; nobody was connected");

@@ -64,7 +64,7 @@ std::string MachineMark(const Where& where, Lasts lasts) {
 absl::Status CheckPath(const Where& where, const std::string& path) {
   if (!where.local()) {
     return absl::UnimplementedError(
-        "what drains an export is a file of its machine: run nbdinetctl there");
+        "a file on the export's own machine drains it: run nbdinetctl there");
   }
   if (path.empty()) {
     return absl::FailedPreconditionError(

@@ -51,13 +51,17 @@ void DrainingConnections::Tell(Draining& draining) {
     draining.told = error == 0;
   }
   if (error == ESRCH) draining.left = true;
-  if (error == EPERM) draining.trouble = "run nbdinetctl as root";
+  if (error == EPERM) {
+    draining.trouble = "run nbdinetctl as root";
+    draining.given_up = true;
+  }
   if (error != 0 && error != EPERM) draining.trouble = ErrnoText(error);
 }
 
 bool DrainingConnections::all_have_left() const {
-  return absl::c_all_of(connections_,
-                        [](const Draining& draining) { return draining.left; });
+  return absl::c_all_of(connections_, [](const Draining& draining) {
+    return draining.left || draining.given_up;
+  });
 }
 
 void DrainingConnections::Wait(absl::Time until) {
@@ -72,8 +76,9 @@ void DrainingConnections::WaitOnce(absl::Time until) {
   std::vector<pollfd> entries;
   std::vector<Draining*> waited_for;
   for (Draining& draining : connections_) {
-    if (!draining.told && !draining.left) Tell(draining);
-    if (draining.left) continue;
+    if (draining.left || draining.given_up) continue;
+    if (!draining.told) Tell(draining);
+    if (draining.left || draining.given_up) continue;
     if (!draining.told) until = std::min(until, SteadyNow() + kNextAttempt);
     entries.push_back({draining.pidfd.get(), POLLIN, 0});
     waited_for.push_back(&draining);
@@ -94,7 +99,8 @@ std::vector<Outcome> DrainingConnections::TakeOutcomes() {
                                      *draining.connection.pid, " still drains")
                       : absl::StrCat("failed: ", draining.trouble);
     outcomes.push_back({std::move(draining.connection),
-                        draining.left ? kDisconnected : failure});
+                        draining.left ? kDisconnected : failure,
+                        draining.left});
   }
   connections_.clear();
   return outcomes;

@@ -24,6 +24,7 @@ class DrainingConnections {
   // Tells those that haven't been told, and waits until all have left, or
   // `until` (SteadyNow()).
   void Wait(absl::Time until);
+  // But for those that can't be told by this user.
   bool all_have_left() const;
 
   // What has become of each, which is "disconnected" for one that has left.
@@ -35,6 +36,7 @@ class DrainingConnections {
     UniqueFd pidfd = UniqueFd();
     bool told = false;
     bool left = false;
+    bool given_up = false;     // this user can't signal it
     std::string trouble = "";  // why it couldn't be told
   };
 

@@ -19,6 +19,7 @@ inline constexpr char kDisconnected[] = "disconnected";
 struct Outcome {
   LiveConnection connection;
   std::string result;
+  bool has_left = false;  // of a drain
 };
 
 // "ended with a failure (RESULT): see ...".

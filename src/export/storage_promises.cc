@@ -202,7 +202,7 @@ constexpr StoragePromises kTable[] = {
                .magic = kOcfs2Magic,
                .coherent_between_hosts = kCoherent,
                .durability = kStable}),
-    // "clients never see stale data" (Lustre Operations Manual);
+    // "clients never see stale data" (Lustre Operations Manual).
     // mount.lustre(8)
     // has the options of locks.
     OfNetwork({.name = "Lustre",

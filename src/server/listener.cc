@@ -435,7 +435,10 @@ void Listener::Drain() {
   if (processes_.empty() && resources_.command < 0) return;
   EndConnections(end_signal_);
   bool killed = false;
-  const absl::Time limit = SteadyNow() + kDrainLimit;
+  // A drain waits for the storage, until a shutdown follows.
+  const bool drains = end_signal_ == kDrainSignal;
+  absl::Time limit =
+      drains ? absl::InfiniteFuture() : SteadyNow() + kDrainLimit;
   // A SIGCHLD that arrived earlier is still pending.
   while (!processes_.empty() || resources_.command > 0) {
     if (!killed && SteadyNow() >= limit) {
@@ -452,7 +455,9 @@ void Listener::Drain() {
     while (const std::optional<Signals::Signal> signal = signals_.Take()) {
       const bool shuts_down =
           signal->number == SIGTERM || signal->number == SIGINT;
-      if (shuts_down && end_signal_ == kDrainSignal) EndConnections(SIGTERM);
+      if (!shuts_down || !drains) continue;
+      EndConnections(SIGTERM);
+      limit = std::min(limit, SteadyNow() + kDrainLimit);
     }
     Reap();
   }
