@@ -103,6 +103,8 @@ bool Transmission::InMessage() const {
 
 void Transmission::BeginDrain() {
   pacer_.Change(TransferLimits(), SteadyNow());
+  // What has been received comes first: it may have waited for a worker.
+  HandleInput();
   if (WantInput()) OnInput();
   draining_ = true;
 }

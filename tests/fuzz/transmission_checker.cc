@@ -572,7 +572,8 @@ void TransmissionChecker::Finish(int exit_status) {
   }
   if (shut_down) statuses.insert({kExitOk, kExitSystem});
   Require(statuses.count(exit_status) == 1,
-          "transmission ended with another status");
+          ("transmission ended with the status " + std::to_string(exit_status))
+              .c_str());
   if (cut || exit_status == kExitTimedOut) return;
   if (shut_down) {
     // In a drain, whoever has been heard is answered, unless time has passed.
