@@ -107,11 +107,13 @@ std::optional<absl::Time> StartOf(pid_t pid) {
 // of the same service are among them.
 absl::StatusOr<std::vector<LiveConnection>> Children(
     Bus& bus, bool local, const ManagedExport& target) {
+  // Asked for first: a listener that ends meanwhile has no number any more, and
+  // would be taken for a connection.
+  const uint64_t listener = bus.GetNumber(target.service, "Service", "MainPID");
   absl::StatusOr<std::vector<pid_t>> pids = bus.Processes(target.service);
   // A service that isn't loaded has no processes.
   if (absl::IsNotFound(pids.status())) return std::vector<LiveConnection>();
   if (!pids.ok()) return pids.status();
-  const uint64_t listener = bus.GetNumber(target.service, "Service", "MainPID");
   std::vector<LiveConnection> connections;
   for (const pid_t pid : *pids) {
     if (static_cast<uint64_t>(pid) == listener) continue;
