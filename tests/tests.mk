@@ -279,6 +279,7 @@ tests_support_libsupport_a_SOURCES = \
 	tests/support/peer.cc tests/support/peer.h \
 	tests/support/server_process.cc tests/support/server_process.h \
 	tests/support/session.cc tests/support/session.h \
+	tests/support/signalled_session.h \
 	tests/support/tap_main.cc \
 	tests/support/torture_client.cc tests/support/torture_client.h \
 	tests/support/torture_disk.cc tests/support/torture_disk.h \

@@ -12,30 +12,16 @@
 #include <utility>
 #include <vector>
 
-#include "support/session.h"
+#include "support/signalled_session.h"
 
 namespace {
 
 using namespace nbdtest;  // NOLINT: the words of the protocol, in every line of
                           // this file.
 
-constexpr uint64_t kImageSize = 4 << 20;
-constexpr uint32_t kPage = 4096;
-
-class Drain : public testing::Test {
+class Drain : public SignalledSession {
  protected:
-  Peer& StartTransmission(Style style, SessionSetup setup = {},
-                          std::vector<std::string> arguments = {}) {
-    arguments.push_back(image_.path());
-    session_.emplace(std::move(arguments), setup);
-    session_->peer().EnterTransmission(style);
-    return session_->peer();
-  }
-  Session& session() { return *session_; }
-  Peer& peer() { return session_->peer(); }
-  const TempImage& image() const { return image_; }
-
-  void Begin() { session_->server().Signal(SIGUSR1); }
+  void Begin() { Signal(SIGUSR1); }
 
   // The replies until the stream ends, by cookie.
   std::map<uint64_t, Reply> ReceiveWhatComes() {
@@ -51,14 +37,6 @@ class Drain : public testing::Test {
     EXPECT_TRUE(SameBytes(peer().ReceiveToEnd(), ""));
     return replies;
   }
-
-  void ExpectEnd() {
-    EXPECT_TRUE(ExitedWith(session_->WaitForExit(), kExitOk));
-  }
-
- private:
-  TempImage image_ = TempImage::WithPattern(kImageSize);
-  std::optional<Session> session_;
 };
 
 class EachStyle : public Drain, public testing::WithParamInterface<Style> {};
@@ -82,23 +60,13 @@ TEST_P(EachStyle, AnIdleConnectionIsClosedWithoutAByte) {
 
 TEST_P(EachStyle, AllThatWasReceivedIsAnswered) {
   StartTransmission(GetParam());
-  constexpr uint32_t kLength = 65536;
-  Bytes batch;
-  for (uint64_t i = 0; i < 200; ++i) {
-    batch += peer().Prepare({.type = kCmdRead,
-                             .offset = i * kPage,
-                             .length = kLength,
-                             .cookie = i + 1});
-  }
-  // More replies than the socket holds, so that the signal comes amid them.
-  peer().SendWithoutReading(batch);
-  EXPECT_FALSE(peer().AtEnd());
+  SendReads();
   Begin();
   const auto replies = ReceiveWhatComes();
-  EXPECT_EQ(replies.size(), 200u);
+  EXPECT_EQ(replies.size(), kReads);
   for (const auto& [cookie, reply] : replies) {
     EXPECT_TRUE(HasError(reply, kNbdOk));
-    EXPECT_TRUE(SameBytes(reply.data, Pattern((cookie - 1) * kPage, kLength)));
+    ExpectData(cookie, reply);
   }
   ExpectEnd();
 }
@@ -119,12 +87,7 @@ TEST_P(EachStyle, NoReplyIsEshutdownHoweverLongTheClientAsks) {
 TEST_P(EachStyle, AClientThatNeverStopsAskingDoesNotKeepTheServer) {
   StartTransmission(GetParam());
   Begin();
-  Bytes batch;
-  for (int i = 0; i < 2000; ++i) {
-    batch += RequestMessage(GetParam(),
-                            {.type = kCmdRead, .length = 1, .cookie = 7});
-  }
-  EXPECT_TRUE(peer().SendsUntilTheEnd(batch));
+  AskUntilTheEnd(GetParam());
   ExpectEnd();
 }
 

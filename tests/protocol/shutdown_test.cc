@@ -20,43 +20,16 @@
 #include <utility>
 #include <vector>
 
-#include "support/session.h"
+#include "support/signalled_session.h"
 
 namespace {
 
 using namespace nbdtest;  // NOLINT: the words of the protocol, in every line of
                           // this file.
 
-constexpr uint64_t kImageSize = 4 << 20;
-constexpr uint32_t kPage = 4096;
-
-class Shutdown : public testing::Test {
+class Shutdown : public SignalledSession {
  protected:
-  Peer& Start(std::vector<std::string> arguments = {},
-              SessionSetup setup = {}) {
-    arguments.push_back(image_.path());
-    session_.emplace(std::move(arguments), setup);
-    return session_->peer();
-  }
-  Peer& StartTransmission(Style style, SessionSetup setup = {}) {
-    Start({}, setup).EnterTransmission(style);
-    return session_->peer();
-  }
-  Session& session() { return *session_; }
-  Peer& peer() { return session_->peer(); }
-  const TempImage& image() const { return image_; }
-
-  void Terminate() { session_->server().Signal(SIGTERM); }
-
-  // The server closes and ends with success; the end is logged.
-  void ExpectEnd() {
-    const ExitReport& report = session_->WaitForExit();
-    EXPECT_TRUE(ExitedWith(report, kExitOk));
-  }
-
- private:
-  TempImage image_ = TempImage::WithPattern(kImageSize);
-  std::optional<Session> session_;
+  void Terminate() { Signal(SIGTERM); }
 };
 
 // -- Handshake
@@ -182,27 +155,16 @@ TEST_P(EachStyle, LaterRequestsAreEshutdownAndNothingIsDoneForThem) {
 
 TEST_P(EachStyle, RequestsUnderWayAreAnsweredAndOnlyTheLaterOnesRefused) {
   StartTransmission(GetParam());
-  constexpr uint32_t kLength = 65536;
-  Bytes batch;
-  for (uint64_t i = 0; i < 200; ++i) {
-    batch += peer().Prepare({.type = kCmdRead,
-                             .offset = i * kPage,
-                             .length = kLength,
-                             .cookie = i + 1});
-  }
-  // More replies than the socket holds, so that the signal comes amid them.
-  peer().SendWithoutReading(batch);
-  EXPECT_FALSE(peer().AtEnd());
+  SendReads();
   Terminate();
-  uint64_t first_refused = 201;
+  uint64_t first_refused = kReads + 1;
   uint64_t last_answered = 0;
   for (const auto& [cookie, reply] : peer().ReceiveAllReplies()) {
     if (reply.error != kNbdOk) {
       EXPECT_TRUE(HasError(reply, kNbdEshutdown));
       first_refused = std::min(first_refused, cookie);
     } else {
-      EXPECT_TRUE(
-          SameBytes(reply.data, Pattern((cookie - 1) * kPage, kLength)));
+      ExpectData(cookie, reply);
       last_answered = std::max(last_answered, cookie);
     }
   }
@@ -215,14 +177,7 @@ TEST_P(EachStyle, RequestsUnderWayAreAnsweredAndOnlyTheLaterOnesRefused) {
 TEST_P(EachStyle, AClientThatNeverStopsAskingDoesNotKeepTheServer) {
   StartTransmission(GetParam());
   Terminate();
-  // There is always a request in the server's receive buffer; each of them is
-  // small, so that the server has nothing to wait for.
-  Bytes batch;
-  for (int i = 0; i < 2000; ++i) {
-    batch += RequestMessage(GetParam(),
-                            {.type = kCmdRead, .length = 1, .cookie = 7});
-  }
-  EXPECT_TRUE(peer().SendsUntilTheEnd(batch));
+  AskUntilTheEnd(GetParam());
   ExpectEnd();
 }
 
