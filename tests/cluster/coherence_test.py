@@ -47,13 +47,6 @@ def serve_both(t, way, content=None):
     return hosts
 
 
-def same(got, wanted, offset, what):
-    if got == wanted:
-        return
-    at = next(i for i, pair in enumerate(zip(got, wanted)) if pair[0] != pair[1])
-    raise AssertionError(f"{what}: byte {offset + at} is {got[at]}, not {wanted[at]}")
-
-
 def is_zero_or(got, old, what):
     """Each byte is the old one or zero, as after a trim."""
     for at, (new, before) in enumerate(zip(got, old)):
@@ -81,7 +74,7 @@ def write_here_read_there(t, way):
                 writer.flush()
             else:
                 writer.write(offset, data, NBD_CMD_FLAG_FUA)
-            same(reader.read(offset, length), data, offset, f"write {number} of {length} bytes")
+            same_bytes(reader.read(offset, length), data, offset, f"write {number} of {length} bytes")
     for client in clients:
         client.disconnect()
 
@@ -102,8 +95,8 @@ def on_its_way(t, way):
         other.flush()
         for cookie in cookies:
             got = slow.answer(cookie).check().data
-            same(got[:offset], data[:offset], 0, "before the change")
-            same(got[offset + length:], data[offset + length:MIB], offset + length, "behind the change")
+            same_bytes(got[:offset], data[:offset], 0, "before the change")
+            same_bytes(got[offset + length:], data[offset + length:MIB], offset + length, "behind the change")
         for client in (slow, other):
             client.disconnect()
 
@@ -149,9 +142,9 @@ def holes(t, way):
             got = there.read(offset, length)
             is_zero_or(got, content[offset:offset + length], f"trim {number}")
             content[offset:offset + length] = got
-            same(here.read(offset, length), got, offset, f"trim {number} at both hosts")
+            same_bytes(here.read(offset, length), got, offset, f"trim {number} at both hosts")
         told += check_holes(there, content, f"after change {number}")
-        same(there.read(0, SIZE), content, 0, f"after change {number}")
+        same_bytes(there.read(0, SIZE), content, 0, f"after change {number}")
     note(f"{told} bytes were told to be holes")
     for client in clients:
         client.disconnect()

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
 import harness
@@ -73,18 +72,10 @@ def _in_child(function):
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
-        status = 1
-        try:
+        def child():
             end_with_parent()
             function()
-            status = 0
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 1
-        except BaseException:
-            note(traceback.format_exc())
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
+        become(child)
     try:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     except BaseException:
@@ -99,9 +90,7 @@ def run():
     if reason := reason_against():
         skip_all(reason)
 
-    def on_term(_signal, _frame):
-        raise KeyboardInterrupt("terminated")
-    signal.signal(signal.SIGTERM, on_term)
+    interrupt_on_term()
     began = time.monotonic()
     folder = tempfile.mkdtemp(prefix="nbdinetd-ceph-")
     status = 1

@@ -142,6 +142,36 @@ def note(text):
         print(f"# {line}", flush=True)
 
 
+def interrupt_on_term():
+    """From now on SIGTERM raises KeyboardInterrupt, so that everything is cleaned up."""
+    def on_term(_signal, _frame):
+        raise KeyboardInterrupt("terminated")
+    signal.signal(signal.SIGTERM, on_term)
+
+
+def become(function):
+    """In a forked child: calls the function, and exits with what it returns (None: 0), without the exit handlers, which
+    are the parent's."""
+    status = 1
+    try:
+        status = function()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        note(traceback.format_exc())
+    finally:
+        sys.stdout.flush()
+        os._exit(status or 0)
+
+
+def same_bytes(got, wanted, offset, what):
+    """Says where bytes from this offset on differ first."""
+    if got == wanted:
+        return
+    at = next(i for i, pair in enumerate(zip(got, wanted)) if pair[0] != pair[1])
+    raise AssertionError(f"{what}: byte {offset + at} is {got[at]}, not {wanted[at]}")
+
+
 def wait_until(condition, what, timeout=GUARD):
     """Polls until condition() is true and returns what it returned."""
     deadline = time.monotonic() + timeout
@@ -636,10 +666,7 @@ def main():
     def on_alarm(_signal, _frame):
         raise HangGuard("the test has hung")
     signal.signal(signal.SIGALRM, on_alarm)
-
-    def on_term(_signal, _frame):
-        raise KeyboardInterrupt("terminated")
-    signal.signal(signal.SIGTERM, on_term)
+    interrupt_on_term()
 
     print(f"1..{len(chosen)}", flush=True)
     numbered = [(number, *entry) for number, entry in enumerate(chosen, 1)]

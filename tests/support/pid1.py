@@ -39,11 +39,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
 import surroundings
-from harness import BUILDDIR, GUARD, find_tool, note, skip_all, wait_until
+from harness import BUILDDIR, GUARD, become, find_tool, interrupt_on_term, note, skip_all, wait_until
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS, _CLONE_NEWCGROUP, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
@@ -105,19 +104,13 @@ def _in_child(function):
     pid = os.fork()
     if pid:
         return pid
-    status = 1
-    try:
+
+    def child():
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() not in (parent, 0):  # 0: it is in another PID namespace
             os._exit(1)
-        status = function()
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        note(traceback.format_exc())
-    finally:
-        sys.stdout.flush()
-        os._exit(status or 0)
+        return function()
+    become(child)
 
 
 def _wait(pid):
@@ -595,9 +588,7 @@ def run(tests, stage=stage):
     if reason := reason_against():
         skip_all(reason)
 
-    def on_term(_signal, _frame):
-        raise KeyboardInterrupt("terminated")
-    signal.signal(signal.SIGTERM, on_term)
+    interrupt_on_term()
 
     base = Path(tempfile.mkdtemp(prefix="nbdinetd-pid1-"))
     machine, child, status = None, None, 1

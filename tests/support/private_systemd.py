@@ -29,7 +29,8 @@ import time
 from pathlib import Path
 
 import surroundings
-from harness import NBDINETD, find_tool, is_listening, note, shipped, skip_all, wait_until
+from harness import (NBDINETD, become, find_tool, interrupt_on_term, is_listening, note, shipped, skip_all,
+                     wait_until)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS, _CLONE_NEWPID, _CLONE_NEWCGROUP = 0x00020000, 0x20000000, 0x02000000
@@ -349,18 +350,11 @@ def _in_child(function):
     pid = os.fork()
     if pid:
         return pid
-    status = 1
-    try:
+
+    def child():
         _die_with_parent()
-        status = function()
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        import traceback
-        note(traceback.format_exc())
-    finally:
-        sys.stdout.flush()
-        os._exit(status or 0)
+        return function()
+    become(child)
 
 
 def run(tests):
@@ -374,9 +368,7 @@ def run(tests):
         if not find_tool(program):
             skip_all(f"{program} is not installed")
 
-    def on_term(_signal, _frame):
-        raise KeyboardInterrupt("terminated")
-    signal.signal(signal.SIGTERM, on_term)
+    interrupt_on_term()
 
     base = Path(tempfile.mkdtemp(prefix="nbdinetd-systemd-"))
     cgroup = None

@@ -72,13 +72,6 @@ def no_hole_in(client, content, flags=0, offset=0):
     return holes
 
 
-def same(got, wanted, offset, what):
-    if got == wanted:
-        return
-    at = next(i for i, pair in enumerate(zip(got, wanted)) if pair[0] != pair[1])
-    raise AssertionError(f"{what}: byte {offset + at} is {got[at]}, not {wanted[at]}")
-
-
 def check(client, content, what, ranges):
     """Block statuses and reads of what the content is, in this order: nothing here asks for anything
     to be written back. Returns how many bytes were told to be hole."""
@@ -88,7 +81,7 @@ def check(client, content, what, ranges):
         no_hole_in(client, content, NBD_CMD_FLAG_REQ_ONE)
     for begin, length in ranges:
         for flags in (0, NBD_CMD_FLAG_DF) if client.structured else (0,):
-            same(client.read(begin, length, flags), content[begin:begin + length], begin,
+            same_bytes(client.read(begin, length, flags), content[begin:begin + length], begin,
                  f"{what}: READ of {length} at {begin}, flags {flags}")
     return holes
 
@@ -159,8 +152,8 @@ def beside_it_is_kept(t, place):
         process, client = serve(t, place.export)
         change(client)
         got = slow.answer(asked).check().data
-        same(got[:offset], data[:offset], 0, "before what was trimmed or zeroed")
-        same(got[offset + length:], data[offset + length:len(got)], offset + length,
+        same_bytes(got[:offset], data[:offset], 0, "before what was trimmed or zeroed")
+        same_bytes(got[offset + length:], data[offset + length:len(got)], offset + length,
              "behind what was trimmed or zeroed")
         finish(process, client)
         finish(reader, slow)
@@ -272,7 +265,7 @@ def _(t):
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     process, client = serve(t, path)
     before = _threads(process)
-    same(client.read(0, 4096), content[:4096], 0, "zram")
+    same_bytes(client.read(0, 4096), content[:4096], 0, "zram")
     eq(_threads(process) > before, True, "there is a thread more after a read of the device")
     finish(process, client)
 
@@ -294,9 +287,9 @@ def _(t):
         fs.rule("read", "hold", slow, slow + MIB)
         held = client.request(NBD_CMD_READ, slow, 4096)
         fs.wait_held(1)
-        same(client.read(0, 4096), content[:4096], 0, "a read meanwhile")
+        same_bytes(client.read(0, 4096), content[:4096], 0, "a read meanwhile")
         fs.release()
-        same(client.answer(held).check().data, content[slow:slow + 4096], slow, "the slow read")
+        same_bytes(client.answer(held).check().data, content[slow:slow + 4096], slow, "the slow read")
         eq(faults.fired > 0, True, "a read without waiting was tried")
         finish(process, client)
 

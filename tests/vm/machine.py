@@ -31,7 +31,7 @@ from pathlib import Path
 import harness
 import image
 import pid1
-from harness import CI, SRCDIR, find_tool, note, skip_all
+from harness import CI, SRCDIR, find_tool, interrupt_on_term, note, skip_all
 
 INSIDE = "NBDINETD_INSIDE_VM"  # is set for tests in the machine
 EMULATOR = "qemu-system-x86_64"
@@ -251,9 +251,7 @@ def run_inside(prepare=lambda payload: None, processors=1, disks=()):
     if reason := reason_against():
         skip_all(reason)
 
-    def on_term(_signal, _frame):
-        raise KeyboardInterrupt("terminated")
-    signal.signal(signal.SIGTERM, on_term)
+    interrupt_on_term()
     began = time.monotonic()
     machine, status, planned = None, 1, False
     with tempfile.TemporaryDirectory(prefix="nbdinetd-vm-") as folder:
