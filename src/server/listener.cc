@@ -436,9 +436,8 @@ void Listener::Drain() {
   EndConnections(end_signal_);
   bool killed = false;
   // A drain waits for the storage, until a shutdown follows.
-  const bool drains = end_signal_ == kDrainSignal;
-  absl::Time limit =
-      drains ? absl::InfiniteFuture() : SteadyNow() + kDrainLimit;
+  absl::Time limit = end_signal_ == kDrainSignal ? absl::InfiniteFuture()
+                                                 : SteadyNow() + kDrainLimit;
   // A SIGCHLD that arrived earlier is still pending.
   while (!processes_.empty() || resources_.command > 0) {
     if (!killed && SteadyNow() >= limit) {
@@ -455,9 +454,9 @@ void Listener::Drain() {
     while (const std::optional<Signals::Signal> signal = signals_.Take()) {
       const bool shuts_down =
           signal->number == SIGTERM || signal->number == SIGINT;
-      if (!shuts_down || !drains) continue;
+      if (!shuts_down || end_signal_ != kDrainSignal) continue;
       EndConnections(SIGTERM);
-      limit = std::min(limit, SteadyNow() + kDrainLimit);
+      limit = SteadyNow() + kDrainLimit;
     }
     Reap();
   }
