@@ -1,3 +1,5 @@
+// More than 500 lines, since the tables of options and verbs, which are most of
+// it, stand beside what sets and parses them.
 #include "ctl/command_line.h"
 
 #include <getopt.h>
@@ -114,13 +116,15 @@ absl::Status SetTime(absl::string_view argument, CommandLine& line) {
                    "\"yesterday\" or \"2h ago\" (systemd.time(7))"));
 }
 
+absl::Status NoTimeSpan(absl::string_view option, absl::string_view argument) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("--", option, "=", Quoted(argument),
+                   ": a time span is needed, such as \"2s\", or \"off\""));
+}
+
 absl::Status SetInterval(absl::string_view argument, CommandLine& line) {
   const std::optional<absl::Duration> span = ParseTimeSpan(argument);
-  if (!span.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--interval=", Quoted(argument),
-                     ": a time span is needed, such as \"2s\", or \"off\""));
-  }
+  if (!span.has_value()) return NoTimeSpan("interval", argument);
   // ParseTimeSpan() takes 0 and "off" for no limit.
   line.interval =
       *span == absl::InfiniteDuration() ? absl::ZeroDuration() : *span;
@@ -129,10 +133,8 @@ absl::Status SetInterval(absl::string_view argument, CommandLine& line) {
 
 absl::Status SetTimeout(absl::string_view argument, CommandLine& line) {
   line.timeout = ParseTimeSpan(argument);
-  if (line.timeout.has_value()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("--timeout=", Quoted(argument),
-                   ": a time span is needed, such as \"2s\", or \"off\""));
+  return line.timeout.has_value() ? absl::OkStatus()
+                                  : NoTimeSpan("timeout", argument);
 }
 
 template <DirectionLimits TransferLimits::*kKind>

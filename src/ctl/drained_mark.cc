@@ -8,20 +8,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "base/errors.h"
 #include "ctl/drop_in.h"
+#include "generator/export_file.h"
 
 namespace nbdinetd::ctl {
 namespace {
 
 // systemd leaves keys that begin with "X-" alone.
 constexpr char kStarts[] = "X-Nbdinetctl-Starts=yes";
-
-// The value of a variable that is an absolute path; empty otherwise.
-std::string PathOf(const char* variable) {
-  const char* value = std::getenv(variable);
-  return value != nullptr && value[0] == '/' ? value : "";
-}
 
 // Directories of unit files, and of the machine's mark.
 struct Directories {
@@ -35,14 +29,11 @@ Directories DirectoriesFor(const Where& where, Lasts lasts) {
                : Directories{"/etc/systemd/system", "/etc/nbdinetd"};
   }
   if (lasts == Lasts::kUntilReboot) {
-    const std::string run = PathOf("XDG_RUNTIME_DIR");
-    if (run.empty()) return {};
+    const char* run = std::getenv("XDG_RUNTIME_DIR");
+    if (run == nullptr || run[0] != '/') return {};
     return {absl::StrCat(run, "/systemd/user"), absl::StrCat(run, "/nbdinetd")};
   }
-  std::string config = PathOf("XDG_CONFIG_HOME");
-  if (config.empty() && !PathOf("HOME").empty()) {
-    config = absl::StrCat(PathOf("HOME"), "/.config");
-  }
+  const std::string config = UserConfiguration();
   if (config.empty()) return {};
   return {absl::StrCat(config, "/systemd/user"),
           absl::StrCat(config, "/nbdinetd")};
@@ -77,17 +68,9 @@ absl::Status CheckPath(const Where& where, const std::string& path) {
 // Whether there was such a file.
 absl::StatusOr<bool> Remove(const std::string& path) {
   if (path.empty()) return false;
-  if (unlink(path.c_str()) == 0) {
-    return true;
-  }
+  if (unlink(path.c_str()) == 0) return true;
   if (errno == ENOENT || errno == ENOTDIR) return false;
-  const bool permission = errno == EACCES || errno == EPERM;
-  absl::Status status =
-      ErrnoStatus(errno, absl::StrCat("failed to remove ", Quoted(path)),
-                  absl::StatusCode::kPermissionDenied);
-  if (!permission) return status;
-  return absl::PermissionDeniedError(
-      absl::StrCat(status.message(), ": run nbdinetctl as root"));
+  return FileError(errno, "remove", path);
 }
 
 // Whether the mark says that undrain should start the unit; nullopt if there is

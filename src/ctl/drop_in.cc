@@ -21,14 +21,7 @@ namespace nbdinetd::ctl {
 namespace {
 
 absl::Status WriteError(int error_number, const std::string& path) {
-  const bool permission = error_number == EACCES || error_number == EPERM;
-  absl::Status status =
-      ErrnoStatus(error_number, absl::StrCat("failed to write ", Quoted(path)),
-                  permission ? absl::StatusCode::kPermissionDenied
-                             : absl::StatusCode::kInternal);
-  if (!permission) return status;
-  return absl::PermissionDeniedError(
-      absl::StrCat(status.message(), ": run nbdinetctl as root"));
+  return FileError(error_number, "write", path);
 }
 
 // Makes the directory, and those that it is in.
@@ -58,6 +51,18 @@ absl::Status Restore(const std::string& path,
 }
 
 }  // namespace
+
+absl::Status FileError(int error_number, absl::string_view verb,
+                       const std::string& path) {
+  const bool permission = error_number == EACCES || error_number == EPERM;
+  absl::Status status = ErrnoStatus(
+      error_number, absl::StrCat("failed to ", verb, " ", Quoted(path)),
+      permission ? absl::StatusCode::kPermissionDenied
+                 : absl::StatusCode::kInternal);
+  if (!permission) return status;
+  return absl::PermissionDeniedError(
+      absl::StrCat(status.message(), ": run nbdinetctl as root"));
+}
 
 absl::Status WriteWhole(const std::string& path, absl::string_view text) {
   absl::Status made = MakeDirectory(path.substr(0, path.rfind('/')));

@@ -20,6 +20,11 @@ absl::StatusOr<std::string> DropInPath(const Where& where,
                                        absl::string_view name,
                                        absl::string_view what);
 
+// "failed to VERB PATH", and why. PermissionDenied for a user who may not, else
+// Internal.
+absl::Status FileError(int error_number, absl::string_view verb,
+                       const std::string& path);
+
 // Writes a file, whole or not at all, with its directory. PermissionDenied for
 // a user who may not.
 absl::Status WriteWhole(const std::string& path, absl::string_view text);

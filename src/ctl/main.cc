@@ -3,7 +3,6 @@
 
 #include <locale.h>
 #include <signal.h>
-#include <sys/resource.h>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -26,16 +25,7 @@ int ExitStatusFor(const absl::Status& status) {
   }
 }
 
-// A drain has a descriptor for the process of each connection.
-void AllowManyDescriptors() {
-  rlimit limit = {};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 int Main(int argc, char** argv) {
-  AllowManyDescriptors();
   // A pager that ends early closes its input.
   signal(SIGPIPE, SIG_IGN);
   // For wcwidth(): tables are UTF-8 in any locale.

@@ -303,6 +303,13 @@ std::vector<std::string> InOrder(const DropIns& drop_ins) {
 
 }  // namespace
 
+std::string UserConfiguration() {
+  const char* config = std::getenv("XDG_CONFIG_HOME");
+  if (config != nullptr && config[0] == '/') return config;
+  const char* home = std::getenv("HOME");
+  return home != nullptr && home[0] == '/' ? PathIn(home, ".config") : "";
+}
+
 std::vector<std::string> ExportDirectories(ManagerScope scope,
                                            absl::string_view root) {
   std::vector<std::string> directories;
@@ -310,13 +317,8 @@ std::vector<std::string> ExportDirectories(ManagerScope scope,
     directories = {"/etc/nbdinetd", "/run/nbdinetd", "/usr/local/lib/nbdinetd",
                    "/usr/lib/nbdinetd"};
   } else {
-    const char* config = std::getenv("XDG_CONFIG_HOME");
-    const char* home = std::getenv("HOME");
-    if (config != nullptr && config[0] == '/') {
-      directories.push_back(PathIn(config, "nbdinetd"));
-    } else if (home != nullptr && home[0] == '/') {
-      directories.push_back(PathIn(home, ".config/nbdinetd"));
-    }
+    const std::string config = UserConfiguration();
+    if (!config.empty()) directories.push_back(PathIn(config, "nbdinetd"));
     directories.push_back("/etc/nbdinetd/user");
   }
   for (std::string& directory : directories) {

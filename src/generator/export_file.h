@@ -55,9 +55,13 @@ struct FoundExports {
   std::vector<absl::Status> errors;
 };
 
+// The user's directory of configuration: $XDG_CONFIG_HOME, or .config in $HOME;
+// empty if neither is an absolute path.
+std::string UserConfiguration();
+
 // The directories that may have .export files, the most important one first.
-// `root` is put before each of them ("" for none). The user's come from
-// $XDG_CONFIG_HOME or $HOME.
+// `root` is put before each of them ("" for none). The user's is in
+// UserConfiguration().
 std::vector<std::string> ExportDirectories(ManagerScope scope,
                                            absl::string_view root = "");
 
