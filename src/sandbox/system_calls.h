@@ -53,12 +53,10 @@ constexpr Condition Is(unsigned argument, uint32_t value) {
 constexpr Condition Has(unsigned argument, uint32_t mask, uint32_t value) {
   return {Condition::Kind::kInt, argument, mask, value};
 }
-constexpr Condition IsNull(unsigned argument) {
-  return {Condition::Kind::kLong, argument, 0, 0};
-}
 constexpr Condition IsLong(unsigned argument, uint64_t value) {
   return {Condition::Kind::kLong, argument, 0, value};
 }
+constexpr Condition IsNull(unsigned argument) { return IsLong(argument, 0); }
 
 // Until transmission starts, or always.
 enum class When { kNegotiation, kAlways };
