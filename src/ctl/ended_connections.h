@@ -1,4 +1,4 @@
-// What has become of connections that nbdinetctl has ended.
+// The outcomes of connections that nbdinetctl has ended.
 #ifndef NBDINETD_CTL_ENDED_CONNECTIONS_H_
 #define NBDINETD_CTL_ENDED_CONNECTIONS_H_
 

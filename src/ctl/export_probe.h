@@ -1,7 +1,7 @@
 // Asks a server for one export, as any client would: the handshake, and on
 // request a read.
 //
-// What comes from the server is bounded in length and number, and every wait
+// All that the server sends is bounded in length and number, and every wait
 // ends at the handshake's limit of the channel. Threads: one.
 #ifndef NBDINETD_CTL_EXPORT_PROBE_H_
 #define NBDINETD_CTL_EXPORT_PROBE_H_

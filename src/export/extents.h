@@ -48,7 +48,7 @@ enum class ExtentSource {
   // Like kSeekWhereClean, but the pages may belong to another file (overlayfs)
   // or another machine; used after a sync.
   kSeekAfterSync,
-  // What is reported as a hole may hold data, also after a sync: all is data.
+  // A reported hole may hold data, also after a sync: all is data.
   kNoHoles,
 };
 

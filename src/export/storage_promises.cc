@@ -60,7 +60,7 @@ constexpr StoragePromises OfOneHost(const char* name, uint64_t magic,
           .direct_by_default = false};
 }
 
-// What nothing can be written to is the same for everyone.
+// A file system that nobody can write to is the same for everyone.
 constexpr StoragePromises OfReadOnly(const char* name, uint64_t magic) {
   StoragePromises row = OfOneHost(name, magic, kSeekAfterSync);
   row.reached_by = kUnknown;
