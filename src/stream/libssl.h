@@ -60,15 +60,19 @@ namespace nbdinetd {
   F(SSL_CTX_set_cipher_list)             \
   F(SSL_CTX_set_ciphersuites)            \
   F(SSL_CTX_set_default_read_buffer_len) \
+  F(SSL_CTX_set_default_verify_paths)    \
   F(SSL_CTX_set_num_tickets)             \
   F(SSL_CTX_set_options)                 \
+  F(SSL_CTX_set_psk_client_callback)     \
   F(SSL_CTX_set_psk_server_callback)     \
   F(SSL_CTX_set_verify)                  \
   F(SSL_CTX_use_PrivateKey)              \
   F(SSL_CTX_use_certificate)             \
-  F(SSL_accept)                          \
   F(SSL_clear_options)                   \
+  F(SSL_ctrl)                            \
+  F(SSL_do_handshake)                    \
   F(SSL_free)                            \
+  F(SSL_get0_param)                      \
   F(SSL_get0_peer_certificate)           \
   F(SSL_get_current_cipher)              \
   F(SSL_get_error)                       \
@@ -80,17 +84,22 @@ namespace nbdinetd {
   F(SSL_new)                             \
   F(SSL_read_ex)                         \
   F(SSL_set0_wbio)                       \
+  F(SSL_set1_host)                       \
+  F(SSL_set_accept_state)                \
   F(SSL_set_bio)                         \
+  F(SSL_set_connect_state)               \
   F(SSL_set_ex_data)                     \
   F(SSL_set_msg_callback)                \
   F(SSL_shutdown)                        \
   F(SSL_write_ex)                        \
+  F(TLS_client_method)                   \
   F(TLS_server_method)                   \
   F(X509_CRL_free)                       \
   F(X509_NAME_print_ex)                  \
   F(X509_STORE_add_cert)                 \
   F(X509_STORE_add_crl)                  \
   F(X509_STORE_set_flags)                \
+  F(X509_VERIFY_PARAM_set1_ip_asc)       \
   F(X509_cmp_current_time)               \
   F(X509_free)                           \
   F(X509_get0_notAfter)                  \

@@ -26,6 +26,18 @@ struct TlsSettings {
   std::vector<std::string> allow;
 };
 
+// A client's choices (doc/uri.md of the NetworkBlockDevice project, "NBD URI
+// query parameters related to TLS").
+struct TlsClientSettings {
+  // The name or address that the server's certificate must have; empty for any
+  // that an authority has certified.
+  std::string hostname;
+  bool verify_peer = true;   // by certificate; PSK always verifies it
+  std::string certificates;  // a directory; empty for the default ones
+  std::string psk_file;      // used instead of certificates, unless empty
+  std::string psk_identity;  // one of that file
+};
+
 // Whether each client that is served has an identity that TLS has verified.
 inline bool TlsIsCertain(const TlsSettings& settings) {
   return settings.mode == TlsMode::kRequire &&
@@ -53,7 +65,8 @@ class TlsStream : public Stream {
   virtual std::string description() const = 0;
 };
 
-// A server's loaded keys and certificates. No file is opened after Load().
+// The loaded keys and certificates of a server or a client. No file is opened
+// later.
 class Tls {
  public:
   virtual ~Tls() = default;
@@ -61,6 +74,9 @@ class Tls {
   // `settings.mode` isn't kOff. FailedPrecondition names a missing or wrong
   // file; InvalidArgument means that this program was built without TLS.
   static absl::StatusOr<std::unique_ptr<Tls>> Load(const TlsSettings& settings);
+  // The same for a client.
+  static absl::StatusOr<std::unique_ptr<Tls>> LoadClient(
+      const TlsClientSettings& settings);
 
   // A clause that describes what was loaded, for a person: "X.509 certificates
   // from ...".
@@ -69,7 +85,7 @@ class Tls {
   // empty.
   virtual std::string warning() const = 0;
 
-  // Wraps the stream of a client whose next bytes are its first TLS record.
+  // Wraps the stream of a peer whose next bytes are its first TLS record.
   // This object must outlive the result.
   virtual std::unique_ptr<TlsStream> Wrap(
       std::unique_ptr<Stream> plain) const = 0;

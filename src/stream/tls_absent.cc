@@ -9,4 +9,9 @@ absl::StatusOr<std::unique_ptr<Tls>> Tls::Load(const TlsSettings&) {
       "--tls=off");
 }
 
+absl::StatusOr<std::unique_ptr<Tls>> Tls::LoadClient(const TlsClientSettings&) {
+  return absl::InvalidArgumentError(
+      "this nbdinetctl was built without OpenSSL and has no TLS");
+}
+
 }  // namespace nbdinetd

@@ -79,15 +79,24 @@ BIO_METHOD* OpenSslStream::MakeBioMethod(const LibSsl& lib) {
   return method;
 }
 
-OpenSslStream::OpenSslStream(const Server& server,
+OpenSslStream::OpenSslStream(const Endpoint& endpoint,
                              std::unique_ptr<Stream> below)
-    : server_(server),
+    : endpoint_(endpoint),
       lib_(LibSsl::Loaded()),
       below_(std::move(below)),
-      ssl_(lib_.SSL_new(server.context)) {
+      ssl_(lib_.SSL_new(endpoint.context)) {
   if (ssl_ == nullptr) return;
   lib_.SSL_set_ex_data(ssl_, kSelf, this);
-  kernel_tried_ = TryKernel();
+  if (endpoint_.role == TlsRole::kServer) {
+    lib_.SSL_set_accept_state(ssl_);
+    kernel_tried_ = TryKernel();
+  } else {
+    lib_.SSL_set_connect_state(ssl_);
+    if (!endpoint_.hostname.empty() && !ExpectHost()) {
+      lib_.SSL_free(std::exchange(ssl_, nullptr));
+      return;
+    }
+  }
   if (kernel_tried_) return;
   ForgetKernel();
   BIO* bio = MakeBio();
@@ -109,7 +118,7 @@ OpenSslStream::~OpenSslStream() {
 }
 
 BIO* OpenSslStream::MakeBio() {
-  BIO* bio = lib_.BIO_new(server_.bio_method);
+  BIO* bio = lib_.BIO_new(endpoint_.bio_method);
   if (bio == nullptr) return nullptr;
   lib_.BIO_set_data(bio, this);
   lib_.BIO_set_init(bio, 1);
@@ -173,8 +182,8 @@ unsigned OpenSslStream::FindKey(SSL* ssl, const char* identity,
   const LibSsl& lib = LibSsl::Loaded();
   auto& self = *static_cast<OpenSslStream*>(lib.SSL_get_ex_data(ssl, kSelf));
   self.psk_identity_ = identity == nullptr ? "" : identity;
-  const auto found = self.server_.keys.find(self.psk_identity_);
-  self.psk_known_ = found != self.server_.keys.end();
+  const auto found = self.endpoint_.keys.find(self.psk_identity_);
+  self.psk_known_ = found != self.endpoint_.keys.end();
   if (self.psk_known_) {
     const std::string& known = found->second;
     if (known.size() > max_key_bytes) return 0;
@@ -187,6 +196,40 @@ unsigned OpenSslStream::FindKey(SSL* ssl, const char* identity,
   return lib.RAND_bytes(key, static_cast<int>(size)) == 1
              ? static_cast<unsigned>(size)
              : 0;
+}
+
+unsigned OpenSslStream::GiveKey(SSL* ssl, const char*, char* identity,
+                                unsigned max_identity_bytes, unsigned char* key,
+                                unsigned max_key_bytes) {
+  auto& self = *static_cast<OpenSslStream*>(
+      LibSsl::Loaded().SSL_get_ex_data(ssl, kSelf));
+  if (self.endpoint_.keys.empty()) return 0;
+  const auto& [mine, secret] = *self.endpoint_.keys.begin();
+  if (mine.size() >= max_identity_bytes || secret.size() > max_key_bytes) {
+    return 0;
+  }
+  std::memcpy(identity, mine.c_str(), mine.size() + 1);
+  std::memcpy(key, secret.data(), secret.size());
+  self.psk_identity_ = mine;
+  self.psk_known_ = true;
+  return static_cast<unsigned>(secret.size());
+}
+
+bool OpenSslStream::ExpectHost() {
+  const char* host = endpoint_.hostname.c_str();
+  if (lib_.X509_VERIFY_PARAM_set1_ip_asc(lib_.SSL_get0_param(ssl_), host) ==
+      1) {
+    return true;
+  }
+  // The server may choose its certificate by the name, and not by an address
+  // (RFC 6066, section 3).
+  return lib_.SSL_set1_host(ssl_, host) == 1 &&
+         lib_.SSL_ctrl(ssl_, SSL_CTRL_SET_TLSEXT_HOSTNAME,
+                       TLSEXT_NAMETYPE_host_name, const_cast<char*>(host)) == 1;
+}
+
+absl::string_view OpenSslStream::PeerName() const {
+  return endpoint_.role == TlsRole::kServer ? "client" : "server";
 }
 
 // The kernel never decrypts. It returns several records by one call, of which
@@ -269,9 +312,9 @@ int OpenSslStream::Handshake() {
   }
   lib_.ERR_clear_error();
   receives_left_ = kTlsReceivesInARow;
-  const int accepted = lib_.SSL_accept(ssl_);
-  if (accepted != 1) {
-    const int error = lib_.SSL_get_error(ssl_, accepted);
+  const int done = lib_.SSL_do_handshake(ssl_);
+  if (done != 1) {
+    const int error = lib_.SSL_get_error(ssl_, done);
     const int flushed = Flush();  // our next messages, or the alert
     wants_output_ = error == SSL_ERROR_WANT_WRITE;
     if ((error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) &&
@@ -306,12 +349,13 @@ void OpenSslStream::SetHandshakeFailure() {
   const long verified = lib_.SSL_get_verify_result(ssl_);
   failure_ = "the TLS handshake failed: ";
   if (verified != X509_V_OK) {
-    absl::StrAppend(&failure_, "the client's certificate is refused: ",
+    absl::StrAppend(&failure_, "the ", PeerName(),
+                    "'s certificate is refused: ",
                     lib_.X509_verify_cert_error_string(verified));
   } else if (below_error_ != 0) {
     absl::StrAppend(&failure_, ErrnoText(below_error_));
   } else if (end_seen_) {
-    absl::StrAppend(&failure_, "the client left");
+    absl::StrAppend(&failure_, "the ", PeerName(), " left");
   } else {
     absl::StrAppend(&failure_, OpenSslReason());
   }
@@ -336,7 +380,7 @@ void OpenSslStream::SetIdentity() {
 bool OpenSslStream::IsAllowed() const {
   // A certificate without a subject, or with one that can't be printed, is
   // never allowed.
-  if (!server_.allow.empty() && identity_.empty()) return false;
+  if (!endpoint_.allow.empty() && identity_.empty()) return false;
   const std::string identity =
       psk_identity_.empty() ? WithHexEscapes(identity_) : identity_;
   const auto matches = [&](const std::string& pattern) {
@@ -345,8 +389,8 @@ bool OpenSslStream::IsAllowed() const {
                        .c_str(),
                    identity.c_str(), FNM_NOESCAPE) == 0;
   };
-  return server_.allow.empty() ||
-         std::any_of(server_.allow.begin(), server_.allow.end(), matches);
+  return endpoint_.allow.empty() ||
+         std::any_of(endpoint_.allow.begin(), endpoint_.allow.end(), matches);
 }
 
 std::string OpenSslStream::description() const {
@@ -371,9 +415,9 @@ ssize_t OpenSslStream::ResultOf(int result) {
     // The end of the connection without close_notify is accepted: each NBD
     // message contains its own length.
     if (!end_seen_ || lib_.SSL_has_pending(ssl_) == 0) return 0;
-    failure_ = "client vanished inside a TLS record";
+    failure_ = absl::StrCat(PeerName(), " vanished inside a TLS record");
   } else {
-    failure_ = absl::StrCat("client broke TLS: ", OpenSslReason());
+    failure_ = absl::StrCat(PeerName(), " broke TLS: ", OpenSslReason());
     Flush();  // the alert
   }
   broken_ = true;

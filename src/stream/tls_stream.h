@@ -30,23 +30,34 @@
 
 namespace nbdinetd {
 
+enum class TlsRole { kServer, kClient };
+
 class OpenSslStream : public TlsStream {
  public:
-  // Shared by all clients of a server; borrowed, and must outlive the stream.
-  struct Server {
+  // One side's settings, which all its streams share; borrowed, and must
+  // outlive the stream.
+  struct Endpoint {
+    TlsRole role = TlsRole::kServer;
     SSL_CTX* context = nullptr;
     BIO_METHOD* bio_method = nullptr;  // from MakeBioMethod()
-    PskMap keys;
-    std::vector<std::string> allow;
+    PskMap keys;                       // of a client: its own
+    std::vector<std::string> allow;    // of a server
+    // Of a client: the name or address that the server's certificate must
+    // have; empty for any.
+    std::string hostname;
   };
 
   // Owned by the caller; nullptr when memory is exhausted.
   static BIO_METHOD* MakeBioMethod(const LibSsl& lib);
-  // The callback of SSL_CTX_set_psk_server_callback().
+  // The callbacks of SSL_CTX_set_psk_server_callback() and
+  // SSL_CTX_set_psk_client_callback().
   static unsigned FindKey(SSL* ssl, const char* identity, unsigned char* key,
                           unsigned max_key_bytes);
+  static unsigned GiveKey(SSL* ssl, const char* hint, char* identity,
+                          unsigned max_identity_bytes, unsigned char* key,
+                          unsigned max_key_bytes);
 
-  OpenSslStream(const Server& server, std::unique_ptr<Stream> below);
+  OpenSslStream(const Endpoint& endpoint, std::unique_ptr<Stream> below);
   // Sends close_notify.
   ~OpenSslStream() override;
 
@@ -91,6 +102,10 @@ class OpenSslStream : public TlsStream {
   static long ControlBio(BIO* bio, int command, long number, void* pointer);
   BIO* MakeBio();
 
+  // Returns false if the server's name can't be that of a certificate.
+  bool ExpectHost();
+  absl::string_view PeerName() const;
+
   // Prepares kernel TLS. True if OpenSSL itself writes to the socket until
   // LeaveKernel().
   bool TryKernel();
@@ -115,10 +130,10 @@ class OpenSslStream : public TlsStream {
   void SetIdentity();
   bool IsAllowed() const;
 
-  const Server& server_;
+  const Endpoint& endpoint_;
   const LibSsl& lib_;
   std::unique_ptr<Stream> below_;
-  SSL* ssl_;
+  SSL* ssl_;  // nullptr when memory is exhausted
 
   std::string output_;  // from sent_ on; at most kTlsOutputBytes
   size_t sent_ = 0;

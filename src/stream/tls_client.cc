@@ -1,0 +1,159 @@
+// A client's keys and certificates.
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "base/errors.h"
+#include "stream/libssl.h"
+#include "stream/tls.h"
+#include "stream/tls_context.h"
+#include "stream/tls_stream.h"
+
+namespace nbdinetd {
+namespace {
+
+constexpr char kCaCertificate[] = "ca-cert.pem";
+constexpr char kCertificate[] = "client-cert.pem";
+constexpr char kKey[] = "client-key.pem";
+constexpr char kRevocationList[] = "ca-crl.pem";
+
+// Those with forward secrecy.
+constexpr char kPskCiphersOfTls12[] = "kECDHEPSK:kDHEPSK";
+
+bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
+
+// That of libnbd, in its order, which has certificates; empty if there is none.
+std::string DefaultDirectory() {
+  std::string home(absl::NullSafeStringView(secure_getenv("HOME")));
+  for (const std::string& directory :
+       {home.empty() ? "" : absl::StrCat(home, "/.pki/libnbd"),
+        home.empty() ? "" : absl::StrCat(home, "/.config/pki/libnbd"),
+        std::string("/etc/pki/libnbd")}) {
+    if (Exists(absl::StrCat(directory, "/", kCaCertificate))) return directory;
+  }
+  return "";
+}
+
+class ClientTls : public Tls {
+ public:
+  explicit ClientTls(std::unique_ptr<TlsContext> context)
+      : context_(std::move(context)) {}
+
+  absl::Status Load(const TlsClientSettings& settings);
+  std::string description() const override { return description_; }
+  std::string warning() const override { return context_->warning(); }
+  std::unique_ptr<TlsStream> Wrap(
+      std::unique_ptr<Stream> plain) const override {
+    return std::make_unique<OpenSslStream>(context_->endpoint(),
+                                           std::move(plain));
+  }
+
+ private:
+  absl::Status LoadKey(const TlsClientSettings& settings);
+  absl::Status LoadCertificates(const TlsClientSettings& settings);
+  absl::Status TrustSystem();
+
+  std::unique_ptr<TlsContext> context_;
+  std::string description_;
+};
+
+absl::Status ClientTls::LoadKey(const TlsClientSettings& settings) {
+  absl::Status status = context_->LoadKeys(settings.psk_file);
+  if (!status.ok()) return status;
+  PskMap& keys = context_->endpoint().keys;
+  const auto mine = keys.find(settings.psk_identity);
+  if (mine == keys.end()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(Quoted(settings.psk_file), " has no key of ",
+                     Quoted(settings.psk_identity)));
+  }
+  for (auto other = keys.begin(); other != keys.end();) {
+    if (other == mine) {
+      ++other;
+      continue;
+    }
+    explicit_bzero(other->second.data(), other->second.size());
+    other = keys.erase(other);
+  }
+  const LibSsl& lib = context_->lib();
+  lib.SSL_CTX_set_psk_client_callback(context_->get(), &OpenSslStream::GiveKey);
+  if (lib.SSL_CTX_set_cipher_list(context_->get(), kPskCiphersOfTls12) != 1) {
+    return context_->OpenSslError(settings.psk_file);
+  }
+  description_ =
+      absl::StrCat("the pre-shared key of ", Quoted(settings.psk_identity),
+                   " from ", Quoted(settings.psk_file));
+  return absl::OkStatus();
+}
+
+absl::Status ClientTls::TrustSystem() {
+  if (context_->lib().SSL_CTX_set_default_verify_paths(context_->get()) != 1) {
+    return context_->OpenSslError("the system's certificates");
+  }
+  description_ = "the system's X.509 certificates";
+  return absl::OkStatus();
+}
+
+absl::Status ClientTls::LoadCertificates(const TlsClientSettings& settings) {
+  const std::string directory = settings.certificates.empty()
+                                    ? DefaultDirectory()
+                                    : settings.certificates;
+  if (directory.empty()) return TrustSystem();
+  const auto path = [&directory](const char* name) {
+    return absl::StrCat(directory, "/", name);
+  };
+  description_ = absl::StrCat("X.509 certificates from ", Quoted(directory));
+  absl::Status status =
+      context_->TrustAuthority(path(kCaCertificate), /*name_it_to_clients=*/
+                               false);
+  // A server may ask for none.
+  if (status.ok() && Exists(path(kCertificate))) {
+    status = context_->UseCertificates(path(kCertificate));
+    if (status.ok()) status = context_->UseKey(path(kKey));
+  }
+  bool has_revocations = false;
+  if (status.ok()) {
+    status =
+        context_->UseRevocationList(path(kRevocationList), &has_revocations);
+  }
+  return status;
+}
+
+absl::Status ClientTls::Load(const TlsClientSettings& settings) {
+  const bool psk = !settings.psk_file.empty();
+  absl::Status status = psk ? LoadKey(settings) : LoadCertificates(settings);
+  if (!status.ok()) return status;
+  const LibSsl& lib = context_->lib();
+  // A server that shows a certificate instead of the key is refused: none is
+  // trusted then.
+  lib.SSL_CTX_set_verify(
+      context_->get(),
+      psk || settings.verify_peer ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, nullptr);
+  if (!psk && settings.verify_peer) {
+    context_->endpoint().hostname = settings.hostname;
+  }
+  // An error that is left over would be reported as the reason of a later one.
+  lib.ERR_clear_error();
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tls>> Tls::LoadClient(
+    const TlsClientSettings& settings) {
+  absl::StatusOr<std::unique_ptr<TlsContext>> context =
+      TlsContext::Create(TlsRole::kClient);
+  if (!context.ok()) return context.status();
+  auto tls = std::make_unique<ClientTls>(*std::move(context));
+  if (absl::Status status = tls->Load(settings); !status.ok()) return status;
+  return tls;
+}
+
+}  // namespace nbdinetd
