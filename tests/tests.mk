@@ -129,7 +129,8 @@ tests_unit_unit_test_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=fallocate \
 	-Wl,--wrap=pwrite -Wl,--wrap=pwritev2 -Wl,--wrap=fdatasync \
 	-Wl,--wrap=fsync -Wl,--wrap=futimens
 if HAVE_OPENSSL
-tests_unit_unit_test_SOURCES += tests/unit/stream/tls_stream_test.cc
+tests_unit_unit_test_SOURCES += tests/unit/stream/tls_client_test.cc \
+	tests/unit/stream/tls_stream_test.cc
 tests_unit_unit_test_LDADD += $(OPENSSL_LIBS)
 tests_unit_unit_test_LDFLAGS += -Wl,--wrap=setsockopt
 endif
@@ -218,6 +219,7 @@ python_tests = \
 	tests/system/other_release_test.py \
 	tests/system/peer_documents_test.py \
 	tests/system/probe_test.py \
+	tests/system/probe_tls_test.py \
 	tests/system/pid1_boot_test.py \
 	tests/system/pid1_documents_test.py \
 	tests/system/pid1_exports_test.py \
@@ -309,12 +311,14 @@ EXTRA_DIST += $(python_tests) tests/conformance.md \
 	tests/support/listening.py \
 	tests/support/nbd_client.py tests/support/partition_tables.py \
 	tests/support/pid1 tests/support/pid1.py \
-	tests/support/private_systemd.py tests/support/rules.py \
+	tests/support/private_systemd.py tests/support/probing.py \
+	tests/support/rules.py \
 	tests/support/surroundings.py \
 	tests/support/tls.py \
 	tests/support/extent.h tests/support/fake_export.h \
 	tests/support/loop_device.h \
-	tests/support/memory_stream.h tests/support/private_mount.h \
+	tests/support/memory_stream.h tests/support/plain_tls.h \
+	tests/support/private_mount.h \
 	tests/support/without_calls.h
 
 check-local: all

@@ -7,8 +7,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/errors.h"
+#include "base/exit_status.h"
 #include "base/limits.h"
 #include "protocol/option.h"
+#include "stream/tls_upgrade.h"
 
 namespace nbdinetd::ctl {
 namespace {
@@ -22,25 +24,36 @@ absl::Status Broken(absl::string_view how) {
 }
 
 const char* NameOf(NbdOption option) {
-  return option == NBD_OPT_GO ? "NBD_OPT_GO" : "NBD_OPT_INFO";
+  return option == NBD_OPT_GO     ? "NBD_OPT_GO"
+         : option == NBD_OPT_INFO ? "NBD_OPT_INFO"
+                                  : "NBD_OPT_STARTTLS";
+}
+
+std::string ReasonOf(NbdOption option, absl::string_view export_name,
+                     uint32_t type) {
+  switch (type) {
+    case NBD_REP_ERR_TLS_REQD:
+      return "the server requires TLS: probe it as nbds://";
+    case NBD_REP_ERR_UNSUP:
+      return absl::StrCat("the server doesn't support ", NameOf(option));
+    case NBD_REP_ERR_UNKNOWN:
+      return absl::StrCat("the server has no export ", Quoted(export_name));
+    case NBD_REP_ERR_SHUTDOWN:
+      return "the server is shutting down";
+    default:
+      return option == NBD_OPT_STARTTLS
+                 ? "the server refuses TLS"
+                 : absl::StrCat("the server refuses the export ",
+                                Quoted(export_name));
+  }
 }
 
 // The server has refused the option; `sentence` is its own.
 absl::Status Refused(NbdOption option, absl::string_view export_name,
                      uint32_t type, absl::string_view sentence) {
-  const std::string what =
-      type == NBD_REP_ERR_TLS_REQD
-          ? "the server requires TLS: probe it as nbds://"
-      : type == NBD_REP_ERR_UNSUP
-          ? absl::StrCat("the server doesn't support ", NameOf(option))
-      : type == NBD_REP_ERR_UNKNOWN
-          ? absl::StrCat("the server has no export ", Quoted(export_name))
-      : type == NBD_REP_ERR_SHUTDOWN
-          ? "the server is shutting down"
-          : absl::StrCat("the server refuses the export ", Quoted(export_name));
   return absl::UnavailableError(absl::StrCat(
-      what, " (", OptionErrorName(type), ")", sentence.empty() ? "" : ": ",
-      sentence.empty() ? "" : Quoted(sentence)));
+      ReasonOf(option, export_name, type), " (", OptionErrorName(type), ")",
+      sentence.empty() ? "" : ": ", sentence.empty() ? "" : Quoted(sentence)));
 }
 
 }  // namespace
@@ -63,9 +76,13 @@ absl::StatusOr<absl::string_view> ExportProbe::Take(size_t bytes,
       case Channel::Receipt::kEnd:
         return absl::UnavailableError(absl::StrCat(
             "the server closed the connection instead of sending ", what));
-      default:
+      default: {
+        // TLS says why, such as that the server wants a certificate.
+        const std::string why = channel_.failure();
         return absl::UnavailableError(
-            absl::StrCat("the connection broke before the server sent ", what));
+            absl::StrCat("the connection broke before the server sent ", what,
+                         why.empty() ? "" : ": ", why));
+      }
     }
   }
   taken_ = bytes;
@@ -95,6 +112,52 @@ absl::Status ExportProbe::Greet() {
   return Send(EncodeClientFlags(NBD_FLAG_C_FIXED_NEWSTYLE));
 }
 
+absl::StatusOr<ExportProbe::OptionReply> ExportProbe::TakeReply(
+    NbdOption option, absl::string_view export_name) {
+  const absl::StatusOr<absl::string_view> bytes =
+      Take(kOptionReplyHeaderBytes, "a reply to the option");
+  if (!bytes.ok()) return bytes.status();
+  const std::optional<OptionReplyHeader> header =
+      DecodeOptionReplyHeader(*bytes);
+  if (!header.has_value() || header->option != option) {
+    return Broken("not a reply to the option");
+  }
+  if (header->length > kMaxProbeReplyBytes) {
+    return Broken(
+        absl::StrCat("a reply to an option has ", header->length, " bytes"));
+  }
+  const absl::StatusOr<absl::string_view> payload =
+      Take(header->length, "all of a reply");
+  if (!payload.ok()) return payload.status();
+  if (header->is_error()) {
+    return Refused(option, export_name, header->type, *payload);
+  }
+  return OptionReply{header->type, *payload};
+}
+
+absl::Status ExportProbe::StartTls(const Tls& tls) {
+  absl::Status sent = Send(EncodeOption(NBD_OPT_STARTTLS, ""));
+  if (!sent.ok()) return sent;
+  const absl::StatusOr<OptionReply> reply = TakeReply(NBD_OPT_STARTTLS, "");
+  if (!reply.ok()) return reply.status();
+  if (reply->type != NBD_REP_ACK || !reply->payload.empty()) {
+    return Broken("a malformed reply to the option");
+  }
+  channel_.Consume(std::exchange(taken_, 0));
+  // Somebody between could have put them there, to be taken for bytes that came
+  // over TLS.
+  if (!channel_.input().empty()) {
+    return Broken("bytes between the reply to NBD_OPT_STARTTLS and TLS");
+  }
+  TlsPeer peer;
+  const std::optional<Ending> ending = UpgradeToTls(channel_, tls, &peer);
+  if (!ending.has_value()) return absl::OkStatus();
+  return ending->status == ExitStatus::kTimedOut
+             ? absl::DeadlineExceededError(
+                   "the server didn't finish the TLS handshake in time")
+             : absl::UnavailableError(ending->reason);
+}
+
 absl::StatusOr<ExportInformation> ExportProbe::AskBy(
     NbdOption option, absl::string_view export_name) {
   absl::Status sent =
@@ -102,30 +165,14 @@ absl::StatusOr<ExportInformation> ExportProbe::AskBy(
   if (!sent.ok()) return sent;
   ExportInformation information;
   for (int replies = 0; replies < kMaxProbeReplies; ++replies) {
-    const absl::StatusOr<absl::string_view> bytes =
-        Take(kOptionReplyHeaderBytes, "a reply to the option");
-    if (!bytes.ok()) return bytes.status();
-    const std::optional<OptionReplyHeader> header =
-        DecodeOptionReplyHeader(*bytes);
-    if (!header.has_value() || header->option != option) {
-      return Broken("not a reply to the option");
-    }
-    if (header->length > kMaxProbeReplyBytes) {
-      return Broken(
-          absl::StrCat("a reply to an option has ", header->length, " bytes"));
-    }
-    const absl::StatusOr<absl::string_view> payload =
-        Take(header->length, "all of a reply");
-    if (!payload.ok()) return payload.status();
-    if (header->is_error()) {
-      return Refused(option, export_name, header->type, *payload);
-    }
-    if (header->type == NBD_REP_ACK) {
+    const absl::StatusOr<OptionReply> reply = TakeReply(option, export_name);
+    if (!reply.ok()) return reply.status();
+    if (reply->type == NBD_REP_ACK) {
       if (information.size_bytes.has_value()) return information;
       return Broken("no NBD_INFO_EXPORT");
     }
-    if (header->type != NBD_REP_INFO ||
-        !AddInformation(*payload, information)) {
+    if (reply->type != NBD_REP_INFO ||
+        !AddInformation(reply->payload, information)) {
       return Broken("a malformed reply to the option");
     }
   }

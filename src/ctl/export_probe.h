@@ -6,6 +6,7 @@
 #ifndef NBDINETD_CTL_EXPORT_PROBE_H_
 #define NBDINETD_CTL_EXPORT_PROBE_H_
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -13,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "protocol/client.h"
 #include "stream/channel.h"
+#include "stream/tls.h"
 
 namespace nbdinetd::ctl {
 
@@ -24,6 +26,10 @@ class ExportProbe {
   // Receives the greeting, and answers it. An error has a sentence about the
   // server.
   absl::Status Greet();
+
+  // After Greet(): goes on over TLS, which the server must have. `tls` is a
+  // client's, and must outlive the channel.
+  absl::Status StartTls(const Tls& tls);
 
   // After Greet(): asks by NBD_OPT_INFO, which claims nothing: an export that
   // one client alone may use (--exclusive) stays with its client. Then leaves.
@@ -37,6 +43,13 @@ class ExportProbe {
   // The next `bytes` of the input, until the next call; at most kInputBytes.
   absl::StatusOr<absl::string_view> Take(size_t bytes, const char* what);
   absl::Status Send(const std::string& message);
+  struct OptionReply {
+    uint32_t type;
+    absl::string_view payload;  // until the next message is taken
+  };
+  // The next reply to this option; that the server refuses it is an error.
+  absl::StatusOr<OptionReply> TakeReply(NbdOption option,
+                                        absl::string_view export_name);
   absl::StatusOr<ExportInformation> AskBy(NbdOption option,
                                           absl::string_view export_name);
   absl::Status ReadSector(const ExportInformation& information);

@@ -1,6 +1,8 @@
 #include "ctl/nbd_uri.h"
 
+#include <pwd.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -57,12 +59,7 @@ absl::string_view TakeUntil(absl::string_view& rest, absl::string_view ends) {
 }
 
 // Host and port; a sentence if they are wrong.
-std::string SetAuthority(absl::string_view authority, NbdUri& uri) {
-  // The user matters to kinds of TLS that the probe doesn't have.
-  const size_t user_end = authority.rfind('@');
-  if (user_end != absl::string_view::npos) {
-    authority.remove_prefix(user_end + 1);
-  }
+std::string SetHost(absl::string_view authority, NbdUri& uri) {
   absl::string_view host = authority;
   absl::string_view port;
   if (absl::ConsumePrefix(&host, "[")) {
@@ -94,28 +91,96 @@ std::string SetAuthority(absl::string_view authority, NbdUri& uri) {
   return "";
 }
 
+// The user before '@', who matters to pre-shared keys alone, and what follows.
+std::string SetAuthority(absl::string_view authority, bool is_unix,
+                         NbdUri& uri) {
+  const size_t user_end = authority.rfind('@');
+  if (user_end != absl::string_view::npos) {
+    const std::optional<std::string> user =
+        Decoded(authority.substr(0, user_end));
+    if (!user.has_value()) return "the user isn't valid";
+    if (uri.tls.has_value()) uri.tls->psk_identity = *user;
+    authority.remove_prefix(user_end + 1);
+  }
+  if (!is_unix) return SetHost(authority, uri);
+  return authority.empty() ? ""
+                           : "a Unix socket has no host: write "
+                             "nbd+unix:///EXPORT?socket=PATH";
+}
+
+std::string SetSocket(const std::string& value, NbdUri& uri) {
+  // Only the first character may be NUL, which makes it an abstract name.
+  if (value.empty() || value.find('\0', 1) != std::string::npos) {
+    return "the socket isn't a path";
+  }
+  if (value.size() > kMaxSocketBytes) {
+    return absl::StrCat("the path of the socket is longer than ",
+                        kMaxSocketBytes, " bytes");
+  }
+  uri.socket = value;
+  return "";
+}
+
+// What a parameter of TLS says; a sentence if it is wrong.
+std::string SetTls(absl::string_view key, const std::string& value,
+                   TlsClientSettings& tls) {
+  if (value.empty() || value.find('\0') != std::string::npos) {
+    return absl::StrCat(Quoted(key), " has no value");
+  }
+  if (key == "tls-certificates") {
+    tls.certificates = value;
+  } else if (key == "tls-psk-file") {
+    tls.psk_file = value;
+  } else if (key == "tls-hostname") {
+    tls.hostname = value;
+  } else if (value == "1" || value == "true") {
+    tls.verify_peer = true;
+  } else if (value == "0" || value == "false") {
+    tls.verify_peer = false;
+  } else {
+    return "\"tls-verify-peer\" is 0 or 1";
+  }
+  return "";
+}
+
 // One key of the query; a sentence if it is wrong.
 std::string SetParameter(absl::string_view parameter, bool is_unix,
                          NbdUri& uri) {
   const size_t equals = parameter.find('=');
   const absl::string_view key = parameter.substr(0, equals);
-  if (key != "socket") {
+  const bool is_tls = key == "tls-certificates" || key == "tls-psk-file" ||
+                      key == "tls-hostname" || key == "tls-verify-peer";
+  if (key != "socket" && !is_tls) {
     return absl::StrCat("the probe doesn't know the parameter ", Quoted(key));
   }
-  std::optional<std::string> value = Decoded(
+  const std::optional<std::string> value = Decoded(
       equals == absl::string_view::npos ? "" : parameter.substr(equals + 1));
-  if (!is_unix) return "\"socket=\" is for nbd+unix and nbds+unix";
-  if (!value.has_value()) return "the socket isn't valid: write '%' as \"%25\"";
-  // Only the first character may be NUL, which makes it an abstract name.
-  if (value->empty() || value->find('\0', 1) != std::string::npos) {
-    return "the socket isn't a path";
+  if (!value.has_value()) {
+    return absl::StrCat(Quoted(key), " isn't valid: write '%' as \"%25\"");
   }
-  if (value->size() > kMaxSocketBytes) {
-    return absl::StrCat("the path of the socket is longer than ",
-                        kMaxSocketBytes, " bytes");
+  if (is_tls) {
+    return uri.tls.has_value()
+               ? SetTls(key, *value, *uri.tls)
+               : absl::StrCat(Quoted(key), " is for nbds and nbds+unix");
   }
-  uri.socket = *std::move(value);
-  return "";
+  return is_unix ? SetSocket(*value, uri)
+                 : "\"socket=\" is for nbd+unix and nbds+unix";
+}
+
+// Who runs this process: RFC 3986 leaves the default to the scheme, and
+// doc/uri.md names a local credential.
+std::string LocalUser() {
+  const passwd* user = getpwuid(geteuid());
+  return user == nullptr ? "" : user->pw_name;
+}
+
+// What the URI leaves open.
+void SetDefaults(NbdUri& uri) {
+  if (!uri.tls.has_value()) return;
+  if (uri.tls->hostname.empty()) uri.tls->hostname = uri.host;
+  if (!uri.tls->psk_file.empty() && uri.tls->psk_identity.empty()) {
+    uri.tls->psk_identity = LocalUser();
+  }
 }
 
 }  // namespace
@@ -134,17 +199,12 @@ absl::StatusOr<NbdUri> ParseNbdUri(absl::string_view text) {
                  "not an NBD URI: write nbd://HOST/EXPORT or "
                  "nbd+unix:///EXPORT?socket=PATH");
   }
-  uri.tls = transport == "nbds";
+  if (transport == "nbds") uri.tls.emplace();
   rest.remove_prefix(scheme_end + 3);
   const absl::string_view authority = TakeUntil(rest, "/?");
   absl::string_view path = TakeUntil(rest, "?");
   absl::ConsumePrefix(&path, "/");
-  std::string wrong;
-  if (!is_unix) {
-    wrong = SetAuthority(authority, uri);
-  } else if (!authority.empty()) {
-    wrong = "a Unix socket has no host: write nbd+unix:///EXPORT?socket=PATH";
-  }
+  std::string wrong = SetAuthority(authority, is_unix, uri);
   std::optional<std::string> name = Decoded(path);
   if (!name.has_value()) {
     wrong = "the export isn't valid: write '%' as \"%25\"";
@@ -163,6 +223,7 @@ absl::StatusOr<NbdUri> ParseNbdUri(absl::string_view text) {
     wrong = "\"?socket=PATH\" is missing";
   }
   if (!wrong.empty()) return Wrong(text, wrong);
+  SetDefaults(uri);
   return uri;
 }
 

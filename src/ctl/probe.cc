@@ -23,6 +23,7 @@
 #include "protocol/transmission_flags.h"
 #include "stream/channel.h"
 #include "stream/stream.h"
+#include "stream/tls.h"
 
 namespace nbdinetd::ctl {
 namespace {
@@ -33,14 +34,21 @@ constexpr size_t kMaxAgentSentenceBytes = 200;
 
 absl::StatusOr<ExportInformation> Ask(const NbdUri& uri, bool read,
                                       absl::Time deadline) {
+  std::unique_ptr<Tls> tls;
+  if (uri.tls.has_value()) {
+    absl::StatusOr<std::unique_ptr<Tls>> loaded = Tls::LoadClient(*uri.tls);
+    if (!loaded.ok()) return loaded.status();
+    tls = *std::move(loaded);
+  }
   absl::StatusOr<UniqueFd> connection = Dial(uri, deadline);
   if (!connection.ok()) return connection.status();
   Channel channel(std::make_unique<SocketStream>(*std::move(connection)),
                   /*shutdown_fd=*/-1);
   channel.BeginHandshake(deadline);
   ExportProbe probe(channel);
-  absl::Status greeted = probe.Greet();
-  if (!greeted.ok()) return greeted;
+  absl::Status status = probe.Greet();
+  if (status.ok() && tls != nullptr) status = probe.StartTls(*tls);
+  if (!status.ok()) return status;
   return read ? probe.Read(uri.export_name) : probe.Ask(uri.export_name);
 }
 
@@ -67,11 +75,6 @@ absl::StatusOr<int> Probe(const CommandLine& line) {
   const absl::Time start = SteadyNow();
   const absl::StatusOr<NbdUri> uri = ParseNbdUri(line.arguments[0]);
   if (!uri.ok()) return uri.status();
-  if (uri->tls) {
-    return absl::InvalidArgumentError(
-        "the probe speaks no TLS: probe the export as nbd:// on a socket of "
-        "this machine, or a server with --tls=on");
-  }
   if (line.agent && IsMachineMarked(line.where)) {
     absl::Status printed = PrintText("drain\n");
     if (!printed.ok()) return printed;

@@ -1,8 +1,9 @@
 // What a server answers to `nbdinetctl probe`, and the URI that names it. An
 // answer is believed, or refused with a sentence; a URI, too.
 //
-// An input is a byte that chooses, and then the URI, or the size of the pieces
-// in which a server's bytes come, and those.
+// An input is a byte that chooses (u: a URI; r: a server that is read from; t:
+// one with TLS), and then the URI, or the size of the pieces in which a
+// server's bytes come, and those.
 
 #include <algorithm>
 #include <cstdint>
@@ -21,10 +22,14 @@
 #include "fuzz/simulation.h"
 #include "stream/channel.h"
 #include "stream/stream.h"
+#include "support/plain_tls.h"
 
 namespace {
 
 using nbdfuzz::Require;
+
+constexpr size_t kClientFlagsBytes = 4;
+constexpr size_t kOptionBytes = 16;  // without a payload
 
 void CheckSentence(std::string_view sentence) {
   Require(!sentence.empty(), "no word about what is wrong");
@@ -63,19 +68,26 @@ class Server : public nbdinetd::Stream {
   size_t sent_ = 0;
 };
 
-void TryServer(bool read, size_t piece, std::string_view bytes) {
+void TryServer(char how, size_t piece, std::string_view bytes) {
   auto owned = std::make_unique<Server>(bytes, piece);
   const Server& server = *owned;
   nbdinetd::Channel channel(std::move(owned), -1);
   channel.BeginHandshake(nbdinetd::SteadyNow() + absl::Hours(1));
   nbdinetd::ctl::ExportProbe probe(channel);
-  const absl::Status greeted = probe.Greet();
-  if (!greeted.ok()) {
-    CheckSentence({greeted.message().data(), greeted.message().size()});
-    Require(server.sent() == 0 || server.sent() == 4, "more than client flags");
+  absl::Status status = probe.Greet();
+  size_t most = kClientFlagsBytes;
+  const nbdtest::PlainTls tls;
+  if (status.ok() && how == 't') {
+    status = probe.StartTls(tls);
+    most += kOptionBytes;
+  }
+  if (!status.ok()) {
+    CheckSentence({status.message().data(), status.message().size()});
+    Require(server.sent() <= most, "the probe asks in plain text");
     return;
   }
-  const auto information = read ? probe.Read("golden") : probe.Ask("golden");
+  const auto information =
+      how == 'r' ? probe.Read("golden") : probe.Ask("golden");
   if (!information.ok()) {
     const absl::string_view message = information.status().message();
     CheckSentence({message.data(), message.size()});
@@ -101,6 +113,10 @@ void TryUri(std::string_view text) {
   Require(uri->socket.find('\0', 1) == std::string::npos &&
               uri->socket.size() < 108,
           "a socket that has no such address");
+  Require(!uri->tls.has_value() ||
+              (uri->tls->hostname + uri->tls->certificates + uri->tls->psk_file)
+                      .find('\0') == std::string::npos,
+          "NUL in a name for TLS");
   Require(uri->export_name.size() <= nbdinetd::kMaxStringBytes,
           "a name that is too long");
 }
@@ -113,7 +129,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (bytes[0] == 'u') {
     TryUri(bytes.substr(1));
   } else {
-    TryServer(bytes[0] == 'r', static_cast<uint8_t>(bytes[1]) + size_t{1},
+    TryServer(bytes[0], static_cast<uint8_t>(bytes[1]) + size_t{1},
               bytes.substr(2));
   }
   return 0;

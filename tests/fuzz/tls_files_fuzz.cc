@@ -12,8 +12,10 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 #include "fuzz/simulation.h"
 #include "stream/psk_file.h"
@@ -78,8 +80,8 @@ const std::filesystem::path& Folder() {
   return *folder;
 }
 
-void TryLoad(const nbdinetd::TlsSettings& settings, std::string_view secret) {
-  const auto tls = nbdinetd::Tls::Load(settings);
+void Check(const absl::StatusOr<std::unique_ptr<nbdinetd::Tls>>& tls,
+           std::string_view secret) {
   if (tls.ok()) {
     Require(!(*tls)->description().empty(), "nobody can tell what was loaded");
   } else if (tls.status().code() != absl::StatusCode::kInvalidArgument) {
@@ -102,7 +104,17 @@ void TryFiles(std::string_view bytes, bool verify) {
   settings.mode = nbdinetd::TlsMode::kRequire;
   settings.certificates = Folder().string();
   settings.verify_peer = verify;
-  TryLoad(settings, {});
+  Check(nbdinetd::Tls::Load(settings), {});
+  for (const char* part : {"cert", "key"}) {
+    const std::string name = std::string("-") + part + ".pem";
+    std::error_code missing;
+    std::filesystem::rename(Folder() / ("server" + name),
+                            Folder() / ("client" + name), missing);
+    if (missing) std::filesystem::remove(Folder() / ("client" + name));
+  }
+  nbdinetd::TlsClientSettings client;
+  client.certificates = Folder().string();
+  Check(nbdinetd::Tls::LoadClient(client), {});
 }
 
 void TryPskLoad(std::string_view bytes) {
@@ -111,7 +123,11 @@ void TryPskLoad(std::string_view bytes) {
   nbdinetd::TlsSettings settings;
   settings.mode = nbdinetd::TlsMode::kRequire;
   settings.psk_file = path.string();
-  TryLoad(settings, {});
+  Check(nbdinetd::Tls::Load(settings), {});
+  nbdinetd::TlsClientSettings client;
+  client.psk_file = path.string();
+  client.psk_identity = std::string(bytes.substr(0, bytes.find(':')));
+  Check(nbdinetd::Tls::LoadClient(client), {});
 }
 
 }  // namespace

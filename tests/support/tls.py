@@ -138,6 +138,23 @@ def authority(name="Test CA"):
     return _made[name]
 
 
+def psk_file(context, *users):
+    """A directory with keys.psk, in which each of these has a key."""
+    directory = Path(context.fresh(".keys"))
+    directory.mkdir(mode=0o700)
+    lines = [f"{user}:{os.urandom(32).hex()}\n" for user in users or ("alice",)]
+    (directory / "keys.psk").write_text("".join(lines))
+    return directory
+
+
+def nbds(address, *parameters, user=""):
+    """The NBD URI of TLS on a Unix path or (host, port)."""
+    user = user and user + "@"
+    if isinstance(address, str):
+        return f"nbds+unix://{user}/?" + "&".join([f"socket={address}", *parameters])
+    return f"nbds://{user}localhost:{address[1]}/?" + "&".join(parameters)
+
+
 def client_context(trusted=None, certificate=None, version=None):
     """An SSLContext that trusts an Authority, and may have a certificate (authority, name)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,54 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 # pylint: disable=wrong-import-position
 from harness import *
-from harness import (BUILDDIR, GUARD, MIB, NBDINETD, SRCDIR, Client, connect, contains, eq, find_tool, free_port, main, matches,
-                     need, skip_all, test, uri, wait_listening, wait_until)
+from harness import (GUARD, MIB, SRCDIR, Client, connect, contains, eq, find_tool, free_port, matches, need, test, uri,
+                     wait_listening, wait_until)
+from probing import *
 
-NBDINETCTL = BUILDDIR / "src" / "nbdinetctl"
 SCHEMA = json.loads((Path(__file__).resolve().parents[1] / "support" / "nbdinetctl_schema.json").read_text())
-
-
-def probe(t, *argv, status=0, **how):
-    return t.run([NBDINETCTL, "probe", *argv], status, **how)
-
-
-def refused(t, *argv):
-    """The sentence about a server that doesn't serve."""
-    process = probe(t, *argv, status=1)
-    eq(process.stdout(), "")
-    eq(process.stderr().count("\n"), 1, process.stderr())
-    return process.stderr()
-
-
-def serve(t, *options, size=4 * MIB, address=None):
-    """nbdinetd listening; its address."""
-    address = address or ("127.0.0.1", free_port())
-    where = [f"--unix={address}"] if isinstance(address, str) else ["-i", address[0], "-p", str(address[1])]
-    image = t.sparse_image(size)
-    process = t.spawn([NBDINETD, "-f", *where, *options, image])
-    wait_listening(address, process)
-    return address
-
-
-def server_that(t, answer):
-    """The address of a server that does this with each connection."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(5)
-    # shutdown() ends an accept() that is under way, and close() doesn't.
-    t.defer(listener.close)
-    t.defer(listener.shutdown, socket.SHUT_RDWR)
-
-    def accept():
-        try:
-            while True:
-                connection, _ = listener.accept()
-                with connection:
-                    answer(connection)
-        except OSError:
-            pass
-    threading.Thread(target=accept, daemon=True).start()
-    return listener.getsockname()
 
 
 @test("probe says what is served: its size, its flags, in JSON as the schema says, over TCP and a Unix socket")
@@ -96,9 +52,10 @@ def _(t):
     contains("No such file or directory", refused(t, uri(t.path("no.sock"))))
 
 
-@test("wrong usage is status 64: no URI, a wrong one, a wrong time, TLS")
+@test("wrong usage is status 64: no URI, a wrong one, a wrong time, TLS where there is none")
 def _(t):
-    for argv in ([], ["golden"], ["nbd://h:x/"], ["nbd://h/", "--timeout=soon"], ["nbds://h/"]):
+    for argv in ([], ["golden"], ["nbd://h:x/"], ["nbd://h/", "--timeout=soon"], ["nbds://h/?tls-verify-peer=maybe"],
+                 ["nbd://h/?tls-hostname=h"]):
         eq(bool(probe(t, *argv, status=64).stderr()), True, str(argv))
 
 
@@ -252,7 +209,5 @@ def _(t):
     wait_until(lambda: states(statistics)["a"] == "UP", "the host to be back")
 
 
-if not NBDINETCTL.exists():
-    skip_all("nbdinetctl isn't built")
 if __name__ == "__main__":
-    main()
+    main_with_nbdinetctl()

@@ -20,16 +20,6 @@ from listening import Door, activate, stop
 from tls import *
 
 
-
-def psk_file(context, *users):
-    """A directory with keys.psk, in which each of these has a key."""
-    directory = Path(context.fresh(".keys"))
-    directory.mkdir(mode=0o700)
-    lines = [f"{user}:{os.urandom(32).hex()}\n" for user in users or ("alice",)]
-    (directory / "keys.psk").write_text("".join(lines))
-    return directory
-
-
 def listener(context, *arguments, image=None, family="unix"):
     """A listening nbdinetd, its socket, and the image."""
     image = image or context.random_image(8 * MIB)
@@ -38,17 +28,8 @@ def listener(context, *arguments, image=None, family="unix"):
     return process, door, image
 
 
-def place_of(door):
-    """(the part of a URI before the export's name, its parameters) of a door."""
-    family, address = door.addresses[0]
-    if isinstance(address, str):
-        return "nbds+unix://{user}/", [f"socket={address}"]
-    return "nbds://{user}localhost:" + str(address[1]) + "/", []
-
-
-def uri(door, parameter, user=""):
-    start, parameters = place_of(door)
-    return start.format(user=user and user + "@") + "?" + "&".join([*parameters, parameter])
+def uri(door, *parameters, user=""):
+    return nbds(door.addresses[0][1], *parameters, user=user)
 
 
 def there_and_back(context, address, image, env=None):
@@ -68,7 +49,7 @@ def _(context):
         keys = psk_file(context, "bob", "alice")
         process, door, image = listener(context, "--tls=require", f"--tls-psk={keys}/keys.psk",
                                         family=family)
-        address = uri(door, f"tls-psk-file={keys}/keys.psk", "alice")
+        address = uri(door, f"tls-psk-file={keys}/keys.psk", user="alice")
         contains("with TLS", program_output(context, ["nbdinfo", address]))
         there_and_back(context, address, image)
         stop(process)
@@ -106,7 +87,7 @@ def _(context):
             (f"--tls-certificates={ca.server_files(context)}",
              f"tls-certificates={ca.client_files(context)}", "", "ECDHE-ECDSA-AES128-GCM-SHA256")):
         process, door, image = listener(context, "--tls=require", server)
-        there_and_back(context, uri(door, client, user), image, env=env)
+        there_and_back(context, uri(door, client, user=user), image, env=env)
         stop(process)
         matches(rf"serving export .* TLS \(TLSv1\.2, {told}\)", process.stderr())
 
@@ -117,10 +98,10 @@ def _(context):
     keys, others = psk_file(context, "alice", "bob"), psk_file(context, "alice", "carol")
     process, door, _ = listener(context, "--tls=require", f"--tls-psk={keys}/keys.psk",
                                 "--tls-allow=al*")
-    context.run(["nbdinfo", uri(door, f"tls-psk-file={keys}/keys.psk", "alice")])
-    context.run(["nbdinfo", uri(door, f"tls-psk-file={keys}/keys.psk", "bob")], status=1)
-    context.run(["nbdinfo", uri(door, f"tls-psk-file={others}/keys.psk", "alice")], status=1)
-    context.run(["nbdinfo", uri(door, f"tls-psk-file={others}/keys.psk", "carol")], status=1)
+    context.run(["nbdinfo", uri(door, f"tls-psk-file={keys}/keys.psk", user="alice")])
+    context.run(["nbdinfo", uri(door, f"tls-psk-file={keys}/keys.psk", user="bob")], status=1)
+    context.run(["nbdinfo", uri(door, f"tls-psk-file={others}/keys.psk", user="alice")], status=1)
+    context.run(["nbdinfo", uri(door, f"tls-psk-file={others}/keys.psk", user="carol")], status=1)
     context.run(["nbdinfo", uri(door, "").replace("nbds", "nbd", 1)], status=1)
     stop(process)
     for words in (r'PSK identity "bob"', r'\(PSK identity "alice"\)',

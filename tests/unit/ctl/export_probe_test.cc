@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -13,6 +15,7 @@
 #include "protocol/option.h"
 #include "stream/channel.h"
 #include "support/memory_stream.h"
+#include "support/plain_tls.h"
 #include "support/wire.h"
 
 namespace nbdinetd::ctl {
@@ -55,8 +58,9 @@ class ExportProbeTest : public testing::Test {
     Channel channel(std::make_unique<MemoryStream>(peer), -1);
     channel.BeginHandshake(SteadyNow() + time_);
     ExportProbe probe(channel);
-    const absl::Status greeted = probe.Greet();
-    if (!greeted.ok()) return greeted;
+    absl::Status status = probe.Greet();
+    if (status.ok() && tls_.has_value()) status = probe.StartTls(*tls_);
+    if (!status.ok()) return status;
     absl::StatusOr<ExportInformation> result =
         read ? probe.Read("golden") : probe.Ask("golden");
     sent_ = peer.Receive();
@@ -68,6 +72,7 @@ class ExportProbeTest : public testing::Test {
   }
 
   absl::Duration time_ = absl::Seconds(100);
+  std::optional<nbdtest::PlainTls> tls_;
   Bytes sent_;
 };
 
@@ -187,6 +192,77 @@ TEST_F(ExportProbeTest, SaysHowTheReadFailed) {
   EXPECT_EQ(Says(go + ReadReply(0, 511), true),
             "the server closed the connection instead of sending the first "
             "sector");
+}
+
+// A server's answer to NBD_OPT_STARTTLS.
+Bytes StartTlsReply(uint32_t type, const Bytes& payload = "") {
+  return Writer()
+             .U64(NBD_OPT_REPLY_MAGIC)
+             .U32(NBD_OPT_STARTTLS)
+             .U32(type)
+             .U32(static_cast<uint32_t>(payload.size()))
+             .bytes() +
+         payload;
+}
+
+TEST_F(ExportProbeTest, GoesOnOverTls) {
+  // The bytes of both phases would be in the input at once: here, they come in
+  // the pieces in which a server sends them.
+  MemoryPeer peer;
+  peer.LimitReads(1);
+  peer.Send(kGreeting + StartTlsReply(NBD_REP_ACK) + Serves(NBD_OPT_INFO));
+  Channel channel(std::make_unique<MemoryStream>(peer), -1);
+  channel.BeginHandshake(SteadyNow() + time_);
+  ExportProbe probe(channel);
+  const nbdtest::PlainTls tls;
+  ASSERT_TRUE(probe.Greet().ok());
+  ASSERT_TRUE(probe.StartTls(tls).ok());
+  const auto information = probe.Ask("golden");
+  ASSERT_TRUE(information.ok()) << information.status();
+  EXPECT_EQ(information->size_bytes, kSize);
+  EXPECT_EQ(peer.Receive(),
+            EncodeClientFlags(NBD_FLAG_C_FIXED_NEWSTYLE) +
+                EncodeOption(NBD_OPT_STARTTLS, "") +
+                EncodeOption(NBD_OPT_INFO, EncodeInfoRequest("golden")) +
+                EncodeOption(NBD_OPT_ABORT, ""));
+}
+
+TEST_F(ExportProbeTest, NeverGoesOnWithoutTls) {
+  struct Row {
+    Bytes reply;
+    const char* says;
+  };
+  tls_.emplace();
+  for (const Row& row :
+       {Row{StartTlsReply(NBD_REP_ERR_UNSUP),
+            "the server doesn't support NBD_OPT_STARTTLS (NBD_REP_ERR_UNSUP)"},
+        Row{StartTlsReply(NBD_REP_ERR_POLICY, "not today"),
+            "the server refuses TLS (NBD_REP_ERR_POLICY): \"not today\""},
+        Row{StartTlsReply(NBD_REP_ACK, "x"),
+            "the server broke the protocol: a malformed reply to the option"},
+        Row{StartTlsReply(NBD_REP_INFO),
+            "the server broke the protocol: a malformed reply to the option"},
+        Row{Serves(NBD_OPT_INFO),
+            "the server broke the protocol: not a reply to the option"},
+        Row{Bytes(),
+            "the server closed the connection instead of sending a reply to "
+            "the option"},
+        // What somebody between has added, to be believed later.
+        Row{StartTlsReply(NBD_REP_ACK) + Serves(NBD_OPT_INFO),
+            "the server broke the protocol: bytes between the reply to "
+            "NBD_OPT_STARTTLS and TLS"}}) {
+    EXPECT_EQ(Says(kGreeting + row.reply), row.says);
+  }
+}
+
+TEST_F(ExportProbeTest, SaysHowTheTlsHandshakeFailed) {
+  const Bytes starts = kGreeting + StartTlsReply(NBD_REP_ACK);
+  tls_.emplace(-EPROTO);
+  EXPECT_EQ(Says(starts), "the handshake failed");
+  tls_.emplace(-EAGAIN);
+  time_ = absl::Milliseconds(30);
+  EXPECT_EQ(Says(starts, /*read=*/false, /*ends=*/false),
+            "the server didn't finish the TLS handshake in time");
 }
 
 TEST_F(ExportProbeTest, AServerThatStopsHasItsTimeAndNoMore) {

@@ -1,6 +1,8 @@
 #include "ctl/nbd_uri.h"
 
 #include <gtest/gtest.h>
+#include <pwd.h>
+#include <unistd.h>
 
 #include <string>
 
@@ -48,7 +50,42 @@ TEST(NbdUri, SaysWhereAServerIs) {
     EXPECT_EQ(uri->port, row.port) << row.text;
     EXPECT_EQ(uri->socket, row.socket) << row.text;
     EXPECT_EQ(uri->export_name, row.export_name) << row.text;
-    EXPECT_EQ(uri->tls, row.tls) << row.text;
+    EXPECT_EQ(uri->tls.has_value(), row.tls) << row.text;
+  }
+}
+
+struct TlsRow {
+  const char* text;
+  std::string hostname;
+  std::string psk_identity;
+  std::string psk_file;
+  std::string certificates;
+  bool verify_peer = true;
+};
+
+TEST(NbdUri, SaysWhoIsExpectedAndWhoAsks) {
+  const passwd* me = getpwuid(geteuid());
+  ASSERT_NE(me, nullptr);
+  for (const TlsRow& row : {
+           TlsRow{"nbds://h/", "h", "", "", ""},
+           TlsRow{"nbds://[::1]/?tls-certificates=/c%20d", "::1", "", "",
+                  "/c d"},
+           TlsRow{"nbds://a%40b@h/?tls-psk-file=k", "h", "a@b", "k", ""},
+           TlsRow{"nbds://h/?tls-psk-file=k", "h", me->pw_name, "k", ""},
+           TlsRow{"nbds+unix://u@/?socket=s&tls-psk-file=k", "", "u", "k", ""},
+           TlsRow{"nbds+unix:///?tls-hostname=h&socket=s", "h", "", "", ""},
+           TlsRow{"nbds://h/?tls-hostname=g&tls-verify-peer=0", "g", "", "", "",
+                  false},
+           TlsRow{"nbds://h/?tls-verify-peer=true", "h", "", "", ""},
+       }) {
+    const absl::StatusOr<NbdUri> uri = ParseNbdUri(row.text);
+    ASSERT_TRUE(uri.ok()) << row.text << ": " << uri.status();
+    ASSERT_TRUE(uri->tls.has_value()) << row.text;
+    EXPECT_EQ(uri->tls->hostname, row.hostname) << row.text;
+    EXPECT_EQ(uri->tls->psk_identity, row.psk_identity) << row.text;
+    EXPECT_EQ(uri->tls->psk_file, row.psk_file) << row.text;
+    EXPECT_EQ(uri->tls->certificates, row.certificates) << row.text;
+    EXPECT_EQ(uri->tls->verify_peer, row.verify_peer) << row.text;
   }
 }
 
@@ -70,6 +107,15 @@ TEST(NbdUri, RefusesWhatIsNone) {
         std::string("nbd://h/%+1"),
         std::string("nbd://h/x?socket=s"),
         std::string("nbd://h/x?tls-type=psk"),
+        std::string("nbds://h/x?tls-type=psk"),
+        std::string("nbd://h/x?tls-hostname=h"),
+        std::string("nbds://h/x?tls-hostname="),
+        std::string("nbds://h/x?tls-hostname=a%00b"),
+        std::string("nbds://h/x?tls-certificates"),
+        std::string("nbds://h/x?tls-psk-file=%"),
+        std::string("nbds://h/x?tls-verify-peer=no"),
+        std::string("nbds://%/x"),
+        std::string("nbds+unix://me@h/x?socket=s"),
         std::string("nbd+unix:///x"),
         std::string("nbd+unix:///x?socket="),
         std::string("nbd+unix://h/x?socket=s"),
