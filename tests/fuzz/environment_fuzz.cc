@@ -49,12 +49,6 @@ void SetEnvironment(std::string_view words) {
   }
 }
 
-bool IsPrintable(const std::string& text) {
-  return std::all_of(text.begin(), text.end(), [](char c) {
-    return static_cast<unsigned char>(c) >= 0x20 && c != 0x7f;
-  });
-}
-
 // Which files the client has, as far as the result knows.
 void CheckConnection(const nbdinetd::Connection& connection,
                      Descriptors& descriptors) {
@@ -74,7 +68,8 @@ void CheckConnection(const nbdinetd::Connection& connection,
             "a standard descriptor is still the client's");
   }
   Require(!connection.peer.empty(), "nobody knows who the peer is");
-  Require(IsPrintable(connection.peer), "the peer's name would break a line");
+  Require(nbdfuzz::IsOneLine(connection.peer),
+          "the peer's name would break a line");
 }
 
 void Check(const nbdinetd::Inherited& inherited, Descriptors& descriptors,
@@ -87,9 +82,7 @@ void Check(const nbdinetd::Inherited& inherited, Descriptors& descriptors,
     Require(getenv(name) == nullptr, "a variable is left for others");
   }
   if (!inherited.status.ok()) {
-    Require(!inherited.status.message().empty(), "no word about what is wrong");
-    Require(IsPrintable(std::string(inherited.status.message())),
-            "a message would break a line");
+    nbdfuzz::RequireSentence(inherited.status.message());
     return;
   }
   if (inherited.connection.has_value()) {
@@ -167,7 +160,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // What was taken has been closed; what wasn't is still there.
   Require(descriptors.count() <= beyond + 3, "a descriptor is left open");
   const std::string peer = nbdinetd::PeerFromEnvironment();
-  Require(IsPrintable(peer), "the peer's name would break a line");
+  Require(nbdfuzz::IsOneLine(peer), "the peer's name would break a line");
   for (const char* name : kNames) unsetenv(name);
   return 0;
 }

@@ -31,16 +31,6 @@ using nbdfuzz::Require;
 constexpr size_t kClientFlagsBytes = 4;
 constexpr size_t kOptionBytes = 16;  // without a payload
 
-void CheckSentence(std::string_view sentence) {
-  Require(!sentence.empty(), "no word about what is wrong");
-  Require(std::all_of(sentence.begin(), sentence.end(),
-                      [](char c) {
-                        const auto byte = static_cast<unsigned char>(c);
-                        return byte >= 0x20 && byte != 0x7f;
-                      }),
-          "a message would break a line");
-}
-
 // A server whose bytes are there, and that takes all that it is sent.
 class Server : public nbdinetd::Stream {
  public:
@@ -82,15 +72,14 @@ void TryServer(char how, size_t piece, std::string_view bytes) {
     most += kOptionBytes;
   }
   if (!status.ok()) {
-    CheckSentence({status.message().data(), status.message().size()});
+    nbdfuzz::RequireSentence(status.message());
     Require(server.sent() <= most, "the probe asks in plain text");
     return;
   }
   const auto information =
       how == 'r' ? probe.Read("golden") : probe.Ask("golden");
   if (!information.ok()) {
-    const absl::string_view message = information.status().message();
-    CheckSentence({message.data(), message.size()});
+    nbdfuzz::RequireSentence(information.status().message());
   } else {
     Require(information->size_bytes.has_value(), "an export without a size");
   }
@@ -100,9 +89,8 @@ void TryServer(char how, size_t piece, std::string_view bytes) {
 void TryUri(std::string_view text) {
   const auto uri = nbdinetd::ctl::ParseNbdUri({text.data(), text.size()});
   if (!uri.ok()) {
-    const absl::string_view message = uri.status().message();
     Require(absl::IsInvalidArgument(uri.status()), "not wrong usage");
-    CheckSentence({message.data(), message.size()});
+    nbdfuzz::RequireSentence(uri.status().message());
     return;
   }
   Require(uri->host.empty() == uri->port.empty() &&

@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <time.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -20,6 +21,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/strings/string_view.h"
 #include "export/stored_export.h"
 #include "fuzz/input.h"
 #include "stream/stream.h"
@@ -31,6 +33,20 @@ namespace nbdfuzz {
 // catches it in a fuzz target, which ends there, with its input at hand.
 inline void Require(bool condition, const char* what) {
   if (!condition) throw nbdtest::BrokenConversation(what);
+}
+
+// Whether the text can be shown to a person as part of a line.
+inline bool IsOneLine(absl::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte >= 0x20 && byte != 0x7f;
+  });
+}
+
+// Every error is a sentence for a person.
+inline void RequireSentence(absl::string_view sentence) {
+  Require(!sentence.empty(), "no word about what is wrong");
+  Require(IsOneLine(sentence), "a message would break a line");
 }
 
 // Descriptors that nobody has; closing them does nothing.

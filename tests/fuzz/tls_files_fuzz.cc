@@ -28,10 +28,7 @@ using nbdfuzz::Require;
 void CheckRefusal(const absl::Status& status, std::string_view secret) {
   Require(status.code() == absl::StatusCode::kFailedPrecondition,
           "a wrong file isn't called that");
-  Require(!status.message().empty(), "no word about what is wrong");
-  Require(std::all_of(status.message().begin(), status.message().end(),
-                      [](char c) { return c >= 0x20 && c < 0x7f; }),
-          "a message would break a line");
+  nbdfuzz::RequireSentence(status.message());
   Require(secret.size() < 16 ||
               std::string(status.message()).find(secret) == std::string::npos,
           "a message holds a key");
