@@ -8,11 +8,13 @@ waited for. That misses children nobody has waited for yet, and counts in clock 
 import itertools
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _numbers = itertools.count()
+_REMOVAL_SECONDS = 60
 
 
 class CgroupAccount:
@@ -62,12 +64,16 @@ def _cgroup_prefix():
 
 
 def _remove(cgroup):
-    # A process that has just been reaped may be in its cgroup for some moments more.
-    for _ in range(200):
+    # A process that has just been reaped may be in its cgroup for some moments more: seconds, if thousands end at once.
+    end = time.monotonic() + _REMOVAL_SECONDS
+    while True:
         try:
             cgroup.rmdir()
             return
-        except OSError:
+        except OSError as error:
+            if time.monotonic() > end:
+                print(f"{cgroup} is left behind: {error}", file=sys.stderr)
+                return
             time.sleep(0.01)
 
 
