@@ -1,13 +1,15 @@
 #include "access/rule_line.h"
 
 #include <string>
-#include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "access/glob.h"
 #include "base/errors.h"
 #include "base/transfer_limit_argument.h"
+#include "export/exclusive.h"
 
 namespace nbdinetd {
 namespace {
@@ -64,13 +66,8 @@ absl::Status AddLimit(absl::string_view value, Settings& settings) {
 
 absl::Status SetExclusive(absl::string_view value, Settings& settings) {
   Grant& grant = settings.grant;
-  constexpr std::pair<absl::string_view, Exclusive> kWords[] = {
-      {"off", Exclusive::kOff},
-      {"refuse", Exclusive::kRefuse},
-      {"wait", Exclusive::kWait},
-      {"takeover", Exclusive::kTakeover}};
   if (grant.exclusive.has_value()) return Wrong("exclusive= is there twice");
-  for (const auto& [word, meaning] : kWords) {
+  for (const auto& [word, meaning] : kExclusiveWords) {
     if (word == value) grant.exclusive = meaning;
   }
   if (grant.exclusive.has_value()) return absl::OkStatus();
@@ -196,6 +193,17 @@ TransferLimits TransferLimitsIn(absl::string_view text) {
     }
   }
   return settings.limits;
+}
+
+std::string InWords(const TransferLimits& limits) {
+  std::vector<std::string> words;
+  for (const std::string& rate : TransferLimitArguments(limits.bytes)) {
+    words.push_back(absl::StrCat(kMaxRate, rate));
+  }
+  for (const std::string& iops : TransferLimitArguments(limits.requests)) {
+    words.push_back(absl::StrCat(kMaxIops, iops));
+  }
+  return absl::StrJoin(words, " ");
 }
 
 absl::StatusOr<std::optional<Word>> RuleWords::Next() {

@@ -20,6 +20,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -52,6 +53,8 @@ absl::StatusOr<std::optional<RuleLine>> ParseRuleLine(absl::string_view line,
 // The limits in `settings` (Grant::limits); a kind that isn't there was not
 // given.
 TransferLimits TransferLimitsIn(absl::string_view settings);
+// The settings of a line that set these limits.
+std::string InWords(const TransferLimits& limits);
 
 // The words of a line, or of RuleLine::exports.
 class RuleWords {

@@ -46,11 +46,7 @@ absl::string_view ExclusiveInWords(Exclusive exclusive) {
   return "";
 }
 
-// The words of the options.
-absl::string_view WordOf(Exclusive exclusive) {
-  constexpr absl::string_view kWords[] = {"", "refuse", "wait", "takeover"};
-  return kWords[static_cast<int>(exclusive)];
-}
+// The words of the option.
 absl::string_view WordOf(TlsMode mode) {
   return mode == TlsMode::kOff  ? "off"
          : mode == TlsMode::kOn ? "on"
@@ -240,7 +236,9 @@ int Check(const Invocation& invocation, const Log& log) {
   if (invocation.options.copies.enabled) {
     report.cow = invocation.options.copies.keep ? "keep" : "discard";
   }
-  report.exclusive = std::string(WordOf(config.exclusive));
+  if (config.exclusive != Exclusive::kOff) {
+    report.exclusive = std::string(WordOf(config.exclusive));
+  }
   report.access = invocation.listener_config.access.InWords();
   CheckExports(invocation, *opened->catalog, report);
   const absl::Status rules = CheckRules(invocation, *opened->catalog, report);

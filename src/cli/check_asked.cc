@@ -5,7 +5,6 @@
 #include <set>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
@@ -13,9 +12,9 @@
 #include "absl/strings/str_join.h"
 #include "access/asked_client.h"
 #include "access/client_rules.h"
+#include "access/rule_line.h"
 #include "access/ruled_catalog.h"
 #include "base/errors.h"
-#include "base/transfer_limit_argument.h"
 #include "base/transfer_limits.h"
 #include "export/exclusive.h"
 
@@ -39,32 +38,6 @@ std::string ModeOf(const Options& options, bool read_only,
     return InWords(Grant::Mode::kPrivateCopy);
   }
   return InWords(read_only ? Grant::Mode::kReadOnly : granted);
-}
-
-std::string WordOf(Exclusive exclusive) {
-  switch (exclusive) {
-    case Exclusive::kRefuse:
-      return "refuse";
-    case Exclusive::kWait:
-      return "wait";
-    case Exclusive::kTakeover:
-      return "takeover";
-    case Exclusive::kOff:
-      break;
-  }
-  return "";
-}
-
-// The limits as settings of a rules line.
-std::string InWords(const TransferLimits& limits) {
-  std::vector<std::string> words;
-  for (const std::string& rate : TransferLimitArguments(limits.bytes)) {
-    words.push_back(absl::StrCat("max-rate=", rate));
-  }
-  for (const std::string& iops : TransferLimitArguments(limits.requests)) {
-    words.push_back(absl::StrCat("max-iops=", iops));
-  }
-  return absl::StrJoin(words, " ");
 }
 
 // How many exports are tried for other names: one file system has them all,
@@ -118,7 +91,9 @@ class Asker {
       asked.rule = grants->PlaceOf(decision->line);
     }
     asked.mode = ModeOf(options_, read_only, mode);
-    asked.exclusive = WordOf(exclusive);
+    if (exclusive != Exclusive::kOff) {
+      asked.exclusive = std::string(WordOf(exclusive));
+    }
     asked.limits = InWords(limits);
     report_.asked.push_back(std::move(asked));
   }

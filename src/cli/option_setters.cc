@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <cstdint>
-#include <initializer_list>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -13,6 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/types/span.h"
 #include "base/block_sizes.h"
 #include "base/byte_size.h"
 #include "base/errors.h"
@@ -38,7 +38,7 @@ absl::Status SetNumber(const GivenOption& given, absl::string_view complaint,
 }
 
 template <typename Value>
-using Words = std::initializer_list<std::pair<absl::string_view, Value>>;
+using Words = absl::Span<const std::pair<absl::string_view, Value>>;
 
 // Stores the value of one of a few words.
 template <typename Value, typename Target>
@@ -288,11 +288,10 @@ absl::Status SetExclusiveScope(const GivenOption& given, Options& options) {
 }
 
 absl::Status SetExclusive(const GivenOption& given, Options& options) {
-  return SetWord<Exclusive>(given,
-                            {{"refuse", Exclusive::kRefuse},
-                             {"wait", Exclusive::kWait},
-                             {"takeover", Exclusive::kTakeover}},
-                            "use refuse, wait or takeover", options.exclusive);
+  // Without the option, it is off.
+  const Words<Exclusive> words = absl::MakeSpan(kExclusiveWords).subspan(1);
+  return SetWord<Exclusive>(given, words, "use refuse, wait or takeover",
+                            options.exclusive);
 }
 
 absl::Status SetSandbox(const GivenOption& given, Options& options) {

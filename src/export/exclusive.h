@@ -53,9 +53,12 @@
 #include <signal.h>
 #include <sys/types.h>
 
+#include <cstddef>
 #include <optional>
+#include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "base/unique_fd.h"
 #include "export/export.h"
 
@@ -68,6 +71,16 @@ enum class Exclusive {
   kWait,      // waits, at most until the handshake's time limit
   kTakeover,  // signals the holder to end, and waits for it
 };
+
+// What options, rules and --check call them.
+inline constexpr std::pair<absl::string_view, Exclusive> kExclusiveWords[] = {
+    {"off", Exclusive::kOff},
+    {"refuse", Exclusive::kRefuse},
+    {"wait", Exclusive::kWait},
+    {"takeover", Exclusive::kTakeover}};
+constexpr absl::string_view WordOf(Exclusive exclusive) {
+  return kExclusiveWords[static_cast<size_t>(exclusive)].first;
+}
 
 // --exclusive-scope: whom the lock has to exclude.
 enum class ExclusiveScope {
