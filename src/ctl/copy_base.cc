@@ -17,6 +17,7 @@
 #include "base/file_status.h"
 #include "cli/open_served.h"
 #include "ctl/file_user.h"
+#include "ctl/stat_in_time.h"
 #include "export/base_lock.h"
 #include "export/exclusive.h"
 #include "export/image_lock.h"
@@ -114,8 +115,8 @@ absl::Status InUse(const Export& base, absl::string_view by) {
 
 bool IsSameDirectory(const std::string& a, const std::string& b) {
   struct stat first, second;
-  return !a.empty() && !b.empty() && stat(a.c_str(), &first) == 0 &&
-         stat(b.c_str(), &second) == 0 && first.st_dev == second.st_dev &&
+  return !a.empty() && !b.empty() && StatInTime(a, &first) == 0 &&
+         StatInTime(b, &second) == 0 && first.st_dev == second.st_dev &&
          first.st_ino == second.st_ino;
 }
 

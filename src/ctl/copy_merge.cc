@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <cerrno>
 #include <memory>
 #include <string>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "ctl/copy_base.h"
 #include "ctl/exports.h"
 #include "ctl/output.h"
+#include "ctl/stat_in_time.h"
 #include "ctl/where.h"
 #include "export/base_facts.h"
 #include "export/export.h"
@@ -112,7 +114,9 @@ class Others {
 
 bool Others::Concerns(const KeptHeader& header) const {
   struct stat other, ours;
-  const bool is_there = stat(header.base_path.c_str(), &other) == 0;
+  const int error = StatInTime(header.base_path, &other);
+  if (error == ETIMEDOUT) return true;
+  const bool is_there = error == 0;
   if (FileStatus(base_.lock_fd(), &ours) != 0) return true;
   if (!S_ISBLK(ours.st_mode)) {
     return is_there && other.st_dev == ours.st_dev &&

@@ -17,6 +17,7 @@
 #include "cli/export_size.h"
 #include "ctl/drained_mark.h"
 #include "ctl/export_files.h"
+#include "ctl/stat_in_time.h"
 
 namespace nbdinetd::ctl {
 namespace {
@@ -246,11 +247,13 @@ void ExamineFile(ManagedExport& target) {
                                 : target.served.directory;
   if (path.empty()) return;
   struct stat st;
-  if (stat(path.c_str(), &st) == 0) return;
-  if (errno == ENOENT || errno == ENOTDIR) {
+  const int error = StatInTime(path, &st);
+  if (error == ENOENT || error == ENOTDIR) {
     AddReason(
         target.served.directory.empty() ? "no such file" : "no such directory",
         target);
+  } else if (error == ETIMEDOUT) {
+    AddReason("the storage doesn't answer", target);
   }
 }
 
@@ -383,12 +386,9 @@ bool IsUnused(const ManagedExport& target) {
 namespace {
 
 std::optional<uint64_t> SizeOfFile(const std::string& path, int* error_number) {
-  *error_number = 0;
   struct stat st;
-  if (stat(path.c_str(), &st) != 0) {
-    *error_number = errno;
-    return std::nullopt;
-  }
+  *error_number = StatInTime(path, &st);
+  if (*error_number != 0) return std::nullopt;
   if (S_ISREG(st.st_mode)) return static_cast<uint64_t>(st.st_size);
   if (!S_ISBLK(st.st_mode)) return std::nullopt;
   // In sectors of 512 bytes, for everybody to read.

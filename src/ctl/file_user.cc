@@ -1,14 +1,19 @@
 #include "ctl/file_user.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <cstdint>
 #include <fstream>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "base/errors.h"
 #include "base/file_status.h"
 
@@ -29,10 +34,37 @@ std::vector<std::string> NumbersIn(const std::string& path) {
   return numbers;
 }
 
+// Whether an open file may have this inode number, which fdinfo tells since
+// Linux 5.14. Nobody has to ask its storage.
+bool MayBeInode(const std::string& fdinfo, ino_t inode) {
+  std::ifstream lines(fdinfo);
+  std::string line;
+  while (std::getline(lines, line)) {
+    absl::string_view value = line;
+    uint64_t number = 0;
+    if (absl::ConsumePrefix(&value, "ino:") &&
+        absl::SimpleAtoi(value, &number)) {
+      return number == inode;
+    }
+  }
+  return true;
+}
+
+// As the kernel knows it: the storage of any file on this machine may not
+// answer any more, and this isn't about it.
+bool StatWithoutAsking(const std::string& path, struct statx* st) {
+  return statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT,
+               STATX_TYPE | STATX_INO, st) == 0;
+}
+
 // Two nodes of one block device are the same device.
-bool IsSame(const struct stat& a, const struct stat& b) {
-  if (S_ISBLK(a.st_mode)) return S_ISBLK(b.st_mode) && a.st_rdev == b.st_rdev;
-  return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+bool IsSame(const struct stat& a, const struct statx& b) {
+  if (S_ISBLK(a.st_mode)) {
+    return S_ISBLK(b.stx_mode) &&
+           a.st_rdev == makedev(b.stx_rdev_major, b.stx_rdev_minor);
+  }
+  return a.st_dev == makedev(b.stx_dev_major, b.stx_dev_minor) &&
+         a.st_ino == b.stx_ino;
 }
 
 }  // namespace
@@ -45,8 +77,12 @@ std::optional<FileUser> FindFileUser(int fd) {
     if (!absl::SimpleAtoi(process, &pid) || pid == getpid()) continue;
     const std::string folder = absl::StrCat("/proc/", process);
     for (const std::string& number : NumbersIn(folder + "/fd")) {
-      struct stat st;
-      if (stat(absl::StrCat(folder, "/fd/", number).c_str(), &st) != 0 ||
+      if (!S_ISBLK(file.st_mode) &&
+          !MayBeInode(absl::StrCat(folder, "/fdinfo/", number), file.st_ino)) {
+        continue;
+      }
+      struct statx st;
+      if (!StatWithoutAsking(absl::StrCat(folder, "/fd/", number), &st) ||
           !IsSame(file, st)) {
         continue;
       }

@@ -13,6 +13,7 @@ import fcntl
 import mmap
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -201,6 +202,21 @@ class LoopDevice:
         os.fsync(self._fd)
 
 
+def wait_until_silent(look, what):
+    """Until look(), which calls stat on a file of a stopped daemon, is a process that doesn't end: the kernel answers
+    for the daemon for a second."""
+    def is_silent():
+        process = look()
+        try:
+            process.wait(0.3)
+            return False
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return True
+    wait_until(is_silent, what)
+
+
 def eio_fs_path():
     """The failing file system's program, or None where it wasn't built."""
     for top in (os.environ.get("NBDINETD_BUILDDIR"),
@@ -259,6 +275,17 @@ class FailingFs:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+
+    @contextlib.contextmanager
+    def stopped(self):
+        """While the daemon is stopped, and nothing is answered any more."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+        try:
+            wait_until_silent(lambda: subprocess.Popen(["stat", self.disk], stdout=subprocess.DEVNULL),
+                              "the kernel to have forgotten the file's attributes")
+            yield
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
 
     def _answer(self):
         # The pipe is read without a buffer in between, so that select tells the truth.

@@ -21,7 +21,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 # pylint: disable=wrong-import-position,wildcard-import,unused-wildcard-import
-from faults import LoopDevice, Mount, need_privilege, private_mounts
+from faults import FailingFs, LoopDevice, Mount, need_privilege, private_mounts
 from file_systems import has_file_system, need_in_kernel
 from harness import *
 from kept_headers import SLOT, begun, change_headers, crc64
@@ -783,6 +783,16 @@ def _(t):
     process, client = started(t, folder, path)
     eq(client.read(0, client.size) == bytes(whole), True)
     leave(process, client)
+
+
+@test("a merge doesn't wait for storage that others have files on, and that doesn't answer any more")
+def _(t):
+    need_privilege("root", "fuse")
+    path, folder = t.pattern_image(MIB), folder_of(t)
+    name = written(t, folder, path)
+    with FailingFs(t.path("mnt"), bytes(MIB)) as silent, open(silent.disk, "rb"), silent.stopped():
+        ctl(t, folder, "merge", name, f"--base={path}")
+    eq(Path(path).read_bytes()[5000:5004], b"mine")
 
 
 @test("nbdinetctl copies merges only while nobody else uses the file or the copy")
