@@ -1,11 +1,13 @@
 #include "ctl/client_process.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <fstream>
+#include <mutex>
 #include <string>
 
 #include "absl/strings/match.h"
@@ -30,6 +32,15 @@ int BelongsTo(pid_t pid, const std::string& unit) {
   return ESRCH;
 }
 
+// Lets this process have as many descriptors as it may, since a caller may keep
+// one for each connection.
+void WantManyDescriptors() {
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 }  // namespace
 
 bool WaitsFor(uint64_t pid, int signal) {
@@ -47,6 +58,8 @@ bool WaitsFor(uint64_t pid, int signal) {
 }
 
 UniqueFd OpenClientProcess(const LiveConnection& connection) {
+  static std::once_flag wanted;
+  std::call_once(wanted, WantManyDescriptors);
   const auto pid = static_cast<pid_t>(*connection.pid);
   UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   // The unit is checked only now, when the descriptor stands for this process.

@@ -11,7 +11,8 @@
 namespace nbdinetd::ctl {
 
 // A pidfd of the process of `connection`, whose `pid` is known. Invalid if that
-// has ended, with errno ESRCH, or can't be had, with another errno.
+// has ended, with errno ESRCH, or can't be had, with another errno. The first
+// call raises this process's limit of descriptors as far as it may.
 UniqueFd OpenClientProcess(const LiveConnection& connection);
 
 // Whether the process takes this signal from a descriptor. The default action

@@ -1,7 +1,6 @@
 #include "ctl/draining_connections.h"
 
 #include <poll.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -22,13 +21,6 @@ namespace {
 constexpr absl::Duration kNextAttempt = absl::Milliseconds(20);
 
 }  // namespace
-
-DrainingConnections::DrainingConnections() {
-  rlimit limit = {};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-}
 
 bool DrainingConnections::Add(std::vector<LiveConnection> found) {
   bool all = true;

@@ -18,10 +18,6 @@ namespace nbdinetd::ctl {
 
 class DrainingConnections {
  public:
-  // Lets this process have as many descriptors as it may: it has one for each
-  // connection's process.
-  DrainingConnections();
-
   // Takes those that it doesn't know yet. Whether all have a process.
   bool Add(std::vector<LiveConnection> found);
 

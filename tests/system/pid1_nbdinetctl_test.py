@@ -12,11 +12,13 @@ import json  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
+import signal  # noqa: E402
 import subprocess  # noqa: E402
 import textwrap  # noqa: E402
 import threading  # noqa: E402
 import unicodedata  # noqa: E402
 import failing_calls  # noqa: E402
+import faults  # noqa: E402
 import pid1  # noqa: E402
 from harness import *  # noqa: E402
 from kept_headers import begun, change_headers  # noqa: E402
@@ -441,6 +443,15 @@ def _(t):
     contains("run nbdinetctl there", ctl("-H", "localhost", "drain", "nbdinetd", status=1).stderr)
 
 
+@test("more connections than the limit of descriptors are disconnected, and drained, all the same")
+def _(t):
+    start_listener(t)
+    for verb in (["disconnect"], ["disconnect", "--drain"]):
+        clients = [client_of(t, LISTEN_PORT) for _ in range(40)]
+        result = machine.run("prlimit", "--nofile=24:4096", "nbdinetctl", *verb, "nbdinetd-listen", "--json=short")
+        eq([row["result"] for row in json.loads(result.stdout)], ["disconnected"] * len(clients))
+
+
 @test("a connection whose process has the number of an earlier one doesn't get its peer, nor its end")
 def _(t):
     start_listener(t)
@@ -796,6 +807,40 @@ def _(_t):
     contains("libsystemd.so.0", needed(str(BUILDDIR / "src" / "nbdinetctl")))
     eq({name for name in needed(NBDINETD) if not re.match(r"(libc|libm|libstdc\+\+|libgcc_s|ld-linux.*|libabsl_.*)\.so", name)},
        set())
+
+
+@test("an export whose storage doesn't answer any more is listed, says so, and keeps no other from it")
+def _(t):
+    program = faults.eio_fs_path()
+    require(program and os.access("/dev/fuse", os.R_OK | os.W_OK), "needs tests/support/eio_fs, and /dev/fuse")
+    machine.write("/root/eio_fs", Path(program).read_bytes(), 0o755)
+    machine.write("/root/backing", bytes(MIB))
+    machine.shell("mkdir -p /mnt/silent")
+    daemon = machine.popen("sh", "-c", "echo $$ >/root/pid; exec /root/eio_fs /root/backing /mnt/silent",
+                           stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    eq(daemon.stdout.readline(), "ready\n")
+
+    def end():
+        machine.shell("kill -CONT $(cat /root/pid)")
+        # nsenter stops itself when what it has started is stopped.
+        daemon.send_signal(signal.SIGCONT)
+        daemon.communicate(timeout=GUARD)
+        machine.shell("rm -f /etc/nbdinetd/silent*.export /etc/nbdinetd/talking.export")
+        machine.systemctl("daemon-reload")
+    t.defer(end)
+    machine.write(IMAGE, bytes(MIB))
+    names = [f"silent{number}" for number in range(8)]
+    for name in names:
+        machine.write(f"/etc/nbdinetd/{name}.export", "[Export]\nFile=/mnt/silent/disk\n[Socket]\nListenStream=10998\n")
+    machine.write("/etc/nbdinetd/talking.export", f"[Export]\nFile={IMAGE}\n[Socket]\nListenStream=10999\n")
+    machine.systemctl("daemon-reload")
+    eq(row_of("list", "silent0")["size"], MIB)
+    machine.shell("kill -STOP $(cat /root/pid)")
+    faults.wait_until_silent(lambda: machine.popen("stat", "/mnt/silent/disk", stdout=subprocess.DEVNULL), "the silence")
+    for name in names:
+        row = row_of("list", name)
+        eq((row["reason"], row.get("size")), ("the storage doesn't answer", None))
+    eq(row_of("list", "talking")["size"], MIB)
 
 
 @test("an .export file is listed by its name, enabled and disabled by a drop-in, and has a history when it is gone")
