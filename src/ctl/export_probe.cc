@@ -32,8 +32,6 @@ const char* NameOf(NbdOption option) {
 std::string ReasonOf(NbdOption option, absl::string_view export_name,
                      uint32_t type) {
   switch (type) {
-    case NBD_REP_ERR_TLS_REQD:
-      return "the server requires TLS: probe it as nbds://";
     case NBD_REP_ERR_UNSUP:
       return absl::StrCat("the server doesn't support ", NameOf(option));
     case NBD_REP_ERR_UNKNOWN:
@@ -50,10 +48,14 @@ std::string ReasonOf(NbdOption option, absl::string_view export_name,
 
 // The server has refused the option; `sentence` is its own.
 absl::Status Refused(NbdOption option, absl::string_view export_name,
-                     uint32_t type, absl::string_view sentence) {
+                     uint32_t type, absl::string_view sentence, bool over_tls) {
+  const std::string reason =
+      type == NBD_REP_ERR_TLS_REQD && !over_tls
+          ? "the server requires TLS: probe it as nbds://"
+          : ReasonOf(option, export_name, type);
   return absl::UnavailableError(absl::StrCat(
-      ReasonOf(option, export_name, type), " (", OptionErrorName(type), ")",
-      sentence.empty() ? "" : ": ", sentence.empty() ? "" : Quoted(sentence)));
+      reason, " (", OptionErrorName(type), ")", sentence.empty() ? "" : ": ",
+      sentence.empty() ? "" : Quoted(sentence)));
 }
 
 }  // namespace
@@ -91,9 +93,15 @@ absl::StatusOr<absl::string_view> ExportProbe::Take(size_t bytes,
 
 absl::Status ExportProbe::Send(const std::string& message) {
   if (channel_.Send(message)) return absl::OkStatus();
-  return channel_.send_timed_out()
-             ? absl::DeadlineExceededError("the server doesn't read in time")
-             : absl::UnavailableError("the server closed the connection");
+  if (channel_.send_timed_out()) {
+    return absl::DeadlineExceededError("the server doesn't read in time");
+  }
+  // What it had to say by TLS may be there to be read.
+  channel_.Receive();
+  const std::string why = channel_.failure();
+  return absl::UnavailableError(
+      absl::StrCat("the server closed the connection",
+                   why.empty() ? "" : absl::StrCat(": ", why)));
 }
 
 absl::Status ExportProbe::Greet() {
@@ -130,7 +138,7 @@ absl::StatusOr<ExportProbe::OptionReply> ExportProbe::TakeReply(
       Take(header->length, "all of a reply");
   if (!payload.ok()) return payload.status();
   if (header->is_error()) {
-    return Refused(option, export_name, header->type, *payload);
+    return Refused(option, export_name, header->type, *payload, over_tls_);
   }
   return OptionReply{header->type, *payload};
 }
@@ -151,7 +159,8 @@ absl::Status ExportProbe::StartTls(const Tls& tls) {
   }
   TlsPeer peer;
   const std::optional<Ending> ending = UpgradeToTls(channel_, tls, &peer);
-  if (!ending.has_value()) return absl::OkStatus();
+  over_tls_ = !ending.has_value();
+  if (over_tls_) return absl::OkStatus();
   return ending->status == ExitStatus::kTimedOut
              ? absl::DeadlineExceededError(
                    "the server didn't finish the TLS handshake in time")

@@ -56,6 +56,7 @@ class ExportProbe {
 
   Channel& channel_;
   size_t taken_ = 0;  // of the input
+  bool over_tls_ = false;
 };
 
 }  // namespace nbdinetd::ctl

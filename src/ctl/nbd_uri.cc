@@ -23,6 +23,7 @@ namespace nbdinetd::ctl {
 namespace {
 
 constexpr char kDefaultPort[] = "10809";
+constexpr size_t kMaxHostnameBytes = 253;  // of DNS, without the last dot
 constexpr size_t kMaxSocketBytes = sizeof(sockaddr_un{}.sun_path) - 1;
 
 // The bytes that %XX stands for; nullopt for another use of '%'.
@@ -174,13 +175,32 @@ std::string LocalUser() {
   return user == nullptr ? "" : user->pw_name;
 }
 
-// What the URI leaves open.
-void SetDefaults(NbdUri& uri) {
-  if (!uri.tls.has_value()) return;
-  if (uri.tls->hostname.empty()) uri.tls->hostname = uri.host;
+// Without the scope of an address, and the dot at the end of a name: neither is
+// in a certificate. nullopt for what can't be there, either. OpenSSL would take
+// a dot at the beginning for every name below.
+std::optional<std::string> NameOfCertificate(absl::string_view host) {
+  host = host.substr(0, host.find('%'));
+  absl::ConsumeSuffix(&host, ".");
+  if (absl::StartsWith(host, ".") || host.size() > kMaxHostnameBytes) {
+    return std::nullopt;
+  }
+  return std::string(host);
+}
+
+// What the URI leaves open; a sentence about what is wrong for TLS.
+std::string SetDefaults(NbdUri& uri) {
+  if (!uri.tls.has_value()) return "";
+  const std::string& host =
+      uri.tls->hostname.empty() ? uri.host : uri.tls->hostname;
+  std::optional<std::string> name = NameOfCertificate(host);
+  if (!name.has_value()) {
+    return absl::StrCat("no certificate is of the host ", Quoted(host));
+  }
+  uri.tls->hostname = *std::move(name);
   if (!uri.tls->psk_file.empty() && uri.tls->psk_identity.empty()) {
     uri.tls->psk_identity = LocalUser();
   }
+  return "";
 }
 
 }  // namespace
@@ -222,8 +242,8 @@ absl::StatusOr<NbdUri> ParseNbdUri(absl::string_view text) {
   if (wrong.empty() && is_unix && uri.socket.empty()) {
     wrong = "\"?socket=PATH\" is missing";
   }
+  if (wrong.empty()) wrong = SetDefaults(uri);
   if (!wrong.empty()) return Wrong(text, wrong);
-  SetDefaults(uri);
   return uri;
 }
 

@@ -39,6 +39,7 @@ absl::StatusOr<ExportInformation> Ask(const NbdUri& uri, bool read,
     absl::StatusOr<std::unique_ptr<Tls>> loaded = Tls::LoadClient(*uri.tls);
     if (!loaded.ok()) return loaded.status();
     tls = *std::move(loaded);
+    if (!tls->warning().empty()) Warn(tls->warning());
   }
   absl::StatusOr<UniqueFd> connection = Dial(uri, deadline);
   if (!connection.ok()) return connection.status();

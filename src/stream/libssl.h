@@ -15,6 +15,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 #include <openssl/x509_vfy.h>
+#include <openssl/x509v3.h>
 
 #include "absl/status/statusor.h"
 
@@ -84,7 +85,6 @@ namespace nbdinetd {
   F(SSL_new)                             \
   F(SSL_read_ex)                         \
   F(SSL_set0_wbio)                       \
-  F(SSL_set1_host)                       \
   F(SSL_set_accept_state)                \
   F(SSL_set_bio)                         \
   F(SSL_set_connect_state)               \
@@ -99,7 +99,9 @@ namespace nbdinetd {
   F(X509_STORE_add_cert)                 \
   F(X509_STORE_add_crl)                  \
   F(X509_STORE_set_flags)                \
+  F(X509_VERIFY_PARAM_set1_host)         \
   F(X509_VERIFY_PARAM_set1_ip_asc)       \
+  F(X509_VERIFY_PARAM_set_hostflags)     \
   F(X509_cmp_current_time)               \
   F(X509_free)                           \
   F(X509_get0_notAfter)                  \

@@ -21,15 +21,6 @@ constexpr char kCertificate[] = "server-cert.pem";
 constexpr char kKey[] = "server-key.pem";
 constexpr char kRevocationList[] = "ca-crl.pem";
 
-// Only forward secrecy and authenticated encryption: no CBC. Keys are exchanged
-// by elliptic curves. Finite fields cost a server much more than a client
-// ("DHEat"), and a client of TLS 1.2 can't check their groups. For PSK, OpenSSL
-// and GnuTLS then have one cipher in common.
-constexpr char kCiphersOfTls12[] =
-    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
-    "ECDHE+AESGCM:ECDHE+CHACHA20:!PSK:!aNULL";
-constexpr char kPskCiphersOfTls12[] = "ECDHE-PSK-CHACHA20-POLY1305";
-
 // systemd's credentials first, then nbdkit's directories in its order.
 std::vector<std::string> DefaultDirectories() {
   const auto variable = [](const char* name) {
@@ -88,11 +79,10 @@ class ServerTls : public Tls {
 absl::Status ServerTls::LoadKeys(const TlsSettings& settings) {
   absl::Status status = context_->LoadKeys(settings.psk_file);
   if (!status.ok()) return status;
-  const LibSsl& lib = context_->lib();
-  lib.SSL_CTX_set_psk_server_callback(context_->get(), &OpenSslStream::FindKey);
-  if (lib.SSL_CTX_set_cipher_list(context_->get(), kPskCiphersOfTls12) != 1) {
-    return context_->OpenSslError(settings.psk_file);
-  }
+  context_->lib().SSL_CTX_set_psk_server_callback(context_->get(),
+                                                  &OpenSslStream::FindKey);
+  status = context_->UseCiphers(kPskCiphersOfTls12, settings.psk_file);
+  if (!status.ok()) return status;
   const size_t users = context_->endpoint().keys.size();
   description_ = absl::StrCat("pre-shared keys of ", users,
                               users == 1 ? " user" : " users", " from ",
@@ -116,18 +106,17 @@ absl::Status ServerTls::LoadCertificates(const TlsSettings& settings) {
     status =
         context_->UseRevocationList(path(kRevocationList), &has_revocations);
   }
-  if (!status.ok()) return status;
-  const LibSsl& lib = context_->lib();
-  if (lib.SSL_CTX_set_cipher_list(context_->get(), kCiphersOfTls12) != 1) {
-    return context_->OpenSslError(path(kCertificate));
+  if (status.ok()) {
+    status = context_->UseCiphers(kCiphersOfTls12, path(kCertificate));
   }
+  if (!status.ok()) return status;
   if (context_->has_expired()) {
     absl::StrAppend(&description_, " (which have EXPIRED)");
   }
   if (verify) {
-    lib.SSL_CTX_set_verify(context_->get(),
-                           SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT,
-                           nullptr);
+    context_->lib().SSL_CTX_set_verify(
+        context_->get(), SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT,
+        nullptr);
   }
   absl::StrAppend(&description_, verify ? ", clients must have one, too"
                                         : ", clients need none");

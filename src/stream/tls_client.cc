@@ -2,11 +2,13 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -24,19 +26,26 @@ constexpr char kCertificate[] = "client-cert.pem";
 constexpr char kKey[] = "client-key.pem";
 constexpr char kRevocationList[] = "ca-crl.pem";
 
-// Those with forward secrecy.
-constexpr char kPskCiphersOfTls12[] = "kECDHEPSK:kDHEPSK";
+// False only where nothing is: what can't be looked at isn't done without.
+bool MayExist(const std::string& path) {
+  return access(path.c_str(), F_OK) == 0 ||
+         (errno != ENOENT && errno != ENOTDIR);
+}
 
-bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
-
-// That of libnbd, in its order, which has certificates; empty if there is none.
+// That of libnbd which has certificates; empty if none has.
 std::string DefaultDirectory() {
-  std::string home(absl::NullSafeStringView(secure_getenv("HOME")));
-  for (const std::string& directory :
-       {home.empty() ? "" : absl::StrCat(home, "/.pki/libnbd"),
-        home.empty() ? "" : absl::StrCat(home, "/.config/pki/libnbd"),
-        std::string("/etc/pki/libnbd")}) {
-    if (Exists(absl::StrCat(directory, "/", kCaCertificate))) return directory;
+  std::vector<std::string> directories;
+  const std::string home(absl::NullSafeStringView(secure_getenv("HOME")));
+  if (geteuid() == 0) {
+    directories = {"/etc/pki/libnbd"};
+  } else if (!home.empty()) {
+    directories = {absl::StrCat(home, "/.pki/libnbd"),
+                   absl::StrCat(home, "/.config/pki/libnbd")};
+  }
+  for (const std::string& directory : directories) {
+    if (MayExist(absl::StrCat(directory, "/", kCaCertificate))) {
+      return directory;
+    }
   }
   return "";
 }
@@ -82,15 +91,12 @@ absl::Status ClientTls::LoadKey(const TlsClientSettings& settings) {
     explicit_bzero(other->second.data(), other->second.size());
     other = keys.erase(other);
   }
-  const LibSsl& lib = context_->lib();
-  lib.SSL_CTX_set_psk_client_callback(context_->get(), &OpenSslStream::GiveKey);
-  if (lib.SSL_CTX_set_cipher_list(context_->get(), kPskCiphersOfTls12) != 1) {
-    return context_->OpenSslError(settings.psk_file);
-  }
+  context_->lib().SSL_CTX_set_psk_client_callback(context_->get(),
+                                                  &OpenSslStream::GiveKey);
   description_ =
       absl::StrCat("the pre-shared key of ", Quoted(settings.psk_identity),
                    " from ", Quoted(settings.psk_file));
-  return absl::OkStatus();
+  return context_->UseCiphers(kPskCiphersOfTls12, settings.psk_file);
 }
 
 absl::Status ClientTls::TrustSystem() {
@@ -113,12 +119,17 @@ absl::Status ClientTls::LoadCertificates(const TlsClientSettings& settings) {
   absl::Status status =
       context_->TrustAuthority(path(kCaCertificate), /*name_it_to_clients=*/
                                false);
+  // An authority that another one has certified is one, as for GnuTLS.
+  const LibSsl& lib = context_->lib();
+  lib.X509_STORE_set_flags(lib.SSL_CTX_get_cert_store(context_->get()),
+                           X509_V_FLAG_PARTIAL_CHAIN);
   // A server may ask for none.
-  if (status.ok() && Exists(path(kCertificate))) {
-    status = context_->UseCertificates(path(kCertificate));
-    if (status.ok()) status = context_->UseKey(path(kKey));
-  }
+  bool has_certificate = false;
   bool has_revocations = false;
+  if (status.ok()) {
+    status = context_->UseCertificates(path(kCertificate), &has_certificate);
+  }
+  if (status.ok() && has_certificate) status = context_->UseKey(path(kKey));
   if (status.ok()) {
     status =
         context_->UseRevocationList(path(kRevocationList), &has_revocations);
@@ -129,6 +140,9 @@ absl::Status ClientTls::LoadCertificates(const TlsClientSettings& settings) {
 absl::Status ClientTls::Load(const TlsClientSettings& settings) {
   const bool psk = !settings.psk_file.empty();
   absl::Status status = psk ? LoadKey(settings) : LoadCertificates(settings);
+  if (status.ok() && !psk) {
+    status = context_->UseCiphers(kCiphersOfTls12, "libssl");
+  }
   if (!status.ok()) return status;
   const LibSsl& lib = context_->lib();
   // A server that shows a certificate instead of the key is refused: none is
@@ -136,9 +150,9 @@ absl::Status ClientTls::Load(const TlsClientSettings& settings) {
   lib.SSL_CTX_set_verify(
       context_->get(),
       psk || settings.verify_peer ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, nullptr);
-  if (!psk && settings.verify_peer) {
-    context_->endpoint().hostname = settings.hostname;
-  }
+  OpenSslStream::Endpoint& endpoint = context_->endpoint();
+  endpoint.hostname = settings.hostname;
+  endpoint.verifies_server = !psk && settings.verify_peer;
   // An error that is left over would be reported as the reason of a later one.
   lib.ERR_clear_error();
   return absl::OkStatus();

@@ -209,9 +209,18 @@ absl::Status TlsContext::LoadKeys(const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::Status TlsContext::UseCertificates(const std::string& path) {
-  const absl::StatusOr<Secret> content = ReadFile(path);
+absl::Status TlsContext::UseCiphers(const char* ciphers,
+                                    const std::string& path) {
+  return lib_.SSL_CTX_set_cipher_list(endpoint_.context, ciphers) == 1
+             ? absl::OkStatus()
+             : OpenSslError(path);
+}
+
+absl::Status TlsContext::UseCertificates(const std::string& path,
+                                         bool* exists) {
+  const absl::StatusOr<Secret> content = ReadFile(path, exists);
   if (!content.ok()) return content.status();
+  if (exists != nullptr && !*exists) return absl::OkStatus();
   // This side's certificate comes first, and then those of the chain.
   const absl::StatusOr<int> count = ForEach<X509>(
       *this, path, *content, lib_.PEM_read_bio_X509,

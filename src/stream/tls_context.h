@@ -15,6 +15,15 @@
 
 namespace nbdinetd {
 
+// Only forward secrecy and authenticated encryption: no CBC. Keys are exchanged
+// by elliptic curves. Finite fields cost a server much more than a client
+// ("DHEat"), and a client of TLS 1.2 can't check their groups. For PSK, OpenSSL
+// and GnuTLS then have one cipher in common.
+inline constexpr char kCiphersOfTls12[] =
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
+    "ECDHE+AESGCM:ECDHE+CHACHA20:!PSK:!aNULL";
+inline constexpr char kPskCiphersOfTls12[] = "ECDHE-PSK-CHACHA20-POLY1305";
+
 class TlsContext {
  public:
   // Loads OpenSSL, and makes a context with the settings that both sides share.
@@ -32,13 +41,16 @@ class TlsContext {
 
   // Reads pre-shared keys into the endpoint.
   absl::Status LoadKeys(const std::string& path);
-  // This side's certificate, and those of its chain.
-  absl::Status UseCertificates(const std::string& path);
+  // This side's certificate, and those of its chain. With `exists`, sets it to
+  // whether the file is there, and needs none.
+  absl::Status UseCertificates(const std::string& path, bool* exists = nullptr);
   // The key of that certificate.
   absl::Status UseKey(const std::string& path);
   absl::Status TrustAuthority(const std::string& path, bool name_it_to_clients);
   // Sets `*exists` if there is a list.
   absl::Status UseRevocationList(const std::string& path, bool* exists);
+  // Ciphers of TLS 1.2, as in ciphers(1); `path` is for the error.
+  absl::Status UseCiphers(const char* ciphers, const std::string& path);
 
   // A sentence about unsafe permissions of the files; usually empty.
   const std::string& warning() const { return warning_; }

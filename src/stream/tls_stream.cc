@@ -1,5 +1,6 @@
 #include "stream/tls_stream.h"
 
+#include <arpa/inet.h>
 #include <fnmatch.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -92,7 +93,7 @@ OpenSslStream::OpenSslStream(const Endpoint& endpoint,
     kernel_tried_ = TryKernel();
   } else {
     lib_.SSL_set_connect_state(ssl_);
-    if (!endpoint_.hostname.empty() && !ExpectHost()) {
+    if (!SetServer()) {
       lib_.SSL_free(std::exchange(ssl_, nullptr));
       return;
     }
@@ -205,27 +206,37 @@ unsigned OpenSslStream::GiveKey(SSL* ssl, const char*, char* identity,
       LibSsl::Loaded().SSL_get_ex_data(ssl, kSelf));
   if (self.endpoint_.keys.empty()) return 0;
   const auto& [mine, secret] = *self.endpoint_.keys.begin();
-  if (mine.size() >= max_identity_bytes || secret.size() > max_key_bytes) {
+  if (mine.size() > max_identity_bytes || secret.size() > max_key_bytes) {
     return 0;
   }
-  std::memcpy(identity, mine.c_str(), mine.size() + 1);
+  // OpenSSL's buffer has a byte more, which is 0.
+  std::memcpy(identity, mine.data(), mine.size());
   std::memcpy(key, secret.data(), secret.size());
   self.psk_identity_ = mine;
   self.psk_known_ = true;
   return static_cast<unsigned>(secret.size());
 }
 
-bool OpenSslStream::ExpectHost() {
+bool OpenSslStream::SetServer() {
+  if (endpoint_.hostname.empty()) return true;
   const char* host = endpoint_.hostname.c_str();
-  if (lib_.X509_VERIFY_PARAM_set1_ip_asc(lib_.SSL_get0_param(ssl_), host) ==
-      1) {
-    return true;
-  }
+  unsigned char address[sizeof(in6_addr)];
+  const bool is_address = inet_pton(AF_INET, host, address) == 1 ||
+                          inet_pton(AF_INET6, host, address) == 1;
   // The server may choose its certificate by the name, and not by an address
   // (RFC 6066, section 3).
-  return lib_.SSL_set1_host(ssl_, host) == 1 &&
-         lib_.SSL_ctrl(ssl_, SSL_CTRL_SET_TLSEXT_HOSTNAME,
-                       TLSEXT_NAMETYPE_host_name, const_cast<char*>(host)) == 1;
+  if (!is_address &&
+      lib_.SSL_ctrl(ssl_, SSL_CTRL_SET_TLSEXT_HOSTNAME,
+                    TLSEXT_NAMETYPE_host_name, const_cast<char*>(host)) != 1) {
+    return false;
+  }
+  if (!endpoint_.verifies_server) return true;
+  X509_VERIFY_PARAM* expected = lib_.SSL_get0_param(ssl_);
+  // "n*.example.com" isn't nbd.example.com's (RFC 6125, section 6.4.3).
+  lib_.X509_VERIFY_PARAM_set_hostflags(expected,
+                                       X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+  return is_address ? lib_.X509_VERIFY_PARAM_set1_ip_asc(expected, host) == 1
+                    : lib_.X509_VERIFY_PARAM_set1_host(expected, host, 0) == 1;
 }
 
 absl::string_view OpenSslStream::PeerName() const {
@@ -331,6 +342,10 @@ int OpenSslStream::Handshake() {
   // Bytes may have arrived after the handshake's last record.
   has_input_ = true;
   SetIdentity();
+  if (endpoint_.role == TlsRole::kClient && !HasProof()) {
+    failure_ = "the TLS handshake failed: the server shows no certificate";
+    return -EACCES;
+  }
   if (IsAllowed()) return 0;
   failure_ = absl::StrCat(
       "--tls-allow doesn't allow ",
@@ -344,11 +359,22 @@ std::string OpenSslStream::OpenSslReason() const {
   return reason == nullptr ? "OpenSSL gives no reason" : reason;
 }
 
+bool OpenSslStream::HasProof() const {
+  return !endpoint_.verifies_server ||
+         lib_.SSL_get0_peer_certificate(ssl_) != nullptr;
+}
+
 // The most informative reason comes first.
 void OpenSslStream::SetHandshakeFailure() {
   const long verified = lib_.SSL_get_verify_result(ssl_);
   failure_ = "the TLS handshake failed: ";
-  if (verified != X509_V_OK) {
+  const bool is_refused =
+      ERR_GET_REASON(lib_.ERR_peek_error()) == SSL_R_CERTIFICATE_VERIFY_FAILED;
+  if (is_refused && endpoint_.role == TlsRole::kClient &&
+      !endpoint_.keys.empty()) {
+    absl::StrAppend(&failure_,
+                    "the server shows a certificate instead of the key");
+  } else if (is_refused && verified != X509_V_OK) {
     absl::StrAppend(&failure_, "the ", PeerName(),
                     "'s certificate is refused: ",
                     lib_.X509_verify_cert_error_string(verified));
@@ -417,7 +443,11 @@ ssize_t OpenSslStream::ResultOf(int result) {
     if (!end_seen_ || lib_.SSL_has_pending(ssl_) == 0) return 0;
     failure_ = absl::StrCat(PeerName(), " vanished inside a TLS record");
   } else {
-    failure_ = absl::StrCat(PeerName(), " broke TLS: ", OpenSslReason());
+    const bool is_alert =
+        ERR_GET_REASON(lib_.ERR_peek_error()) >= SSL_AD_REASON_OFFSET;
+    failure_ = absl::StrCat(
+        PeerName(),
+        is_alert ? " ended TLS: " : " broke TLS: ", OpenSslReason());
     Flush();  // the alert
   }
   broken_ = true;

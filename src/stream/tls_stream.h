@@ -42,9 +42,10 @@ class OpenSslStream : public TlsStream {
     BIO_METHOD* bio_method = nullptr;  // from MakeBioMethod()
     PskMap keys;                       // of a client: its own
     std::vector<std::string> allow;    // of a server
-    // Of a client: the name or address that the server's certificate must
-    // have; empty for any.
+    // Of a client: the server's name or address, or empty; and whether its
+    // certificate must be of that, or of any name if there is none.
     std::string hostname;
+    bool verifies_server = false;
   };
 
   // Owned by the caller; nullptr when memory is exhausted.
@@ -102,8 +103,9 @@ class OpenSslStream : public TlsStream {
   static long ControlBio(BIO* bio, int command, long number, void* pointer);
   BIO* MakeBio();
 
-  // Returns false if the server's name can't be that of a certificate.
-  bool ExpectHost();
+  // Tells a client's OpenSSL whom it wants. Returns false when memory is
+  // exhausted.
+  bool SetServer();
   absl::string_view PeerName() const;
 
   // Prepares kernel TLS. True if OpenSSL itself writes to the socket until
@@ -126,6 +128,8 @@ class OpenSslStream : public TlsStream {
   // its end, or another negated errno after a failure. Sets wants_output_.
   ssize_t ResultOf(int result);
   void SetHandshakeFailure();
+  // Of a client: whether the server has proven who it is, as far as it had to.
+  bool HasProof() const;
   std::string OpenSslReason() const;
   void SetIdentity();
   bool IsAllowed() const;

@@ -144,6 +144,7 @@ def psk_file(context, *users):
     directory.mkdir(mode=0o700)
     lines = [f"{user}:{os.urandom(32).hex()}\n" for user in users or ("alice",)]
     (directory / "keys.psk").write_text("".join(lines))
+    (directory / "keys.psk").chmod(0o600)
     return directory
 
 

@@ -227,6 +227,22 @@ TEST_F(ExportProbeTest, GoesOnOverTls) {
                 EncodeOption(NBD_OPT_ABORT, ""));
 }
 
+TEST_F(ExportProbeTest, OverTlsItIsntToldToUseTls) {
+  MemoryPeer peer;
+  peer.LimitReads(1);
+  OptionReplies refuses(NBD_OPT_INFO);
+  refuses.Error(NBD_REP_ERR_TLS_REQD, "");
+  peer.Send(kGreeting + StartTlsReply(NBD_REP_ACK) + refuses.bytes());
+  Channel channel(std::make_unique<MemoryStream>(peer), -1);
+  channel.BeginHandshake(SteadyNow() + time_);
+  ExportProbe probe(channel);
+  const nbdtest::PlainTls tls;
+  ASSERT_TRUE(probe.Greet().ok());
+  ASSERT_TRUE(probe.StartTls(tls).ok());
+  EXPECT_EQ(probe.Ask("golden").status().message(),
+            "the server refuses the export \"golden\" (NBD_REP_ERR_TLS_REQD)");
+}
+
 TEST_F(ExportProbeTest, NeverGoesOnWithoutTls) {
   struct Row {
     Bytes reply;

@@ -42,6 +42,7 @@ TEST(NbdUri, SaysWhereAServerIs) {
            Row{"nbd+unix:///?socket=%00name", "", "", std::string("\0name", 5),
                ""},
            Row{"nbds+unix:///x?socket=s", "", "", "s", "x", true},
+           Row{"nbd+unix://me@/x?socket=s", "", "", "s", "x"},
            Row{"nbd://h/x#part", "h", "10809", "", "x"},
        }) {
     const absl::StatusOr<NbdUri> uri = ParseNbdUri(row.text);
@@ -77,6 +78,9 @@ TEST(NbdUri, SaysWhoIsExpectedAndWhoAsks) {
            TlsRow{"nbds://h/?tls-hostname=g&tls-verify-peer=0", "g", "", "", "",
                   false},
            TlsRow{"nbds://h/?tls-verify-peer=true", "h", "", "", ""},
+           // What no certificate has.
+           TlsRow{"nbds://h.example.com./", "h.example.com", "", "", ""},
+           TlsRow{"nbds://[fe80::1%25eth0]/", "fe80::1", "", "", ""},
        }) {
     const absl::StatusOr<NbdUri> uri = ParseNbdUri(row.text);
     ASSERT_TRUE(uri.ok()) << row.text << ": " << uri.status();
@@ -115,6 +119,8 @@ TEST(NbdUri, RefusesWhatIsNone) {
         std::string("nbds://h/x?tls-psk-file=%"),
         std::string("nbds://h/x?tls-verify-peer=no"),
         std::string("nbds://%/x"),
+        std::string("nbds://.example.com/x"),
+        "nbds://h/x?tls-hostname=" + std::string(254, 'a'),
         std::string("nbds+unix://me@h/x?socket=s"),
         std::string("nbd+unix:///x"),
         std::string("nbd+unix:///x?socket="),

@@ -137,7 +137,7 @@ TEST(TlsClient, NamesTheFileThatHasNoKeyOfTheUser) {
   EXPECT_TRUE(
       absl::EndsWith(client.status().message(), "has no key of \"carol\""))
       << client.status();
-  EXPECT_FALSE(absl::StrContains(client.status().message(), "aa"));
+  EXPECT_FALSE(absl::StrContains(client.status().message(), kKey));
 }
 
 }  // namespace
