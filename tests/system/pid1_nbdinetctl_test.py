@@ -577,6 +577,23 @@ def _(t):
     eq([machine.show(f"nbdinetd-listen.{kind}", "ActiveState") for kind in ("socket", "service")], ["inactive"] * 2)
 
 
+@test("drain ends a listening service whose sandbox can't be set up again, and undrain starts its socket")
+def _(t):
+    machine.shell("mkdir -p /opt/gone")
+    t.defer(machine.shell, "rm -rf /opt/gone")
+    drop_in(t, "nbdinetd-listen.service", "[Service]\nReadWritePaths=/opt/gone\n")
+    start_listener(t)
+    t.defer(undrain_all)
+    client = client_of(t, LISTEN_PORT)
+    machine.shell("rmdir /opt/gone")
+    eq(machine.run("systemctl", "reload", "nbdinetd-listen.service", check=False).returncode, 1)
+    eq([row["result"] for row in rows("drain", "nbdinetd-listen")], ["disconnected"])
+    client.expect_end()
+    is_drained("nbdinetd-listen", LISTEN_PORT)
+    ctl("undrain", "nbdinetd-listen")
+    eq(row_of("list", "nbdinetd-listen")["state"], "listening")
+
+
 @test("a user without rights reads the units, and is told why the rest is refused")
 def _(t):
     start_shipped(t)
