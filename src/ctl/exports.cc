@@ -254,6 +254,9 @@ void ExamineFile(ManagedExport& target) {
         target);
   } else if (error == ETIMEDOUT) {
     AddReason("the storage doesn't answer", target);
+  } else if (error != 0 && error != EACCES) {
+    // Storage that is gone. That this user may not look says nothing about it.
+    AddReason(ErrnoText(error), target);
   }
 }
 

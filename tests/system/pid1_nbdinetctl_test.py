@@ -594,6 +594,19 @@ def _(t):
     eq(row_of("list", "nbdinetd-listen")["state"], "listening")
 
 
+@test("list says why a file can't be looked at")
+def _(t):
+    machine.write("/etc/nbdinetd/circle.export", "[Export]\nFile=/srv/circle/a\n[Socket]\nListenStream=/run/circle\n")
+    machine.shell("mkdir /srv/circle && ln -s a /srv/circle/a")
+
+    def undo():
+        machine.shell("rm -r /etc/nbdinetd/circle.export /srv/circle")
+        machine.systemctl("daemon-reload")
+    t.defer(undo)
+    machine.systemctl("daemon-reload")
+    contains(os.strerror(errno.ELOOP), row_of("list", "circle")["reason"])
+
+
 @test("a user without rights reads the units, and is told why the rest is refused")
 def _(t):
     start_shipped(t)
