@@ -52,6 +52,7 @@ unit_sources = \
 	tests/unit/cli/unit_hints_test.cc \
 	tests/unit/completions/completions_test.cc tests/unit/completions/offered.h \
 	tests/unit/export/base_lock_test.cc \
+	tests/unit/export/image_lock_test.cc \
 	tests/unit/export/block_device_test.cc \
 	tests/unit/export/block_map_test.cc \
 	tests/unit/export/blocks_test.cc \

@@ -47,20 +47,17 @@ void SetLock(int fd, off_t start, off_t length, short type) {
   fcntl(fd, F_OFD_SETLK, &lock);
 }
 
-// Locks or unlocks what says that the image is written to.
+// Locks or unlocks what says that the image is written to. Without kOurs, the
+// permissions would look like QEMU's.
 void SetLocks(int fd, short type) {
-  SetLock(fd, kOurs, 1, type);
+  if (type != F_UNLCK) SetLock(fd, kOurs, 1, type);
   SetLock(fd, kFirstPermission, kReadingAndWriting, type);
+  if (type == F_UNLCK) SetLock(fd, kOurs, 1, type);
 }
 
-}  // namespace
-
-bool IsServedForWriting(int fd) { return IsLocked(fd, kOurs); }
-
-ImageUse ImageUseOf(int fd) {
+// `is_ours`: two of the permissions are those of a connection of nbdinetd.
+ImageUse UseByOthers(int fd, bool is_ours) {
   ImageUse use;
-  if (IsLocked(fd, kUnusedByQemu)) return use;
-  const bool is_ours = IsLocked(fd, kOurs);
   use.is_written_to = !is_ours && IsLocked(fd, kFirstPermission + kWriting);
   use.forbids_writing = IsLocked(fd, kFirstExclusion + kWriting);
   for (off_t i = is_ours ? kReadingAndWriting : 0; i < kPermissions; ++i) {
@@ -70,6 +67,21 @@ ImageUse ImageUseOf(int fd) {
     use.is_used |= IsLocked(fd, kFirstExclusion + i);
   }
   return use;
+}
+
+}  // namespace
+
+bool IsServedForWriting(int fd) { return IsLocked(fd, kOurs); }
+
+ImageUse ImageUseOf(int fd) {
+  if (IsLocked(fd, kUnusedByQemu)) return {};
+  for (bool is_ours = IsLocked(fd, kOurs);;) {
+    const ImageUse use = UseByOthers(fd, is_ours);
+    const bool is_still_ours = IsLocked(fd, kOurs);
+    // A connection that comes or goes meanwhile would look like QEMU.
+    if (is_still_ours == is_ours) return use;
+    is_ours = is_still_ours;
+  }
 }
 
 bool LockImageAlone(int fd) {
