@@ -358,7 +358,8 @@ vm_tests = \
 	tests/vm/image_lock_test.py \
 	tests/vm/kernel_client_test.py \
 	tests/vm/kernel_tls_test.py \
-	tests/vm/power_cut_test.py
+	tests/vm/power_cut_test.py \
+	tests/vm/reconnect_test.py
 
 EXTRA_DIST += $(vm_tests) tests/vm/image.py tests/vm/machine.py \
 	tests/vm/nbd_netlink.py \

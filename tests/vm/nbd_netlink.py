@@ -1,19 +1,21 @@
 """The kernel's NBD client, set up by netlink (linux/nbd-netlink.h): a device that waits for a new connection
-when its own has ended. `nbd-client -persist` would do the same, but with kernels since 4.12 it ends instead when
-a server closes the connection (its issue 93)."""
+when its own has ended. `nbd-client -persist` doesn't do that (reconnect_test.py)."""
 
+import select
 import socket
 import struct
+import threading
+import time
 from pathlib import Path
 
-from harness import GUARD, Client, connect, wait_until
+from harness import GUARD, Client, Disconnected, HangGuard, OptionError, connect, wait_until
 
 _NETLINK_GENERIC, _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 16, 270, 1
 _NLMSG_ERROR, _NLM_F_REQUEST, _NLM_F_ACK = 2, 1, 4
 _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY = 16, 3
 _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME, _CTRL_ATTR_MCAST_GROUPS, _CTRL_ATTR_MCAST_GRP_ID = 1, 2, 7, 2
 _CONNECT, _DISCONNECT, _RECONFIGURE, _LINK_DEAD = 1, 2, 3, 4
-_INDEX, _SIZE_BYTES, _BLOCK_SIZE_BYTES, _SERVER_FLAGS, _SOCKETS, _DEAD_CONN_TIMEOUT = 1, 2, 3, 5, 7, 8
+_INDEX, _SIZE_BYTES, _BLOCK_SIZE_BYTES, _TIMEOUT, _SERVER_FLAGS, _SOCKETS, _DEAD_CONN_TIMEOUT = 1, 2, 3, 4, 5, 7, 8
 _SOCK_ITEM = _SOCK_FD = 1
 
 
@@ -81,6 +83,15 @@ class Netlink:
     def request(self, command, attributes):
         return self._request(self._family, command, attributes)
 
+    def has_event(self, command, seconds):
+        """Whether the kernel tells of this within so many seconds."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and select.select([self._events], [], [], left)[0]:
+            if any(kind == self._family and data[0] == command
+                   for kind, data in self._messages(self._events.recv(1 << 16))):
+                return True
+        return False
+
     def wait_for(self, command):
         """Until the kernel tells of this."""
         while not any(kind == self._family and data[0] == command
@@ -93,20 +104,22 @@ class Netlink:
 
 
 class LastingDevice:
-    """/dev/nbd1, whose requests wait while it has no connection."""
+    """/dev/nbd1, whose requests wait while it has no connection. With a timeout in seconds, the kernel also
+    repeats a request that has been sent and not answered for so long."""
 
     PATH = "/dev/nbd1"
 
-    def __init__(self, context, name, address):
+    def __init__(self, context, name, address, timeout=0):
         self._name, self._address = name, address
+        self.reconnections = 0
         self._netlink = Netlink()
         context.defer(self._netlink.close)
         with self._connection() as (client, sockets):
             self._netlink.request(_CONNECT, b"".join((
                 _attribute(_INDEX, "I", 1), _attribute(_SIZE_BYTES, "Q", client.size),
                 _attribute(_BLOCK_SIZE_BYTES, "Q", 512), _attribute(_SERVER_FLAGS, "Q", client.flags),
-                _attribute(_DEAD_CONN_TIMEOUT, "Q", int(GUARD)), sockets)))
-        self._attached = True
+                _attribute(_TIMEOUT, "Q", timeout), _attribute(_DEAD_CONN_TIMEOUT, "Q", int(GUARD)), sockets)))
+        self._attached, self._keeper = True, None
         context.defer(self.detach)
         wait_until(lambda: int(Path("/sys/block/nbd1/size").read_text()) > 0, "the device to have a size")
 
@@ -116,12 +129,34 @@ class LastingDevice:
     def reconnect(self):
         """Waits until the kernel has seen the end of its connection, and gives it a new one."""
         self._netlink.wait_for(_LINK_DEAD)
+        self._connect_again()
+
+    def _connect_again(self):
         with self._connection() as (_, sockets):
             self._netlink.request(_RECONFIGURE, _attribute(_INDEX, "I", 1) + sockets)
+        self.reconnections += 1
+
+    def keep(self):
+        """From now on, a thread reconnects the device whenever it has lost its connection."""
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
+        self._keeper.start()
+
+    def _keep(self):
+        while self._attached:
+            if not self._netlink.has_event(_LINK_DEAD, 0.5):
+                continue
+            while self._attached:
+                try:
+                    self._connect_again()
+                    break
+                except (Disconnected, OptionError, HangGuard, OSError):
+                    time.sleep(0.5)
 
     def detach(self):
         if self._attached:
             self._attached = False
+            if self._keeper:
+                self._keeper.join()
             self._netlink.request(_DISCONNECT, _attribute(_INDEX, "I", 1))
 
 
