@@ -358,11 +358,12 @@ vm_tests = \
 	tests/vm/image_lock_test.py \
 	tests/vm/kernel_client_test.py \
 	tests/vm/kernel_tls_test.py \
+	tests/vm/nfs_test.py \
 	tests/vm/power_cut_test.py \
 	tests/vm/reconnect_test.py
 
 EXTRA_DIST += $(vm_tests) tests/vm/image.py tests/vm/machine.py \
-	tests/vm/nbd_netlink.py \
+	tests/vm/nbd_netlink.py tests/vm/two_hosts.py \
 	tests/vm/guest/init tests/vm/guest/run tests/vm/guest/vm.service
 
 .PHONY: check-vm check-power-cuts
@@ -377,7 +378,8 @@ check-vm: all
 cluster_tests = \
 	tests/cluster/coherence_test.py \
 	tests/cluster/exclusion_test.py \
-	tests/cluster/failover_test.py
+	tests/cluster/failover_test.py \
+	tests/cluster/kernel_cephfs_test.py
 
 if HAVE_GTEST
 cluster_programs = $(torture_tests)

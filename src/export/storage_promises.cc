@@ -153,7 +153,7 @@ constexpr StoragePromises kTable[] = {
 
     // Capabilities of the MDS decide who may cache what, and fcntl(2) locks are
     // the MDS's (fs/ceph/caps.c and locks.c in Linux); fsync(2) waits until all
-    // replicas are stored.
+    // replicas are stored. tests/cluster/kernel_cephfs_test.py.
     OfNetwork({.name = "CephFS",
                .magic = kCephMagic,
                .coherent_between_hosts = kCoherent,
@@ -174,8 +174,10 @@ constexpr StoragePromises kTable[] = {
     // Close-to-open: "DATA AND METADATA COHERENCE" in nfs(5), where local_lock=
     // and nolock are as well. The export option async lets a server answer
     // before it has stored (exports(5)). O_DIRECT reaches the server;
-    // but a part of a block goes through the page cache (Direct), and may take
-    // old bytes of its page along.
+    // but a part of a block goes through the page cache (Direct), and takes old
+    // bytes of its page along if the file has no locks (nfs_can_extend_write()
+    // in fs/nfs/write.c), or the client has a delegation for writing.
+    // tests/vm/nfs_test.py.
     OfNetwork({.name = "NFS",
                .magic = NFS_SUPER_MAGIC,
                .locks_reach_hosts = kReach,

@@ -84,8 +84,8 @@ def _in_child(function):
         raise
 
 
-def run():
-    """Starts the network and the cluster, runs the tests that are registered, and exits with their status."""
+def run(tests=harness.main):
+    """Starts the network and the cluster, runs the tests that are registered, or others, and exits with their status."""
     global _cluster
     if reason := reason_against():
         skip_all(reason)
@@ -101,7 +101,7 @@ def run():
         try:
             _cluster.start()
             note(f"the cluster has started in {time.monotonic() - began:.0f} s")
-            status = _in_child(harness.main)
+            status = _in_child(tests)
             memory_kib = _cluster.peak_kib()
             note(f"the cluster's daemons had at most {memory_kib >> 10} MiB")
             if memory_kib > MAX_MEMORY_KIB:

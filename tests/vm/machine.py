@@ -115,9 +115,9 @@ class Payload:
 class Machine:
     """One boot, from power on to power off. `folder` is for its files."""
 
-    def __init__(self, folder, payload_disk, disks=(), ports=(), processors=1):
+    def __init__(self, folder, payload_disk, disks=(), ports=(), processors=1, tap=None):
         """`disks` are more disks, as QEMU names them in file=: /dev/nvme0n3 and so on. `ports` are
-        (port on 127.0.0.1 here, port in the machine)."""
+        (port on 127.0.0.1 here, port in the machine); `tap` is the interface here that is the other end of its eth0."""
         self._folder = Path(folder)
         self._status_path, self._output_path = self._folder / "status", self._folder / "output"
         for path in (self._status_path, self._output_path):
@@ -128,7 +128,7 @@ class Machine:
         self._deadline = time.monotonic() + LIMIT_S
         self._errors = open(self._folder / "errors", "wb+")
         self._process = subprocess.Popen(
-            self._command(payload_disk, disks, ports, processors), stdin=subprocess.DEVNULL,
+            self._command(payload_disk, disks, ports, processors, tap), stdin=subprocess.DEVNULL,
             stdout=self._errors, stderr=self._errors, preexec_fn=_settle_emulator,
             # Where it keeps what is written to the root file system.
             env={**os.environ, "TMPDIR": str(self._folder)})
@@ -138,7 +138,7 @@ class Machine:
         # The emulated processors take turns: where this machine is busy, they would wait for each other.
         return "tcg,thread=single" if ACCELERATOR == "tcg" else ACCELERATOR
 
-    def _command(self, payload_disk, disks, ports, processors):
+    def _command(self, payload_disk, disks, ports, processors, tap):
         # The kernel doesn't try its timer, which may come late.
         command = [
             find_tool(EMULATOR), "-machine", "pc", "-accel", self._accelerator(),
@@ -161,8 +161,11 @@ class Machine:
                         "-device", f"virtserialport,name={name},chardev={name}"]
         if ports:
             forwards = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in ports)
-            command += ["-netdev", f"user,id=net,restrict=on{forwards}",
-                        "-device", "virtio-net-pci,netdev=net,romfile="]
+            command += ["-netdev", f"user,id=net,restrict=on{forwards}"]
+        if tap:
+            command += ["-netdev", f"tap,id=net,ifname={tap},script=no,downscript=no"]
+        if ports or tap:
+            command += ["-device", "virtio-net-pci,netdev=net,romfile="]
         return command
 
     def _console(self):
@@ -225,13 +228,13 @@ class Machine:
 # ------------------------------------------------------------------ a file of tests
 
 def _program(script):
-    """The script that runs a file of tests inside."""
+    """The program that runs a file of tests inside."""
     variables = {INSIDE: "1", "NBDINETD": f"{pid1.configured('sbindir')}/nbdinetd",
                  "NBDINETD_SRCDIR": "/payload/src", "NBDINETD_TEST_PATIENCE": str(PATIENCE),
                  **{name: os.environ[name] for name in ("CI", "NBDINETD_TEST_TIMES") if name in os.environ}}
     words = [f"export {name}='{value}'" for name, value in variables.items()]
     arguments = "".join(f" '{part}'" for part in sys.argv[1:])
-    return "\n".join(["#!/bin/sh", *words, f"exec python3 -B /payload/src/tests/vm/{script}{arguments}", ""])
+    return "\n".join(["#!/bin/sh", *words, f"exec python3 -B /payload/src/{script}{arguments}", ""])
 
 
 def _empty_disks(folder, sizes):
@@ -243,9 +246,10 @@ def _empty_disks(folder, sizes):
     return images
 
 
-def run_inside(prepare=lambda payload: None, processors=1, disks=()):
+def run_inside(prepare=lambda payload: None, processors=1, disks=(), tap=None):
     """The end of a file of tests: runs it in a machine, or, in the machine, the tests. prepare(payload) adds
-    what the machine is to have when it boots. `disks` are the sizes of more disks: /dev/nvme0n3 and so on."""
+    what the machine is to have when it boots. `disks` are the sizes of more disks: /dev/nvme0n3 and so on; `tap` is
+    as for Machine."""
     if is_inside():
         harness.main()
     if reason := reason_against():
@@ -256,10 +260,12 @@ def run_inside(prepare=lambda payload: None, processors=1, disks=()):
     machine, status, planned = None, 1, False
     with tempfile.TemporaryDirectory(prefix="nbdinetd-vm-") as folder:
         try:
-            payload = Payload(Path(folder) / "payload", _program(Path(sys.argv[0]).name))
-            payload.add_sources("tests/support", "tests/vm", "units")
+            script = Path(sys.argv[0]).resolve().relative_to(SRCDIR.resolve())
+            payload = Payload(Path(folder) / "payload", _program(script))
+            payload.add_sources(*{"tests/support", "tests/vm", "units", str(script.parent)})
             prepare(payload)
-            machine = Machine(folder, payload.disk(), _empty_disks(folder, disks), processors=processors)
+            machine = Machine(folder, payload.disk(), _empty_disks(folder, disks), processors=processors,
+                              tap=tap)
             for line in machine.lines():
                 if re.match(r"1\.\.\d", line) and not planned:
                     planned = True
