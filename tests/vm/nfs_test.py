@@ -30,7 +30,7 @@ def prepare(payload):
 
 
 class Server:
-    """The kernel's NFS server. What exportfs(8), rpc.mountd(8) and rpc.nfsd(8) do is written to its files."""
+    """The kernel's NFS server, set up by its files, as exportfs(8), rpc.mountd(8) and rpc.nfsd(8) would do it."""
 
     # linux/nfsd/export.h
     INSECURE_PORT, NO_SUBTREE_CHECK, FSID = 0x0002, 0x0400, 0x2000

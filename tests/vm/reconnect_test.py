@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """The kernel's own client and two hosts that serve one image, with a balancer before them: the host in use is killed,
-or drained, while a program writes to the device. Which ways of setting up the device hide that from the program, and
-which don't (nbdinetd-cluster(8), CLIENTS).
+or drained, while a program writes to the device. Some ways of setting up the device hide that from the program, and
+others don't (nbdinetd-cluster(8), CLIENTS).
 
-The hosts are two listening services on two addresses of one machine: their kernel keeps what they have written. What
-a host loses with its memory is in tests/cluster/failover_test.py.
+The hosts are two listening services on two addresses of one machine: their kernel keeps what they have written.
+tests/cluster/failover_test.py has hosts that lose their memory.
 
 NBDINETD_KILLS says how many hosts are killed."""
 
@@ -264,7 +264,8 @@ def _(t):
 
 
 def fails_after_kill(t, path, *options):
-    """What `nbd-client -persist` has started is gone when the host in use is killed. Returns that nbd-client."""
+    """A program that writes to a device of `nbd-client -persist` gets EIO when the host in use is killed. Returns that
+    nbd-client."""
     cluster = Cluster(t)
     client = t.spawn(["nbd-client", "-persist", "-timeout", REQUEST_TIMEOUT_S, *options, *Balancer.ADDRESS, path])
     wait_until(lambda: int(Path("/sys/block", Path(path).name, "size").read_text()) > 0, "the device to have a size")

@@ -215,7 +215,7 @@ def one_client_at_a_time(hosts):
 
 def cut_off_host_writes_no_more(hosts):
     """One host is cut off from the storage while it writes. The other one serves when the storage has given the first
-    one up. When the network is back, what the first one writes changes nothing, and its client hears of that."""
+    one up. When the network is back, writes of the first one change nothing, and its client hears of that."""
     (a, b), length = hosts, 65536
     old = _served_at_last(a)
     old.write(0, b"1" * length)
