@@ -16,10 +16,10 @@
 #include "base/errors.h"
 #include "base/file_status.h"
 #include "cli/open_served.h"
-#include "ctl/file_user.h"
 #include "ctl/stat_in_time.h"
 #include "export/base_lock.h"
 #include "export/exclusive.h"
+#include "export/file_user.h"
 #include "export/image_lock.h"
 #include "export/kept_copy.h"
 
@@ -211,7 +211,8 @@ absl::StatusOr<UniqueFd> LockBaseAlone(const Export& base) {
     return InUse(base, "a connection or a virtual machine");
   }
   // For those who lock nothing.
-  if (const std::optional<FileUser> user = FindFileUser(fd)) {
+  if (const std::optional<FileUser> user =
+          FindFileUser(fd, [](const std::string&) { return true; })) {
     return InUse(base, InWords(*user));
   }
   if (!base.facts().block_device) {

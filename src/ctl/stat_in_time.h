@@ -12,8 +12,12 @@ namespace nbdinetd::ctl {
 
 // Fills `*st`, and returns 0 or an errno value. ETIMEDOUT: no answer within a
 // second. All calls together wait for a few seconds at most, since many exports
-// may be on one storage; later ones then have a few milliseconds. Threads: any;
-// each call takes one of its own, which is left behind if it doesn't return.
+// may be on one storage; later ones then have a few milliseconds.
+//
+// A child process looks, since nothing can end a thread that the kernel makes
+// wait, and it would keep this process from ending. One child serves all calls;
+// one that doesn't answer is left behind. Threads: one, the only one when it is
+// called first.
 int StatInTime(const std::string& path, struct stat* st);
 
 }  // namespace nbdinetd::ctl

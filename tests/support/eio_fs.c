@@ -2,7 +2,7 @@
 // faults.
 //
 //     eio_fs [--no-fallocate] [--no-lseek] [--sync] [--direct-io]
-//     [--stable=FILE] BACKING MOUNTPOINT
+//     [--fresh-attributes] [--stable=FILE] BACKING MOUNTPOINT
 //
 // It shows one file, MOUNTPOINT/disk, whose bytes live in BACKING. A real disk
 // that fails can't be had in a test, and a preloaded library can't reach what
@@ -14,7 +14,7 @@
 // line:
 //
 //     rule OP ACTION [FROM END [COUNT]]   "ok"; OP is read, write, sync,
-//     fallocate or lseek;
+//     fallocate, lseek or getattr (a look at the disk's attributes);
 //                                         ACTION is the name of an errno in
 //                                         small letters, or "hold": the request
 //                                         waits until it is released. FROM and
@@ -42,6 +42,9 @@
 // With --direct-io, reads and writes bypass the kernel's page cache, as where
 // other hosts change the file.
 //
+// With --fresh-attributes, the kernel asks for attributes each time, and not
+// once a second.
+//
 // "ready" on standard output says that the file system is mounted. End of file
 // on standard input takes it away again, with whatever is still held, so that a
 // test that dies leaves nothing.
@@ -65,10 +68,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum Op { kRead, kWrite, kSync, kFallocate, kLseek, kOpCount };
+enum Op { kRead, kWrite, kSync, kFallocate, kLseek, kGetattr, kOpCount };
 
-static const char* const kOpNames[kOpCount] = {"read", "write", "sync",
-                                               "fallocate", "lseek"};
+static const char* const kOpNames[kOpCount] = {"read",      "write", "sync",
+                                               "fallocate", "lseek", "getattr"};
 
 struct ErrorName {
   const char* name;
@@ -108,6 +111,7 @@ static uint64_t g_release_numbers[kOpCount];  // grow with each release
 
 static int g_backing = -1;
 static bool g_direct_io = false;
+static bool g_fresh_attributes = false;
 static bool g_syncs_backing;
 static int g_stable = -1;
 static uint8_t* g_dirty;  // one byte per kDirtyBlock of the disk
@@ -182,6 +186,10 @@ static void* FsInit(struct fuse_conn_info* conn, struct fuse_config* config) {
   // staying so.
   conn->want &= ~(unsigned)FUSE_CAP_AUTO_INVAL_DATA;
   config->kernel_cache = 1;
+  if (g_fresh_attributes) {
+    config->attr_timeout = 0;
+    config->entry_timeout = 0;
+  }
   return NULL;
 }
 
@@ -195,6 +203,8 @@ static int FsGetattr(const char* path, struct stat* attributes,
     return 0;
   }
   if (!IsDisk(path)) return -ENOENT;
+  const int error = ApplyRules(kGetattr, 0, 1);
+  if (error != 0) return error;
   return fstat(g_backing, attributes) == 0 ? 0 : -errno;
 }
 
@@ -408,6 +418,8 @@ int main(int argc, char** argv) {
       g_syncs_backing = true;
     } else if (strcmp(argv[argument], "--direct-io") == 0) {
       g_direct_io = true;
+    } else if (strcmp(argv[argument], "--fresh-attributes") == 0) {
+      g_fresh_attributes = true;
     } else if (strncmp(argv[argument], "--stable=", 9) == 0) {
       stable = argv[argument] + 9;
     } else {
@@ -417,7 +429,8 @@ int main(int argc, char** argv) {
   if (argc - argument != 2) {
     fprintf(stderr,
             "usage: eio_fs [--no-fallocate] [--no-lseek] [--sync] "
-            "[--direct-io] [--stable=FILE] BACKING MOUNTPOINT\n");
+            "[--direct-io] [--fresh-attributes] [--stable=FILE] BACKING "
+            "MOUNTPOINT\n");
     return 2;
   }
   const char* backing = argv[argument];

@@ -13,7 +13,6 @@ import fcntl
 import mmap
 import os
 import select
-import signal
 import struct
 import subprocess
 import sys
@@ -202,21 +201,6 @@ class LoopDevice:
         os.fsync(self._fd)
 
 
-def wait_until_silent(look, what):
-    """Until look(), which calls stat on a file of a stopped daemon, is a process that doesn't end: the kernel answers
-    for the daemon for a second."""
-    def is_silent():
-        process = look()
-        try:
-            process.wait(0.3)
-            return False
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            return True
-    wait_until(is_silent, what)
-
-
 def eio_fs_path():
     """The failing file system's program, or None where it wasn't built."""
     for top in (os.environ.get("NBDINETD_BUILDDIR"),
@@ -233,10 +217,11 @@ class FailingFs:
 
     See there for the rules. `stable`, where it was asked for, is the file that gets what was
     synced: what a power cut would leave. With `direct_io`, read(2) and write(2) bypass the page cache.
+    With `fresh_attributes`, each stat(2) asks the file system.
     """
 
     def __init__(self, directory, content, fallocate=True, lseek=True, stable=False,
-                 direct_io=False):
+                 direct_io=False, fresh_attributes=False):
         self.backing = os.path.join(directory, "backing")
         self.mountpoint = os.path.join(directory, "mountpoint")
         self.stable = os.path.join(directory, "stable") if stable else None
@@ -245,6 +230,7 @@ class FailingFs:
         self._options = [] if fallocate else ["--no-fallocate"]
         self._options += [] if lseek else ["--no-lseek"]
         self._options += ["--direct-io"] if direct_io else []
+        self._options += ["--fresh-attributes"] if fresh_attributes else []
         self._process = None
 
     def __enter__(self):
@@ -275,17 +261,6 @@ class FailingFs:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
-
-    @contextlib.contextmanager
-    def stopped(self):
-        """While the daemon is stopped, and nothing is answered any more."""
-        os.kill(self._process.pid, signal.SIGSTOP)
-        try:
-            wait_until_silent(lambda: subprocess.Popen(["stat", self.disk], stdout=subprocess.DEVNULL),
-                              "the kernel to have forgotten the file's attributes")
-            yield
-        finally:
-            os.kill(self._process.pid, signal.SIGCONT)
 
     def _answer(self):
         # The pipe is read without a buffer in between, so that select tells the truth.

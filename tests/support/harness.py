@@ -15,6 +15,7 @@ import surroundings
 surroundings.settle()
 
 import array
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -293,6 +294,17 @@ def close_on_exec(pid, descriptor):
     return bool(flags & os.O_CLOEXEC)
 
 
+def whereabouts(pid):
+    """What the threads of a process do: state, processor time in ticks, system call, place in the kernel."""
+    found = []
+    for task in sorted(Path(f"/proc/{pid}/task").glob("*")):
+        with contextlib.suppress(OSError):
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            found.append(f"{task.name} {fields[0]} {fields[11]}+{fields[12]} in {(task / 'syscall').read_text().strip()} "
+                         f"({(task / 'wchan').read_text()})")
+    return ", ".join(found) or "gone"
+
+
 class Process:
     """A child of the test, known by its process id, with what it wrote to files."""
 
@@ -322,7 +334,7 @@ class Process:
             poller.register(self._pidfd, select.POLLIN)
             if not poller.poll(timeout * 1000):
                 raise HangGuard(f"{Path(self.argv[0]).name} (pid {self.pid}) has not ended in "
-                                f"{timeout:g} s; stderr: {self.stderr()!r}")
+                                f"{timeout:g} s, and is {whereabouts(self.pid)}; stderr: {self.stderr()!r}")
         return self.poll()
 
     def expect(self, status):

@@ -13,6 +13,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 # pylint: disable=wrong-import-position,wildcard-import,unused-wildcard-import
+from faults import FailingFs, need_privilege
 from harness import *
 
 F_OFD_GETLK, F_OFD_SETLK = 36, 37
@@ -181,6 +182,17 @@ def _(t):
     eq(locked(folder / "b", WRITING), True)
     leave(process, client)
     os.close(other)
+
+
+@test("--check finds who uses an image, whatever storage others have files on that doesn't answer any more")
+def _(t):
+    need_privilege("fuse")
+    image = t.pattern_image(MIB)
+    with FailingFs(t.path("mnt"), bytes(MIB), fresh_attributes=True) as silent, open(silent.disk, "rb"):
+        holder = lock(image, (READING, 1))
+        silent.rule("getattr", "hold")
+        contains(f"is in use by QEMU (process {os.getpid()}, ", t.run([NBDINETD, "--check", image]).stderr())
+        os.close(holder)
 
 
 if __name__ == "__main__":

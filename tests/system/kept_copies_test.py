@@ -790,7 +790,8 @@ def _(t):
     need_privilege("root", "fuse")
     path, folder = t.pattern_image(MIB), folder_of(t)
     name = written(t, folder, path)
-    with FailingFs(t.path("mnt"), bytes(MIB)) as silent, open(silent.disk, "rb"), silent.stopped():
+    with FailingFs(t.path("mnt"), bytes(MIB), fresh_attributes=True) as silent, open(silent.disk, "rb"):
+        silent.rule("getattr", "hold")
         ctl(t, folder, "merge", name, f"--base={path}")
     eq(Path(path).read_bytes()[5000:5004], b"mine")
 

@@ -1,4 +1,4 @@
-#include "ctl/file_user.h"
+#include "export/file_user.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -8,16 +8,18 @@
 
 #include <cstdint>
 #include <fstream>
+#include <sstream>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "base/errors.h"
 #include "base/file_status.h"
 
-namespace nbdinetd::ctl {
+namespace nbdinetd {
 namespace {
 
 std::vector<std::string> NumbersIn(const std::string& path) {
@@ -34,16 +36,19 @@ std::vector<std::string> NumbersIn(const std::string& path) {
   return numbers;
 }
 
+std::string ContentOf(const std::string& path) {
+  std::ifstream file(path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
 // Whether an open file may have this inode number, which fdinfo tells since
-// Linux 5.14. Nobody has to ask its storage.
+// Linux 5.14.
 bool MayBeInode(const std::string& fdinfo, ino_t inode) {
-  std::ifstream lines(fdinfo);
-  std::string line;
-  while (std::getline(lines, line)) {
-    absl::string_view value = line;
+  for (absl::string_view line : absl::StrSplit(fdinfo, '\n')) {
     uint64_t number = 0;
-    if (absl::ConsumePrefix(&value, "ino:") &&
-        absl::SimpleAtoi(value, &number)) {
+    if (absl::ConsumePrefix(&line, "ino:") && absl::SimpleAtoi(line, &number)) {
       return number == inode;
     }
   }
@@ -69,7 +74,8 @@ bool IsSame(const struct stat& a, const struct statx& b) {
 
 }  // namespace
 
-std::optional<FileUser> FindFileUser(int fd) {
+std::optional<FileUser> FindFileUser(
+    int fd, absl::FunctionRef<bool(const std::string& fdinfo)> counts) {
   struct stat file;
   if (FileStatus(fd, &file) != 0) return std::nullopt;
   for (const std::string& process : NumbersIn("/proc")) {
@@ -77,19 +83,17 @@ std::optional<FileUser> FindFileUser(int fd) {
     if (!absl::SimpleAtoi(process, &pid) || pid == getpid()) continue;
     const std::string folder = absl::StrCat("/proc/", process);
     for (const std::string& number : NumbersIn(folder + "/fd")) {
-      if (!S_ISBLK(file.st_mode) &&
-          !MayBeInode(absl::StrCat(folder, "/fdinfo/", number), file.st_ino)) {
-        continue;
-      }
+      const std::string info =
+          ContentOf(absl::StrCat(folder, "/fdinfo/", number));
       struct statx st;
-      if (!StatWithoutAsking(absl::StrCat(folder, "/fd/", number), &st) ||
+      if ((!S_ISBLK(file.st_mode) && !MayBeInode(info, file.st_ino)) ||
+          !counts(info) ||
+          !StatWithoutAsking(absl::StrCat(folder, "/fd/", number), &st) ||
           !IsSame(file, st)) {
         continue;
       }
-      FileUser user = {pid, ""};
-      std::ifstream name(folder + "/comm");
-      std::getline(name, user.program);
-      return user;
+      return FileUser{pid, std::string(absl::StripSuffix(
+                               ContentOf(folder + "/comm"), "\n"))};
     }
   }
   return std::nullopt;
@@ -100,4 +104,4 @@ std::string InWords(const FileUser& user) {
                       user.program.empty() ? "" : Quoted(user.program));
 }
 
-}  // namespace nbdinetd::ctl
+}  // namespace nbdinetd
