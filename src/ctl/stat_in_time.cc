@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,24 +30,28 @@ struct Answer {
   struct stat st = {};
 };
 
+constexpr int kSocket = STDERR_FILENO + 1;
+
 // The child's: answers paths, until the other end is closed.
 [[noreturn]] void Serve(int socket) {
-  // Nobody waits for the end of what the parent prints because of a child that
-  // is left behind.
+  // Nobody waits for the end of what the parent prints, or of a connection of
+  // its, because of a child that is left behind.
   const int null = open("/dev/null", O_RDWR);
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     dup2(null, fd);
   }
+  if (socket != kSocket) dup2(socket, kSocket);
+  syscall(SYS_close_range, kSocket + 1, ~0u, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   char path[PATH_MAX + 1];
   for (;;) {
-    const ssize_t size = recv(socket, path, PATH_MAX, 0);
+    const ssize_t size = recv(kSocket, path, PATH_MAX, 0);
     if (size < 0 && errno == EINTR) continue;
     if (size <= 0) _exit(0);
     path[size] = '\0';
     Answer answer;
     if (stat(path, &answer.st) != 0) answer.error = errno;
-    send(socket, &answer, sizeof(answer), MSG_NOSIGNAL);
+    send(kSocket, &answer, sizeof(answer), MSG_NOSIGNAL);
   }
 }
 
