@@ -41,6 +41,10 @@ uint64_t HashOf(const char* name) {
 constexpr int kMeetings = 20;
 constexpr long kMaxMeetingPauseNs = 1'000'000;
 
+// Of a process to be known as the holder, with such pauses between them;
+// without it, a takeover finds nobody to signal.
+constexpr int kHolderAttempts = 500;
+
 // Since Linux 5.3; glibc has these functions since 2.36.
 int PidfdOpen(pid_t pid) {
   return static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
@@ -155,9 +159,18 @@ absl::StatusOr<bool> ExclusiveLock::Try() {
   }
   if (IsHeld(error)) return false;
   if (error != 0) return ErrnoStatus(error, "it can't be locked");
-  // If this fails, a takeover finds no holder to signal.
-  Set(F_SETLK, Holder(), read_only_ ? F_RDLCK : F_WRLCK);
+  LockAsHolder();
   return true;
+}
+
+void ExclusiveLock::LockAsHolder() {
+  // A file system may release the byte of the process that had the export
+  // before only after that has ended (FUSE does), and the owner's earlier.
+  for (int i = 0; i < kHolderAttempts; ++i) {
+    const int error = Set(F_SETLK, Holder(), read_only_ ? F_RDLCK : F_WRLCK);
+    if (!IsHeld(error)) return;
+    PauseALittle();
+  }
 }
 
 absl::Status ExclusiveLock::AskHolder() {

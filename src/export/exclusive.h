@@ -141,6 +141,9 @@ class ExclusiveLock {
   // it. nullopt: none, or an error in `*error`, which is 0 or an errno value.
   std::optional<pid_t> FindOther(int command, Bytes bytes, int* error);
   // One attempt; EAGAIN or EACCES when another process has the lock.
+  // Makes this process the one that a takeover signals. It waits for the end of
+  // an earlier one for a few hundred milliseconds.
+  void LockAsHolder();
   int TryForWriting();
   int TryForReading();
 

@@ -6,10 +6,12 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -75,6 +77,56 @@ TEST_F(ExclusiveLockTest, AFailedAttemptLeavesNothingBehind) {
     first.reset();
     EXPECT_TRUE(Try(*third));
   }
+}
+
+// A process whose lock as holder outlives the one as owner, until `end` can be
+// read.
+void BeSlowToLeave(const std::string& path, int locked, int end) {
+  const UniqueFd fd(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  ExclusiveLock lock(fd.get());
+  struct flock owner = {};
+  owner.l_type = F_UNLCK;
+  owner.l_whence = SEEK_SET;
+  owner.l_start = std::numeric_limits<off_t>::max() - 0xffff;
+  owner.l_len = 1;
+  if (!lock.Try().value_or(false) ||
+      fcntl(fd.get(), F_OFD_SETLK, &owner) != 0) {
+    _exit(1);
+  }
+  char byte = 0;
+  if (write(locked, &byte, 1) != 1 || read(end, &byte, 1) != 1) _exit(1);
+  _exit(0);
+}
+
+TEST_F(ExclusiveLockTest, IsKnownAsHolderAfterAnEarlierOneHasReallyLeft) {
+  int locked[2], end[2];
+  ASSERT_EQ(pipe(locked), 0);
+  ASSERT_EQ(pipe(end), 0);
+  const pid_t earlier = fork();
+  ASSERT_GE(earlier, 0);
+  if (earlier == 0) BeSlowToLeave(path_, locked[1], end[0]);
+  char byte = 0;
+  ASSERT_EQ(read(locked[0], &byte, 1), 1);
+  const auto target = Open(/*read_only=*/false);
+  std::thread ends([&] {
+    usleep(10'000);
+    EXPECT_EQ(write(end[1], "", 1), 1);
+  });
+  EXPECT_TRUE(Try(*target));
+  ends.join();
+  int status = 0;
+  EXPECT_EQ(waitpid(earlier, &status, 0), earlier);
+  EXPECT_EQ(status, 0);
+  // Another process sees who holds it.
+  const pid_t mine = getpid();
+  const pid_t looker = fork();
+  if (looker == 0) {
+    const UniqueFd fd(open(path_.c_str(), O_RDWR | O_CLOEXEC));
+    _exit(ExclusiveLock::HolderOf(fd.get()) == mine ? 0 : 1);
+  }
+  EXPECT_EQ(waitpid(looker, &status, 0), looker);
+  EXPECT_EQ(status, 0);
+  for (const int fd : {locked[0], locked[1], end[0], end[1]}) close(fd);
 }
 
 TEST_F(ExclusiveLockTest, LocksNothingNearTheDataOrQemusBytes) {
