@@ -4,7 +4,7 @@ import re
 import shlex
 
 import documents
-from harness import BUILDDIR, EX_USAGE, NBDINETD, SRCDIR, eq
+from harness import BUILDDIR, EX_USAGE, NBDINETD, SRCDIR, configured, eq
 from printed import output_of
 
 NBDINETCTL = BUILDDIR / "src" / "nbdinetctl"
@@ -20,8 +20,8 @@ def blocks_in(*languages):
 def here(text):
     """With the programs of this build, wherever they are installed."""
     text = text.replace("@bindir@/nbdinetctl", str(NBDINETCTL)).replace("@sysconfdir@", "/etc")
-    return re.sub(r"(?:@sbindir@|/usr/local/sbin|/usr/sbin)/nbdinetd(?=\s|$)", lambda _: NBDINETD, text,
-                  flags=re.MULTILINE)
+    places = "|".join(map(re.escape, ("@sbindir@", "/usr/local/sbin", "/usr/sbin", configured("sbindir"))))
+    return re.sub(rf"(?:{places})/nbdinetd(?=\s|$)", lambda _: NBDINETD, text, flags=re.MULTILINE)
 
 
 def no_faults(check, blocks, **how):

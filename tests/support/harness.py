@@ -127,6 +127,17 @@ def as_kernel(what):
     return [str(program), what]
 
 
+def configured(name):
+    """A directory of this build as configure has set it, e.g. configured("sbindir")."""
+    makefile = (BUILDDIR / "Makefile").read_text()
+    def value(variable):
+        found = re.search(rf"^{variable} = (.*)$", makefile, re.MULTILINE)
+        if not found:
+            raise AssertionError(f"no {variable} in {BUILDDIR}/Makefile")
+        return re.sub(r"\$[{(](\w+)[)}]", lambda m: value(m[1]), found[1])
+    return value(name)
+
+
 def need_root(why):
     require(os.geteuid() == 0, f"needs root, {why}")
 

@@ -42,7 +42,7 @@ import time
 from pathlib import Path
 
 import surroundings
-from harness import BUILDDIR, GUARD, become, find_tool, interrupt_on_term, note, skip_all, wait_until
+from harness import BUILDDIR, GUARD, become, configured, find_tool, interrupt_on_term, note, skip_all, wait_until
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS, _CLONE_NEWCGROUP, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
@@ -158,17 +158,6 @@ def stage(directory, target="install"):
                             env=environment)
     if result.returncode != 0:
         raise AssertionError(f"make install has failed:\n{result.stdout}{result.stderr}")
-
-
-def configured(name):
-    """A directory of this build as configure has set it, e.g. configured("sbindir")."""
-    makefile = (BUILDDIR / "Makefile").read_text()
-    def value(variable):
-        found = re.search(rf"^{variable} = (.*)$", makefile, re.MULTILINE)
-        if not found:
-            raise AssertionError(f"no {variable} in {BUILDDIR}/Makefile")
-        return re.sub(r"\$[{(](\w+)[)}]", lambda m: value(m[1]), found[1])
-    return value(name)
 
 
 def place_units(root):
