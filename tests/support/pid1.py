@@ -56,7 +56,6 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 SYSTEMD = "/lib/systemd/systemd"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_ENVIRONMENT = {"PATH": _PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"}
 # Where systemd looks for what is installed, by the word in front of the last part.
 _SEARCHED = re.compile(r"^(/usr/local|/usr)?/lib/systemd/")
 # Of no use here; some of them are slow, or would change the machine.
@@ -158,6 +157,12 @@ def stage(directory, target="install"):
                             env=environment)
     if result.returncode != 0:
         raise AssertionError(f"make install has failed:\n{result.stdout}{result.stderr}")
+
+
+def _environment():
+    """That of a command inside, as an administrator has it, who finds what is installed."""
+    places = [configured("bindir"), configured("sbindir"), *_PATH.split(":")]
+    return {"PATH": ":".join(dict.fromkeys(places)), "HOME": "/root", "LC_ALL": "C.UTF-8"}
 
 
 def place_units(root):
@@ -417,12 +422,12 @@ class Machine:
 
     def popen(self, *argv, **how):
         """Starts a command inside, as root; its process is subprocess.Popen's."""
-        how = {"stdin": subprocess.DEVNULL, "env": _ENVIRONMENT, "text": True, **how}
+        how = {"stdin": subprocess.DEVNULL, "env": _environment(), "text": True, **how}
         return subprocess.Popen([*self._enter(), *map(str, argv)], **how)
 
     def run(self, *argv, check=True, stdin="", timeout=GUARD):
         """Runs a command inside, as root. Returns the finished process."""
-        result = subprocess.run([*self._enter(), *map(str, argv)], text=True, env=_ENVIRONMENT,
+        result = subprocess.run([*self._enter(), *map(str, argv)], text=True, env=_environment(),
                                 input=stdin, capture_output=True, check=False, timeout=timeout)
         if check and result.returncode != 0:
             raise AssertionError(f"{' '.join(map(str, argv))}: exit status {result.returncode}: "
