@@ -171,7 +171,8 @@ class Terminal:
         before = record.read_text().count("\n") if record.exists() else 0
         os.write(self.master, f"{line}\t\n".encode())
         def recorded():
-            lines = record.read_text().splitlines() if record.exists() else []
+            # The last line may not be whole yet.
+            lines = record.read_text().split("\n")[:-1] if record.exists() else []
             return lines[before:] or None
         try:
             lines = wait_until(recorded, f"the command of {line!r}")
