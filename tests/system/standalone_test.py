@@ -337,6 +337,9 @@ def _(t):
         # A socket is left over every other time.
         winner.signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
         wait_until(lambda: winner.poll() is not None, "its end")
+        # The other one has looked whether the socket is left over, by a connection. The process forked for that may live
+        # on after SIGKILL, and has the socket in its first moment.
+        wait_until(lambda: not is_listening(address), "its socket to be closed")
     stop(foreground(t, "-U", path, image, address=path))
     eq([name for name in os.listdir(t.dir) if name.startswith("nbd.sock")], [], "left behind")
 
