@@ -54,26 +54,14 @@ absl::StatusOr<std::string> FindDirectory(const TlsSettings& settings) {
       "; use --tls-certificates or --tls-psk"));
 }
 
-class ServerTls : public Tls {
+class ServerTls : public LoadedTls {
  public:
-  explicit ServerTls(std::unique_ptr<TlsContext> context)
-      : context_(std::move(context)) {}
-
+  using LoadedTls::LoadedTls;
   absl::Status Load(const TlsSettings& settings);
-  std::string description() const override { return description_; }
-  std::string warning() const override { return context_->warning(); }
-  std::unique_ptr<TlsStream> Wrap(
-      std::unique_ptr<Stream> plain) const override {
-    return std::make_unique<OpenSslStream>(context_->endpoint(),
-                                           std::move(plain));
-  }
 
  private:
   absl::Status LoadKeys(const TlsSettings& settings);
   absl::Status LoadCertificates(const TlsSettings& settings);
-
-  std::unique_ptr<TlsContext> context_;
-  std::string description_;
 };
 
 absl::Status ServerTls::LoadKeys(const TlsSettings& settings) {
@@ -146,12 +134,7 @@ absl::Status ServerTls::Load(const TlsSettings& settings) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tls>> Tls::Load(const TlsSettings& settings) {
-  absl::StatusOr<std::unique_ptr<TlsContext>> context =
-      TlsContext::Create(TlsRole::kServer);
-  if (!context.ok()) return context.status();
-  auto tls = std::make_unique<ServerTls>(*std::move(context));
-  if (absl::Status status = tls->Load(settings); !status.ok()) return status;
-  return tls;
+  return LoadTls<ServerTls>(TlsRole::kServer, settings);
 }
 
 }  // namespace nbdinetd

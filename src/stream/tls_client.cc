@@ -50,27 +50,15 @@ std::string DefaultDirectory() {
   return "";
 }
 
-class ClientTls : public Tls {
+class ClientTls : public LoadedTls {
  public:
-  explicit ClientTls(std::unique_ptr<TlsContext> context)
-      : context_(std::move(context)) {}
-
+  using LoadedTls::LoadedTls;
   absl::Status Load(const TlsClientSettings& settings);
-  std::string description() const override { return description_; }
-  std::string warning() const override { return context_->warning(); }
-  std::unique_ptr<TlsStream> Wrap(
-      std::unique_ptr<Stream> plain) const override {
-    return std::make_unique<OpenSslStream>(context_->endpoint(),
-                                           std::move(plain));
-  }
 
  private:
   absl::Status LoadKey(const TlsClientSettings& settings);
   absl::Status LoadCertificates(const TlsClientSettings& settings);
   absl::Status TrustSystem();
-
-  std::unique_ptr<TlsContext> context_;
-  std::string description_;
 };
 
 absl::Status ClientTls::LoadKey(const TlsClientSettings& settings) {
@@ -162,12 +150,7 @@ absl::Status ClientTls::Load(const TlsClientSettings& settings) {
 
 absl::StatusOr<std::unique_ptr<Tls>> Tls::LoadClient(
     const TlsClientSettings& settings) {
-  absl::StatusOr<std::unique_ptr<TlsContext>> context =
-      TlsContext::Create(TlsRole::kClient);
-  if (!context.ok()) return context.status();
-  auto tls = std::make_unique<ClientTls>(*std::move(context));
-  if (absl::Status status = tls->Load(settings); !status.ok()) return status;
-  return tls;
+  return LoadTls<ClientTls>(TlsRole::kClient, settings);
 }
 
 }  // namespace nbdinetd

@@ -6,11 +6,13 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "stream/libssl.h"
+#include "stream/tls.h"
 #include "stream/tls_stream.h"
 
 namespace nbdinetd {
@@ -70,6 +72,37 @@ class TlsContext {
   std::string warning_;
   bool has_expired_ = false;
 };
+
+// A Tls of either side: a context into which Load() of the derived class has
+// loaded what `description_` says.
+class LoadedTls : public Tls {
+ public:
+  explicit LoadedTls(std::unique_ptr<TlsContext> context)
+      : context_(std::move(context)) {}
+
+  std::string description() const override { return description_; }
+  std::string warning() const override { return context_->warning(); }
+  std::unique_ptr<TlsStream> Wrap(
+      std::unique_ptr<Stream> plain) const override {
+    return std::make_unique<OpenSslStream>(context_->endpoint(),
+                                           std::move(plain));
+  }
+
+ protected:
+  std::unique_ptr<TlsContext> context_;
+  std::string description_;
+};
+
+template <typename Side, typename Settings>
+absl::StatusOr<std::unique_ptr<Tls>> LoadTls(TlsRole role,
+                                             const Settings& settings) {
+  absl::StatusOr<std::unique_ptr<TlsContext>> context =
+      TlsContext::Create(role);
+  if (!context.ok()) return context.status();
+  auto tls = std::make_unique<Side>(*std::move(context));
+  if (absl::Status status = tls->Load(settings); !status.ok()) return status;
+  return tls;
+}
 
 }  // namespace nbdinetd
 

@@ -97,6 +97,9 @@ class OpenSslStream : public TlsStream {
   int output_fd() const override { return below_->output_fd(); }
 
  private:
+  // The slot for application data that every SSL has.
+  static constexpr int kSelf = 0;
+
   // The BIO's functions.
   static int ReadBio(BIO* bio, char* data, size_t size, size_t* done);
   static int WriteBio(BIO* bio, const char* data, size_t size, size_t* done);
