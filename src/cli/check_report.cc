@@ -46,8 +46,10 @@ absl::string_view Mode(bool writes) {
 
 std::string UserJson(const ImageUser& user) {
   Object object;
-  if (user.pid != 0) object.Add("pid", absl::StrCat(user.pid));
-  object.AddText("program", user.program);
+  if (user.process.has_value()) {
+    object.Add("pid", absl::StrCat(user.process->pid));
+    object.AddText("program", user.process->program);
+  }
   object.AddText("mode", Mode(user.writes));
   return object.Json();
 }

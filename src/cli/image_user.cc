@@ -2,8 +2,6 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "base/errors.h"
-#include "export/file_user.h"
 #include "export/image_lock.h"
 
 namespace nbdinetd {
@@ -14,21 +12,16 @@ std::optional<ImageUser> FindImageUser(int fd) {
   ImageUser user;
   user.writes = use.is_written_to;
   // Its description with the lock.
-  const std::optional<FileUser> owner =
-      FindFileUser(fd, [](const std::string& fdinfo) {
-        return absl::StrContains(fdinfo, "OFDLCK");
-      });
-  if (owner.has_value()) {
-    user.pid = owner->pid;
-    user.program = owner->program;
-  }
+  user.process = FindFileUser(fd, [](const std::string& fdinfo) {
+    return absl::StrContains(fdinfo, "OFDLCK");
+  });
   return user;
 }
 
 std::string InWords(const ImageUser& user) {
-  return user.pid == 0 ? "QEMU (its process isn't visible to this user)"
-                       : absl::StrCat("QEMU (process ", user.pid, ", ",
-                                      Quoted(user.program), ")");
+  return user.process.has_value()
+             ? absl::StrCat("QEMU (", InWords(*user.process), ")")
+             : "QEMU (its process isn't visible to this user)";
 }
 
 }  // namespace nbdinetd

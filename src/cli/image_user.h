@@ -5,19 +5,18 @@
 #ifndef NBDINETD_CLI_IMAGE_USER_H_
 #define NBDINETD_CLI_IMAGE_USER_H_
 
-#include <sys/types.h>
-
 #include <optional>
 #include <string>
+
+#include "export/file_user.h"
 
 namespace nbdinetd {
 
 // A virtual machine, or another program that locks images as QEMU does.
 struct ImageUser {
   bool writes = false;
-  // 0 and empty if /proc doesn't show the process to this one.
-  pid_t pid = 0;
-  std::string program;
+  // nullopt if /proc doesn't show the process to this one.
+  std::optional<FileUser> process;
 };
 
 // The user of the file or device at `fd`, a descriptor of this process; nullopt
