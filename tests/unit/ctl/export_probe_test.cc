@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -53,6 +54,7 @@ class ExportProbeTest : public testing::Test {
   absl::StatusOr<ExportInformation> Probe(const Bytes& bytes, bool read = false,
                                           bool ends = true) {
     MemoryPeer peer;
+    peer.LimitReads(at_once_);
     peer.Send(bytes);
     if (ends) peer.Close();
     Channel channel(std::make_unique<MemoryStream>(peer), -1);
@@ -73,6 +75,7 @@ class ExportProbeTest : public testing::Test {
 
   absl::Duration time_ = absl::Seconds(100);
   std::optional<nbdtest::PlainTls> tls_;
+  size_t at_once_ = SIZE_MAX;  // the most bytes that a read takes
   Bytes sent_;
 };
 
@@ -206,40 +209,25 @@ Bytes StartTlsReply(uint32_t type, const Bytes& payload = "") {
 }
 
 TEST_F(ExportProbeTest, GoesOnOverTls) {
-  // The bytes of both phases would be in the input at once: here, they come in
-  // the pieces in which a server sends them.
-  MemoryPeer peer;
-  peer.LimitReads(1);
-  peer.Send(kGreeting + StartTlsReply(NBD_REP_ACK) + Serves(NBD_OPT_INFO));
-  Channel channel(std::make_unique<MemoryStream>(peer), -1);
-  channel.BeginHandshake(SteadyNow() + time_);
-  ExportProbe probe(channel);
-  const nbdtest::PlainTls tls;
-  ASSERT_TRUE(probe.Greet().ok());
-  ASSERT_TRUE(probe.StartTls(tls).ok());
-  const auto information = probe.Ask("golden");
+  tls_.emplace();
+  // The bytes of both phases would be in the input at once.
+  at_once_ = 1;
+  const auto information =
+      Probe(kGreeting + StartTlsReply(NBD_REP_ACK) + Serves(NBD_OPT_INFO));
   ASSERT_TRUE(information.ok()) << information.status();
   EXPECT_EQ(information->size_bytes, kSize);
-  EXPECT_EQ(peer.Receive(),
-            EncodeClientFlags(NBD_FLAG_C_FIXED_NEWSTYLE) +
-                EncodeOption(NBD_OPT_STARTTLS, "") +
-                EncodeOption(NBD_OPT_INFO, EncodeInfoRequest("golden")) +
-                EncodeOption(NBD_OPT_ABORT, ""));
+  EXPECT_EQ(sent_, EncodeClientFlags(NBD_FLAG_C_FIXED_NEWSTYLE) +
+                       EncodeOption(NBD_OPT_STARTTLS, "") +
+                       EncodeOption(NBD_OPT_INFO, EncodeInfoRequest("golden")) +
+                       EncodeOption(NBD_OPT_ABORT, ""));
 }
 
 TEST_F(ExportProbeTest, OverTlsItIsntToldToUseTls) {
-  MemoryPeer peer;
-  peer.LimitReads(1);
+  tls_.emplace();
+  at_once_ = 1;
   OptionReplies refuses(NBD_OPT_INFO);
   refuses.Error(NBD_REP_ERR_TLS_REQD, "");
-  peer.Send(kGreeting + StartTlsReply(NBD_REP_ACK) + refuses.bytes());
-  Channel channel(std::make_unique<MemoryStream>(peer), -1);
-  channel.BeginHandshake(SteadyNow() + time_);
-  ExportProbe probe(channel);
-  const nbdtest::PlainTls tls;
-  ASSERT_TRUE(probe.Greet().ok());
-  ASSERT_TRUE(probe.StartTls(tls).ok());
-  EXPECT_EQ(probe.Ask("golden").status().message(),
+  EXPECT_EQ(Says(kGreeting + StartTlsReply(NBD_REP_ACK) + refuses.bytes()),
             "the server refuses the export \"golden\" (NBD_REP_ERR_TLS_REQD)");
 }
 
